@@ -1,0 +1,2 @@
+//! A client.
+#![forbid(unsafe_code)]

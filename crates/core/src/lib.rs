@@ -1,0 +1,1 @@
+//! Named sockets, workers and engines.

@@ -1,0 +1,3 @@
+//! Where does one msgpack object end?
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! MessagePack-RPC.
+#![forbid(unsafe_code)]
