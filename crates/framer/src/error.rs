@@ -1,0 +1,69 @@
+//! Why a stream cannot be framed.
+
+use core::fmt;
+
+/// A stream that cannot be framed any further: what is wrong, and where in the frame.
+///
+/// Every kind is final for the stream that it came from, since the start of the next frame is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: ErrorKind,
+    offset: u64,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, offset: u64) -> Self {
+        Self { kind, offset }
+    }
+
+    /// What is wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Where it is, in bytes from the start of the frame: the first byte of the object whose header is refused, or for
+    /// [`ErrorKind::Truncated`] the number of bytes that there were.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offset = self.offset;
+        match self.kind {
+            ErrorKind::Truncated => write!(
+                f,
+                "the stream ended inside a frame, {offset} bytes after its start"
+            ),
+            kind => write!(f, "{kind} (at byte {offset} of the frame)"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The byte 0xc1 where an object should begin. The msgpack specification reserves it: "never used".
+    Reserved,
+    /// An array or a map below more levels than [`Limits::depth`](crate::Limits::depth) allows.
+    TooDeep,
+    /// The frame is, or is bound to become, longer than [`Limits::frame_bytes`](crate::Limits::frame_bytes).
+    TooLarge,
+    /// The stream ended inside a frame.
+    Truncated,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reserved => "not msgpack: the reserved byte 0xc1",
+            Self::TooDeep => "arrays or maps are nested deeper than the limit allows",
+            Self::TooLarge => "the frame is larger than the limit allows",
+            Self::Truncated => "the stream ended inside a frame",
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Which objects a service takes as frames.
+
+use rmp::Marker;
+
+/// The types that may stand at the top level of a stream.
+///
+/// Most msgpack protocols send only arrays, or only maps. It pays to say so: every byte below 0x80 is a whole, valid
+/// frame (a small integer), so without this rule a stray line of text is a burst of frames. Ask
+/// [`allows`](TopLevel::allows) with the first byte of each frame, before feeding it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TopLevel {
+    /// Any object.
+    #[default]
+    Any,
+    /// Arrays only, as in MessagePack-RPC.
+    Array,
+    /// Maps only.
+    Map,
+    /// Arrays and maps.
+    ArrayOrMap,
+}
+
+impl TopLevel {
+    /// Whether a frame may begin with this byte.
+    ///
+    /// `Any` allows every byte, the reserved 0xc1 as well: refusing that is left to the [`Framer`](crate::Framer), whose
+    /// error says what it is.
+    #[inline]
+    pub fn allows(self, first_byte: u8) -> bool {
+        let array = || {
+            matches!(
+                Marker::from_u8(first_byte),
+                Marker::FixArray(_) | Marker::Array16 | Marker::Array32
+            )
+        };
+        let map = || {
+            matches!(
+                Marker::from_u8(first_byte),
+                Marker::FixMap(_) | Marker::Map16 | Marker::Map32
+            )
+        };
+        match self {
+            Self::Any => true,
+            Self::Array => array(),
+            Self::Map => map(),
+            Self::ArrayOrMap => array() || map(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TopLevel;
+
+    #[test]
+    fn every_first_byte() {
+        for byte in 0..=u8::MAX {
+            let array = matches!(byte, 0x90..=0x9f | 0xdc | 0xdd);
+            let map = matches!(byte, 0x80..=0x8f | 0xde | 0xdf);
+            assert!(TopLevel::Any.allows(byte));
+            assert_eq!(TopLevel::Array.allows(byte), array, "{byte:#04x}");
+            assert_eq!(TopLevel::Map.allows(byte), map, "{byte:#04x}");
+            assert_eq!(
+                TopLevel::ArrayOrMap.allows(byte),
+                array || map,
+                "{byte:#04x}"
+            );
+        }
+    }
+}
