@@ -1,0 +1,90 @@
+//! Why a connection ends.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use ringhold_framer as framer;
+
+/// Why a connection ended, or is about to.
+///
+/// Replies that were queued before the reason arose are still written, except where the peer is known not to read
+/// any more (see [`Close::flushes`]).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Close {
+    /// The peer ended its side after a whole frame, and everything it asked for was answered.
+    Finished,
+    /// The peer ended its side in the middle of a frame.
+    Truncated,
+    /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports.
+    Failed(io::Error),
+    /// The input is not msgpack within the limits.
+    Framing(framer::Error),
+    /// A frame began with a byte whose type the service does not take.
+    TopLevel(u8),
+    /// The service refused the connection when it was made.
+    Refused(Cow<'static, str>),
+    /// The service asked for the end, with its reason.
+    Service(Cow<'static, str>),
+    /// The service panicked while it handled this connection.
+    Panicked,
+    /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows.
+    Overflow,
+    /// Nothing was received for `limits.idle_timeout`.
+    Idle,
+    /// A frame that had begun was not complete within `limits.frame_timeout`.
+    FrameTimeout,
+    /// The peer took nothing of what was queued for it for `limits.write_timeout`.
+    WriteTimeout,
+    /// The process held more than `limits.memory`, and this connection held most of it.
+    Memory,
+    /// The server stops.
+    Stopping,
+}
+
+impl Close {
+    /// Whether what is still queued for the peer is worth writing.
+    pub fn flushes(&self) -> bool {
+        !matches!(
+            self,
+            Close::Failed(_) | Close::WriteTimeout | Close::Overflow | Close::Memory
+        )
+    }
+
+    /// Whether the peer, rather than the server or the network, is to blame.
+    pub fn is_bad_input(&self) -> bool {
+        matches!(
+            self,
+            Close::Framing(_) | Close::TopLevel(_) | Close::Truncated | Close::Service(_)
+        )
+    }
+
+    /// Whether this is how connections ordinarily end.
+    pub fn is_orderly(&self) -> bool {
+        matches!(self, Close::Finished | Close::Stopping)
+    }
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Close::Finished => f.write_str("the peer ended the connection"),
+            Close::Truncated => f.write_str("the peer ended the connection in the middle of a frame"),
+            Close::Failed(error) => write!(f, "the socket failed: {error}"),
+            Close::Framing(error) => write!(f, "the input is not acceptable msgpack: {error}"),
+            Close::TopLevel(byte) => {
+                write!(f, "a frame began with byte {byte:#04x}, a type that this service does not take")
+            }
+            Close::Refused(reason) => write!(f, "the service refused the connection: {reason}"),
+            Close::Service(reason) => write!(f, "the service ended the connection: {reason}"),
+            Close::Panicked => f.write_str("the service panicked"),
+            Close::Overflow => f.write_str("more was pushed to the connection than limits.outbox_bytes allows"),
+            Close::Idle => f.write_str("nothing was received for limits.idle_timeout"),
+            Close::FrameTimeout => f.write_str("a frame was not complete within limits.frame_timeout"),
+            Close::WriteTimeout => f.write_str("the peer took nothing for limits.write_timeout"),
+            Close::Memory => f.write_str("limits.memory was exceeded and this connection held most"),
+            Close::Stopping => f.write_str("the server stops"),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! One connection without its socket: what was received and not consumed, what is to be sent, and where it is in its
+//! life. The service calls that move it are in [`crate::host`].
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::close::Close;
+use crate::config::Limits;
+use crate::desk::Desk;
+use crate::outbox::Outbox;
+use crate::partial::Partial;
+use crate::peer::{ConnectionId, HandleState};
+use crate::tickets::Tickets;
+
+/// How long a connection that has sent its FIN waits for the peer's, discarding what still arrives, so that unread
+/// data does not turn the close into a reset that could destroy replies on their way.
+pub(crate) const LINGER_MS: u64 = 1000;
+
+/// More undispatched input than this stops reading, even where the outbox would allow more.
+const BACKLOG_BYTES_MAX: usize = 256 * 1024;
+
+/// From this announced size on a frame is received straight into a buffer of its own.
+pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 64 * 1024;
+
+/// The state of one connection, engine-independent.
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    /// Index of the socket name.
+    pub(crate) name: u16,
+    /// Key of the session at its host; `None` before `connected` and after `disconnected`.
+    pub(crate) session: Option<u32>,
+    /// Received bytes that no service call has consumed.
+    pub(crate) input: Option<Box<Partial>>,
+    pub(crate) outbox: Outbox,
+    pub(crate) tickets: Tickets,
+    pub(crate) handle: OnceCell<Arc<HandleState>>,
+    pub(crate) life: Life,
+    /// Dispatch waits until the peer has read more of its replies.
+    pub(crate) paused: bool,
+    /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
+    pub(crate) metered: usize,
+    /// The engine receives no more, because the server stops.
+    pub(crate) quiet: bool,
+    /// Times on the worker's clock, for the time limits; see [`Connection::due`].
+    pub(crate) clock: Clock,
+}
+
+/// Since when a connection waits for what; milliseconds on the worker's clock.
+#[derive(Default)]
+pub(crate) struct Clock {
+    /// When bytes were received last, or the connection was made.
+    pub(crate) received: u64,
+    /// When the frame that is still incomplete began; 0 = none is.
+    pub(crate) frame: u64,
+    /// When the outbox became non-empty or the peer took bytes of it last; 0 = it is empty.
+    pub(crate) write: u64,
+    /// When the FIN was sent.
+    pub(crate) shut: u64,
+}
+
+/// Where a connection is in its life.
+#[derive(Debug)]
+pub(crate) enum Life {
+    /// It is read, answered and written.
+    Open,
+    /// The peer has ended its side. What it asked for is still answered.
+    Ended,
+    /// It is over for this reason: what is queued is written, then the FIN is sent. `ended`: the peer's FIN was seen.
+    Closing { why: Close, ended: bool },
+    /// The FIN was sent; the peer's is awaited.
+    Shut { why: Close },
+    /// Nothing more is to be done than to close it.
+    Over { why: Close },
+}
+
+/// What the engine is to do for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Desire {
+    pub(crate) receive: Receive,
+    /// The outbox has bytes and no send is under way.
+    pub(crate) send: bool,
+    pub(crate) finish: Finish,
+}
+
+/// How to receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receive {
+    /// Not at all: the peer ended, or the socket failed, or it is being closed.
+    Stop,
+    /// Not now: the peer is to feel that it does not read its replies.
+    Pause,
+    /// Into shared buffers.
+    Stream,
+    /// The frame that is under way is large: straight into the connection's own buffer, see
+    /// [`crate::shard::Shard::large_target`].
+    Large,
+}
+
+/// Whether to end the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finish {
+    No,
+    /// Everything is written: send the FIN and report it with [`crate::shard::Shard::shut`].
+    Shutdown,
+    /// Cancel what is under way and close.
+    Close,
+}
+
+impl Connection {
+    pub(crate) fn new(id: ConnectionId, name: u16, now: u64) -> Self {
+        Connection {
+            id,
+            name,
+            session: None,
+            input: None,
+            outbox: Outbox::default(),
+            tickets: Tickets::default(),
+            handle: OnceCell::new(),
+            life: Life::Open,
+            paused: false,
+            metered: 0,
+            quiet: false,
+            clock: Clock { received: now, ..Clock::default() },
+        }
+    }
+
+    /// Whether frames are still given to the service.
+    pub(crate) fn takes_frames(&self) -> bool {
+        matches!(self.life, Life::Open | Life::Ended)
+    }
+
+    /// Whether there are bytes that can be dispatched now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.takes_frames() && !self.paused && self.input.as_ref().is_some_and(|input| input.is_backlog())
+    }
+
+    /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter.
+    pub(crate) fn update_pause(&mut self, limits: &Limits) -> bool {
+        let queued = self.outbox.len();
+        let limit = limits.outbox_bytes;
+        let was = self.paused;
+        self.paused = if was { queued > limit / 4 } else { queued > limit / 2 };
+        self.paused && !was
+    }
+
+    /// Ends the connection for `why`, unless it is ending already.
+    pub(crate) fn close(&mut self, why: Close, desk: &mut Desk) {
+        let ended = match self.life {
+            Life::Open => false,
+            Life::Ended => true,
+            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => {
+                if !why.flushes() {
+                    self.give_up(why);
+                }
+                return;
+            }
+        };
+        self.count(&why, desk);
+        if let Some(handle) = self.handle.get() {
+            handle.open.store(false, Ordering::Release);
+        }
+        if let Some(input) = self.input.take() {
+            desk.pools.give_partial(input);
+        }
+        self.life = if why.flushes() { Life::Closing { why, ended } } else { Life::Over { why } };
+    }
+
+    /// The socket is of no use any more: what is queued is not written. Keeps the first reason.
+    fn give_up(&mut self, why: Close) {
+        self.life = match std::mem::replace(&mut self.life, Life::Open) {
+            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => Life::Over { why },
+            Life::Open | Life::Ended => Life::Over { why },
+        };
+    }
+
+    fn count(&self, why: &Close, desk: &Desk) {
+        let counters = desk.name_counters(self.name);
+        match why {
+            Close::Finished | Close::Stopping | Close::Refused(_) => {}
+            Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Service(_) => counters.bad_input.add(1),
+            Close::Failed(_) => counters.failed.add(1),
+            Close::Panicked => counters.panics.add(1),
+            Close::Overflow | Close::Memory => counters.cut.add(1),
+            Close::Idle | Close::FrameTimeout | Close::WriteTimeout => counters.timed_out.add(1),
+        }
+        let name = &desk.names[self.name as usize].name;
+        if why.is_orderly() {
+            tracing::trace!(socket = %name, connection = %self.id, "connection closes: {why}");
+        } else if matches!(why, Close::Failed(_) | Close::Idle) {
+            tracing::debug!(socket = %name, connection = %self.id, "connection closes: {why}");
+        } else {
+            tracing::warn!(socket = %name, connection = %self.id, "connection closes: {why}");
+        }
+    }
+
+    /// The peer has ended its side.
+    pub(crate) fn ended(&mut self) {
+        match &mut self.life {
+            Life::Open => self.life = Life::Ended,
+            Life::Closing { ended, .. } => *ended = true,
+            Life::Shut { .. } => {
+                if let Life::Shut { why } = std::mem::replace(&mut self.life, Life::Open) {
+                    self.life = Life::Over { why };
+                }
+            }
+            Life::Ended | Life::Over { .. } => {}
+        }
+    }
+
+    /// The FIN was sent.
+    pub(crate) fn shut(&mut self, now: u64) {
+        if let Life::Closing { why, ended } = std::mem::replace(&mut self.life, Life::Open) {
+            self.clock.shut = now;
+            self.life = if ended { Life::Over { why } } else { Life::Shut { why } };
+        } else {
+            debug_assert!(false, "only a closing connection sends its FIN");
+        }
+    }
+
+    /// An ended peer that has been given everything it asked for is done.
+    pub(crate) fn settle(&mut self, desk: &mut Desk) {
+        if matches!(self.life, Life::Ended) && !self.is_ready() && !self.paused && self.tickets.is_empty() {
+            let why = if self.input.is_some() { Close::Truncated } else { Close::Finished };
+            self.close(why, desk);
+        }
+    }
+
+    /// What the engine is to do, as of now.
+    pub(crate) fn desire(&self) -> Desire {
+        let unsent = !self.outbox.is_empty();
+        let send = unsent && !self.outbox.is_flying();
+        let (receive, send, finish) = match &self.life {
+            Life::Open => (self.desired_receive(), send, Finish::No),
+            Life::Ended => (Receive::Stop, send, Finish::No),
+            Life::Closing { ended: true, .. } => (Receive::Stop, send, if unsent { Finish::No } else { Finish::Close }),
+            // What arrives is discarded, so that the close does not become a reset.
+            Life::Closing { .. } => (Receive::Stream, send, if unsent { Finish::No } else { Finish::Shutdown }),
+            Life::Shut { .. } => (Receive::Stream, false, Finish::No),
+            Life::Over { .. } => (Receive::Stop, false, Finish::Close),
+        };
+        Desire { receive, send, finish }
+    }
+
+    fn desired_receive(&self) -> Receive {
+        if self.paused {
+            return Receive::Pause;
+        }
+        match &self.input {
+            Some(input) if input.is_backlog() && input.bytes.len() > BACKLOG_BYTES_MAX => Receive::Pause,
+            Some(input) if !input.is_backlog() && input.missing >= LARGE_FRAME_BYTES_MIN => Receive::Large,
+            _ => Receive::Stream,
+        }
+    }
+
+    /// When a time limit may be exceeded next, and by what, on the worker's clock.
+    pub(crate) fn due(&self, limits: &Limits) -> Option<(u64, Close)> {
+        let ms = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let idle = ms(limits.idle_timeout);
+        let mut due: Option<(u64, Close)> = None;
+        let mut consider = |at: u64, why: Close| {
+            if due.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
+                due = Some((at, why));
+            }
+        };
+        match self.life {
+            Life::Open => {
+                if idle > 0 && self.tickets.is_empty() && self.outbox.is_empty() {
+                    consider(self.clock.received + idle, Close::Idle);
+                }
+                if self.clock.frame > 0 && ms(limits.frame_timeout) > 0 && !self.paused {
+                    consider(self.clock.frame + ms(limits.frame_timeout), Close::FrameTimeout);
+                }
+            }
+            Life::Shut { .. } => consider(self.clock.shut + LINGER_MS, Close::WriteTimeout),
+            Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
+        }
+        if self.clock.write > 0 && ms(limits.write_timeout) > 0 && !matches!(self.life, Life::Over { .. }) {
+            consider(self.clock.write + ms(limits.write_timeout), Close::WriteTimeout);
+        }
+        due
+    }
+
+    /// Bytes of memory that the peer makes the process hold.
+    pub(crate) fn held(&self) -> usize {
+        self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.len()
+    }
+
+    /// Brings the clocks of frame and write, and the meter, up to date after anything happened.
+    pub(crate) fn account(&mut self, desk: &mut Desk) {
+        let incomplete = self.input.as_ref().is_some_and(|input| input.parked.is_some());
+        if !incomplete {
+            self.clock.frame = 0;
+        } else if self.clock.frame == 0 {
+            self.clock.frame = desk.now;
+        }
+        if self.outbox.is_empty() {
+            self.clock.write = 0;
+        } else if self.clock.write == 0 {
+            self.clock.write = desk.now;
+        }
+        let held = self.held();
+        if held != self.metered {
+            desk.meter.change(self.metered, held);
+            self.metered = held;
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the workers of one server share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::mailbox::{Mail, Post};
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::placement::Dealer;
+use crate::tickets::OpenTickets;
+
+/// The workers as they know of each other.
+pub(crate) struct Crew {
+    /// By worker.
+    pub(crate) posts: Vec<Post>,
+    pub(crate) dealer: Dealer,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) open_tickets: OpenTickets,
+    /// Listeners that may still accept. While stopping, no worker ends before this is zero, since any of them could
+    /// be dealt a connection.
+    acceptors: AtomicUsize,
+}
+
+impl Crew {
+    pub(crate) fn new(
+        posts: Vec<Post>,
+        dealer: Dealer,
+        memory: Arc<Memory>,
+        metrics: Arc<Metrics>,
+        acceptors: usize,
+    ) -> Arc<Self> {
+        Arc::new(Crew {
+            posts,
+            dealer,
+            memory,
+            metrics,
+            open_tickets: OpenTickets::default(),
+            acceptors: AtomicUsize::new(acceptors),
+        })
+    }
+
+    /// A listener will accept no more.
+    pub(crate) fn acceptor_ended(&self) {
+        if self.acceptors.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn acceptors(&self) -> usize {
+        self.acceptors.load(Ordering::Acquire)
+    }
+
+    /// A deferred reply was given, or will not be.
+    pub(crate) fn ticket_closed(&self) {
+        if self.open_tickets.closed() {
+            self.wake_all();
+        }
+    }
+
+    /// Makes every worker look again at what it waits for.
+    pub(crate) fn wake_all(&self) {
+        for post in &self.posts {
+            let _ = post.send(Mail::Look);
+        }
+    }
+}

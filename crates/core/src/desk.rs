@@ -1,0 +1,46 @@
+//! What every connection of a worker works with.
+
+use std::sync::Arc;
+
+use ringhold_framer::Framer;
+
+use crate::config::Limits;
+use crate::memory::Meter;
+use crate::metrics::{Metrics, NameCounters, WorkerMetrics};
+use crate::peer::Handles;
+use crate::pool::Pools;
+use crate::tickets::OpenTickets;
+
+/// The tools of one worker, shared by all its connections one after the other.
+pub(crate) struct Desk {
+    pub(crate) worker: u16,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) names: Arc<[Name]>,
+    /// Fresh between calls: the state of a partial frame is parked with its connection.
+    pub(crate) framer: Framer,
+    pub(crate) pools: Pools,
+    pub(crate) meter: Meter,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) handles: Handles,
+    pub(crate) open_tickets: OpenTickets,
+    /// Milliseconds on the worker's clock at the beginning of this turn.
+    pub(crate) now: u64,
+}
+
+/// One socket name, as the workers know it; its number is its index.
+#[derive(Clone)]
+pub(crate) struct Name {
+    pub(crate) name: Arc<str>,
+    /// Which of the worker's services answers it; `None` for a disabled name.
+    pub(crate) service: Option<usize>,
+}
+
+impl Desk {
+    pub(crate) fn counters(&self) -> &WorkerMetrics {
+        self.metrics.worker(self.worker as usize)
+    }
+
+    pub(crate) fn name_counters(&self, name: u16) -> &NameCounters {
+        &self.counters().names[name as usize]
+    }
+}

@@ -1,0 +1,275 @@
+//! The receive buffers that all connections of a worker share: a provided-buffer ring (io_uring_register_buf_ring(3)).
+//!
+//! Two allocations: the buffers, and the ring of entries through which free ones are given to the kernel. The kernel
+//! takes a buffer when it completes a receive and names it in the completion; from then until it is published again
+//! the memory is ours to read. A buffer that a service keeps a part of is *leased*: it is published again when the
+//! last lease is dropped, on whatever thread that happens.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::Cell;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use crate::frame::Lend;
+
+/// The page size that the kernel wants the ring of entries aligned to, and a good alignment for buffers.
+const ALIGNMENT: usize = 4096;
+
+/// The id of the one group of buffers that a worker has.
+pub(super) const GROUP: u16 = 0;
+
+/// Page-aligned memory, freed when the value is dropped.
+struct Memory {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the value only owns the memory; who may access what of it is up to the types that contain it.
+#[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+unsafe impl Send for Memory {}
+// SAFETY: as above; a shared `Memory` gives nothing but its address.
+#[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn new(bytes: usize) -> io::Result<Self> {
+        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(io::Error::other)?;
+        if bytes == 0 {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: the layout's size is not zero.
+        #[expect(unsafe_code, reason = "aligned allocation")]
+        let base = unsafe { alloc_zeroed(layout) };
+        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
+        Ok(Memory { base, layout })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: `base` came from the allocator with this very layout and is freed once.
+        #[expect(unsafe_code, reason = "aligned allocation")]
+        unsafe {
+            dealloc(self.base.as_ptr(), self.layout);
+        }
+    }
+}
+
+/// The buffers themselves, kept alive by the worker and by every lease.
+struct Store {
+    memory: Memory,
+    buffer_bytes: usize,
+    /// Leases by buffer. While dispatching, the worker holds one itself on a buffer that it has lent.
+    leases: Vec<AtomicU32>,
+    /// One bit a buffer: its last lease is gone, it can be published.
+    returned: Vec<AtomicU64>,
+    returned_count: AtomicUsize,
+}
+
+impl Store {
+    fn address(&self, buffer: u16) -> *mut u8 {
+        debug_assert!((buffer as usize) < self.leases.len());
+        self.memory.base.as_ptr().wrapping_add(buffer as usize * self.buffer_bytes)
+    }
+
+    /// Drops one lease.
+    fn release(&self, buffer: u16) {
+        // Release: what the holder read, it has read before the buffer is published again. The worker acquires.
+        if self.leases[buffer as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.returned[buffer as usize / 64].fetch_or(1 << (buffer % 64), Ordering::Release);
+            self.returned_count.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// A worker's receive buffers.
+pub(super) struct Buffers {
+    store: Arc<Store>,
+    /// The entries, shared with the kernel.
+    ring: Memory,
+    entries: u16,
+    /// Where the next entry goes; published by `publish`.
+    tail: u16,
+    /// Entries written since the last `publish`.
+    unpublished: u16,
+    /// Buffers that are leased.
+    leased: u16,
+}
+
+impl Buffers {
+    /// Allocates `entries` (a power of two, at most 32768) buffers of `buffer_bytes` each, and gives them to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// Those of io_uring_register(2) with IORING_REGISTER_PBUF_RING.
+    ///
+    /// # Safety
+    ///
+    /// The ring must be gone, or the group unregistered, before the value is dropped.
+    #[expect(unsafe_code, reason = "the kernel keeps the address of the entries")]
+    pub(super) unsafe fn register(submitter: &Submitter<'_>, entries: u16, buffer_bytes: usize) -> io::Result<Self> {
+        debug_assert!(entries.is_power_of_two() && entries <= 1 << 15);
+        let count = entries as usize;
+        let store = Store {
+            memory: Memory::new(count * buffer_bytes)?,
+            buffer_bytes,
+            leases: (0..count).map(|_| AtomicU32::new(0)).collect(),
+            returned: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            returned_count: AtomicUsize::new(0),
+        };
+        let ring = Memory::new(count * size_of::<BufRingEntry>())?;
+        // SAFETY: the memory is aligned to a page, as large as the entries, and outlives the registration as the
+        // caller vouches.
+        unsafe { submitter.register_buf_ring(ring.base.as_ptr() as u64, entries, GROUP)? };
+        let mut buffers = Buffers { store: Arc::new(store), ring, entries, tail: 0, unpublished: 0, leased: 0 };
+        for buffer in 0..entries {
+            buffers.recycle(buffer);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    pub(super) fn entries(&self) -> usize {
+        self.entries as usize
+    }
+
+    /// Buffers that services hold parts of.
+    pub(super) fn leased(&self) -> usize {
+        self.leased as usize
+    }
+
+    /// The first `length` bytes of a buffer that a completion named, until it is given back.
+    pub(super) fn received(&self, buffer: u16, length: usize) -> Received<'_> {
+        assert!(buffer < self.entries && length <= self.store.buffer_bytes, "the kernel names buffers that it was given");
+        // SAFETY: the range lies within the allocation. The kernel filled it and took the buffer off the ring, so
+        // nobody writes to it until `give_back`, which needs `self` mutably and therefore comes after the borrow.
+        #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+        let bytes = unsafe { std::slice::from_raw_parts(self.store.address(buffer), length) };
+        Received { bytes, buffer, buffers: self, lent: Cell::new(false) }
+    }
+
+    /// Ends the use of a buffer: it goes back to the kernel, or waits for the leases on it.
+    pub(super) fn give_back(&mut self, buffer: u16, lent: bool) {
+        if lent {
+            self.leased += 1;
+            self.store.release(buffer);
+        } else {
+            self.recycle(buffer);
+        }
+    }
+
+    /// Takes back the buffers whose last lease is gone.
+    pub(super) fn collect(&mut self) {
+        if self.leased == 0 || self.store.returned_count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for word in 0..self.store.returned.len() {
+            let mut bits = self.store.returned[word].swap(0, Ordering::Acquire);
+            while bits != 0 {
+                let buffer = word as u16 * 64 + bits.trailing_zeros() as u16;
+                bits &= bits - 1;
+                self.store.returned_count.fetch_sub(1, Ordering::Relaxed);
+                self.leased -= 1;
+                self.recycle(buffer);
+            }
+        }
+    }
+
+    /// Writes the entry of a free buffer; the kernel sees it after `publish`.
+    fn recycle(&mut self, buffer: u16) {
+        let index = (self.tail & (self.entries - 1)) as usize;
+        let entry = self.ring.base.as_ptr().cast::<BufRingEntry>().wrapping_add(index);
+        // SAFETY: the index is within the ring, the kernel does not read entries at or beyond the published tail, and
+        // nobody else writes them. Fields are set one by one: the tail overlays a field of entry 0.
+        #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(self.store.address(buffer) as u64);
+        entry.set_len(self.store.buffer_bytes as u32);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+        self.unpublished += 1;
+    }
+
+    /// Lets the kernel have the free buffers. Returns how many there were.
+    pub(super) fn publish(&mut self) -> usize {
+        let count = std::mem::take(&mut self.unpublished);
+        if count > 0 {
+            let base = self.ring.base.as_ptr().cast::<BufRingEntry>();
+            // SAFETY: `base` is the ring's first entry, whose last field is the tail; the kernel reads it atomically.
+            // Release: the entries are written before.
+            #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+            unsafe {
+                (*BufRingEntry::tail(base).cast::<AtomicU16>()).store(self.tail, Ordering::Release);
+            }
+        }
+        count as usize
+    }
+}
+
+/// What was received in one shared buffer.
+pub(super) struct Received<'a> {
+    pub(super) bytes: &'a [u8],
+    buffer: u16,
+    buffers: &'a Buffers,
+    /// Whether a lease was made, so that the worker holds one, too.
+    lent: Cell<bool>,
+}
+
+impl Received<'_> {
+    /// To be passed to [`Buffers::give_back`].
+    pub(super) fn was_lent(&self) -> bool {
+        self.lent.get()
+    }
+}
+
+impl Lend for Received<'_> {
+    fn lend(&self, part: &[u8]) -> Option<Bytes> {
+        let within = self.bytes.as_ptr_range();
+        let range = part.as_ptr_range();
+        assert!(within.start <= range.start && range.end <= within.end, "only parts of what was received can be kept");
+        let store = &self.buffers.store;
+        if !self.lent.get() {
+            // Half of the buffers always stay in circulation, so that keeping frames can never stop receiving.
+            if self.buffers.leased() >= self.buffers.entries() / 2 {
+                return None;
+            }
+            self.lent.set(true);
+            store.leases[self.buffer as usize].store(1, Ordering::Relaxed);
+        }
+        store.leases[self.buffer as usize].fetch_add(1, Ordering::Relaxed);
+        let offset = range.start as usize - store.address(self.buffer) as usize;
+        Some(Bytes::from_owner(Lease { store: store.clone(), buffer: self.buffer, offset, length: part.len() }))
+    }
+}
+
+/// A counted reference to a part of a buffer.
+struct Lease {
+    store: Arc<Store>,
+    buffer: u16,
+    offset: usize,
+    length: usize,
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        let address = self.store.address(self.buffer).wrapping_add(self.offset);
+        // SAFETY: `lend` checked that the range lies within the buffer. While a lease exists the buffer is not
+        // published, so the kernel does not write to it; the store, which the lease holds, keeps the memory alive.
+        #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+        unsafe {
+            std::slice::from_raw_parts(address, self.length)
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.store.release(self.buffer);
+    }
+}

@@ -1,0 +1,167 @@
+//! The two queues of one ring, and the one system call.
+
+use std::io;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue};
+
+use crate::metrics::EngineCounters;
+
+// From <linux/io_uring.h>; io-uring keeps them to itself.
+const ENTER_GETEVENTS: u32 = 1 << 0;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+const ENTER_NO_IOWAIT: u32 = 1 << 7;
+
+/// So many completions are taken from the ring before they are dispatched.
+const CHUNK: usize = 128;
+
+/// How many deferred completions a non-blocking enter asks for. With DEFER_TASKRUN the kernel (6.13 and later) runs at
+/// most max(20, wanted) of them in one call.
+const WANT_ALL: u32 = 1024;
+
+/// One completion, copied out of the ring.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Completion {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    flags: u32,
+}
+
+impl Completion {
+    /// Whether the operation goes on and will complete again.
+    pub(super) fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// The receive buffer that was used up.
+    pub(super) fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+}
+
+/// How long an enter may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Not at all.
+    No,
+    /// Until something completes, at most so many milliseconds.
+    AtMost(u64),
+    /// Until something completes.
+    Forever,
+}
+
+/// A ring, split once: a registered ring descriptor is remembered in the submitter value, so it must be kept.
+pub(super) struct Queue<'r> {
+    submitter: Submitter<'r>,
+    submission: SubmissionQueue<'r>,
+    completion: CompletionQueue<'r>,
+    flags: u32,
+}
+
+impl<'r> Queue<'r> {
+    pub(super) fn new(ring: &'r mut IoUring) -> Self {
+        let no_iowait = ring.params().is_feature_no_iowait();
+        let (mut submitter, submission, completion) = ring.split();
+        // Saves the kernel a look-up per call; where it is not possible, the descriptor itself does.
+        let _ = submitter.register_ring_fd();
+        // Without NO_IOWAIT a sleeping worker is accounted as waiting for a disk.
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG | if no_iowait { ENTER_NO_IOWAIT } else { 0 };
+        Queue { submitter, submission, completion, flags }
+    }
+
+    pub(super) fn submitter(&self) -> &Submitter<'r> {
+        &self.submitter
+    }
+
+    /// Queues an operation. If the queue is full, what is in it is submitted first.
+    ///
+    /// # Errors
+    ///
+    /// Those of io_uring_enter(2) if the queue was full and could not be emptied.
+    ///
+    /// # Safety
+    ///
+    /// What the entry points to must be valid, and not be touched in a way that the operation forbids, until its last
+    /// completion was taken.
+    #[expect(unsafe_code, reason = "handing memory to the kernel")]
+    pub(super) unsafe fn push(&mut self, entry: &Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: the caller vouches for the entry.
+            if unsafe { self.submission.push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.submission.sync();
+            match self.submitter.submit() {
+                Ok(_) => {}
+                // The completion queue is full: nothing is submitted until it was reaped. The kernel keeps what does
+                // not fit (IORING_FEAT_NODROP), and with SUBMIT_ALL takes the entries all the same, so this is rare.
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error),
+            }
+            self.submission.sync();
+        }
+    }
+
+    /// Submits what is queued, runs deferred work and waits.
+    pub(super) fn enter(&mut self, wait: Wait, counters: &EngineCounters) -> io::Result<()> {
+        self.submission.sync();
+        let to_submit = self.submission.len() as u32;
+        let timespec = match wait {
+            Wait::No => Some(Timespec::new()),
+            Wait::AtMost(ms) => Some(Timespec::new().sec(ms / 1000).nsec((ms % 1000) as u32 * 1_000_000)),
+            Wait::Forever => None,
+        };
+        let mut args = SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            args = args.timespec(timespec);
+        }
+        let want = if wait == Wait::No { WANT_ALL } else { 1 };
+        counters.enters.add(1);
+        // SAFETY: the arguments are those of io_uring_enter(2) with IORING_ENTER_EXT_ARG: `args` is the kernel's
+        // struct io_uring_getevents_arg and lives, as does the timespec it points to, until the call returns.
+        #[expect(unsafe_code, reason = "the safe calls know neither GETEVENTS without a wait nor NO_IOWAIT")]
+        let entered = unsafe { self.submitter.enter(to_submit, want, self.flags, Some(&args)) };
+        self.submission.sync();
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) if is_transient(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes completions out of the ring, at most a chunk.
+    pub(super) fn reap(&mut self, chunk: &mut Chunk) -> usize {
+        self.completion.sync();
+        let mut count = 0;
+        for (place, entry) in chunk.0.iter_mut().zip(&mut self.completion) {
+            *place = Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
+            count += 1;
+        }
+        // Publishes that they were taken, before anything is done about them.
+        self.completion.sync();
+        count
+    }
+
+    /// Whether the kernel has deferred work that the next enter would run.
+    pub(super) fn has_deferred_work(&mut self) -> bool {
+        self.submission.taskrun() || self.submission.cq_overflow()
+    }
+}
+
+/// Room for one batch of completions.
+pub(super) struct Chunk(pub(super) [Completion; CHUNK]);
+
+impl Chunk {
+    pub(super) fn new() -> Self {
+        Chunk([Completion::default(); CHUNK])
+    }
+}
+
+/// Answers of io_uring_enter(2) that mean: look at the completions and go on.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN)
+    )
+}

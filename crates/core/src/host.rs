@@ -1,0 +1,322 @@
+//! Where connections meet their service.
+//!
+//! Everything above this module is independent of the service's type; [`Host`] is the one place of dynamic dispatch.
+//! It is crossed once per received buffer, not once per frame.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use ringhold_framer::Progress;
+use slab::Slab;
+
+use crate::close::Close;
+use crate::connection::Connection;
+use crate::desk::Desk;
+use crate::frame::{Frame, Lend};
+use crate::partial::Partial;
+use crate::peer::Peer;
+use crate::reply::{Abandoned, Reply, Ticket};
+use crate::service::{Flow, Service};
+
+/// So many frames of one connection are dispatched in one turn; then the others have theirs.
+const FRAMES_PER_TURN_MAX: usize = 2048;
+
+/// A carried frame from this size on is lent as shared bytes, so that keeping it costs no copy. Below it the
+/// allocation that sharing takes is not worth it.
+const SHARE_CARRIED_BYTES_MIN: usize = 32 * 1024;
+
+/// A carried frame reserves at most so much ahead of what has arrived, whatever its header announces.
+const RESERVE_BYTES_MAX: usize = 64 * 1024;
+
+/// One service of one worker, with the sessions of all its connections.
+pub(crate) trait Host {
+    /// Makes the session of a new connection.
+    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>);
+    /// Takes received bytes: frames go to the service, what is left stays with the connection.
+    fn input(&mut self, bytes: &[u8], lender: Option<&dyn Lend>, reply: &mut Reply<'_>);
+    /// The engine has received into the connection's own buffer, at most as many bytes as were missing.
+    fn in_place(&mut self, reply: &mut Reply<'_>);
+    /// Goes on with received bytes that waited.
+    fn backlog(&mut self, reply: &mut Reply<'_>);
+    /// A deferred reply will not come.
+    fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>);
+    /// The connection has ended.
+    fn disconnected(&mut self, connection: &mut Connection, why: &Close, desk: &Desk);
+}
+
+pub(crate) struct Hosted<S: Service> {
+    service: S,
+    sessions: Slab<S::Session>,
+}
+
+/// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
+/// from there and at least `missing` more are needed.
+struct Rest {
+    start: usize,
+    scanned: usize,
+    missing: usize,
+}
+
+impl<S: Service> Hosted<S> {
+    pub(crate) fn new(service: S) -> Self {
+        Hosted { service, sessions: Slab::new() }
+    }
+
+    /// Dispatches the whole frames in `bytes`, of which the framer has seen the first `scanned`.
+    fn dispatch(
+        &mut self,
+        bytes: &[u8],
+        mut scanned: usize,
+        lender: Option<&dyn Lend>,
+        reply: &mut Reply<'_>,
+    ) -> Rest {
+        let mut start = 0;
+        let mut missing = 0;
+        let mut count = 0;
+        while start + scanned < bytes.len() && reply.connection.takes_frames() {
+            if scanned == 0 {
+                if count == FRAMES_PER_TURN_MAX || reply.connection.paused {
+                    break;
+                }
+                if !S::TOP_LEVEL.allows(bytes[start]) {
+                    reply.connection.close(Close::TopLevel(bytes[start]), reply.desk);
+                    break;
+                }
+            }
+            match reply.desk.framer.feed(&bytes[start + scanned..]) {
+                Ok(Progress::Complete { used }) => {
+                    let end = start + scanned + used;
+                    count += 1;
+                    self.frame(Frame::new(&bytes[start..end], lender), reply);
+                    start = end;
+                    scanned = 0;
+                }
+                Ok(Progress::More { at_least }) => {
+                    missing = at_least;
+                    scanned = bytes.len() - start;
+                }
+                Err(error) => {
+                    reply.desk.framer.reset();
+                    reply.connection.close(Close::Framing(error), reply.desk);
+                }
+            }
+        }
+        if count > 0 {
+            reply.connection.clock.frame = 0;
+            reply.desk.name_counters(reply.connection.name).frames_in.add(count as u64);
+        }
+        Rest { start, scanned, missing }
+    }
+
+    fn frame(&mut self, frame: Frame<'_>, reply: &mut Reply<'_>) {
+        let session = reply.connection.session.and_then(|key| self.sessions.get_mut(key as usize));
+        let Some(session) = session else {
+            debug_assert!(false, "frames are given to open sessions only");
+            return;
+        };
+        match self.service.frame(session, frame, reply) {
+            Flow::Continue => {
+                if reply.connection.update_pause(&reply.desk.limits) {
+                    reply.desk.name_counters(reply.connection.name).pauses.add(1);
+                }
+            }
+            Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
+        }
+    }
+
+    /// Gives the carried frame, which is all of `partial`, to the service.
+    fn carried_frame(&mut self, partial: &mut Partial, reply: &mut Reply<'_>) {
+        reply.connection.clock.frame = 0;
+        reply.desk.name_counters(reply.connection.name).frames_in.add(1);
+        if partial.bytes.len() < SHARE_CARRIED_BYTES_MIN {
+            self.frame(Frame::new(&partial.bytes, None), reply);
+        } else {
+            let shared: Bytes = std::mem::take(&mut partial.bytes).freeze();
+            self.frame(Frame::new(&shared, Some(&shared)), reply);
+            // If the service kept nothing, the memory is ours again.
+            partial.bytes = shared.try_into_mut().unwrap_or_default();
+        }
+        partial.bytes.clear();
+        partial.consume(0, 0, None, 0);
+    }
+
+    /// Takes bytes while an incomplete frame or a backlog is there already. What of them is left after the frame
+    /// that they complete is returned; `None` if all were taken.
+    fn input_behind<'b>(&mut self, bytes: &'b [u8], reply: &mut Reply<'_>) -> Option<&'b [u8]> {
+        let mut partial = reply.connection.input.take()?;
+        let mut rest = None;
+        let wait = partial.is_backlog() || reply.connection.paused;
+        let taken = match (wait, partial.parked.take()) {
+            (false, Some(parked)) => {
+                reply.desk.framer.resume(parked);
+                reply.desk.framer.feed(bytes)
+            }
+            (_, parked) => {
+                partial.parked = parked;
+                partial.bytes.extend_from_slice(bytes);
+                reply.connection.input = Some(partial);
+                return None;
+            }
+        };
+        match taken {
+            Ok(Progress::Complete { used }) => {
+                partial.bytes.extend_from_slice(&bytes[..used]);
+                self.carried_frame(&mut partial, reply);
+                reply.desk.pools.give_partial(partial);
+                rest = Some(&bytes[used..]);
+            }
+            Ok(Progress::More { at_least }) => {
+                partial.bytes.extend_from_slice(bytes);
+                let scanned = partial.bytes.len();
+                partial.consume(0, scanned, reply.desk.framer.park(), at_least);
+                reply.connection.input = Some(partial);
+            }
+            Err(error) => {
+                reply.desk.framer.reset();
+                reply.desk.pools.give_partial(partial);
+                reply.connection.close(Close::Framing(error), reply.desk);
+            }
+        }
+        rest
+    }
+
+    /// Keeps what [`Hosted::dispatch`] left of a received buffer.
+    fn keep_rest(&mut self, bytes: &[u8], rest: &Rest, reply: &mut Reply<'_>) {
+        let parked = reply.desk.framer.park();
+        if rest.start == bytes.len() || !reply.connection.takes_frames() {
+            return;
+        }
+        let mut partial = reply.desk.pools.partial();
+        let left = &bytes[rest.start..];
+        partial.bytes.reserve(left.len() + rest.missing.min(RESERVE_BYTES_MAX));
+        partial.bytes.extend_from_slice(left);
+        partial.consume(0, rest.scanned, parked, rest.missing);
+        reply.connection.input = Some(partial);
+    }
+
+    /// Calls `call`; a panic in it costs the connection.
+    fn guarded<R>(&mut self, reply: &mut Reply<'_>, call: impl FnOnce(&mut Self, &mut Reply<'_>) -> R) -> Option<R> {
+        // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
+        // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
+        let result = catch_unwind(AssertUnwindSafe(|| call(self, reply)));
+        if result.is_err() {
+            reply.desk.framer.reset();
+            reply.connection.close(Close::Panicked, reply.desk);
+        }
+        result.ok()
+    }
+}
+
+impl<S: Service> Host for Hosted<S> {
+    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) {
+        match self.guarded(reply, |host, reply| host.service.connected(peer, reply)) {
+            Some(Ok(session)) => {
+                // The slab would have to hold 2^32 sessions, more than a process can have descriptors.
+                reply.connection.session = Some(self.sessions.insert(session) as u32);
+            }
+            Some(Err(refusal)) => reply.connection.close(Close::Refused(refusal.0), reply.desk),
+            None => {}
+        }
+    }
+
+    fn input(&mut self, bytes: &[u8], lender: Option<&dyn Lend>, reply: &mut Reply<'_>) {
+        if !reply.connection.takes_frames() {
+            return;
+        }
+        self.guarded(reply, |host, reply| {
+            let mut bytes = bytes;
+            if reply.connection.input.is_some() {
+                match host.input_behind(bytes, reply) {
+                    Some(rest) => bytes = rest,
+                    None => return,
+                }
+            }
+            let rest = host.dispatch(bytes, 0, lender, reply);
+            host.keep_rest(bytes, &rest, reply);
+        });
+    }
+
+    fn in_place(&mut self, reply: &mut Reply<'_>) {
+        let Some(mut partial) = reply.connection.input.take() else {
+            return;
+        };
+        if !partial.is_backlog() || reply.connection.paused {
+            reply.connection.input = Some(partial);
+            return;
+        }
+        self.guarded(reply, |host, reply| {
+            if let Some(parked) = partial.parked.take() {
+                reply.desk.framer.resume(parked);
+            }
+            match reply.desk.framer.feed(&partial.bytes[partial.scanned..]) {
+                // A frame is never shorter than what was known to be missing, so it can end only with the last byte.
+                Ok(Progress::Complete { .. }) => {
+                    host.carried_frame(&mut partial, reply);
+                    reply.desk.pools.give_partial(partial);
+                }
+                Ok(Progress::More { at_least }) => {
+                    let scanned = partial.bytes.len();
+                    partial.consume(0, scanned, reply.desk.framer.park(), at_least);
+                    reply.connection.input = Some(partial);
+                }
+                Err(error) => {
+                    reply.desk.framer.reset();
+                    reply.desk.pools.give_partial(partial);
+                    reply.connection.close(Close::Framing(error), reply.desk);
+                }
+            }
+        });
+    }
+
+    fn backlog(&mut self, reply: &mut Reply<'_>) {
+        if !reply.connection.is_ready() {
+            return;
+        }
+        let Some(mut partial) = reply.connection.input.take() else {
+            return;
+        };
+        self.guarded(reply, |host, reply| {
+            if let Some(parked) = partial.parked.take() {
+                reply.desk.framer.resume(parked);
+            }
+            let rest = host.dispatch(&partial.bytes, partial.scanned, None, reply);
+            let parked = reply.desk.framer.park();
+            partial.consume(rest.start, rest.scanned, parked, rest.missing);
+            if partial.bytes.is_empty() || !reply.connection.takes_frames() {
+                reply.desk.pools.give_partial(partial);
+            } else {
+                reply.connection.input = Some(partial);
+            }
+        });
+    }
+
+    fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>) {
+        let Some(key) = reply.connection.session else {
+            return;
+        };
+        let flow = self.guarded(reply, |host, reply| {
+            let session = host.sessions.get_mut(key as usize)?;
+            Some(host.service.abandoned(session, ticket, why, reply))
+        });
+        if let Some(Some(Flow::Close(reason))) = flow {
+            reply.connection.close(Close::Service(reason), reply.desk);
+        }
+    }
+
+    fn disconnected(&mut self, connection: &mut Connection, why: &Close, desk: &Desk) {
+        let Some(key) = connection.session.take() else {
+            return;
+        };
+        let Some(session) = self.sessions.try_remove(key as usize) else {
+            return;
+        };
+        let told = catch_unwind(AssertUnwindSafe(|| self.service.disconnected(session, why)));
+        if told.is_err() {
+            desk.name_counters(connection.name).panics.add(1);
+        }
+        if self.sessions.is_empty() {
+            // A slab keeps its memory; after a burst of connections nothing of it should stay.
+            self.sessions.shrink_to_fit();
+        }
+    }
+}

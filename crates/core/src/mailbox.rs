@@ -1,0 +1,148 @@
+//! How anything outside a worker reaches it: a queue and a wake-up.
+//!
+//! The queue is `std::sync::mpsc`. A worker that is about to sleep announces it, looks at the queue once more and
+//! then sleeps on its eventfd; whoever posts writes to the eventfd only if sleep was announced, so that a busy worker
+//! costs its posters no system call.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::peer::ConnectionId;
+
+/// What a worker can be told.
+pub(crate) enum Mail {
+    /// A connection that another worker accepted on the listeners of a socket name. The mailbox owns the descriptor.
+    Accepted { name: u16, socket: OwnedFd },
+    /// Bytes that a [`Handle`](crate::Handle) pushed.
+    Push { to: ConnectionId, bytes: Bytes },
+    /// A handle's connection was pushed more than it may hold: end it.
+    Overflow { to: ConnectionId },
+    /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
+    Answer { to: ConnectionId, serial: u64, bytes: Bytes },
+    /// A responder was dropped without an answer.
+    Dropped { to: ConnectionId, serial: u64 },
+    /// A worker that held as many connections as it may holds fewer now: who could not deal should try again.
+    Room,
+    /// The process holds more memory than it may, and this worker holds the largest connection.
+    Shed,
+    /// Stop as [`crate::Running::stop`] says.
+    Stop,
+    /// Something that a stopping worker waits for has changed; look again.
+    Look,
+}
+
+/// The sending side of a worker's mailbox.
+#[derive(Clone)]
+pub(crate) struct Post {
+    sender: mpsc::Sender<Mail>,
+    wake: Arc<Wake>,
+}
+
+/// The receiving side, owned by the worker.
+pub(crate) struct Mailbox {
+    receiver: mpsc::Receiver<Mail>,
+    wake: Arc<Wake>,
+}
+
+struct Wake {
+    event: OwnedFd,
+    sleeping: AtomicBool,
+}
+
+/// A mailbox and its sending side.
+pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
+    let (sender, receiver) = mpsc::channel();
+    let wake = Arc::new(Wake {
+        // Blocking on purpose: a read through io_uring then waits for readiness instead of failing with EAGAIN.
+        event: eventfd(0, EventfdFlags::CLOEXEC)?,
+        sleeping: AtomicBool::new(false),
+    });
+    let post = Post {
+        sender,
+        wake: wake.clone(),
+    };
+    Ok((post, Mailbox { receiver, wake }))
+}
+
+impl Post {
+    /// Queues `mail`. Gives it back if the worker has ended.
+    pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
+        self.sender.send(mail).map_err(|error| error.0)?;
+        if self.wake.sleeping.swap(false, Ordering::SeqCst) {
+            // The counter of an eventfd takes 2^64 - 2 wake-ups before a write could block or fail.
+            let _ = rustix::io::write(&self.wake.event, &1u64.to_ne_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn next(&self) -> Option<Mail> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Announces sleep. If this returns mail, the worker must not sleep.
+    pub(crate) fn prepare_sleep(&self) -> Option<Mail> {
+        self.wake.sleeping.store(true, Ordering::SeqCst);
+        let mail = self.next();
+        if mail.is_some() {
+            self.awake();
+        }
+        mail
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn awake(&self) {
+        self.wake.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Becomes readable when a sleeping worker is to wake up; reading eight bytes resets it.
+    pub(crate) fn event(&self) -> BorrowedFd<'_> {
+        self.wake.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wakeups(mailbox: &Mailbox) -> u64 {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let event = mailbox.event();
+        let mut fds = [PollFd::new(&event, PollFlags::IN)];
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut fds, Some(&zero)).unwrap() == 0 {
+            return 0;
+        }
+        let mut count = [0; 8];
+        rustix::io::read(event, &mut count).unwrap();
+        u64::from_ne_bytes(count)
+    }
+
+    #[test]
+    fn wakes_only_a_sleeper_and_only_once() {
+        let (post, mailbox) = mailbox().unwrap();
+        post.send(Mail::Look).ok().unwrap();
+        assert_eq!(wakeups(&mailbox), 0, "a worker that is awake needs no system call");
+        assert!(mailbox.prepare_sleep().is_some(), "mail that came before must be seen");
+        assert!(mailbox.prepare_sleep().is_none());
+        post.send(Mail::Look).ok().unwrap();
+        post.send(Mail::Stop).ok().unwrap();
+        assert_eq!(wakeups(&mailbox), 1);
+        assert!(matches!(mailbox.next(), Some(Mail::Look)));
+        assert!(matches!(mailbox.next(), Some(Mail::Stop)));
+    }
+
+    #[test]
+    fn gives_mail_back_when_the_worker_is_gone() {
+        let (post, mailbox) = mailbox().unwrap();
+        drop(mailbox);
+        assert!(matches!(post.send(Mail::Stop), Err(Mail::Stop)));
+    }
+}

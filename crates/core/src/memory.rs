@@ -1,0 +1,116 @@
+//! The bound on what the whole process holds for its connections.
+//!
+//! Each worker counts the bytes of its partial frames and outboxes and adds the difference to one shared sum at the
+//! end of a turn. Above the limit the worker that holds the largest connection is told to cut it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The sum over all workers, and each worker's largest connection as far as it is known.
+pub(crate) struct Memory {
+    limit: u64,
+    total: AtomicU64,
+    largest: Vec<AtomicUsize>,
+}
+
+impl Memory {
+    pub(crate) fn new(limit: u64, workers: usize) -> Arc<Self> {
+        Arc::new(Memory {
+            limit,
+            total: AtomicU64::new(0),
+            largest: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        })
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// One worker's view of [`Memory`].
+pub(crate) struct Meter {
+    memory: Arc<Memory>,
+    worker: usize,
+    /// What this worker's connections hold.
+    held: u64,
+    /// What of `held` is in the shared sum.
+    published: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(memory: Arc<Memory>, worker: usize) -> Self {
+        Meter { memory, worker, held: 0, published: 0 }
+    }
+
+    /// A connection that held `before` bytes now holds `after`.
+    pub(crate) fn change(&mut self, before: usize, after: usize) {
+        debug_assert!(self.held >= before as u64);
+        self.held = self.held - before as u64 + after as u64;
+        let largest = &self.memory.largest[self.worker];
+        if after > largest.load(Ordering::Relaxed) {
+            largest.store(after, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Adds what changed since the last call to the shared sum. Above the limit: the worker that is to cut its
+    /// largest connection.
+    pub(crate) fn publish(&mut self) -> Option<usize> {
+        if self.held >= self.published {
+            self.memory.total.fetch_add(self.held - self.published, Ordering::Relaxed);
+        } else {
+            self.memory.total.fetch_sub(self.published - self.held, Ordering::Relaxed);
+        }
+        self.published = self.held;
+        self.over_limit()
+    }
+
+    fn over_limit(&self) -> Option<usize> {
+        if self.memory.total.load(Ordering::Relaxed) <= self.memory.limit {
+            return None;
+        }
+        let largest = |worker: &usize| self.memory.largest[*worker].load(Ordering::Relaxed);
+        (0..self.memory.largest.len()).max_by_key(largest)
+    }
+
+    /// States what this worker's largest connection holds, after a look at all of them. If another worker is known to
+    /// have a larger one, or the limit is kept by now, there is nothing to cut here: `false`.
+    pub(crate) fn must_cut(&mut self, largest: usize) -> bool {
+        self.memory.largest[self.worker].store(largest, Ordering::Relaxed);
+        largest > 0 && self.publish() == Some(self.worker)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.held = 0;
+        self.publish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_with_the_largest_connection_is_named_above_the_limit_only() {
+        let memory = Memory::new(1000, 2);
+        let mut meters = [Meter::new(memory.clone(), 0), Meter::new(memory.clone(), 1)];
+        meters[0].change(0, 600);
+        meters[1].change(0, 300);
+        assert_eq!(meters[0].publish(), None);
+        assert_eq!(meters[1].publish(), None);
+        meters[1].change(300, 500);
+        assert_eq!(meters[1].publish(), Some(0));
+        assert!(!meters[1].must_cut(500), "worker 0 holds a larger one");
+        assert!(meters[0].must_cut(600));
+        meters[0].change(600, 0);
+        assert_eq!(meters[0].publish(), None);
+        assert!(!meters[0].must_cut(0));
+        drop(meters);
+        assert_eq!(memory.total(), 0);
+    }
+}

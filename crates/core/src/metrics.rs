@@ -1,0 +1,196 @@
+//! Counters per worker and per socket name.
+//!
+//! Each counter has one writer, its worker, and is read by anybody: writing costs a load and a store, no atomic
+//! read-modify-write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// A number that one thread changes and any thread reads.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $live:ident, $plain:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        #[derive(Default)]
+        #[repr(align(64))]
+        pub(crate) struct $live { $(pub(crate) $field: Counter,)* }
+
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[non_exhaustive]
+        pub struct $plain { $($(#[$field_doc])* pub $field: u64,)* }
+
+        impl $live {
+            fn snapshot(&self) -> $plain {
+                $plain { $($field: self.$field.value(),)* }
+            }
+        }
+
+        impl $plain {
+            /// Adds every counter of `other`.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field = self.$field.wrapping_add(other.$field);)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// What one worker has done for one socket name.
+    NameCounters, NameTotals {
+        /// Connections accepted by this worker, whoever serves them.
+        accepted,
+        /// Connections accepted and closed at once because the name is disabled.
+        turned_away,
+        /// Connections that this worker has begun to serve.
+        opened,
+        /// Connections that this worker serves now.
+        open,
+        /// Frames given to the service.
+        frames_in,
+        /// Bytes received.
+        bytes_in,
+        /// Bytes that the kernel has taken for peers.
+        bytes_out,
+        /// Connections ended because of what the peer sent.
+        bad_input,
+        /// Connections ended by a time limit.
+        timed_out,
+        /// Connections cut because they held too much or were pushed too much.
+        cut,
+        /// Connections ended by an error of the socket, such as a reset.
+        failed,
+        /// Panics of the service.
+        panics,
+        /// Deferred replies that were abandoned.
+        abandoned,
+        /// Times that dispatch was paused because the peer did not read its replies.
+        pauses,
+    }
+}
+
+counters! {
+    /// What one worker's engine has done.
+    EngineCounters, EngineTotals {
+        /// Turns of the worker's loop.
+        turns,
+        /// Calls into the kernel to submit and wait.
+        enters,
+        /// Completions handled.
+        completions,
+        /// Receives that found no buffer and waited for one.
+        starved,
+        /// Times that accepting stopped because descriptors or memory ran out.
+        accept_backoffs,
+        /// Receive buffers that are lent to services now.
+        leased,
+    }
+}
+
+/// The counters of a whole server.
+pub struct Metrics {
+    pub(crate) started: Instant,
+    names: Vec<Arc<str>>,
+    workers: Vec<WorkerMetrics>,
+}
+
+pub(crate) struct WorkerMetrics {
+    pub(crate) names: Vec<NameCounters>,
+    pub(crate) engine: EngineCounters,
+}
+
+impl Metrics {
+    pub(crate) fn new(names: Vec<Arc<str>>, workers: usize) -> Self {
+        let workers = (0..workers)
+            .map(|_| WorkerMetrics {
+                names: names.iter().map(|_| NameCounters::default()).collect(),
+                engine: EngineCounters::default(),
+            })
+            .collect();
+        Metrics { started: Instant::now(), names, workers }
+    }
+
+    pub(crate) fn worker(&self, index: usize) -> &WorkerMetrics {
+        &self.workers[index]
+    }
+
+    /// All counters as they are now. Counters of different workers are not read at the same instant.
+    pub fn snapshot(&self) -> Snapshot {
+        let workers = self
+            .workers
+            .iter()
+            .map(|worker| WorkerSnapshot {
+                engine: worker.engine.snapshot(),
+                names: self
+                    .names
+                    .iter()
+                    .zip(&worker.names)
+                    .map(|(name, counters)| (name.to_string(), counters.snapshot()))
+                    .collect(),
+            })
+            .collect();
+        Snapshot { uptime_seconds: self.started.elapsed().as_secs_f64(), workers }
+    }
+}
+
+/// All counters at one time.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Seconds since the server started.
+    pub uptime_seconds: f64,
+    /// By worker.
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// One worker's counters at one time.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct WorkerSnapshot {
+    /// The engine's.
+    pub engine: EngineTotals,
+    /// By socket name, in the order of the configuration.
+    pub names: Vec<(String, NameTotals)>,
+}
+
+impl Snapshot {
+    /// The counters of all names and workers added up.
+    pub fn total(&self) -> NameTotals {
+        let mut total = NameTotals::default();
+        for worker in &self.workers {
+            for (_, counters) in &worker.names {
+                total.add(counters);
+            }
+        }
+        total
+    }
+
+    /// The counters of one socket name over all workers; `None` if there is no such name.
+    pub fn name(&self, name: &str) -> Option<NameTotals> {
+        let mut found = None;
+        for worker in &self.workers {
+            for (_, counters) in worker.names.iter().filter(|(n, _)| n == name) {
+                found.get_or_insert_with(NameTotals::default).add(counters);
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,271 @@
+//! What waits to be written to one connection.
+//!
+//! Replies are appended to a growing *tail*. When the engine begins a send, the tail is *sealed*: from then until
+//! the send has completed, no byte of a sealed segment moves or changes, so that the kernel may read it. New replies
+//! go into a new tail meanwhile. Shared bytes are queued as segments of their own and never copied, unless they are
+//! so small that a copy is cheaper than a reference.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::pool::Pools;
+
+/// Shared bytes up to this length are copied into the tail: below it a copy costs less than another segment.
+const COPY_BYTES_MAX: usize = 512;
+
+/// How many segments one send takes at most. The kernel's limit is 1024 (`UIO_MAXIOV`); beyond a few dozen the cost
+/// per segment dominates.
+pub(crate) const SEND_SEGMENTS_MAX: usize = 64;
+
+/// The bytes queued for one connection, in order. Empty and without memory while nothing is queued.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    /// `None` when nothing is queued.
+    queue: Option<Box<Queue>>,
+}
+
+/// The memory behind a non-empty outbox; pooled.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// What may be sent, in order, before the tail.
+    sealed: VecDeque<Segment>,
+    /// Bytes of the first sealed segment that were sent already.
+    offset: usize,
+    /// Replies that were written since the last seal.
+    tail: Vec<u8>,
+    /// All bytes that are queued and not known to be sent.
+    len: usize,
+    /// Whether a send is under way, over the first `SEND_SEGMENTS_MAX` sealed segments.
+    flying: bool,
+}
+
+enum Segment {
+    Owned(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Segment {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Segment::Owned(bytes) => bytes,
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0 && !self.flying
+    }
+
+    fn seal(&mut self, pools: &mut Pools) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::replace(&mut self.tail, pools.buffer());
+            self.sealed.push_back(Segment::Owned(tail));
+        }
+    }
+}
+
+impl Outbox {
+    /// Bytes that are queued and not known to be sent.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.is_empty())
+    }
+
+    /// Whether a send is under way.
+    pub(crate) fn is_flying(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.flying)
+    }
+
+    /// Lets `write` append to the tail. If it panics, the tail is as it was before.
+    pub(crate) fn write<R>(&mut self, pools: &mut Pools, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let queue = self.queue.get_or_insert_with(|| {
+            let mut queue = pools.queue();
+            if queue.tail.capacity() == 0 {
+                queue.tail = pools.buffer();
+            }
+            queue
+        });
+        let before = queue.tail.len();
+        let mut guard = TailGuard { queue, before, done: false };
+        let result = write(&mut guard.queue.tail);
+        guard.done = true;
+        drop(guard);
+        self.release_if_empty(pools);
+        result
+    }
+
+    /// Queues shared bytes behind everything that was written before.
+    pub(crate) fn share(&mut self, pools: &mut Pools, bytes: Bytes) {
+        if bytes.len() <= COPY_BYTES_MAX {
+            self.write(pools, |tail| tail.extend_from_slice(&bytes));
+            return;
+        }
+        let queue = self.queue.get_or_insert_with(|| pools.queue());
+        queue.seal(pools);
+        queue.len += bytes.len();
+        queue.sealed.push_back(Segment::Shared(bytes));
+    }
+
+    /// Begins a send: the slices to write, in order, at most [`SEND_SEGMENTS_MAX`]. They neither move nor change
+    /// until [`Outbox::sent`] is called, which must happen exactly once.
+    pub(crate) fn begin(&mut self, pools: &mut Pools) -> impl ExactSizeIterator<Item = &[u8]> {
+        let queue = self.queue.get_or_insert_with(|| pools.queue());
+        debug_assert!(!queue.flying, "one send at a time");
+        debug_assert!(queue.len > 0, "a send needs bytes");
+        queue.seal(pools);
+        queue.flying = true;
+        let offset = queue.offset;
+        let count = queue.sealed.len().min(SEND_SEGMENTS_MAX);
+        queue.sealed.iter().take(count).enumerate().map(move |(i, segment)| {
+            let bytes = segment.as_slice();
+            if i == 0 { &bytes[offset..] } else { bytes }
+        })
+    }
+
+    /// Ends the send that [`Outbox::begin`] began: the first `bytes` bytes were taken by the kernel.
+    pub(crate) fn sent(&mut self, pools: &mut Pools, mut bytes: usize) {
+        let Some(queue) = self.queue.as_mut() else {
+            debug_assert!(false, "a send without a queue");
+            return;
+        };
+        debug_assert!(queue.flying && bytes <= queue.len);
+        queue.flying = false;
+        queue.len -= bytes;
+        while let Some(segment) = queue.sealed.front() {
+            let left = segment.as_slice().len() - queue.offset;
+            if bytes < left {
+                queue.offset += bytes;
+                break;
+            }
+            bytes -= left;
+            queue.offset = 0;
+            if let Some(Segment::Owned(buffer)) = queue.sealed.pop_front() {
+                pools.give_buffer(buffer);
+            }
+        }
+        self.release_if_empty(pools);
+    }
+
+    /// Forgets everything that is queued. Not while a send is under way, since the kernel may still read it.
+    pub(crate) fn clear(&mut self, pools: &mut Pools) {
+        if let Some(mut queue) = self.queue.take_if(|queue| !queue.flying) {
+            queue.sealed.clear();
+            queue.offset = 0;
+            queue.len = 0;
+            pools.give_buffer(std::mem::take(&mut queue.tail));
+            pools.give_queue(queue);
+        }
+    }
+
+    fn release_if_empty(&mut self, pools: &mut Pools) {
+        if let Some(mut queue) = self.queue.take_if(|queue| queue.is_empty()) {
+            pools.give_buffer(std::mem::take(&mut queue.tail));
+            pools.give_queue(queue);
+        }
+    }
+}
+
+/// Keeps `len` in step with the tail, and takes back what a panicking writer left.
+struct TailGuard<'a> {
+    queue: &'a mut Queue,
+    /// Length of the tail before the writer ran.
+    before: usize,
+    done: bool,
+}
+
+impl Drop for TailGuard<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.queue.tail.truncate(self.before);
+        }
+        self.queue.len = self.queue.len - self.before + self.queue.tail.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collect(outbox: &mut Outbox, pools: &mut Pools) -> Vec<u8> {
+        outbox.begin(pools).flatten().copied().collect()
+    }
+
+    #[test]
+    fn keeps_the_order_of_written_and_shared_bytes_over_short_sends() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        let large = Bytes::from(vec![b'L'; COPY_BYTES_MAX + 1]);
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"one"));
+        outbox.share(&mut pools, Bytes::from_static(b"two"));
+        outbox.share(&mut pools, large.clone());
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"three"));
+        let mut expected = b"onetwo".to_vec();
+        expected.extend_from_slice(&large);
+        expected.extend_from_slice(b"three");
+        assert_eq!(outbox.len(), expected.len());
+
+        let mut received = Vec::new();
+        let mut step = 1;
+        while !outbox.is_empty() {
+            let slices = collect(&mut outbox, &mut pools);
+            assert_eq!(slices, expected[received.len()..]);
+            let taken = step.min(slices.len());
+            received.extend_from_slice(&slices[..taken]);
+            outbox.sent(&mut pools, taken);
+            step += 1;
+        }
+        assert_eq!(received, expected);
+        assert_eq!(outbox.len(), 0);
+    }
+
+    #[test]
+    fn writes_during_a_send_do_not_touch_what_is_being_sent() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"first"));
+        let flying: Vec<*const u8> = outbox.begin(&mut pools).map(<[u8]>::as_ptr).collect();
+        for _ in 0..1000 {
+            outbox.write(&mut pools, |tail| tail.extend_from_slice(b"second"));
+            outbox.share(&mut pools, Bytes::from(vec![0; 4096]));
+        }
+        outbox.clear(&mut pools);
+        assert_eq!(outbox.len(), 5 + 1000 * (6 + 4096), "nothing is cleared while a send is under way");
+        outbox.sent(&mut pools, 2);
+        let again: Vec<*const u8> = outbox.begin(&mut pools).map(<[u8]>::as_ptr).collect();
+        assert_eq!(again[0], flying[0].wrapping_add(2));
+        assert_eq!(again.len(), SEND_SEGMENTS_MAX);
+        outbox.sent(&mut pools, 0);
+        outbox.clear(&mut pools);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_panicking_writer_leaves_nothing_behind() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"kept"));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            outbox.write(&mut pools, |tail| {
+                tail.extend_from_slice(b"lost");
+                panic!("on purpose");
+            })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(collect(&mut outbox, &mut pools), b"kept");
+        assert_eq!(outbox.len(), 4);
+    }
+
+    #[test]
+    fn an_empty_write_queues_nothing() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        outbox.write(&mut pools, |_| ());
+        assert!(outbox.is_empty());
+    }
+}

@@ -1,0 +1,192 @@
+//! Who is at the other end, and how to reach it from anywhere.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use crate::mailbox::{Mail, Post};
+
+/// Names one connection for as long as the process lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConnectionId {
+    pub(crate) worker: u16,
+    /// Differs between the connections that use the same slot one after the other.
+    pub(crate) generation: u32,
+    pub(crate) slot: u32,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.worker, self.slot, self.generation)
+    }
+}
+
+/// What an engine keeps per connection, as far as the rest may ask about it.
+pub(crate) trait Link {
+    /// The peer's address, from the kernel.
+    fn peer_address(&self) -> io::Result<PeerAddress>;
+}
+
+/// The address of the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerAddress {
+    /// A TCP peer.
+    Tcp(std::net::SocketAddr),
+    /// A peer on a unix socket; clients there usually have no address of their own.
+    Unix,
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerAddress::Tcp(address) => address.fmt(f),
+            PeerAddress::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// The other end of a new connection, as a service sees it when the connection is made.
+pub struct Peer<'a> {
+    pub(crate) id: ConnectionId,
+    pub(crate) socket_name: Arc<str>,
+    pub(crate) link: &'a dyn Link,
+    pub(crate) handles: Handles,
+    /// Written back to the connection after the call.
+    pub(crate) handle: OnceCell<Arc<HandleState>>,
+}
+
+impl Peer<'_> {
+    /// The name of the socket that the connection was accepted on.
+    pub fn socket_name(&self) -> &str {
+        &self.socket_name
+    }
+
+    /// Names this connection for as long as the process lives.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The peer's address. Asks the kernel each time.
+    ///
+    /// # Errors
+    ///
+    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
+    pub fn address(&self) -> io::Result<PeerAddress> {
+        self.link.peer_address()
+    }
+
+    /// A way to push bytes to this connection from anywhere.
+    pub fn handle(&self) -> Handle {
+        self.handles.handle(self.id, &self.handle)
+    }
+}
+
+/// What it takes to make handles for the connections of one worker.
+#[derive(Clone)]
+pub(crate) struct Handles {
+    pub(crate) post: Post,
+    /// `limits.outbox_bytes`: what may be pushed to a connection and not yet queued on it.
+    pub(crate) pushed_max: usize,
+}
+
+impl Handles {
+    pub(crate) fn handle(&self, id: ConnectionId, state: &OnceCell<Arc<HandleState>>) -> Handle {
+        let shared = state.get_or_init(|| {
+            Arc::new(HandleState {
+                open: AtomicBool::new(true),
+                pushed: AtomicUsize::new(0),
+                pushed_max: self.pushed_max,
+            })
+        });
+        Handle { id, shared: shared.clone(), post: self.post.clone() }
+    }
+}
+
+/// What a connection and its handles share.
+pub(crate) struct HandleState {
+    /// False once the connection takes no more bytes.
+    pub(crate) open: AtomicBool,
+    /// Bytes that were pushed and not yet put into the outbox.
+    pub(crate) pushed: AtomicUsize,
+    pushed_max: usize,
+}
+
+/// Pushes bytes to one connection, from any thread.
+///
+/// The bytes must be whole frames of the service's protocol. They are queued behind everything that the connection
+/// was sent before, in the order in which one thread pushed them, and are delivered after the service call in which
+/// they were pushed.
+#[derive(Clone)]
+pub struct Handle {
+    id: ConnectionId,
+    shared: Arc<HandleState>,
+    post: Post,
+}
+
+/// Why a push was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The connection is gone, or about to be.
+    Gone,
+    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. The connection is being closed.
+    Overflow,
+}
+
+impl fmt::Display for PushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PushError::Gone => "the connection is gone",
+            PushError::Overflow => "the connection is too slow for what is pushed to it and is being closed",
+        })
+    }
+}
+
+impl std::error::Error for PushError {}
+
+impl Handle {
+    /// Names the connection.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Whether the connection still takes bytes. It may end at any moment after this.
+    pub fn is_open(&self) -> bool {
+        self.shared.open.load(Ordering::Acquire)
+    }
+
+    /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, in which
+    /// case the connection is closed.
+    pub fn push(&self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
+        let bytes = bytes.into();
+        if !self.is_open() {
+            return Err(PushError::Gone);
+        }
+        let length = bytes.len();
+        let before = self.shared.pushed.fetch_add(length, Ordering::AcqRel);
+        if before.saturating_add(length) > self.shared.pushed_max {
+            if self.shared.open.swap(false, Ordering::AcqRel) {
+                let _ = self.post.send(Mail::Overflow { to: self.id });
+            }
+            return Err(PushError::Overflow);
+        }
+        self.post
+            .send(Mail::Push { to: self.id, bytes })
+            .map_err(|_| PushError::Gone)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.id)
+    }
+}

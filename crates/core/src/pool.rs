@@ -1,0 +1,72 @@
+//! Buffers that one worker uses again and again.
+
+use crate::outbox::Queue;
+use crate::partial::Partial;
+
+/// A buffer above this size is given back to the allocator rather than kept.
+const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// What all kept buffers of a worker, and all its kept partial inputs, may hold together.
+const KEPT_BYTES_MAX: usize = 512 * 1024;
+/// How many empty queues and partial inputs are kept.
+const KEPT_BOXES_MAX: usize = 256;
+
+/// Empty buffers, queues and partial inputs of one worker, so that an idle connection holds none and a busy one does
+/// not allocate.
+#[derive(Default)]
+pub(crate) struct Pools {
+    buffers: Vec<Vec<u8>>,
+    /// Sum of the capacities in `buffers`.
+    buffer_bytes: usize,
+    queues: Vec<Box<Queue>>,
+    partials: Vec<Box<Partial>>,
+    /// Sum of the capacities in `partials`.
+    partial_bytes: usize,
+}
+
+impl Pools {
+    /// An empty buffer, with capacity if one was kept.
+    pub(crate) fn buffer(&mut self) -> Vec<u8> {
+        match self.buffers.pop() {
+            Some(buffer) => {
+                self.buffer_bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::new(),
+        }
+    }
+
+    pub(crate) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
+        let capacity = buffer.capacity();
+        if capacity == 0 || capacity > KEPT_BUFFER_BYTES_MAX || self.buffer_bytes + capacity > KEPT_BYTES_MAX {
+            return;
+        }
+        buffer.clear();
+        self.buffer_bytes += capacity;
+        self.buffers.push(buffer);
+    }
+
+    pub(crate) fn queue(&mut self) -> Box<Queue> {
+        self.queues.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_queue(&mut self, queue: Box<Queue>) {
+        debug_assert!(queue.is_empty());
+        if self.queues.len() < KEPT_BOXES_MAX {
+            self.queues.push(queue);
+        }
+    }
+
+    pub(crate) fn partial(&mut self) -> Box<Partial> {
+        let partial = self.partials.pop().unwrap_or_default();
+        self.partial_bytes -= partial.bytes.capacity();
+        partial
+    }
+
+    pub(crate) fn give_partial(&mut self, mut partial: Box<Partial>) {
+        partial.reset(KEPT_BUFFER_BYTES_MAX.min(KEPT_BYTES_MAX - self.partial_bytes));
+        if self.partials.len() < KEPT_BOXES_MAX {
+            self.partial_bytes += partial.bytes.capacity();
+            self.partials.push(partial);
+        }
+    }
+}

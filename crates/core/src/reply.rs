@@ -1,0 +1,151 @@
+//! How a service answers: now, or later from somewhere else.
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+
+use crate::connection::Connection;
+use crate::desk::Desk;
+use crate::mailbox::{Mail, Post};
+use crate::peer::{ConnectionId, Handle, Link, PeerAddress};
+
+/// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
+/// answer, ask who the peer is.
+///
+/// Everything that one call appends is written to the peer together with what the other calls of the same turn
+/// append, in order.
+pub struct Reply<'a> {
+    pub(crate) connection: &'a mut Connection,
+    pub(crate) desk: &'a mut Desk,
+    pub(crate) link: &'a dyn Link,
+}
+
+/// A service's own name for a request that is answered later, given back with [`Service::abandoned`].
+///
+/// MessagePack-RPC uses the message id.
+///
+/// [`Service::abandoned`]: crate::Service::abandoned
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ticket(pub u64);
+
+/// Why a deferred reply will not come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Abandoned {
+    /// The [`Responder`] was dropped without an answer.
+    Dropped,
+    /// The server stops or restarts and could not wait any longer.
+    Stopping,
+}
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Abandoned::Dropped => "the handler gave no answer",
+            Abandoned::Stopping => "the server is restarting and could not wait for the answer",
+        })
+    }
+}
+
+impl Reply<'_> {
+    /// Lets `write` append to what is sent to the peer. The buffer may already hold other replies: append only. If
+    /// `write` panics, what it appended is taken back.
+    pub fn write<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        self.connection.outbox.write(&mut self.desk.pools, write)
+    }
+
+    /// Queues shared bytes. Large ones are not copied, so one published frame can be queued on a thousand
+    /// connections.
+    pub fn share(&mut self, bytes: Bytes) {
+        self.connection.outbox.share(&mut self.desk.pools, bytes);
+    }
+
+    /// Names this connection for as long as the process lives.
+    pub fn connection(&self) -> ConnectionId {
+        self.connection.id
+    }
+
+    /// The name of the socket that the connection was accepted on.
+    pub fn socket_name(&self) -> &str {
+        &self.desk.names[self.connection.name as usize].name
+    }
+
+    /// The peer's address. Asks the kernel each time.
+    ///
+    /// # Errors
+    ///
+    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
+    pub fn peer_address(&self) -> io::Result<PeerAddress> {
+        self.link.peer_address()
+    }
+
+    /// A way to push bytes to this connection from anywhere.
+    pub fn handle(&self) -> Handle {
+        self.desk.handles.handle(self.connection.id, &self.connection.handle)
+    }
+
+    /// Promises an answer that comes later. Exactly one of two things will happen: the [`Responder`] answers, or
+    /// [`Service::abandoned`] is called with `ticket`.
+    ///
+    /// [`Service::abandoned`]: crate::Service::abandoned
+    pub fn defer(&mut self, ticket: Ticket) -> Responder {
+        let serial = self.connection.tickets.open(ticket);
+        self.desk.open_tickets.opened();
+        Responder {
+            to: self.connection.id,
+            serial,
+            post: self.desk.handles.post.clone(),
+            answered: false,
+        }
+    }
+}
+
+/// The right to answer one request later, from any thread or runtime, exactly once.
+///
+/// Dropped without an answer, it makes the worker call [`Service::abandoned`], so that the client gets an error.
+///
+/// [`Service::abandoned`]: crate::Service::abandoned
+pub struct Responder {
+    to: ConnectionId,
+    serial: u64,
+    post: Post,
+    answered: bool,
+}
+
+impl Responder {
+    /// Queues the answer, which must be whole frames of the service's protocol.
+    ///
+    /// An answer to a connection that is gone, or that comes after the ticket was abandoned, is discarded: its
+    /// client has been told.
+    pub fn answer(mut self, bytes: impl Into<Bytes>) {
+        self.answered = true;
+        let _ = self.post.send(Mail::Answer {
+            to: self.to,
+            serial: self.serial,
+            bytes: bytes.into(),
+        });
+    }
+
+    /// Names the connection that waits for the answer.
+    pub fn connection(&self) -> ConnectionId {
+        self.to
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.post.send(Mail::Dropped {
+                to: self.to,
+                serial: self.serial,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Responder({}, {})", self.to, self.serial)
+    }
+}

@@ -1,0 +1,133 @@
+//! The interface that users write against.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+pub use ringhold_framer::TopLevel;
+
+use crate::close::Close;
+use crate::frame::Frame;
+use crate::peer::Peer;
+use crate::reply::{Abandoned, Reply, Ticket};
+
+/// A protocol: plain, synchronous code that is called with one whole frame at a time.
+///
+/// Each worker has one value of each service, which is never shared, so `Rc` and `Cell` are fine in it. Slow work
+/// must not be done in a call, since it holds up every connection of the worker: take a ticket with
+/// [`Reply::defer`] and answer later.
+///
+/// A panic costs the connection whose call panicked; the worker and the service value go on.
+pub trait Service: 'static {
+    /// What the service keeps for one connection.
+    type Session: 'static;
+
+    /// Which types a frame may have. Every byte below 0x80 is a whole msgpack object, so a service that takes only
+    /// arrays should say so: other bytes then end the connection at once instead of arriving as frames.
+    const TOP_LEVEL: TopLevel = TopLevel::Any;
+
+    /// A connection was made. May greet the peer through `reply`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] ends the connection, after what was written to `reply`.
+    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) -> Result<Self::Session, Refusal>;
+
+    /// One frame arrived.
+    fn frame(&mut self, session: &mut Self::Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow;
+
+    /// A deferred reply will not come: write the protocol's error for `ticket`.
+    ///
+    /// The default ends the connection, because silence would leave the client waiting for ever. A service that
+    /// never calls [`Reply::defer`] need not write it.
+    fn abandoned(
+        &mut self,
+        session: &mut Self::Session,
+        ticket: Ticket,
+        why: Abandoned,
+        reply: &mut Reply<'_>,
+    ) -> Flow {
+        let _ = (session, ticket, reply);
+        Flow::close(why.to_string())
+    }
+
+    /// The connection has ended.
+    fn disconnected(&mut self, session: Self::Session, why: &Close) {
+        let _ = (session, why);
+    }
+
+    /// What the successor needs to continue this session.
+    fn save(&self, session: &Self::Session) -> Saved {
+        let _ = session;
+        Saved::Close
+    }
+
+    /// Continues a session that the predecessor saved as [`Saved::Bytes`].
+    ///
+    /// # Errors
+    ///
+    /// A [`RestoreError`] ends the connection; it is logged and counted.
+    fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Self::Session, RestoreError> {
+        let _ = (peer, saved);
+        Err(RestoreError::new("this service does not restore sessions"))
+    }
+}
+
+/// What becomes of the connection after a service call.
+#[derive(Debug)]
+#[must_use]
+pub enum Flow {
+    /// It goes on.
+    Continue,
+    /// It is closed for this reason, after what was replied so far has been written.
+    Close(Cow<'static, str>),
+}
+
+impl Flow {
+    /// Ends the connection with a reason for the log.
+    pub fn close(reason: impl Into<Cow<'static, str>>) -> Self {
+        Flow::Close(reason.into())
+    }
+}
+
+/// A service does not want this connection.
+#[derive(Debug)]
+pub struct Refusal(pub(crate) Cow<'static, str>);
+
+impl Refusal {
+    /// Refuses, with a reason for the log.
+    pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        Refusal(reason.into())
+    }
+}
+
+/// What a session is worth to the successor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Saved {
+    /// Nothing: `connected` makes it anew, without a greeting.
+    Stateless,
+    /// These bytes, from which `restore` continues.
+    Bytes(Bytes),
+    /// It cannot be continued: the connection is closed instead.
+    Close,
+}
+
+/// A saved session cannot be continued.
+#[derive(Debug)]
+pub struct RestoreError(Cow<'static, str>);
+
+impl RestoreError {
+    /// With a reason for the log.
+    pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        RestoreError(reason.into())
+    }
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for RestoreError {}

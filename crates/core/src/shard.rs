@@ -1,0 +1,595 @@
+//! What one worker owns, whatever its engine: its connections, its services, its timers.
+//!
+//! The engine tells the shard what happened (`open`, `received`, `ended`, `failed`, `sent`, `shut`, `quiet`, ...), and
+//! at the end of its turn asks for the connections that were touched and what each [`Desire`]s. The shard never
+//! calls the engine. `L` is what the engine keeps per connection; it lives in the same slab, so that one message
+//! touches one place in memory.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use slab::Slab;
+
+use crate::close::Close;
+use crate::connection::{Connection, Desire, Finish, LINGER_MS, Life, Receive};
+use crate::crew::Crew;
+use crate::desk::Desk;
+use crate::frame::Lend;
+use crate::host::Host;
+use crate::mailbox::Mail;
+use crate::outbox::Outbox;
+use crate::peer::{ConnectionId, Link, Peer};
+use crate::pool::Pools;
+use crate::reply::{Abandoned, Reply};
+use crate::timers::Wheel;
+
+/// One worker's connections and services.
+pub(crate) struct Shard<L> {
+    pub(crate) desk: Desk,
+    pub(crate) crew: Arc<Crew>,
+    connections: Slab<Entry<L>>,
+    hosts: Vec<Box<dyn Host>>,
+    /// Slots to ask for their desire at the end of the turn.
+    touched: Vec<u32>,
+    /// Slots with input that can be dispatched.
+    ready: Vec<u32>,
+    wheel: Wheel<(u32, u32)>,
+    /// Reused by `tick`.
+    due: Vec<(u32, u32)>,
+    next_generation: u32,
+    phase: Phase,
+    drain: Duration,
+}
+
+struct Entry<L> {
+    connection: Connection,
+    link: L,
+    /// In `touched`.
+    is_touched: bool,
+    /// In `ready`.
+    is_ready: bool,
+    /// In `wheel`.
+    is_timed: bool,
+}
+
+/// How far the worker is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It serves.
+    Serving,
+    /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
+    Waiting { until: u64 },
+    /// It reads no more. What was received is answered and written. At `until` deferred replies are given up; what
+    /// has not been written a linger time later is not.
+    Draining { until: u64 },
+}
+
+/// What only the engine can do about a mail.
+pub(crate) enum Errand {
+    /// Serve this socket, accepted on the listeners of this name and counted for this worker.
+    Open { name: u16, socket: std::os::fd::OwnedFd },
+    /// Try again to deal what could not be dealt.
+    Room,
+    /// Stop accepting, for good.
+    StopAccepting,
+}
+
+impl<L: Link> Shard<L> {
+    pub(crate) fn new(desk: Desk, crew: Arc<Crew>, hosts: Vec<Box<dyn Host>>, drain: Duration) -> Self {
+        Shard {
+            desk,
+            crew,
+            connections: Slab::new(),
+            hosts,
+            touched: Vec::new(),
+            ready: Vec::new(),
+            wheel: Wheel::new(),
+            due: Vec::new(),
+            next_generation: 0,
+            phase: Phase::Serving,
+            drain,
+        }
+    }
+
+    // --- what the engine tells ------------------------------------------------------------------------------------
+
+    /// A connection of the socket name `name` is here. The caller has counted it with the dealer.
+    pub(crate) fn open(&mut self, name: u16, link: L) -> ConnectionId {
+        let vacant = self.connections.vacant_entry();
+        let id = ConnectionId {
+            worker: self.desk.worker,
+            // A process has at most 2^30 descriptors.
+            slot: vacant.key() as u32,
+            generation: self.next_generation,
+        };
+        self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
+        vacant.insert(Entry {
+            connection: Connection::new(id, name, self.desk.now),
+            link,
+            is_touched: false,
+            is_ready: false,
+            is_timed: false,
+        });
+        let counters = self.desk.name_counters(name);
+        counters.opened.add(1);
+        counters.open.add(1);
+        self.with_host(id.slot, |host, reply| {
+            let peer = Peer {
+                id,
+                socket_name: reply.desk.names[name as usize].name.clone(),
+                link: reply.link,
+                handles: reply.desk.handles.clone(),
+                handle: OnceCell::new(),
+            };
+            host.connected(&peer, reply);
+            if let Some(handle) = peer.handle.into_inner() {
+                // The service may have asked the reply for a handle, too; both must mean the same state.
+                let _ = reply.connection.handle.set(handle);
+            }
+        });
+        id
+    }
+
+    /// Bytes arrived.
+    pub(crate) fn received(&mut self, slot: u32, bytes: &[u8], lender: Option<&dyn Lend>) {
+        self.with_host(slot, |host, reply| {
+            reply.connection.clock.received = reply.desk.now;
+            reply.desk.name_counters(reply.connection.name).bytes_in.add(bytes.len() as u64);
+            host.input(bytes, lender, reply);
+        });
+    }
+
+    /// The peer ended its side.
+    pub(crate) fn ended(&mut self, slot: u32) {
+        self.with(slot, |connection, _| connection.ended());
+    }
+
+    /// The socket failed.
+    pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
+        self.with(slot, |connection, desk| connection.close(Close::Failed(error), desk));
+    }
+
+    /// A send ended; the kernel took `bytes` bytes.
+    pub(crate) fn sent(&mut self, slot: u32, bytes: usize) {
+        self.with(slot, |connection, desk| {
+            connection.outbox.sent(&mut desk.pools, bytes);
+            if bytes > 0 {
+                connection.clock.write = desk.now;
+                desk.name_counters(connection.name).bytes_out.add(bytes as u64);
+            }
+        });
+    }
+
+    /// The FIN that [`Finish::Shutdown`] asked for was sent.
+    pub(crate) fn shut(&mut self, slot: u32) {
+        self.with(slot, |connection, desk| connection.shut(desk.now));
+    }
+
+    /// Nothing more will be received on this connection, because the server stops.
+    pub(crate) fn quiet(&mut self, slot: u32) {
+        self.with(slot, |connection, _| connection.quiet = true);
+    }
+
+    /// The engine has closed the socket: forget the connection.
+    pub(crate) fn closed(&mut self, slot: u32) -> L {
+        let mut entry = self.connections.remove(slot as usize);
+        let connection = &mut entry.connection;
+        let name = connection.name;
+        while connection.tickets.close_any().is_some() {
+            self.crew.ticket_closed();
+        }
+        let life = std::mem::replace(&mut connection.life, Life::Open);
+        let why = match life {
+            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => why,
+            Life::Open | Life::Ended => Close::Stopping,
+        };
+        if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
+            host.disconnected(connection, &why, &self.desk);
+        }
+        if let Some(handle) = connection.handle.get() {
+            handle.open.store(false, Ordering::Release);
+        }
+        if let Some(input) = connection.input.take() {
+            self.desk.pools.give_partial(input);
+        }
+        connection.outbox.clear(&mut self.desk.pools);
+        self.desk.meter.change(connection.metered, 0);
+        self.desk.name_counters(name).open.subtract(1);
+        if self.crew.dealer.release(name as usize, self.desk.worker as usize) {
+            for post in &self.crew.posts {
+                let _ = post.send(Mail::Room);
+            }
+        }
+        if self.connections.is_empty() {
+            // A slab keeps its memory; after a burst of connections nothing of it should stay.
+            self.connections.shrink_to_fit();
+        }
+        entry.link
+    }
+
+    /// Takes the buffer of the large frame that is under way, to receive into its spare capacity, at most the second
+    /// value's number of bytes. It must be given back with [`Shard::large_received`].
+    pub(crate) fn take_large(&mut self, slot: u32) -> Option<(BytesMut, usize)> {
+        /// Grown by doubling, but at least by so much, whatever the header announced: memory follows what arrived.
+        const GROWTH_BYTES_MIN: usize = 256 * 1024;
+        let partial = self.entry(slot)?.connection.input.as_mut()?;
+        let mut bytes = std::mem::take(&mut partial.bytes);
+        partial.lent = bytes.len();
+        if bytes.capacity() - bytes.len() < partial.missing.min(GROWTH_BYTES_MIN) {
+            bytes.reserve(partial.missing.min(GROWTH_BYTES_MIN.max(bytes.len())));
+        }
+        let room = partial.missing.min(bytes.capacity() - bytes.len());
+        Some((bytes, room))
+    }
+
+    /// Gives the buffer back that [`Shard::take_large`] lent, longer by what was received.
+    pub(crate) fn large_received(&mut self, slot: u32, bytes: BytesMut) {
+        self.with_host(slot, |host, reply| {
+            let Some(partial) = reply.connection.input.as_mut() else {
+                return; // It was closed meanwhile.
+            };
+            let received = bytes.len() - partial.lent;
+            partial.bytes = bytes;
+            partial.lent = 0;
+            if received > 0 {
+                reply.connection.clock.received = reply.desk.now;
+                reply.desk.name_counters(reply.connection.name).bytes_in.add(received as u64);
+                host.in_place(reply);
+            }
+        });
+    }
+
+    /// Handles mail. What only the engine can do is returned.
+    pub(crate) fn deliver(&mut self, mail: Mail) -> Option<Errand> {
+        match mail {
+            Mail::Accepted { name, socket } => return Some(Errand::Open { name, socket }),
+            Mail::Room => return Some(Errand::Room),
+            Mail::Stop => {
+                if self.phase == Phase::Serving {
+                    let wait = u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX);
+                    self.phase = Phase::Waiting { until: self.desk.now.saturating_add(wait) };
+                    self.touch_all();
+                    return Some(Errand::StopAccepting);
+                }
+            }
+            Mail::Push { to, bytes } => self.push(to, bytes),
+            Mail::Overflow { to } => self.with_id(to, |connection, desk| connection.close(Close::Overflow, desk)),
+            Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
+            Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
+            Mail::Shed => self.shed(),
+            Mail::Look => {}
+        }
+        None
+    }
+
+    /// The time, in milliseconds on the worker's clock. Time limits that are exceeded by now take effect.
+    pub(crate) fn tick(&mut self, now: u64) {
+        self.desk.now = now;
+        if self.wheel.next_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(now, &mut due);
+        for (slot, generation) in due.drain(..) {
+            let Some(entry) = self.connections.get_mut(slot as usize) else {
+                continue;
+            };
+            if entry.connection.id.generation != generation {
+                continue;
+            }
+            entry.is_timed = false;
+            let over = entry.connection.due(&self.desk.limits).filter(|(at, _)| *at <= now);
+            self.with(slot, |connection, desk| {
+                if let Some((_, why)) = over {
+                    connection.close(why, desk);
+                }
+            });
+        }
+        self.due = due;
+    }
+
+    /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
+    pub(crate) fn work(&mut self) {
+        for slot in std::mem::take(&mut self.ready) {
+            let Some(entry) = self.connections.get_mut(slot as usize) else {
+                continue;
+            };
+            entry.is_ready = false;
+            self.with_host(slot, |host, reply| host.backlog(reply));
+        }
+        self.advance_stop();
+        if let Some(worker) = self.desk.meter.publish() {
+            if worker == self.desk.worker as usize {
+                self.shed();
+            } else if let Some(post) = self.crew.posts.get(worker) {
+                let _ = post.send(Mail::Shed);
+            }
+        }
+    }
+
+    // --- what the engine asks -------------------------------------------------------------------------------------
+
+    pub(crate) fn next_touched(&mut self) -> Option<u32> {
+        loop {
+            let slot = self.touched.pop()?;
+            if let Some(entry) = self.connections.get_mut(slot as usize)
+                && entry.is_touched
+            {
+                entry.is_touched = false;
+                return Some(slot);
+            }
+        }
+    }
+
+    /// What to do for a connection, as of now.
+    pub(crate) fn desire(&self, slot: u32) -> Option<Desire> {
+        let connection = &self.connections.get(slot as usize)?.connection;
+        let mut desire = connection.desire();
+        if desire.finish == Finish::No && matches!(connection.life, Life::Open) {
+            match self.phase {
+                Phase::Serving => {}
+                Phase::Waiting { .. } => {
+                    if !connection.tickets.is_empty() {
+                        desire.receive = Receive::Pause;
+                    }
+                }
+                Phase::Draining { .. } => desire.receive = Receive::Stop,
+            }
+        }
+        Some(desire)
+    }
+
+    /// Whether work is left that needs no event to go on.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.ready.is_empty() || !self.touched.is_empty()
+    }
+
+    /// When [`Shard::tick`] must be called at the latest, on the worker's clock.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let stop = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining { until } if self.desk.now >= until => Some(until + LINGER_MS),
+            Phase::Waiting { until } | Phase::Draining { until } => Some(until),
+        };
+        [self.wheel.next_due(), stop].into_iter().flatten().min()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether a stopping worker has nothing left to do and cannot be given anything any more.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. }) && self.connections.is_empty() && self.crew.acceptors() == 0
+    }
+
+    pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {
+        Some(&mut self.entry(slot)?.link)
+    }
+
+    /// The engine's part of a connection if it is still the one that `generation` means.
+    pub(crate) fn link_of(&mut self, slot: u32, generation: u32) -> Option<&mut L> {
+        let entry = self.entry(slot)?;
+        (entry.connection.id.generation == generation).then_some(&mut entry.link)
+    }
+
+    /// The generation of the connection in `slot`.
+    pub(crate) fn generation(&self, slot: u32) -> Option<u32> {
+        Some(self.connections.get(slot as usize)?.connection.id.generation)
+    }
+
+    /// What a send needs: the outbox, the engine's part, and the pools.
+    pub(crate) fn sending(&mut self, slot: u32) -> Option<(&mut Outbox, &mut L, &mut Pools)> {
+        let entry = self.connections.get_mut(slot as usize)?;
+        Some((&mut entry.connection.outbox, &mut entry.link, &mut self.desk.pools))
+    }
+
+    pub(crate) fn touch(&mut self, slot: u32) {
+        if let Some(entry) = self.connections.get_mut(slot as usize)
+            && !entry.is_touched
+        {
+            entry.is_touched = true;
+            self.touched.push(slot);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    // --- inside ---------------------------------------------------------------------------------------------------
+
+    fn entry(&mut self, slot: u32) -> Option<&mut Entry<L>> {
+        self.connections.get_mut(slot as usize)
+    }
+
+    fn touch_all(&mut self) {
+        for slot in self.slots() {
+            self.touch(slot);
+        }
+    }
+
+    /// Changes a connection, then draws the conclusions.
+    fn with(&mut self, slot: u32, change: impl FnOnce(&mut Connection, &mut Desk)) {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            debug_assert!(false, "an event for a connection that is gone");
+            return;
+        };
+        change(&mut entry.connection, &mut self.desk);
+        self.conclude(slot);
+    }
+
+    fn with_id(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection, &mut Desk)) {
+        if self.generation(id.slot) == Some(id.generation) {
+            self.with(id.slot, change);
+        }
+    }
+
+    /// Calls the connection's service, then draws the conclusions.
+    fn with_host(&mut self, slot: u32, call: impl FnOnce(&mut dyn Host, &mut Reply<'_>)) {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            debug_assert!(false, "an event for a connection that is gone");
+            return;
+        };
+        if let Some(host) = host_of(&self.desk, &mut self.hosts, entry.connection.name) {
+            let mut reply = Reply {
+                connection: &mut entry.connection,
+                desk: &mut self.desk,
+                link: &entry.link,
+            };
+            call(host, &mut reply);
+        }
+        self.conclude(slot);
+    }
+
+    /// After anything happened to a connection: pause or go on, notice the end, keep the books.
+    fn conclude(&mut self, slot: u32) {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        let connection = &mut entry.connection;
+        connection.update_pause(&self.desk.limits);
+        connection.settle(&mut self.desk);
+        if connection.quiet
+            && matches!(connection.life, Life::Open)
+            && !connection.is_ready()
+            && !connection.paused
+            && connection.tickets.is_empty()
+        {
+            connection.close(Close::Stopping, &mut self.desk);
+        }
+        connection.account(&mut self.desk);
+        if connection.is_ready() && !entry.is_ready {
+            entry.is_ready = true;
+            self.ready.push(slot);
+        }
+        if !entry.is_timed
+            && let Some((at, _)) = connection.due(&self.desk.limits)
+        {
+            entry.is_timed = true;
+            self.wheel.insert(at, (slot, connection.id.generation));
+        }
+        if !entry.is_touched {
+            entry.is_touched = true;
+            self.touched.push(slot);
+        }
+    }
+
+    fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
+        self.with_id(to, |connection, desk| {
+            if let Some(handle) = connection.handle.get() {
+                handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
+            }
+            if !connection.takes_frames() {
+                return;
+            }
+            if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
+                connection.close(Close::Overflow, desk);
+            } else {
+                connection.outbox.share(&mut desk.pools, bytes);
+            }
+        });
+    }
+
+    fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
+        let crew = self.crew.clone();
+        self.with_id(to, |connection, desk| {
+            if connection.tickets.close(serial).is_some() {
+                crew.ticket_closed();
+                if connection.takes_frames() {
+                    connection.outbox.share(&mut desk.pools, bytes);
+                }
+            }
+        });
+    }
+
+    fn abandon(&mut self, to: ConnectionId, serial: u64, why: Abandoned) {
+        if self.generation(to.slot) != Some(to.generation) {
+            return;
+        }
+        let crew = self.crew.clone();
+        self.with_host(to.slot, |host, reply| {
+            if let Some(ticket) = reply.connection.tickets.close(serial) {
+                crew.ticket_closed();
+                reply.desk.name_counters(reply.connection.name).abandoned.add(1);
+                host.abandoned(ticket, why, reply);
+            }
+        });
+    }
+
+    /// Cuts the connection that holds most, if it still has to be done and is this worker's to do.
+    fn shed(&mut self) {
+        let holders = self.connections.iter().map(|(slot, entry)| (entry.connection.metered, slot as u32));
+        // One whose end was decided before will give its memory back without being cut again.
+        let largest = holders.filter(|(_, slot)| !self.is_over(*slot)).max().unwrap_or((0, 0));
+        if self.desk.meter.must_cut(largest.0) {
+            self.with(largest.1, |connection, desk| connection.close(Close::Memory, desk));
+        }
+    }
+
+    fn is_over(&self, slot: u32) -> bool {
+        self.connections
+            .get(slot as usize)
+            .is_some_and(|entry| matches!(entry.connection.life, Life::Over { .. }))
+    }
+
+    /// Moves a stop to its next phase when what it waits for has come, or its time is over.
+    fn advance_stop(&mut self) {
+        let now = self.desk.now;
+        match self.phase {
+            Phase::Serving => {}
+            Phase::Waiting { until } => {
+                if self.crew.open_tickets.count() == 0 || now >= until {
+                    self.phase = Phase::Draining { until };
+                    self.touch_all();
+                }
+            }
+            Phase::Draining { .. } => {}
+        }
+        if let Phase::Draining { until } = self.phase
+            && now >= until
+        {
+            self.abandon_all();
+            if now >= until + LINGER_MS {
+                // Peers that did not take their replies in time: the service manager waits for us.
+                for slot in self.slots() {
+                    if !self.is_over(slot) {
+                        self.with(slot, |connection, desk| connection.close(Close::WriteTimeout, desk));
+                    }
+                }
+            }
+        }
+    }
+
+    fn slots(&self) -> Vec<u32> {
+        self.connections.iter().map(|(slot, _)| slot as u32).collect()
+    }
+
+    /// Gives up on every deferred reply.
+    fn abandon_all(&mut self) {
+        if self.crew.open_tickets.count() == 0 {
+            return;
+        }
+        let crew = self.crew.clone();
+        for slot in self.slots() {
+            self.with_host(slot, |host, reply| {
+                while let Some(ticket) = reply.connection.tickets.close_any() {
+                    crew.ticket_closed();
+                    reply.desk.name_counters(reply.connection.name).abandoned.add(1);
+                    host.abandoned(ticket, Abandoned::Stopping, reply);
+                }
+            });
+        }
+    }
+}
+
+/// How many bits of a generation there are: the ring engine packs it into an operation's identity.
+pub(crate) const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+fn host_of<'a>(desk: &Desk, hosts: &'a mut [Box<dyn Host>], name: u16) -> Option<&'a mut (dyn Host + 'a)> {
+    let service = desk.names.get(name as usize)?.service?;
+    hosts.get_mut(service).map(|host| &mut **host as _)
+}
