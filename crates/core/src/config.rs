@@ -1,0 +1,202 @@
+//! The configuration: one TOML file, read strictly.
+//!
+//! Every key has a default, so an empty file is a valid configuration, without sockets. A key that is not known, or a
+//! value that cannot be used, is an error that names the line, the key and what would have been right; all errors of a
+//! file are reported at once.
+//!
+//! Durations are strings of a whole number and a unit (`"50us"`, `"20ms"`, `"5s"`, `"2min"`, `"1h"`); sizes are plain
+//! integers (bytes) or strings with a binary unit (`"8KiB"`, `"16MiB"`, `"1GiB"`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::limits::Limits;
+
+mod address;
+mod error;
+mod parse;
+mod partition;
+mod table;
+mod units;
+
+pub use address::ListenAddress;
+pub use error::{ConfigError, Problem};
+pub use partition::Partition;
+pub(crate) use partition::{beyond, ranges};
+pub(crate) use table::nearest;
+
+/// The configuration of a server. The default has no sockets; every other default is stated on its field.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// Which engine drives the sockets. Default [`EngineChoice::Auto`].
+    pub engine: EngineChoice,
+    /// How many workers there are. Default [`Workers::Auto`].
+    pub workers: Workers,
+    /// How long an idle worker looks for work before it sleeps. Default zero, which is not at all; at most one second.
+    pub spin: Duration,
+    /// Section `[limits]`.
+    pub limits: Limits,
+    /// Section `[handover]`.
+    pub handover: Handover,
+    /// Section `[ring]`.
+    pub ring: RingConfig,
+    /// The sections `[sockets.NAME]`, by name.
+    pub sockets: BTreeMap<String, SocketConfig>,
+}
+
+/// Key `engine`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// `"auto"`: the ring engine where its self-test succeeds, else the portable one.
+    #[default]
+    Auto,
+    /// `"ring"`: the ring engine, or an error at start.
+    Ring,
+    /// `"portable"`: the portable engine.
+    Portable,
+}
+
+/// Key `workers`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// `"auto"`: one worker for each CPU in the affinity mask of the process, pinned to it.
+    #[default]
+    Auto,
+    /// A number from 1 to [`Workers::MAX`].
+    Count(usize),
+}
+
+impl Workers {
+    /// The largest number of workers: as many as an affinity mask has CPUs (cpu_set_t, CPU_SET(3)).
+    pub const MAX: usize = 1024;
+}
+
+/// Section `[handover]`: what happens when the process stops, restarts or reloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// How long deferred replies may still take when stopping, and how long output is flushed when no successor takes
+    /// it. Default 5 seconds.
+    pub drain: Duration,
+}
+
+impl Default for Handover {
+    fn default() -> Self {
+        Self {
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Section `[ring]`: the sizes of each worker's io_uring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Entries of the submission queue, a power of two from 8 to 32768 (`IORING_MAX_ENTRIES`). Default 4096.
+    pub entries: u32,
+    /// Receive buffers that a worker starts with, a power of two from 2 to 32768 (io_uring_register_buf_ring(3)). Few
+    /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Default 64.
+    pub buffers: u32,
+    /// Bytes of one receive buffer, a power of two from 1 KiB to 1 MiB. Default 16 KiB.
+    pub buffer_bytes: usize,
+}
+
+impl Default for RingConfig {
+    fn default() -> Self {
+        Self {
+            entries: 4096,
+            buffers: 64,
+            buffer_bytes: 16 << 10,
+        }
+    }
+}
+
+/// A section `[sockets.NAME]`.
+///
+/// What concerns creation (`backlog`, `mode`, `user`, `group`, `nodelay`, `reuse_port`, `ipv6_only`) is used only for
+/// sockets that the process binds itself: inherited ones were made by the service manager, as its unit says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// The service that answers. Default: the one that is called like the socket.
+    pub service: String,
+    /// Whether it is served. Default true. An inherited listener of a disabled name is served by accepting and
+    /// closing, so that its clients do not hang.
+    pub enable: bool,
+    /// What to bind if no descriptor of that name is inherited. Default: nothing, which demands an inherited one.
+    pub listen: Vec<ListenAddress>,
+    /// The workers that the name is placed on. Default [`Partition::All`].
+    pub workers: Partition,
+    /// Matches another descriptor name than NAME. Default none.
+    pub fd_name: Option<String>,
+    /// Connections that wait to be accepted, at least 1; the kernel caps it at `net.core.somaxconn`. Default 4096.
+    pub backlog: u32,
+    /// The mode of a unix socket, an octal string. Connecting takes write permission (unix(7)). Default `"0660"`: owner
+    /// and group.
+    pub mode: u32,
+    /// The owner of a unix socket, a name or a number. Default none: the user of the process.
+    pub user: Option<Id>,
+    /// The group of a unix socket, a name or a number. Default none: the group of the process.
+    pub group: Option<Id>,
+    /// Whether TCP answers are sent without waiting for more (TCP_NODELAY, tcp(7)). Default true.
+    pub nodelay: bool,
+    /// Whether each worker of the partition gets a TCP listener of its own (SO_REUSEPORT, socket(7)), so that the
+    /// kernel spreads connections by their addresses. Default false: one listener, and connections are dealt evenly.
+    pub reuse_port: bool,
+    /// Whether an IPv6 listener refuses IPv4 clients (IPV6_V6ONLY, ipv6(7)). Default none: as
+    /// `net.ipv6.bindv6only` says, which is dual stack unless someone changed it.
+    pub ipv6_only: Option<bool>,
+}
+
+impl SocketConfig {
+    /// A socket with every default, answered by `service`, that binds nothing.
+    pub fn new(service: impl Into<String>) -> Self {
+        Self {
+            service: service.into(),
+            enable: true,
+            listen: Vec::new(),
+            workers: Partition::All,
+            fd_name: None,
+            backlog: 4096,
+            mode: 0o660,
+            user: None,
+            group: None,
+            nodelay: true,
+            reuse_port: false,
+            ipv6_only: None,
+        }
+    }
+
+    /// The descriptor name that belongs to this section, which is called `name`.
+    pub fn descriptor_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.fd_name.as_deref().unwrap_or(name)
+    }
+}
+
+/// A user or group: its name or its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// A name, looked up when the socket is planned.
+    Name(String),
+    /// A number, taken as it is.
+    Number(u32),
+}
+
+impl Config {
+    /// Reads a configuration from `text`. `origin` is what errors call it, usually its path.
+    ///
+    /// # Errors
+    /// Every problem that was found, in the order of their lines.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        parse::parse(text, origin)
+    }
+
+    /// Reads the configuration file at `path`.
+    ///
+    /// # Errors
+    /// That the file cannot be read, or every problem that was found in it.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::unreadable(&origin, &error))?;
+        Self::parse(&text, &origin)
+    }
+}

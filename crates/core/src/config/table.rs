@@ -1,0 +1,221 @@
+//! Walks a TOML table key by key, remembers what was asked for, and reports what was not.
+//!
+//! The keys that a section knows are the ones that the parser asks it for, so the list of known keys (and the
+//! suggestion for a misspelt one) cannot differ from what is read.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::error::Problem;
+
+/// Where the parser collects what is wrong.
+pub(super) struct Report<'t> {
+    text: &'t str,
+    problems: RefCell<Vec<Problem>>,
+}
+
+/// A value that cannot be used: why, and where if that is not the whole value.
+pub(super) struct Fault {
+    text: String,
+    span: Option<Range<usize>>,
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Self {
+        Self { text, span: None }
+    }
+}
+
+impl Fault {
+    /// Places the fault at `span`, unless it has a place.
+    pub(super) fn at(mut self, span: Range<usize>) -> Self {
+        self.span.get_or_insert(span);
+        self
+    }
+}
+
+impl<'t> Report<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            problems: RefCell::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn problem(&self, offset: Option<usize>, message: String) {
+        let line = offset.map(|offset| {
+            let before = self.text.as_bytes().iter().take(offset);
+            before.filter(|&&byte| byte == b'\n').count() + 1
+        });
+        self.problems.borrow_mut().push(Problem { line, message });
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
+    }
+}
+
+/// One table of the file.
+pub(super) struct Section<'a, 't> {
+    report: &'a Report<'t>,
+    table: &'a DeTable<'t>,
+    /// `limits` or `sockets.rpc`; empty for the top level.
+    path: String,
+    /// Where its name stands in the text.
+    offset: usize,
+    asked: Vec<&'static str>,
+}
+
+impl<'a, 't> Section<'a, 't> {
+    pub(super) fn top(report: &'a Report<'t>, table: &'a DeTable<'t>) -> Self {
+        Self {
+            report,
+            table,
+            path: String::new(),
+            offset: 0,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Reads `key` with `convert`, or takes `default` if it is absent. A value that cannot be used is reported.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        convert: impl FnOnce(&Spanned<DeValue<'t>>) -> Result<T, Fault>,
+    ) -> T {
+        self.asked.push(key);
+        let Some(value) = self.table.get(key) else {
+            return default;
+        };
+        match convert(value) {
+            Ok(value) => value,
+            Err(fault) => {
+                let offset = fault.span.map_or(value.span().start, |span| span.start);
+                let place = self.place();
+                self.report.problem(
+                    Some(offset),
+                    format!("bad value for {key:?}{place}: {}", fault.text),
+                );
+                default
+            }
+        }
+    }
+
+    /// The table under `key`, if there is one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a, 't>> {
+        self.asked.push(key);
+        let (name, value) = self.table.get_key_value(key)?;
+        self.child(name, value)
+    }
+
+    /// The tables under `key`, whose names are the user's to choose, in the order of the file.
+    pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(String, Section<'a, 't>)> {
+        let Some(parent) = self.section(key) else {
+            return Vec::new();
+        };
+        let children = parent.table.iter();
+        let children = children.filter_map(|(name, value)| {
+            Some((name.get_ref().to_string(), parent.child(name, value)?))
+        });
+        let mut children: Vec<(String, Section<'a, 't>)> = children.collect();
+        children.sort_by_key(|(_, section)| section.offset);
+        children
+    }
+
+    /// Reports a problem at `key`, or at the name of the section if the key is not there.
+    pub(super) fn problem_at(&self, key: &str, message: String) {
+        let offset = self
+            .table
+            .get_key_value(key)
+            .map_or(self.offset, |(name, _)| name.span().start);
+        self.report.problem(Some(offset), message);
+    }
+
+    /// Reports a problem with the name of the section.
+    pub(super) fn problem(&self, message: String) {
+        self.report.problem(Some(self.offset), message);
+    }
+
+    /// Reports every key that was never asked for.
+    pub(super) fn finish(self) {
+        for key in self.table.keys() {
+            let name: &str = key.get_ref();
+            if self.asked.contains(&name) {
+                continue;
+            }
+            let advice = match nearest(name, self.asked.iter().copied()) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("known are {}", self.asked.join(", ")),
+            };
+            self.report.problem(
+                Some(key.span().start),
+                format!("unknown key {name:?}{}; {advice}", self.place()),
+            );
+        }
+    }
+
+    fn child(
+        &self,
+        name: &Spanned<DeString<'t>>,
+        value: &'a Spanned<DeValue<'t>>,
+    ) -> Option<Section<'a, 't>> {
+        let (key, offset) = (name.get_ref(), name.span().start);
+        let path = if self.path.is_empty() {
+            key.to_string()
+        } else {
+            format!("{}.{key}", self.path)
+        };
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section {
+                report: self.report,
+                table,
+                path,
+                offset,
+                asked: Vec::new(),
+            }),
+            other => {
+                let message = format!(
+                    "{key:?} must be a section, [{path}], not {}",
+                    described(other)
+                );
+                self.report.problem(Some(value.span().start), message);
+                None
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        if self.path.is_empty() {
+            String::new()
+        } else {
+            format!(" in [{}]", self.path)
+        }
+    }
+}
+
+/// The known word that `word` was probably meant to be.
+pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    // The threshold below which clap makes no suggestion either.
+    known
+        .map(|candidate| (strsim::jaro(word, candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// A value as an error names it.
+pub(super) fn described(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(time) => format!("the time {time}"),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}

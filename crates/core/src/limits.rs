@@ -1,0 +1,55 @@
+//! What one process, one worker and one connection may use.
+
+use std::time::Duration;
+
+/// The limits of section `[limits]`. Each has a default that suits a data daemon on a small machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest frame, in bytes. A larger one costs its connection, as soon as a header announces it.
+    /// Default 16 MiB, at most 1 GiB ([`Limits::MAX_FRAME_BYTES`]).
+    pub frame_bytes: usize,
+    /// How deep arrays and maps may nest. A deeper frame costs its connection. Default 128, at most
+    /// [`Limits::MAX_DEPTH`].
+    pub depth: u32,
+    /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
+    /// caught up; a single reply may exceed it, what others push to the connection may not. Default 8 MiB.
+    pub outbox_bytes: usize,
+    /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
+    /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
+    pub connections: u32,
+    /// Bytes of partial frames, outboxes and handover state of the whole process. Above it the connection that
+    /// holds most is cut. Default 1 GiB, at least `frame_bytes`.
+    pub memory: usize,
+    /// A connection without traffic for this long is closed. Default zero, which is never.
+    pub idle_timeout: Duration,
+    /// A frame that was started must be complete within this time, so that slow senders cannot collect. Default
+    /// 30 seconds; zero is never.
+    pub frame_timeout: Duration,
+    /// A peer that takes nothing for this long while bytes wait for it is cut. Default 30 seconds; zero is never.
+    pub write_timeout: Duration,
+}
+
+impl Limits {
+    /// The largest `frame_bytes` that can be configured: 1 GiB.
+    pub const MAX_FRAME_BYTES: usize = 1 << 30;
+    /// The largest `depth` that can be configured.
+    pub const MAX_DEPTH: u32 = 65_535;
+    /// The largest `connections` that can be configured: the kernel's default ceiling for descriptors of one
+    /// process (`fs.nr_open`, proc_sys_fs(5)).
+    pub const MAX_CONNECTIONS: u32 = 1 << 20;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes: 16 << 20,
+            depth: 128,
+            outbox_bytes: 8 << 20,
+            connections: 10_000,
+            memory: 1 << 30,
+            idle_timeout: Duration::ZERO,
+            frame_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}

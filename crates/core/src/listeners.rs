@@ -1,0 +1,111 @@
+//! From socket sections and inherited descriptors to listeners: match by name, check, bind what is missing.
+//!
+//! [`plan()`] decides and checks, and changes nothing on the machine; [`Plan::open`] binds. The same plan makes the
+//! table that `ringhold check` prints.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use crate::config::ListenAddress;
+
+mod address;
+mod bind;
+mod check;
+mod error;
+mod names;
+mod plan;
+mod rows;
+
+pub use address::Address;
+pub use check::is_listening;
+pub use error::{StartError, StartProblem};
+pub use plan::{Plan, plan, rehearse};
+pub use rows::{Row, Source, Table};
+
+/// A listening socket: what it is called, who answers, and which workers take its connections.
+#[derive(Debug)]
+pub struct Listener {
+    /// The name of its section.
+    pub name: Arc<str>,
+    /// The index of the name among all names that have listeners; what [`crate::placement::Dealer`] counts by.
+    pub group: usize,
+    /// The socket, listening and close-on-exec. Whether it blocks is as the service manager made it, and blocking if
+    /// we bound it.
+    pub socket: OwnedFd,
+    /// Where it listens, as the kernel says.
+    pub address: Address,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The service that answers.
+    pub service: String,
+    /// Whether it is served. Otherwise its connections are accepted and closed, so that clients do not hang.
+    pub enabled: bool,
+    /// The worker that accepts.
+    pub owner: usize,
+    /// The workers that connections may be dealt to.
+    pub partition: Vec<usize>,
+    /// Whether connections are dealt over the partition. They are not where the listeners of one address
+    /// (SO_REUSEPORT) cover it already: then they stay with the owner.
+    pub dealt: bool,
+    /// The path that we made for it, if any.
+    pub path: Option<BoundPath>,
+}
+
+/// Where a listener comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was passed on as descriptor `number`.
+    Inherited {
+        /// The number, as it was passed.
+        number: RawFd,
+    },
+    /// We bound it.
+    Bound {
+        /// What the configuration asked for; the port may have been 0.
+        listen: ListenAddress,
+    },
+}
+
+impl Listener {
+    /// Removes the path of a unix socket that we bound, if it is still ours: the last thing before the socket is closed
+    /// for good. Returns whether a path was removed. An inherited path is never touched.
+    ///
+    /// # Errors
+    /// That the path is ours and cannot be removed.
+    pub fn unlink(&self) -> io::Result<bool> {
+        self.path.as_ref().map_or(Ok(false), BoundPath::remove)
+    }
+}
+
+/// A path in the file system that a bound unix socket made, and the inode that it had then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundPath {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// The workers of each name, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`] takes.
+pub fn partitions(listeners: &[Listener]) -> Vec<Vec<usize>> {
+    let groups = listeners
+        .iter()
+        .map(|listener| listener.group + 1)
+        .max()
+        .unwrap_or(0);
+    let mut partitions = vec![Vec::new(); groups];
+    for listener in listeners {
+        partitions[listener.group].clone_from(&listener.partition);
+    }
+    partitions
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inherited { number } => write!(f, "inherited (fd {number})"),
+            Self::Bound { .. } => f.write_str("bound"),
+        }
+    }
+}

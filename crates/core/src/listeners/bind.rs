@@ -1,0 +1,336 @@
+//! Makes the listeners that were not inherited.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::names::Owners;
+use super::{Address, BoundPath, StartProblem};
+use crate::config::{ListenAddress, SocketConfig};
+
+/// How the sockets of a section are made.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) backlog: i32,
+    pub(super) mode: u32,
+    pub(super) owners: Owners,
+    pub(super) nodelay: bool,
+    pub(super) reuse_port: bool,
+    pub(super) ipv6_only: Option<bool>,
+}
+
+impl Options {
+    pub(super) fn new(config: &SocketConfig, owners: Owners) -> Self {
+        Self {
+            backlog: i32::try_from(config.backlog).unwrap_or(i32::MAX),
+            mode: config.mode,
+            owners,
+            nodelay: config.nodelay,
+            reuse_port: config.reuse_port,
+            ipv6_only: config.ipv6_only,
+        }
+    }
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) socket: OwnedFd,
+    pub(super) address: Address,
+    pub(super) path: Option<BoundPath>,
+}
+
+/// Why one does not: what happened and what can be done, and what the kernel said.
+struct Failure(String, Option<io::Error>);
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self("the kernel refuses".to_owned(), Some(error))
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
+/// Binds `listen` for section `name` and listens. `first` says whether it is the first of several with this address.
+pub(super) fn bind(
+    name: &str,
+    listen: &ListenAddress,
+    options: &Options,
+    first: bool,
+) -> Result<Bound, StartProblem> {
+    let bound = match listen {
+        ListenAddress::Tcp(address) => tcp(*address, options, first),
+        ListenAddress::UnixPath(path) => unix_path(path, options),
+        ListenAddress::UnixAbstract(name) => unix_abstract(name, options),
+    };
+    bound.map_err(|Failure(reason, error)| StartProblem::Bind {
+        socket: name.to_owned(),
+        address: listen.clone(),
+        reason,
+        error,
+    })
+}
+
+fn tcp(address: SocketAddr, options: &Options, first: bool) -> Result<Bound, Failure> {
+    if options.reuse_port && first && address.port() != 0 {
+        // With SO_REUSEPORT the kernel lets a second instance take a share of the connections silently. Without it,
+        // it tells whether anybody else listens there.
+        tcp_socket(address, options, false)?;
+    }
+    let socket = tcp_socket(address, options, options.reuse_port)?;
+    // Another process may begin to listen between bind and listen.
+    socket
+        .listen(options.backlog)
+        .map_err(|error| tcp_failure(address, error))?;
+    finish(socket.into(), None)
+}
+
+/// A TCP socket bound to `address`, not yet listening.
+fn tcp_socket(address: SocketAddr, options: &Options, reuse_port: bool) -> Result<Socket, Failure> {
+    // Close-on-exec from the start; socket2 sees to it.
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
+        .map_err(|error| tcp_failure(address, error))?;
+    // So that connections of a former process that are still closing do not keep the port (socket(7)).
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(options.nodelay)?;
+    if let (SocketAddr::V6(_), Some(only)) = (address, options.ipv6_only) {
+        socket.set_only_v6(only)?;
+    }
+    socket
+        .bind(&SockAddr::from(address))
+        .map_err(|error| tcp_failure(address, error))?;
+    Ok(socket)
+}
+
+fn tcp_failure(address: SocketAddr, error: io::Error) -> Failure {
+    let port = address.port();
+    let reason = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ADDRINUSE) if address.ip() == Ipv4Addr::UNSPECIFIED => format!(
+            "port {port} is in use, by another process or by a listener on [::]:{port}, which takes IPv4 too unless \
+             ipv6_only = true; \"ss -ltnp sport = :{port}\" shows which"
+        ),
+        Some(Errno::ADDRINUSE) => format!(
+            "the port is in use; is another instance running, or a socket unit active that this process was not \
+             started by? \"ss -ltnp sport = :{port}\" shows it"
+        ),
+        Some(Errno::ADDRNOTAVAIL) => format!(
+            "no interface of this machine has the address {}",
+            address.ip()
+        ),
+        Some(Errno::ACCESS) => format!(
+            "port {port} needs a privilege; take it from a socket unit, or give the service CAP_NET_BIND_SERVICE"
+        ),
+        Some(Errno::AFNOSUPPORT) => {
+            "this machine or RestrictAddressFamilies= of the unit rules the family out".to_owned()
+        }
+        _ => "the kernel refuses".to_owned(),
+    };
+    Failure(reason, Some(error))
+}
+
+fn unix_abstract(name: &str, options: &Options) -> Result<Bound, Failure> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket
+        .bind(&SockAddr::unix(format!("\0{name}"))?)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                Failure("another process listens there".to_owned(), Some(error))
+            }
+            _ => error.into(),
+        })?;
+    socket.listen(options.backlog)?;
+    finish(socket.into(), None)
+}
+
+fn unix_path(path: &Path, options: &Options) -> Result<Bound, Failure> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux makes the path with the mode that the unbound socket has, less the umask (unix_bind in the kernel), so it
+    // is never wider than it is to be.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(options.mode))?;
+    socket
+        .bind(&SockAddr::unix(path)?)
+        .map_err(|error| path_failure(path, error))?;
+    let bound = BoundPath::at(path)?;
+    // Until it listens every connect is refused, so nobody gets in before the owners and the mode are right.
+    let ready = adjust(path, options).and_then(|()| Ok(socket.listen(options.backlog)?));
+    if let Err(failure) = ready {
+        // Whatever went wrong is worse than a path that stays.
+        let _ = bound.remove();
+        return Err(failure);
+    }
+    finish(socket.into(), Some(bound))
+}
+
+fn finish(socket: OwnedFd, path: Option<BoundPath>) -> Result<Bound, Failure> {
+    match Address::of(&socket)? {
+        Some(address) => Ok(Bound {
+            socket,
+            address,
+            path,
+        }),
+        None => Err(Failure(
+            "the kernel gave it an address of another family".to_owned(),
+            None,
+        )),
+    }
+}
+
+fn path_failure(path: &Path, error: io::Error) -> Failure {
+    let directory = path.parent().unwrap_or(path).display();
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => format!(
+            "the directory {directory} does not exist; create it, e.g. with RuntimeDirectory= in the service unit"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "this process may not create files in {directory}; give it the directory, e.g. with RuntimeDirectory="
+            )
+        }
+        io::ErrorKind::AddrInUse => {
+            "another process took the path in this moment; are two instances starting?".to_owned()
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("the directory {directory} is read-only; see ReadWritePaths=")
+        }
+        _ => "the kernel refuses".to_owned(),
+    };
+    Failure(reason, Some(error))
+}
+
+/// Removes a socket that a dead process left at `path`. Anything else stays, and is an error.
+fn remove_stale(path: &Path) -> Result<(), Failure> {
+    let Some(before) = stat(path)? else {
+        return Ok(());
+    };
+    if FileType::from_raw_mode(before.st_mode) != FileType::Socket {
+        let reason = "something that is not a socket is in the way; it is not removed, choose another path or move it";
+        return Err(Failure(reason.to_owned(), None));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A full backlog would make a blocking connect wait.
+    probe.set_nonblocking(true)?;
+    let in_use = |error| {
+        Failure(
+            "another process listens there; stop it first, or choose another path".to_owned(),
+            error,
+        )
+    };
+    match probe.connect(&SockAddr::unix(path)?) {
+        Ok(()) => return Err(in_use(None)),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            // Nobody has it open (unix(7)).
+            Some(Errno::CONNREFUSED) => {}
+            Some(Errno::NOENT) => return Ok(()),
+            // EAGAIN is a full backlog, EPROTOTYPE a socket of another type: both have an owner.
+            Some(Errno::AGAIN | Errno::PROTOTYPE) => return Err(in_use(Some(error))),
+            _ => {
+                let reason = "a socket is there already, and whether anybody listens on it cannot be found out";
+                return Err(Failure(reason.to_owned(), Some(error)));
+            }
+        },
+    }
+    // Unless somebody replaced it while we asked.
+    match stat(path)? {
+        Some(now) if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino) => {
+            rustix::fs::unlink(path).map_err(|error| path_failure(path, error.into()))
+        }
+        Some(_) => Err(in_use(None)),
+        None => Ok(()),
+    }
+}
+
+/// Gives the path of a bound socket its owners and its mode. It must be the socket that we just made, not a link that
+/// somebody put there.
+fn adjust(path: &Path, options: &Options) -> Result<(), Failure> {
+    let handle = rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let stat = rustix::fs::fstat(&handle)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(Failure(
+            "somebody replaced the socket that was just made".to_owned(),
+            None,
+        ));
+    }
+    let Owners { user, group } = options.owners;
+    if user.is_some() || group.is_some() {
+        let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+        rustix::fs::chownat(&handle, "", user, group, AtFlags::EMPTY_PATH).map_err(|error| {
+            let reason = "this process may not give it that user or group; run it as root, or as a member of the group";
+            Failure(reason.to_owned(), Some(error.into()))
+        })?;
+    }
+    // The umask may have narrowed it. A handle cannot be changed directly before Linux 6.6 (fchmodat2(2)).
+    if stat.st_mode & 0o7777 != options.mode {
+        use std::os::fd::AsRawFd;
+        let through = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
+        rustix::fs::chmod(through, Mode::from_raw_mode(options.mode)).map_err(|error| {
+            let reason = format!(
+                "its mode cannot be set to {:04o} through /proc/self/fd",
+                options.mode
+            );
+            Failure(reason, Some(error.into()))
+        })?;
+    }
+    Ok(())
+}
+
+impl BoundPath {
+    /// The path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the path if the socket there is the one that was bound. While that socket is open its inode cannot be
+    /// used again, so this must come before the socket is closed. Returns whether it was removed.
+    ///
+    /// # Errors
+    /// That it is ours and cannot be removed.
+    pub fn remove(&self) -> io::Result<bool> {
+        match stat(&self.path)? {
+            Some(stat) if (stat.st_dev, stat.st_ino) == (self.device, self.inode) => {
+                rustix::fs::unlink(&self.path)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn at(path: &Path) -> Result<Self, Failure> {
+        match stat(path)? {
+            Some(stat) => Ok(Self {
+                path: path.to_owned(),
+                device: stat.st_dev,
+                inode: stat.st_ino,
+            }),
+            None => Err(Failure(
+                "somebody removed the socket that was just made".to_owned(),
+                None,
+            )),
+        }
+    }
+}
+
+/// What is at `path`, without following a link.
+fn stat(path: &Path) -> rustix::io::Result<Option<Stat>> {
+    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        // A missing directory is reported when the socket is bound.
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

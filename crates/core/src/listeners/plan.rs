@@ -1,0 +1,502 @@
+//! Decides what each socket section will use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use super::bind::{Options, bind};
+use super::rows::{Row, Source, Table};
+use super::{Address, Listener, Origin, StartError, StartProblem, check, names};
+use crate::config::{Config, ListenAddress, SocketConfig, nearest};
+use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
+use crate::placement;
+
+/// The name of a stored descriptor that was given none (FDSTORE=1 without FDNAME=, sd_pid_notify_with_fds(3)).
+const STORED: &str = "stored";
+
+/// What each socket section will use. Nothing is bound yet; what was inherited has been checked.
+#[derive(Debug)]
+pub struct Plan {
+    entries: Vec<Entry>,
+    rows: Vec<Row>,
+    reserved: Vec<NamedDescriptor>,
+    strays: Vec<NamedDescriptor>,
+}
+
+/// One listener to be.
+#[derive(Debug)]
+struct Entry {
+    name: Arc<str>,
+    group: usize,
+    service: String,
+    enabled: bool,
+    owner: usize,
+    partition: Vec<usize>,
+    dealt: bool,
+    socket: Planned,
+}
+
+#[derive(Debug)]
+enum Planned {
+    Inherited {
+        number: RawFd,
+        fd: OwnedFd,
+        address: Address,
+    },
+    Bind {
+        listen: ListenAddress,
+        /// Its place in key `listen`.
+        place: usize,
+        options: Arc<Options>,
+        /// How many entries before it listen on the same address (SO_REUSEPORT).
+        repetition: usize,
+    },
+}
+
+/// Decides what each section of `config` uses: the inherited descriptors of its name, or the addresses that it lists.
+///
+/// With `inherited_only` an enabled section without an inherited descriptor is an error. `services` are the names that
+/// sections may refer to, `workers` is how many workers there are.
+///
+/// Inherited descriptors that are nobody's listener are set aside: those whose names begin with `ringhold.`
+/// ([`Plan::take_reserved`]) and those that do not listen and that no section claims, which some other version left in the
+/// service manager's store ([`Plan::take_strays`]).
+///
+/// Nothing is bound, connected or removed, so it may be asked just to know (`ringhold check`).
+///
+/// # Errors
+/// Every problem that was found, in all sections.
+pub fn plan(
+    config: &Config,
+    inherited: Inherited,
+    inherited_only: bool,
+    services: &[&str],
+    workers: usize,
+) -> Result<Plan, StartError> {
+    let mut sorted = Sorted::new(config, inherited);
+    let listeners: Vec<(&str, Option<RawFd>)> = sorted.names();
+    let mut problems = name_problems(config, &listeners, inherited_only, services, workers);
+    let mut plan = Plan {
+        entries: Vec::new(),
+        rows: Vec::new(),
+        reserved: Vec::new(),
+        strays: Vec::new(),
+    };
+    for (name, socket) in &config.sockets {
+        let descriptors = sorted.claimed.remove(name.as_str()).unwrap_or_default();
+        let Ok(partition) = socket.workers.resolve(workers) else {
+            continue;
+        };
+        match sources(name, socket, descriptors, &partition) {
+            Ok(sources) => plan.add(name, socket, &partition, sources),
+            Err(more) => problems.extend(more),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(StartError::new(problems));
+    }
+    (plan.reserved, plan.strays) = (sorted.reserved, sorted.strays);
+    Ok(plan)
+}
+
+/// Whether [`plan`] would find problems in the names if listeners with these descriptor names were inherited: for a
+/// process that asks on behalf of another, which holds the descriptors.
+///
+/// # Errors
+/// Every problem that was found.
+pub fn rehearse(
+    config: &Config,
+    inherited: &[&str],
+    inherited_only: bool,
+    services: &[&str],
+    workers: usize,
+) -> Result<(), StartError> {
+    let listeners: Vec<(&str, Option<RawFd>)> = inherited
+        .iter()
+        .filter(|name| !name.starts_with(RESERVED_PREFIX))
+        .map(|name| (*name, None))
+        .collect();
+    let mut problems = name_problems(config, &listeners, inherited_only, services, workers);
+    for (name, socket) in &config.sockets {
+        let binds = socket.enable && !inherited.contains(&socket.descriptor_name(name));
+        if binds && let Err(problem) = names::owners(name, socket) {
+            problems.push(problem);
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(StartError::new(problems))
+    }
+}
+
+impl Plan {
+    /// Takes out the descriptors whose names begin with `ringhold.`.
+    pub fn take_reserved(&mut self) -> Vec<NamedDescriptor> {
+        std::mem::take(&mut self.reserved)
+    }
+
+    /// Takes out the descriptors that no section claims and that do not listen. They are to be removed from the store,
+    /// closed and logged.
+    pub fn take_strays(&mut self) -> Vec<NamedDescriptor> {
+        std::mem::take(&mut self.strays)
+    }
+
+    /// The table of the plan: every listener, and the disabled names that have none.
+    pub fn table(&self) -> Table {
+        Table(self.rows.clone())
+    }
+
+    /// Binds what is missing, and returns all listeners, by name and then in the order of their descriptors or
+    /// addresses. On failure the paths that were made are removed again.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound.
+    pub fn open(self) -> Result<Vec<Listener>, StartError> {
+        let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
+        for entry in self.entries {
+            match entry.open(&listeners) {
+                Ok(listener) => listeners.push(listener),
+                Err(problem) => {
+                    for listener in &listeners {
+                        // The problem that stopped us is the one to report.
+                        let _ = listener.unlink();
+                    }
+                    return Err(problem.into());
+                }
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        socket: &SocketConfig,
+        partition: &[usize],
+        sources: Vec<Planned>,
+    ) {
+        let shared: Arc<str> = Arc::from(name);
+        let group = self.entries.last().map_or(0, |last| last.group + 1);
+        if sources.is_empty() {
+            self.rows.push(Row {
+                name: name.to_owned(),
+                address: "-".to_owned(),
+                source: Source::Nothing,
+                service: socket.service.clone(),
+                workers: Vec::new(),
+                enabled: false,
+            });
+        }
+        let owners: Vec<usize> = (0..sources.len())
+            .filter_map(|index| placement::owner(partition, index))
+            .collect();
+        let covered: Vec<bool> = sources
+            .iter()
+            .map(|source| covers(source, &sources, &owners, partition))
+            .collect();
+        for ((source, owner), covered) in sources.into_iter().zip(owners).zip(covered) {
+            let entry = Entry {
+                name: Arc::clone(&shared),
+                group,
+                service: socket.service.clone(),
+                enabled: socket.enable,
+                owner,
+                partition: partition.to_vec(),
+                dealt: socket.enable && !covered,
+                socket: source,
+            };
+            self.rows.push(Row::from(&entry));
+            self.entries.push(entry);
+        }
+    }
+}
+
+impl Entry {
+    /// Makes the listener. `before` are those that are open already.
+    fn open(self, before: &[Listener]) -> Result<Listener, StartProblem> {
+        let (socket, address, origin, path) = match self.socket {
+            Planned::Inherited {
+                number,
+                fd,
+                address,
+            } => (fd, address, Origin::Inherited { number }, None),
+            Planned::Bind {
+                listen,
+                options,
+                repetition,
+                ..
+            } => {
+                let exact = match before.last() {
+                    Some(Listener {
+                        address: Address::Tcp(address),
+                        ..
+                    }) if repetition > 0 => {
+                        // The kernel chose the port for the first of them.
+                        ListenAddress::Tcp(*address)
+                    }
+                    _ => listen.clone(),
+                };
+                let bound = bind(&self.name, &exact, &options, repetition == 0)?;
+                (
+                    bound.socket,
+                    bound.address,
+                    Origin::Bound { listen },
+                    bound.path,
+                )
+            }
+        };
+        Ok(Listener {
+            name: self.name,
+            group: self.group,
+            socket,
+            address,
+            origin,
+            service: self.service,
+            enabled: self.enabled,
+            owner: self.owner,
+            partition: self.partition,
+            dealt: self.dealt,
+            path,
+        })
+    }
+}
+
+impl From<&Entry> for Row {
+    fn from(entry: &Entry) -> Self {
+        let (address, source) = match &entry.socket {
+            Planned::Inherited {
+                number, address, ..
+            } => (address.to_string(), Source::Inherited(*number)),
+            Planned::Bind { listen, .. } => (listen.to_string(), Source::WouldBind),
+        };
+        Self {
+            name: entry.name.to_string(),
+            address,
+            source,
+            service: entry.service.clone(),
+            workers: if entry.dealt {
+                entry.partition.clone()
+            } else {
+                vec![entry.owner]
+            },
+            enabled: entry.enabled,
+        }
+    }
+}
+
+/// The inherited descriptors, by what they are to us.
+struct Sorted {
+    /// By section name.
+    claimed: BTreeMap<String, Vec<NamedDescriptor>>,
+    unclaimed: Vec<NamedDescriptor>,
+    reserved: Vec<NamedDescriptor>,
+    strays: Vec<NamedDescriptor>,
+}
+
+impl Sorted {
+    fn new(config: &Config, inherited: Inherited) -> Self {
+        let mut sorted = Self {
+            claimed: BTreeMap::new(),
+            unclaimed: Vec::new(),
+            reserved: Vec::new(),
+            strays: Vec::new(),
+        };
+        for descriptor in inherited.descriptors {
+            if descriptor.name.starts_with(RESERVED_PREFIX) {
+                sorted.reserved.push(descriptor);
+                continue;
+            }
+            let section = config
+                .sockets
+                .iter()
+                .find(|(name, socket)| socket.descriptor_name(name) == descriptor.name);
+            match section {
+                Some((name, _)) => sorted
+                    .claimed
+                    .entry(name.clone())
+                    .or_default()
+                    .push(descriptor),
+                None if descriptor.name != STORED && check::is_listening(descriptor.fd.as_fd()) => {
+                    sorted.unclaimed.push(descriptor);
+                }
+                None => sorted.strays.push(descriptor),
+            }
+        }
+        sorted
+    }
+
+    /// The names of what is, or is to be, a listener.
+    fn names(&self) -> Vec<(&str, Option<RawFd>)> {
+        let all = self.claimed.values().flatten().chain(&self.unclaimed);
+        all.map(|descriptor| (descriptor.name.as_str(), Some(descriptor.number)))
+            .collect()
+    }
+}
+
+/// What can be wrong between the sections and the names of the inherited listeners.
+fn name_problems(
+    config: &Config,
+    listeners: &[(&str, Option<RawFd>)],
+    inherited_only: bool,
+    services: &[&str],
+    workers: usize,
+) -> Vec<StartProblem> {
+    let mut problems = Vec::new();
+    for (name, socket) in &config.sockets {
+        let descriptor = socket.descriptor_name(name);
+        let inherited = listeners
+            .iter()
+            .any(|(listener, _)| *listener == descriptor);
+        if socket.enable && !services.contains(&socket.service.as_str()) {
+            problems.push(StartProblem::UnknownService {
+                socket: name.clone(),
+                service: socket.service.clone(),
+                known: services
+                    .iter()
+                    .map(|service| (*service).to_owned())
+                    .collect(),
+                nearest: nearest(&socket.service, services.iter().copied()).map(str::to_owned),
+            });
+        }
+        if let Err(index) = socket.workers.resolve(workers) {
+            problems.push(StartProblem::Partition {
+                socket: name.clone(),
+                index,
+                workers,
+            });
+        }
+        if inherited || !socket.enable {
+            continue;
+        }
+        let (socket_name, descriptor) = (name.clone(), descriptor.to_owned());
+        if inherited_only {
+            let inherited: BTreeSet<&str> =
+                listeners.iter().map(|(listener, _)| *listener).collect();
+            let inherited = inherited.into_iter().map(str::to_owned).collect();
+            problems.push(StartProblem::NotInherited {
+                socket: socket_name,
+                descriptor,
+                inherited,
+            });
+        } else if socket.listen.is_empty() {
+            problems.push(StartProblem::NoAddress {
+                socket: socket_name,
+                descriptor,
+            });
+        }
+    }
+    let mut reported = BTreeSet::new();
+    for (listener, number) in listeners {
+        let claimed = config
+            .sockets
+            .iter()
+            .any(|(name, socket)| socket.descriptor_name(name) == *listener);
+        if !claimed && reported.insert((listener, number)) {
+            problems.push(unclaimed(config, listener, *number));
+        }
+    }
+    problems
+}
+
+fn unclaimed(config: &Config, listener: &str, number: Option<RawFd>) -> StartProblem {
+    // The default name of a socket unit is that of the whole unit.
+    let word = listener.strip_suffix(".socket").unwrap_or(listener);
+    StartProblem::Unclaimed {
+        name: listener.to_owned(),
+        number,
+        sections: config
+            .sockets
+            .iter()
+            .map(|(name, socket)| (name.clone(), socket.descriptor_name(name).to_owned()))
+            .collect(),
+        nearest: nearest(word, config.sockets.keys().map(String::as_str)).map(str::to_owned),
+    }
+}
+
+/// What section `name` uses: its inherited descriptors, else its addresses if it is enabled.
+fn sources(
+    name: &str,
+    socket: &SocketConfig,
+    descriptors: Vec<NamedDescriptor>,
+    partition: &[usize],
+) -> Result<Vec<Planned>, Vec<StartProblem>> {
+    if descriptors.is_empty() {
+        return if socket.enable {
+            to_bind(name, socket, partition)
+        } else {
+            Ok(Vec::new())
+        };
+    }
+    let mut planned = Vec::new();
+    let mut problems = Vec::new();
+    for NamedDescriptor { name, number, fd } in descriptors {
+        match check::listener(fd.as_fd()) {
+            Ok(address) => planned.push(Planned::Inherited {
+                number,
+                fd,
+                address,
+            }),
+            Err(found) => problems.push(StartProblem::NotListener {
+                number,
+                name,
+                found,
+            }),
+        }
+    }
+    if problems.is_empty() {
+        Ok(planned)
+    } else {
+        Err(problems)
+    }
+}
+
+fn to_bind(
+    name: &str,
+    socket: &SocketConfig,
+    partition: &[usize],
+) -> Result<Vec<Planned>, Vec<StartProblem>> {
+    let owners = names::owners(name, socket).map_err(|problem| vec![problem])?;
+    let options = Arc::new(Options::new(socket, owners));
+    let planned = socket
+        .listen
+        .iter()
+        .enumerate()
+        .flat_map(|(place, listen)| {
+            let copies = if socket.reuse_port && listen.is_tcp() {
+                partition.len()
+            } else {
+                1
+            };
+            let options = Arc::clone(&options);
+            (0..copies).map(move |repetition| Planned::Bind {
+                listen: listen.clone(),
+                place,
+                options: Arc::clone(&options),
+                repetition,
+            })
+        });
+    Ok(planned.collect())
+}
+
+/// Whether the listeners on the address of `source` belong to all workers of the partition, so that the kernel spreads
+/// their connections already.
+fn covers(source: &Planned, all: &[Planned], owners: &[usize], partition: &[usize]) -> bool {
+    let same: BTreeSet<usize> = all
+        .iter()
+        .zip(owners)
+        .filter(|(other, _)| same_address(source, other))
+        .map(|(_, owner)| *owner)
+        .collect();
+    partition.iter().all(|worker| same.contains(worker))
+}
+
+fn same_address(one: &Planned, other: &Planned) -> bool {
+    match (one, other) {
+        (Planned::Inherited { address: one, .. }, Planned::Inherited { address: other, .. }) => {
+            one == other
+        }
+        (Planned::Bind { place: one, .. }, Planned::Bind { place: other, .. }) => one == other,
+        _ => false,
+    }
+}

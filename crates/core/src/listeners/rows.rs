@@ -1,0 +1,120 @@
+//! The table of sockets that people read.
+
+use std::fmt;
+use std::os::fd::RawFd;
+
+use super::{Listener, Origin};
+use crate::config::ranges;
+
+/// One line of the table: one listener, planned or open, or a name that has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The name of the section.
+    pub name: String,
+    /// Where it listens, or would; `-` if nowhere.
+    pub address: String,
+    /// Where the socket comes from.
+    pub source: Source,
+    /// The service that answers.
+    pub service: String,
+    /// The workers that serve its connections.
+    pub workers: Vec<usize>,
+    /// Whether it is served.
+    pub enabled: bool,
+}
+
+/// Where the socket of a row comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Passed on as this descriptor.
+    Inherited(RawFd),
+    /// Bound by this process.
+    Bound,
+    /// Planned to be bound.
+    WouldBind,
+    /// Disabled, and not inherited.
+    Nothing,
+}
+
+/// Rows, displayed as a table with a heading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table(pub Vec<Row>);
+
+impl From<&Listener> for Row {
+    fn from(listener: &Listener) -> Self {
+        Self {
+            name: listener.name.to_string(),
+            address: listener.address.to_string(),
+            source: match listener.origin {
+                Origin::Inherited { number } => Source::Inherited(number),
+                Origin::Bound { .. } => Source::Bound,
+            },
+            service: listener.service.clone(),
+            workers: if listener.dealt {
+                listener.partition.clone()
+            } else {
+                vec![listener.owner]
+            },
+            enabled: listener.enabled,
+        }
+    }
+}
+
+impl Table {
+    /// The table of open listeners.
+    pub fn of(listeners: &[Listener]) -> Self {
+        Self(listeners.iter().map(Row::from).collect())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inherited(number) => write!(f, "inherited (fd {number})"),
+            Self::Bound => f.write_str("bound"),
+            Self::WouldBind => f.write_str("would bind"),
+            Self::Nothing => f.write_str("not inherited"),
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heading =
+            ["NAME", "ADDRESS", "SOURCE", "SERVICE", "WORKERS", "ENABLED"].map(str::to_owned);
+        let lines: Vec<[String; 6]> = std::iter::once(heading)
+            .chain(self.0.iter().map(cells))
+            .collect();
+        let mut widths = [0; 6];
+        for line in &lines {
+            for (width, cell) in widths.iter_mut().zip(line) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        for line in &lines {
+            let mut text = String::new();
+            for (cell, width) in line.iter().zip(widths) {
+                text.push_str(&format!("{cell:<width$}  "));
+            }
+            writeln!(f, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn cells(row: &Row) -> [String; 6] {
+    let enabled = if row.enabled { "yes" } else { "no" };
+    let workers = if row.workers.is_empty() {
+        "-".to_owned()
+    } else {
+        ranges(&row.workers)
+    };
+    [
+        row.name.clone(),
+        row.address.clone(),
+        row.source.to_string(),
+        row.service.clone(),
+        workers,
+        enabled.to_owned(),
+    ]
+}

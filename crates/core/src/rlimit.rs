@@ -1,0 +1,55 @@
+//! How many descriptors the process may open.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The soft limit of open descriptors before and after [`raise`], and the hard one. `u64::MAX` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// The soft limit as it was.
+    pub before: u64,
+    /// The soft limit as it is.
+    pub after: u64,
+}
+
+/// Raises the soft limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)) to the hard one. The soft default of 1024
+/// exists for select(2), which nothing here uses.
+///
+/// # Errors
+/// That the kernel refuses.
+pub fn raise() -> io::Result<Raised> {
+    let limit = getrlimit(Resource::Nofile);
+    let before = limit.current.unwrap_or(u64::MAX);
+    let after = limit.maximum.unwrap_or(u64::MAX);
+    if before < after {
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        )?;
+    }
+    Ok(Raised { before, after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn soft_limit_reaches_the_hard_one_and_stays() {
+        let first = raise().unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(first.after, limit.maximum.unwrap_or(u64::MAX));
+        assert_eq!(
+            raise().unwrap(),
+            Raised {
+                before: first.after,
+                after: first.after
+            }
+        );
+    }
+}
