@@ -70,20 +70,31 @@ impl fmt::Display for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Close::Finished => f.write_str("the peer ended the connection"),
-            Close::Truncated => f.write_str("the peer ended the connection in the middle of a frame"),
+            Close::Truncated => {
+                f.write_str("the peer ended the connection in the middle of a frame")
+            }
             Close::Failed(error) => write!(f, "the socket failed: {error}"),
             Close::Framing(error) => write!(f, "the input is not acceptable msgpack: {error}"),
             Close::TopLevel(byte) => {
-                write!(f, "a frame began with byte {byte:#04x}, a type that this service does not take")
+                write!(
+                    f,
+                    "a frame began with byte {byte:#04x}, a type that this service does not take"
+                )
             }
             Close::Refused(reason) => write!(f, "the service refused the connection: {reason}"),
             Close::Service(reason) => write!(f, "the service ended the connection: {reason}"),
             Close::Panicked => f.write_str("the service panicked"),
-            Close::Overflow => f.write_str("more was pushed to the connection than limits.outbox_bytes allows"),
+            Close::Overflow => {
+                f.write_str("more was pushed to the connection than limits.outbox_bytes allows")
+            }
             Close::Idle => f.write_str("nothing was received for limits.idle_timeout"),
-            Close::FrameTimeout => f.write_str("a frame was not complete within limits.frame_timeout"),
+            Close::FrameTimeout => {
+                f.write_str("a frame was not complete within limits.frame_timeout")
+            }
             Close::WriteTimeout => f.write_str("the peer took nothing for limits.write_timeout"),
-            Close::Memory => f.write_str("limits.memory was exceeded and this connection held most"),
+            Close::Memory => {
+                f.write_str("limits.memory was exceeded and this connection held most")
+            }
             Close::Stopping => f.write_str("the server stops"),
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::close::Close;
-use crate::config::Limits;
 use crate::desk::Desk;
+use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::partial::Partial;
 use crate::peer::{ConnectionId, HandleState};
@@ -121,7 +121,10 @@ impl Connection {
             paused: false,
             metered: 0,
             quiet: false,
-            clock: Clock { received: now, ..Clock::default() },
+            clock: Clock {
+                received: now,
+                ..Clock::default()
+            },
         }
     }
 
@@ -132,7 +135,9 @@ impl Connection {
 
     /// Whether there are bytes that can be dispatched now.
     pub(crate) fn is_ready(&self) -> bool {
-        self.takes_frames() && !self.paused && self.input.as_ref().is_some_and(|input| input.is_backlog())
+        self.takes_frames()
+            && !self.paused
+            && self.input.as_ref().is_some_and(|input| input.is_backlog())
     }
 
     /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter.
@@ -140,7 +145,11 @@ impl Connection {
         let queued = self.outbox.len();
         let limit = limits.outbox_bytes;
         let was = self.paused;
-        self.paused = if was { queued > limit / 4 } else { queued > limit / 2 };
+        self.paused = if was {
+            queued > limit / 4
+        } else {
+            queued > limit / 2
+        };
         self.paused && !was
     }
 
@@ -163,13 +172,19 @@ impl Connection {
         if let Some(input) = self.input.take() {
             desk.pools.give_partial(input);
         }
-        self.life = if why.flushes() { Life::Closing { why, ended } } else { Life::Over { why } };
+        self.life = if why.flushes() {
+            Life::Closing { why, ended }
+        } else {
+            Life::Over { why }
+        };
     }
 
     /// The socket is of no use any more: what is queued is not written. Keeps the first reason.
     fn give_up(&mut self, why: Close) {
         self.life = match std::mem::replace(&mut self.life, Life::Open) {
-            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => Life::Over { why },
+            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => {
+                Life::Over { why }
+            }
             Life::Open | Life::Ended => Life::Over { why },
         };
     }
@@ -178,7 +193,9 @@ impl Connection {
         let counters = desk.name_counters(self.name);
         match why {
             Close::Finished | Close::Stopping | Close::Refused(_) => {}
-            Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Service(_) => counters.bad_input.add(1),
+            Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Service(_) => {
+                counters.bad_input.add(1)
+            }
             Close::Failed(_) => counters.failed.add(1),
             Close::Panicked => counters.panics.add(1),
             Close::Overflow | Close::Memory => counters.cut.add(1),
@@ -212,7 +229,11 @@ impl Connection {
     pub(crate) fn shut(&mut self, now: u64) {
         if let Life::Closing { why, ended } = std::mem::replace(&mut self.life, Life::Open) {
             self.clock.shut = now;
-            self.life = if ended { Life::Over { why } } else { Life::Shut { why } };
+            self.life = if ended {
+                Life::Over { why }
+            } else {
+                Life::Shut { why }
+            };
         } else {
             debug_assert!(false, "only a closing connection sends its FIN");
         }
@@ -220,8 +241,16 @@ impl Connection {
 
     /// An ended peer that has been given everything it asked for is done.
     pub(crate) fn settle(&mut self, desk: &mut Desk) {
-        if matches!(self.life, Life::Ended) && !self.is_ready() && !self.paused && self.tickets.is_empty() {
-            let why = if self.input.is_some() { Close::Truncated } else { Close::Finished };
+        if matches!(self.life, Life::Ended)
+            && !self.is_ready()
+            && !self.paused
+            && self.tickets.is_empty()
+        {
+            let why = if self.input.is_some() {
+                Close::Truncated
+            } else {
+                Close::Finished
+            };
             self.close(why, desk);
         }
     }
@@ -233,13 +262,25 @@ impl Connection {
         let (receive, send, finish) = match &self.life {
             Life::Open => (self.desired_receive(), send, Finish::No),
             Life::Ended => (Receive::Stop, send, Finish::No),
-            Life::Closing { ended: true, .. } => (Receive::Stop, send, if unsent { Finish::No } else { Finish::Close }),
+            Life::Closing { ended: true, .. } => (
+                Receive::Stop,
+                send,
+                if unsent { Finish::No } else { Finish::Close },
+            ),
             // What arrives is discarded, so that the close does not become a reset.
-            Life::Closing { .. } => (Receive::Stream, send, if unsent { Finish::No } else { Finish::Shutdown }),
+            Life::Closing { .. } => (
+                Receive::Stream,
+                send,
+                if unsent { Finish::No } else { Finish::Shutdown },
+            ),
             Life::Shut { .. } => (Receive::Stream, false, Finish::No),
             Life::Over { .. } => (Receive::Stop, false, Finish::Close),
         };
-        Desire { receive, send, finish }
+        Desire {
+            receive,
+            send,
+            finish,
+        }
     }
 
     fn desired_receive(&self) -> Receive {
@@ -247,8 +288,12 @@ impl Connection {
             return Receive::Pause;
         }
         match &self.input {
-            Some(input) if input.is_backlog() && input.bytes.len() > BACKLOG_BYTES_MAX => Receive::Pause,
-            Some(input) if !input.is_backlog() && input.missing >= LARGE_FRAME_BYTES_MIN => Receive::Large,
+            Some(input) if input.is_backlog() && input.bytes.len() > BACKLOG_BYTES_MAX => {
+                Receive::Pause
+            }
+            Some(input) if !input.is_backlog() && input.missing >= LARGE_FRAME_BYTES_MIN => {
+                Receive::Large
+            }
             _ => Receive::Stream,
         }
     }
@@ -269,14 +314,23 @@ impl Connection {
                     consider(self.clock.received + idle, Close::Idle);
                 }
                 if self.clock.frame > 0 && ms(limits.frame_timeout) > 0 && !self.paused {
-                    consider(self.clock.frame + ms(limits.frame_timeout), Close::FrameTimeout);
+                    consider(
+                        self.clock.frame + ms(limits.frame_timeout),
+                        Close::FrameTimeout,
+                    );
                 }
             }
             Life::Shut { .. } => consider(self.clock.shut + LINGER_MS, Close::WriteTimeout),
             Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
         }
-        if self.clock.write > 0 && ms(limits.write_timeout) > 0 && !matches!(self.life, Life::Over { .. }) {
-            consider(self.clock.write + ms(limits.write_timeout), Close::WriteTimeout);
+        if self.clock.write > 0
+            && ms(limits.write_timeout) > 0
+            && !matches!(self.life, Life::Over { .. })
+        {
+            consider(
+                self.clock.write + ms(limits.write_timeout),
+                Close::WriteTimeout,
+            );
         }
         due
     }
@@ -288,7 +342,10 @@ impl Connection {
 
     /// Brings the clocks of frame and write, and the meter, up to date after anything happened.
     pub(crate) fn account(&mut self, desk: &mut Desk) {
-        let incomplete = self.input.as_ref().is_some_and(|input| input.parked.is_some());
+        let incomplete = self
+            .input
+            .as_ref()
+            .is_some_and(|input| input.parked.is_some());
         if !incomplete {
             self.clock.frame = 0;
         } else if self.clock.frame == 0 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ringhold_framer::Framer;
 
-use crate::config::Limits;
+use crate::limits::Limits;
 use crate::memory::Meter;
 use crate::metrics::{Metrics, NameCounters, WorkerMetrics};
 use crate::peer::Handles;

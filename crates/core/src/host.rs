@@ -59,7 +59,10 @@ struct Rest {
 
 impl<S: Service> Hosted<S> {
     pub(crate) fn new(service: S) -> Self {
-        Hosted { service, sessions: Slab::new() }
+        Hosted {
+            service,
+            sessions: Slab::new(),
+        }
     }
 
     /// Dispatches the whole frames in `bytes`, of which the framer has seen the first `scanned`.
@@ -79,7 +82,9 @@ impl<S: Service> Hosted<S> {
                     break;
                 }
                 if !S::TOP_LEVEL.allows(bytes[start]) {
-                    reply.connection.close(Close::TopLevel(bytes[start]), reply.desk);
+                    reply
+                        .connection
+                        .close(Close::TopLevel(bytes[start]), reply.desk);
                     break;
                 }
             }
@@ -103,13 +108,24 @@ impl<S: Service> Hosted<S> {
         }
         if count > 0 {
             reply.connection.clock.frame = 0;
-            reply.desk.name_counters(reply.connection.name).frames_in.add(count as u64);
+            reply
+                .desk
+                .name_counters(reply.connection.name)
+                .frames_in
+                .add(count as u64);
         }
-        Rest { start, scanned, missing }
+        Rest {
+            start,
+            scanned,
+            missing,
+        }
     }
 
     fn frame(&mut self, frame: Frame<'_>, reply: &mut Reply<'_>) {
-        let session = reply.connection.session.and_then(|key| self.sessions.get_mut(key as usize));
+        let session = reply
+            .connection
+            .session
+            .and_then(|key| self.sessions.get_mut(key as usize));
         let Some(session) = session else {
             debug_assert!(false, "frames are given to open sessions only");
             return;
@@ -117,7 +133,11 @@ impl<S: Service> Hosted<S> {
         match self.service.frame(session, frame, reply) {
             Flow::Continue => {
                 if reply.connection.update_pause(&reply.desk.limits) {
-                    reply.desk.name_counters(reply.connection.name).pauses.add(1);
+                    reply
+                        .desk
+                        .name_counters(reply.connection.name)
+                        .pauses
+                        .add(1);
                 }
             }
             Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
@@ -127,7 +147,11 @@ impl<S: Service> Hosted<S> {
     /// Gives the carried frame, which is all of `partial`, to the service.
     fn carried_frame(&mut self, partial: &mut Partial, reply: &mut Reply<'_>) {
         reply.connection.clock.frame = 0;
-        reply.desk.name_counters(reply.connection.name).frames_in.add(1);
+        reply
+            .desk
+            .name_counters(reply.connection.name)
+            .frames_in
+            .add(1);
         if partial.bytes.len() < SHARE_CARRIED_BYTES_MIN {
             self.frame(Frame::new(&partial.bytes, None), reply);
         } else {
@@ -188,14 +212,20 @@ impl<S: Service> Hosted<S> {
         }
         let mut partial = reply.desk.pools.partial();
         let left = &bytes[rest.start..];
-        partial.bytes.reserve(left.len() + rest.missing.min(RESERVE_BYTES_MAX));
+        partial
+            .bytes
+            .reserve(left.len() + rest.missing.min(RESERVE_BYTES_MAX));
         partial.bytes.extend_from_slice(left);
         partial.consume(0, rest.scanned, parked, rest.missing);
         reply.connection.input = Some(partial);
     }
 
     /// Calls `call`; a panic in it costs the connection.
-    fn guarded<R>(&mut self, reply: &mut Reply<'_>, call: impl FnOnce(&mut Self, &mut Reply<'_>) -> R) -> Option<R> {
+    fn guarded<R>(
+        &mut self,
+        reply: &mut Reply<'_>,
+        call: impl FnOnce(&mut Self, &mut Reply<'_>) -> R,
+    ) -> Option<R> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
         let result = catch_unwind(AssertUnwindSafe(|| call(self, reply)));
@@ -214,7 +244,9 @@ impl<S: Service> Host for Hosted<S> {
                 // The slab would have to hold 2^32 sessions, more than a process can have descriptors.
                 reply.connection.session = Some(self.sessions.insert(session) as u32);
             }
-            Some(Err(refusal)) => reply.connection.close(Close::Refused(refusal.0), reply.desk),
+            Some(Err(refusal)) => reply
+                .connection
+                .close(Close::Refused(refusal.0), reply.desk),
             None => {}
         }
     }

@@ -1,9 +1,77 @@
-//! Named sockets, workers and engines.
+//! The core of a socket server for high-rate data daemons on Linux.
+//!
+//! A daemon is a set of *named sockets*, each answered by a *service*. The sockets come from the service manager by
+//! name (systemd socket activation) or are bound as the configuration says; their connections are spread over
+//! *workers*, one thread and one io_uring per core; msgpack frames are cut out of the stream without copying them and
+//! lent to the service.
+//!
+//! ```no_run
+//! use ringhold_core::config::Config;
+//! use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service};
+//!
+//! /// Sends every frame back.
+//! struct Echo;
+//!
+//! impl Service for Echo {
+//!     type Session = ();
+//!
+//!     fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+//!         Ok(())
+//!     }
+//!
+//!     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+//!         reply.write(|out| out.extend_from_slice(&frame));
+//!         Flow::Continue
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = Config::parse(
+//!         "[sockets.echo]\nservice = \"echo\"\nlisten = [\"127.0.0.1:4661\"]\n",
+//!         "built-in",
+//!     )?;
+//!     Server::new(config).service("echo", |_| Echo).run()?;
+//!     Ok(())
+//! }
+//! ```
 
 pub mod config;
 pub mod cpus;
 pub mod inherit;
 pub mod limits;
 pub mod listeners;
+pub mod metrics;
 pub mod placement;
 pub mod rlimit;
+pub mod testing;
+
+mod close;
+mod connection;
+mod crew;
+mod desk;
+mod engine;
+mod frame;
+mod host;
+mod mailbox;
+mod memory;
+mod notify;
+mod outbox;
+mod partial;
+mod peer;
+mod pool;
+mod reply;
+mod run;
+mod server;
+mod service;
+mod shard;
+mod tickets;
+mod timers;
+mod worker;
+
+pub use close::Close;
+pub use frame::Frame;
+pub use peer::{ConnectionId, Handle, Peer, PeerAddress, PushError};
+pub use reply::{Abandoned, Reply, Responder, Ticket};
+pub use server::{Running, Server, ServerError};
+pub use service::{Flow, Refusal, RestoreError, Saved, Service, TopLevel};
+pub use worker::Worker;

@@ -88,14 +88,12 @@ pub struct BoundPath {
 }
 
 /// The workers of each name, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`] takes.
-pub fn partitions(listeners: &[Listener]) -> Vec<Vec<usize>> {
-    let groups = listeners
-        .iter()
-        .map(|listener| listener.group + 1)
-        .max()
-        .unwrap_or(0);
-    let mut partitions = vec![Vec::new(); groups];
+pub fn partitions<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<Vec<usize>> {
+    let mut partitions = Vec::new();
     for listener in listeners {
+        if partitions.len() <= listener.group {
+            partitions.resize(listener.group + 1, Vec::new());
+        }
         partitions[listener.group].clone_from(&listener.partition);
     }
     partitions

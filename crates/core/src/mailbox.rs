@@ -24,7 +24,11 @@ pub(crate) enum Mail {
     /// A handle's connection was pushed more than it may hold: end it.
     Overflow { to: ConnectionId },
     /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
-    Answer { to: ConnectionId, serial: u64, bytes: Bytes },
+    Answer {
+        to: ConnectionId,
+        serial: u64,
+        bytes: Bytes,
+    },
     /// A responder was dropped without an answer.
     Dropped { to: ConnectionId, serial: u64 },
     /// A worker that held as many connections as it may holds fewer now: who could not deal should try again.
@@ -116,7 +120,10 @@ mod tests {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let event = mailbox.event();
         let mut fds = [PollFd::new(&event, PollFlags::IN)];
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         if poll(&mut fds, Some(&zero)).unwrap() == 0 {
             return 0;
         }
@@ -129,8 +136,15 @@ mod tests {
     fn wakes_only_a_sleeper_and_only_once() {
         let (post, mailbox) = mailbox().unwrap();
         post.send(Mail::Look).ok().unwrap();
-        assert_eq!(wakeups(&mailbox), 0, "a worker that is awake needs no system call");
-        assert!(mailbox.prepare_sleep().is_some(), "mail that came before must be seen");
+        assert_eq!(
+            wakeups(&mailbox),
+            0,
+            "a worker that is awake needs no system call"
+        );
+        assert!(
+            mailbox.prepare_sleep().is_some(),
+            "mail that came before must be seen"
+        );
         assert!(mailbox.prepare_sleep().is_none());
         post.send(Mail::Look).ok().unwrap();
         post.send(Mail::Stop).ok().unwrap();

@@ -39,7 +39,12 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(memory: Arc<Memory>, worker: usize) -> Self {
-        Meter { memory, worker, held: 0, published: 0 }
+        Meter {
+            memory,
+            worker,
+            held: 0,
+            published: 0,
+        }
     }
 
     /// A connection that held `before` bytes now holds `after`.
@@ -60,9 +65,13 @@ impl Meter {
     /// largest connection.
     pub(crate) fn publish(&mut self) -> Option<usize> {
         if self.held >= self.published {
-            self.memory.total.fetch_add(self.held - self.published, Ordering::Relaxed);
+            self.memory
+                .total
+                .fetch_add(self.held - self.published, Ordering::Relaxed);
         } else {
-            self.memory.total.fetch_sub(self.published - self.held, Ordering::Relaxed);
+            self.memory
+                .total
+                .fetch_sub(self.published - self.held, Ordering::Relaxed);
         }
         self.published = self.held;
         self.over_limit()

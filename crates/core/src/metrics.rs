@@ -15,11 +15,17 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn subtract(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_sub(n),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn value(&self) -> u64 {
@@ -125,7 +131,11 @@ impl Metrics {
                 engine: EngineCounters::default(),
             })
             .collect();
-        Metrics { started: Instant::now(), names, workers }
+        Metrics {
+            started: Instant::now(),
+            names,
+            workers,
+        }
     }
 
     pub(crate) fn worker(&self, index: usize) -> &WorkerMetrics {
@@ -147,7 +157,10 @@ impl Metrics {
                     .collect(),
             })
             .collect();
-        Snapshot { uptime_seconds: self.started.elapsed().as_secs_f64(), workers }
+        Snapshot {
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            workers,
+        }
     }
 }
 

@@ -83,7 +83,11 @@ impl Outbox {
     }
 
     /// Lets `write` append to the tail. If it panics, the tail is as it was before.
-    pub(crate) fn write<R>(&mut self, pools: &mut Pools, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    pub(crate) fn write<R>(
+        &mut self,
+        pools: &mut Pools,
+        write: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> R {
         let queue = self.queue.get_or_insert_with(|| {
             let mut queue = pools.queue();
             if queue.tail.capacity() == 0 {
@@ -92,7 +96,11 @@ impl Outbox {
             queue
         });
         let before = queue.tail.len();
-        let mut guard = TailGuard { queue, before, done: false };
+        let mut guard = TailGuard {
+            queue,
+            before,
+            done: false,
+        };
         let result = write(&mut guard.queue.tail);
         guard.done = true;
         drop(guard);
@@ -122,10 +130,15 @@ impl Outbox {
         queue.flying = true;
         let offset = queue.offset;
         let count = queue.sealed.len().min(SEND_SEGMENTS_MAX);
-        queue.sealed.iter().take(count).enumerate().map(move |(i, segment)| {
-            let bytes = segment.as_slice();
-            if i == 0 { &bytes[offset..] } else { bytes }
-        })
+        queue
+            .sealed
+            .iter()
+            .take(count)
+            .enumerate()
+            .map(move |(i, segment)| {
+                let bytes = segment.as_slice();
+                if i == 0 { &bytes[offset..] } else { bytes }
+            })
     }
 
     /// Ends the send that [`Outbox::begin`] began: the first `bytes` bytes were taken by the kernel.
@@ -235,7 +248,11 @@ mod tests {
             outbox.share(&mut pools, Bytes::from(vec![0; 4096]));
         }
         outbox.clear(&mut pools);
-        assert_eq!(outbox.len(), 5 + 1000 * (6 + 4096), "nothing is cleared while a send is under way");
+        assert_eq!(
+            outbox.len(),
+            5 + 1000 * (6 + 4096),
+            "nothing is cleared while a send is under way"
+        );
         outbox.sent(&mut pools, 2);
         let again: Vec<*const u8> = outbox.begin(&mut pools).map(<[u8]>::as_ptr).collect();
         assert_eq!(again[0], flying[0].wrapping_add(2));

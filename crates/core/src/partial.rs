@@ -31,7 +31,13 @@ impl Partial {
     }
 
     /// Notes what [`crate::host::Rest`] says of the bytes, after the first `used` of them were dispatched.
-    pub(crate) fn consume(&mut self, used: usize, scanned: usize, parked: Option<Parked>, missing: usize) {
+    pub(crate) fn consume(
+        &mut self,
+        used: usize,
+        scanned: usize,
+        parked: Option<Parked>,
+        missing: usize,
+    ) {
         debug_assert_eq!(scanned == 0, parked.is_none());
         self.bytes.advance(used);
         self.scanned = scanned;

@@ -103,7 +103,11 @@ impl Handles {
                 pushed_max: self.pushed_max,
             })
         });
-        Handle { id, shared: shared.clone(), post: self.post.clone() }
+        Handle {
+            id,
+            shared: shared.clone(),
+            post: self.post.clone(),
+        }
     }
 }
 
@@ -142,7 +146,9 @@ impl fmt::Display for PushError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PushError::Gone => "the connection is gone",
-            PushError::Overflow => "the connection is too slow for what is pushed to it and is being closed",
+            PushError::Overflow => {
+                "the connection is too slow for what is pushed to it and is being closed"
+            }
         })
     }
 }

@@ -17,7 +17,9 @@ pub(crate) struct Pools {
     buffers: Vec<Vec<u8>>,
     /// Sum of the capacities in `buffers`.
     buffer_bytes: usize,
+    #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
     queues: Vec<Box<Queue>>,
+    #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
     partials: Vec<Box<Partial>>,
     /// Sum of the capacities in `partials`.
     partial_bytes: usize,
@@ -37,7 +39,10 @@ impl Pools {
 
     pub(crate) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
-        if capacity == 0 || capacity > KEPT_BUFFER_BYTES_MAX || self.buffer_bytes + capacity > KEPT_BYTES_MAX {
+        if capacity == 0
+            || capacity > KEPT_BUFFER_BYTES_MAX
+            || self.buffer_bytes + capacity > KEPT_BYTES_MAX
+        {
             return;
         }
         buffer.clear();

@@ -82,7 +82,9 @@ impl Reply<'_> {
 
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.desk.handles.handle(self.connection.id, &self.connection.handle)
+        self.desk
+            .handles
+            .handle(self.connection.id, &self.connection.handle)
     }
 
     /// Promises an answer that comes later. Exactly one of two things will happen: the [`Responder`] answers, or

@@ -31,10 +31,19 @@ pub trait Service: 'static {
     /// # Errors
     ///
     /// A [`Refusal`] ends the connection, after what was written to `reply`.
-    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) -> Result<Self::Session, Refusal>;
+    fn connected(
+        &mut self,
+        peer: &Peer<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<Self::Session, Refusal>;
 
     /// One frame arrived.
-    fn frame(&mut self, session: &mut Self::Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow;
+    fn frame(
+        &mut self,
+        session: &mut Self::Session,
+        frame: Frame<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Flow;
 
     /// A deferred reply will not come: write the protocol's error for `ticket`.
     ///

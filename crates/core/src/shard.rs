@@ -70,7 +70,10 @@ pub(crate) enum Phase {
 /// What only the engine can do about a mail.
 pub(crate) enum Errand {
     /// Serve this socket, accepted on the listeners of this name and counted for this worker.
-    Open { name: u16, socket: std::os::fd::OwnedFd },
+    Open {
+        name: u16,
+        socket: std::os::fd::OwnedFd,
+    },
     /// Try again to deal what could not be dealt.
     Room,
     /// Stop accepting, for good.
@@ -78,7 +81,12 @@ pub(crate) enum Errand {
 }
 
 impl<L: Link> Shard<L> {
-    pub(crate) fn new(desk: Desk, crew: Arc<Crew>, hosts: Vec<Box<dyn Host>>, drain: Duration) -> Self {
+    pub(crate) fn new(
+        desk: Desk,
+        crew: Arc<Crew>,
+        hosts: Vec<Box<dyn Host>>,
+        drain: Duration,
+    ) -> Self {
         Shard {
             desk,
             crew,
@@ -137,7 +145,11 @@ impl<L: Link> Shard<L> {
     pub(crate) fn received(&mut self, slot: u32, bytes: &[u8], lender: Option<&dyn Lend>) {
         self.with_host(slot, |host, reply| {
             reply.connection.clock.received = reply.desk.now;
-            reply.desk.name_counters(reply.connection.name).bytes_in.add(bytes.len() as u64);
+            reply
+                .desk
+                .name_counters(reply.connection.name)
+                .bytes_in
+                .add(bytes.len() as u64);
             host.input(bytes, lender, reply);
         });
     }
@@ -149,7 +161,9 @@ impl<L: Link> Shard<L> {
 
     /// The socket failed.
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
-        self.with(slot, |connection, desk| connection.close(Close::Failed(error), desk));
+        self.with(slot, |connection, desk| {
+            connection.close(Close::Failed(error), desk)
+        });
     }
 
     /// A send ended; the kernel took `bytes` bytes.
@@ -158,7 +172,9 @@ impl<L: Link> Shard<L> {
             connection.outbox.sent(&mut desk.pools, bytes);
             if bytes > 0 {
                 connection.clock.write = desk.now;
-                desk.name_counters(connection.name).bytes_out.add(bytes as u64);
+                desk.name_counters(connection.name)
+                    .bytes_out
+                    .add(bytes as u64);
             }
         });
     }
@@ -198,7 +214,11 @@ impl<L: Link> Shard<L> {
         connection.outbox.clear(&mut self.desk.pools);
         self.desk.meter.change(connection.metered, 0);
         self.desk.name_counters(name).open.subtract(1);
-        if self.crew.dealer.release(name as usize, self.desk.worker as usize) {
+        if self
+            .crew
+            .dealer
+            .release(name as usize, self.desk.worker as usize)
+        {
             for post in &self.crew.posts {
                 let _ = post.send(Mail::Room);
             }
@@ -236,7 +256,11 @@ impl<L: Link> Shard<L> {
             partial.lent = 0;
             if received > 0 {
                 reply.connection.clock.received = reply.desk.now;
-                reply.desk.name_counters(reply.connection.name).bytes_in.add(received as u64);
+                reply
+                    .desk
+                    .name_counters(reply.connection.name)
+                    .bytes_in
+                    .add(received as u64);
                 host.in_place(reply);
             }
         });
@@ -250,13 +274,17 @@ impl<L: Link> Shard<L> {
             Mail::Stop => {
                 if self.phase == Phase::Serving {
                     let wait = u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX);
-                    self.phase = Phase::Waiting { until: self.desk.now.saturating_add(wait) };
+                    self.phase = Phase::Waiting {
+                        until: self.desk.now.saturating_add(wait),
+                    };
                     self.touch_all();
                     return Some(Errand::StopAccepting);
                 }
             }
             Mail::Push { to, bytes } => self.push(to, bytes),
-            Mail::Overflow { to } => self.with_id(to, |connection, desk| connection.close(Close::Overflow, desk)),
+            Mail::Overflow { to } => self.with_id(to, |connection, desk| {
+                connection.close(Close::Overflow, desk)
+            }),
             Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
             Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
             Mail::Shed => self.shed(),
@@ -281,7 +309,10 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             entry.is_timed = false;
-            let over = entry.connection.due(&self.desk.limits).filter(|(at, _)| *at <= now);
+            let over = entry
+                .connection
+                .due(&self.desk.limits)
+                .filter(|(at, _)| *at <= now);
             self.with(slot, |connection, desk| {
                 if let Some((_, why)) = over {
                     connection.close(why, desk);
@@ -363,7 +394,9 @@ impl<L: Link> Shard<L> {
 
     /// Whether a stopping worker has nothing left to do and cannot be given anything any more.
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. }) && self.connections.is_empty() && self.crew.acceptors() == 0
+        matches!(self.phase, Phase::Draining { .. })
+            && self.connections.is_empty()
+            && self.crew.acceptors() == 0
     }
 
     pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {
@@ -378,13 +411,23 @@ impl<L: Link> Shard<L> {
 
     /// The generation of the connection in `slot`.
     pub(crate) fn generation(&self, slot: u32) -> Option<u32> {
-        Some(self.connections.get(slot as usize)?.connection.id.generation)
+        Some(
+            self.connections
+                .get(slot as usize)?
+                .connection
+                .id
+                .generation,
+        )
     }
 
     /// What a send needs: the outbox, the engine's part, and the pools.
     pub(crate) fn sending(&mut self, slot: u32) -> Option<(&mut Outbox, &mut L, &mut Pools)> {
         let entry = self.connections.get_mut(slot as usize)?;
-        Some((&mut entry.connection.outbox, &mut entry.link, &mut self.desk.pools))
+        Some((
+            &mut entry.connection.outbox,
+            &mut entry.link,
+            &mut self.desk.pools,
+        ))
     }
 
     pub(crate) fn touch(&mut self, slot: u32) {
@@ -394,6 +437,23 @@ impl<L: Link> Shard<L> {
             entry.is_touched = true;
             self.touched.push(slot);
         }
+    }
+
+    /// Whether [`Shard::quiet`] was called.
+    pub(crate) fn is_quiet(&self, slot: u32) -> bool {
+        self.connections
+            .get(slot as usize)
+            .is_some_and(|entry| entry.connection.quiet)
+    }
+
+    /// Whether received bytes would be dispatched at once.
+    pub(crate) fn takes_input(&self, slot: u32) -> bool {
+        let connection = self
+            .connections
+            .get(slot as usize)
+            .map(|entry| &entry.connection);
+        connection
+            .is_some_and(|connection| matches!(connection.life, Life::Open) && !connection.paused)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -514,7 +574,11 @@ impl<L: Link> Shard<L> {
         self.with_host(to.slot, |host, reply| {
             if let Some(ticket) = reply.connection.tickets.close(serial) {
                 crew.ticket_closed();
-                reply.desk.name_counters(reply.connection.name).abandoned.add(1);
+                reply
+                    .desk
+                    .name_counters(reply.connection.name)
+                    .abandoned
+                    .add(1);
                 host.abandoned(ticket, why, reply);
             }
         });
@@ -522,11 +586,19 @@ impl<L: Link> Shard<L> {
 
     /// Cuts the connection that holds most, if it still has to be done and is this worker's to do.
     fn shed(&mut self) {
-        let holders = self.connections.iter().map(|(slot, entry)| (entry.connection.metered, slot as u32));
+        let holders = self
+            .connections
+            .iter()
+            .map(|(slot, entry)| (entry.connection.metered, slot as u32));
         // One whose end was decided before will give its memory back without being cut again.
-        let largest = holders.filter(|(_, slot)| !self.is_over(*slot)).max().unwrap_or((0, 0));
+        let largest = holders
+            .filter(|(_, slot)| !self.is_over(*slot))
+            .max()
+            .unwrap_or((0, 0));
         if self.desk.meter.must_cut(largest.0) {
-            self.with(largest.1, |connection, desk| connection.close(Close::Memory, desk));
+            self.with(largest.1, |connection, desk| {
+                connection.close(Close::Memory, desk)
+            });
         }
     }
 
@@ -557,7 +629,9 @@ impl<L: Link> Shard<L> {
                 // Peers that did not take their replies in time: the service manager waits for us.
                 for slot in self.slots() {
                     if !self.is_over(slot) {
-                        self.with(slot, |connection, desk| connection.close(Close::WriteTimeout, desk));
+                        self.with(slot, |connection, desk| {
+                            connection.close(Close::WriteTimeout, desk)
+                        });
                     }
                 }
             }
@@ -565,7 +639,10 @@ impl<L: Link> Shard<L> {
     }
 
     fn slots(&self) -> Vec<u32> {
-        self.connections.iter().map(|(slot, _)| slot as u32).collect()
+        self.connections
+            .iter()
+            .map(|(slot, _)| slot as u32)
+            .collect()
     }
 
     /// Gives up on every deferred reply.
@@ -578,7 +655,11 @@ impl<L: Link> Shard<L> {
             self.with_host(slot, |host, reply| {
                 while let Some(ticket) = reply.connection.tickets.close_any() {
                     crew.ticket_closed();
-                    reply.desk.name_counters(reply.connection.name).abandoned.add(1);
+                    reply
+                        .desk
+                        .name_counters(reply.connection.name)
+                        .abandoned
+                        .add(1);
                     host.abandoned(ticket, Abandoned::Stopping, reply);
                 }
             });
@@ -589,7 +670,11 @@ impl<L: Link> Shard<L> {
 /// How many bits of a generation there are: the ring engine packs it into an operation's identity.
 pub(crate) const GENERATION_MASK: u32 = (1 << 24) - 1;
 
-fn host_of<'a>(desk: &Desk, hosts: &'a mut [Box<dyn Host>], name: u16) -> Option<&'a mut (dyn Host + 'a)> {
+fn host_of<'a>(
+    desk: &Desk,
+    hosts: &'a mut [Box<dyn Host>],
+    name: u16,
+) -> Option<&'a mut (dyn Host + 'a)> {
     let service = desk.names.get(name as usize)?.service?;
     hosts.get_mut(service).map(|host| &mut **host as _)
 }

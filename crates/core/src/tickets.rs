@@ -35,7 +35,9 @@ impl Tickets {
         let open = self.open.as_mut()?;
         let key = (serial & u64::from(u32::MAX)) as usize;
         match open.tickets.get(key) {
-            Some((round, _)) if u64::from(*round) == serial >> 32 => Some(open.tickets.remove(key).1),
+            Some((round, _)) if u64::from(*round) == serial >> 32 => {
+                Some(open.tickets.remove(key).1)
+            }
             _ => None,
         }
     }
@@ -86,7 +88,11 @@ mod tests {
         assert_eq!(tickets.close(first), Some(Ticket(7)));
         assert_eq!(tickets.close(first), None);
         let second = tickets.open(Ticket(8));
-        assert_eq!(tickets.close(first), None, "the key is the same, the ticket is not");
+        assert_eq!(
+            tickets.close(first),
+            None,
+            "the key is the same, the ticket is not"
+        );
         assert_eq!(tickets.close(second), Some(Ticket(8)));
         assert!(tickets.is_empty());
         assert_eq!(tickets.close_any(), None);

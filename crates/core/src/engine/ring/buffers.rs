@@ -75,7 +75,10 @@ struct Store {
 impl Store {
     fn address(&self, buffer: u16) -> *mut u8 {
         debug_assert!((buffer as usize) < self.leases.len());
-        self.memory.base.as_ptr().wrapping_add(buffer as usize * self.buffer_bytes)
+        self.memory
+            .base
+            .as_ptr()
+            .wrapping_add(buffer as usize * self.buffer_bytes)
     }
 
     /// Drops one lease.
@@ -113,7 +116,11 @@ impl Buffers {
     ///
     /// The ring must be gone, or the group unregistered, before the value is dropped.
     #[expect(unsafe_code, reason = "the kernel keeps the address of the entries")]
-    pub(super) unsafe fn register(submitter: &Submitter<'_>, entries: u16, buffer_bytes: usize) -> io::Result<Self> {
+    pub(super) unsafe fn register(
+        submitter: &Submitter<'_>,
+        entries: u16,
+        buffer_bytes: usize,
+    ) -> io::Result<Self> {
         debug_assert!(entries.is_power_of_two() && entries <= 1 << 15);
         let count = entries as usize;
         let store = Store {
@@ -126,8 +133,17 @@ impl Buffers {
         let ring = Memory::new(count * size_of::<BufRingEntry>())?;
         // SAFETY: the memory is aligned to a page, as large as the entries, and outlives the registration as the
         // caller vouches.
-        unsafe { submitter.register_buf_ring(ring.base.as_ptr() as u64, entries, GROUP)? };
-        let mut buffers = Buffers { store: Arc::new(store), ring, entries, tail: 0, unpublished: 0, leased: 0 };
+        unsafe {
+            submitter.register_buf_ring_with_flags(ring.base.as_ptr() as u64, entries, GROUP, 0)?
+        };
+        let mut buffers = Buffers {
+            store: Arc::new(store),
+            ring,
+            entries,
+            tail: 0,
+            unpublished: 0,
+            leased: 0,
+        };
         for buffer in 0..entries {
             buffers.recycle(buffer);
         }
@@ -146,12 +162,20 @@ impl Buffers {
 
     /// The first `length` bytes of a buffer that a completion named, until it is given back.
     pub(super) fn received(&self, buffer: u16, length: usize) -> Received<'_> {
-        assert!(buffer < self.entries && length <= self.store.buffer_bytes, "the kernel names buffers that it was given");
+        assert!(
+            buffer < self.entries && length <= self.store.buffer_bytes,
+            "the kernel names buffers that it was given"
+        );
         // SAFETY: the range lies within the allocation. The kernel filled it and took the buffer off the ring, so
         // nobody writes to it until `give_back`, which needs `self` mutably and therefore comes after the borrow.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
         let bytes = unsafe { std::slice::from_raw_parts(self.store.address(buffer), length) };
-        Received { bytes, buffer, buffers: self, lent: Cell::new(false) }
+        Received {
+            bytes,
+            buffer,
+            buffers: self,
+            lent: Cell::new(false),
+        }
     }
 
     /// Ends the use of a buffer: it goes back to the kernel, or waits for the leases on it.
@@ -184,7 +208,12 @@ impl Buffers {
     /// Writes the entry of a free buffer; the kernel sees it after `publish`.
     fn recycle(&mut self, buffer: u16) {
         let index = (self.tail & (self.entries - 1)) as usize;
-        let entry = self.ring.base.as_ptr().cast::<BufRingEntry>().wrapping_add(index);
+        let entry = self
+            .ring
+            .base
+            .as_ptr()
+            .cast::<BufRingEntry>()
+            .wrapping_add(index);
         // SAFETY: the index is within the ring, the kernel does not read entries at or beyond the published tail, and
         // nobody else writes them. Fields are set one by one: the tail overlays a field of entry 0.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
@@ -201,12 +230,14 @@ impl Buffers {
         let count = std::mem::take(&mut self.unpublished);
         if count > 0 {
             let base = self.ring.base.as_ptr().cast::<BufRingEntry>();
-            // SAFETY: `base` is the ring's first entry, whose last field is the tail; the kernel reads it atomically.
-            // Release: the entries are written before.
+            // SAFETY: `base` is the ring's first entry, and the tail lies within it.
             #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
-            unsafe {
-                (*BufRingEntry::tail(base).cast::<AtomicU16>()).store(self.tail, Ordering::Release);
-            }
+            let tail = unsafe { BufRingEntry::tail(base) }.cast_mut();
+            // SAFETY: the tail is aligned and lives as long as the ring; kernel and worker access it atomically only.
+            #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+            let tail = unsafe { AtomicU16::from_ptr(tail) };
+            // Release: the entries were written before.
+            tail.store(self.tail, Ordering::Release);
         }
         count as usize
     }
@@ -232,7 +263,10 @@ impl Lend for Received<'_> {
     fn lend(&self, part: &[u8]) -> Option<Bytes> {
         let within = self.bytes.as_ptr_range();
         let range = part.as_ptr_range();
-        assert!(within.start <= range.start && range.end <= within.end, "only parts of what was received can be kept");
+        assert!(
+            within.start <= range.start && range.end <= within.end,
+            "only parts of what was received can be kept"
+        );
         let store = &self.buffers.store;
         if !self.lent.get() {
             // Half of the buffers always stay in circulation, so that keeping frames can never stop receiving.
@@ -244,7 +278,12 @@ impl Lend for Received<'_> {
         }
         store.leases[self.buffer as usize].fetch_add(1, Ordering::Relaxed);
         let offset = range.start as usize - store.address(self.buffer) as usize;
-        Some(Bytes::from_owner(Lease { store: store.clone(), buffer: self.buffer, offset, length: part.len() }))
+        Some(Bytes::from_owner(Lease {
+            store: store.clone(),
+            buffer: self.buffer,
+            offset,
+            length: part.len(),
+        }))
     }
 }
 

@@ -33,7 +33,11 @@ pub(super) struct Operation {
 impl Operation {
     pub(super) fn new(kind: Kind, generation: u32, slot: u32) -> Self {
         debug_assert!(generation <= GENERATION_MASK);
-        Operation { kind, generation, slot }
+        Operation {
+            kind,
+            generation,
+            slot,
+        }
     }
 
     pub(super) fn pack(self) -> u64 {
@@ -51,7 +55,11 @@ impl Operation {
             6 => Kind::Cancel,
             _ => return None,
         };
-        Some(Operation { kind, generation: (bits >> 32) as u32 & GENERATION_MASK, slot: bits as u32 })
+        Some(Operation {
+            kind,
+            generation: (bits >> 32) as u32 & GENERATION_MASK,
+            slot: bits as u32,
+        })
     }
 }
 
@@ -61,7 +69,14 @@ mod tests {
 
     #[test]
     fn what_is_packed_is_unpacked() {
-        for kind in [Kind::Wake, Kind::Accept, Kind::Receive, Kind::Large, Kind::Send, Kind::Cancel] {
+        for kind in [
+            Kind::Wake,
+            Kind::Accept,
+            Kind::Receive,
+            Kind::Large,
+            Kind::Send,
+            Kind::Cancel,
+        ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);
                 assert_eq!(Operation::unpack(operation.pack()), Some(operation));

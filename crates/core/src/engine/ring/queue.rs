@@ -67,7 +67,12 @@ impl<'r> Queue<'r> {
         let _ = submitter.register_ring_fd();
         // Without NO_IOWAIT a sleeping worker is accounted as waiting for a disk.
         let flags = ENTER_GETEVENTS | ENTER_EXT_ARG | if no_iowait { ENTER_NO_IOWAIT } else { 0 };
-        Queue { submitter, submission, completion, flags }
+        Queue {
+            submitter,
+            submission,
+            completion,
+            flags,
+        }
     }
 
     pub(super) fn submitter(&self) -> &Submitter<'r> {
@@ -109,7 +114,11 @@ impl<'r> Queue<'r> {
         let to_submit = self.submission.len() as u32;
         let timespec = match wait {
             Wait::No => Some(Timespec::new()),
-            Wait::AtMost(ms) => Some(Timespec::new().sec(ms / 1000).nsec((ms % 1000) as u32 * 1_000_000)),
+            Wait::AtMost(ms) => Some(
+                Timespec::new()
+                    .sec(ms / 1000)
+                    .nsec((ms % 1000) as u32 * 1_000_000),
+            ),
             Wait::Forever => None,
         };
         let mut args = SubmitArgs::new();
@@ -118,10 +127,16 @@ impl<'r> Queue<'r> {
         }
         let want = if wait == Wait::No { WANT_ALL } else { 1 };
         counters.enters.add(1);
+        #[expect(
+            unsafe_code,
+            reason = "the safe calls know neither GETEVENTS without a wait nor NO_IOWAIT"
+        )]
         // SAFETY: the arguments are those of io_uring_enter(2) with IORING_ENTER_EXT_ARG: `args` is the kernel's
         // struct io_uring_getevents_arg and lives, as does the timespec it points to, until the call returns.
-        #[expect(unsafe_code, reason = "the safe calls know neither GETEVENTS without a wait nor NO_IOWAIT")]
-        let entered = unsafe { self.submitter.enter(to_submit, want, self.flags, Some(&args)) };
+        let entered = unsafe {
+            self.submitter
+                .enter(to_submit, want, self.flags, Some(&args))
+        };
         self.submission.sync();
         match entered {
             Ok(_) => Ok(()),
@@ -135,12 +150,22 @@ impl<'r> Queue<'r> {
         self.completion.sync();
         let mut count = 0;
         for (place, entry) in chunk.0.iter_mut().zip(&mut self.completion) {
-            *place = Completion { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() };
+            *place = Completion {
+                user_data: entry.user_data(),
+                result: entry.result(),
+                flags: entry.flags(),
+            };
             count += 1;
         }
         // Publishes that they were taken, before anything is done about them.
         self.completion.sync();
         count
+    }
+
+    /// Whether there is anything to reap.
+    pub(super) fn has_completions(&mut self) -> bool {
+        self.completion.sync();
+        !self.completion.is_empty()
     }
 
     /// Whether the kernel has deferred work that the next enter would run.

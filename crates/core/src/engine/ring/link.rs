@@ -1,0 +1,112 @@
+//! What the ring engine keeps for one connection.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use io_uring::types::Fd;
+
+use crate::engine::peer_address;
+use crate::outbox::SEND_SEGMENTS_MAX;
+use crate::peer::{Link, PeerAddress};
+
+/// The socket of a connection and the operations that are in flight on it.
+pub(crate) struct RingLink {
+    pub(super) socket: OwnedFd,
+    pub(super) receiving: Receiving,
+    /// The receive that is in flight was asked to end.
+    pub(super) receive_cancelled: bool,
+    /// A send is in flight.
+    pub(super) sending: bool,
+    /// The send that is in flight was asked to end.
+    pub(super) send_cancelled: bool,
+    /// Parameters of the send that is in flight, if it gathers several segments.
+    pub(super) message: Option<Box<Message>>,
+}
+
+/// How a connection receives at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    /// Not at all.
+    No,
+    /// A multishot receive into shared buffers is in flight.
+    Stream,
+    /// A receive into the connection's own buffer is in flight, whose memory is at this key.
+    Large(u32),
+    /// It found no buffer and waits in the queue for one.
+    Starved,
+}
+
+impl RingLink {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        RingLink {
+            socket,
+            receiving: Receiving::No,
+            receive_cancelled: false,
+            sending: false,
+            send_cancelled: false,
+            message: None,
+        }
+    }
+
+    pub(super) fn fd(&self) -> Fd {
+        Fd(self.socket.as_raw_fd())
+    }
+
+    pub(super) fn receive_in_flight(&self) -> bool {
+        matches!(self.receiving, Receiving::Stream | Receiving::Large(_))
+    }
+
+    pub(super) fn in_flight(&self) -> bool {
+        self.sending || self.receive_in_flight()
+    }
+}
+
+impl Link for RingLink {
+    fn peer_address(&self) -> io::Result<PeerAddress> {
+        peer_address(self.socket.as_fd())
+    }
+}
+
+/// The parameters of a send that gathers several segments. The kernel reads them while the send is in flight, so they
+/// are boxed and stay with the link.
+pub(super) struct Message {
+    header: libc::msghdr,
+    parts: [libc::iovec; SEND_SEGMENTS_MAX],
+}
+
+impl Message {
+    pub(super) fn new() -> Box<Self> {
+        const EMPTY: libc::iovec = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        Box::new(Message {
+            header: libc::msghdr {
+                msg_name: std::ptr::null_mut(),
+                msg_namelen: 0,
+                msg_iov: std::ptr::null_mut(),
+                msg_iovlen: 0,
+                msg_control: std::ptr::null_mut(),
+                msg_controllen: 0,
+                msg_flags: 0,
+            },
+            parts: [EMPTY; SEND_SEGMENTS_MAX],
+        })
+    }
+
+    /// Points the message at `slices`, at most [`SEND_SEGMENTS_MAX`] of them.
+    pub(super) fn gather<'s>(
+        &mut self,
+        slices: impl Iterator<Item = &'s [u8]>,
+    ) -> *const libc::msghdr {
+        let mut count = 0;
+        for (part, slice) in self.parts.iter_mut().zip(slices) {
+            part.iov_base = slice.as_ptr().cast_mut().cast();
+            part.iov_len = slice.len();
+            count += 1;
+        }
+        self.header.msg_iov = self.parts.as_mut_ptr();
+        self.header.msg_iovlen = count;
+        &raw const self.header
+    }
+}

@@ -1,0 +1,428 @@
+//! The ring engine: raw io_uring, Linux 6.1 or newer.
+//!
+//! One ring a worker, made and used on the worker's thread only. A turn of its loop: handle mail and timers, do what
+//! the touched connections desire, submit everything and wait in one system call, dispatch what completed.
+
+mod accept;
+mod buffers;
+mod link;
+mod operation;
+mod queue;
+mod receive;
+mod send;
+mod setup;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use io_uring::opcode;
+use io_uring::types::{CancelBuilder, Fd};
+use rustix::net::Shutdown;
+use slab::Slab;
+
+use self::accept::Accepting;
+use self::buffers::Buffers;
+use self::link::{Message, Receiving};
+use self::operation::{Kind, Operation};
+use self::queue::{Chunk, Completion, Queue, Wait};
+use crate::config::RingConfig;
+use crate::connection::{Finish, Receive};
+use crate::engine::{Acceptor, Clock};
+use crate::mailbox::{Mail, Mailbox};
+use crate::shard::{Errand, Phase, Shard};
+
+pub(crate) use self::link::RingLink;
+pub(crate) use self::setup::Unavailable;
+
+/// One worker's engine, for as long as it runs.
+///
+/// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
+/// links, `wake`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
+/// flight any more; after a failure it is leaked instead.
+struct Engine<'r> {
+    queue: Queue<'r>,
+    buffers: Buffers,
+    shard: Shard<RingLink>,
+    acceptors: Vec<Accepting>,
+    mailbox: Mailbox,
+    clock: Clock,
+    spin: Duration,
+    /// Connections that found no receive buffer, in the order in which they did: slot and generation.
+    starved: VecDeque<(u32, u32)>,
+    /// Buffers of large frames that are being received into.
+    larges: Slab<BytesMut>,
+    /// Unused parameters of gathering sends.
+    #[expect(
+        clippy::vec_box,
+        reason = "a message in flight must not move, so it is kept boxed"
+    )]
+    messages: Vec<Box<Message>>,
+    /// Where the mailbox's eventfd is read to.
+    wake: Box<u64>,
+    wake_armed: bool,
+}
+
+/// Serves until the shard is done.
+///
+/// `ready` is called once when every listener is armed, or with the reason why the engine cannot work here. In the
+/// latter case the shard and the listeners are unused.
+///
+/// # Errors
+///
+/// What io_uring_enter(2) answers when nothing can be done about it. Connections and what they hold are leaked then.
+pub(crate) fn run(
+    config: &RingConfig,
+    spin: Duration,
+    shard: Shard<RingLink>,
+    acceptors: Vec<Acceptor>,
+    mailbox: Mailbox,
+    ready: impl FnOnce(Result<(), Unavailable>),
+) -> io::Result<()> {
+    let made = setup::ring(config).and_then(|mut ring| {
+        probe_operations(&mut ring)?;
+        Ok(ring)
+    });
+    let mut ring = match made {
+        Ok(ring) => ring,
+        Err(unavailable) => {
+            ready(Err(unavailable));
+            return Ok(());
+        }
+    };
+    let queue = Queue::new(&mut ring);
+    // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
+    // leaked.
+    #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
+    let registered = unsafe {
+        Buffers::register(
+            queue.submitter(),
+            config.buffers as u16,
+            config.buffer_bytes,
+        )
+    };
+    let buffers = match registered {
+        Ok(buffers) => buffers,
+        Err(error) => {
+            ready(Err(Unavailable {
+                step: "registering a ring of receive buffers",
+                error,
+            }));
+            return Ok(());
+        }
+    };
+    let mut engine = ManuallyDrop::new(Engine {
+        queue,
+        buffers,
+        shard,
+        acceptors: acceptors.into_iter().map(Accepting::new).collect(),
+        mailbox,
+        clock: Clock::new(),
+        spin,
+        starved: VecDeque::new(),
+        larges: Slab::new(),
+        messages: Vec::new(),
+        wake: Box::new(0),
+        wake_armed: false,
+    });
+    engine.arm_all()?;
+    ready(Ok(()));
+    engine.serve()?;
+    engine.finish()?;
+    drop(ManuallyDrop::into_inner(engine));
+    Ok(())
+}
+
+/// Asks the kernel whether it knows the operations that the engine is built on.
+fn probe_operations(ring: &mut io_uring::IoUring) -> Result<(), Unavailable> {
+    let mut probe = io_uring::Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(Unavailable::at("probing for operations"))?;
+    // SEND_ZC came with Linux 6.0, as multishot receive did, and unlike that it can be asked for.
+    if probe.is_supported(opcode::SendZc::CODE) {
+        Ok(())
+    } else {
+        let error = io::Error::from(io::ErrorKind::Unsupported);
+        Err(Unavailable {
+            step: "looking for multishot receive (Linux 6.0)",
+            error,
+        })
+    }
+}
+
+impl Engine<'_> {
+    fn arm_all(&mut self) -> io::Result<()> {
+        self.shard.tick(self.clock.now());
+        for index in 0..self.acceptors.len() {
+            self.arm_accept(index)?;
+        }
+        self.arm_wake()?;
+        self.enter(Wait::No)
+    }
+
+    /// Turns until the shard is done.
+    fn serve(&mut self) -> io::Result<()> {
+        let mut chunk = Chunk::new();
+        loop {
+            self.shard.desk.counters().engine.turns.add(1);
+            self.shard.tick(self.clock.now());
+            while let Some(mail) = self.mailbox.next() {
+                self.deliver(mail)?;
+            }
+            self.shard.work();
+            self.retry_accepts()?;
+            self.update_touched()?;
+            self.replenish()?;
+            if self.shard.is_done() && !self.shard.is_busy() {
+                return Ok(());
+            }
+            let wait = self.plan_wait()?;
+            if wait != Wait::No && !self.spin.is_zero() {
+                self.spin(wait)?;
+            } else {
+                self.enter(wait)?;
+            }
+            self.mailbox.awake();
+            self.dispatch_all(&mut chunk)?;
+        }
+    }
+
+    /// Whether to sleep, and how long.
+    fn plan_wait(&mut self) -> io::Result<Wait> {
+        if self.shard.is_busy() || self.queue.has_deferred_work() {
+            return Ok(Wait::No);
+        }
+        if let Some(mail) = self.mailbox.prepare_sleep() {
+            self.deliver(mail)?;
+            return Ok(Wait::No);
+        }
+        let accept_due = self.acceptors.iter().filter_map(Accepting::retry_at).min();
+        let due = [self.shard.next_due(), accept_due]
+            .into_iter()
+            .flatten()
+            .min();
+        Ok(match due {
+            Some(due) => Wait::AtMost(due.saturating_sub(self.shard.desk.now).max(1)),
+            None => Wait::Forever,
+        })
+    }
+
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        self.queue.enter(wait, &self.shard.desk.counters().engine)
+    }
+
+    /// Looks for completions without sleeping for as long as configured, then waits.
+    fn spin(&mut self, wait: Wait) -> io::Result<()> {
+        let end = Instant::now() + self.spin;
+        loop {
+            self.enter(Wait::No)?;
+            if self.queue.has_completions() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return self.enter(wait);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Dispatches everything that has completed by now.
+    fn dispatch_all(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        loop {
+            let count = self.queue.reap(chunk);
+            if count == 0 {
+                return Ok(());
+            }
+            self.shard
+                .desk
+                .counters()
+                .engine
+                .completions
+                .add(count as u64);
+            for completion in &chunk.0[..count] {
+                self.dispatch(completion)?;
+            }
+            if count < chunk.0.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn dispatch(&mut self, completion: &Completion) -> io::Result<()> {
+        let Some(operation) = Operation::unpack(completion.user_data) else {
+            debug_assert!(false, "the kernel returns only what it was given");
+            return Ok(());
+        };
+        match operation.kind {
+            Kind::Receive => self.received(operation, completion),
+            Kind::Send => self.sent(operation, completion),
+            Kind::Large => self.large_received(operation, completion),
+            Kind::Accept => self.accepted(operation, completion)?,
+            Kind::Wake => {
+                self.wake_armed = false;
+                if !self.shard.is_done() {
+                    self.arm_wake()?;
+                }
+            }
+            // What counts is the completion of the operation that was cancelled.
+            Kind::Cancel => {}
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, mail: Mail) -> io::Result<()> {
+        match self.shard.deliver(mail) {
+            Some(Errand::Open { name, socket }) => {
+                self.shard.open(name, RingLink::new(socket));
+                Ok(())
+            }
+            Some(Errand::Room) => self.deal_waiting(),
+            Some(Errand::StopAccepting) => self.stop_accepting(),
+            None => Ok(()),
+        }
+    }
+
+    fn update_touched(&mut self) -> io::Result<()> {
+        while let Some(slot) = self.shard.next_touched() {
+            self.update(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Does what a connection desires.
+    fn update(&mut self, slot: u32) -> io::Result<()> {
+        let (Some(desire), Some(generation)) =
+            (self.shard.desire(slot), self.shard.generation(slot))
+        else {
+            return Ok(());
+        };
+        match desire.finish {
+            Finish::No => {}
+            Finish::Shutdown => {
+                if let Some(link) = self.shard.link(slot) {
+                    // It fails if the peer has reset the connection, which the receive reports, too.
+                    let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
+                }
+                self.shard.shut(slot);
+                return Ok(());
+            }
+            Finish::Close => return self.close(slot, generation),
+        }
+        if desire.send {
+            self.send(slot, generation)?;
+        }
+        self.update_receive(slot, generation, desire.receive)
+    }
+
+    fn update_receive(&mut self, slot: u32, generation: u32, desired: Receive) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        match (desired, link.receiving) {
+            (Receive::Stream, Receiving::No) => {
+                // A fresh connection has rarely sent anything yet. One that was accepted while stopping is read at
+                // once, because it is about to be asked to end.
+                let poll = if self.shard.phase() == Phase::Serving {
+                    Poll::First
+                } else {
+                    Poll::No
+                };
+                self.arm_receive(slot, generation, poll)
+            }
+            (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
+            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream)
+            | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
+                self.cancel_receive(slot, generation)
+            }
+            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Starved) => {
+                // Its place in the queue is found to be void when its turn comes.
+                link.receiving = Receiving::No;
+                self.shard.touch(slot);
+                Ok(())
+            }
+            (Receive::Stop, Receiving::No) => {
+                if matches!(self.shard.phase(), Phase::Draining { .. }) {
+                    self.read_last(slot);
+                }
+                Ok(())
+            }
+            (Receive::Stream, Receiving::Stream | Receiving::Large(_) | Receiving::Starved)
+            | (Receive::Large, Receiving::Large(_))
+            | (Receive::Pause, Receiving::No) => Ok(()),
+        }
+    }
+
+    /// Closes a connection once nothing is in flight on it; until then, ends what is.
+    fn close(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        self.cancel_receive(slot, generation)?;
+        self.cancel_send(slot, generation)?;
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.in_flight() {
+            return Ok(());
+        }
+        // The descriptor may have duplicates elsewhere; the peer must see the end all the same.
+        let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
+        let link = self.shard.closed(slot);
+        if let Some(message) = link.message {
+            self.messages.push(message);
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel to end the operation of this identity.
+    fn cancel(&mut self, operation: Operation) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(operation.pack()))
+            .build()
+            .user_data(Operation::new(Kind::Cancel, 0, 0).pack());
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&cancel)
+        }
+    }
+
+    fn arm_wake(&mut self) -> io::Result<()> {
+        let event = Fd(self.mailbox.event().as_raw_fd());
+        let read = opcode::Read::new(event, (&raw mut *self.wake).cast(), size_of::<u64>() as u32)
+            .build()
+            .user_data(Operation::new(Kind::Wake, 0, 0).pack());
+        // SAFETY: the box outlives the operation (see `Engine`), and nobody else uses it.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&read)?;
+        }
+        self.wake_armed = true;
+        Ok(())
+    }
+
+    /// Ends what is still in flight when the shard is done, so that the memory can go.
+    fn finish(&mut self) -> io::Result<()> {
+        let mut chunk = Chunk::new();
+        if self.wake_armed {
+            self.cancel(Operation::new(Kind::Wake, 0, 0))?;
+        }
+        while self.wake_armed {
+            self.enter(Wait::AtMost(100))?;
+            self.dispatch_all(&mut chunk)?;
+        }
+        debug_assert!(
+            self.acceptors.iter().all(Accepting::has_ended)
+                && self.shard.len() == 0
+                && self.larges.is_empty()
+        );
+        self.queue.submitter().unregister_buf_ring(buffers::GROUP)
+    }
+}
+
+/// Whether a receive looks for data at once or waits until the socket is readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Poll {
+    First,
+    No,
+}

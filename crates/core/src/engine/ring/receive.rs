@@ -1,0 +1,238 @@
+//! Receiving: multishot into shared buffers, straight into their own for large frames.
+
+use std::io;
+
+use bytes::BufMut;
+use io_uring::{opcode, squeue};
+
+use super::buffers::GROUP;
+use super::link::Receiving;
+use super::operation::{Kind, Operation};
+use super::queue::Completion;
+use super::{Engine, Poll};
+use crate::engine::read_now;
+
+// From <linux/io_uring.h>; io-uring keeps them to itself. A test compares the first with what `RecvMulti` builds.
+const RECVSEND_POLL_FIRST: u16 = 1 << 0;
+const RECV_MULTISHOT: u16 = 1 << 1;
+
+/// At the end of a connection at most so many bytes are read that the kernel had received by then.
+const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+impl Engine<'_> {
+    /// Begins to receive into shared buffers.
+    pub(super) fn arm_receive(&mut self, slot: u32, generation: u32, poll: Poll) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        debug_assert!(!link.receive_in_flight(), "one receive a connection");
+        let receive = multishot_receive(link.fd(), poll)
+            .user_data(Operation::new(Kind::Receive, generation, slot).pack());
+        link.receiving = Receiving::Stream;
+        link.receive_cancelled = false;
+        // SAFETY: the entry points to nothing; the buffers are those of the group.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&receive)
+        }
+    }
+
+    /// A multishot receive completed, once or for good.
+    pub(super) fn received(&mut self, operation: Operation, completion: &Completion) {
+        let slot = operation.slot;
+        let expected = self.shard.link_of(slot, operation.generation).is_some();
+        debug_assert!(
+            expected,
+            "a slot is not reused while an operation is in flight"
+        );
+        if !completion.more()
+            && let Some(link) = self.shard.link_of(slot, operation.generation)
+        {
+            link.receiving = Receiving::No;
+            self.shard.touch(slot);
+        }
+        let length = usize::try_from(completion.result).unwrap_or(0);
+        if let Some(buffer) = completion.buffer() {
+            let received = self.buffers.received(buffer, length);
+            if expected && length > 0 {
+                self.shard.received(slot, received.bytes, Some(&received));
+            }
+            let lent = received.was_lent();
+            self.buffers.give_back(buffer, lent);
+        }
+        if !expected {
+            return;
+        }
+        match completion.result {
+            1.. => {}
+            0 => self.shard.ended(slot),
+            error => self.receive_failed(slot, operation.generation, -error),
+        }
+    }
+
+    fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
+        let Some(link) = self.shard.link_of(slot, generation) else {
+            return;
+        };
+        match errno {
+            // Kernels from 6.0 to 6.4 end a cancelled multishot receive with ENOBUFS.
+            libc::ENOBUFS if !link.receive_cancelled => {
+                link.receiving = Receiving::Starved;
+                self.starved.push_back((slot, generation));
+                self.shard.desk.counters().engine.starved.add(1);
+            }
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOBUFS => {}
+            _ => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// Gives free buffers to the kernel, and lets connections that found none try again: as many as buffers came
+    /// back, and each only when its socket is readable, since an empty ring fails a receive at once, data or not.
+    pub(super) fn replenish(&mut self) -> io::Result<()> {
+        self.buffers.collect();
+        let free = self.buffers.publish();
+        let engine = &self.shard.desk.counters().engine;
+        if engine.leased.value() != self.buffers.leased() as u64 {
+            engine.leased.subtract(engine.leased.value());
+            engine.leased.add(self.buffers.leased() as u64);
+        }
+        for _ in 0..free.max(1) {
+            let Some((slot, generation)) = self.starved.pop_front() else {
+                break;
+            };
+            match self.shard.link_of(slot, generation) {
+                Some(link) if link.receiving == Receiving::Starved => {
+                    link.receiving = Receiving::No;
+                    self.arm_receive(slot, generation, Poll::First)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to receive into the buffer of the large frame that is under way.
+    pub(super) fn arm_large(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some((bytes, room)) = self.shard.take_large(slot) else {
+            return Ok(());
+        };
+        let key = self.larges.insert(bytes);
+        let target = self.larges[key].spare_capacity_mut().as_mut_ptr().cast();
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        let length = u32::try_from(room).unwrap_or(u32::MAX);
+        let receive = opcode::Recv::new(link.fd(), target, length)
+            .build()
+            .user_data(Operation::new(Kind::Large, generation, slot).pack());
+        link.receiving = Receiving::Large(key as u32);
+        link.receive_cancelled = false;
+        // SAFETY: the target is spare capacity of a buffer that `larges` holds, untouched, until the completion; see
+        // `Engine` for what happens when there is none.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&receive)
+        }
+    }
+
+    pub(super) fn large_received(&mut self, operation: Operation, completion: &Completion) {
+        let slot = operation.slot;
+        let Some(link) = self.shard.link_of(slot, operation.generation) else {
+            debug_assert!(
+                false,
+                "a slot is not reused while an operation is in flight"
+            );
+            return;
+        };
+        let Receiving::Large(key) = link.receiving else {
+            debug_assert!(false, "a large receive completes once");
+            return;
+        };
+        link.receiving = Receiving::No;
+        let mut bytes = self.larges.remove(key as usize);
+        let length = usize::try_from(completion.result).unwrap_or(0);
+        assert!(length <= bytes.remaining_mut() && length <= bytes.capacity() - bytes.len());
+        // SAFETY: the kernel has written `length` bytes at the beginning of the spare capacity.
+        #[expect(unsafe_code, reason = "the kernel filled the buffer")]
+        unsafe {
+            bytes.set_len(bytes.len() + length);
+        }
+        self.shard.large_received(slot, bytes);
+        match completion.result {
+            1.. => {}
+            0 => self.shard.ended(slot),
+            error => self.receive_failed(slot, operation.generation, -error),
+        }
+        self.shard.touch(slot);
+    }
+
+    pub(super) fn cancel_receive(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        let kind = match link.receiving {
+            Receiving::Stream => Kind::Receive,
+            Receiving::Large(_) => Kind::Large,
+            Receiving::No | Receiving::Starved => {
+                link.receiving = Receiving::No;
+                return Ok(());
+            }
+        };
+        if std::mem::replace(&mut link.receive_cancelled, true) {
+            return Ok(());
+        }
+        self.cancel(Operation::new(kind, generation, slot))
+    }
+
+    /// The server stops and this connection receives no more: takes what the kernel has for it by now, so that every
+    /// request that arrived whole is answered, and reports the end.
+    pub(super) fn read_last(&mut self, slot: u32) {
+        if self.shard.is_quiet(slot) {
+            return;
+        }
+        let mut buffer = [0; 16 * 1024];
+        let mut total = 0;
+        while total < LAST_BYTES_MAX && self.shard.takes_input(slot) {
+            let Some(link) = self.shard.link(slot) else {
+                return;
+            };
+            match read_now(&link.socket, &mut buffer) {
+                Ok(Some(0)) => self.shard.ended(slot),
+                Ok(Some(length)) => {
+                    total += length;
+                    self.shard.received(slot, &buffer[..length], None);
+                }
+                Ok(None) => break,
+                Err(error) => self.shard.failed(slot, error),
+            }
+        }
+        self.shard.quiet(slot);
+    }
+}
+
+/// A multishot receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choice that it lacks.
+fn multishot_receive(fd: io_uring::types::Fd, poll: Poll) -> squeue::Entry {
+    let first = if poll == Poll::First {
+        RECVSEND_POLL_FIRST
+    } else {
+        0
+    };
+    opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+        .buf_group(GROUP)
+        .ioprio(RECV_MULTISHOT | first)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants_are_those_that_io_uring_uses() {
+        let fd = io_uring::types::Fd(5);
+        let theirs = opcode::RecvMulti::new(fd, GROUP).build();
+        let ours = multishot_receive(fd, Poll::No);
+        assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+}

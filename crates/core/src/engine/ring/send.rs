@@ -1,0 +1,83 @@
+//! Sending: one send in flight a connection, over everything that its outbox holds.
+
+use std::io;
+
+use io_uring::opcode;
+
+use super::Engine;
+use super::link::Message;
+use super::operation::{Kind, Operation};
+use super::queue::Completion;
+
+/// So many unused parameters of gathering sends are kept.
+const MESSAGES_KEPT_MAX: usize = 64;
+
+impl Engine<'_> {
+    /// Begins a send of what is queued.
+    pub(super) fn send(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some((outbox, link, pools)) = self.shard.sending(slot) else {
+            return Ok(());
+        };
+        debug_assert!(!link.sending, "one send a connection");
+        let fd = link.fd();
+        let mut slices = outbox.begin(pools);
+        let send = if slices.len() == 1
+            && let Some(slice) = slices.next()
+        {
+            let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
+            opcode::Send::new(fd, slice.as_ptr(), length)
+                .flags(libc::MSG_NOSIGNAL)
+                .build()
+        } else {
+            let mut message = self.messages.pop().unwrap_or_else(Message::new);
+            let header = message.gather(slices);
+            link.message = Some(message);
+            opcode::SendMsg::new(fd, header)
+                .flags(libc::MSG_NOSIGNAL as u32)
+                .build()
+        };
+        link.sending = true;
+        link.send_cancelled = false;
+        let send = send.user_data(Operation::new(Kind::Send, generation, slot).pack());
+        // SAFETY: sealed segments of an outbox neither move nor change until `Outbox::sent`, which is called at the
+        // completion, and the parameters stay in the link until then.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&send)
+        }
+    }
+
+    pub(super) fn sent(&mut self, operation: Operation, completion: &Completion) {
+        let slot = operation.slot;
+        let Some(link) = self.shard.link_of(slot, operation.generation) else {
+            debug_assert!(
+                false,
+                "a slot is not reused while an operation is in flight"
+            );
+            return;
+        };
+        link.sending = false;
+        if let Some(message) = link.message.take()
+            && self.messages.len() < MESSAGES_KEPT_MAX
+        {
+            self.messages.push(message);
+        }
+        // Even a send that was cancelled may have been taken in part.
+        self.shard
+            .sent(slot, usize::try_from(completion.result).unwrap_or(0));
+        match -completion.result {
+            ..=0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+            errno => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    pub(super) fn cancel_send(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if !link.sending || std::mem::replace(&mut link.send_cancelled, true) {
+            return Ok(());
+        }
+        self.cancel(Operation::new(Kind::Send, generation, slot))
+    }
+}

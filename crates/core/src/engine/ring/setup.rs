@@ -1,0 +1,75 @@
+//! Making a ring: by attempt, never by kernel version.
+
+use std::fmt;
+use std::io;
+
+use io_uring::IoUring;
+
+use crate::config::RingConfig;
+
+/// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
+/// overflow loses nothing, but it ends multishot operations and costs extra calls.
+const COMPLETIONS_PER_SUBMISSION: u32 = 4;
+
+/// The ring engine cannot work here.
+#[derive(Debug)]
+pub(crate) struct Unavailable {
+    /// The step that failed.
+    pub(crate) step: &'static str,
+    pub(crate) error: io::Error,
+}
+
+impl Unavailable {
+    pub(super) fn at(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Unavailable { step, error }
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the ring engine is not available: {}: {}",
+            self.step, self.error
+        )?;
+        match (self.step, self.error.raw_os_error()) {
+            (SETUP, Some(libc::ENOSYS)) => f.write_str(
+                "; the kernel has no io_uring, or a seccomp filter hides it (container runtimes do by default: allow \
+                 io_uring_setup, io_uring_enter and io_uring_register in its profile)",
+            ),
+            (SETUP, Some(libc::EPERM)) => f.write_str(
+                "; io_uring is forbidden, by sysctl kernel.io_uring_disabled (0 allows it) or by a seccomp filter (a \
+                 container profile, or SystemCallFilter= in the unit: @system-service contains @aio)",
+            ),
+            (SETUP, Some(libc::ENOMEM)) => {
+                f.write_str("; before Linux 5.12 rings count against RLIMIT_MEMLOCK: raise LimitMEMLOCK=")
+            }
+            (SETUP, Some(libc::EINVAL)) => {
+                f.write_str("; the kernel is older than Linux 6.1, which DEFER_TASKRUN needs")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// The step that asks for the ring itself.
+pub(super) const SETUP: &str = "io_uring_setup with SINGLE_ISSUER and DEFER_TASKRUN";
+
+/// Makes the ring of the calling thread, which alone may use it.
+pub(super) fn ring(config: &RingConfig) -> Result<IoUring, Unavailable> {
+    IoUring::builder()
+        // With DEFER_TASKRUN nothing is accepted or received behind the worker's back between two enters, which is
+        // what lets a stop leave connections in the backlog.
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(config.entries * COMPLETIONS_PER_SUBMISSION)
+        .dontfork()
+        .build(config.entries)
+        .map_err(Unavailable::at(SETUP))
+}

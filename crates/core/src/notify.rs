@@ -1,0 +1,25 @@
+//! Telling the service manager: sd_notify(3). Without `NOTIFY_SOCKET` all of it does nothing.
+
+use sd_notify::NotifyState;
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}
+
+pub(crate) fn ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+pub(crate) fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+pub(crate) fn status(line: &str) {
+    notify(&[NotifyState::Status(line)]);
+}
+
+pub(crate) fn watchdog() {
+    notify(&[NotifyState::Watchdog]);
+}

@@ -1,0 +1,252 @@
+//! A whole daemon: signals, the service manager, the watchdog, until it is told to stop.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::metrics::{NameTotals, Snapshot};
+use crate::notify;
+use crate::server::{Running, Server, ServerError};
+
+/// How often `STATUS=` is brought up to date.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+impl Server {
+    /// Runs the server until SIGTERM or SIGINT, talking to the service manager if there is one.
+    ///
+    /// Call it first in `main`, before there is any other thread: it blocks those signals (and SIGHUP) for the whole
+    /// process and takes the descriptors that the environment announces.
+    ///
+    /// # Errors
+    ///
+    /// Whatever stood in the way of starting, or made a worker fail.
+    pub fn run(self) -> Result<(), ServerError> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        signals.thread_block().map_err(io::Error::from)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&signals, flags).map_err(io::Error::from)?;
+
+        let running = self.start()?;
+        for listener in running.listeners() {
+            tracing::info!(
+                socket = %listener.name,
+                "{} on {} ({}), service {}{}",
+                if listener.enabled { "listening" } else { "turning clients away" },
+                listener.address,
+                listener.origin,
+                listener.service,
+                if listener.enabled { "" } else { " disabled" },
+            );
+        }
+        if running.listeners().len() == 0 {
+            tracing::warn!(
+                "no socket is configured and none was inherited: nothing will ever connect"
+            );
+        }
+        let mut control = Control::new(&running);
+        notify::ready();
+        let why = control.wait(&signals)?;
+        if let Why::Signal(signal) = why {
+            tracing::info!("{signal}: stopping");
+        }
+        notify::stopping();
+        running.stop();
+        let metrics = running.metrics().clone();
+        running.join()?;
+        let total = metrics.snapshot().total();
+        tracing::info!(
+            "stopped; {} connections and {} frames were served",
+            total.opened,
+            total.frames_in
+        );
+        Ok(())
+    }
+}
+
+/// What the main thread does while the workers work.
+struct Control<'a> {
+    running: &'a Running,
+    status: Status,
+    watchdog: Option<Watchdog>,
+}
+
+enum Why {
+    Signal(Signal),
+    /// A worker ended by itself, which it does only if it failed.
+    Ended,
+}
+
+impl<'a> Control<'a> {
+    fn new(running: &'a Running) -> Self {
+        let watchdog = sd_notify::watchdog_enabled().map(|limit| Watchdog {
+            interval: limit / 4,
+            next: Instant::now(),
+            turns: Vec::new(),
+        });
+        Control {
+            running,
+            status: Status::new(),
+            watchdog,
+        }
+    }
+
+    fn wait(&mut self, signals: &SignalFd) -> Result<Why, ServerError> {
+        loop {
+            let now = Instant::now();
+            self.status.update(self.running, now);
+            let mut next = self.status.next;
+            if let Some(watchdog) = &mut self.watchdog {
+                watchdog.update(self.running, now);
+                next = next.min(watchdog.next);
+            }
+            let timeout = next.saturating_duration_since(now);
+            let timeout = Timespec {
+                tv_sec: timeout.as_secs() as i64,
+                tv_nsec: i64::from(timeout.subsec_nanos()),
+            };
+            let signals_fd = signals.as_fd();
+            let ended_fd = self.running.ended();
+            let mut fds = [
+                PollFd::new(&signals_fd, PollFlags::IN),
+                PollFd::new(&ended_fd, PollFlags::IN),
+            ];
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+            if !fds[1].revents().is_empty() {
+                return Ok(Why::Ended);
+            }
+            while let Some(info) = signals.read_signal().map_err(io::Error::from)? {
+                match Signal::try_from(info.ssi_signo as i32) {
+                    Ok(Signal::SIGHUP) => {
+                        tracing::warn!(
+                            "SIGHUP: this version cannot reload in place; restart it instead"
+                        );
+                    }
+                    Ok(signal) => return Ok(Why::Signal(signal)),
+                    Err(error) => return Err(io::Error::from(error).into()),
+                }
+            }
+        }
+    }
+}
+
+/// Feeds the service manager's watchdog for as long as every worker takes its turns.
+struct Watchdog {
+    interval: Duration,
+    next: Instant,
+    /// Each worker's turns when it was fed last.
+    turns: Vec<u64>,
+}
+
+impl Watchdog {
+    fn update(&mut self, running: &Running, now: Instant) {
+        if now < self.next {
+            return;
+        }
+        let turns: Vec<u64> = running
+            .metrics()
+            .snapshot()
+            .workers
+            .iter()
+            .map(|w| w.engine.turns)
+            .collect();
+        let stuck = turns
+            .iter()
+            .zip(&self.turns)
+            .position(|(now, before)| now == before);
+        match stuck {
+            None => {
+                notify::watchdog();
+                self.turns = turns;
+            }
+            Some(worker) => tracing::error!(
+                worker,
+                "the worker has taken no turn: the watchdog is not fed"
+            ),
+        }
+        // An idle worker takes a turn because of this, before the next look.
+        running.nudge();
+        self.next = now + self.interval;
+    }
+}
+
+/// The line that `systemctl status` shows.
+struct Status {
+    next: Instant,
+    before: Option<(Instant, NameTotals)>,
+    line: String,
+}
+
+impl Status {
+    fn new() -> Self {
+        Status {
+            next: Instant::now(),
+            before: None,
+            line: String::new(),
+        }
+    }
+
+    fn update(&mut self, running: &Running, now: Instant) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + STATUS_INTERVAL;
+        let snapshot: Snapshot = running.metrics().snapshot();
+        let total = snapshot.total();
+        let line = match &self.before {
+            None => "serving".to_owned(),
+            Some((at, before)) => line(&total, before, now.duration_since(*at)),
+        };
+        if line != self.line {
+            notify::status(&line);
+            self.line = line;
+        }
+        self.before = Some((now, total));
+    }
+}
+
+fn line(total: &NameTotals, before: &NameTotals, elapsed: Duration) -> String {
+    let per_second =
+        |now: u64, then: u64| now.wrapping_sub(then) as f64 / elapsed.as_secs_f64().max(0.001);
+    format!(
+        "{} connections, {:.0} frames/s, {:.1} kB/s in, {:.1} kB/s out",
+        total.open,
+        per_second(total.frames_in, before.frames_in),
+        per_second(total.bytes_in, before.bytes_in) / 1e3,
+        per_second(total.bytes_out, before.bytes_out) / 1e3,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_line_shows_rates() {
+        let before = NameTotals {
+            frames_in: 100,
+            bytes_in: 0,
+            ..NameTotals::default()
+        };
+        let total = NameTotals {
+            open: 3,
+            frames_in: 600,
+            bytes_in: 10_000,
+            bytes_out: 5000,
+            ..before
+        };
+        assert_eq!(
+            line(&total, &before, Duration::from_secs(5)),
+            "3 connections, 100 frames/s, 2.0 kB/s in, 1.0 kB/s out"
+        );
+    }
+}

@@ -1,0 +1,457 @@
+//! The builder, and a server that runs.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::config::Config;
+use crate::crew::Crew;
+use crate::desk::Name;
+use crate::engine::Acceptor;
+use crate::engine::ring::Unavailable;
+use crate::host::Hosted;
+use crate::inherit::{InheritError, Inherited};
+use crate::listeners::{self, Listener, Plan, StartError};
+use crate::mailbox::{Mail, Post, mailbox};
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::placement::Dealer;
+use crate::service::Service;
+use crate::worker::{self, Factory, Worker};
+
+/// A server that is being put together: a configuration, and the services that its sockets name.
+///
+/// [`Server::run`] is all that the `main` of a daemon needs. [`Server::start`] leaves the signals and the service
+/// manager alone, for programs that embed a server, and for tests.
+pub struct Server {
+    pub(crate) config: Config,
+    services: Vec<(String, Factory)>,
+    inherited: Option<Inherited>,
+    inherited_only: bool,
+}
+
+impl Server {
+    /// A server without services.
+    pub fn new(config: Config) -> Self {
+        Server {
+            config,
+            services: Vec::new(),
+            inherited: None,
+            inherited_only: false,
+        }
+    }
+
+    /// Adds a service under the name that `service = "..."` in a socket's section means. `make` is called once on each
+    /// worker's thread, and what it makes stays there.
+    ///
+    /// # Panics
+    ///
+    /// If the name is taken.
+    #[must_use]
+    pub fn service<S: Service>(
+        mut self,
+        name: impl Into<String>,
+        make: impl Fn(&Worker) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let name = name.into();
+        assert!(
+            self.services.iter().all(|(taken, _)| *taken != name),
+            "there are two services named {name:?}"
+        );
+        let factory: Factory = Arc::new(move |worker| Box::new(Hosted::new(make(worker))));
+        self.services.push((name, factory));
+        self
+    }
+
+    /// Makes it an error if an enabled socket is not inherited, instead of binding it.
+    #[must_use]
+    pub fn inherited_only(mut self, only: bool) -> Self {
+        self.inherited_only = only;
+        self
+    }
+
+    /// Uses these descriptors instead of those that the environment announces.
+    #[must_use]
+    pub fn inherited(mut self, inherited: Inherited) -> Self {
+        self.inherited = Some(inherited);
+        self
+    }
+
+    /// What the server would listen on. Takes the inherited descriptors, but binds nothing.
+    ///
+    /// # Errors
+    ///
+    /// Everything that stands in the way of starting, as far as it can be known without binding.
+    pub fn check(mut self) -> Result<listeners::Table, ServerError> {
+        Ok(self.plan()?.0.table())
+    }
+
+    /// Starts the workers and returns when every listener is armed.
+    ///
+    /// # Errors
+    ///
+    /// Whatever stood in the way. Nothing is left behind then.
+    pub fn start(mut self) -> Result<Running, ServerError> {
+        match crate::rlimit::raise() {
+            Ok(raised) if raised.before < raised.after => {
+                tracing::debug!(
+                    "raised the limit of open files from {} to {}",
+                    raised.before,
+                    raised.after
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
+        }
+        let (mut plan, cpus) = self.plan()?;
+        for stray in plan.take_strays().into_iter().chain(plan.take_reserved()) {
+            tracing::warn!(name = %stray.name, fd = stray.number, "dropping a stored descriptor that nothing here uses");
+        }
+        let listeners: Vec<Arc<Listener>> = plan.open()?.into_iter().map(Arc::new).collect();
+        let running = Running::launch(self, cpus, listeners.clone());
+        if running.is_err() {
+            unlink(&listeners);
+        }
+        running
+    }
+
+    /// The plan, and the CPU of each worker.
+    fn plan(&mut self) -> Result<(Plan, Vec<Option<usize>>), ServerError> {
+        let inherited = match self.inherited.take() {
+            Some(inherited) => inherited,
+            None => Inherited::take()?,
+        };
+        let available = crate::cpus::available().unwrap_or_default();
+        let cpus = crate::cpus::assign(self.config.workers, &available);
+        let services: Vec<&str> = self
+            .services
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let plan = listeners::plan(
+            &self.config,
+            inherited,
+            self.inherited_only,
+            &services,
+            cpus.len(),
+        )?;
+        Ok((plan, cpus))
+    }
+}
+
+/// A server that serves.
+///
+/// Dropping it stops it, without waiting.
+pub struct Running {
+    listeners: Vec<Arc<Listener>>,
+    crew: Arc<Crew>,
+    workers: Vec<JoinHandle<()>>,
+    ends: Arc<Ends>,
+}
+
+/// What became of the workers' threads.
+struct Ends {
+    /// By worker; `None` while it runs.
+    results: Mutex<Vec<Option<io::Result<()>>>>,
+    /// Becomes readable when any worker ends.
+    event: OwnedFd,
+}
+
+/// Reports the end of a worker's thread, a panic included.
+struct EndGuard {
+    ends: Arc<Ends>,
+    index: usize,
+    result: io::Result<()>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        let mut results = self
+            .ends
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        results[self.index] = Some(result);
+        let _ = rustix::io::write(&self.ends.event, &1u64.to_ne_bytes());
+    }
+}
+
+impl Running {
+    fn launch(
+        server: Server,
+        cpus: Vec<Option<usize>>,
+        listeners: Vec<Arc<Listener>>,
+    ) -> Result<Self, ServerError> {
+        let config = Arc::new(server.config);
+        let count = cpus.len();
+        let names = names(&listeners, &server.services);
+        let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
+            .map(|_| mailbox())
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        let crew = Crew::new(
+            posts,
+            Dealer::new(
+                count,
+                config.limits.connections,
+                listeners::partitions(listeners.iter().map(|listener| &**listener)),
+            ),
+            Memory::new(config.limits.memory as u64, count),
+            Arc::new(Metrics::new(
+                names.iter().map(|name| name.name.clone()).collect(),
+                count,
+            )),
+            listeners.len(),
+        );
+        let ends = Arc::new(Ends {
+            results: Mutex::new((0..count).map(|_| None).collect()),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(io::Error::from)?,
+        });
+        let mut running = Running {
+            listeners: listeners.clone(),
+            crew,
+            workers: Vec::new(),
+            ends,
+        };
+        let (report, reports) = mpsc::channel();
+        for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
+            let acceptors = listeners
+                .iter()
+                .filter(|listener| listener.owner == index)
+                .map(|listener| Acceptor {
+                    listener: listener.clone(),
+                    name: listener.group as u16,
+                })
+                .collect();
+            let post = worker::Post {
+                index,
+                cpu,
+                config: config.clone(),
+                names: names.clone(),
+                factories: server
+                    .services
+                    .iter()
+                    .map(|(_, factory)| factory.clone())
+                    .collect(),
+                crew: running.crew.clone(),
+                mailbox,
+                acceptors,
+            };
+            running.spawn(post, report.clone())?;
+        }
+        drop(report);
+        running.wait_until_armed(&reports)?;
+        Ok(running)
+    }
+
+    fn spawn(
+        &mut self,
+        post: worker::Post,
+        report: mpsc::Sender<Result<(), Unavailable>>,
+    ) -> io::Result<()> {
+        let guard = EndGuard {
+            ends: self.ends.clone(),
+            index: post.index,
+            result: Err(io::Error::other("the worker panicked")),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("ringhold-{}", post.index))
+            .spawn(move || {
+                let mut guard = guard;
+                guard.result = worker::run(post, |armed| {
+                    // Nobody listens any more if another worker could not start; this one is told to stop.
+                    let _ = report.send(armed);
+                });
+            })?;
+        self.workers.push(thread);
+        Ok(())
+    }
+
+    fn wait_until_armed(
+        &mut self,
+        reports: &mpsc::Receiver<Result<(), Unavailable>>,
+    ) -> Result<(), ServerError> {
+        for _ in 0..self.workers.len() {
+            match reports.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(unavailable)) => return Err(ServerError::Engine(unavailable.to_string())),
+                Err(_) => return Err(self.first_failure()),
+            }
+        }
+        Ok(())
+    }
+
+    fn first_failure(&mut self) -> ServerError {
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        let mut results = self
+            .ends
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut failures =
+            results
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(worker, result)| match result.take() {
+                    Some(Err(error)) => Some(ServerError::Worker { worker, error }),
+                    _ => None,
+                });
+        failures
+            .next()
+            .unwrap_or_else(|| ServerError::Engine("a worker ended before it was ready".into()))
+    }
+
+    /// The listeners, as they are.
+    pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Listener> {
+        self.listeners.iter().map(|listener| &**listener)
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.crew.metrics
+    }
+
+    /// Bytes that connections make the process hold at the moment: partial frames and unsent replies.
+    pub fn memory_held(&self) -> u64 {
+        self.crew.memory.total()
+    }
+
+    /// Becomes readable (poll(2)) when a worker has ended.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ends.event.as_fd()
+    }
+
+    /// Asks every worker to take a turn; each counts it in its `turns`.
+    pub(crate) fn nudge(&self) {
+        self.crew.wake_all();
+    }
+
+    /// Tells the workers to stop: they accept no more, wait for deferred replies, answer what was received whole,
+    /// write what is queued, and close. Returns at once; see [`Running::join`].
+    pub fn stop(&self) {
+        for post in &self.crew.posts {
+            let _ = post.send(Mail::Stop);
+        }
+    }
+
+    /// Waits until every worker has ended, then removes the paths of the unix sockets that the server bound.
+    ///
+    /// # Errors
+    ///
+    /// The first worker that failed.
+    pub fn join(mut self) -> Result<(), ServerError> {
+        let mut panicked = None;
+        for (index, worker) in self.workers.drain(..).enumerate() {
+            if worker.join().is_err() {
+                panicked = Some(index);
+            }
+        }
+        unlink(&self.listeners);
+        let mut results = self
+            .ends
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (worker, result) in results.iter_mut().enumerate() {
+            if let Some(Err(error)) = result.take() {
+                return Err(ServerError::Worker { worker, error });
+            }
+        }
+        debug_assert!(panicked.is_none(), "a panic is reported as a result");
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn unlink(listeners: &[Arc<Listener>]) {
+    for listener in listeners {
+        if let Err(error) = listener.unlink() {
+            tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
+        }
+    }
+}
+
+/// The socket names by number, with the services that answer them.
+fn names(listeners: &[Arc<Listener>], services: &[(String, Factory)]) -> Arc<[Name]> {
+    let count = listeners
+        .iter()
+        .map(|listener| listener.group + 1)
+        .max()
+        .unwrap_or(0);
+    (0..count)
+        .filter_map(|group| listeners.iter().find(|listener| listener.group == group))
+        .map(|listener| Name {
+            name: listener.name.clone(),
+            service: services
+                .iter()
+                .position(|(name, _)| listener.enabled && *name == listener.service),
+        })
+        .collect()
+}
+
+/// Why a server could not start, or ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The descriptors that the environment announces could not be taken.
+    Inherit(InheritError),
+    /// The listeners cannot be had.
+    Listeners(StartError),
+    /// No engine works here.
+    Engine(String),
+    /// A worker failed while it served.
+    Worker {
+        /// Which.
+        worker: usize,
+        /// How.
+        error: io::Error,
+    },
+    /// The operating system refused something else.
+    System(io::Error),
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerError::Inherit(error) => error.fmt(f),
+            ServerError::Listeners(error) => error.fmt(f),
+            ServerError::Engine(reason) => f.write_str(reason),
+            ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
+            ServerError::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl From<InheritError> for ServerError {
+    fn from(error: InheritError) -> Self {
+        ServerError::Inherit(error)
+    }
+}
+
+impl From<StartError> for ServerError {
+    fn from(error: StartError) -> Self {
+        ServerError::Listeners(error)
+    }
+}
+
+impl From<io::Error> for ServerError {
+    fn from(error: io::Error) -> Self {
+        ServerError::System(error)
+    }
+}

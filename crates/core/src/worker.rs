@@ -1,0 +1,107 @@
+//! A worker: one thread with its services, its connections and its engine.
+
+use std::io;
+use std::sync::Arc;
+
+use ringhold_framer::Framer;
+
+use crate::config::Config;
+use crate::crew::Crew;
+use crate::desk::{Desk, Name};
+use crate::engine::{Acceptor, ring};
+use crate::host::Host;
+use crate::mailbox::Mailbox;
+use crate::memory::Meter;
+use crate::metrics::Metrics;
+use crate::peer::Handles;
+use crate::pool::Pools;
+use crate::shard::Shard;
+
+/// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
+/// with, on the worker's own thread.
+pub struct Worker {
+    index: usize,
+    count: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    /// Which worker it is, counted from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// How many workers there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The counters of the whole server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+}
+
+/// Makes one worker's value of a service.
+pub(crate) type Factory = Arc<dyn Fn(&Worker) -> Box<dyn Host> + Send + Sync>;
+
+/// Everything that a worker's thread takes over.
+pub(crate) struct Post {
+    pub(crate) index: usize,
+    pub(crate) cpu: Option<usize>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) names: Arc<[Name]>,
+    pub(crate) factories: Vec<Factory>,
+    pub(crate) crew: Arc<Crew>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) acceptors: Vec<Acceptor>,
+}
+
+/// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its listeners are
+/// armed, or cannot be.
+pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), ring::Unavailable>)) -> io::Result<()> {
+    if let Some(cpu) = post.cpu
+        && let Err(error) = crate::cpus::pin(cpu)
+    {
+        tracing::warn!(
+            worker = post.index,
+            "cannot pin the worker to CPU {cpu}: {error}"
+        );
+    }
+    let worker = Worker {
+        index: post.index,
+        count: post.crew.posts.len(),
+        metrics: post.crew.metrics.clone(),
+    };
+    let hosts = post.factories.iter().map(|make| make(&worker)).collect();
+    let limits = Arc::new(post.config.limits.clone());
+    let framer = Framer::new(ringhold_framer::Limits {
+        // Both were checked against these types' ranges when the configuration was made.
+        frame_bytes: u32::try_from(limits.frame_bytes).unwrap_or(u32::MAX),
+        depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
+    });
+    let desk = Desk {
+        worker: post.index as u16,
+        names: post.names,
+        framer,
+        pools: Pools::default(),
+        meter: Meter::new(post.crew.memory.clone(), post.index),
+        metrics: post.crew.metrics.clone(),
+        handles: Handles {
+            post: post.crew.posts[post.index].clone(),
+            pushed_max: limits.outbox_bytes,
+        },
+        open_tickets: post.crew.open_tickets.clone(),
+        now: 1,
+        limits,
+    };
+    let shard = Shard::new(desk, post.crew, hosts, post.config.handover.drain);
+    ring::run(
+        &post.config.ring,
+        post.config.spin,
+        shard,
+        post.acceptors,
+        post.mailbox,
+        ready,
+    )
+}

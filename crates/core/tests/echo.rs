@@ -1,0 +1,88 @@
+//! One server, real sockets, the echo path.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::listeners::Address;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Running, Server, Service};
+
+struct Echo;
+
+impl Service for Echo {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.write(|out| out.extend_from_slice(&frame));
+        Flow::Continue
+    }
+}
+
+fn start(extra: &str) -> (Running, std::net::SocketAddr) {
+    let text = format!("{extra}\n[sockets.echo]\nservice = \"echo\"\nlisten = [\"127.0.0.1:0\"]\n");
+    let config = Config::parse(&text, "test").unwrap();
+    let running = Server::new(config)
+        .inherited(Inherited::none())
+        .service("echo", |_| Echo)
+        .start()
+        .unwrap();
+    let address = running.listeners().next().unwrap().address.clone();
+    match address {
+        Address::Tcp(address) => (running, address),
+        other => panic!("not TCP: {other}"),
+    }
+}
+
+#[test]
+fn answers_on_every_worker_and_after_half_close() {
+    let (running, address) = start("workers = 2");
+    let mut clients: Vec<TcpStream> = (0..10)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        for part in [&[0x93, i as u8][..], &[0xc4, 2, 7], &[8, 0xc0]] {
+            client.write_all(part).unwrap();
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    for (i, client) in clients.iter_mut().enumerate() {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, [0x93, i as u8, 0xc4, 2, 7, 8, 0xc0]);
+    }
+    let snapshot = running.metrics().snapshot();
+    assert_eq!(snapshot.total().frames_in, 10);
+    let opened: Vec<u64> = snapshot
+        .workers
+        .iter()
+        .map(|w| w.names[0].1.opened)
+        .collect();
+    assert_eq!(opened, [5, 5]);
+    running.stop();
+    running.join().unwrap();
+}
+
+#[test]
+fn a_large_frame_comes_back_whole() {
+    let (running, address) = start("workers = 1");
+    let mut client = TcpStream::connect(address).unwrap();
+    let mut frame = vec![0xc6];
+    frame.extend_from_slice(&3_000_000u32.to_be_bytes());
+    frame.extend((0..3_000_000u32).map(|i| (i * 7 >> 3) as u8));
+    for _ in 0..3 {
+        let sent = frame.clone();
+        let mut writer = client.try_clone().unwrap();
+        let thread = std::thread::spawn(move || writer.write_all(&sent).unwrap());
+        let mut back = vec![0; frame.len()];
+        client.read_exact(&mut back).unwrap();
+        thread.join().unwrap();
+        assert!(back == frame);
+    }
+    running.stop();
+    running.join().unwrap();
+}
