@@ -51,7 +51,8 @@ pub struct NamedDescriptor {
 
 impl Inherited {
     /// Takes what the environment announces, and removes the announcement, also on failure, so that neither a child
-    /// nor a second call claims the descriptors again.
+    /// nor a second call claims the descriptors again. (Only [`InheritError::NotFirst`] leaves it, since it could not be
+    /// removed safely.)
     ///
     /// This belongs first in `main`: the environment changes, so there must be no other thread, and nothing else may
     /// have taken descriptors 3 and up as its own. Where the environment announces nothing, it changes nothing and may
@@ -144,7 +145,7 @@ impl fmt::Display for InheritError {
             }
             Self::NameCount { names, descriptors } => write!(
                 f,
-                "{FDNAMES} is {names:?}, which is {} names for {descriptors} inherited descriptors; start the process \
+                "{FDNAMES} is {names:?}, a list of {} for {descriptors} inherited descriptors; start the process \
                  through the service manager, which sets both",
                 names.split(':').count()
             ),

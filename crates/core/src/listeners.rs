@@ -14,6 +14,7 @@ mod address;
 mod bind;
 mod check;
 mod error;
+mod matching;
 mod names;
 mod plan;
 mod rows;

@@ -16,17 +16,25 @@ pub enum Partition {
 }
 
 impl Partition {
-    /// The workers, given how many there are.
+    /// The workers, given how many there are. Repetitions are left out.
     ///
     /// # Errors
     /// The first index that is not below `workers`.
     pub fn resolve(&self, workers: usize) -> Result<Vec<usize>, usize> {
         match self {
             Self::All => Ok((0..workers).collect()),
-            Self::Only(list) => match list.iter().find(|&&index| index >= workers) {
-                Some(&index) => Err(index),
-                None => Ok(list.clone()),
-            },
+            Self::Only(list) => {
+                let mut resolved = Vec::with_capacity(list.len());
+                for &index in list {
+                    if index >= workers {
+                        return Err(index);
+                    }
+                    if !resolved.contains(&index) {
+                        resolved.push(index);
+                    }
+                }
+                Ok(resolved)
+            }
         }
     }
 

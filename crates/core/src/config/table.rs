@@ -199,12 +199,13 @@ impl<'a, 't> Section<'a, 't> {
 
 /// The known word that `word` was probably meant to be.
 pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    // The threshold below which clap makes no suggestion either.
-    known
-        .map(|candidate| (strsim::jaro(word, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
+    let rated = known.filter_map(|candidate| {
+        let slips = strsim::damerau_levenshtein(word, candidate);
+        // One slip in three letters, or the likeness from which clap makes a suggestion too.
+        let likely = slips * 3 <= candidate.chars().count() || strsim::jaro(word, candidate) > 0.7;
+        likely.then_some((slips, candidate))
+    });
+    rated.min().map(|(_, candidate)| candidate)
 }
 
 /// A value as an error names it.

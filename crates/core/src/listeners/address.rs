@@ -1,8 +1,10 @@
 //! Where a socket listens, as the kernel says.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use rustix::net::SocketAddrAny;
@@ -39,10 +41,10 @@ impl Address {
             return Some(Self::Tcp(address));
         }
         let unix = rustix::net::SocketAddrUnix::try_from(address.clone()).ok()?;
-        if let Some(path) = unix.path_bytes() {
-            use std::os::unix::ffi::OsStringExt;
-            let path = std::ffi::OsString::from_vec(path.to_vec());
-            return Some(Self::UnixPath(PathBuf::from(path)));
+        if let Some(bytes) = unix.path_bytes() {
+            // With a path of the full 107 bytes rustix leaves the final zero in.
+            let path = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+            return Some(Self::UnixPath(PathBuf::from(OsStr::from_bytes(path))));
         }
         Some(match unix.abstract_name() {
             Some(name) => Self::UnixAbstract(name.to_vec()),

@@ -36,6 +36,11 @@ pub enum StartProblem {
         /// How many workers there are.
         workers: usize,
     },
+    /// A section is placed on no worker at all, which only a program can write.
+    NoWorkers {
+        /// The section.
+        socket: String,
+    },
     /// An inherited descriptor is not a listening stream socket.
     NotListener {
         /// Its number.
@@ -148,6 +153,12 @@ impl fmt::Display for StartProblem {
                 index,
                 workers,
             } => f.write_str(&crate::config::beyond(socket, *index, *workers)),
+            Self::NoWorkers { socket } => {
+                write!(
+                    f,
+                    "socket {socket:?} is placed on no worker; to serve nothing, disable it"
+                )
+            }
             Self::NotListener {
                 number,
                 name,

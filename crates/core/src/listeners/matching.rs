@@ -1,0 +1,146 @@
+//! Joins inherited descriptors and socket sections by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, RawFd};
+
+use super::{StartProblem, check};
+use crate::config::{Config, nearest};
+use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
+
+/// The name of a stored descriptor that was given none (FDSTORE=1 without FDNAME=, sd_pid_notify_with_fds(3)).
+const STORED: &str = "stored";
+
+/// The inherited descriptors, by what they are to us.
+pub(super) struct Sorted {
+    /// By section name.
+    pub(super) claimed: BTreeMap<String, Vec<NamedDescriptor>>,
+    unclaimed: Vec<NamedDescriptor>,
+    pub(super) reserved: Vec<NamedDescriptor>,
+    pub(super) strays: Vec<NamedDescriptor>,
+}
+
+impl Sorted {
+    pub(super) fn new(config: &Config, inherited: Inherited) -> Self {
+        let mut sorted = Self {
+            claimed: BTreeMap::new(),
+            unclaimed: Vec::new(),
+            reserved: Vec::new(),
+            strays: Vec::new(),
+        };
+        for descriptor in inherited.descriptors {
+            if descriptor.name.starts_with(RESERVED_PREFIX) {
+                sorted.reserved.push(descriptor);
+                continue;
+            }
+            let section = config
+                .sockets
+                .iter()
+                .find(|(name, socket)| socket.descriptor_name(name) == descriptor.name);
+            match section {
+                Some((name, _)) => sorted
+                    .claimed
+                    .entry(name.clone())
+                    .or_default()
+                    .push(descriptor),
+                None if descriptor.name != STORED && check::is_listening(descriptor.fd.as_fd()) => {
+                    sorted.unclaimed.push(descriptor);
+                }
+                None => sorted.strays.push(descriptor),
+            }
+        }
+        sorted
+    }
+
+    /// The names of what is, or is to be, a listener.
+    pub(super) fn names(&self) -> Vec<(&str, Option<RawFd>)> {
+        let all = self.claimed.values().flatten().chain(&self.unclaimed);
+        all.map(|descriptor| (descriptor.name.as_str(), Some(descriptor.number)))
+            .collect()
+    }
+}
+
+/// What can be wrong between the sections and the names of the inherited listeners.
+pub(super) fn name_problems(
+    config: &Config,
+    listeners: &[(&str, Option<RawFd>)],
+    inherited_only: bool,
+    services: &[&str],
+    workers: usize,
+) -> Vec<StartProblem> {
+    let mut problems = Vec::new();
+    for (name, socket) in &config.sockets {
+        let descriptor = socket.descriptor_name(name);
+        let inherited = listeners
+            .iter()
+            .any(|(listener, _)| *listener == descriptor);
+        if socket.enable && !services.contains(&socket.service.as_str()) {
+            problems.push(StartProblem::UnknownService {
+                socket: name.clone(),
+                service: socket.service.clone(),
+                known: services
+                    .iter()
+                    .map(|service| (*service).to_owned())
+                    .collect(),
+                nearest: nearest(&socket.service, services.iter().copied()).map(str::to_owned),
+            });
+        }
+        match socket.workers.resolve(workers) {
+            Ok(partition) if partition.is_empty() => {
+                problems.push(StartProblem::NoWorkers {
+                    socket: name.clone(),
+                });
+            }
+            Ok(_) => {}
+            Err(index) => problems.push(StartProblem::Partition {
+                socket: name.clone(),
+                index,
+                workers,
+            }),
+        }
+        if inherited || !socket.enable {
+            continue;
+        }
+        let (socket_name, descriptor) = (name.clone(), descriptor.to_owned());
+        if inherited_only {
+            let inherited: BTreeSet<&str> =
+                listeners.iter().map(|(listener, _)| *listener).collect();
+            let inherited = inherited.into_iter().map(str::to_owned).collect();
+            problems.push(StartProblem::NotInherited {
+                socket: socket_name,
+                descriptor,
+                inherited,
+            });
+        } else if socket.listen.is_empty() {
+            problems.push(StartProblem::NoAddress {
+                socket: socket_name,
+                descriptor,
+            });
+        }
+    }
+    let mut reported = BTreeSet::new();
+    for (listener, number) in listeners {
+        let claimed = config
+            .sockets
+            .iter()
+            .any(|(name, socket)| socket.descriptor_name(name) == *listener);
+        if !claimed && reported.insert((listener, number)) {
+            problems.push(unclaimed(config, listener, *number));
+        }
+    }
+    problems
+}
+
+fn unclaimed(config: &Config, listener: &str, number: Option<RawFd>) -> StartProblem {
+    // The default name of a socket unit is that of the whole unit.
+    let word = listener.strip_suffix(".socket").unwrap_or(listener);
+    StartProblem::Unclaimed {
+        name: listener.to_owned(),
+        number,
+        sections: config
+            .sockets
+            .iter()
+            .map(|(name, socket)| (name.clone(), socket.descriptor_name(name).to_owned()))
+            .collect(),
+        nearest: nearest(word, config.sockets.keys().map(String::as_str)).map(str::to_owned),
+    }
+}

@@ -1,0 +1,424 @@
+//! The configuration file: every default, every key, and what is said about mistakes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ringhold_core::config::{
+    Config, EngineChoice, Handover, Id, ListenAddress, Partition, RingConfig, SocketConfig, Workers,
+};
+use ringhold_core::limits::Limits;
+
+mod sockets;
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, "test.toml").unwrap()
+}
+
+/// All errors of `text`, a line each.
+fn errors(text: &str) -> Vec<String> {
+    let error = Config::parse(text, "test.toml").unwrap_err();
+    let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
+    assert_eq!(
+        lines.len(),
+        error.problems().len(),
+        "one line each: {error}"
+    );
+    lines
+}
+
+/// The only error of `text`.
+fn error(text: &str) -> String {
+    let mut all = errors(text);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(parse(""), Config::default());
+    assert_eq!(
+        parse("# nothing\n[limits]\n[handover]\n[ring]\n[sockets]\n"),
+        Config::default()
+    );
+}
+
+#[test]
+fn every_default_is_as_documented() {
+    let config = Config::default();
+    assert_eq!(config.engine, EngineChoice::Auto);
+    assert_eq!(config.workers, Workers::Auto);
+    assert_eq!(config.spin, Duration::ZERO);
+    assert!(config.sockets.is_empty());
+    let limits = Limits {
+        frame_bytes: 16 * 1024 * 1024,
+        depth: 128,
+        outbox_bytes: 8 * 1024 * 1024,
+        connections: 10_000,
+        memory: 1024 * 1024 * 1024,
+        idle_timeout: Duration::ZERO,
+        frame_timeout: Duration::from_secs(30),
+        write_timeout: Duration::from_secs(30),
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!(
+        config.handover,
+        Handover {
+            drain: Duration::from_secs(5)
+        }
+    );
+    let ring = RingConfig {
+        entries: 4096,
+        buffers: 64,
+        buffer_bytes: 16 * 1024,
+    };
+    assert_eq!(config.ring, ring);
+
+    let socket = SocketConfig {
+        service: "rpc".to_owned(),
+        enable: true,
+        listen: vec![],
+        workers: Partition::All,
+        fd_name: None,
+        backlog: 4096,
+        mode: 0o660,
+        user: None,
+        group: None,
+        nodelay: true,
+        reuse_port: false,
+        ipv6_only: None,
+    };
+    assert_eq!(parse("[sockets.rpc]").sockets["rpc"], socket);
+    assert_eq!(SocketConfig::new("rpc"), socket);
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = parse(
+        r#"
+        engine  = "portable"
+        workers = 4
+        spin    = "50us"
+        [limits]
+        frame_bytes   = "1MiB"
+        depth         = 7
+        outbox_bytes  = "8KiB"
+        connections   = 20
+        memory        = "2GiB"
+        idle_timeout  = "1h"
+        frame_timeout = "250ms"
+        write_timeout = "2min"
+        [handover]
+        drain = "1s"
+        [ring]
+        entries = 256
+        buffers = 128
+        buffer_bytes = "32KiB"
+        [sockets.log]
+        service = "forward"
+        enable  = false
+        listen  = ["127.0.0.1:0", "[::1]:4660", "unix:/run/x/log.sock", "unix:@log"]
+        workers = [3, 0]
+        fd_name = "ringhold-log.socket"
+        backlog = 12
+        mode = "0600"
+        user = "nobody"
+        group = 12
+        nodelay = false
+        reuse_port = true
+        ipv6_only = true
+        "#,
+    );
+    assert_eq!(config.engine, EngineChoice::Portable);
+    assert_eq!(config.workers, Workers::Count(4));
+    assert_eq!(config.spin, Duration::from_micros(50));
+    let limits = Limits {
+        frame_bytes: 1 << 20,
+        depth: 7,
+        outbox_bytes: 8 << 10,
+        connections: 20,
+        memory: 2 << 30,
+        idle_timeout: Duration::from_secs(3600),
+        frame_timeout: Duration::from_millis(250),
+        write_timeout: Duration::from_secs(120),
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!(config.handover.drain, Duration::from_secs(1));
+    assert_eq!(
+        config.ring,
+        RingConfig {
+            entries: 256,
+            buffers: 128,
+            buffer_bytes: 32 << 10
+        }
+    );
+    let socket = SocketConfig {
+        service: "forward".to_owned(),
+        enable: false,
+        listen: vec![
+            ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()),
+            ListenAddress::Tcp("[::1]:4660".parse().unwrap()),
+            ListenAddress::UnixPath(PathBuf::from("/run/x/log.sock")),
+            ListenAddress::UnixAbstract("log".to_owned()),
+        ],
+        workers: Partition::Only(vec![3, 0]),
+        fd_name: Some("ringhold-log.socket".to_owned()),
+        backlog: 12,
+        mode: 0o600,
+        user: Some(Id::Name("nobody".to_owned())),
+        group: Some(Id::Number(12)),
+        nodelay: false,
+        reuse_port: true,
+        ipv6_only: Some(true),
+    };
+    assert_eq!(config.sockets["log"], socket);
+    assert_eq!(socket.descriptor_name("log"), "ringhold-log.socket");
+    assert_eq!(SocketConfig::new("x").descriptor_name("log"), "log");
+}
+
+#[test]
+fn engines_and_workers() {
+    assert_eq!(parse("engine = \"auto\"").engine, EngineChoice::Auto);
+    assert_eq!(parse("engine = \"ring\"").engine, EngineChoice::Ring);
+    assert_eq!(parse("workers = \"auto\"").workers, Workers::Auto);
+    assert_eq!(parse("workers = 1024").workers, Workers::Count(1024));
+    assert_eq!(
+        error("engine = \"rign\""),
+        "test.toml:1: bad value for \"engine\": \"rign\" is not an engine (\"auto\", \"ring\" or \"portable\"); \
+         did you mean \"ring\"?"
+    );
+    for bad in ["0", "-1", "1025", "\"many\"", "1.5"] {
+        let error = error(&format!("workers = {bad}"));
+        assert!(
+            error.starts_with("test.toml:1: bad value for \"workers\": "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_key() {
+    let text = "engine = \"auto\"\n\n[limits]\n\n[sockets.rpc]\nservice = \"rpc\"\nlistne = [\"127.0.0.1:4660\"]\n";
+    assert_eq!(
+        error(text),
+        "test.toml:7: unknown key \"listne\" in [sockets.rpc]; did you mean \"listen\"?"
+    );
+    assert_eq!(
+        error("enigne = \"auto\""),
+        "test.toml:1: unknown key \"enigne\"; did you mean \"engine\"?"
+    );
+    assert_eq!(
+        error("\n[limit]\ndepth = 3"),
+        "test.toml:2: unknown key \"limit\"; did you mean \"limits\"?"
+    );
+    assert_eq!(
+        error("[handover]\nzzz = 3"),
+        "test.toml:2: unknown key \"zzz\" in [handover]; known are drain"
+    );
+    assert_eq!(
+        error("[ring]\nentires = 8"),
+        "test.toml:2: unknown key \"entires\" in [ring]; did you mean \"entries\"?"
+    );
+    // An inline table and a dotted key are sections as well.
+    assert_eq!(
+        error("sockets = { a = {}, b = { enabled = true } }"),
+        "test.toml:1: unknown key \"enabled\" in [sockets.b]; did you mean \"enable\"?"
+    );
+    assert_eq!(
+        error("limits.dept = 3"),
+        "test.toml:1: unknown key \"dept\" in [limits]; did you mean \"depth\"?"
+    );
+}
+
+#[test]
+fn all_problems_are_reported_in_the_order_of_their_lines() {
+    let lines = errors(
+        "spin = 3\nfoo = 1\n[sockets.b]\nbacklog = 0\n[sockets.a]\nenable = \"yes\"\n[ring]\nbuffers = 3",
+    );
+    assert_eq!(
+        lines,
+        [
+            "test.toml:1: bad value for \"spin\": it must be a duration with a unit, such as \"5s\", not the number 3",
+            "test.toml:2: unknown key \"foo\"; known are engine, workers, spin, limits, handover, ring, sockets",
+            "test.toml:4: bad value for \"backlog\" in [sockets.b]: 0 is not within 1 to 2147483647",
+            "test.toml:6: bad value for \"enable\" in [sockets.a]: it must be true or false, not \"yes\"",
+            "test.toml:8: bad value for \"buffers\" in [ring]: 3 is not a power of two",
+        ]
+    );
+}
+
+#[test]
+fn toml_mistakes_have_a_line() {
+    let error = error("engine = \"auto\"\nworkers = = 3\n");
+    assert!(error.starts_with("test.toml:2: "), "{error}");
+    assert!(errors("a = 1\na = 2\n")[0].starts_with("test.toml:2: "));
+    assert_eq!(
+        self::error("limits = 3"),
+        "test.toml:1: \"limits\" must be a section, [limits], not the number 3"
+    );
+    assert_eq!(
+        self::error("[sockets]\nrpc = true"),
+        "test.toml:2: \"rpc\" must be a section, [sockets.rpc], not true"
+    );
+}
+
+#[test]
+fn durations() {
+    let drain = |text: &str| {
+        parse(&format!("[handover]\ndrain = \"{text}\""))
+            .handover
+            .drain
+    };
+    assert_eq!(drain("0s"), Duration::ZERO);
+    assert_eq!(drain("7us"), Duration::from_micros(7));
+    assert_eq!(drain("7ms"), Duration::from_millis(7));
+    assert_eq!(drain("7s"), Duration::from_secs(7));
+    assert_eq!(drain("7 s"), Duration::from_secs(7));
+    assert_eq!(drain("7min"), Duration::from_secs(420));
+    assert_eq!(drain("7h"), Duration::from_secs(25_200));
+    assert_eq!(drain("7d"), Duration::from_secs(604_800));
+    assert_eq!(
+        error("[handover]\n\ndrain = \"5 apples\""),
+        "test.toml:3: bad value for \"drain\" in [handover]: \"5 apples\" is not a duration; write a whole number and \
+         a unit (us, ms, s, min, h, d), such as \"5s\""
+    );
+    for bad in [
+        "",
+        "s",
+        "5",
+        "-5s",
+        "1.5s",
+        "5S",
+        "5s 3ms",
+        "+5s",
+        "99999999999999999999s",
+        "9999999999999999d",
+    ] {
+        let error = error(&format!("[handover]\ndrain = \"{bad}\""));
+        assert!(
+            error.starts_with("test.toml:2: bad value for \"drain\" in [handover]: "),
+            "{error}"
+        );
+    }
+    assert_eq!(parse("spin = \"1s\"").spin, Duration::from_secs(1));
+    assert!(
+        error("spin = \"1001ms\"").ends_with("a worker can spin for one second at most, \"1s\"")
+    );
+}
+
+#[test]
+fn every_limit_has_a_range() {
+    let limits = |text: &str| parse(&format!("[limits]\n{text}")).limits;
+    assert_eq!(limits("frame_bytes = 1").frame_bytes, 1);
+    assert_eq!(limits("frame_bytes = \"512B\"").frame_bytes, 512);
+    assert_eq!(
+        limits("frame_bytes = \"1GiB\"").frame_bytes,
+        Limits::MAX_FRAME_BYTES
+    );
+    assert_eq!(limits("depth = 65535").depth, Limits::MAX_DEPTH);
+    assert_eq!(limits("outbox_bytes = 65536").outbox_bytes, 65_536);
+    assert_eq!(limits("outbox_bytes = 0x10000").outbox_bytes, 65_536);
+    assert_eq!(
+        limits("connections = 1_048_576").connections,
+        Limits::MAX_CONNECTIONS
+    );
+    assert_eq!(limits("memory = \"16MiB\"").memory, 16 << 20);
+    assert_eq!(
+        limits("idle_timeout = \"10s\"").idle_timeout,
+        Duration::from_secs(10)
+    );
+    assert_eq!(
+        limits("frame_timeout = \"0s\"").frame_timeout,
+        Duration::ZERO
+    );
+    assert_eq!(
+        limits("write_timeout = \"1s\"").write_timeout,
+        Duration::from_secs(1)
+    );
+    for (key, bad) in [
+        ("frame_bytes", "0"),
+        ("frame_bytes", "\"2GiB\""),
+        ("frame_bytes", "1073741825"),
+        ("frame_bytes", "\"16MB\""),
+        ("frame_bytes", "\"16mib\""),
+        ("frame_bytes", "-1"),
+        ("frame_bytes", "true"),
+        ("depth", "0"),
+        ("depth", "65536"),
+        ("depth", "\"128\""),
+        ("outbox_bytes", "0"),
+        ("outbox_bytes", "\"99999999999GiB\""),
+        ("outbox_bytes", "1.5"),
+        ("connections", "0"),
+        ("connections", "1048577"),
+        ("connections", "99999999999999999999999"),
+        ("memory", "\"\""),
+        ("idle_timeout", "10"),
+        ("frame_timeout", "\"soon\""),
+        ("write_timeout", "[]"),
+    ] {
+        let error = error(&format!("[limits]\n{key} = {bad}"));
+        assert!(
+            error.starts_with(&format!("test.toml:2: bad value for {key:?} in [limits]: ")),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        error("[limits]\ndepth = 3\nmemory = \"8MiB\""),
+        "test.toml:3: \"memory\" in [limits] is 8388608 bytes, less than one frame of \"frame_bytes\" = 16777216 \
+         bytes; raise the one or lower the other"
+    );
+}
+
+#[test]
+fn ring_sizes_are_powers_of_two_within_what_the_kernel_takes() {
+    for (key, bad) in [
+        ("entries", "7"),
+        ("entries", "100"),
+        ("entries", "65536"),
+        ("buffers", "1"),
+        ("buffers", "65536"),
+        ("buffer_bytes", "512"),
+        ("buffer_bytes", "\"2MiB\""),
+        ("buffer_bytes", "5000"),
+    ] {
+        let error = error(&format!("[ring]\n{key} = {bad}"));
+        assert!(
+            error.starts_with(&format!("test.toml:2: bad value for {key:?} in [ring]: ")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ringhold.toml");
+    std::fs::write(&path, "workers = 3\n").unwrap();
+    assert_eq!(Config::from_file(&path).unwrap().workers, Workers::Count(3));
+    std::fs::write(&path, "wrokers = 3\n").unwrap();
+    let error = Config::from_file(&path).unwrap_err();
+    assert_eq!(error.problems()[0].line, Some(1));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}:1: unknown key \"wrokers\"; did you mean \"workers\"?",
+            path.display()
+        )
+    );
+    std::fs::write(&path, b"a = \"\xff\"").unwrap();
+    let error = Config::from_file(&path).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("{}: the file is not UTF-8 text", path.display())
+    );
+    let error = Config::from_file(Path::new("/nonexistent/x.toml")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("/nonexistent/x.toml: cannot read the configuration: "),
+        "{error}"
+    );
+    assert_eq!(error.problems()[0].line, None);
+}

@@ -1,0 +1,207 @@
+//! The keys and names of socket sections.
+
+use ringhold_core::config::{Id, ListenAddress, Partition};
+
+use super::*;
+
+#[test]
+fn partitions() {
+    let workers = |text: &str| {
+        parse(&format!("[sockets.a]\nworkers = {text}")).sockets["a"]
+            .workers
+            .clone()
+    };
+    assert_eq!(workers("\"all\""), Partition::All);
+    assert_eq!(workers("\"0\""), Partition::Only(vec![0]));
+    assert_eq!(workers("2"), Partition::Only(vec![2]));
+    assert_eq!(workers("\"0-3\""), Partition::Only(vec![0, 1, 2, 3]));
+    assert_eq!(workers("\"0-1,4\""), Partition::Only(vec![0, 1, 4]));
+    assert_eq!(workers("[0, 2]"), Partition::Only(vec![0, 2]));
+    assert_eq!(workers("[2, 0]"), Partition::Only(vec![2, 0]));
+    for text in ["all", "0", "0-3", "0-1,4"] {
+        assert_eq!(workers(&format!("{text:?}")).to_string(), text);
+    }
+    assert_eq!(Partition::All.resolve(3), Ok(vec![0, 1, 2]));
+    assert_eq!(Partition::Only(vec![2, 0]).resolve(3), Ok(vec![2, 0]));
+    assert_eq!(Partition::Only(vec![0, 2]).resolve(2), Err(2));
+    for bad in [
+        "\"\"",
+        "\"3-0\"",
+        "\"a\"",
+        "\"-1\"",
+        "\"0-\"",
+        "[]",
+        "[0, -1]",
+        "[0, \"1\"]",
+        "1024",
+        "\"0-99999999999\"",
+        "true",
+    ] {
+        let error = error(&format!("[sockets.a]\nworkers = {bad}"));
+        assert!(
+            error.starts_with("test.toml:2: bad value for \"workers\" in [sockets.a]: "),
+            "{error}"
+        );
+    }
+    for bad in ["[0, 1, 0]", "\"0-2,1\""] {
+        let error = error(&format!("[sockets.a]\nworkers = {bad}"));
+        assert!(error.ends_with("is named twice"), "{error}");
+    }
+    // A list may have a line for each item; the error names its own.
+    assert!(error("[sockets.a]\nworkers = [\n  0,\n  true,\n]").starts_with("test.toml:4: "));
+}
+
+#[test]
+fn a_partition_beyond_the_workers_names_the_socket() {
+    assert_eq!(
+        error("workers = 2\n[sockets.rpc]\nenable = true\nworkers = \"1-2\""),
+        "test.toml:4: socket \"rpc\" is placed on worker 2, but there are only workers 0 to 1"
+    );
+    assert_eq!(
+        error("workers = 1\n[sockets.rpc]\nworkers = 1"),
+        "test.toml:3: socket \"rpc\" is placed on worker 1, but there is only worker 0"
+    );
+    // How many "auto" makes is known at start only.
+    assert_eq!(
+        parse("[sockets.rpc]\nworkers = 900").sockets["rpc"].workers,
+        Partition::Only(vec![900])
+    );
+}
+
+#[test]
+fn addresses() {
+    let listen = |text: &str| {
+        parse(&format!("[sockets.a]\nlisten = {text}")).sockets["a"]
+            .listen
+            .clone()
+    };
+    assert_eq!(listen("[]"), []);
+    assert_eq!(
+        listen("\"127.0.0.1:1\""),
+        [ListenAddress::Tcp("127.0.0.1:1".parse().unwrap())]
+    );
+    for text in [
+        "127.0.0.1:0",
+        "[::]:4660",
+        "unix:/run/a b.sock",
+        "unix:@name",
+    ] {
+        assert_eq!(listen(&format!("[{text:?}]"))[0].to_string(), text);
+    }
+    let longest = format!("unix:/{}", "x".repeat(106));
+    assert_eq!(listen(&format!("[{longest:?}]"))[0].to_string(), longest);
+    let too_long = error(&format!("[sockets.a]\nlisten = [\"{longest}x\"]"));
+    assert!(
+        too_long.ends_with("has 108 bytes; the kernel takes 107"),
+        "{too_long}"
+    );
+    for (bad, says) in [
+        ("\"127.0.0.1\"", "has no port"),
+        ("\"localhost:80\"", "host names are not looked up"),
+        ("\"\"", "is not an address"),
+        ("\"/run/x.sock\"", "did you mean \"unix:/run/x.sock\"?"),
+        ("\"@x\"", "did you mean \"unix:@x\"?"),
+        ("\"unix:\"", "has no path"),
+        ("\"unix:@\"", "has no abstract name"),
+        ("\"unix:x.sock\"", "is not the absolute path of a socket"),
+        ("\"unix:/run/\"", "is not the absolute path of a socket"),
+        ("\"unix:/a\\u0000b\"", "contains a zero byte"),
+        ("4660", "it must be a string, not the number 4660"),
+        (
+            "[\"127.0.0.1:4660\", \"127.0.0.1:4660\"]",
+            "is listed twice",
+        ),
+    ] {
+        let error = error(&format!("[sockets.a]\nlisten = {bad}"));
+        assert!(
+            error.starts_with("test.toml:2: bad value for \"listen\" in [sockets.a]: "),
+            "{error}"
+        );
+        assert!(error.contains(says), "{error}");
+    }
+    assert_eq!(
+        listen("[\"127.0.0.1:0\", \"127.0.0.1:0\"]").len(),
+        2,
+        "port 0 is another port each time"
+    );
+    assert!(
+        error("[sockets.a]\nlisten = [\n  \"127.0.0.1:1\",\n  \"nonsense\",\n]")
+            .starts_with("test.toml:4: ")
+    );
+}
+
+#[test]
+fn modes_and_owners() {
+    let socket = |text: &str| parse(&format!("[sockets.a]\n{text}")).sockets["a"].clone();
+    assert_eq!(socket("mode = \"666\"").mode, 0o666);
+    assert_eq!(socket("mode = \"0\"").mode, 0);
+    assert_eq!(socket("user = \"1000\"").user, Some(Id::Number(1000)));
+    assert_eq!(socket("user = 0").user, Some(Id::Number(0)));
+    assert_eq!(
+        socket("group = \"adm\"").group,
+        Some(Id::Name("adm".to_owned()))
+    );
+    for (key, bad) in [
+        ("mode", "660"),
+        ("mode", "\"0o660\""),
+        ("mode", "\"0668\""),
+        ("mode", "\"1777\""),
+        ("mode", "\"\""),
+        ("mode", "\"+66\""),
+        ("user", "\"\""),
+        ("user", "-1"),
+        ("group", "4294967295"),
+        ("group", "true"),
+    ] {
+        let error = error(&format!("[sockets.a]\n{key} = {bad}"));
+        assert!(
+            error.starts_with(&format!(
+                "test.toml:2: bad value for {key:?} in [sockets.a]: "
+            )),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn names_are_those_that_a_service_manager_can_pass() {
+    let longest = "x".repeat(255);
+    parse(&format!(
+        "[sockets.\"a b~\"]\n[sockets.{longest}]\n[sockets.ringhold]\n"
+    ));
+    for (name, says) in [
+        ("", "cannot be empty"),
+        ("a:b", "contains ':'"),
+        ("ä", "contains 'ä'"),
+        ("a\\tb", "contains '\\t'"),
+        ("ringhold.state", "are kept for the handover"),
+        (&format!("{longest}x"), "at most 255 bytes, this one 256"),
+    ] {
+        let section = error(&format!("\n[sockets.\"{name}\"]"));
+        assert!(
+            section.starts_with("test.toml:2: bad name of section [sockets."),
+            "{section}"
+        );
+        assert!(section.contains(says), "{section}");
+        let key = error(&format!("[sockets.a]\nfd_name = \"{name}\""));
+        assert!(
+            key.starts_with("test.toml:2: bad value for \"fd_name\" in [sockets.a]: "),
+            "{key}"
+        );
+        assert!(key.contains(says), "{key}");
+    }
+}
+
+#[test]
+fn two_sections_cannot_claim_one_descriptor_name() {
+    assert_eq!(
+        error("[sockets.a]\nfd_name = \"x\"\n[sockets.b]\nenable = false\nfd_name = \"x\""),
+        "test.toml:5: [sockets.b] and [sockets.a] both claim the descriptors named \"x\""
+    );
+    // The name of a section is a claim as well.
+    assert_eq!(
+        error("[sockets.b]\nfd_name = \"a\"\n\n[sockets.a]\nservice = \"s\""),
+        "test.toml:4: [sockets.a] and [sockets.b] both claim the descriptors named \"a\""
+    );
+    parse("[sockets.a]\nfd_name = \"b\"\n[sockets.b]\nfd_name = \"a\"");
+}

@@ -1,0 +1,195 @@
+//! Listeners that we bind: TCP and abstract unix names.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use ringhold_core::config::ListenAddress;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::listeners::{Address, Listener, Origin, is_listening};
+use rustix::net::sockopt;
+
+use super::*;
+
+fn address(listener: &Listener) -> SocketAddr {
+    match listener.address {
+        Address::Tcp(address) => address,
+        _ => panic!("{listener:?}"),
+    }
+}
+
+#[test]
+fn a_bound_listener_is_as_the_section_says() {
+    let listeners = opened(
+        "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"127.0.0.1:0\"]",
+        Inherited::none(),
+    );
+    assert_eq!(listeners.len(), 2);
+    for (index, listener) in listeners.iter().enumerate() {
+        assert_ne!(address(listener).port(), 0, "the address is the real one");
+        let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        assert_eq!(listener.origin, Origin::Bound { listen });
+        assert_eq!(listener.owner, index);
+        assert!(
+            listener.dealt
+                && listener.enabled
+                && is_listening(&listener.socket)
+                && close_on_exec(listener)
+        );
+        assert!(sockopt::socket_reuseaddr(&listener.socket).unwrap());
+        assert!(!sockopt::socket_reuseport(&listener.socket).unwrap());
+        assert!(sockopt::tcp_nodelay(&listener.socket).unwrap());
+    }
+    assert_ne!(address(&listeners[0]), address(&listeners[1]));
+    let client = TcpStream::connect(address(&listeners[0])).unwrap();
+    let accepted = rustix::net::accept(&listeners[0].socket).unwrap();
+    assert!(
+        sockopt::tcp_nodelay(&accepted).unwrap(),
+        "accepted sockets inherit it"
+    );
+    drop(client);
+}
+
+#[test]
+fn nodelay_can_be_turned_off() {
+    let listeners = opened(
+        "[sockets.rpc]\nlisten = \"127.0.0.1:0\"\nnodelay = false",
+        Inherited::none(),
+    );
+    assert!(!sockopt::tcp_nodelay(&listeners[0].socket).unwrap());
+}
+
+#[test]
+fn reuse_port_makes_one_listener_for_each_worker() {
+    let name = format!("ringhold-test-{}-reuse", std::process::id());
+    let text = format!(
+        "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:@{name}\"]\nreuse_port = true\n\
+         [sockets.log]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nworkers = 1"
+    );
+    let listeners = opened(&text, Inherited::none());
+    let [log, first, second, unix] = &listeners[..] else {
+        panic!("{listeners:?}")
+    };
+    assert_eq!(
+        address(first),
+        address(second),
+        "the second one takes the port that the first one got"
+    );
+    assert_eq!((first.owner, second.owner), (0, 1));
+    assert!(!first.dealt && !second.dealt);
+    assert!(sockopt::socket_reuseport(&first.socket).unwrap());
+    assert!(unix.dealt, "there is one unix listener for all");
+    assert_eq!((log.owner, log.dealt), (1, false));
+    assert_ne!(address(log), address(first));
+}
+
+#[test]
+fn a_port_that_is_in_use_is_an_error() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    for more in ["", "\nreuse_port = true"] {
+        let error = refused(&format!("[sockets.rpc]\nlisten = \"{address}\"{more}"));
+        assert!(
+            error.starts_with(&format!(
+                "socket \"rpc\" cannot listen on {address}: the port is in use; is another "
+            )),
+            "{error}"
+        );
+    }
+    // With SO_REUSEPORT on both sides the kernel alone would not notice.
+    let first = opened(
+        "[sockets.rpc]\nlisten = \"127.0.0.1:0\"\nreuse_port = true",
+        Inherited::none(),
+    );
+    let error = refused(&format!(
+        "[sockets.rpc]\nlisten = \"{}\"\nreuse_port = true",
+        first[0].address
+    ));
+    assert!(error.contains("the port is in use"), "{error}");
+}
+
+#[test]
+fn a_port_with_old_connections_can_be_bound_again() {
+    for more in ["", "\nreuse_port = true"] {
+        let listeners = opened(
+            &format!("[sockets.rpc]\nlisten = \"127.0.0.1:0\"{more}"),
+            Inherited::none(),
+        );
+        let address = address(&listeners[0]);
+        let client = TcpStream::connect(address).unwrap();
+        let accepted = if more.is_empty() {
+            Some(rustix::net::accept(&listeners[0].socket).unwrap())
+        } else {
+            None
+        };
+        drop(listeners);
+        // The server's side closes first, and waits.
+        drop(accepted);
+        let again = opened(
+            &format!("[sockets.rpc]\nlisten = \"{address}\"{more}"),
+            Inherited::none(),
+        );
+        assert_eq!(again[0].address, Address::Tcp(address));
+        drop(client);
+    }
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_an_error() {
+    // TEST-NET-1 (RFC 5737) belongs to nobody.
+    let error = refused("[sockets.rpc]\nlisten = \"192.0.2.1:4660\"");
+    assert!(
+        error.contains("no interface of this machine has the address 192.0.2.1 ("),
+        "{error}"
+    );
+}
+
+#[test]
+fn ipv6_is_dual_stack_unless_it_is_told_otherwise() {
+    if TcpListener::bind("[::]:0").is_err() {
+        eprintln!("this machine has no IPv6");
+        return;
+    }
+    for (only, text) in [(true, "ipv6_only = true"), (false, "ipv6_only = false")] {
+        let listeners = opened(
+            &format!("[sockets.rpc]\nlisten = \"[::]:0\"\n{text}"),
+            Inherited::none(),
+        );
+        let port = address(&listeners[0]).port();
+        assert_eq!(TcpStream::connect(("127.0.0.1", port)).is_err(), only);
+    }
+}
+
+#[test]
+fn abstract_names() {
+    let name = format!("ringhold-test-{}-abstract", std::process::id());
+    let text = format!("[sockets.rpc]\nlisten = \"unix:@{name}\"");
+    let listeners = opened(&text, Inherited::none());
+    assert_eq!(
+        listeners[0].address,
+        Address::UnixAbstract(name.clone().into_bytes())
+    );
+    assert!(
+        listeners[0].path.is_none()
+            && close_on_exec(&listeners[0])
+            && is_listening(&listeners[0].socket)
+    );
+    let error = refused(&text);
+    assert!(
+        error.contains(&format!(
+            "cannot listen on unix:@{name}: another process listens there ("
+        )),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unknown_owner_is_found_before_anything_is_bound() {
+    let text = "[sockets.rpc]\nlisten = \"unix:@x\"\nuser = \"no-such-user\"\n[sockets.log]\nlisten = \"unix:@y\"\n\
+                group = \"no-such-group\"";
+    assert_eq!(
+        problems(text, Inherited::none()),
+        [
+            "group \"no-such-group\" of socket \"log\" cannot be used: there is no such group on this machine",
+            "user \"no-such-user\" of socket \"rpc\" cannot be used: there is no such user on this machine",
+        ]
+    );
+}

@@ -1,0 +1,233 @@
+//! Dealing connections to workers: even, bounded, and the same from many threads.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use proptest::prelude::*;
+use ringhold_core::placement::{Dealer, owner};
+
+fn spread(dealer: &Dealer, name: usize, workers: usize) -> u32 {
+    let held: Vec<u32> = (0..workers)
+        .map(|worker| dealer.held(name, worker))
+        .collect();
+    held.iter().max().unwrap() - held.iter().min().unwrap()
+}
+
+#[test]
+fn descriptors_go_round_the_partition() {
+    let owners = |partition: &[usize], count| -> Vec<Option<usize>> {
+        (0..count).map(|index| owner(partition, index)).collect()
+    };
+    assert_eq!(owners(&[0, 1], 4), [Some(0), Some(1), Some(0), Some(1)]);
+    assert_eq!(
+        owners(&[4, 2, 0], 5),
+        [Some(4), Some(2), Some(0), Some(4), Some(2)]
+    );
+    assert_eq!(owners(&[], 1), [None]);
+}
+
+#[test]
+fn a_thousand_deals_over_two_workers_differ_by_at_most_one() {
+    let dealer = Dealer::new(2, 10_000, [vec![0, 1]]);
+    for deal in 1..=1_000 {
+        dealer.deal(0).unwrap();
+        assert!(spread(&dealer, 0, 2) <= 1, "after {deal} deals");
+    }
+    assert_eq!((dealer.total(0), dealer.total(1)), (500, 500));
+}
+
+#[test]
+fn who_holds_fewest_of_the_name_is_next() {
+    let dealer = Dealer::new(3, 100, [vec![0, 1, 2], vec![2, 1]]);
+    // Ties of the name go to the worker with fewest in all.
+    dealer.hold(1, 1);
+    dealer.hold(1, 2);
+    assert_eq!(dealer.deal(0), Some(0));
+    // Ties in all go in turn, so both are met.
+    let mut next = [dealer.deal(0).unwrap(), dealer.deal(0).unwrap()];
+    next.sort_unstable();
+    assert_eq!(next, [1, 2]);
+    // What a worker holds of another name does not matter where the name decides.
+    (0..10).for_each(|_| dealer.hold(1, 1));
+    dealer.release(0, 1);
+    assert_eq!(dealer.deal(0), Some(1));
+    // Worker 0 is not in the partition of the other name.
+    (0..50).for_each(|_| assert_ne!(dealer.deal(1), Some(0)));
+}
+
+#[test]
+fn equal_workers_take_turns() {
+    let dealer = Dealer::new(4, 100, [vec![0, 1, 2, 3]]);
+    let mut first = [0; 4];
+    for _ in 0..8 {
+        let worker = dealer.deal(0).unwrap();
+        first[worker] += 1;
+        dealer.release(0, worker);
+    }
+    assert_eq!(first, [2; 4]);
+}
+
+#[test]
+fn full_workers_get_nothing_and_say_when_they_have_room() {
+    let dealer = Dealer::new(2, 2, [vec![0, 1], vec![0]]);
+    assert!(dealer.keep(1, 0));
+    assert!(dealer.keep(1, 0));
+    assert!(!dealer.keep(1, 0), "worker 0 is full");
+    assert_eq!((dealer.deal(0), dealer.deal(0)), (Some(1), Some(1)));
+    assert_eq!(dealer.deal(0), None, "all are full");
+    assert_eq!(
+        dealer.deal(1),
+        None,
+        "the only one of the partition is full"
+    );
+    // What exists already is counted nevertheless.
+    dealer.hold(0, 1);
+    assert_eq!(dealer.total(1), 3);
+    assert!(!dealer.release(0, 1), "it still is at the limit");
+    assert!(dealer.release(0, 1), "now it is below");
+    assert!(!dealer.release(0, 1), "it was below before");
+    assert_eq!(dealer.deal(0), Some(1));
+    assert_eq!(dealer.held(1, 0), 2);
+    assert_eq!(dealer.held(1, 1), 0, "not in the partition");
+}
+
+#[test]
+fn what_is_not_there_is_answered_not_met_with_panic() {
+    let dealer = Dealer::new(1, 1, [vec![], vec![0, 7]]);
+    assert_eq!(dealer.deal(0), None);
+    assert_eq!(dealer.deal(9), None);
+    assert_eq!(dealer.deal(1), Some(0), "worker 7 does not exist");
+    assert!(!dealer.keep(1, 7));
+    assert!(!dealer.release(1, 7));
+    assert!(dealer.release(1, 0));
+    assert!(!dealer.release(1, 0), "counts stop at zero");
+    assert_eq!((dealer.total(0), dealer.total(7)), (0, 0));
+}
+
+#[test]
+fn deals_from_many_threads_stay_even_and_within_the_limit() {
+    let (workers, limit) = (3, 400);
+    let dealer = Dealer::new(workers, limit, [vec![0, 1, 2], vec![0, 1, 2]]);
+    let none = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (dealer, none) = (&dealer, &none);
+            scope.spawn(move || {
+                for _ in 0..350 {
+                    if dealer.deal(thread % 2).is_none() {
+                        none.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    // 1400 were wanted, 1200 have room, and nobody was refused while there was room.
+    assert_eq!(none.into_inner(), 200);
+    for worker in 0..workers {
+        assert_eq!(dealer.total(worker), limit);
+        assert_eq!(dealer.held(0, worker) + dealer.held(1, worker), limit);
+    }
+}
+
+#[test]
+fn one_name_dealt_by_many_threads_differs_by_at_most_one() {
+    let dealer = Dealer::new(3, 100_000, [vec![0, 1, 2]]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..5_000).for_each(|_| assert!(dealer.deal(0).is_some())));
+        }
+    });
+    assert!(spread(&dealer, 0, 3) <= 1);
+    assert_eq!(
+        (0..3).map(|worker| dealer.total(worker)).sum::<u32>(),
+        20_000
+    );
+}
+
+#[test]
+fn deals_and_releases_from_many_threads_add_up() {
+    let dealer = Dealer::new(2, 5, [vec![0, 1]]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..2_000 {
+                    let worker = dealer.deal(0);
+                    assert!(dealer.total(0) <= 5 && dealer.total(1) <= 5);
+                    worker.map(|worker| dealer.release(0, worker));
+                }
+            });
+        }
+    });
+    assert_eq!((dealer.total(0), dealer.total(1)), (0, 0));
+    assert_eq!((dealer.held(0, 0), dealer.held(0, 1)), (0, 0));
+}
+
+/// What happens to a dealer.
+#[derive(Clone, Debug)]
+enum Step {
+    Deal(usize),
+    Keep(usize, usize),
+    /// Close the connection at this place of the list of open ones.
+    Close(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3_usize).prop_map(Step::Deal),
+        1 => (0..3_usize, 0..4_usize).prop_map(|(name, worker)| Step::Keep(name, worker)),
+        2 => any::<usize>().prop_map(Step::Close),
+    ]
+}
+
+proptest! {
+    /// Against a plain list of connections: every count is right, every deal goes to a worker that held fewest, and
+    /// `None` means that all are full.
+    #[test]
+    fn counts_are_those_of_the_open_connections(
+        limit in 1..12_u32,
+        steps in proptest::collection::vec(step(), 0..200),
+    ) {
+        let partitions = [vec![0, 1, 2, 3], vec![2, 1], vec![3]];
+        let dealer = Dealer::new(4, limit, partitions.clone());
+        let mut open: Vec<(usize, usize)> = Vec::new();
+        for step in steps {
+            let held = |name, worker| open.iter().filter(|connection| **connection == (name, worker)).count() as u32;
+            let total = |worker| open.iter().filter(|connection| connection.1 == worker).count() as u32;
+            let room: Vec<usize> = (0..4).filter(|&worker| total(worker) < limit).collect();
+            match step {
+                Step::Deal(name) => {
+                    let candidates = partitions[name].iter().copied().filter(|worker| room.contains(worker));
+                    let fewest = candidates.clone().map(|worker| (held(name, worker), total(worker))).min();
+                    let dealt = dealer.deal(name);
+                    prop_assert_eq!(dealt.map(|worker| (held(name, worker), total(worker))), fewest);
+                    if let Some(worker) = dealt {
+                        prop_assert!(candidates.into_iter().any(|candidate| candidate == worker));
+                        open.push((name, worker));
+                    }
+                }
+                Step::Keep(name, worker) if partitions[name].contains(&worker) => {
+                    let kept = dealer.keep(name, worker);
+                    prop_assert_eq!(kept, room.contains(&worker));
+                    if kept {
+                        open.push((name, worker));
+                    }
+                }
+                Step::Keep(..) => {}
+                Step::Close(_) if open.is_empty() => {}
+                Step::Close(place) => {
+                    let (name, worker) = open[place % open.len()];
+                    prop_assert_eq!(dealer.release(name, worker), total(worker) == limit);
+                    open.swap_remove(place % open.len());
+                }
+            }
+            for worker in 0..4 {
+                prop_assert_eq!(dealer.total(worker), open.iter().filter(|connection| connection.1 == worker).count() as u32);
+                for name in 0..3 {
+                    let held = open.iter().filter(|connection| **connection == (name, worker)).count() as u32;
+                    prop_assert_eq!(dealer.held(name, worker), held);
+                }
+            }
+        }
+    }
+}
