@@ -36,9 +36,9 @@ pub(crate) struct Shard<L> {
     touched: Vec<u32>,
     /// Slots with input that can be dispatched.
     ready: Vec<u32>,
-    wheel: Wheel<(u32, u32)>,
+    wheel: Wheel<Timed>,
     /// Reused by `tick`.
-    due: Vec<(u32, u32)>,
+    due: Vec<Timed>,
     next_generation: u32,
     phase: Phase,
     drain: Duration,
@@ -51,8 +51,18 @@ struct Entry<L> {
     is_touched: bool,
     /// In `ready`.
     is_ready: bool,
-    /// In `wheel`.
-    is_timed: bool,
+    /// When its valid entry in `wheel` comes up; `NEVER` if there is none.
+    timed: u64,
+}
+
+/// Stands for a time that does not come.
+const NEVER: u64 = u64::MAX;
+
+/// An entry of the timer wheel. It is void if its connection is gone or has an earlier one by now.
+struct Timed {
+    slot: u32,
+    generation: u32,
+    at: u64,
 }
 
 /// How far the worker is on its way to its end.
@@ -119,7 +129,7 @@ impl<L: Link> Shard<L> {
             link,
             is_touched: false,
             is_ready: false,
-            is_timed: false,
+            timed: NEVER,
         });
         let counters = self.desk.name_counters(name);
         counters.opened.add(1);
@@ -301,14 +311,19 @@ impl<L: Link> Shard<L> {
         }
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(now, &mut due);
-        for (slot, generation) in due.drain(..) {
+        for Timed {
+            slot,
+            generation,
+            at,
+        } in due.drain(..)
+        {
             let Some(entry) = self.connections.get_mut(slot as usize) else {
                 continue;
             };
-            if entry.connection.id.generation != generation {
+            if entry.connection.id.generation != generation || entry.timed != at {
                 continue;
             }
-            entry.is_timed = false;
+            entry.timed = NEVER;
             let over = entry
                 .connection
                 .due(&self.desk.limits)
@@ -526,11 +541,20 @@ impl<L: Link> Shard<L> {
             entry.is_ready = true;
             self.ready.push(slot);
         }
-        if !entry.is_timed
-            && let Some((at, _)) = connection.due(&self.desk.limits)
+        // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
+        if let Some((at, _)) = connection.due(&self.desk.limits)
+            && at < entry.timed
         {
-            entry.is_timed = true;
-            self.wheel.insert(at, (slot, connection.id.generation));
+            entry.timed = at;
+            let generation = connection.id.generation;
+            self.wheel.insert(
+                at,
+                Timed {
+                    slot,
+                    generation,
+                    at,
+                },
+            );
         }
         if !entry.is_touched {
             entry.is_touched = true;

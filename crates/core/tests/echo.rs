@@ -1,5 +1,7 @@
 //! One server, real sockets, the echo path.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
@@ -73,7 +75,7 @@ fn a_large_frame_comes_back_whole() {
     let mut client = TcpStream::connect(address).unwrap();
     let mut frame = vec![0xc6];
     frame.extend_from_slice(&3_000_000u32.to_be_bytes());
-    frame.extend((0..3_000_000u32).map(|i| (i * 7 >> 3) as u8));
+    frame.extend((0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8));
     for _ in 0..3 {
         let sent = frame.clone();
         let mut writer = client.try_clone().unwrap();
