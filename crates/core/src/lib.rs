@@ -42,6 +42,7 @@ pub mod limits;
 pub mod listeners;
 pub mod metrics;
 pub mod placement;
+pub mod probe;
 pub mod rlimit;
 pub mod testing;
 

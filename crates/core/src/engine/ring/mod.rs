@@ -7,6 +7,7 @@ mod accept;
 mod buffers;
 mod link;
 mod operation;
+mod probe;
 mod queue;
 mod receive;
 mod send;
@@ -36,6 +37,7 @@ use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
 
 pub(crate) use self::link::RingLink;
+pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 
 /// One worker's engine, for as long as it runs.

@@ -211,7 +211,7 @@ impl Engine<'_> {
 }
 
 /// A multishot receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choice that it lacks.
-fn multishot_receive(fd: io_uring::types::Fd, poll: Poll) -> squeue::Entry {
+pub(super) fn multishot_receive(fd: io_uring::types::Fd, poll: Poll) -> squeue::Entry {
     let first = if poll == Poll::First {
         RECVSEND_POLL_FIRST
     } else {

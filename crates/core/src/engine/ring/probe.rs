@@ -1,0 +1,258 @@
+//! What this kernel offers, found out by trying it on sockets of our own.
+//!
+//! Kernel versions prove nothing: distributions backport features, and some break them. So each feature that the
+//! engine is built on is used once, in about a millisecond altogether, before the engine is chosen.
+
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use io_uring::types::{CancelBuilder, Fd};
+use io_uring::{IoUring, opcode, squeue};
+
+use super::Poll;
+use super::buffers::{Buffers, GROUP};
+use super::queue::{Chunk, Completion, Queue, Wait};
+use super::receive::multishot_receive;
+use super::setup::{self, Unavailable};
+use crate::config::RingConfig;
+use crate::metrics::EngineCounters;
+use crate::probe::{Feature, Report};
+
+/// The probe's own ring and buffers: small, and gone at the end of it.
+const CONFIG: RingConfig = RingConfig {
+    entries: 8,
+    buffers: 2,
+    buffer_bytes: 4096,
+};
+
+/// No answer of the kernel takes this long on sockets that have data already.
+const PATIENCE_MS: u64 = 1000;
+
+const TARGET: u64 = 1;
+const CANCEL: u64 = 2;
+
+/// Tries everything, on a thread of its own, since the ring belongs to the thread that made it.
+pub(crate) fn probe() -> Report {
+    std::thread::Builder::new()
+        .name("ringhold-probe".into())
+        .spawn(report)
+        .map_err(|error| error.to_string())
+        .and_then(|thread| thread.join().map_err(|_| "the probe panicked".to_owned()))
+        .unwrap_or_else(|problem| Report {
+            features: Vec::new(),
+            unavailable: Some(format!("the ring engine is not available: {problem}")),
+        })
+}
+
+fn report() -> Report {
+    let mut report = Report {
+        features: Vec::new(),
+        unavailable: None,
+    };
+    if let Err(error) = run(&mut report) {
+        report.unavailable = Some(error.to_string());
+    }
+    report
+}
+
+fn run(report: &mut Report) -> Result<(), Unavailable> {
+    let mut ring = match setup::ring(&CONFIG) {
+        Ok(ring) => ring,
+        Err(unavailable) => {
+            set_up_by_steps(report);
+            return Err(unavailable);
+        }
+    };
+    report.found("io_uring");
+    report.found("SINGLE_ISSUER");
+    report.found("DEFER_TASKRUN");
+    let no_iowait = ring.params().is_feature_no_iowait();
+    let registered = ring.submitter().register_ring_fd();
+    report.optional(
+        "registered ring descriptor",
+        registered.is_ok(),
+        "the descriptor itself",
+    );
+    report.optional("NO_IOWAIT", no_iowait, "sleeping workers show as iowait");
+
+    let mut tests = Tests::new(&mut ring)
+        .map_err(Unavailable::at("registering a ring of receive buffers"))
+        .inspect_err(|_| report.missing("receive buffer ring"))?;
+    report.found("receive buffer ring");
+    let mut essential = |name: &'static str, result: io::Result<()>| {
+        report.features.push(Feature {
+            name,
+            found: result.is_ok(),
+            instead: "the portable engine",
+        });
+        result.map_err(|error| Unavailable { step: name, error })
+    };
+    essential("multishot receive", tests.receive())?;
+    essential("multishot accept", tests.accept())
+}
+
+/// Which of the set-up flags is the one that the kernel refuses.
+fn set_up_by_steps(report: &mut Report) {
+    let plain = IoUring::new(8);
+    report.features.push(Feature {
+        name: "io_uring",
+        found: plain.is_ok(),
+        instead: "nothing: neither engine works",
+    });
+    let single: io::Result<IoUring> = IoUring::builder().setup_single_issuer().build(8);
+    report.features.push(Feature {
+        name: "SINGLE_ISSUER",
+        found: single.is_ok(),
+        instead: "the portable engine",
+    });
+    let deferred: io::Result<IoUring> = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(8);
+    report.features.push(Feature {
+        name: "DEFER_TASKRUN",
+        found: deferred.is_ok(),
+        instead: "the portable engine",
+    });
+}
+
+/// A ring with two buffers, to try operations on.
+struct Tests<'r> {
+    queue: Queue<'r>,
+    buffers: Buffers,
+    counters: EngineCounters,
+}
+
+impl<'r> Tests<'r> {
+    fn new(ring: &'r mut IoUring) -> io::Result<Self> {
+        let queue = Queue::new(ring);
+        // SAFETY: `drop` unregisters the group before the buffers are freed.
+        #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
+        let buffers = unsafe {
+            Buffers::register(
+                queue.submitter(),
+                CONFIG.buffers as u16,
+                CONFIG.buffer_bytes,
+            )?
+        };
+        Ok(Tests {
+            queue,
+            buffers,
+            counters: EngineCounters::default(),
+        })
+    }
+
+    /// A byte must arrive through a shared buffer, the receive must stay armed, and a cancel must end it.
+    fn receive(&mut self) -> io::Result<()> {
+        let (ours, mut theirs) = UnixStream::pair()?;
+        theirs.write_all(b"?")?;
+        let receive = multishot_receive(Fd(ours.as_raw_fd()), Poll::No).user_data(TARGET);
+        let first = self.submit_and_wait(&receive)?;
+        let Some(buffer) = first.buffer() else {
+            return Err(unexpected("the completion names no buffer", &first));
+        };
+        let length = usize::try_from(first.result).unwrap_or(0);
+        let arrived = self.buffers.received(buffer, length).bytes == b"?";
+        self.buffers.give_back(buffer, false);
+        self.buffers.publish();
+        if !arrived {
+            return Err(unexpected("the byte did not arrive", &first));
+        }
+        if !first.more() {
+            // Kernels before 6.0 ignore the flag and receive once.
+            return Err(unexpected("the receive ended after one completion", &first));
+        }
+        self.cancel()
+    }
+
+    /// A connection must be accepted, the accept must stay armed, and a cancel must end it.
+    fn accept(&mut self) -> io::Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "ringhold-probe-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let address = SocketAddr::from_abstract_name(name)?;
+        let listener = UnixListener::bind_addr(&address)?;
+        let _client = UnixStream::connect_addr(&address)?;
+        let accept = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(TARGET);
+        let first = self.submit_and_wait(&accept)?;
+        if first.result < 0 {
+            return Err(io::Error::from_raw_os_error(-first.result));
+        }
+        // SAFETY: the kernel made this descriptor for us and told nobody else.
+        #[expect(unsafe_code, reason = "adopting an accepted descriptor")]
+        drop(unsafe { OwnedFd::from_raw_fd(first.result) });
+        if !first.more() {
+            return Err(unexpected("the accept ended after one connection", &first));
+        }
+        self.cancel()
+    }
+
+    fn submit_and_wait(&mut self, entry: &squeue::Entry) -> io::Result<Completion> {
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(entry)?;
+        }
+        self.next(TARGET)
+    }
+
+    /// The next completion of the operation with this identity.
+    fn next(&mut self, user_data: u64) -> io::Result<Completion> {
+        let mut chunk = Chunk::new();
+        for _ in 0..10 {
+            self.queue
+                .enter(Wait::AtMost(PATIENCE_MS), &self.counters)?;
+            let count = self.queue.reap(&mut chunk);
+            let found = chunk.0[..count]
+                .iter()
+                .find(|completion| completion.user_data == user_data);
+            if let Some(completion) = found {
+                return Ok(*completion);
+            }
+            if count == 0 {
+                break;
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    }
+
+    fn cancel(&mut self) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(TARGET))
+            .build()
+            .user_data(CANCEL);
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&cancel)?;
+        }
+        let last = self.next(TARGET)?;
+        if last.more() {
+            return Err(unexpected("a cancelled operation goes on", &last));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tests<'_> {
+    fn drop(&mut self) {
+        // The kernel drops the group with the ring at the latest, which outlives this value by a moment only if this
+        // fails; nothing is in flight then that could still use a buffer.
+        let _ = self.queue.submitter().unregister_buf_ring(GROUP);
+    }
+}
+
+fn unexpected(what: &str, completion: &Completion) -> io::Error {
+    if completion.result < 0 {
+        return io::Error::from_raw_os_error(-completion.result);
+    }
+    io::Error::other(format!("{what} (result {})", completion.result))
+}
