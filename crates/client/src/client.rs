@@ -1,0 +1,516 @@
+//! The blocking client.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::time::{Duration, Instant};
+
+use ringhold_framer::{Framer, Limits, Progress};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::envelope::{self, NIL};
+use crate::link::{Link, Step};
+use crate::message::{Message, Notification, Reply};
+use crate::stream::Stream;
+use crate::{Address, CallError, Envelope};
+
+/// How a [`Client`] behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long connecting may take, for each address that a host name has. 5 seconds; `None` leaves it to the system.
+    pub connect_timeout: Option<Duration>,
+    /// How long one operation may take: a call from its first byte to its reply, a wait for a
+    /// message, the sending of a request. 30 seconds; `None` waits for ever.
+    pub call_timeout: Option<Duration>,
+    /// What a frame from the server may cost; a larger one is a violation.
+    pub limits: Limits,
+    /// How many bytes of messages may wait to be taken while something else is waited for. 64 MiB;
+    /// a server that pushes more than that loses the connection.
+    pub queue_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Some(Duration::from_secs(5)),
+            call_timeout: Some(Duration::from_secs(30)),
+            limits: Limits::default(),
+            queue_bytes: 64 << 20,
+        }
+    }
+}
+
+/// One connection to a MessagePack-RPC server, for one thread.
+///
+/// Each operation waits until it is done or its [time](Options::call_timeout) is over. After an
+/// error that [is fatal](CallError::is_fatal) every further operation answers [`CallError::Closed`]
+/// with the reason.
+#[derive(Debug)]
+pub struct Client {
+    address: Address,
+    options: Options,
+    /// `Err` once the connection is gone: why.
+    link: Result<Link, String>,
+    next_id: u32,
+    /// The requests that are not answered yet; false when their caller has given up on the reply.
+    outstanding: HashMap<u32, bool>,
+    /// How many of them are false.
+    given_up: usize,
+    /// What arrived and was not taken, in the order of arrival.
+    queue: VecDeque<Message>,
+    queued_bytes: usize,
+    /// Finds out whether parameters are one whole object.
+    checker: Framer,
+}
+
+impl Client {
+    /// Connects to a server.
+    ///
+    /// # Errors
+    /// [`CallError::Connect`] when no address of the server answers in time.
+    pub fn connect(address: &Address, options: Options) -> Result<Self, CallError> {
+        let link = Stream::connect(address, options.connect_timeout)
+            .and_then(|stream| Link::new(stream, options.limits))
+            .map_err(|source| CallError::Connect {
+                address: address.clone(),
+                source,
+            })?;
+        Ok(Self {
+            address: address.clone(),
+            checker: Framer::new(Limits {
+                frame_bytes: u32::MAX,
+                ..options.limits
+            }),
+            options,
+            link: Ok(link),
+            next_id: 0,
+            outstanding: HashMap::new(),
+            given_up: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+        })
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How many requests are waiting for a reply that somebody wants.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len() - self.given_up
+    }
+
+    /// Calls a method and waits for its result.
+    ///
+    /// The parameters are a tuple, an array or a slice; `()` sends none. Structs inside are sent as
+    /// maps, which is what servers in other languages expect. What else arrives meanwhile is kept
+    /// for [`receive`](Self::receive) and [`next_message`](Self::next_message).
+    ///
+    /// # Errors
+    /// [`CallError::Remote`] with the error that the server answered with,
+    /// [`CallError::Result`] when the result is not an `R`, and every other kind but
+    /// [`CallError::Connect`] and [`CallError::NothingOutstanding`].
+    pub fn call<P, R>(&mut self, method: &str, params: &P) -> Result<R, CallError>
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let params = encode(params)?;
+        let result = self.call_raw(method, &params)?;
+        rmp_serde::from_slice(&result).map_err(|source| CallError::Result { source, result })
+    }
+
+    /// Calls a method with encoded parameters, one msgpack array, and waits for the encoded result.
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call).
+    pub fn call_raw(&mut self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
+        let deadline = self.deadline();
+        let id = self.post(method, params)?;
+        self.flush(deadline, "room for the request")
+            .and_then(|()| self.reply_to(id, deadline))
+            .inspect_err(|_| self.give_up(id))?
+            .result
+            .map_err(CallError::Remote)
+    }
+
+    /// Sends a notification, which the server does not answer.
+    ///
+    /// # Errors
+    /// [`CallError::Params`], [`CallError::Timeout`] when the server takes nothing, and the fatal ones.
+    pub fn notify<P: Serialize + ?Sized>(
+        &mut self,
+        method: &str,
+        params: &P,
+    ) -> Result<(), CallError> {
+        self.notify_raw(method, &encode(params)?)
+    }
+
+    /// Sends a notification with encoded parameters, one msgpack array.
+    ///
+    /// # Errors
+    /// As for [`notify`](Self::notify).
+    pub fn notify_raw(&mut self, method: &str, params: &[u8]) -> Result<(), CallError> {
+        self.check(params)?;
+        let out = &mut self.open()?.out;
+        envelope::begin_notification(out, method.as_bytes());
+        out.extend_from_slice(params);
+        self.flush(self.deadline(), "room for the notification")
+    }
+
+    /// Sends a request and does not wait for the reply. Returns its id, which the [`Reply`] carries.
+    ///
+    /// # Errors
+    /// [`CallError::Params`], [`CallError::Timeout`] when the server takes nothing, and the fatal ones.
+    pub fn send<P: Serialize + ?Sized>(
+        &mut self,
+        method: &str,
+        params: &P,
+    ) -> Result<u32, CallError> {
+        self.send_raw(method, &encode(params)?)
+    }
+
+    /// Sends a request with encoded parameters, one msgpack array, and does not wait for the reply.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_raw(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
+        let id = self.post(method, params)?;
+        self.flush(self.deadline(), "room for the request")
+            .inspect_err(|_| self.give_up(id))?;
+        Ok(id)
+    }
+
+    /// Waits for the next reply to any request that was [sent](Self::send), in the order in which
+    /// the server answers.
+    ///
+    /// # Errors
+    /// [`CallError::NothingOutstanding`], [`CallError::Timeout`] and the fatal ones. An error of the
+    /// server is in [`Reply::result`].
+    pub fn receive(&mut self) -> Result<Reply, CallError> {
+        let deadline = self.deadline();
+        loop {
+            if let Some(Message::Reply(reply)) =
+                self.take(|message| matches!(message, Message::Reply(_)))
+            {
+                return Ok(reply);
+            }
+            if self.outstanding() == 0 {
+                return Err(CallError::NothingOutstanding);
+            }
+            if !self.collect(deadline)? {
+                return Err(self.timeout("reply"));
+            }
+        }
+    }
+
+    /// Waits for the reply to one request that was [sent](Self::send).
+    ///
+    /// # Errors
+    /// As for [`receive`](Self::receive). After a time-out the reply can still be waited for.
+    pub fn receive_reply(&mut self, id: u32) -> Result<Reply, CallError> {
+        self.reply_to(id, self.deadline())
+    }
+
+    /// Waits for the next message of any kind: a reply, a notification or a request of the server.
+    ///
+    /// # Errors
+    /// [`CallError::Timeout`] and the fatal ones.
+    pub fn next_message(&mut self) -> Result<Message, CallError> {
+        let deadline = self.deadline();
+        self.next_until(deadline)?
+            .ok_or_else(|| self.timeout("message"))
+    }
+
+    /// The next message of any kind if there is one within the time given, which may be zero.
+    ///
+    /// # Errors
+    /// The fatal ones.
+    pub fn next_message_within(&mut self, wait: Duration) -> Result<Option<Message>, CallError> {
+        self.next_until(Instant::now().checked_add(wait))
+    }
+
+    /// Takes a notification that has already arrived; does not wait and does not read.
+    pub fn take_notification(&mut self) -> Option<Notification> {
+        match self.take(|message| matches!(message, Message::Notification(_))) {
+            Some(Message::Notification(notification)) => Some(notification),
+            _ => None,
+        }
+    }
+
+    /// Answers a [request](Message::Request) of the server: with an encoded result, or with an
+    /// encoded error.
+    ///
+    /// # Errors
+    /// [`CallError::Params`] when the value is not one msgpack object, [`CallError::Timeout`] when
+    /// the server takes nothing, and the fatal ones.
+    pub fn respond(&mut self, id: u32, answer: Result<&[u8], &[u8]>) -> Result<(), CallError> {
+        let (Ok(value) | Err(value)) = answer;
+        self.check_whole(value)?;
+        let out = &mut self.open()?.out;
+        envelope::begin_response(out, id);
+        match answer {
+            Ok(result) => {
+                out.push(NIL);
+                out.extend_from_slice(result);
+            }
+            Err(error) => {
+                out.extend_from_slice(error);
+                out.push(NIL);
+            }
+        }
+        self.flush(self.deadline(), "room for the response")
+    }
+
+    /// Ends the sending side: the server reads its end of stream, and the replies to what was sent
+    /// can still be received.
+    ///
+    /// # Errors
+    /// The fatal ones.
+    pub fn finish_sending(&mut self) -> Result<(), CallError> {
+        let done = self.open()?.shut_write();
+        done.map_err(|source| self.fail(source))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.options
+            .call_timeout
+            .and_then(|limit| Instant::now().checked_add(limit))
+    }
+
+    fn timeout(&self, what: &'static str) -> CallError {
+        let after = self.options.call_timeout.unwrap_or_default();
+        CallError::Timeout {
+            address: self.address.clone(),
+            after,
+            what,
+        }
+    }
+
+    fn open(&mut self) -> Result<&mut Link, CallError> {
+        match &mut self.link {
+            Ok(link) => Ok(link),
+            Err(reason) => Err(CallError::Closed {
+                address: self.address.clone(),
+                reason: reason.clone(),
+            }),
+        }
+    }
+
+    /// Appends a request to what is to be sent and notes its id.
+    fn post(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
+        self.check(params)?;
+        // Four thousand million calls later an id may still be waiting for its reply.
+        while self.outstanding.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        let id = self.next_id;
+        let out = &mut self.open()?.out;
+        envelope::begin_request(out, id, method.as_bytes());
+        out.extend_from_slice(params);
+        self.outstanding.insert(id, true);
+        self.next_id = id.wrapping_add(1);
+        Ok(id)
+    }
+
+    /// Parameters that are not one whole array would shift everything that follows on the stream.
+    fn check(&mut self, params: &[u8]) -> Result<(), CallError> {
+        match params.first() {
+            Some(0x90..=0x9f | 0xdc | 0xdd) => self.check_whole(params),
+            _ => Err(CallError::Params(
+                "they must be one msgpack array".to_owned(),
+            )),
+        }
+    }
+
+    fn check_whole(&mut self, value: &[u8]) -> Result<(), CallError> {
+        let verdict = self.checker.feed(value);
+        self.checker.reset();
+        match verdict {
+            Ok(Progress::Complete { used }) if used == value.len() => Ok(()),
+            Ok(Progress::Complete { .. }) => Err(CallError::Params(
+                "bytes follow the msgpack object".to_owned(),
+            )),
+            Ok(Progress::More { .. }) => Err(CallError::Params(
+                "the msgpack object is cut off".to_owned(),
+            )),
+            Err(error) => Err(CallError::Params(error.to_string())),
+        }
+    }
+
+    fn flush(&mut self, deadline: Option<Instant>, what: &'static str) -> Result<(), CallError> {
+        let written = self.open()?.write();
+        written.map_err(|source| self.fail(source))?;
+        while !self.open()?.is_flushed() {
+            if !self.collect(deadline)? {
+                return Err(self.timeout(what));
+            }
+        }
+        Ok(())
+    }
+
+    fn reply_to(&mut self, id: u32, deadline: Option<Instant>) -> Result<Reply, CallError> {
+        loop {
+            let wanted =
+                |message: &Message| matches!(message, Message::Reply(reply) if reply.id == id);
+            if let Some(Message::Reply(reply)) = self.take(wanted) {
+                return Ok(reply);
+            }
+            if !self.outstanding.contains_key(&id) {
+                return Err(CallError::NothingOutstanding);
+            }
+            if !self.collect(deadline)? {
+                return Err(self.timeout("reply"));
+            }
+        }
+    }
+
+    fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, CallError> {
+        loop {
+            if let Some(message) = self.take(|_| true) {
+                return Ok(Some(message));
+            }
+            if !self.collect(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the first queued message that is wanted.
+    fn take(&mut self, wanted: impl Fn(&Message) -> bool) -> Option<Message> {
+        let index = self.queue.iter().position(wanted)?;
+        let message = self.queue.remove(index)?;
+        self.queued_bytes -= message.size();
+        Some(message)
+    }
+
+    /// The reply to this request is not wanted any more.
+    fn give_up(&mut self, id: u32) {
+        if let Some(wanted) = self.outstanding.get_mut(&id) {
+            self.given_up += usize::from(*wanted);
+            *wanted = false;
+        }
+    }
+
+    /// Moves bytes in either direction, waiting for that once, and queues the messages that are
+    /// whole. False when the deadline is over.
+    fn collect(&mut self, deadline: Option<Instant>) -> Result<bool, CallError> {
+        let step = self.open()?.step(deadline);
+        match step.map_err(|source| self.fail(source))? {
+            Step::TimedOut => return Ok(false),
+            Step::Ended => return Err(self.ended()),
+            Step::Moved => {}
+        }
+        while let Some(verdict) = self.next_frame()? {
+            verdict.map_err(|what| self.violation(what))?;
+        }
+        Ok(true)
+    }
+
+    /// Queues the message of the next whole frame. The inner error is a violation of the protocol.
+    fn next_frame(&mut self) -> Result<Option<Result<(), String>>, CallError> {
+        let frame = match self.open()?.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(error) => return Ok(Some(Err(error.to_string()))),
+        };
+        let message = match Envelope::parse(frame) {
+            Ok(envelope) => Message::from(envelope),
+            Err(error) => return Ok(Some(Err(error.to_string()))),
+        };
+        Ok(Some(self.accept(message)))
+    }
+
+    fn accept(&mut self, message: Message) -> Result<(), String> {
+        if let Message::Reply(reply) = &message {
+            match self.outstanding.remove(&reply.id) {
+                Some(true) => {}
+                Some(false) => {
+                    self.given_up -= 1;
+                    return Ok(());
+                }
+                None => {
+                    return Err(format!(
+                        "a reply to the request {}, which is not waiting for one",
+                        reply.id
+                    ));
+                }
+            }
+        }
+        self.queued_bytes += message.size();
+        self.queue.push_back(message);
+        if self.queued_bytes > self.options.queue_bytes {
+            return Err(format!(
+                "more than {} bytes of messages that nobody took",
+                self.options.queue_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    fn violation(&mut self, what: String) -> CallError {
+        self.link = Err(format!(
+            "the server did not follow the protocol: received {what}"
+        ));
+        CallError::Violation {
+            address: self.address.clone(),
+            what,
+        }
+    }
+
+    fn fail(&mut self, source: io::Error) -> CallError {
+        let waiting = self.waiting();
+        if matches!(
+            source.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        ) {
+            return self.close(format!("the server cut it{waiting} ({source})"));
+        }
+        self.link = Err(source.to_string());
+        CallError::Io {
+            address: self.address.clone(),
+            source,
+        }
+    }
+
+    fn ended(&mut self) -> CallError {
+        let waiting = self.waiting();
+        let reason = match self.link.as_ref().map_or(0, Link::partial) {
+            0 => format!("the server closed it{waiting}"),
+            bytes => format!(
+                "the server closed it in the middle of a frame, {bytes} bytes into it{waiting}"
+            ),
+        };
+        self.close(reason)
+    }
+
+    fn waiting(&self) -> String {
+        match self.outstanding() {
+            0 => String::new(),
+            1 => " with 1 reply outstanding".to_owned(),
+            n => format!(" with {n} replies outstanding"),
+        }
+    }
+
+    fn close(&mut self, reason: String) -> CallError {
+        self.link = Err(reason.clone());
+        CallError::Closed {
+            address: self.address.clone(),
+            reason,
+        }
+    }
+}
+
+/// Encodes parameters. `()` is nil to serde, and an array without elements to the protocol.
+fn encode<P: Serialize + ?Sized>(params: &P) -> Result<Vec<u8>, CallError> {
+    let encoded =
+        rmp_serde::to_vec_named(params).map_err(|error| CallError::Params(error.to_string()))?;
+    Ok(if encoded == [NIL] {
+        vec![0x90]
+    } else {
+        encoded
+    })
+}

@@ -1,0 +1,196 @@
+//! What can go wrong with a call.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::Address;
+use crate::render::{self, Rendered};
+
+/// Why a call, or another operation of a [`Client`](crate::Client), has no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No connection was made.
+    Connect {
+        /// The server.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server answered with an error. The connection is as good as before.
+    Remote(RemoteError),
+    /// The server sent something that is not MessagePack-RPC, or that nobody asked for. The
+    /// connection is closed.
+    Violation {
+        /// The server.
+        address: Address,
+        /// What was received.
+        what: String,
+    },
+    /// Reading or writing failed. The connection is closed.
+    Io {
+        /// The server.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The time allowed is over. The connection stays usable; the reply is dropped if it still comes.
+    Timeout {
+        /// The server.
+        address: Address,
+        /// The time allowed.
+        after: Duration,
+        /// What was waited for.
+        what: &'static str,
+    },
+    /// The connection is closed.
+    Closed {
+        /// The server.
+        address: Address,
+        /// How it came to that.
+        reason: String,
+    },
+    /// The parameters cannot be sent: they are not one msgpack array, or they have no encoding. Nothing was sent.
+    Params(String),
+    /// The result is not of the type that was asked for. The connection is as good as before.
+    Result {
+        /// What the decoder said.
+        source: rmp_serde::decode::Error,
+        /// The result, encoded.
+        result: Vec<u8>,
+    },
+    /// [`Client::receive`](crate::Client::receive) was called with no request to be answered.
+    NothingOutstanding,
+}
+
+impl CallError {
+    /// The error that the server answered with, if it is one.
+    #[must_use]
+    pub fn remote(&self) -> Option<&RemoteError> {
+        match self {
+            Self::Remote(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection can be used no more: a new [`Client`](crate::Client) is needed.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. } | Self::Violation { .. } | Self::Io { .. } | Self::Closed { .. }
+        )
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect { address, source } => write!(f, "cannot connect to {address}: {source}"),
+            Self::Remote(error) => error.fmt(f),
+            Self::Violation { address, what } => {
+                write!(
+                    f,
+                    "{address} does not follow the protocol: received {what}; the connection is closed"
+                )
+            }
+            Self::Io { address, source } => {
+                write!(f, "the connection to {address} failed: {source}")
+            }
+            Self::Timeout {
+                address,
+                after,
+                what,
+            } => {
+                write!(f, "{address}: no {what} within {after:?}")
+            }
+            Self::Closed { address, reason } => {
+                write!(f, "the connection to {address} is closed: {reason}")
+            }
+            Self::Params(why) => write!(f, "the parameters cannot be sent: {why}"),
+            Self::Result { source, result } => {
+                write!(
+                    f,
+                    "the result is of another type ({source}): {}",
+                    Rendered(result)
+                )
+            }
+            Self::NothingOutstanding => f.write_str("no request is waiting for a reply"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect { source, .. } | Self::Io { source, .. } => Some(source),
+            Self::Remote(error) => Some(error),
+            Self::Result { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<RemoteError> for CallError {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(error)
+    }
+}
+
+/// The error value of a response. The protocol allows any msgpack value except nil; a str is usual.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteError {
+    value: Vec<u8>,
+}
+
+impl RemoteError {
+    pub(crate) fn new(value: &[u8]) -> Self {
+        Self {
+            value: value.to_vec(),
+        }
+    }
+
+    /// The value, encoded.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+
+    /// The value, if it is a str and valid UTF-8.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        render::as_str(&self.value)
+    }
+
+    /// Decodes the value.
+    ///
+    /// # Errors
+    /// The value is of another type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, rmp_serde::decode::Error> {
+        rmp_serde::from_slice(&self.value)
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_str() {
+            Some(text) => write!(f, "the server answered with an error: {text}"),
+            None => write!(
+                f,
+                "the server answered with an error: {}",
+                Rendered(&self.value)
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteError({})", Rendered(&self.value))
+    }
+}
+
+impl std::error::Error for RemoteError {}

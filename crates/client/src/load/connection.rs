@@ -1,0 +1,429 @@
+//! One connection of a load.
+
+use std::io;
+
+use mio::Token;
+use mio::event::Event;
+use ringhold_framer::Parked;
+
+use super::context::Context;
+use super::payload::mix;
+use super::plan::Mode;
+use super::transfer::OUT_HIGH;
+use super::window::Window;
+use crate::stream::Stream;
+
+/// The pause after a failed attempt to connect, and after one that this machine could not make.
+const RETRY: u64 = 20_000_000;
+const RETRY_LOCAL: u64 = 2_000_000;
+
+/// How long the server's end of stream is waited for at most; in one-way ingest, where it is the
+/// only sign that everything was taken, as long as the drain allows.
+const FINISH: u64 = 1_000_000_000;
+
+/// A connection of a load, through all its reopenings.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(super) index: usize,
+    short_lived: bool,
+    pub(super) state: State,
+    pub(super) stream: Option<Stream>,
+    /// Differs from that of every other connection and every other opening of this one.
+    pub(super) salt: u64,
+    pub(super) window: Window,
+    /// The requests that it may still make.
+    left: u64,
+    pub(super) out: Vec<u8>,
+    pub(super) written: usize,
+    pub(super) writable: bool,
+    /// The beginning of a frame that is not whole yet, and how far the framer got in it.
+    pub(super) partial: Vec<u8>,
+    pub(super) parked: Option<Parked>,
+    /// Since when the next reply is waited for.
+    pub(super) waiting_since: u64,
+    /// The number that the next notification should have.
+    pub(super) sequence: Option<u64>,
+    /// Whether it is in `Context::attention`.
+    listed: bool,
+    /// Whether it is in `Context::ready`.
+    queued: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// To be opened at a time; tried in vain since a time.
+    Waiting {
+        since: u64,
+        at: u64,
+    },
+    /// The system is connecting.
+    Connecting {
+        since: u64,
+    },
+    Open,
+    /// The sending side is closed, the server's end of stream is waited for.
+    Finishing {
+        since: u64,
+    },
+    /// For good.
+    Closed,
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub(super) enum Gone {
+    /// The server ended its sending side.
+    Ended,
+    /// Reading or writing failed.
+    Failed(io::Error),
+    /// The server sent what it should not.
+    Violation(String),
+}
+
+impl Connection {
+    pub(crate) fn new(index: usize, short_lived: bool, depth: u32, salt: u64) -> Self {
+        Self {
+            index,
+            short_lived,
+            state: State::Closed,
+            stream: None,
+            salt,
+            window: Window::new(depth),
+            left: 0,
+            out: Vec::new(),
+            written: 0,
+            writable: false,
+            partial: Vec::new(),
+            parked: None,
+            waiting_since: 0,
+            sequence: None,
+            listed: false,
+            queued: false,
+        }
+    }
+
+    /// Takes over a connection that stands.
+    pub(crate) fn adopt(
+        &mut self,
+        mut stream: Stream,
+        context: &mut Context<'_>,
+    ) -> io::Result<()> {
+        stream.register(&context.registry, Token(self.index))?;
+        self.stream = Some(stream);
+        self.opened(context);
+        Ok(())
+    }
+
+    /// Opens the connection as soon as timers are looked at.
+    pub(crate) fn open_soon(&mut self, context: &mut Context<'_>) {
+        self.state = State::Waiting {
+            since: context.now,
+            at: context.now,
+        };
+        self.list(context);
+    }
+
+    /// Whether it can take one more message of an open loop.
+    pub(crate) fn has_room(&self, context: &Context<'_>) -> bool {
+        self.state == State::Open
+            && self.left > 0
+            && self.pending() < OUT_HIGH
+            && (context.plan.mode != Mode::Call || self.window.outstanding() < context.plan.depth)
+    }
+
+    /// Puts one message together, without writing it. Whether nothing else waited to be written.
+    pub(crate) fn append(&mut self, context: &mut Context<'_>, since: u64) -> bool {
+        let first = self.pending() == 0;
+        let id = if context.plan.mode == Mode::Call {
+            if self.window.outstanding() == 0 {
+                self.waiting_since = context.now;
+            }
+            self.window.open(since)
+        } else {
+            context.counts.sent as u32
+        };
+        context.template.append(&mut self.out, id, self.salt);
+        self.left -= 1;
+        context.allowance -= 1;
+        context.counts.sent += 1;
+        first
+    }
+
+    /// Does what readiness allows.
+    pub(crate) fn event(&mut self, event: &Event, context: &mut Context<'_>) {
+        let closed = event.is_read_closed() || event.is_error();
+        if let State::Connecting { .. } = self.state {
+            self.connected(context);
+        }
+        if event.is_writable() || closed {
+            self.writable = true;
+        }
+        if matches!(self.state, State::Open | State::Finishing { .. }) {
+            self.work(context, event.is_readable() || closed, closed);
+        }
+    }
+
+    /// Goes on with what was put off.
+    pub(crate) fn resume(&mut self, context: &mut Context<'_>) {
+        self.queued = false;
+        if matches!(self.state, State::Open | State::Finishing { .. }) {
+            self.work(context, true, true);
+        }
+    }
+
+    /// Does what time allows. Whether it still needs looking after.
+    pub(crate) fn timer(&mut self, context: &mut Context<'_>) -> bool {
+        let now = context.now;
+        let timeout = context.plan.connect_timeout.as_nanos() as u64;
+        let drain = context.plan.drain.as_nanos() as u64;
+        let finish = if context.plan.mode == Mode::Notify {
+            drain
+        } else {
+            drain.min(FINISH)
+        };
+        match self.state {
+            State::Waiting { .. } | State::Connecting { .. } if context.ending => self.end(context),
+            State::Waiting { since, at } if at <= now => self.connect(context, since),
+            State::Connecting { since } if now - since > timeout => {
+                self.connect_failed(context, &io::ErrorKind::TimedOut.into());
+            }
+            State::Finishing { since } if now - since > finish => {
+                self.finished(context);
+            }
+            _ => {}
+        }
+        self.listed = matches!(
+            self.state,
+            State::Waiting { .. } | State::Connecting { .. } | State::Finishing { .. }
+        );
+        self.listed
+    }
+
+    /// Writes what waits and, in a closed loop, what more the pipeline takes.
+    pub(crate) fn pump(&mut self, context: &mut Context<'_>) {
+        if let Err(gone) = self.try_pump(context) {
+            self.lose(context, gone);
+        }
+    }
+
+    /// Ends the sending side if everything was sent and answered and nothing more is to come.
+    pub(crate) fn finish_if_done(&mut self, context: &mut Context<'_>) {
+        let idle = self.window.outstanding() == 0 && self.pending() == 0;
+        if self.state != State::Open || !(context.ending || self.left == 0) {
+            return;
+        }
+        if matches!(context.plan.mode, Mode::Subscribe { .. }) {
+            return self.finished(context);
+        }
+        if !idle {
+            return;
+        }
+        match self.stream.as_ref().map(Stream::shut_write) {
+            Some(Ok(())) => {
+                self.state = State::Finishing { since: context.now };
+                self.list(context);
+            }
+            _ => self.finished(context),
+        }
+    }
+
+    /// Counts what was never answered; the load is over.
+    pub(crate) fn settle(&mut self, context: &mut Context<'_>) {
+        let unsent = self.take_back(context);
+        let lost = u64::from(self.window.outstanding()).saturating_sub(unsent);
+        if lost > 0 {
+            context.counts.lost += lost;
+            let index = self.index;
+            context.problem(|| format!("connection {index}: {lost} requests were not answered"));
+        }
+        if self.state != State::Closed {
+            self.end(context);
+        }
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    fn list(&mut self, context: &mut Context<'_>) {
+        if !self.listed {
+            self.listed = true;
+            context.attention.push(self.index);
+        }
+    }
+
+    pub(super) fn queue(&mut self, context: &mut Context<'_>) {
+        if !self.queued {
+            self.queued = true;
+            context.ready.push(self.index);
+        }
+    }
+
+    fn connect(&mut self, context: &mut Context<'_>, since: u64) {
+        let begun = Stream::begin(context.endpoint).and_then(|(mut stream, done)| {
+            stream.register(&context.registry, Token(self.index))?;
+            Ok((stream, done))
+        });
+        match begun {
+            Ok((stream, done)) => {
+                self.stream = Some(stream);
+                if done {
+                    self.opened(context);
+                    self.pump(context);
+                } else {
+                    self.state = State::Connecting { since };
+                }
+            }
+            Err(error) => self.connect_failed_since(context, since, &error),
+        }
+    }
+
+    fn connected(&mut self, context: &mut Context<'_>) {
+        match self.stream.as_ref().map(Stream::take_error) {
+            Some(Ok(None)) => {
+                self.opened(context);
+                self.pump(context);
+            }
+            Some(Ok(Some(error)) | Err(error)) => self.connect_failed(context, &error),
+            None => {}
+        }
+    }
+
+    fn connect_failed_since(&mut self, context: &mut Context<'_>, since: u64, error: &io::Error) {
+        let now = context.now;
+        let waited = now - since > context.plan.connect_timeout.as_nanos() as u64;
+        match error.kind() {
+            // The backlog of a unix socket is full.
+            io::ErrorKind::WouldBlock if !waited => {
+                self.state = State::Waiting {
+                    since,
+                    at: now + RETRY_LOCAL,
+                };
+            }
+            // All ports of this machine are in use or in TIME_WAIT.
+            io::ErrorKind::AddrNotAvailable => {
+                self.state = State::Waiting {
+                    since: now,
+                    at: now + RETRY_LOCAL,
+                }
+            }
+            _ => self.connect_failed(context, error),
+        }
+    }
+
+    fn connect_failed(&mut self, context: &mut Context<'_>, error: &io::Error) {
+        let now = context.now;
+        context.counts.failed_connects += 1;
+        let index = self.index;
+        context.problem(|| format!("connection {index}: cannot connect: {error}"));
+        self.close();
+        self.state = State::Waiting {
+            since: now,
+            at: now + RETRY,
+        };
+        self.list(context);
+    }
+
+    fn opened(&mut self, context: &mut Context<'_>) {
+        context.counts.opened += 1;
+        self.state = State::Open;
+        self.salt = mix(self.salt);
+        self.writable = true;
+        self.waiting_since = context.now;
+        self.left = if self.short_lived {
+            context.plan.requests_per_connection
+        } else {
+            u64::MAX
+        };
+        if let Mode::Subscribe { params, .. } = &context.plan.mode {
+            let id = self.window.open(context.now);
+            crate::envelope::begin_request(&mut self.out, id, context.plan.method.as_bytes());
+            self.out.extend_from_slice(params);
+            context.counts.sent += 1;
+        }
+    }
+
+    /// The connection is gone: counts what was lost with it and opens anew if that is wanted.
+    pub(super) fn lose(&mut self, context: &mut Context<'_>, gone: Gone) {
+        let now = context.tick();
+        let index = self.index;
+        let expected = matches!(self.state, State::Finishing { .. });
+        match gone {
+            Gone::Violation(what) => {
+                context.counts.violations += 1;
+                context.problem(|| format!("connection {index}: {what}"));
+            }
+            Gone::Ended | Gone::Failed(_) if expected => {
+                if context.plan.mode == Mode::Notify {
+                    context.last_progress = now;
+                }
+                return self.finished(context);
+            }
+            Gone::Ended | Gone::Failed(_) => {
+                context.counts.disconnects += 1;
+                let outstanding = self.window.outstanding();
+                context.problem(|| {
+                    let how = match gone {
+                        Gone::Failed(error) => error.to_string(),
+                        _ => "the server closed it".to_owned(),
+                    };
+                    format!("connection {index}: disconnected with {outstanding} requests outstanding: {how}")
+                });
+            }
+        }
+        let unsent = self.take_back(context);
+        context.counts.lost += u64::from(self.window.outstanding()).saturating_sub(unsent);
+        if self.short_lived || context.plan.reconnect {
+            self.reopen(context);
+        } else {
+            self.end(context);
+        }
+    }
+
+    /// The connection ended as it should.
+    fn finished(&mut self, context: &mut Context<'_>) {
+        if self.short_lived {
+            self.reopen(context);
+        } else {
+            self.end(context);
+        }
+    }
+
+    fn reopen(&mut self, context: &mut Context<'_>) {
+        if context.ending {
+            return self.end(context);
+        }
+        self.close();
+        self.open_soon(context);
+    }
+
+    /// Takes the messages back that were not written whole, from the counts too. How many they were.
+    fn take_back(&mut self, context: &mut Context<'_>) -> u64 {
+        let unsent = match context.plan.mode {
+            Mode::Subscribe { .. } => u64::from(self.pending() > 0),
+            _ => self.pending().div_ceil(context.template.message_len()) as u64,
+        };
+        context.counts.sent -= unsent;
+        if !matches!(context.plan.mode, Mode::Subscribe { .. }) {
+            context.allowance += unsent;
+        }
+        unsent
+    }
+
+    /// Closes for good.
+    fn end(&mut self, context: &mut Context<'_>) {
+        self.close();
+        self.state = State::Closed;
+        context.alive -= 1;
+    }
+
+    fn close(&mut self) {
+        self.stream = None;
+        self.window.reset();
+        self.out.clear();
+        self.written = 0;
+        self.partial.clear();
+        self.parked = None;
+        self.sequence = None;
+    }
+}

@@ -1,0 +1,263 @@
+//! A load generator that checks every reply.
+//!
+//! It keeps a number of connections busy from one thread (or a few), by readiness and without
+//! allocating for a message, and accounts for every request: each has an id and a payload of its own,
+//! and must be answered exactly once with exactly that payload.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use ringhold_client::load::{self, LoadPlan};
+//!
+//! # fn main() -> Result<(), load::LoadError> {
+//! let address = "127.0.0.1:4660".parse().unwrap();
+//! let plan = LoadPlan { connections: 8, depth: 64, count: Some(1_000_000), ..LoadPlan::new(address) };
+//! let report = load::run(&plan, |progress| {
+//!     eprintln!("{} answered", progress.counts.answered);
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{report}");
+//! assert!(report.is_clean());
+//! # Ok(())
+//! # }
+//! ```
+
+mod check;
+mod connection;
+mod context;
+mod histogram;
+mod pace;
+mod payload;
+mod plan;
+mod report;
+mod transfer;
+mod window;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::SockAddr;
+
+pub use histogram::Latency;
+pub use plan::{Echo, LoadPlan, Mode, PlanError};
+pub use report::{Counts, LoadReport, Progress};
+
+use crate::Address;
+use crate::stream::Stream;
+use payload::{Template, mix};
+use worker::{Outcome, Share, Watch, Worker};
+
+/// How often the caller hears of the progress.
+const REPORT: Duration = Duration::from_millis(250);
+
+/// Puts a load on a server and reports what came of it.
+///
+/// The connections that stay are opened first, one after the other; then the time begins to run.
+/// About four times a second `progress` is called on the calling thread; when it breaks, the sending
+/// ends as if the duration were over, and the report is made as usual.
+///
+/// # Errors
+/// The plan cannot be carried out, or a connection that should stay cannot be opened in the first
+/// place. What goes wrong after that is in the report.
+pub fn run(
+    plan: &LoadPlan,
+    mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<LoadReport, LoadError> {
+    plan.check().map_err(LoadError::Plan)?;
+    let unreachable = |source| LoadError::Connect {
+        address: plan.address.clone(),
+        source,
+    };
+    let endpoint = choose_endpoint(plan).map_err(unreachable)?;
+    let shares = deal(plan, &endpoint).map_err(unreachable)?;
+    let template = Template::new(plan);
+    let start = Instant::now();
+    let workers = shares
+        .into_iter()
+        .map(|share| Worker::new(plan, &template, &endpoint, share, start));
+    let workers: Vec<Worker<'_>> = workers
+        .collect::<io::Result<_>>()
+        .map_err(LoadError::System)?;
+
+    let watch = Watch::default();
+    let live: Vec<Mutex<Counts>> = workers.iter().map(|_| Mutex::default()).collect();
+    let outcomes = thread::scope(|scope| {
+        // Every thread holds a sender; all are gone when all threads are done.
+        let (done, alive) = mpsc::channel();
+        let threads: Vec<_> = workers
+            .into_iter()
+            .zip(&live)
+            .map(|(worker, live)| {
+                let (watch, done) = (&watch, Sender::clone(&done));
+                scope.spawn(move || {
+                    let _done = done;
+                    worker.run(watch, live)
+                })
+            })
+            .collect();
+        drop(done);
+        supervise(&alive, start, &live, |now| {
+            if progress(now).is_break() {
+                watch.stop.store(true, Ordering::Relaxed);
+            }
+        });
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads
+            .into_iter()
+            .map(join)
+            .collect::<io::Result<Vec<Outcome>>>()
+    });
+    Ok(sum_up(plan, outcomes.map_err(LoadError::System)?))
+}
+
+/// Calls `progress` at intervals until every thread is done.
+fn supervise(
+    alive: &Receiver<()>,
+    start: Instant,
+    live: &[Mutex<Counts>],
+    mut progress: impl FnMut(&Progress),
+) {
+    let mut last = (Duration::ZERO, Counts::default());
+    while alive.recv_timeout(REPORT) == Err(RecvTimeoutError::Timeout) {
+        let mut counts = Counts::default();
+        for part in live {
+            counts += *part.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let elapsed = start.elapsed();
+        progress(&Progress {
+            elapsed,
+            counts,
+            recent: counts - last.1,
+            recent_time: elapsed - last.0,
+        });
+        last = (elapsed, counts);
+    }
+}
+
+/// The first endpoint of the address that answers; if there is only one, without asking it.
+fn choose_endpoint(plan: &LoadPlan) -> io::Result<SockAddr> {
+    let mut endpoints = plan.address.endpoints()?;
+    if endpoints.len() == 1 {
+        return Ok(endpoints.remove(0));
+    }
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for endpoint in endpoints {
+        match Stream::connect_endpoint(&endpoint, Some(plan.connect_timeout)) {
+            Ok(_) => return Ok(endpoint),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Opens the connections that stay and deals everything to the threads.
+fn deal(plan: &LoadPlan, endpoint: &SockAddr) -> io::Result<Vec<Share>> {
+    let threads = plan.threads;
+    let part = |all: usize, thread: usize| all / threads + usize::from(thread < all % threads);
+    let mut shares = Vec::with_capacity(threads);
+    for thread in 0..threads {
+        // Both remainders must not fall to the same threads: one could then be left with nothing.
+        let short_lived = part(plan.short_lived, threads - 1 - thread);
+        let streams = (0..part(plan.connections, thread))
+            .map(|_| Stream::connect_endpoint(endpoint, Some(plan.connect_timeout)));
+        shares.push(Share {
+            streams: streams.collect::<io::Result<_>>()?,
+            short_lived,
+            count: plan.count.map(|count| {
+                let (threads, thread) = (threads as u64, thread as u64);
+                count / threads + u64::from(thread < count % threads)
+            }),
+            rate: plan.rate.map(|rate| rate / threads as f64),
+            salt: mix(thread as u64),
+        });
+    }
+    Ok(shares)
+}
+
+fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
+    let mut counts = Counts::default();
+    let mut measured = Counts::default();
+    let mut latency = Latency::new();
+    let (mut time, mut unsent, mut longest_gap_ns) = (0, 0, 0);
+    let mut problems = Vec::new();
+    for outcome in outcomes {
+        counts += outcome.counts;
+        measured += outcome.measured;
+        latency.merge(&outcome.latency);
+        time = outcome.time.max(time);
+        unsent += outcome.unsent;
+        longest_gap_ns = outcome.longest_gap.max(longest_gap_ns);
+        problems.extend(outcome.problems);
+    }
+    let per_second = |count: u64| {
+        if time == 0 {
+            0.0
+        } else {
+            count as f64 * 1e9 / time as f64
+        }
+    };
+    let messages = match plan.mode {
+        Mode::Call => measured.answered,
+        Mode::Notify => measured.sent,
+        Mode::Subscribe { .. } => measured.notifications,
+    };
+    LoadReport {
+        address: plan.address.clone(),
+        counts,
+        unsent,
+        duration: Duration::from_nanos(time),
+        measured: messages,
+        messages_per_second: per_second(messages),
+        bytes_sent_per_second: per_second(measured.bytes_sent),
+        bytes_received_per_second: per_second(measured.bytes_received),
+        latency,
+        longest_gap_ns,
+        problems,
+    }
+}
+
+/// Why a load was not put on a server at all.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The plan cannot be carried out.
+    Plan(PlanError),
+    /// A connection that should stay cannot be opened.
+    Connect {
+        /// The server.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// This machine has no descriptor or timer left, or waiting for readiness failed.
+    System(io::Error),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(error) => write!(f, "this load is not possible: {error}"),
+            Self::Connect { address, source } => write!(f, "cannot connect to {address}: {source}"),
+            Self::System(error) => write!(f, "the load could not be made: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Plan(error) => Some(error),
+            Self::Connect { source, .. } | Self::System(source) => Some(source),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What load to put on a server.
+
+use std::fmt;
+use std::time::Duration;
+
+use ringhold_framer::Limits;
+
+use crate::Address;
+
+/// A load: against whom, how much, how long. Every field may be set; [`new`](Self::new) fills in the defaults.
+///
+/// ```
+/// use ringhold_client::load::LoadPlan;
+/// let address = "127.0.0.1:4660".parse().unwrap();
+/// let plan = LoadPlan { connections: 16, depth: 32, payload: 200, ..LoadPlan::new(address) };
+/// assert!(plan.check().is_ok());
+/// ```
+///
+/// The load always ends: by its [`count`](Self::count), by its [`duration`](Self::duration),
+/// whichever comes first, or because nothing more can be done (no connection is left, or no reply
+/// came for [`drain`](Self::drain) while the pipelines were full).
+#[derive(Clone, Debug)]
+pub struct LoadPlan {
+    /// The server.
+    pub address: Address,
+    /// What is sent and what must come back. [`Mode::Call`].
+    pub mode: Mode,
+    /// Connections that stay: each must see no disconnect. 1.
+    pub connections: usize,
+    /// Connections that come and go besides those that stay: each sends
+    /// [`requests_per_connection`](Self::requests_per_connection) requests, reads the replies and
+    /// the server's end of stream, and opens anew. This is how many there are at a time. 0.
+    pub short_lived: usize,
+    /// The requests of a short-lived connection. 1.
+    pub requests_per_connection: u64,
+    /// How many requests of a connection may be unanswered at a time. 1.
+    pub depth: u32,
+    /// The bytes of the payload, a bin, in each request. 64.
+    pub payload: usize,
+    /// The method of the requests or notifications. `echo`.
+    pub method: String,
+    /// Where the payload is in a right reply. [`Echo::First`].
+    pub echo: Echo,
+    /// Messages a second over all connections, sent on schedule whether or not replies come (open
+    /// loop), as far as [`depth`](Self::depth) allows. Latency then counts from the moment at which
+    /// the schedule wanted the message sent, so a stall of the server is charged to every message
+    /// that it delayed. `None` sends as fast as replies come back (closed loop).
+    pub rate: Option<f64>,
+    /// Ends the sending after so many messages in all (in [`Mode::Subscribe`]: after so many were
+    /// received). `None`.
+    pub count: Option<u64>,
+    /// How long messages are sent, not counting the warm-up. With a count it is the bound. 10 seconds.
+    pub duration: Duration,
+    /// How long the load runs before latency and throughput are measured. Replies are checked, and
+    /// counted, in the warm-up too. 0.
+    pub warmup: Duration,
+    /// How long to wait for replies after the last message was sent, before they count as lost. 5 seconds.
+    pub drain: Duration,
+    /// How long connecting may take. 5 seconds.
+    pub connect_timeout: Duration,
+    /// Whether a connection that the server cut is opened anew. It counts as a disconnect either
+    /// way. True.
+    pub reconnect: bool,
+    /// The threads that make the load; the connections are dealt to them. 1.
+    pub threads: usize,
+    /// What a frame from the server may cost; a larger one is a violation.
+    pub limits: Limits,
+}
+
+impl LoadPlan {
+    /// One connection, one request at a time, for ten seconds.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            mode: Mode::Call,
+            connections: 1,
+            short_lived: 0,
+            requests_per_connection: 1,
+            depth: 1,
+            payload: 64,
+            method: "echo".to_owned(),
+            echo: Echo::First,
+            rate: None,
+            count: None,
+            duration: Duration::from_secs(10),
+            warmup: Duration::ZERO,
+            drain: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            reconnect: true,
+            threads: 1,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Tells whether the plan can be carried out.
+    ///
+    /// # Errors
+    /// The first field that cannot be, and why.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let refuse = |field, why| Err(PlanError { field, why });
+        let all = self.connections + self.short_lived;
+        if all == 0 {
+            return refuse(
+                "connections",
+                "there must be at least one, persistent or short-lived",
+            );
+        }
+        if self.threads == 0 || self.threads > all {
+            return refuse(
+                "threads",
+                "there must be at least one and at most one for each connection",
+            );
+        }
+        if self.depth == 0 || self.depth > MAX_DEPTH {
+            return refuse("depth", "it must be from 1 to 1048576");
+        }
+        if self.payload > self.limits.frame_bytes as usize / 2 {
+            return refuse("payload", "it must be at most half of the largest frame");
+        }
+        if self.method.len() > 4096 {
+            return refuse("method", "its name must be at most 4096 bytes");
+        }
+        if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e9)) {
+            return refuse(
+                "rate",
+                "it must be above 0 and at most 1e9 messages a second",
+            );
+        }
+        if self.duration.is_zero()
+            || self.duration > LONGEST
+            || self.warmup > LONGEST
+            || self.drain > LONGEST
+        {
+            return refuse(
+                "duration",
+                "it must be above zero; it, warmup and drain may be 30 days at most",
+            );
+        }
+        if self.short_lived > 0 && (self.requests_per_connection == 0 || self.mode != Mode::Call) {
+            return refuse(
+                "short_lived",
+                "such connections call, and make at least one request each",
+            );
+        }
+        Ok(())
+    }
+}
+
+const MAX_DEPTH: u32 = 1 << 20;
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What a load sends, and what must come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Requests, each of which must be answered exactly once, with its own payload.
+    Call,
+    /// Notifications, as many as the server takes: one-way ingest, nothing comes back. At the end
+    /// the sending side is closed, and the server's end of stream waited for.
+    Notify,
+    /// One request on each connection to begin with, then nothing: what the server pushes is read,
+    /// checked and counted.
+    Subscribe {
+        /// The encoded parameters of the request, one msgpack array; the method is that of the plan.
+        params: Vec<u8>,
+        /// Whether the first parameter of each notification is a number that goes up by one on each
+        /// connection. Gaps then count as lost, steps back as repeated.
+        sequence: bool,
+    },
+}
+
+/// What the server under load makes of its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// The result is the first parameter: `echo(x)` is `x`.
+    First,
+    /// The result is the array of all parameters: `echo(x)` is `[x]`.
+    All,
+}
+
+/// A plan that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanError {
+    field: &'static str,
+    why: &'static str,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_that_cannot_be_is_refused_by_field() {
+        let plan = LoadPlan::new("127.0.0.1:1".parse().unwrap());
+        assert_eq!(plan.check(), Ok(()));
+        type Change = fn(&mut LoadPlan);
+        let changes: [(&str, Change); 11] = [
+            ("connections", |plan| plan.connections = 0),
+            ("threads", |plan| plan.threads = 0),
+            ("threads", |plan| plan.threads = 2),
+            ("depth", |plan| plan.depth = 0),
+            ("depth", |plan| plan.depth = MAX_DEPTH + 1),
+            ("payload", |plan| plan.payload = 9 << 20),
+            ("method", |plan| plan.method = "m".repeat(5000)),
+            ("rate", |plan| plan.rate = Some(f64::NAN)),
+            ("duration", |plan| plan.duration = Duration::ZERO),
+            ("short_lived", |plan| {
+                (plan.short_lived, plan.requests_per_connection) = (1, 0)
+            }),
+            ("short_lived", |plan| {
+                (plan.short_lived, plan.mode) = (1, Mode::Notify)
+            }),
+        ];
+        for (field, change) in changes {
+            let mut changed = plan.clone();
+            change(&mut changed);
+            assert_eq!(changed.check().unwrap_err().field, field);
+        }
+    }
+}

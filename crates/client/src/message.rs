@@ -1,0 +1,118 @@
+//! What a client receives.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+
+use crate::{Envelope, RemoteError};
+
+/// A message from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The reply to a request of ours.
+    Reply(Reply),
+    /// A notification, which nothing answers.
+    Notification(Notification),
+    /// A request: either side may send them. Answer with [`Client::respond`](crate::Client::respond).
+    Request(Request),
+}
+
+impl Message {
+    /// The bytes it keeps, for the bound on what waits to be taken.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Reply(Reply {
+                result: Ok(value), ..
+            }) => value.len(),
+            Self::Reply(Reply {
+                result: Err(error), ..
+            }) => error.value().len(),
+            Self::Notification(Notification { method, params }) => method.len() + params.len(),
+            Self::Request(Request { method, params, .. }) => method.len() + params.len(),
+        }
+    }
+}
+
+impl From<Envelope<'_>> for Message {
+    fn from(envelope: Envelope<'_>) -> Self {
+        match envelope {
+            Envelope::Response { id, error, result } => {
+                let result = match error {
+                    [crate::envelope::NIL] => Ok(result.to_vec()),
+                    value => Err(RemoteError::new(value)),
+                };
+                Self::Reply(Reply { id, result })
+            }
+            Envelope::Notification { method, params } => Self::Notification(Notification {
+                method: method.to_vec(),
+                params: params.to_vec(),
+            }),
+            Envelope::Request { id, method, params } => Self::Request(Request {
+                id,
+                method: method.to_vec(),
+                params: params.to_vec(),
+            }),
+        }
+    }
+}
+
+/// The reply to the request with the same id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// What [`Client::send`](crate::Client::send) returned for the request.
+    pub id: u32,
+    /// The encoded result, or the error that the server answered with.
+    pub result: Result<Vec<u8>, RemoteError>,
+}
+
+/// A notification from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// The name of the method, which need not be UTF-8.
+    pub method: Vec<u8>,
+    /// The encoded parameters.
+    pub params: Vec<u8>,
+}
+
+impl Notification {
+    /// The name of the method as text; what is not UTF-8 is replaced.
+    #[must_use]
+    pub fn method(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.method)
+    }
+
+    /// Decodes the parameters.
+    ///
+    /// # Errors
+    /// They are of another type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, rmp_serde::decode::Error> {
+        rmp_serde::from_slice(&self.params)
+    }
+}
+
+/// A request from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The number that the response has to carry.
+    pub id: u32,
+    /// The name of the method, which need not be UTF-8.
+    pub method: Vec<u8>,
+    /// The encoded parameters.
+    pub params: Vec<u8>,
+}
+
+impl Request {
+    /// The name of the method as text; what is not UTF-8 is replaced.
+    #[must_use]
+    pub fn method(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.method)
+    }
+
+    /// Decodes the parameters.
+    ///
+    /// # Errors
+    /// They are of another type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, rmp_serde::decode::Error> {
+        rmp_serde::from_slice(&self.params)
+    }
+}
