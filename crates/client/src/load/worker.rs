@@ -137,7 +137,8 @@ impl<'a> Worker<'a> {
     /// Carries its share out. `live` always has the latest counts, give or take a few milliseconds.
     pub(crate) fn run(mut self, watch: &Watch, live: &Mutex<Counts>) -> io::Result<Outcome> {
         let mut shown = 0;
-        self.context.tick();
+        let now = self.context.tick();
+        self.phase(now, watch);
         for connection in &mut self.connections {
             connection.pump(&mut self.context);
         }
