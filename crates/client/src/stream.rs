@@ -56,7 +56,11 @@ impl Stream {
             None => socket.connect(endpoint)?,
         }
         socket.set_nonblocking(true)?;
-        Self::adopt(socket, endpoint)
+        let stream = Self::adopt(socket, endpoint)?;
+        if stream.is_its_own_peer() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(stream)
     }
 
     /// Starts to connect and does not wait. The second value says whether the connection stands
@@ -103,6 +107,19 @@ impl Stream {
         }
     }
 
+    /// Whether the socket is connected to itself. That happens when nobody listens on a port of this
+    /// machine and the system chooses just that port for the connecting side (the simultaneous open
+    /// of RFC 9293, section 3.5).
+    pub(crate) fn is_its_own_peer(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => match (stream.local_addr(), stream.peer_addr()) {
+                (Ok(local), Ok(peer)) => local == peer,
+                _ => false,
+            },
+            Self::Unix(_) => false,
+        }
+    }
+
     /// Asks for every change of readiness (edge-triggered).
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let source: &mut dyn Source = match self {
@@ -132,5 +149,26 @@ impl Write for Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_connected_to_itself_is_noticed() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any: net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.connect(&own).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        assert!(Stream::adopt(socket, &own).unwrap().is_its_own_peer());
+
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().into();
+        let stream = Stream::connect(&address, Some(Duration::from_secs(5))).unwrap();
+        assert!(!stream.is_its_own_peer());
     }
 }

@@ -127,7 +127,7 @@ impl Connection {
         match verdict {
             Verdict::Right => {
                 context.counts.answered += 1;
-                if since >= context.measure_from {
+                if since >= context.measure_from && context.plan.mode == Mode::Call {
                     context.latency.record(context.now.saturating_sub(since));
                 }
             }

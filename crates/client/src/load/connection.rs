@@ -280,6 +280,9 @@ impl Connection {
 
     fn connected(&mut self, context: &mut Context<'_>) {
         match self.stream.as_ref().map(Stream::take_error) {
+            Some(Ok(None)) if self.stream.as_ref().is_some_and(Stream::is_its_own_peer) => {
+                self.connect_failed(context, &io::ErrorKind::ConnectionRefused.into());
+            }
             Some(Ok(None)) => {
                 self.opened(context);
                 self.pump(context);

@@ -36,7 +36,7 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -51,7 +51,7 @@ pub use report::{Counts, LoadReport, Progress};
 use crate::Address;
 use crate::stream::Stream;
 use payload::{Template, mix};
-use worker::{Outcome, Share, Watch, Worker};
+use worker::{Outcome, Share, Worker};
 
 /// How often the caller hears of the progress.
 const REPORT: Duration = Duration::from_millis(250);
@@ -85,7 +85,7 @@ pub fn run(
         .collect::<io::Result<_>>()
         .map_err(LoadError::System)?;
 
-    let watch = Watch::default();
+    let stop = AtomicBool::new(false);
     let live: Vec<Mutex<Counts>> = workers.iter().map(|_| Mutex::default()).collect();
     let outcomes = thread::scope(|scope| {
         // Every thread holds a sender; all are gone when all threads are done.
@@ -94,17 +94,17 @@ pub fn run(
             .into_iter()
             .zip(&live)
             .map(|(worker, live)| {
-                let (watch, done) = (&watch, Sender::clone(&done));
+                let (stop, done) = (&stop, Sender::clone(&done));
                 scope.spawn(move || {
                     let _done = done;
-                    worker.run(watch, live)
+                    worker.run(stop, live)
                 })
             })
             .collect();
         drop(done);
         supervise(&alive, start, &live, |now| {
             if progress(now).is_break() {
-                watch.stop.store(true, Ordering::Relaxed);
+                stop.store(true, Ordering::Relaxed);
             }
         });
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {

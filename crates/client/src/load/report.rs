@@ -292,6 +292,47 @@ mod tests {
     }
 
     #[test]
+    fn its_serialized_form_is_flat() {
+        let counts = Counts {
+            sent: 7,
+            lost: 1,
+            ..Counts::default()
+        };
+        let report = LoadReport {
+            address: "127.0.0.1:4660".parse().unwrap(),
+            counts,
+            unsent: 0,
+            duration: Duration::from_millis(1500),
+            measured: 6,
+            messages_per_second: 4.0,
+            bytes_sent_per_second: 0.0,
+            bytes_received_per_second: 0.0,
+            latency: Latency::new(),
+            longest_gap_ns: 9,
+            problems: vec!["one".to_owned()],
+        };
+        let bytes = rmp_serde::to_vec_named(&report).unwrap();
+        let value = rmpv::decode::read_value(&mut &bytes[..]).unwrap();
+        let field = |name: &str| {
+            let fields = value.as_map().unwrap();
+            let (_, field) = fields
+                .iter()
+                .find(|(key, _)| key.as_str() == Some(name))
+                .unwrap();
+            field.clone()
+        };
+        assert_eq!(field("address"), "127.0.0.1:4660".into());
+        assert_eq!(
+            (field("sent"), field("lost"), field("measured")),
+            (7.into(), 1.into(), 6.into())
+        );
+        assert_eq!(field("seconds"), rmpv::Value::F64(1.5));
+        assert_eq!(field("latency").as_map().unwrap()[7].0, "max_ns".into());
+        assert!(!report.is_clean());
+        assert!(report.to_string().contains("lost 1"), "{report}");
+    }
+
+    #[test]
     fn is_shown_with_units() {
         let cases = [
             (0.0, " m/s", "0 m/s"),

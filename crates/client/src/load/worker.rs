@@ -32,13 +32,6 @@ const NAP: Duration = Duration::from_millis(20);
 /// A message due within this time is waited for without sleeping.
 const SPIN: u64 = 20_000;
 
-/// What the threads of a load share with the one that watches them.
-#[derive(Debug, Default)]
-pub(crate) struct Watch {
-    /// Ends the sending.
-    pub(crate) stop: AtomicBool,
-}
-
 /// The part of a plan that one thread carries out.
 #[derive(Debug)]
 pub(crate) struct Share {
@@ -134,17 +127,17 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Carries its share out. `live` always has the latest counts, give or take a few milliseconds.
-    pub(crate) fn run(mut self, watch: &Watch, live: &Mutex<Counts>) -> io::Result<Outcome> {
+    /// Carries its share out; `stop` ends the sending early. `live` always has the latest counts, give or take a few milliseconds.
+    pub(crate) fn run(mut self, stop: &AtomicBool, live: &Mutex<Counts>) -> io::Result<Outcome> {
         let mut shown = 0;
         let now = self.context.tick();
-        self.phase(now, watch);
+        self.phase(now, stop);
         for connection in &mut self.connections {
             connection.pump(&mut self.context);
         }
         loop {
             let now = self.context.tick();
-            self.phase(now, watch);
+            self.phase(now, stop);
             if self.context.alive == 0 || now >= self.drain_until {
                 break;
             }
@@ -164,7 +157,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Goes from warming up to measuring to ending when the time has come.
-    fn phase(&mut self, now: u64, watch: &Watch) {
+    fn phase(&mut self, now: u64, stop: &AtomicBool) {
         let plan = self.context.plan;
         if self.measuring.is_none() && now >= self.context.measure_from {
             self.measuring = Some((self.context.counts, now));
@@ -175,11 +168,7 @@ impl<'a> Worker<'a> {
         let end = (plan.warmup + plan.duration).as_nanos() as u64;
         let drain = plan.drain.as_nanos() as u64;
         let stalled = self.is_stuck() && now.saturating_sub(self.context.last_progress) > drain;
-        if now < end
-            && !watch.stop.load(Ordering::Relaxed)
-            && self.context.allowance > 0
-            && !stalled
-        {
+        if now < end && !stop.load(Ordering::Relaxed) && self.context.allowance > 0 && !stalled {
             return;
         }
         self.context.ending = true;
