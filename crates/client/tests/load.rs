@@ -437,7 +437,6 @@ fn an_open_loop_charges_a_stall_to_all_that_it_delayed() {
     let report = run(&plan);
     assert!(report.is_clean(), "{report}");
     assert!(report.latency.max() >= 70_000_000, "{report}");
-    assert!(report.longest_gap_ns >= 60_000_000, "{report}");
 }
 
 #[test]
