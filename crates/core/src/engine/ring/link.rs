@@ -15,6 +15,11 @@ pub(crate) struct RingLink {
     pub(super) receiving: Receiving,
     /// The receive that is in flight was asked to end.
     pub(super) receive_cancelled: bool,
+    /// Its receive is asked to end because it has used up its share of the buffers.
+    pub(super) yielding: bool,
+    /// The turn in which it last used up a buffer, and how many in that turn.
+    pub(super) turn: u32,
+    pub(super) buffers_in_turn: u32,
     /// A send is in flight.
     pub(super) sending: bool,
     /// The send that is in flight was asked to end.
@@ -42,6 +47,9 @@ impl RingLink {
             socket,
             receiving: Receiving::No,
             receive_cancelled: false,
+            yielding: false,
+            turn: 0,
+            buffers_in_turn: 0,
             sending: false,
             send_cancelled: false,
             message: None,

@@ -40,6 +40,9 @@ pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 
+/// At the latest after this time connections without a receive buffer are looked at again.
+const STARVED_RETRY_MS: u64 = 10;
+
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
@@ -55,6 +58,10 @@ struct Engine<'r> {
     spin: Duration,
     /// Connections that found no receive buffer, in the order in which they did: slot and generation.
     starved: VecDeque<(u32, u32)>,
+    /// Connections whose receive is to be ended in favour of the starved ones.
+    yields: Vec<(u32, u32)>,
+    /// Counts the turns, for the share of the buffers.
+    turn: u32,
     /// Buffers of large frames that are being received into.
     larges: Slab<BytesMut>,
     /// Unused parameters of gathering sends.
@@ -125,6 +132,8 @@ pub(crate) fn run(
         clock: Clock::new(),
         spin,
         starved: VecDeque::new(),
+        yields: Vec::new(),
+        turn: 0,
         larges: Slab::new(),
         messages: Vec::new(),
         wake: Box::new(0),
@@ -171,6 +180,7 @@ impl Engine<'_> {
         let mut chunk = Chunk::new();
         loop {
             self.shard.desk.counters().engine.turns.add(1);
+            self.turn = self.turn.wrapping_add(1);
             self.shard.tick(self.clock.now());
             while let Some(mail) = self.mailbox.next() {
                 self.deliver(mail)?;
@@ -178,6 +188,7 @@ impl Engine<'_> {
             self.shard.work();
             self.retry_accepts()?;
             self.update_touched()?;
+            self.cancel_yielding()?;
             self.replenish()?;
             if self.shard.is_done() && !self.shard.is_busy() {
                 return Ok(());
@@ -207,6 +218,9 @@ impl Engine<'_> {
             .into_iter()
             .flatten()
             .min();
+        // Whoever found no buffer had data, so that the next completion comes soon; should it not, they try again.
+        let starving = (!self.starved.is_empty()).then_some(self.shard.desk.now + STARVED_RETRY_MS);
+        let due = [due, starving].into_iter().flatten().min();
         Ok(match due {
             Some(due) => Wait::AtMost(due.saturating_sub(self.shard.desk.now).max(1)),
             None => Wait::Forever,

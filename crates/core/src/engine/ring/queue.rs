@@ -1,5 +1,6 @@
 //! The two queues of one ring, and the one system call.
 
+use std::collections::VecDeque;
 use std::io;
 
 use io_uring::squeue::Entry;
@@ -57,6 +58,9 @@ pub(super) struct Queue<'r> {
     submission: SubmissionQueue<'r>,
     completion: CompletionQueue<'r>,
     flags: u32,
+    /// Operations for which the submission queue had no room, while the kernel took none because the completion queue
+    /// had none either.
+    overflow: VecDeque<Entry>,
 }
 
 impl<'r> Queue<'r> {
@@ -72,6 +76,7 @@ impl<'r> Queue<'r> {
             submission,
             completion,
             flags,
+            overflow: VecDeque::new(),
         }
     }
 
@@ -91,25 +96,44 @@ impl<'r> Queue<'r> {
     /// completion was taken.
     #[expect(unsafe_code, reason = "handing memory to the kernel")]
     pub(super) unsafe fn push(&mut self, entry: &Entry) -> io::Result<()> {
-        loop {
-            // SAFETY: the caller vouches for the entry.
-            if unsafe { self.submission.push(entry) }.is_ok() {
-                return Ok(());
-            }
+        // SAFETY: the caller vouches for the entry.
+        if !self.overflow.is_empty() || unsafe { self.submission.push(entry) }.is_err() {
+            self.overflow.push_back(entry.clone());
             self.submission.sync();
             match self.submitter.submit() {
                 Ok(_) => {}
-                // The completion queue is full: nothing is submitted until it was reaped. The kernel keeps what does
-                // not fit (IORING_FEAT_NODROP), and with SUBMIT_ALL takes the entries all the same, so this is rare.
+                // Nothing more is taken until completions were reaped, which comes after the next enter.
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
             self.submission.sync();
+            self.refill();
+        }
+        Ok(())
+    }
+
+    /// Moves operations that waited for room into the submission queue.
+    fn refill(&mut self) {
+        while let Some(entry) = self.overflow.front() {
+            // SAFETY: whoever pushed the entry vouched for it until its last completion.
+            #[expect(unsafe_code, reason = "handing memory to the kernel")]
+            let pushed = unsafe { self.submission.push(entry) };
+            if pushed.is_err() {
+                return;
+            }
+            self.overflow.pop_front();
         }
     }
 
     /// Submits what is queued, runs deferred work and waits.
     pub(super) fn enter(&mut self, wait: Wait, counters: &EngineCounters) -> io::Result<()> {
+        self.refill();
+        // What has no room yet can be submitted only after this, so it must not sleep.
+        let wait = if self.overflow.is_empty() {
+            wait
+        } else {
+            Wait::No
+        };
         self.submission.sync();
         let to_submit = self.submission.len() as u32;
         let timespec = match wait {

@@ -16,6 +16,9 @@ use crate::engine::read_now;
 const RECVSEND_POLL_FIRST: u16 = 1 << 0;
 const RECV_MULTISHOT: u16 = 1 << 1;
 
+/// While connections wait for buffers, one may use up this part of them in a turn (at least one).
+const QUOTA_OF_BUFFERS: usize = 8;
+
 /// At the end of a connection at most so many bytes are read that the kernel had received by then.
 const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -30,6 +33,7 @@ impl Engine<'_> {
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream;
         link.receive_cancelled = false;
+        link.yielding = false;
         // SAFETY: the entry points to nothing; the buffers are those of the group.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
@@ -53,6 +57,7 @@ impl Engine<'_> {
         }
         let length = usize::try_from(completion.result).unwrap_or(0);
         if let Some(buffer) = completion.buffer() {
+            self.count_buffer(slot, operation.generation);
             let received = self.buffers.received(buffer, length);
             if expected && length > 0 {
                 self.shard.received(slot, received.bytes, Some(&received));
@@ -70,6 +75,37 @@ impl Engine<'_> {
         }
     }
 
+    /// Notes that a connection used up a buffer. While others wait for one, a connection that has had its share of
+    /// this turn goes to the end of the queue: a multishot receive would otherwise take buffer after buffer.
+    fn count_buffer(&mut self, slot: u32, generation: u32) {
+        let quota = (self.buffers.entries() / QUOTA_OF_BUFFERS).max(1) as u32;
+        let (turn, contended) = (self.turn, !self.starved.is_empty());
+        let Some(link) = self.shard.link_of(slot, generation) else {
+            return;
+        };
+        if link.turn != turn {
+            link.turn = turn;
+            link.buffers_in_turn = 0;
+        }
+        link.buffers_in_turn += 1;
+        if contended && link.buffers_in_turn >= quota && link.receiving == Receiving::Stream {
+            link.yielding = true;
+            self.yields.push((slot, generation));
+        }
+    }
+
+    /// Ends the receives of connections that have had their share.
+    pub(super) fn cancel_yielding(&mut self) -> io::Result<()> {
+        while let Some((slot, generation)) = self.yields.pop() {
+            let stays =
+                |link: &mut super::RingLink| link.yielding && link.receiving == Receiving::Stream;
+            if self.shard.link_of(slot, generation).is_some_and(stays) {
+                self.cancel_receive(slot, generation)?;
+            }
+        }
+        Ok(())
+    }
+
     fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
         let Some(link) = self.shard.link_of(slot, generation) else {
             return;
@@ -81,22 +117,27 @@ impl Engine<'_> {
                 self.starved.push_back((slot, generation));
                 self.shard.desk.counters().engine.starved.add(1);
             }
+            libc::ECANCELED | libc::ENOBUFS if std::mem::take(&mut link.yielding) => {
+                link.receiving = Receiving::Starved;
+                self.starved.push_back((slot, generation));
+            }
             libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOBUFS => {}
             _ => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
         }
     }
 
-    /// Gives free buffers to the kernel, and lets connections that found none try again: as many as buffers came
-    /// back, and each only when its socket is readable, since an empty ring fails a receive at once, data or not.
+    /// Gives free buffers to the kernel, and lets connections that found none try again: as many as there are buffers
+    /// in circulation, and each only when its socket is readable, since an empty ring fails a receive at once, data or
+    /// not.
     pub(super) fn replenish(&mut self) -> io::Result<()> {
         self.buffers.collect();
-        let free = self.buffers.publish();
+        self.buffers.publish();
         let engine = &self.shard.desk.counters().engine;
         if engine.leased.value() != self.buffers.leased() as u64 {
             engine.leased.subtract(engine.leased.value());
             engine.leased.add(self.buffers.leased() as u64);
         }
-        for _ in 0..free.max(1) {
+        for _ in 0..self.buffers.entries() - self.buffers.leased() {
             let Some((slot, generation)) = self.starved.pop_front() else {
                 break;
             };
