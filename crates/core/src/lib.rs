@@ -52,6 +52,7 @@ mod crew;
 mod desk;
 mod engine;
 mod frame;
+mod handover;
 mod host;
 mod mailbox;
 mod memory;

@@ -1,0 +1,275 @@
+//! The file in memory that describes what is handed over.
+//!
+//! A memfd of sealed size: a header of [`HEADER_BYTES`] bytes, then the [`Estate`] as msgpack. The header holds a magic
+//! number, the version of the format, the length and checksum of the rest, and the number of attempts to restore it,
+//! which successors count up in place and which the checksum therefore leaves out.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde::{Deserialize, Serialize};
+
+/// The version of the format. A successor that reads another one starts without what is in it.
+pub(crate) const VERSION: u32 = 1;
+
+/// After so many attempts to restore it, an estate is given up: it may be what kills the successor.
+pub(crate) const ATTEMPTS_MAX: u32 = 3;
+
+const MAGIC: [u8; 8] = *b"ringhold";
+const HEADER_BYTES: usize = 32;
+/// Where the number of attempts is: outside the checksum, after magic (8), version (4), checksum (4) and length (8).
+const ATTEMPTS_AT: u64 = 24;
+
+/// A frame of state larger than this is not believed.
+const BODY_BYTES_MAX: u64 = 1 << 40;
+
+/// Everything that is handed over, apart from the descriptors.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Estate {
+    pub(crate) listeners: Vec<ListenerRecord>,
+    pub(crate) connections: Vec<ConnectionRecord>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListenerRecord {
+    /// The kernel's name of the socket (SO_COOKIE), which no other socket has until the next boot.
+    pub(crate) cookie: u64,
+    /// The name of its section.
+    pub(crate) name: String,
+    /// Where we bound it, in the notation of the configuration; `None` if it was inherited from the service manager.
+    pub(crate) bound: Option<String>,
+    /// The path that we made for it: the path, its device and its inode.
+    pub(crate) path: Option<(String, u64, u64)>,
+}
+
+/// One established connection.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConnectionRecord {
+    /// The kernel's name of the socket (SO_COOKIE).
+    pub(crate) cookie: u64,
+    /// The name of the socket that it was accepted on.
+    pub(crate) name: String,
+    /// Received and not consumed, from a frame boundary on.
+    #[serde(with = "serde_bytes")]
+    pub(crate) input: Vec<u8>,
+    /// The peer's end was seen behind `input`.
+    pub(crate) ended: bool,
+    /// Queued and not taken by the kernel.
+    #[serde(with = "serde_bytes")]
+    pub(crate) output: Vec<u8>,
+    /// What the service saved; `None` for a stateless session.
+    pub(crate) session: Option<serde_bytes::ByteBuf>,
+}
+
+/// Why an estate cannot be read.
+#[derive(Debug)]
+pub(crate) enum VaultError {
+    /// It is not such a file.
+    NotOurs,
+    /// It was written by a version that writes another format.
+    Version(u32),
+    /// The checksum is wrong, or what it covers makes no sense.
+    Damaged(String),
+    /// It was tried too often.
+    TriedTooOften(u32),
+    /// The file cannot be read or written.
+    Io(io::Error),
+}
+
+impl fmt::Display for VaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VaultError::NotOurs => f.write_str("the stored state is not ringhold's"),
+            VaultError::Version(found) => write!(
+                f,
+                "the stored state has format version {found}, this program reads version {VERSION}"
+            ),
+            VaultError::Damaged(what) => write!(f, "the stored state is damaged: {what}"),
+            VaultError::TriedTooOften(attempts) => write!(
+                f,
+                "restoring the stored state was tried {attempts} times without success"
+            ),
+            VaultError::Io(error) => write!(f, "the stored state cannot be read: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for VaultError {
+    fn from(error: io::Error) -> Self {
+        VaultError::Io(error)
+    }
+}
+
+/// Writes an estate into a new memfd.
+pub(crate) fn write(estate: &Estate) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("ringhold-state", flags)?);
+    file.write_all(&[0; HEADER_BYTES])?;
+    let (sum, length) = write_body(&file, estate)?;
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_be_bytes());
+    header[12..16].copy_from_slice(&sum.to_be_bytes());
+    header[16..24].copy_from_slice(&length.to_be_bytes());
+    file.write_all_at(&header, 0)?;
+    // The size is fixed from here on; the attempts are still to be counted.
+    fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// Returns the checksum and the length of what was written.
+fn write_body(file: &File, estate: &Estate) -> io::Result<(u32, u64)> {
+    let mut body = Checked {
+        file: io::BufWriter::new(file),
+        sum: crc32fast::Hasher::new(),
+        length: 0,
+    };
+    let mut serializer = rmp_serde::Serializer::new(&mut body);
+    estate
+        .serialize(&mut serializer)
+        .map_err(io::Error::other)?;
+    body.flush()?;
+    Ok((body.sum.finalize(), body.length))
+}
+
+/// Counts an attempt, then reads the estate. The count is in the file before anything is read, so that an estate which
+/// kills its reader is given up in the end.
+pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
+    let mut file = File::from(vault.try_clone()?);
+    let mut header = [0; HEADER_BYTES];
+    match file.read_exact_at(&mut header, 0) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(VaultError::NotOurs);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let word = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    if header[..8] != MAGIC {
+        return Err(VaultError::NotOurs);
+    }
+    if word(8) != VERSION {
+        return Err(VaultError::Version(word(8)));
+    }
+    let attempts = word(ATTEMPTS_AT as usize);
+    if attempts >= ATTEMPTS_MAX {
+        return Err(VaultError::TriedTooOften(attempts));
+    }
+    file.write_all_at(&(attempts + 1).to_be_bytes(), ATTEMPTS_AT)?;
+
+    let length = u64::from(word(16)) << 32 | u64::from(word(20));
+    let size = file.metadata()?.len();
+    if length > BODY_BYTES_MAX || size != length + HEADER_BYTES as u64 {
+        return Err(VaultError::Damaged(format!(
+            "{length} bytes announced in a file of {size}"
+        )));
+    }
+    // As large as the file is, which the kernel vouches for.
+    let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+    file.read_to_end(&mut body)?;
+    if crc32fast::hash(&body) != word(12) {
+        return Err(VaultError::Damaged("the checksum is wrong".into()));
+    }
+    rmp_serde::from_slice(&body).map_err(|error| VaultError::Damaged(error.to_string()))
+}
+
+/// Counts and sums what is written through it.
+struct Checked<W> {
+    file: W,
+    sum: crc32fast::Hasher,
+    length: u64,
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.sum.update(&bytes[..count]);
+        self.length += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estate() -> Estate {
+        Estate {
+            listeners: vec![ListenerRecord {
+                cookie: 7,
+                name: "rpc".into(),
+                bound: Some("127.0.0.1:0".into()),
+                path: None,
+            }],
+            connections: (0..100u64)
+                .map(|i| ConnectionRecord {
+                    cookie: i,
+                    name: "rpc".into(),
+                    input: vec![i as u8; i as usize * 50],
+                    ended: i % 2 == 0,
+                    output: vec![0xc1; i as usize],
+                    session: (i % 3 == 0).then(|| serde_bytes::ByteBuf::from(vec![1, 2, 3])),
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_three_times_and_then_given_up() {
+        let vault = write(&estate()).unwrap();
+        for _ in 0..ATTEMPTS_MAX {
+            assert_eq!(read(&vault).unwrap(), estate());
+        }
+        assert!(matches!(
+            read(&vault),
+            Err(VaultError::TriedTooOften(ATTEMPTS_MAX))
+        ));
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let vault = write(&Estate {
+            listeners: estate().listeners,
+            connections: Vec::new(),
+        })
+        .unwrap();
+        let file = File::from(vault.try_clone().unwrap());
+        let size = file.metadata().unwrap().len();
+        for at in (0..ATTEMPTS_AT).chain(HEADER_BYTES as u64..size) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
+            file.write_all_at(&[0; 4], ATTEMPTS_AT).unwrap();
+            assert!(read(&vault).is_err(), "byte {at} was changed");
+            file.write_all_at(&byte, at).unwrap();
+        }
+        file.write_all_at(&[0; 4], ATTEMPTS_AT).unwrap();
+        assert!(read(&vault).is_ok());
+    }
+
+    #[test]
+    fn the_size_is_sealed_and_other_files_are_refused() {
+        let vault = write(&estate()).unwrap();
+        let file = File::from(vault);
+        assert!(file.set_len(10).is_err());
+        assert!(file.set_len(1 << 20).is_err());
+        let other = memfd_create("other", MemfdFlags::CLOEXEC).unwrap();
+        assert!(matches!(read(&other), Err(VaultError::NotOurs)));
+        File::from(other.try_clone().unwrap())
+            .write_all(&[0; 64])
+            .unwrap();
+        assert!(matches!(read(&other), Err(VaultError::NotOurs)));
+    }
+}
