@@ -105,6 +105,9 @@ pub(crate) enum Finish {
     Shutdown,
     /// Cancel what is under way and close.
     Close,
+    /// Write what the kernel takes at once, cancel what is under way, and let the connection go with
+    /// [`crate::shard::Shard::release`].
+    Release,
 }
 
 impl Connection {

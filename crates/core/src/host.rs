@@ -16,7 +16,7 @@ use crate::frame::{Frame, Lend};
 use crate::partial::Partial;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
-use crate::service::{Flow, Service};
+use crate::service::{Flow, Saved, Service};
 
 /// So many frames of one connection are dispatched in one turn; then the others have theirs.
 const FRAMES_PER_TURN_MAX: usize = 2048;
@@ -32,6 +32,10 @@ const RESERVE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) trait Host {
     /// Makes the session of a new connection.
     fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>);
+    /// Makes the session of a connection that the predecessor handed over: from what it saved, or anew if that is `None`.
+    fn restored(&mut self, peer: &Peer<'_>, saved: Option<&[u8]>, reply: &mut Reply<'_>);
+    /// What the session is worth to the successor.
+    fn save(&mut self, reply: &mut Reply<'_>) -> Saved;
     /// Takes received bytes: frames go to the service, what is left stays with the connection.
     fn input(&mut self, bytes: &[u8], lender: Option<&dyn Lend>, reply: &mut Reply<'_>);
     /// The engine has received into the connection's own buffer, at most as many bytes as were missing.
@@ -249,6 +253,34 @@ impl<S: Service> Host for Hosted<S> {
                 .close(Close::Refused(refusal.0), reply.desk),
             None => {}
         }
+    }
+
+    fn restored(&mut self, peer: &Peer<'_>, saved: Option<&[u8]>, reply: &mut Reply<'_>) {
+        let Some(saved) = saved else {
+            self.connected(peer, reply);
+            // The client was greeted by the predecessor.
+            reply.connection.outbox.clear(&mut reply.desk.pools);
+            return;
+        };
+        match self.guarded(reply, |host, _| host.service.restore(peer, saved)) {
+            Some(Ok(session)) => reply.connection.session = Some(self.sessions.insert(session) as u32),
+            Some(Err(error)) => {
+                let why = format!("its session cannot be restored: {error}");
+                reply.connection.close(Close::Service(why.into()), reply.desk);
+            }
+            None => {}
+        }
+    }
+
+    fn save(&mut self, reply: &mut Reply<'_>) -> Saved {
+        let Some(key) = reply.connection.session else {
+            return Saved::Close;
+        };
+        let saved = self.guarded(reply, |host, _| {
+            let session = host.sessions.get(key as usize)?;
+            Some(host.service.save(session))
+        });
+        saved.flatten().unwrap_or(Saved::Close)
     }
 
     fn input(&mut self, bytes: &[u8], lender: Option<&dyn Lend>, reply: &mut Reply<'_>) {

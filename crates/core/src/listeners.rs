@@ -14,6 +14,7 @@ mod address;
 mod bind;
 mod check;
 mod error;
+mod heirloom;
 mod matching;
 mod names;
 mod plan;
@@ -21,6 +22,7 @@ mod rows;
 
 pub use address::Address;
 pub use check::is_listening;
+pub(crate) use heirloom::Heirloom;
 pub use error::{StartError, StartProblem};
 pub use plan::{Plan, plan, rehearse};
 pub use rows::{Row, Source, Table};

@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::handover::parcel::Parcel;
 use crate::peer::ConnectionId;
 
 /// What a worker can be told.
@@ -35,8 +36,10 @@ pub(crate) enum Mail {
     Room,
     /// The process holds more memory than it may, and this worker holds the largest connection.
     Shed,
-    /// Stop as [`crate::Running::stop`] says.
-    Stop,
+    /// A connection that the predecessor handed over, counted for this worker.
+    Restored { name: u16, parcel: Box<Parcel> },
+    /// Stop as [`crate::Running::stop`] says; with `hand_over`, connections are not closed but given up as parcels.
+    Stop { hand_over: bool },
     /// Something that a stopping worker waits for has changed; look again.
     Look,
 }
@@ -147,16 +150,16 @@ mod tests {
         );
         assert!(mailbox.prepare_sleep().is_none());
         post.send(Mail::Look).ok().unwrap();
-        post.send(Mail::Stop).ok().unwrap();
+        post.send(Mail::Stop { hand_over: false }).ok().unwrap();
         assert_eq!(wakeups(&mailbox), 1);
         assert!(matches!(mailbox.next(), Some(Mail::Look)));
-        assert!(matches!(mailbox.next(), Some(Mail::Stop)));
+        assert!(matches!(mailbox.next(), Some(Mail::Stop { .. })));
     }
 
     #[test]
     fn gives_mail_back_when_the_worker_is_gone() {
         let (post, mailbox) = mailbox().unwrap();
         drop(mailbox);
-        assert!(matches!(post.send(Mail::Stop), Err(Mail::Stop)));
+        assert!(matches!(post.send(Mail::Stop { hand_over: false }), Err(Mail::Stop { .. })));
     }
 }

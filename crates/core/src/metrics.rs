@@ -88,6 +88,10 @@ counters! {
         panics,
         /// Deferred replies that were abandoned.
         abandoned,
+        /// Connections given to a successor.
+        handed_over,
+        /// Connections taken over from a predecessor.
+        restored,
         /// Times that dispatch was paused because the peer did not read its replies.
         pauses,
     }

@@ -176,6 +176,34 @@ impl Outbox {
         }
     }
 
+    /// Takes everything out that is queued. Not while a send is under way.
+    pub(crate) fn take_all(&mut self, pools: &mut Pools) -> Vec<u8> {
+        let mut all = Vec::new();
+        if let Some(queue) = &self.queue
+            && !queue.flying
+        {
+            all.reserve_exact(queue.len);
+            for segment in &queue.sealed {
+                all.extend_from_slice(segment.as_slice());
+            }
+            all.drain(..queue.offset);
+            all.extend_from_slice(&queue.tail);
+            self.clear(pools);
+        }
+        all
+    }
+
+    /// Queues shared bytes before everything that is queued by now. Not while a send is under way.
+    pub(crate) fn put_before(&mut self, pools: &mut Pools, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        let queue = self.queue.get_or_insert_with(|| pools.queue());
+        debug_assert!(!queue.flying && queue.offset == 0, "nothing of it was sent yet");
+        queue.len += bytes.len();
+        queue.sealed.push_front(Segment::Shared(bytes));
+    }
+
     fn release_if_empty(&mut self, pools: &mut Pools) {
         if let Some(mut queue) = self.queue.take_if(|queue| queue.is_empty()) {
             pools.give_buffer(std::mem::take(&mut queue.tail));
@@ -276,6 +304,24 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(collect(&mut outbox, &mut pools), b"kept");
         assert_eq!(outbox.len(), 4);
+    }
+
+    #[test]
+    fn everything_can_be_taken_out_and_put_back() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"abc"));
+        outbox.share(&mut pools, Bytes::from(vec![b'd'; 1000]));
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"e"));
+        assert_eq!(collect(&mut outbox, &mut pools).len(), 1004);
+        outbox.sent(&mut pools, 2);
+        let all = outbox.take_all(&mut pools);
+        assert_eq!(all, [b"c", &[b'd'; 1000][..], b"e"].concat());
+        assert!(outbox.is_empty() && outbox.len() == 0);
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"new"));
+        outbox.put_before(&mut pools, Bytes::from_static(b"old"));
+        assert_eq!(collect(&mut outbox, &mut pools), b"oldnew");
+        assert_eq!(outbox.len(), 6);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 use crate::mailbox::{Mail, Post};
+use crate::reply::Reply;
 
 /// Names one connection for as long as the process lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +31,11 @@ impl fmt::Display for ConnectionId {
 pub(crate) trait Link {
     /// The peer's address, from the kernel.
     fn peer_address(&self) -> io::Result<PeerAddress>;
+
+    /// The socket, when nothing is in flight on it any more.
+    fn into_socket(self) -> OwnedFd
+    where
+        Self: Sized;
 }
 
 /// The address of the other end.
@@ -83,6 +90,14 @@ impl Peer<'_> {
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
         self.handles.handle(self.id, &self.handle)
+    }
+
+    /// After the call: lets the connection know of the handle that the service asked for.
+    pub(crate) fn keep_handle(self, reply: &Reply<'_>) {
+        if let Some(handle) = self.handle.into_inner() {
+            // The service may have asked the reply for a handle, too; the first one made is the connection's.
+            let _ = reply.connection.handle.set(handle);
+        }
     }
 }
 

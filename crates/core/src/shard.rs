@@ -18,6 +18,7 @@ use crate::connection::{Connection, Desire, Finish, LINGER_MS, Life, Receive};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
+use crate::handover::parcel::Parcel;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::outbox::Outbox;
@@ -25,6 +26,8 @@ use crate::peer::{ConnectionId, Link, Peer};
 use crate::pool::Pools;
 use crate::reply::{Abandoned, Reply};
 use crate::timers::Wheel;
+
+mod parting;
 
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
@@ -42,6 +45,8 @@ pub(crate) struct Shard<L> {
     next_generation: u32,
     phase: Phase,
     drain: Duration,
+    /// The stop that is under way ends in a handover.
+    hands_over: bool,
 }
 
 struct Entry<L> {
@@ -84,6 +89,8 @@ pub(crate) enum Errand {
         name: u16,
         socket: std::os::fd::OwnedFd,
     },
+    /// Take over this connection, counted for this worker.
+    Restore { name: u16, parcel: Box<Parcel> },
     /// Try again to deal what could not be dealt.
     Room,
     /// Stop accepting, for good.
@@ -109,6 +116,7 @@ impl<L: Link> Shard<L> {
             next_generation: 0,
             phase: Phase::Serving,
             drain,
+            hands_over: false,
         }
     }
 
@@ -116,6 +124,17 @@ impl<L: Link> Shard<L> {
 
     /// A connection of the socket name `name` is here. The caller has counted it with the dealer.
     pub(crate) fn open(&mut self, name: u16, link: L) -> ConnectionId {
+        let id = self.admit(name, link);
+        self.with_host(id.slot, |host, reply| {
+            let peer = peer(id, name, reply);
+            host.connected(&peer, reply);
+            peer.keep_handle(reply);
+        });
+        id
+    }
+
+    /// Makes the entry of a connection, without a session.
+    fn admit(&mut self, name: u16, link: L) -> ConnectionId {
         let vacant = self.connections.vacant_entry();
         let id = ConnectionId {
             worker: self.desk.worker,
@@ -134,20 +153,6 @@ impl<L: Link> Shard<L> {
         let counters = self.desk.name_counters(name);
         counters.opened.add(1);
         counters.open.add(1);
-        self.with_host(id.slot, |host, reply| {
-            let peer = Peer {
-                id,
-                socket_name: reply.desk.names[name as usize].name.clone(),
-                link: reply.link,
-                handles: reply.desk.handles.clone(),
-                handle: OnceCell::new(),
-            };
-            host.connected(&peer, reply);
-            if let Some(handle) = peer.handle.into_inner() {
-                // The service may have asked the reply for a handle, too; both must mean the same state.
-                let _ = reply.connection.handle.set(handle);
-            }
-        });
         id
     }
 
@@ -281,8 +286,10 @@ impl<L: Link> Shard<L> {
         match mail {
             Mail::Accepted { name, socket } => return Some(Errand::Open { name, socket }),
             Mail::Room => return Some(Errand::Room),
-            Mail::Stop => {
+            Mail::Restored { name, parcel } => return Some(Errand::Restore { name, parcel }),
+            Mail::Stop { hand_over } => {
                 if self.phase == Phase::Serving {
+                    self.hands_over = hand_over;
                     let wait = u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX);
                     self.phase = Phase::Waiting {
                         until: self.desk.now.saturating_add(wait),
@@ -372,6 +379,9 @@ impl<L: Link> Shard<L> {
 
     /// What to do for a connection, as of now.
     pub(crate) fn desire(&self, slot: u32) -> Option<Desire> {
+        if self.is_at_rest(slot) {
+            return self.parting_desire(slot);
+        }
         let connection = &self.connections.get(slot as usize)?.connection;
         let mut desire = connection.desire();
         if desire.finish == Finish::No && matches!(connection.life, Life::Open) {
@@ -529,6 +539,7 @@ impl<L: Link> Shard<L> {
         connection.update_pause(&self.desk.limits);
         connection.settle(&mut self.desk);
         if connection.quiet
+            && !self.hands_over
             && matches!(connection.life, Life::Open)
             && !connection.is_ready()
             && !connection.paused
@@ -693,6 +704,17 @@ impl<L: Link> Shard<L> {
 
 /// How many bits of a generation there are: the ring engine packs it into an operation's identity.
 pub(crate) const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+/// The other end of a new connection.
+fn peer<'a>(id: ConnectionId, name: u16, reply: &Reply<'a>) -> Peer<'a> {
+    Peer {
+        id,
+        socket_name: reply.desk.names[name as usize].name.clone(),
+        link: reply.link,
+        handles: reply.desk.handles.clone(),
+        handle: OnceCell::new(),
+    }
+}
 
 fn host_of<'a>(
     desk: &Desk,

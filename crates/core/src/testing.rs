@@ -24,6 +24,7 @@
 //! ```
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ringhold_framer::Framer;
@@ -68,6 +69,10 @@ struct Wire {
 impl Link for Wire {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         Ok(PeerAddress::Unix)
+    }
+
+    fn into_socket(self) -> OwnedFd {
+        unreachable!("an exchange hands nothing over")
     }
 }
 
@@ -212,7 +217,7 @@ impl Exchange {
 
     /// The server is told to stop; it waits for nothing.
     pub fn stop(&mut self) {
-        let _ = self.shard.deliver(crate::mailbox::Mail::Stop);
+        let _ = self.shard.deliver(crate::mailbox::Mail::Stop { hand_over: false });
         self.settle();
     }
 
@@ -312,7 +317,7 @@ impl Exchange {
                 self.shard.ended(slot);
                 return true;
             }
-            Finish::Close => {
+            Finish::Close | Finish::Release => {
                 if let Some(generation) = self.shard.generation(slot) {
                     let id = ConnectionId {
                         worker: 0,

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::{Desk, Name};
 use crate::engine::{Acceptor, ring};
+use crate::handover::parcel::Parcel;
 use crate::host::Host;
 use crate::mailbox::Mailbox;
 use crate::memory::Meter;
@@ -59,7 +60,7 @@ pub(crate) struct Post {
 
 /// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its listeners are
 /// armed, or cannot be.
-pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), ring::Unavailable>)) -> io::Result<()> {
+pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), ring::Unavailable>)) -> io::Result<Vec<Parcel>> {
     if let Some(cpu) = post.cpu
         && let Err(error) = crate::cpus::pin(cpu)
     {

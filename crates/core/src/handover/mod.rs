@@ -1,4 +1,15 @@
-//! Giving what is held to the successor.
+//! Giving what is held to the successor, and taking it over.
+//!
+//! What is left of each connection, a [`parcel`], and the listeners that we bound ourselves go into a [`carton`]
+//! (descriptors) and a [`vault`] (state). [`giving`] packs them, [`taking`] unpacks them. Two carriers bring the same
+//! three descriptors to the successor, which wakes up in the same way each time: [`store`] (the service manager keeps
+//! them over a restart) and [`exec`] (the process replaces itself). [`preflight`] asks the new program first.
 
 pub(crate) mod carton;
+pub(crate) mod exec;
+pub(crate) mod giving;
+pub(crate) mod parcel;
+pub(crate) mod preflight;
+pub(crate) mod store;
+pub(crate) mod taking;
 pub(crate) mod vault;

@@ -253,7 +253,7 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
 
 /// Gives the path of a bound socket its owners and its mode. It must be the socket that we just made, not a link that
 /// somebody put there.
-fn adjust(path: &Path, options: &Options) -> Result<(), Failure> {
+pub(super) fn adjust(path: &Path, options: &Options) -> Result<(), Failure> {
     let handle = rustix::fs::open(
         path,
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::bind::{Options, bind};
 use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
-use super::{Address, Listener, Origin, StartError, StartProblem, check, names};
+use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
 use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
 use crate::placement;
@@ -151,9 +151,18 @@ impl Plan {
     /// # Errors
     /// The first address that cannot be bound.
     pub fn open(self) -> Result<Vec<Listener>, StartError> {
+        self.open_with(Vec::new())
+    }
+
+    /// As [`Plan::open`], but what the predecessor had bound for an address that is still wanted is taken over. The rest
+    /// of that is closed first, since its addresses may be in the way.
+    pub(crate) fn open_with(self, heirlooms: Vec<Heirloom>) -> Result<Vec<Listener>, StartError> {
+        let (mut heirlooms, unwanted): (Vec<Heirloom>, Vec<Heirloom>) =
+            heirlooms.into_iter().partition(|heirloom| self.wants(heirloom));
+        unwanted.into_iter().for_each(Heirloom::discard);
         let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
         for entry in self.entries {
-            match entry.open(&listeners) {
+            match entry.open(&listeners, &mut heirlooms) {
                 Ok(listener) => listeners.push(listener),
                 Err(problem) => {
                     for listener in &listeners {
@@ -164,7 +173,15 @@ impl Plan {
                 }
             }
         }
+        heirlooms.into_iter().for_each(Heirloom::discard);
         Ok(listeners)
+    }
+
+    fn wants(&self, heirloom: &Heirloom) -> bool {
+        self.entries.iter().any(|entry| match &entry.socket {
+            Planned::Bind { listen, .. } => heirloom.is_for(&entry.name, listen),
+            Planned::Inherited { .. } => false,
+        })
     }
 
     fn add(
@@ -211,8 +228,12 @@ impl Plan {
 }
 
 impl Entry {
-    /// Makes the listener. `before` are those that are open already.
-    fn open(self, before: &[Listener]) -> Result<Listener, StartProblem> {
+    /// Makes the listener. `before` are those that are open already, `heirlooms` what the predecessor had bound.
+    fn open(
+        self,
+        before: &[Listener],
+        heirlooms: &mut Vec<Heirloom>,
+    ) -> Result<Listener, StartProblem> {
         let (socket, address, origin, path) = match self.socket {
             Planned::Inherited {
                 number,
@@ -235,7 +256,14 @@ impl Entry {
                     }
                     _ => listen.clone(),
                 };
-                let bound = bind(&self.name, &exact, &options, repetition == 0)?;
+                let inherited = heirlooms
+                    .iter()
+                    .position(|heirloom| heirloom.is_for(&self.name, &listen))
+                    .and_then(|index| heirlooms.remove(index).adapt(&options));
+                let bound = match inherited {
+                    Some(bound) => bound,
+                    None => bind(&self.name, &exact, &options, repetition == 0)?,
+                };
                 (
                     bound.socket,
                     bound.address,

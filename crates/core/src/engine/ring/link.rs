@@ -24,6 +24,8 @@ pub(crate) struct RingLink {
     pub(super) sending: bool,
     /// The send that is in flight was asked to end.
     pub(super) send_cancelled: bool,
+    /// The turn in which the last send began.
+    pub(super) send_turn: u32,
     /// Parameters of the send that is in flight, if it gathers several segments.
     pub(super) message: Option<Box<Message>>,
 }
@@ -52,6 +54,7 @@ impl RingLink {
             buffers_in_turn: 0,
             sending: false,
             send_cancelled: false,
+            send_turn: 0,
             message: None,
         }
     }
@@ -72,6 +75,11 @@ impl RingLink {
 impl Link for RingLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.socket.as_fd())
+    }
+
+    fn into_socket(self) -> OwnedFd {
+        debug_assert!(!self.in_flight(), "the kernel still works on this socket");
+        self.socket
     }
 }
 

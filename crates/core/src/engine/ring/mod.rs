@@ -33,6 +33,7 @@ use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
 use crate::engine::{Acceptor, Clock};
+use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
 
@@ -62,6 +63,10 @@ struct Engine<'r> {
     yields: Vec<(u32, u32)>,
     /// Counts the turns, for the share of the buffers.
     turn: u32,
+    /// Slots to be looked at again in the next turn.
+    later: Vec<u32>,
+    /// Connections that were let go, for the successor.
+    parcels: Vec<Parcel>,
     /// Buffers of large frames that are being received into.
     larges: Slab<BytesMut>,
     /// Unused parameters of gathering sends.
@@ -75,7 +80,7 @@ struct Engine<'r> {
     wake_armed: bool,
 }
 
-/// Serves until the shard is done.
+/// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
 ///
 /// `ready` is called once when every listener is armed, or with the reason why the engine cannot work here. In the
 /// latter case the shard and the listeners are unused.
@@ -90,7 +95,7 @@ pub(crate) fn run(
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
-) -> io::Result<()> {
+) -> io::Result<Vec<Parcel>> {
     let made = setup::ring(config).and_then(|mut ring| {
         probe_operations(&mut ring)?;
         Ok(ring)
@@ -99,7 +104,7 @@ pub(crate) fn run(
         Ok(ring) => ring,
         Err(unavailable) => {
             ready(Err(unavailable));
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
     let queue = Queue::new(&mut ring);
@@ -120,7 +125,7 @@ pub(crate) fn run(
                 step: "registering a ring of receive buffers",
                 error,
             }));
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
     let mut engine = ManuallyDrop::new(Engine {
@@ -134,6 +139,8 @@ pub(crate) fn run(
         starved: VecDeque::new(),
         yields: Vec::new(),
         turn: 0,
+        later: Vec::new(),
+        parcels: Vec::new(),
         larges: Slab::new(),
         messages: Vec::new(),
         wake: Box::new(0),
@@ -143,8 +150,8 @@ pub(crate) fn run(
     ready(Ok(()));
     engine.serve()?;
     engine.finish()?;
-    drop(ManuallyDrop::into_inner(engine));
-    Ok(())
+    let mut engine = ManuallyDrop::into_inner(engine);
+    Ok(std::mem::take(&mut engine.parcels))
 }
 
 /// Asks the kernel whether it knows the operations that the engine is built on.
@@ -185,6 +192,9 @@ impl Engine<'_> {
             while let Some(mail) = self.mailbox.next() {
                 self.deliver(mail)?;
             }
+            for slot in self.later.drain(..) {
+                self.shard.touch(slot);
+            }
             self.shard.work();
             self.retry_accepts()?;
             self.update_touched()?;
@@ -206,7 +216,7 @@ impl Engine<'_> {
 
     /// Whether to sleep, and how long.
     fn plan_wait(&mut self) -> io::Result<Wait> {
-        if self.shard.is_busy() || self.queue.has_deferred_work() {
+        if self.shard.is_busy() || !self.later.is_empty() || self.queue.has_deferred_work() {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -296,6 +306,11 @@ impl Engine<'_> {
                 self.shard.open(name, RingLink::new(socket));
                 Ok(())
             }
+            Some(Errand::Restore { name, parcel }) => {
+                let (socket, rest) = parcel.open();
+                self.shard.restore(name, RingLink::new(socket), rest);
+                Ok(())
+            }
             Some(Errand::Room) => self.deal_waiting(),
             Some(Errand::StopAccepting) => self.stop_accepting(),
             None => Ok(()),
@@ -327,6 +342,7 @@ impl Engine<'_> {
                 return Ok(());
             }
             Finish::Close => return self.close(slot, generation),
+            Finish::Release => return self.release(slot, generation, desire.send),
         }
         if desire.send {
             self.send(slot, generation)?;
@@ -387,6 +403,31 @@ impl Engine<'_> {
         let link = self.shard.closed(slot);
         if let Some(message) = link.message {
             self.messages.push(message);
+        }
+        Ok(())
+    }
+
+    /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
+    fn release(&mut self, slot: u32, generation: u32, send: bool) -> io::Result<()> {
+        self.cancel_receive(slot, generation)?;
+        let turn = self.turn;
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.sending {
+            if link.send_turn != turn {
+                // It was tried when it was submitted; what it still waits for is the peer.
+                self.cancel_send(slot, generation)?;
+            } else {
+                self.later.push(slot);
+            }
+        } else if send && !link.send_cancelled {
+            self.send(slot, generation)?;
+            self.later.push(slot);
+        } else if !link.in_flight()
+            && let Some(parcel) = self.shard.release(slot)
+        {
+            self.parcels.push(parcel);
         }
         Ok(())
     }

@@ -231,6 +231,11 @@ impl Engine<'_> {
         if self.shard.is_quiet(slot) {
             return;
         }
+        if self.shard.hands_over() {
+            // The successor reads it.
+            self.shard.quiet(slot);
+            return;
+        }
         let mut buffer = [0; 16 * 1024];
         let mut total = 0;
         while total < LAST_BYTES_MAX && self.shard.takes_input(slot) {

@@ -15,6 +15,7 @@ const MESSAGES_KEPT_MAX: usize = 64;
 impl Engine<'_> {
     /// Begins a send of what is queued.
     pub(super) fn send(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let turn = self.turn;
         let Some((outbox, link, pools)) = self.shard.sending(slot) else {
             return Ok(());
         };
@@ -38,6 +39,7 @@ impl Engine<'_> {
         };
         link.sending = true;
         link.send_cancelled = false;
+        link.send_turn = turn;
         let send = send.user_data(Operation::new(Kind::Send, generation, slot).pack());
         // SAFETY: sealed segments of an outbox neither move nor change until `Outbox::sent`, which is called at the
         // completion, and the parameters stay in the link until then.

@@ -1,0 +1,131 @@
+//! The successor's side: from the descriptors that it woke up with to listeners and parcels.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use rustix::net::Shutdown;
+use rustix::net::sockopt::socket_cookie;
+
+use super::carton;
+use super::giving::{INLET, OUTLET, STATE};
+use super::parcel::Parcel;
+use super::vault::{self, ConnectionRecord, ListenerRecord};
+use crate::inherit::NamedDescriptor;
+use crate::listeners::{BoundPath, Heirloom};
+
+/// What a predecessor left.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    /// Listeners that it had bound itself.
+    pub(crate) listeners: Vec<Heirloom>,
+    pub(crate) parcels: Vec<Parcel>,
+    /// Connections that could not be taken over. They were shut down.
+    pub(crate) lost: usize,
+    /// The handover's own descriptors: while they are open, a crash leaves everything for the next attempt.
+    kept: Vec<NamedDescriptor>,
+}
+
+impl Inheritance {
+    /// Looks at what the predecessor left, and takes nothing out: until [`Inheritance::commit`] a successor of this
+    /// process finds the same.
+    pub(crate) fn look(reserved: Vec<NamedDescriptor>) -> Self {
+        let mut inheritance = Inheritance::default();
+        let find = |name: &str| reserved.iter().find(|descriptor| descriptor.name == name);
+        if let (Some(state), Some(outlet)) = (find(STATE), find(OUTLET)) {
+            inheritance.unpack(&state.fd, &outlet.fd);
+        } else if !reserved.is_empty() {
+            tracing::warn!("the predecessor's handover is incomplete: its connections are closed");
+        }
+        for descriptor in &reserved {
+            if ![STATE, OUTLET, INLET].contains(&descriptor.name.as_str()) {
+                tracing::warn!(name = %descriptor.name, "dropping a descriptor of an unknown version's handover");
+            }
+        }
+        inheritance.kept = reserved;
+        inheritance
+    }
+
+    /// Whether there was anything to look at.
+    pub(crate) fn is_some(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// The names of the handover's own descriptors, each once.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.kept.iter().map(|descriptor| descriptor.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// From here on this process answers for the connections. The caller has removed them from the store.
+    pub(crate) fn commit(&mut self) {
+        self.kept.clear();
+    }
+
+    fn unpack(&mut self, state: &OwnedFd, outlet: &OwnedFd) {
+        let contents = match carton::look(outlet) {
+            Ok(contents) => contents,
+            Err(error) => {
+                tracing::error!("the predecessor's connections cannot be received: {error}");
+                return;
+            }
+        };
+        if contents.lost > 0 {
+            tracing::error!(
+                "{} connections of the predecessor could not be received: too many open files; raise LimitNOFILE=",
+                contents.lost
+            );
+            self.lost += contents.lost;
+        }
+        let estate = match vault::read(state) {
+            Ok(estate) => estate,
+            Err(error) => {
+                tracing::error!("{error}: {} connections are closed", contents.descriptors.len());
+                self.lost += contents.descriptors.len();
+                contents.descriptors.iter().for_each(shut);
+                return;
+            }
+        };
+        let mut listeners: HashMap<u64, ListenerRecord> =
+            estate.listeners.into_iter().map(|record| (record.cookie, record)).collect();
+        let mut connections: HashMap<u64, ConnectionRecord> =
+            estate.connections.into_iter().map(|record| (record.cookie, record)).collect();
+        for socket in contents.descriptors {
+            let cookie = socket_cookie(&socket).unwrap_or(0);
+            if let Some(record) = connections.remove(&cookie) {
+                self.parcels.push(parcel(socket, record));
+            } else if let Some(record) = listeners.remove(&cookie) {
+                self.listeners.extend(heirloom(socket, record));
+            } else {
+                shut(&socket);
+                self.lost += 1;
+            }
+        }
+    }
+}
+
+fn parcel(socket: OwnedFd, record: ConnectionRecord) -> Parcel {
+    Parcel {
+        socket,
+        name: record.name,
+        input: record.input.into(),
+        ended: record.ended,
+        output: record.output.into(),
+        session: record.session.map(|session| session.into_vec().into()),
+    }
+}
+
+fn heirloom(socket: OwnedFd, record: ListenerRecord) -> Option<Heirloom> {
+    Some(Heirloom {
+        socket,
+        name: record.name,
+        listen: record.bound?,
+        path: record.path.map(BoundPath::from_record),
+    })
+}
+
+/// Ends a connection that nobody will serve. The descriptor may have duplicates, so closing it would not.
+fn shut(socket: &OwnedFd) {
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+}
