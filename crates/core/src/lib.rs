@@ -74,6 +74,7 @@ pub use close::Close;
 pub use frame::Frame;
 pub use peer::{ConnectionId, Handle, Peer, PeerAddress, PushError};
 pub use reply::{Abandoned, Reply, Responder, Ticket};
+pub use run::block_signals;
 pub use server::{Running, Server, ServerError};
 pub use service::{Flow, Refusal, RestoreError, Saved, Service, TopLevel};
 pub use worker::Worker;

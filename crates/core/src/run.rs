@@ -19,19 +19,16 @@ impl Server {
     /// Runs the server until SIGTERM or SIGINT, talking to the service manager if there is one.
     ///
     /// Call it first in `main`, before there is any other thread: it blocks those signals (and SIGHUP) for the whole
-    /// process and takes the descriptors that the environment announces.
+    /// process and takes the descriptors that the environment announces. A program that must start threads before,
+    /// such as a runtime's, calls [`block_signals`] before those.
     ///
     /// # Errors
     ///
     /// Whatever stood in the way of starting, or made a worker fail.
     pub fn run(self) -> Result<(), ServerError> {
-        let mut signals = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            signals.add(signal);
-        }
-        signals.thread_block().map_err(io::Error::from)?;
+        block_signals()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&signals, flags).map_err(io::Error::from)?;
+        let signals = SignalFd::with_flags(&signals(), flags).map_err(io::Error::from)?;
 
         let running = self.start()?;
         for listener in running.listeners() {
@@ -68,6 +65,22 @@ impl Server {
         );
         Ok(())
     }
+}
+
+/// Blocks the signals that [`Server::run`] reads (SIGTERM, SIGINT and SIGHUP) for this thread and all that it will
+/// start: a thread that does not block them would be ended by them, and the process with it.
+///
+/// # Errors
+///
+/// Those of pthread_sigmask(3).
+pub fn block_signals() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
+
+fn signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+        .into_iter()
+        .collect()
 }
 
 /// What the main thread does while the workers work.
