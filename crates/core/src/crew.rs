@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::desk::Name;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -13,6 +14,7 @@ use crate::tickets::OpenTickets;
 pub(crate) struct Crew {
     /// By worker.
     pub(crate) posts: Vec<Post>,
+    pub(crate) names: Arc<[Name]>,
     pub(crate) dealer: Dealer,
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
@@ -25,6 +27,7 @@ pub(crate) struct Crew {
 impl Crew {
     pub(crate) fn new(
         posts: Vec<Post>,
+        names: Arc<[Name]>,
         dealer: Dealer,
         memory: Arc<Memory>,
         metrics: Arc<Metrics>,
@@ -32,11 +35,22 @@ impl Crew {
     ) -> Arc<Self> {
         Arc::new(Crew {
             posts,
+            names,
             dealer,
             memory,
             metrics,
             open_tickets: OpenTickets::default(),
             acceptors: AtomicUsize::new(acceptors),
+        })
+    }
+
+    /// Chooses the worker for a connection of this name that must be served, whatever the limits say, and counts it.
+    pub(crate) fn place(&self, name: usize) -> usize {
+        self.dealer.deal(name).unwrap_or_else(|| {
+            let fewest = (0..self.posts.len()).min_by_key(|worker| self.dealer.total(*worker));
+            let worker = fewest.unwrap_or(0);
+            self.dealer.hold(name, worker);
+            worker
         })
     }
 

@@ -263,10 +263,14 @@ impl<S: Service> Host for Hosted<S> {
             return;
         };
         match self.guarded(reply, |host, _| host.service.restore(peer, saved)) {
-            Some(Ok(session)) => reply.connection.session = Some(self.sessions.insert(session) as u32),
+            Some(Ok(session)) => {
+                reply.connection.session = Some(self.sessions.insert(session) as u32)
+            }
             Some(Err(error)) => {
                 let why = format!("its session cannot be restored: {error}");
-                reply.connection.close(Close::Service(why.into()), reply.desk);
+                reply
+                    .connection
+                    .close(Close::Service(why.into()), reply.desk);
             }
             None => {}
         }

@@ -22,8 +22,8 @@ mod rows;
 
 pub use address::Address;
 pub use check::is_listening;
-pub(crate) use heirloom::Heirloom;
 pub use error::{StartError, StartProblem};
+pub(crate) use heirloom::Heirloom;
 pub use plan::{Plan, plan, rehearse};
 pub use rows::{Row, Source, Table};
 

@@ -160,6 +160,9 @@ mod tests {
     fn gives_mail_back_when_the_worker_is_gone() {
         let (post, mailbox) = mailbox().unwrap();
         drop(mailbox);
-        assert!(matches!(post.send(Mail::Stop { hand_over: false }), Err(Mail::Stop { .. })));
+        assert!(matches!(
+            post.send(Mail::Stop { hand_over: false }),
+            Err(Mail::Stop { .. })
+        ));
     }
 }

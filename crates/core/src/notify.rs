@@ -12,6 +12,14 @@ pub(crate) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// A reload begins. systemd wants to know when, to tell it from an earlier one (sd_notify(3), RELOADING=1).
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!("cannot notify the service manager: {error}"),
+    }
+}
+
 pub(crate) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }

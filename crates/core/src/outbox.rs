@@ -199,7 +199,10 @@ impl Outbox {
             return;
         }
         let queue = self.queue.get_or_insert_with(|| pools.queue());
-        debug_assert!(!queue.flying && queue.offset == 0, "nothing of it was sent yet");
+        debug_assert!(
+            !queue.flying && queue.offset == 0,
+            "nothing of it was sent yet"
+        );
         queue.len += bytes.len();
         queue.sealed.push_front(Segment::Shared(bytes));
     }
@@ -317,7 +320,7 @@ mod tests {
         outbox.sent(&mut pools, 2);
         let all = outbox.take_all(&mut pools);
         assert_eq!(all, [b"c", &[b'd'; 1000][..], b"e"].concat());
-        assert!(outbox.is_empty() && outbox.len() == 0);
+        assert!(outbox.is_empty());
         outbox.write(&mut pools, |tail| tail.extend_from_slice(b"new"));
         outbox.put_before(&mut pools, Bytes::from_static(b"old"));
         assert_eq!(collect(&mut outbox, &mut pools), b"oldnew");

@@ -1,6 +1,8 @@
 //! A whole daemon: signals, the service manager, the watchdog, until it is told to stop.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::config::Config;
+use crate::handover::exec::Program;
+use crate::handover::preflight::{self, Question};
+use crate::handover::{giving, store};
+use crate::listeners::Origin;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::server::{Running, Server, ServerError};
@@ -26,37 +33,65 @@ impl Server {
     ///
     /// Whatever stood in the way of starting, or made a worker fail.
     pub fn run(self) -> Result<(), ServerError> {
+        if let Some(question) = std::env::var_os(preflight::VARIABLE) {
+            return self.answer(&question);
+        }
         block_signals()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&signals(), flags).map_err(io::Error::from)?;
+        let program = Program::current()?;
 
+        let daemon = Daemon {
+            names: DescriptorNames::of(&self.config),
+            program,
+        };
         let running = self.start()?;
-        for listener in running.listeners() {
-            tracing::info!(
-                socket = %listener.name,
-                "{} on {} ({}), service {}{}",
-                if listener.enabled { "listening" } else { "turning clients away" },
-                listener.address,
-                listener.origin,
-                listener.service,
-                if listener.enabled { "" } else { " disabled" },
-            );
-        }
-        if running.listeners().len() == 0 {
-            tracing::warn!(
-                "no socket is configured and none was inherited: nothing will ever connect"
-            );
-        }
-        let mut control = Control::new(&running);
-        notify::ready();
-        let why = control.wait(&signals)?;
-        if let Why::Signal(signal) = why {
-            tracing::info!("{signal}: stopping");
-        }
-        notify::stopping();
-        running.stop();
+        announce(&running);
         let metrics = running.metrics().clone();
-        running.join()?;
+        notify::ready();
+        let has_store = has_store();
+
+        let mut control = Control::new(&running);
+        let end = loop {
+            match control.wait(&signals)? {
+                Why::Reload => {
+                    tracing::info!("SIGHUP: reloading");
+                    notify::reloading();
+                    match daemon.preflight(&running) {
+                        Ok(()) => break End::Replace,
+                        Err(reason) => {
+                            tracing::error!("the reload is refused, nothing has changed: {reason}");
+                            notify::ready();
+                        }
+                    }
+                }
+                Why::Stop(signal) => {
+                    tracing::info!("{signal}: stopping");
+                    notify::stopping();
+                    break if has_store { End::Store } else { End::Close };
+                }
+                Why::Ended => {
+                    notify::stopping();
+                    break End::Close;
+                }
+            }
+        };
+        match end {
+            End::Close => {
+                running.stop();
+                running.join()?;
+            }
+            End::Store => {
+                let (listeners, parcels) = running.release()?;
+                let package = giving::pack(&listeners, parcels)?;
+                store::give(&package)?;
+                tracing::info!(
+                    "left {} connections with the service manager",
+                    package.connections
+                );
+            }
+            End::Replace => return Err(daemon.replace(running)?.into()),
+        }
         let total = metrics.snapshot().total();
         tracing::info!(
             "stopped; {} connections and {} frames were served",
@@ -64,6 +99,134 @@ impl Server {
             total.frames_in
         );
         Ok(())
+    }
+
+    /// Says whether this program could take over from one that holds these listeners; opens nothing.
+    fn answer(self, question: &OsStr) -> Result<(), ServerError> {
+        let question = question
+            .to_str()
+            .and_then(Question::parse)
+            .filter(|question| question.version == Question::new(Vec::new()).version)
+            .ok_or_else(|| {
+                ServerError::Engine(
+                    "the running version hands over state that this one cannot read".into(),
+                )
+            })?;
+        let names: Vec<&str> = question.names.iter().map(String::as_str).collect();
+        self.rehearse(&names)?;
+        io::stdout().write_all(preflight::YES.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// What this process knows of itself, for its successor.
+struct Daemon {
+    program: Program,
+    names: DescriptorNames,
+}
+
+/// The descriptor name of each section.
+struct DescriptorNames(BTreeMap<String, String>);
+
+impl DescriptorNames {
+    fn of(config: &Config) -> Self {
+        let names = config.sockets.iter();
+        DescriptorNames(
+            names
+                .map(|(name, socket)| (name.clone(), socket.descriptor_name(name).to_owned()))
+                .collect(),
+        )
+    }
+
+    fn get(&self, section: &str) -> String {
+        self.0
+            .get(section)
+            .map_or(section, String::as_str)
+            .to_owned()
+    }
+}
+
+impl Daemon {
+    /// Asks the program that would take over.
+    fn preflight(&self, running: &Running) -> Result<(), String> {
+        let inherited = running
+            .listeners()
+            .filter(|listener| matches!(listener.origin, Origin::Inherited { .. }));
+        let names = inherited
+            .map(|listener| self.names.get(&listener.name))
+            .collect();
+        preflight::ask(&self.program, &Question::new(names))
+    }
+
+    /// Replaces the process. Returns only if that failed, with the reason.
+    fn replace(&self, running: Running) -> Result<io::Error, ServerError> {
+        let (listeners, parcels) = running.release()?;
+        let package = giving::pack(&listeners, parcels)?;
+        let mut descriptors = Vec::new();
+        for listener in &listeners {
+            if matches!(listener.origin, Origin::Inherited { .. }) {
+                descriptors.push((self.names.get(&listener.name), listener.socket.try_clone()?));
+            }
+        }
+        for (name, descriptor) in package.descriptors() {
+            descriptors.push((name.to_owned(), descriptor.try_clone_to_owned()?));
+        }
+        tracing::info!(
+            "handing {} connections over to {}",
+            package.connections,
+            self.program.path().display()
+        );
+        Ok(self.program.replace(descriptors))
+    }
+}
+
+/// How the process ends.
+enum End {
+    /// Connections are finished and closed.
+    Close,
+    /// Connections wait in the service manager's store for the next process.
+    Store,
+    /// The process replaces itself.
+    Replace,
+}
+
+/// Whether the service manager would keep connections over a restart; says so if it would not.
+fn has_store() -> bool {
+    match store::exists() {
+        Ok(true) => true,
+        Ok(false) => {
+            if std::env::var_os("NOTIFY_SOCKET").is_some() {
+                tracing::info!(
+                    "the service manager stores no descriptors for this unit (FileDescriptorStoreMax=): a restart will \
+                     close open connections"
+                );
+            }
+            false
+        }
+        Err(error) => {
+            tracing::warn!(
+                "whether the service manager stores descriptors is unknown ({error}): a restart will close open connections"
+            );
+            false
+        }
+    }
+}
+
+/// One line a listener: where, and how we got it.
+fn announce(running: &Running) {
+    for listener in running.listeners() {
+        tracing::info!(
+            socket = %listener.name,
+            "{} on {} ({}), service {}{}",
+            if listener.enabled { "listening" } else { "turning clients away" },
+            listener.address,
+            listener.origin,
+            listener.service,
+            if listener.enabled { "" } else { " disabled" },
+        );
+    }
+    if running.listeners().len() == 0 {
+        tracing::warn!("no socket is configured and none was inherited: nothing will ever connect");
     }
 }
 
@@ -91,7 +254,10 @@ struct Control<'a> {
 }
 
 enum Why {
-    Signal(Signal),
+    /// SIGTERM or SIGINT.
+    Stop(Signal),
+    /// SIGHUP.
+    Reload,
     /// A worker ended by itself, which it does only if it failed.
     Ended,
 }
@@ -137,14 +303,10 @@ impl<'a> Control<'a> {
             if !fds[1].revents().is_empty() {
                 return Ok(Why::Ended);
             }
-            while let Some(info) = signals.read_signal().map_err(io::Error::from)? {
+            if let Some(info) = signals.read_signal().map_err(io::Error::from)? {
                 match Signal::try_from(info.ssi_signo as i32) {
-                    Ok(Signal::SIGHUP) => {
-                        tracing::warn!(
-                            "SIGHUP: this version cannot reload in place; restart it instead"
-                        );
-                    }
-                    Ok(signal) => return Ok(Why::Signal(signal)),
+                    Ok(Signal::SIGHUP) => return Ok(Why::Reload),
+                    Ok(signal) => return Ok(Why::Stop(signal)),
                     Err(error) => return Err(io::Error::from(error).into()),
                 }
             }

@@ -1,5 +1,6 @@
 //! The builder, and a server that runs.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,8 +14,11 @@ use crate::crew::Crew;
 use crate::desk::Name;
 use crate::engine::Acceptor;
 use crate::engine::ring::Unavailable;
+use crate::handover::parcel::Parcel;
+use crate::handover::store;
+use crate::handover::taking::Inheritance;
 use crate::host::Hosted;
-use crate::inherit::{InheritError, Inherited};
+use crate::inherit::{InheritError, Inherited, NamedDescriptor};
 use crate::listeners::{self, Listener, Plan, StartError};
 use crate::mailbox::{Mail, Post, mailbox};
 use crate::memory::Memory;
@@ -90,6 +94,24 @@ impl Server {
         Ok(self.plan()?.0.table())
     }
 
+    /// Whether there would be problems with the names if listeners with these descriptor names were inherited.
+    pub(crate) fn rehearse(&self, names: &[&str]) -> Result<(), ServerError> {
+        let services: Vec<&str> = self
+            .services
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let available = crate::cpus::available().unwrap_or_default();
+        let workers = crate::cpus::assign(self.config.workers, &available).len();
+        Ok(listeners::rehearse(
+            &self.config,
+            names,
+            self.inherited_only,
+            &services,
+            workers,
+        )?)
+    }
+
     /// Starts the workers and returns when every listener is armed.
     ///
     /// # Errors
@@ -108,15 +130,25 @@ impl Server {
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
         let (mut plan, cpus) = self.plan()?;
-        for stray in plan.take_strays().into_iter().chain(plan.take_reserved()) {
-            tracing::warn!(name = %stray.name, fd = stray.number, "dropping a stored descriptor that nothing here uses");
+        drop_strays(plan.take_strays());
+        let mut inheritance = Inheritance::look(plan.take_reserved());
+        let heirlooms = std::mem::take(&mut inheritance.listeners);
+        let listeners: Vec<Arc<Listener>> = plan
+            .open_with(heirlooms)?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
+        let orphans = orphans(&listeners, &inheritance.parcels);
+        match Running::launch(self, cpus, listeners.clone(), &orphans) {
+            Ok(running) => {
+                running.take_over(inheritance)?;
+                Ok(running)
+            }
+            Err(error) => {
+                unlink(&listeners);
+                Err(error)
+            }
         }
-        let listeners: Vec<Arc<Listener>> = plan.open()?.into_iter().map(Arc::new).collect();
-        let running = Running::launch(self, cpus, listeners.clone());
-        if running.is_err() {
-            unlink(&listeners);
-        }
-        running
     }
 
     /// The plan, and the CPU of each worker.
@@ -156,7 +188,7 @@ pub struct Running {
 /// What became of the workers' threads.
 struct Ends {
     /// By worker; `None` while it runs.
-    results: Mutex<Vec<Option<io::Result<()>>>>,
+    results: Mutex<Vec<Option<io::Result<Vec<Parcel>>>>>,
     /// Becomes readable when any worker ends.
     event: OwnedFd,
 }
@@ -165,12 +197,12 @@ struct Ends {
 struct EndGuard {
     ends: Arc<Ends>,
     index: usize,
-    result: io::Result<()>,
+    result: io::Result<Vec<Parcel>>,
 }
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        let result = std::mem::replace(&mut self.result, Ok(()));
+        let result = std::mem::replace(&mut self.result, Ok(Vec::new()));
         let mut results = self
             .ends
             .results
@@ -186,10 +218,12 @@ impl Running {
         server: Server,
         cpus: Vec<Option<usize>>,
         listeners: Vec<Arc<Listener>>,
+        orphans: &[Arc<str>],
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
-        let names = names(&listeners, &server.services);
+        let names = names(&listeners, &server.services, orphans);
+        let everyone = orphans.iter().map(|_| (0..count).collect());
         let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
             .map(|_| mailbox())
             .collect::<io::Result<Vec<_>>>()?
@@ -197,10 +231,13 @@ impl Running {
             .unzip();
         let crew = Crew::new(
             posts,
+            names.clone(),
             Dealer::new(
                 count,
                 config.limits.connections,
-                listeners::partitions(listeners.iter().map(|listener| &**listener)),
+                listeners::partitions(listeners.iter().map(|listener| &**listener))
+                    .into_iter()
+                    .chain(everyone),
             ),
             Memory::new(config.limits.memory as u64, count),
             Arc::new(Metrics::new(
@@ -339,7 +376,7 @@ impl Running {
     /// write what is queued, and close. Returns at once; see [`Running::join`].
     pub fn stop(&self) {
         for post in &self.crew.posts {
-            let _ = post.send(Mail::Stop);
+            let _ = post.send(Mail::Stop { hand_over: false });
         }
     }
 
@@ -349,24 +386,87 @@ impl Running {
     ///
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
-        let mut panicked = None;
-        for (index, worker) in self.workers.drain(..).enumerate() {
-            if worker.join().is_err() {
-                panicked = Some(index);
-            }
-        }
+        let ended = self.join_workers();
         unlink(&self.listeners);
+        ended.map(drop)
+    }
+
+    /// Stops in the same way, but gives the connections up instead of closing them: the listeners and what is left of
+    /// each connection, for the successor.
+    ///
+    /// # Errors
+    ///
+    /// The first worker that failed. Its connections, and only those, are lost.
+    pub(crate) fn release(mut self) -> Result<(Vec<Arc<Listener>>, Vec<Parcel>), ServerError> {
+        for post in &self.crew.posts {
+            let _ = post.send(Mail::Stop { hand_over: true });
+        }
+        let parcels = self.join_workers()?;
+        Ok((std::mem::take(&mut self.listeners), parcels))
+    }
+
+    fn join_workers(&mut self) -> Result<Vec<Parcel>, ServerError> {
+        for worker in self.workers.drain(..) {
+            // A panic is reported as a result, by the guard on that thread.
+            let _ = worker.join();
+        }
+        let mut parcels = Vec::new();
+        let mut failed = None;
         let mut results = self
             .ends
             .results
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for (worker, result) in results.iter_mut().enumerate() {
-            if let Some(Err(error)) = result.take() {
-                return Err(ServerError::Worker { worker, error });
+            match result.take() {
+                Some(Ok(more)) => parcels.extend(more),
+                Some(Err(error)) => failed = Some(ServerError::Worker { worker, error }),
+                None => {}
             }
         }
-        debug_assert!(panicked.is_none(), "a panic is reported as a result");
+        match failed {
+            Some(error) if parcels.is_empty() => Err(error),
+            Some(error) => {
+                tracing::error!("{error}; its connections are lost");
+                Ok(parcels)
+            }
+            None => Ok(parcels),
+        }
+    }
+
+    /// Takes the predecessor's connections over. It answers for them up to the moment when they are out of the store;
+    /// only then the first byte moves.
+    fn take_over(&self, mut inheritance: Inheritance) -> io::Result<()> {
+        if !inheritance.is_some() {
+            return Ok(());
+        }
+        for name in inheritance.names() {
+            store::remove(name)?;
+        }
+        store::barrier()?;
+        inheritance.commit();
+        let count = inheritance.parcels.len();
+        let names = &self.crew.names;
+        for parcel in inheritance.parcels {
+            // Every name is there: those that the configuration has no more are orphans.
+            let name = names
+                .iter()
+                .position(|name| *name.name == parcel.name)
+                .unwrap_or(0);
+            let worker = self.crew.place(name);
+            let mail = Mail::Restored {
+                name: name as u16,
+                parcel: Box::new(parcel),
+            };
+            let _ = self.crew.posts[worker].send(mail);
+        }
+        if inheritance.lost > 0 {
+            tracing::error!(
+                "{} connections of the predecessor were lost",
+                inheritance.lost
+            );
+        }
+        tracing::info!("took over {count} connections");
         Ok(())
     }
 }
@@ -385,22 +485,49 @@ fn unlink(listeners: &[Arc<Listener>]) {
     }
 }
 
-/// The socket names by number, with the services that answer them.
-fn names(listeners: &[Arc<Listener>], services: &[(String, Factory)]) -> Arc<[Name]> {
-    let count = listeners
-        .iter()
-        .map(|listener| listener.group + 1)
-        .max()
-        .unwrap_or(0);
-    (0..count)
-        .filter_map(|group| listeners.iter().find(|listener| listener.group == group))
-        .map(|listener| Name {
-            name: listener.name.clone(),
-            service: services
-                .iter()
-                .position(|(name, _)| listener.enabled && *name == listener.service),
-        })
+/// The socket names by number, with the services that answer them. Orphans come last and have none.
+fn names(
+    listeners: &[Arc<Listener>],
+    services: &[(String, Factory)],
+    orphans: &[Arc<str>],
+) -> Arc<[Name]> {
+    let mut names: Vec<Name> = Vec::new();
+    for listener in listeners {
+        if listener.group == names.len() {
+            let answers =
+                |(name, _): &(String, Factory)| listener.enabled && *name == listener.service;
+            names.push(Name {
+                name: listener.name.clone(),
+                service: services.iter().position(answers),
+            });
+        }
+    }
+    names.extend(orphans.iter().map(|name| Name {
+        name: name.clone(),
+        service: None,
+    }));
+    names.into()
+}
+
+/// Names of connections to be taken over that have no listener any more.
+fn orphans(listeners: &[Arc<Listener>], parcels: &[Parcel]) -> Vec<Arc<str>> {
+    let known: HashSet<&str> = listeners.iter().map(|listener| &*listener.name).collect();
+    let names: BTreeSet<&str> = parcels.iter().map(|parcel| parcel.name.as_str()).collect();
+    names
+        .into_iter()
+        .filter(|name| !known.contains(name))
+        .map(Arc::from)
         .collect()
+}
+
+/// Descriptors in the store that no section and no handover knows: another version left them.
+fn drop_strays(strays: Vec<NamedDescriptor>) {
+    for stray in strays {
+        tracing::warn!(name = %stray.name, fd = stray.number, "dropping a stored descriptor that nothing here uses");
+        if let Err(error) = store::remove(&stray.name) {
+            tracing::warn!(name = %stray.name, "cannot remove it from the service manager's store: {error}");
+        }
+    }
 }
 
 /// Why a server could not start, or ended.

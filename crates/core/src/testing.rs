@@ -105,8 +105,14 @@ impl Exchange {
         });
         let memory = Memory::new(limits.memory as u64, 1);
         let dealer = Dealer::new(1, limits.connections, [vec![0]]);
+        let names: Arc<[Name]> = [Name {
+            name,
+            service: Some(0),
+        }]
+        .into();
         let crew = Crew::new(
             vec![post.clone()],
+            names.clone(),
             dealer,
             memory.clone(),
             metrics.clone(),
@@ -114,11 +120,7 @@ impl Exchange {
         );
         let desk = Desk {
             worker: 0,
-            names: [Name {
-                name,
-                service: Some(0),
-            }]
-            .into(),
+            names,
             framer: Framer::new(ringhold_framer::Limits {
                 frame_bytes: u32::try_from(limits.frame_bytes).unwrap_or(u32::MAX),
                 depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
@@ -228,7 +230,9 @@ impl Exchange {
 
     /// The server is told to stop; it waits for nothing.
     pub fn stop(&mut self) {
-        let _ = self.shard.deliver(crate::mailbox::Mail::Stop { hand_over: false });
+        let _ = self
+            .shard
+            .deliver(crate::mailbox::Mail::Stop { hand_over: false });
         self.settle();
     }
 

@@ -60,7 +60,10 @@ pub(crate) struct Post {
 
 /// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its listeners are
 /// armed, or cannot be.
-pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), ring::Unavailable>)) -> io::Result<Vec<Parcel>> {
+pub(crate) fn run(
+    post: Post,
+    ready: impl FnOnce(Result<(), ring::Unavailable>),
+) -> io::Result<Vec<Parcel>> {
     if let Some(cpu) = post.cpu
         && let Err(error) = crate::cpus::pin(cpu)
     {

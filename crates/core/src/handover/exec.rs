@@ -23,8 +23,15 @@ impl Program {
     /// Notes how this process was started. To be called before anything changes the working directory.
     pub(crate) fn current() -> io::Result<Self> {
         let started = Path::new(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
-        let path = if started.is_absolute() { started.to_owned() } else { std::env::current_dir()?.join(started) };
-        Ok(Program { path, arguments: std::env::args_os().collect() })
+        let path = if started.is_absolute() {
+            started.to_owned()
+        } else {
+            std::env::current_dir()?.join(started)
+        };
+        Ok(Program {
+            path,
+            arguments: std::env::args_os().collect(),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -42,12 +49,19 @@ impl Program {
     /// Returns only on failure. If the program's path cannot be executed, the running program itself is.
     pub(crate) fn replace(&self, descriptors: Vec<(String, OwnedFd)>) -> io::Error {
         let names: Vec<&str> = descriptors.iter().map(|(name, _)| name.as_str()).collect();
-        let prepared = self.environment(&names).and_then(|environment| Ok((environment, self.c_arguments()?)));
+        let prepared = self
+            .environment(&names)
+            .and_then(|environment| Ok((environment, self.c_arguments()?)));
         let (environment, arguments) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return error,
         };
-        if let Err(error) = lay_out(descriptors.into_iter().map(|(_, descriptor)| descriptor).collect()) {
+        if let Err(error) = lay_out(
+            descriptors
+                .into_iter()
+                .map(|(_, descriptor)| descriptor)
+                .collect(),
+        ) {
             return error;
         }
         let mut error = io::Error::from(io::ErrorKind::InvalidInput);
@@ -63,7 +77,10 @@ impl Program {
     }
 
     fn c_arguments(&self) -> io::Result<Vec<CString>> {
-        self.arguments.iter().map(|argument| Ok(CString::new(argument.as_bytes())?)).collect()
+        self.arguments
+            .iter()
+            .map(|argument| Ok(CString::new(argument.as_bytes())?))
+            .collect()
     }
 
     /// The environment of this process, with the announcement of the descriptors.
@@ -73,9 +90,13 @@ impl Program {
             ("LISTEN_FDS", names.len().to_string()),
             ("LISTEN_FDNAMES", names.join(":")),
         ];
-        let ours = |name: &OsStr| name == "LISTEN_PIDFDID" || announcement.iter().any(|(key, _)| name == *key);
+        let ours = |name: &OsStr| {
+            name == "LISTEN_PIDFDID" || announcement.iter().any(|(key, _)| name == *key)
+        };
         let kept = std::env::vars_os().filter(|(name, _)| !ours(name));
-        let announced = announcement.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let announced = announcement
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         kept.chain(announced)
             .map(|(name, value)| {
                 let mut entry = name.into_vec();
@@ -111,9 +132,16 @@ fn lay_out(descriptors: Vec<OwnedFd>) -> io::Result<()> {
 
 /// Makes `place` a duplicate of `descriptor` that is inherited.
 fn put_at(descriptor: BorrowedFd<'_>, place: RawFd) -> io::Result<()> {
-    #[expect(unsafe_code, reason = "descriptors are laid at fixed numbers, whoever has those now")]
+    #[expect(
+        unsafe_code,
+        reason = "descriptors are laid at fixed numbers, whoever has those now"
+    )]
     // SAFETY: whatever is closed at `place` belongs to this program, which is about to be replaced: only the calling
     // thread is left, and all that it does from here on is to execute.
     let result = unsafe { libc::dup2(descriptor.as_raw_fd(), place) };
-    if result == place { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == place {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -64,7 +64,9 @@ pub(crate) fn pack(listeners: &[Arc<Listener>], parcels: Vec<Parcel>) -> io::Res
                 input: parcel.input.into(),
                 ended: parcel.ended,
                 output: parcel.output.into(),
-                session: parcel.session.map(|session| ByteBuf::from(Vec::from(session))),
+                session: parcel
+                    .session
+                    .map(|session| ByteBuf::from(Vec::from(session))),
             });
             Ok(parcel.socket)
         })
@@ -75,7 +77,11 @@ pub(crate) fn pack(listeners: &[Arc<Listener>], parcels: Vec<Parcel>) -> io::Res
         .chain(sockets.iter().map(AsFd::as_fd))
         .collect();
     carton.put(&descriptors)?;
-    Ok(Package { vault: vault::write(&estate)?, carton, connections })
+    Ok(Package {
+        vault: vault::write(&estate)?,
+        carton,
+        connections,
+    })
 }
 
 fn listener_record(listener: &Listener) -> io::Result<ListenerRecord> {

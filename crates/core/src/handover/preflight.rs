@@ -37,7 +37,10 @@ pub(crate) struct Question {
 impl Question {
     /// For this program's state.
     pub(crate) fn new(names: Vec<String>) -> Self {
-        Question { version: vault::VERSION, names }
+        Question {
+            version: vault::VERSION,
+            names,
+        }
     }
 
     /// Reads what [`Question`]'s `Display` wrote; `None` for anything else.
@@ -46,7 +49,11 @@ impl Question {
         Some(Question {
             version: version.parse().ok()?,
             // Descriptor names have no colon (sd_listen_fds(3)).
-            names: names.split(':').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            names: names
+                .split(':')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 }
@@ -71,8 +78,9 @@ pub(crate) fn ask(program: &Program, question: &Question) -> Result<(), String> 
         .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut child =
-        command.spawn().map_err(|error| format!("{} cannot be started: {error}", program.path().display()))?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| format!("{} cannot be started: {error}", program.path().display()))?;
     let answer = match child.stdout.take() {
         Some(output) => read_until_end(output, Instant::now() + PATIENCE),
         None => Ok(Vec::new()),
@@ -80,14 +88,19 @@ pub(crate) fn ask(program: &Program, question: &Question) -> Result<(), String> 
     if answer.is_err() {
         let _ = child.kill();
     }
-    let status = child.wait().map_err(|error| format!("the child cannot be waited for: {error}"))?;
+    let status = child
+        .wait()
+        .map_err(|error| format!("the child cannot be waited for: {error}"))?;
     match answer {
         Err(error) => Err(format!("the new program gave no answer: {error}")),
         Ok(answer) if status.success() && answer.ends_with(YES.as_bytes()) => Ok(()),
-        Ok(answer) if answer.is_empty() => Err(format!("the new program refuses ({status}); its messages say why")),
-        Ok(answer) => {
-            Err(format!("the new program refuses ({status}): {}", String::from_utf8_lossy(&answer).trim_end()))
-        }
+        Ok(answer) if answer.is_empty() => Err(format!(
+            "the new program refuses ({status}); its messages say why"
+        )),
+        Ok(answer) => Err(format!(
+            "the new program refuses ({status}): {}",
+            String::from_utf8_lossy(&answer).trim_end()
+        )),
     }
 }
 
@@ -98,7 +111,10 @@ fn read_until_end(mut output: impl Read + AsFd, deadline: Instant) -> io::Result
     let mut buffer = [0; 4096];
     while answer.len() < ANSWER_BYTES_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
         let readable = poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&timeout));
         match readable {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
@@ -119,7 +135,11 @@ mod tests {
 
     #[test]
     fn a_question_survives_the_environment() {
-        for names in [vec![], vec!["rpc".to_owned()], vec!["a b".to_owned(), "x;names=y".to_owned()]] {
+        for names in [
+            vec![],
+            vec!["rpc".to_owned()],
+            vec!["a b".to_owned(), "x;names=y".to_owned()],
+        ] {
             let question = Question::new(names);
             assert_eq!(Question::parse(&question.to_string()), Some(question));
         }

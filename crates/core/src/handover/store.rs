@@ -55,7 +55,11 @@ pub(crate) fn remove(name: &str) -> io::Result<()> {
 
 fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     // FDPOLL=0: kept until it is removed, whatever happens to it (systemd 246).
-    let states = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+    let states = [
+        NotifyState::FdStore,
+        NotifyState::FdName(name),
+        NotifyState::Custom("FDPOLL=0"),
+    ];
     sd_notify::notify_with_fds(&states, &[descriptor])
 }
 
@@ -68,7 +72,10 @@ pub(crate) fn barrier() -> io::Result<()> {
     sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
     drop(theirs);
     let mut fds = [PollFd::new(&ours, PollFlags::empty())];
-    let patience = Timespec { tv_sec: PATIENCE_S, tv_nsec: 0 };
+    let patience = Timespec {
+        tv_sec: PATIENCE_S,
+        tv_nsec: 0,
+    };
     loop {
         match poll(&mut fds, Some(&patience)) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::TimedOut)),

@@ -52,7 +52,11 @@ impl Inheritance {
 
     /// The names of the handover's own descriptors, each once.
     pub(crate) fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.kept.iter().map(|descriptor| descriptor.name.as_str()).collect();
+        let mut names: Vec<&str> = self
+            .kept
+            .iter()
+            .map(|descriptor| descriptor.name.as_str())
+            .collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -81,16 +85,25 @@ impl Inheritance {
         let estate = match vault::read(state) {
             Ok(estate) => estate,
             Err(error) => {
-                tracing::error!("{error}: {} connections are closed", contents.descriptors.len());
+                tracing::error!(
+                    "{error}: {} connections are closed",
+                    contents.descriptors.len()
+                );
                 self.lost += contents.descriptors.len();
                 contents.descriptors.iter().for_each(shut);
                 return;
             }
         };
-        let mut listeners: HashMap<u64, ListenerRecord> =
-            estate.listeners.into_iter().map(|record| (record.cookie, record)).collect();
-        let mut connections: HashMap<u64, ConnectionRecord> =
-            estate.connections.into_iter().map(|record| (record.cookie, record)).collect();
+        let mut listeners: HashMap<u64, ListenerRecord> = estate
+            .listeners
+            .into_iter()
+            .map(|record| (record.cookie, record))
+            .collect();
+        let mut connections: HashMap<u64, ConnectionRecord> = estate
+            .connections
+            .into_iter()
+            .map(|record| (record.cookie, record))
+            .collect();
         for socket in contents.descriptors {
             let cookie = socket_cookie(&socket).unwrap_or(0);
             if let Some(record) = connections.remove(&cookie) {

@@ -46,7 +46,7 @@ pub(super) struct Bound {
 }
 
 /// Why one does not: what happened and what can be done, and what the kernel said.
-struct Failure(String, Option<io::Error>);
+pub(super) struct Failure(String, Option<io::Error>);
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

@@ -42,7 +42,11 @@ impl Heirloom {
         };
         // Listening again changes the backlog and nothing else (listen(2)).
         if adapted && rustix::net::listen(&self.socket, options.backlog).is_ok() {
-            Some(Bound { socket: self.socket, address, path: self.path })
+            Some(Bound {
+                socket: self.socket,
+                address,
+                path: self.path,
+            })
         } else {
             self.discard();
             None
@@ -53,10 +57,18 @@ impl Heirloom {
 impl BoundPath {
     pub(crate) fn to_record(&self) -> (String, u64, u64) {
         // A path that is not UTF-8 cannot have come from the configuration.
-        (self.path.to_string_lossy().into_owned(), self.device, self.inode)
+        (
+            self.path.to_string_lossy().into_owned(),
+            self.device,
+            self.inode,
+        )
     }
 
     pub(crate) fn from_record((path, device, inode): (String, u64, u64)) -> Self {
-        BoundPath { path: path.into(), device, inode }
+        BoundPath {
+            path: path.into(),
+            device,
+            inode,
+        }
     }
 }

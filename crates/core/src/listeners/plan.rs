@@ -157,8 +157,9 @@ impl Plan {
     /// As [`Plan::open`], but what the predecessor had bound for an address that is still wanted is taken over. The rest
     /// of that is closed first, since its addresses may be in the way.
     pub(crate) fn open_with(self, heirlooms: Vec<Heirloom>) -> Result<Vec<Listener>, StartError> {
-        let (mut heirlooms, unwanted): (Vec<Heirloom>, Vec<Heirloom>) =
-            heirlooms.into_iter().partition(|heirloom| self.wants(heirloom));
+        let (mut heirlooms, unwanted): (Vec<Heirloom>, Vec<Heirloom>) = heirlooms
+            .into_iter()
+            .partition(|heirloom| self.wants(heirloom));
         unwanted.into_iter().for_each(Heirloom::discard);
         let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
         for entry in self.entries {

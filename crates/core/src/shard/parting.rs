@@ -53,7 +53,9 @@ impl<L: Link> Shard<L> {
             Saved::Stateless => None,
             Saved::Bytes(bytes) => Some(bytes),
             Saved::Close => {
-                self.with(slot, |connection, desk| connection.close(Close::Stopping, desk));
+                self.with(slot, |connection, desk| {
+                    connection.close(Close::Stopping, desk)
+                });
                 return None;
             }
         };
@@ -84,7 +86,9 @@ impl<L: Link> Shard<L> {
         self.desk.name_counters(name).restored.add(1);
         if self.desk.names[name as usize].service.is_none() {
             // Nobody serves this name any more: what was promised is written, then it ends.
-            self.with(id.slot, |connection, desk| connection.close(Close::Stopping, desk));
+            self.with(id.slot, |connection, desk| {
+                connection.close(Close::Stopping, desk)
+            });
         }
         self.with_host(id.slot, |host, reply| {
             let peer = peer(id, name, reply);
@@ -121,7 +125,22 @@ pub(crate) struct Restored {
 impl Parcel {
     /// The socket, and the rest.
     pub(crate) fn open(self) -> (OwnedFd, Restored) {
-        let Parcel { socket, input, ended, output, session, name: _ } = self;
-        (socket, Restored { input, ended, output, session })
+        let Parcel {
+            socket,
+            input,
+            ended,
+            output,
+            session,
+            name: _,
+        } = self;
+        (
+            socket,
+            Restored {
+                input,
+                ended,
+                output,
+                session,
+            },
+        )
     }
 }
