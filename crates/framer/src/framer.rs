@@ -151,8 +151,8 @@ impl Framer {
 
     /// Goes on with a frame that was parked. Whatever the framer was in the middle of is forgotten.
     ///
-    /// A frame that was parked by a framer with wider limits may exceed those of this one. It is then refused, at the
-    /// offset that it had reached.
+    /// A frame that was parked by a framer with wider limits may exceed those of this one: the bytes that it has and needs,
+    /// or the levels that are open. It is then refused, at the offset that it had reached.
     pub fn resume(&mut self, parked: Parked) {
         self.place = parked.place;
         let floors = parked.floors();
@@ -384,21 +384,4 @@ enum Step {
 fn within(bytes: &[u8], limit: u64, due: u64) -> &[u8] {
     let end = (limit + 1).saturating_sub(due);
     &bytes[..end.min(bytes.len() as u64) as usize]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quick() {
-        let mut framer = Framer::new(Limits::default());
-        for byte in [0x92u8, 0xda, 0, 1, b'x'] {
-            assert!(matches!(framer.feed(&[byte]), Ok(Progress::More { .. })));
-        }
-        assert_eq!(
-            framer.feed(&[0xdd, 0, 0, 0, 0, 7]),
-            Ok(Progress::Complete { used: 5 })
-        );
-    }
 }
