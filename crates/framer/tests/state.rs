@@ -149,6 +149,30 @@ fn a_frame_parked_under_wider_limits_is_refused_under_narrower_ones() {
     }
 }
 
+/// Only levels that are open are parked: those that were left do not count when it is resumed.
+#[test]
+fn levels_that_were_left_are_not_parked() {
+    for left in [
+        &b"\x91\x91\x91\x00"[..],
+        b"\x90",
+        b"\xdc\x00\x00",
+        b"\x81\x00\x91\x91\x90",
+    ] {
+        let mut framer = Framer::new(WIDE);
+        assert_eq!(
+            framer.feed(&[b"\x93", left].concat()),
+            Ok(Progress::More { at_least: 2 })
+        );
+        let parked = framer.park().unwrap();
+        let mut shallow = Framer::new(Limits { depth: 1, ..WIDE });
+        shallow.resume(parked);
+        assert_eq!(
+            shallow.feed(b"\x00\xa1x"),
+            Ok(Progress::Complete { used: 3 })
+        );
+    }
+}
+
 #[test]
 fn errors_stay_until_reset() {
     for input in [&b"\x91\xc1"[..], b"\xdd\xff\xff\xff\xff", &[0x91; 1001]] {
