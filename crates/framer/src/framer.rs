@@ -5,8 +5,8 @@
 //! object is over.
 //!
 //! Depth needs a stack. Its entry for an open level is that level's *floor*: the value of `due` at which the level is
-//! complete, that is, what is due outside of it. A level is popped only when the next array or map begins, since nothing
-//! but its depth depends on it.
+//! complete, that is, what is due outside of it; that of an empty array is complete at once. A level is popped only when
+//! the next array or map begins, since nothing but the depth of that one depends on it.
 //!
 //! An object that is due has at least one byte. So, once a header is read, the frame is at least `bytes so far + payload
 //! announced + due` bytes long: the *bound*. It never falls, and refusing a frame when it passes the limit stops every
@@ -155,19 +155,19 @@ impl Framer {
     /// or the levels that are open. It is then refused, at the offset that it had reached.
     pub fn resume(&mut self, parked: Parked) {
         self.place = parked.place;
-        let floors = parked.floors();
-        self.depth = floors.len();
-        if let Some(open) = self.floors.get_mut(1..=floors.len()) {
-            open.copy_from_slice(floors);
-        } else {
-            self.depth = 0;
-            self.place.inside = Inside::Failed(ErrorKind::TooDeep);
+        self.depth = 0;
+        if matches!(self.place.inside, Inside::Failed(_)) {
+            return;
         }
-        let failed = matches!(self.place.inside, Inside::Failed(_));
-        if !failed
-            && u64::from(self.place.consumed) + self.place.missing()
-                > u64::from(self.limits.frame_bytes)
-        {
+        let floors = parked.floors();
+        let Some(open) = self.floors.get_mut(1..=floors.len()) else {
+            self.place.inside = Inside::Failed(ErrorKind::TooDeep);
+            return;
+        };
+        open.copy_from_slice(floors);
+        self.depth = floors.len();
+        let bound = u64::from(self.place.consumed) + self.place.missing();
+        if bound > u64::from(self.limits.frame_bytes) {
             self.place.inside = Inside::Failed(ErrorKind::TooLarge);
         }
     }
@@ -233,7 +233,7 @@ impl Framer {
                     return Err(self.refuse(ErrorKind::TooDeep, last));
                 };
                 *floor = due as u32;
-                depth += usize::from(objects > 0);
+                depth += 1;
                 due += objects;
                 next += header;
                 if next as u64 + due > limit {
@@ -324,7 +324,7 @@ impl Framer {
             };
             return Ok(Step::Suspended);
         }
-        if objects > 0 {
+        if sized.objects > 0 {
             self.depth += 1;
             self.floors[self.depth] = self.place.due - 1;
         }
@@ -366,6 +366,9 @@ impl Framer {
         Error::new(kind, offset)
     }
 }
+
+/// Lengths within `frame_bytes` must be positions too.
+const _: () = assert!(usize::BITS >= u32::BITS);
 
 /// What one step of a framer led to. Counted are the bytes that it took.
 enum Step {

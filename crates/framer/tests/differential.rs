@@ -3,7 +3,7 @@
 mod common;
 
 use common::samples::{frame, soup};
-use common::{Verdict, WIDE, check_pieces, judge, judge_prefixes};
+use common::{Verdict, WIDE, check_few_cuts, check_pieces, judge, judge_prefixes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -63,6 +63,12 @@ proptest! {
         check_cut(Limits { frame_bytes, ..WIDE }, &input, cuts.clone());
         check_cut(Limits { depth, ..WIDE }, &input, cuts.clone());
         check_cut(Limits { frame_bytes, depth }, &input, cuts);
+    }
+
+    #[test]
+    fn small_frames_at_every_cut(frame in frame().prop_filter("small", |frame| frame.len() <= 64), depth in 0u16..6) {
+        check_few_cuts(&mut Framer::new(WIDE), &frame);
+        check_few_cuts(&mut Framer::new(Limits { frame_bytes: 32, depth }), &frame);
     }
 
     #[test]

@@ -72,9 +72,7 @@ fn short_frames_in_every_way_under_every_limit() {
 /// Every input of a few bytes out of those that matter, valid or not, in every way under tight limits.
 #[test]
 fn every_short_sequence_of_headers() {
-    const BYTES: [u8; 14] = [
-        0x00, 0x01, 0x80, 0x81, 0x90, 0x92, 0xa1, 0xc1, 0xc4, 0xc7, 0xcd, 0xdc, 0xdd, 0xde,
-    ];
+    const BYTES: [u8; 10] = [0x00, 0x01, 0x80, 0x81, 0x92, 0xa1, 0xc1, 0xc7, 0xdc, 0xde];
     let mut framers = [
         Framer::new(WIDE),
         Framer::new(Limits {
@@ -86,8 +84,8 @@ fn every_short_sequence_of_headers() {
             depth: 1,
         }),
     ];
-    for number in 0..BYTES.len().pow(4) {
-        let input: [u8; 4] = std::array::from_fn(|place| {
+    for number in 0..BYTES.len().pow(5) {
+        let input: [u8; 5] = std::array::from_fn(|place| {
             BYTES[number / BYTES.len().pow(place as u32) % BYTES.len()]
         });
         for framer in &mut framers {
