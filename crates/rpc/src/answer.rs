@@ -39,7 +39,7 @@ pub struct Answered(());
 impl<'a> Answer<'a> {
     /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
     pub fn ok<T: Serialize + ?Sized>(self, value: &T) -> Answered {
-        self.put(|out| serialize(out, value))
+        self.put(|out| serialize_result(out, value))
     }
 
     /// Answers with an error.
@@ -146,7 +146,17 @@ impl<'a> Answer<'a> {
 }
 
 /// Appends `value` in the encoding that results and parameters have here: structs are maps.
-pub(crate) fn serialize<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Fault> {
+pub(crate) fn serialize<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+) -> Result<(), rmp_serde::encode::Error> {
     rmp_serde::encode::write_named(out, value)
+}
+
+pub(crate) fn serialize_result<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+) -> Result<(), Fault> {
+    serialize(out, value)
         .map_err(|error| Fault::new(format!("the result cannot be serialized: {error}")))
 }

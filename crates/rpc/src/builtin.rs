@@ -8,6 +8,7 @@ use ringhold_core::metrics::{EngineTotals, NameTotals, Snapshot};
 use serde::Serialize;
 
 use crate::fault::Fault;
+use crate::params;
 use crate::router::Router;
 
 /// From this length on `echo` keeps the parameters where they were received instead of copying them.
@@ -18,11 +19,12 @@ pub(crate) fn install(mut router: Router) -> Router {
     router.builtin("ping", "answers \"pong\"", |_, answer| {
         answer.encoded(b"\xa4pong")
     });
-    router.builtin("echo", "gives its parameters back", |call, answer| {
-        if call.params().len() < KEEP_BYTES_MIN {
-            answer.encoded(call.params())
+    router.builtin("echo", "gives its parameter back", |call, answer| {
+        let object = params::only(call.params()).unwrap_or(call.params());
+        if object.len() < KEEP_BYTES_MIN {
+            answer.encoded(object)
         } else {
-            answer.share(call.keep_params())
+            answer.share(call.keep(object))
         }
     });
     router.builtin(

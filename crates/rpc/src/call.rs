@@ -32,10 +32,14 @@ impl<'a> Call<'a> {
         self.params
     }
 
-    /// The parameters, kept past the call: a copy when they are small, a counted reference to the receive buffer when
-    /// they are large and the engine can spare it.
-    pub fn keep_params(&self) -> Bytes {
-        self.frame.keep(self.params)
+    /// Keeps the parameters, or a part of them, past the call: a copy when it is small, a counted reference to the
+    /// receive buffer when it is large and the engine can spare it.
+    ///
+    /// # Panics
+    ///
+    /// If `part` is large and not a slice of the parameters.
+    pub fn keep(&self, part: &[u8]) -> Bytes {
+        self.frame.keep(part)
     }
 
     /// Decodes the parameters, which can borrow from the frame: `let (name, value): (&str, u64) = call.decode()?`.

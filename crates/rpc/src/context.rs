@@ -1,5 +1,6 @@
 //! The connection that a call came from.
 
+use std::borrow::Cow;
 use std::io;
 
 use ringhold_core::{ConnectionId, PeerAddress, Reply};
@@ -54,6 +55,11 @@ impl Context<'_> {
     /// A connection with such a value is not stateless: a restart or reload closes it.
     pub fn data<T: Default + 'static>(&mut self) -> &mut T {
         self.session.data()
+    }
+
+    /// Ends the connection for this reason, which is logged, when the handler has returned and its answer is written.
+    pub fn close(&mut self, reason: impl Into<Cow<'static, str>>) {
+        self.session.closing.get_or_insert(reason.into());
     }
 }
 

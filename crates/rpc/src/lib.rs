@@ -1,4 +1,64 @@
 //! MessagePack-RPC as a service of ringhold-core.
+//!
+//! ```
+//! use ringhold_rpc::{Fault, Router};
+//!
+//! fn router() -> Router {
+//!     Router::new()
+//!         .method("add", |(a, b): (i64, i64)| Ok(a + b))
+//!         .method("root", |x: f64| {
+//!             if x < 0.0 {
+//!                 return Err(Fault::new("a negative number has no root"));
+//!             }
+//!             Ok(x.sqrt())
+//!         })
+//! }
+//! # let _ = router();
+//! ```
+//!
+//! A [`Router`] has the methods and makes adding one a line; [`Rpc`] serves it. `examples/calculator.rs` is a whole daemon,
+//! `examples/tokio_answers.rs` answers from an asynchronous runtime.
+//!
+//! # On the wire
+//!
+//! The messages are those of the [specification](https://github.com/msgpack-rpc/msgpack-rpc/blob/master/spec.md):
+//!
+//! | message | form | here |
+//! |---|---|---|
+//! | request | `[0, id, method, params]` | gets exactly one reply |
+//! | response | `[1, id, error, result]` | from a client: ignored, since the server asks nothing |
+//! | notification | `[2, method, params]` | in both directions; never answered, whatever becomes of it |
+//!
+//! - Requests may be sent without waiting for replies. Replies come in the order of the requests, except that deferred
+//!   ones come when they are ready.
+//! - The id is an unsigned integer of 32 bits, in whichever width it is written; replies have it in the shortest.
+//! - The method may be a str or a bin. It is compared as bytes.
+//! - In a reply, either the error or the result is nil. The error is a str for people ([`Fault::new`]), or any other
+//!   value that the methods agree on with their callers ([`Fault::value`]). All errors that this crate makes are str.
+//! - A reply is queued as a whole and written at once, together with the others of the same turn. Errors, and the answers
+//!   of `ping` and `time`, are shorter than 4096 bytes.
+//!
+//! What is wrong with a message is answered wherever there is an id to answer to:
+//!
+//! | what | becomes |
+//! |---|---|
+//! | unknown method, wrong parameters, a handler that fails, panics or gives no answer | an error reply |
+//! | a request whose method is not a string, whose params are not an array, or that has not 4 elements | an error reply |
+//! | the same of a notification: no reply is due, but what followed could not be trusted | the end of the connection |
+//! | anything that is not an array, has no or another message type, or has an id that is no 32-bit number | the end of the connection |
+//!
+//! The end of a connection is logged with its reason, and so is a panic; errors of callers are not.
+//!
+//! # Old clients
+//!
+//! Clients from before 2013 know one family of strings for text and binary. What they send is understood; give them a
+//! service whose [`Rpc::strings`] is [`Strings::OldRaw`] so that they understand what they get.
+//!
+//! # Restarts
+//!
+//! A connection is stateless until a handler keeps a [`Notifier`] or [data](Context::data) for it, and stateless
+//! connections survive a restart or reload: the successor serves them without knowing anything about them. The others
+//! are closed, for now.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -99,7 +99,7 @@ impl Notification {
         // Writing to a vector cannot fail.
         let _ = rmp::encode::write_str(&mut out, method);
         let start = out.len();
-        serialize(&mut out, params).map_err(|fault| NotifyError::Encode(fault.to_string()))?;
+        serialize(&mut out, params).map_err(|error| NotifyError::Encode(error.to_string()))?;
         match out.get(start).map(|byte| Marker::from_u8(*byte)) {
             Some(Marker::FixArray(_) | Marker::Array16 | Marker::Array32) => {}
             Some(Marker::Null) | None => {

@@ -1,5 +1,6 @@
 //! From a parameter array to types.
 
+use rmp::Marker;
 use rmp_serde::decode::{Error, ReadRefReader};
 use serde::Deserialize;
 use serde::de::{self, Visitor};
@@ -18,6 +19,15 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(params: &'de [u8]) -> Result<T, E
         next: 0,
     };
     T::deserialize(&mut params)
+}
+
+/// The only parameter, undecoded; `None` if there are several or none.
+pub(crate) fn only(params: &[u8]) -> Option<&[u8]> {
+    let mut rest = rmp::decode::Bytes::new(params);
+    match rmp::decode::read_array_len(&mut rest) {
+        Ok(1) => Some(rest.remaining_slice()),
+        _ => None,
+    }
 }
 
 /// The fault of a call whose parameters cannot be used.
@@ -73,8 +83,42 @@ impl<'de> Params<'de> {
     }
 }
 
+/// Says which parameter is wrong, and why in words rather than in markers.
 fn at(number: u32, error: Error) -> Error {
-    de::Error::custom(format_args!("parameter {number}: {error}"))
+    match error {
+        Error::TypeMismatch(marker) => de::Error::custom(format_args!(
+            "parameter {number}: {} does not fit",
+            kind(marker)
+        )),
+        Error::OutOfRange => {
+            de::Error::custom(format_args!("parameter {number}: a number is out of range"))
+        }
+        error => de::Error::custom(format_args!("parameter {number}: {error}")),
+    }
+}
+
+/// What the specification of msgpack calls the type of a marker.
+fn kind(marker: Marker) -> &'static str {
+    match marker {
+        Marker::Null => "nil",
+        Marker::True | Marker::False => "a boolean",
+        Marker::FixPos(_)
+        | Marker::FixNeg(_)
+        | Marker::U8
+        | Marker::U16
+        | Marker::U32
+        | Marker::U64
+        | Marker::I8
+        | Marker::I16
+        | Marker::I32
+        | Marker::I64 => "an integer",
+        Marker::F32 | Marker::F64 => "a float",
+        Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => "a str",
+        Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => "a bin",
+        Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => "an array",
+        Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => "a map",
+        _ => "an extension type",
+    }
 }
 
 macro_rules! single {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use ringhold_core::ConnectionId;
 use serde::Serialize;
 
-use crate::answer::serialize;
+use crate::answer::serialize_result;
 use crate::envelope;
 use crate::fault::Fault;
 use crate::strings::Strings;
@@ -46,7 +46,7 @@ impl Responder {
 
     /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
     pub fn ok<T: Serialize + ?Sized>(self, value: &T) {
-        self.put(|out| serialize(out, value));
+        self.put(|out| serialize_result(out, value));
     }
 
     /// Answers with an error.

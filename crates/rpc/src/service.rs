@@ -56,7 +56,7 @@ impl Rpc {
         self
     }
 
-    /// Calls the handler of a method. `id`: what the reply is to carry; a notification has none and gets none.
+    /// Calls the handler of a method, if there is one, and sees to it that a request gets its reply.
     fn call(&mut self, call: Call<'_>, session: &mut Session, reply: &mut Reply<'_>) {
         let Some(entry) = self.router.find(call.method) else {
             return self.unknown(call, reply);
@@ -153,7 +153,10 @@ impl Service for Rpc {
             params,
         };
         self.call(call, session, reply);
-        Flow::Continue
+        match session.closing.take() {
+            None => Flow::Continue,
+            Some(reason) => Flow::Close(reason),
+        }
     }
 
     fn abandoned(

@@ -1,6 +1,7 @@
 //! What is kept per connection.
 
 use std::any::{Any, TypeId};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The state of one connection: nothing, until a handler keeps something or takes a
@@ -10,6 +11,8 @@ pub struct Session {
     /// Shared with every notifier of the connection, so that the count tells whether there are any.
     subscription: Option<Arc<()>>,
     data: Vec<(TypeId, Box<dyn Any>)>,
+    /// Why a handler wants the connection to end.
+    pub(crate) closing: Option<Cow<'static, str>>,
 }
 
 impl Session {
@@ -46,5 +49,35 @@ impl Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Session(stateless: {})", self.is_stateless())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_stateless_until_somebody_may_notify_it_and_again_afterwards() {
+        let mut session = Session::default();
+        assert!(session.is_stateless());
+        let first = session.subscribe();
+        let second = session.subscribe();
+        drop(first);
+        assert!(!session.is_stateless());
+        drop(second);
+        assert!(session.is_stateless());
+        drop(session.subscribe());
+        assert!(session.is_stateless());
+    }
+
+    #[test]
+    fn a_session_keeps_one_value_of_each_type_and_is_not_stateless_then() {
+        let mut session = Session::default();
+        *session.data::<u32>() += 7;
+        session.data::<String>().push('x');
+        *session.data::<u32>() += 1;
+        assert_eq!(*session.data::<u32>(), 8);
+        assert_eq!(session.data::<String>(), "x");
+        assert!(!session.is_stateless());
     }
 }

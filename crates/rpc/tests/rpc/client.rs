@@ -1,14 +1,59 @@
 //! A client that writes messages by hand and reads them with another decoder.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
-use ringhold_rpc::{Router, Rpc, Strings};
+use ringhold_core::{
+    Abandoned, Close, Flow, Frame, Peer, Refusal, Reply, Saved, Service, Ticket, TopLevel,
+};
+use ringhold_rpc::{Router, Rpc, Session, Strings};
 use rmpv::Value;
 
 /// A connection to a service.
 pub(crate) struct Wire {
     pub(crate) exchange: Exchange,
     pub(crate) client: Client,
+    ends: Ends,
+}
+
+type Ends = Rc<RefCell<Vec<(String, Saved)>>>;
+
+/// The service, which also remembers why connections ended and what it would have saved of them.
+struct Observed {
+    rpc: Rpc,
+    ends: Ends,
+}
+
+impl Service for Observed {
+    type Session = Session;
+
+    const TOP_LEVEL: TopLevel = Rpc::TOP_LEVEL;
+
+    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) -> Result<Session, Refusal> {
+        self.rpc.connected(peer, reply)
+    }
+
+    fn frame(&mut self, session: &mut Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.rpc.frame(session, frame, reply)
+    }
+
+    fn abandoned(
+        &mut self,
+        session: &mut Session,
+        ticket: Ticket,
+        why: Abandoned,
+        reply: &mut Reply<'_>,
+    ) -> Flow {
+        self.rpc.abandoned(session, ticket, why, reply)
+    }
+
+    fn disconnected(&mut self, session: Session, why: &Close) {
+        let saved = self.rpc.save(&session);
+        self.ends.borrow_mut().push((why.to_string(), saved));
+        self.rpc.disconnected(session, why);
+    }
 }
 
 impl Wire {
@@ -17,12 +62,20 @@ impl Wire {
     }
 
     pub(crate) fn with(router: Router, strings: Strings) -> Self {
+        let ends = Ends::default();
         let mut exchange = Exchange::with_worker(
-            |worker| Rpc::new(worker, router).strings(strings),
+            |worker| Observed {
+                rpc: Rpc::new(worker, router).strings(strings),
+                ends: ends.clone(),
+            },
             Limits::default(),
         );
         let client = exchange.connect();
-        Wire { exchange, client }
+        Wire {
+            exchange,
+            client,
+            ends,
+        }
     }
 
     /// Sends bytes and gives the bytes that came back.
@@ -62,15 +115,28 @@ impl Wire {
 
     /// The message of the error of a call.
     pub(crate) fn error(&mut self, method: &str, params: Vec<Value>) -> String {
-        self.call(method, params)
-            .unwrap_err()
-            .as_str()
-            .expect("the error is a message")
-            .to_owned()
+        let error = self.call(method, params).unwrap_err();
+        error.as_str().expect("the error is a message").to_owned()
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.exchange.is_open(self.client)
+    }
+
+    /// Why the connections that have ended did so.
+    pub(crate) fn ends(&self) -> Vec<String> {
+        self.ends
+            .borrow()
+            .iter()
+            .map(|(why, _)| why.clone())
+            .collect()
+    }
+
+    /// What the service would save of the connection now; ends it to find out.
+    pub(crate) fn into_saved(mut self) -> Saved {
+        self.exchange.reset(self.client);
+        let (_, saved) = self.ends.borrow_mut().pop().expect("the connection ended");
+        saved
     }
 }
 
@@ -93,6 +159,16 @@ pub(crate) fn reply(id: u32, result: impl Into<Value>) -> Value {
 
 pub(crate) fn failure(id: u32, error: impl Into<Value>) -> Value {
     Value::Array(vec![1.into(), id.into(), error.into(), Value::Nil])
+}
+
+/// A map with these keys.
+pub(crate) fn map(entries: &[(&str, Value)]) -> Value {
+    Value::Map(
+        entries
+            .iter()
+            .map(|(key, value)| ((*key).into(), value.clone()))
+            .collect(),
+    )
 }
 
 pub(crate) fn write(value: &Value) -> Vec<u8> {

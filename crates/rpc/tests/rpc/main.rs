@@ -1,6 +1,13 @@
 //! The service without sockets: bytes in, bytes out.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
+mod deferred;
+mod envelopes;
+mod errors;
+mod notifications;
+mod old_raw;
+mod random;
 mod requests;
+mod typed;

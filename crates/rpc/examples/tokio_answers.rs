@@ -1,0 +1,46 @@
+//! Answers from an asynchronous runtime: what waits, waits there, and the worker goes on. Try it with
+//! `cargo run --example tokio_answers`, and from another terminal with `ringhold call 127.0.0.1:4671 wait 500`.
+
+use std::time::Duration;
+
+use ringhold_core::config::Config;
+use ringhold_core::{Server, block_signals};
+use ringhold_rpc::{Fault, Router, Rpc};
+use tokio::runtime::{Builder, Handle};
+
+const CONFIG: &str = r#"
+[sockets.slow]
+service = "slow"
+listen = ["127.0.0.1:4671"]
+"#;
+
+/// `wait` answers after so many milliseconds. The responder may travel anywhere; if its task is aborted or panics,
+/// the client gets an error, and when the server stops it waits for the answers up to `handover.drain`.
+pub(crate) fn router(runtime: Handle) -> Router {
+    Router::new().deferred("wait", move |milliseconds: u64, responder| {
+        runtime.spawn(async move {
+            if milliseconds > 60_000 {
+                return responder.fault(Fault::new("a minute is the most"));
+            }
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            responder.ok(&milliseconds);
+        });
+    })
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The runtime's threads are there before the server: without this, SIGTERM would end them, and the process.
+    block_signals()?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()?;
+    let handle = runtime.handle().clone();
+    let config = Config::parse(CONFIG, "built-in")?;
+    Server::new(config)
+        .service("slow", move |worker| {
+            Rpc::new(worker, router(handle.clone()))
+        })
+        .run()?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The examples do what their comments say: their routers without sockets, and one of them behind a real one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use ringhold_core::Server;
+use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::limits::Limits;
+use ringhold_core::listeners::Address;
+use ringhold_core::testing::{Client, Exchange};
+use ringhold_rpc::{Router, Rpc};
+
+#[path = "../examples/calculator.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod calculator;
+
+#[path = "../examples/tokio_answers.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod tokio_answers;
+
+fn connect(router: Router) -> (Exchange, Client) {
+    let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+    let client = exchange.connect();
+    (exchange, client)
+}
+
+#[test]
+fn the_calculator_calculates() {
+    let (mut exchange, client) = connect(calculator::router());
+    let mut call = |frame: &[u8]| {
+        assert!(exchange.receive(client, frame));
+        exchange.take_sent(client)
+    };
+    assert_eq!(
+        call(b"\x94\x00\x01\xa3add\x92\x02\x03"),
+        b"\x94\x01\x01\xc0\x05"
+    );
+    assert_eq!(
+        call(b"\x94\x00\x02\xa4mean\x94\x01\x02\x03\x04"),
+        b"\x94\x01\x02\xc0\xcb\x40\x04\0\0\0\0\0\0"
+    );
+    assert_eq!(
+        call(b"\x94\x00\x03\xa4mean\x90"),
+        b"\x94\x01\x03\xb3nothing has no mean\xc0"
+    );
+    // In a release build the sum wraps; here it panics, which costs the call.
+    assert!(
+        call(b"\x94\x00\x04\xa3add\x92\x01\xd3\x7f\xff\xff\xff\xff\xff\xff\xff")
+            .starts_with(b"\x94\x01\x04")
+    );
+}
+
+#[test]
+fn a_task_answers() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap();
+    let (mut exchange, client) = connect(tokio_answers::router(runtime.handle().clone()));
+    // The last two come first: one is refused, the other aborted with the runtime.
+    let frames: [&[u8]; 3] = [
+        b"\x94\x00\x01\xa4wait\x91\x00",
+        b"\x94\x00\x02\xa4wait\x91\xce\x7f\xff\xff\xff",
+        b"\x94\x00\x03\xa4wait\x91\xcd\xea\x60",
+    ];
+    assert!(exchange.receive(client, &frames.concat()));
+    let expected = [
+        &b"\x94\x01\x01\xc0\x00"[..],
+        b"\x94\x01\x02\xb4a minute is the most\xc0",
+    ];
+    let mut sent = Vec::new();
+    let started = Instant::now();
+    while sent.len() < expected.concat().len() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{sent:x?}");
+        std::thread::sleep(Duration::from_millis(1));
+        exchange.deliver();
+        sent.extend(exchange.take_sent(client));
+    }
+    for reply in expected {
+        assert!(
+            sent.windows(reply.len()).any(|part| part == reply),
+            "{}",
+            sent.escape_ascii()
+        );
+    }
+    runtime.shutdown_timeout(Duration::from_secs(30));
+    exchange.deliver();
+    assert_eq!(
+        exchange.take_sent(client),
+        b"\x94\x01\x03\xbathe handler gave no answer\xc0"
+    );
+}
+
+#[test]
+fn the_calculator_serves_a_real_socket() {
+    let text = calculator::CONFIG.replace("4670", "0");
+    let config = Config::parse(&format!("workers = 1\n{text}"), "test").unwrap();
+    let running = Server::new(config)
+        .inherited(Inherited::none())
+        .service("calculator", |worker| {
+            Rpc::new(worker, calculator::router())
+        })
+        .start()
+        .unwrap();
+    let Address::Tcp(address) = running.listeners().next().unwrap().address.clone() else {
+        panic!("the configuration says TCP");
+    };
+    let mut client = TcpStream::connect(address).unwrap();
+    client
+        .write_all(
+            b"\x94\x00\x01\xa3add\x92\x02\x03\x93\x02\xa3add\x92\x02\x03\x94\x00\x02\xa4ping\x90",
+        )
+        .unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut replies = Vec::new();
+    client.read_to_end(&mut replies).unwrap();
+    assert_eq!(replies, b"\x94\x01\x01\xc0\x05\x94\x01\x02\xc0\xa4pong");
+    running.stop();
+    running.join().unwrap();
+}

@@ -1,0 +1,196 @@
+//! Everything that goes wrong in a call.
+
+use std::fmt;
+
+use ringhold_rpc::{Fault, Router};
+use rmpv::Value;
+use serde::Serialize;
+
+use crate::client::{Wire, failure, map, read_all, reply, request, write};
+
+#[test]
+fn an_unknown_method_is_named_and_a_slip_is_corrected() {
+    let mut wire = Wire::new(Router::new().method("subtract", |()| Ok(0)));
+    assert_eq!(
+        wire.error("substract", vec![]),
+        "there is no method \"substract\"; did you mean \"subtract\"?"
+    );
+    assert_eq!(
+        wire.error("Ping", vec![]),
+        "there is no method \"Ping\"; did you mean \"ping\"?"
+    );
+    assert_eq!(
+        wire.error("multiply", vec![]),
+        "there is no method \"multiply\""
+    );
+    assert_eq!(
+        wire.error("a\r\n\x1b[31m", vec![]),
+        "there is no method \"a\\r\\n\\u{1b}[31m\""
+    );
+}
+
+#[test]
+fn answers_about_a_call_fit_into_4096_bytes() {
+    let mut wire = Wire::new(Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b)));
+    for text in [
+        "x".repeat(1 << 20),
+        "\x1b".repeat(1 << 20),
+        "é".repeat(1 << 20),
+    ] {
+        let unknown = write(&request(1, &text, vec![]));
+        let wrong = write(&request(1, "add", vec![text.as_str().into(), 1.into()]));
+        for frame in [unknown, wrong] {
+            let mut bytes = Vec::new();
+            for piece in frame.chunks(1 << 16) {
+                bytes.extend(wire.raw(piece));
+            }
+            assert!(bytes.len() < 4096, "{} bytes", bytes.len());
+            assert!(!read_all(&bytes)[0][2].is_nil());
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Layered(Option<Box<Layered>>, &'static str);
+
+impl fmt::Display for Layered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.1)
+    }
+}
+
+impl std::error::Error for Layered {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.as_deref().map(|source| source as _)
+    }
+}
+
+#[test]
+fn faults_are_messages_or_values() {
+    #[derive(Serialize)]
+    struct Detail {
+        code: i32,
+        hint: &'static str,
+    }
+    let router = Router::new()
+        .method("message", |()| -> Result<(), _> {
+            Err(Fault::new("it is broken"))
+        })
+        .method("value", |()| -> Result<(), _> {
+            Err(Fault::value(&Detail {
+                code: -32000,
+                hint: "try again",
+            }))
+        })
+        .method("number", |()| -> Result<(), _> { Err(Fault::value(&7)) })
+        .method("nil", |()| -> Result<(), _> {
+            Err(Fault::value(&None::<i32>))
+        })
+        .method("sources", |()| -> Result<(), Fault> {
+            let cause = Layered(None, "the disk is full");
+            let quoting = Layered(Some(Box::new(cause)), "cannot write: the disk is full");
+            Err(Layered(Some(Box::new(quoting)), "not saved"))?
+        })
+        .method("empty", |()| -> Result<(), _> { Err(Fault::new("")) });
+    let mut wire = Wire::new(router);
+    assert_eq!(wire.error("message", vec![]), "it is broken");
+    assert_eq!(
+        wire.call("value", vec![]),
+        Err(map(&[
+            ("code", (-32000).into()),
+            ("hint", "try again".into())
+        ]))
+    );
+    assert_eq!(wire.call("number", vec![]), Err(7.into()));
+    assert_eq!(
+        wire.error("nil", vec![]),
+        "the call failed without saying why",
+        "nil would mean that it did not fail"
+    );
+    assert_eq!(
+        wire.error("sources", vec![]),
+        "not saved: cannot write: the disk is full"
+    );
+    assert_eq!(wire.error("empty", vec![]), "");
+}
+
+#[test]
+fn a_panic_costs_the_call_and_nothing_else() {
+    let mut calls = 0;
+    let router = Router::new()
+        .method("typed", move |fail: bool| {
+            calls += 1;
+            assert!(!fail, "on purpose");
+            Ok(calls)
+        })
+        .method_with("with", |_, ()| -> Result<(), Fault> {
+            panic!("{}", "formatted")
+        })
+        .raw("writing", |_, answer| {
+            answer.write(|out| {
+                out.extend_from_slice(b"\x93\x01\x02");
+                panic!("in the middle of a result");
+            })
+        })
+        .raw("strange", |_, _| std::panic::panic_any(42))
+        .raw("afterwards", |call, answer| {
+            let answered = answer.ok("all is well");
+            assert!(call.id().is_none(), "too late");
+            answered
+        })
+        .notification("noted", |()| panic!("on purpose"));
+    let mut wire = Wire::new(router);
+    for (count, method) in ["typed", "with", "writing", "strange", "noted"]
+        .into_iter()
+        .enumerate()
+    {
+        let params = if method == "typed" {
+            vec![true.into()]
+        } else {
+            vec![]
+        };
+        let frames = [
+            write(&request(1, "ping", vec![])),
+            write(&request(2, method, params)),
+            write(&request(3, "ping", vec![])),
+        ];
+        assert_eq!(
+            read_all(&wire.raw(&frames.concat())),
+            [
+                reply(1, "pong"),
+                failure(2, format!("the handler of \"{method}\" panicked")),
+                reply(3, "pong"),
+            ]
+        );
+        assert_eq!(wire.exchange.counters().panics, count as u64 + 1);
+    }
+    assert_eq!(
+        wire.call("afterwards", vec![]),
+        Ok("all is well".into()),
+        "a reply that was given is not given again"
+    );
+    assert_eq!(wire.exchange.counters().panics, 6);
+    assert_eq!(
+        wire.call("typed", vec![false.into()]),
+        Ok(Value::from(2)),
+        "the handler goes on with the state that it left"
+    );
+    assert!(wire.is_open());
+    assert_eq!(wire.exchange.counters().bad_input, 0);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_raw_result_that_is_not_one_object_is_found_in_debug_builds() {
+    let router = Router::new()
+        .raw("none", |_, answer| answer.encoded(b"\xc1"))
+        .raw("two", |_, answer| answer.encoded(b"\x01\x02"))
+        .raw("half", |_, answer| answer.write(|out| out.push(0x91)));
+    let mut wire = Wire::new(router);
+    for method in ["none", "two", "half"] {
+        assert_eq!(
+            wire.error(method, vec![]),
+            format!("the handler of {method:?} panicked")
+        );
+    }
+}
