@@ -1,3 +1,4 @@
 //! The daemon.
 #![forbid(unsafe_code)]
+mod json;
 fn main() {}
