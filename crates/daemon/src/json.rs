@@ -324,10 +324,7 @@ mod tests {
             (Value::Binary(vec![]), r#"{"$bin":""}"#),
             (Value::Binary(vec![0, 1, 2]), r#"{"$bin":"AAEC"}"#),
             (Value::Ext(-1, vec![255]), r#"{"$ext":[-1,"/w=="]}"#),
-            (
-                str_of(&[255]),
-                r#"{"$str":"/w=="}"#,
-            ),
+            (str_of(&[255]), r#"{"$str":"/w=="}"#),
             (Value::Array(vec![]), "[]"),
             (map(&[]), "{}"),
             (
