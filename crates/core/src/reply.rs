@@ -60,10 +60,7 @@ impl Reply<'_> {
 
     /// Counts a panic that the service itself caught. One that it does not catch is counted by the worker.
     pub fn count_panic(&mut self) {
-        self.desk
-            .name_counters(self.connection.name)
-            .panics
-            .add(1);
+        self.desk.name_counters(self.connection.name).panics.add(1);
     }
 
     /// Lets `write` append to what is sent to the peer. The buffer may already hold other replies: append only. If
