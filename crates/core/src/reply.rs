@@ -49,6 +49,20 @@ impl fmt::Display for Abandoned {
 }
 
 impl Reply<'_> {
+    /// The same reply for a shorter time, so that a value with one lifetime can own it.
+    pub fn reborrow(&mut self) -> Reply<'_> {
+        Reply {
+            connection: self.connection,
+            desk: self.desk,
+            link: self.link,
+        }
+    }
+
+    /// Counts a panic that the service itself caught. One that it does not catch is counted by the worker.
+    pub fn count_panic(&mut self) {
+        self.desk.name_counters(self.connection.name).panics.add(1);
+    }
+
     /// Lets `write` append to what is sent to the peer. The buffer may already hold other replies: append only. If
     /// `write` panics, what it appended is taken back.
     pub fn write<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {

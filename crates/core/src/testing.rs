@@ -41,6 +41,7 @@ use crate::placement::Dealer;
 use crate::pool::Pools;
 use crate::service::Service;
 use crate::shard::Shard;
+use crate::worker::Worker;
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
 /// thread; time stands still until [`Exchange::advance`].
@@ -79,14 +80,24 @@ impl Exchange {
 
     /// With these limits.
     pub fn with_limits<S: Service>(service: S, limits: Limits) -> Self {
-        Self::build(service, limits)
+        Self::with_worker(|_| service, limits)
+    }
+
+    /// With a service that is made as [`Server::service`](crate::Server::service) makes it, and these limits.
+    pub fn with_worker<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> Self {
+        Self::build(make, limits)
             .unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"))
     }
 
-    fn build<S: Service>(service: S, limits: Limits) -> io::Result<Self> {
+    fn build<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> io::Result<Self> {
         let (post, mailbox) = mailbox()?;
         let name: Arc<str> = "test".into();
         let metrics = Arc::new(Metrics::new(vec![name.clone()], 1));
+        let service = make(&Worker {
+            index: 0,
+            count: 1,
+            metrics: metrics.clone(),
+        });
         let memory = Memory::new(limits.memory as u64, 1);
         let dealer = Dealer::new(1, limits.connections, [vec![0]]);
         let crew = Crew::new(

@@ -20,9 +20,9 @@ use crate::shard::Shard;
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
 /// with, on the worker's own thread.
 pub struct Worker {
-    index: usize,
-    count: usize,
-    metrics: Arc<Metrics>,
+    pub(crate) index: usize,
+    pub(crate) count: usize,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Worker {

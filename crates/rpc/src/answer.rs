@@ -1,0 +1,152 @@
+//! The one answer to a call.
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+use ringhold_core::{Reply, Ticket};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::envelope;
+use crate::fault::Fault;
+use crate::responder::Responder;
+use crate::session::Session;
+use crate::strings::Strings;
+use crate::token::is_one_object;
+
+/// From this length on shared bytes are queued as they are instead of being copied into the outbox.
+const SHARE_BYTES_MIN: usize = 4096;
+
+/// The right, and the duty, to answer one call: every way to use it up gives the [`Answered`] that a handler must
+/// return.
+///
+/// A notification is not answered. Its handler need not care: the answer goes nowhere, and closures that would write
+/// it are not called.
+pub struct Answer<'a> {
+    pub(crate) reply: Reply<'a>,
+    pub(crate) session: &'a mut Session,
+    pub(crate) id: Option<u32>,
+    pub(crate) strings: Strings,
+    /// Set when the client has been, or will be, told something.
+    pub(crate) done: &'a Cell<bool>,
+}
+
+/// Proof that a call was answered, or that it will be.
+#[derive(Debug)]
+#[must_use = "a handler returns it"]
+pub struct Answered(());
+
+impl<'a> Answer<'a> {
+    /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
+    pub fn ok<T: Serialize + ?Sized>(self, value: &T) -> Answered {
+        self.put(|out| serialize(out, value))
+    }
+
+    /// Answers with an error.
+    pub fn fault(self, fault: impl Into<Fault>) -> Answered {
+        let fault = fault.into();
+        if self.id.is_none() {
+            tracing::debug!(connection = %self.reply.connection(), "a notification failed: {fault}");
+        }
+        self.put(|_| Err(fault))
+    }
+
+    /// Answers with a value or an error.
+    pub fn result<T: Serialize>(self, result: Result<T, Fault>) -> Answered {
+        match result {
+            Ok(value) => self.ok(&value),
+            Err(fault) => self.fault(fault),
+        }
+    }
+
+    /// Answers with a value that is msgpack already: exactly one object.
+    pub fn encoded(self, object: &[u8]) -> Answered {
+        self.write(|out| out.extend_from_slice(object))
+    }
+
+    /// Answers with a value that is msgpack already, exactly one object. When it is large it is queued without being
+    /// copied.
+    pub fn share(mut self, object: Bytes) -> Answered {
+        let Some(id) = self.id else {
+            return Answered(());
+        };
+        if object.len() < SHARE_BYTES_MIN || self.strings != Strings::Current {
+            return self.encoded(&object);
+        }
+        debug_assert!(is_one_object(&object), "a result is one msgpack object");
+        self.reply
+            .write(|out| envelope::write_result_header(out, id));
+        self.done.set(true);
+        self.reply.share(object);
+        Answered(())
+    }
+
+    /// Lets `write` append the result to what is sent: exactly one msgpack object, or nothing, which means nil. The
+    /// buffer holds other replies already: append only.
+    pub fn write(self, write: impl FnOnce(&mut Vec<u8>)) -> Answered {
+        self.try_write(|out| {
+            write(out);
+            Ok(())
+        })
+    }
+
+    /// As [`Answer::write`]; if `write` fails, what it appended is taken back and the answer is its fault.
+    pub fn try_write(self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) -> Answered {
+        self.put(|out| {
+            let start = out.len();
+            write(out)?;
+            debug_assert!(
+                out.len() == start || out.get(start..).is_some_and(is_one_object),
+                "a result is one msgpack object"
+            );
+            Ok(())
+        })
+    }
+
+    /// Promises an answer that comes later, from any thread.
+    pub fn defer(mut self) -> (Responder, Answered) {
+        (self.promise(), Answered(()))
+    }
+
+    /// The first half of [`Answer::defer`]; the second is [`Answer::promised`].
+    pub(crate) fn promise(&mut self) -> Responder {
+        match self.id {
+            Some(id) => {
+                let ticket = self.reply.defer(Ticket(u64::from(id)));
+                self.done.set(true);
+                Responder::new(ticket, id, self.strings)
+            }
+            None => Responder::unheard(),
+        }
+    }
+
+    pub(crate) fn promised(self) -> Answered {
+        debug_assert!(self.done.get() || self.id.is_none());
+        Answered(())
+    }
+
+    /// The connection that the call came from.
+    pub fn context(&mut self) -> Context<'_> {
+        Context {
+            reply: self.reply.reborrow(),
+            session: self.session,
+            id: self.id,
+            strings: self.strings,
+        }
+    }
+
+    fn put(mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) -> Answered {
+        if let Some(id) = self.id {
+            self.reply
+                .write(|out| envelope::write_response(out, self.strings, id, write));
+            self.done.set(true);
+        }
+        Answered(())
+    }
+}
+
+/// Appends `value` in the encoding that results and parameters have here: structs are maps.
+pub(crate) fn serialize<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Fault> {
+    rmp_serde::encode::write_named(out, value)
+        .map_err(|error| Fault::new(format!("the result cannot be serialized: {error}")))
+}

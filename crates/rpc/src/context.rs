@@ -1,0 +1,64 @@
+//! The connection that a call came from.
+
+use std::io;
+
+use ringhold_core::{ConnectionId, PeerAddress, Reply};
+
+use crate::notify::Notifier;
+use crate::session::Session;
+use crate::strings::Strings;
+
+/// What a handler may ask about the connection that a call came from, and keep with it.
+pub struct Context<'a> {
+    pub(crate) reply: Reply<'a>,
+    pub(crate) session: &'a mut Session,
+    pub(crate) id: Option<u32>,
+    pub(crate) strings: Strings,
+}
+
+impl Context<'_> {
+    /// The message id of a request; `None` for a notification.
+    pub fn message_id(&self) -> Option<u32> {
+        self.id
+    }
+
+    /// Names the connection for as long as the process lives.
+    pub fn connection(&self) -> ConnectionId {
+        self.reply.connection()
+    }
+
+    /// The name of the socket that the connection was accepted on.
+    pub fn socket_name(&self) -> &str {
+        self.reply.socket_name()
+    }
+
+    /// The peer's address. Asks the kernel each time.
+    ///
+    /// # Errors
+    ///
+    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
+    pub fn peer_address(&self) -> io::Result<PeerAddress> {
+        self.reply.peer_address()
+    }
+
+    /// A way to send notifications to this connection later, from anywhere.
+    ///
+    /// As long as one of its clones lives, the connection is not stateless: a restart or reload closes it, because the
+    /// successor would not know what it subscribed to.
+    pub fn notifier(&mut self) -> Notifier {
+        Notifier::new(self.reply.handle(), self.session.subscribe(), self.strings)
+    }
+
+    /// A value that is kept with the connection, made when it is asked for first; one of each type.
+    ///
+    /// A connection with such a value is not stateless: a restart or reload closes it.
+    pub fn data<T: Default + 'static>(&mut self) -> &mut T {
+        self.session.data()
+    }
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({})", self.connection())
+    }
+}

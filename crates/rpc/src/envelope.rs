@@ -1,0 +1,229 @@
+//! The outermost array of a message: read from a frame, written into an outbox.
+//!
+//! The rules are those of the MessagePack-RPC specification
+//! (<https://github.com/msgpack-rpc/msgpack-rpc/blob/master/spec.md>).
+
+use std::borrow::Cow;
+
+use rmp::Marker;
+use rmp::decode::{self, Bytes};
+
+use crate::fault::Fault;
+use crate::strings::Strings;
+
+/// What a frame turned out to be. The slices are parts of the frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Message<'a> {
+    /// `[0, id, method, params]`
+    Request {
+        id: u32,
+        method: &'a [u8],
+        params: &'a [u8],
+    },
+    /// `[1, id, error, result]`
+    Response,
+    /// `[2, method, params]`
+    Notification { method: &'a [u8], params: &'a [u8] },
+}
+
+/// Why a frame is none of the three messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// It has the id of a request, so that an error can be the answer.
+    Request { id: u32, why: Cow<'static, str> },
+    /// It cannot be answered.
+    Message { why: Cow<'static, str> },
+}
+
+/// Reads the envelope of a frame, which must be one whole msgpack object. What lies inside the parameters is not
+/// looked at.
+pub(crate) fn parse(frame: &[u8]) -> Result<Message<'_>, Malformed> {
+    let mut rest = Bytes::new(frame);
+    let Ok(count) = decode::read_array_len(&mut rest) else {
+        return malformed("the message is not an array");
+    };
+    if count == 0 {
+        return malformed("the message is an empty array");
+    }
+    match decode::read_int::<u64, _>(&mut rest) {
+        Ok(0) => request(count, rest),
+        Ok(1) => response(count, rest),
+        Ok(2) => notification(count, rest),
+        Ok(kind) => malformed(format!("there is no message type {kind}")),
+        Err(_) => malformed("the message type is not an unsigned integer"),
+    }
+}
+
+fn request(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
+    let id = read_id(&mut rest)?;
+    let wrong = |why: Cow<'static, str>| Err(Malformed::Request { id, why });
+    if count != 4 {
+        return wrong(format!("a request has 4 elements, this one has {count}").into());
+    }
+    let Some((method, params)) = read_name(rest) else {
+        return wrong("the method of a request must be a string".into());
+    };
+    if !is_array(params) {
+        return wrong("the parameters of a request must be an array".into());
+    }
+    Ok(Message::Request { id, method, params })
+}
+
+fn response(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
+    read_id(&mut rest)?;
+    if count != 4 {
+        return malformed(format!("a response has 4 elements, this one has {count}"));
+    }
+    Ok(Message::Response)
+}
+
+fn notification(count: u32, rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
+    if count != 3 {
+        return malformed(format!(
+            "a notification has 3 elements, this one has {count}"
+        ));
+    }
+    let Some((method, params)) = read_name(rest) else {
+        return malformed("the method of a notification is not a string");
+    };
+    if !is_array(params) {
+        return malformed("the parameters of a notification are not an array");
+    }
+    Ok(Message::Notification { method, params })
+}
+
+fn malformed<T>(why: impl Into<Cow<'static, str>>) -> Result<T, Malformed> {
+    Err(Malformed::Message { why: why.into() })
+}
+
+/// A message id, in whichever width and signedness it was written.
+fn read_id(rest: &mut Bytes<'_>) -> Result<u32, Malformed> {
+    let Ok(id) = decode::read_int::<u64, _>(rest) else {
+        return malformed("the message id is not an unsigned integer");
+    };
+    match u32::try_from(id) {
+        Ok(id) => Ok(id),
+        Err(_) => malformed(format!("the message id {id} does not fit into 32 bits")),
+    }
+}
+
+/// The bytes of a str or a bin, and what follows it. Senders that know only the raw family of old write names as what
+/// is a str today.
+fn read_name(rest: Bytes<'_>) -> Option<(&[u8], &[u8])> {
+    let mut text = rest;
+    let (length, rest) = match decode::read_str_len(&mut text) {
+        Ok(length) => (length, text),
+        Err(_) => {
+            let mut binary = rest;
+            (decode::read_bin_len(&mut binary).ok()?, binary)
+        }
+    };
+    rest.remaining_slice().split_at_checked(length as usize)
+}
+
+fn is_array(object: &[u8]) -> bool {
+    object.first().is_some_and(|byte| {
+        matches!(
+            Marker::from_u8(*byte),
+            Marker::FixArray(_) | Marker::Array16 | Marker::Array32
+        )
+    })
+}
+
+/// Appends `[1, id, nil, result]`. `write` appends the result, one msgpack object; if it appends nothing, the result
+/// is nil. If it fails, what is appended instead is `[1, id, fault, nil]`.
+pub(crate) fn write_response(
+    out: &mut Vec<u8>,
+    strings: Strings,
+    id: u32,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
+) {
+    let start = out.len();
+    write_result_header(out, id);
+    let body = out.len();
+    let written = write(out).and_then(|()| {
+        if out.len() <= body {
+            out.push(Marker::Null.to_u8());
+        }
+        strings.convert_tail(out, body)
+    });
+    if let Err(fault) = written {
+        out.truncate(start);
+        write_fault(out, strings, id, &fault);
+    }
+}
+
+/// Appends `[1, id, nil,`.
+pub(crate) fn write_result_header(out: &mut Vec<u8>, id: u32) {
+    write_header(out, id);
+    out.push(Marker::Null.to_u8());
+}
+
+/// Appends `[1, id, fault, nil]`.
+pub(crate) fn write_fault(out: &mut Vec<u8>, strings: Strings, id: u32, fault: &Fault) {
+    write_header(out, id);
+    let body = out.len();
+    fault.write(out);
+    if strings.convert_tail(out, body).is_err() {
+        out.truncate(body);
+        strings.write_str(out, "the error cannot be expressed in old msgpack");
+    }
+    out.push(Marker::Null.to_u8());
+}
+
+/// Appends `[1, id,`.
+fn write_header(out: &mut Vec<u8>, id: u32) {
+    // The longest is followed by nil in the same reservation.
+    out.reserve(8);
+    out.extend_from_slice(&[Marker::FixArray(4).to_u8(), 1]);
+    // Writing to a vector cannot fail.
+    let _ = rmp::encode::write_uint(out, u64::from(id));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_method_may_be_written_in_any_family_and_width() {
+        for head in [
+            &b"\xa3"[..],
+            b"\xd9\x03",
+            b"\xda\x00\x03",
+            b"\xdb\x00\x00\x00\x03",
+            b"\xc4\x03",
+            b"\xc5\x00\x03",
+            b"\xc6\x00\x00\x00\x03",
+        ] {
+            let frame = [b"\x94\x00\x07", head, b"add\x92\x01\x02"].concat();
+            assert_eq!(
+                parse(&frame),
+                Ok(Message::Request {
+                    id: 7,
+                    method: b"add",
+                    params: b"\x92\x01\x02"
+                })
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn never_panics_near_a_message(
+            kind in 0u8..4,
+            bytes in proptest::collection::vec(any::<u8>(), 0..20),
+            count in 0x90u8..0x97,
+        ) {
+            let mut frame = vec![count, kind, 1];
+            frame.extend(bytes);
+            let _ = parse(&frame);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Notifications from the server to its clients.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use ringhold_core::{ConnectionId, Handle, PushError};
+use rmp::Marker;
+use serde::Serialize;
+
+use crate::answer::serialize;
+use crate::strings::{Strings, to_old_raw};
+
+/// Sends notifications to one connection, from any thread.
+///
+/// They arrive in the order in which one thread sends them, behind the replies of calls that came before. A client that
+/// does not keep up loses its connection rather than some of its notifications.
+#[derive(Clone)]
+pub struct Notifier {
+    handle: Handle,
+    strings: Strings,
+    /// Tells the session that somebody may still send.
+    _subscription: Arc<()>,
+}
+
+impl Notifier {
+    pub(crate) fn new(handle: Handle, subscription: Arc<()>, strings: Strings) -> Self {
+        Notifier {
+            handle,
+            strings,
+            _subscription: subscription,
+        }
+    }
+
+    /// Sends `[2, method, params]`. How values become parameters is described at [`Notification::new`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Notifier::send`], and [`NotifyError::Encode`] if the parameters cannot be serialized.
+    pub fn notify<T: Serialize + ?Sized>(
+        &self,
+        method: &str,
+        params: &T,
+    ) -> Result<(), NotifyError> {
+        self.send(&Notification::new(method, params)?)
+    }
+
+    /// Sends a notification that was encoded before, for example once for all subscribers. It is not copied, unless it is
+    /// a few hundred bytes or less.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError::Push`] if the connection has ended, or if its peer does not keep up and the connection is closed for
+    /// that. [`NotifyError::Encode`] if the clients of the service read old msgpack and the parameters contain an extension
+    /// type.
+    pub fn send(&self, notification: &Notification) -> Result<(), NotifyError> {
+        let bytes = notification.bytes_for(self.strings)?;
+        self.handle.push(bytes).map_err(NotifyError::Push)
+    }
+
+    /// Whether the connection still takes notifications. It may end at any moment after this.
+    pub fn is_open(&self) -> bool {
+        self.handle.is_open()
+    }
+
+    /// Names the connection.
+    pub fn connection(&self) -> ConnectionId {
+        self.handle.id()
+    }
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Notifier({})", self.connection())
+    }
+}
+
+/// An encoded notification. Clones share its bytes.
+#[derive(Clone, Debug)]
+pub struct Notification(Arc<Encoded>);
+
+#[derive(Debug)]
+struct Encoded {
+    current: Bytes,
+    /// The same for clients that read old msgpack, made when one of them needs it.
+    old_raw: OnceLock<Result<Bytes, String>>,
+}
+
+impl Notification {
+    /// Encodes `[2, method, params]`.
+    ///
+    /// A tuple or list is the parameters, `()` is none, and any other value is the only parameter. Structs are maps.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError::Encode`] if the parameters cannot be serialized.
+    pub fn new<T: Serialize + ?Sized>(method: &str, params: &T) -> Result<Self, NotifyError> {
+        let mut out = vec![Marker::FixArray(3).to_u8(), 2];
+        // Writing to a vector cannot fail.
+        let _ = rmp::encode::write_str(&mut out, method);
+        let start = out.len();
+        serialize(&mut out, params).map_err(|fault| NotifyError::Encode(fault.to_string()))?;
+        match out.get(start).map(|byte| Marker::from_u8(*byte)) {
+            Some(Marker::FixArray(_) | Marker::Array16 | Marker::Array32) => {}
+            Some(Marker::Null) | None => {
+                out.truncate(start);
+                out.push(Marker::FixArray(0).to_u8());
+            }
+            Some(_) => out.insert(start, Marker::FixArray(1).to_u8()),
+        }
+        Ok(Notification(Arc::new(Encoded {
+            current: out.into(),
+            old_raw: OnceLock::new(),
+        })))
+    }
+
+    /// The bytes of the notification, in today's msgpack.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0.current
+    }
+
+    fn bytes_for(&self, strings: Strings) -> Result<Bytes, NotifyError> {
+        match strings {
+            Strings::Current => Ok(self.0.current.clone()),
+            Strings::OldRaw => self
+                .0
+                .old_raw
+                .get_or_init(|| {
+                    to_old_raw(&self.0.current)
+                        .map(Bytes::from)
+                        .map_err(|fault| fault.to_string())
+                })
+                .clone()
+                .map_err(NotifyError::Encode),
+        }
+    }
+}
+
+/// A notification was not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotifyError {
+    /// The parameters cannot be encoded.
+    Encode(String),
+    /// The connection takes no more.
+    Push(PushError),
+}
+
+impl fmt::Display for NotifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotifyError::Encode(why) => write!(f, "the notification cannot be encoded: {why}"),
+            NotifyError::Push(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NotifyError {}

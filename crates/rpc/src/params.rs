@@ -1,0 +1,247 @@
+//! From a parameter array to types.
+
+use rmp_serde::decode::{Error, ReadRefReader};
+use serde::Deserialize;
+use serde::de::{self, Visitor};
+
+use crate::fault::Fault;
+use crate::names::{quoted, shortened};
+
+/// Decodes a parameter array. See [`Router::method`](crate::Router::method) for the rules.
+pub(crate) fn decode<'de, T: Deserialize<'de>>(params: &'de [u8]) -> Result<T, Error> {
+    let mut rest = rmp::decode::Bytes::new(params);
+    let count = rmp::decode::read_array_len(&mut rest)
+        .map_err(|_| <Error as de::Error>::custom("they are not an array"))?;
+    let mut params = Params {
+        values: rmp_serde::Deserializer::from_read_ref(rest.remaining_slice()),
+        count,
+        next: 0,
+    };
+    T::deserialize(&mut params)
+}
+
+/// The fault of a call whose parameters cannot be used.
+pub(crate) fn wrong(method: &[u8], why: &Error) -> Fault {
+    // What serde says can quote values, and those are the caller's.
+    let why = shortened(&why.to_string());
+    Fault::new(format!("wrong parameters for {}: {why}", quoted(method)))
+}
+
+/// The parameters as serde reads them: an array whose elements are numbered in errors, whose missing elements can be
+/// `None`, and which stands for its element if it has but one.
+struct Params<'de> {
+    /// What is left of the elements.
+    values: rmp_serde::Deserializer<ReadRefReader<'de, [u8]>>,
+    count: u32,
+    /// How many elements were read.
+    next: u32,
+}
+
+impl<'de> Params<'de> {
+    /// All parameters, as a sequence. `due`: so many are asked for, and those that are missing are `None`.
+    fn list<V: Visitor<'de>>(&mut self, visitor: V, due: Option<usize>) -> Result<V::Value, Error> {
+        if let Some(due) = due
+            && due < self.count as usize
+        {
+            return Err(self.too_many(due));
+        }
+        let value = visitor.visit_seq(List { params: self, due })?;
+        if self.next < self.count {
+            return Err(self.too_many(self.next as usize));
+        }
+        Ok(value)
+    }
+
+    /// The only parameter.
+    fn single(&mut self) -> Result<&mut rmp_serde::Deserializer<ReadRefReader<'de, [u8]>>, Error> {
+        match self.count {
+            0 => Err(de::Error::custom("parameter 1 is missing")),
+            1 => {
+                self.next = 1;
+                Ok(&mut self.values)
+            }
+            _ => Err(self.too_many(1)),
+        }
+    }
+
+    fn too_many(&self, taken: usize) -> Error {
+        let plural = if taken == 1 { "" } else { "s" };
+        de::Error::custom(format_args!(
+            "{} given, the method takes {taken} parameter{plural}",
+            self.count
+        ))
+    }
+}
+
+fn at(number: u32, error: Error) -> Error {
+    de::Error::custom(format_args!("parameter {number}: {error}"))
+}
+
+macro_rules! single {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.single()?.$method(visitor).map_err(|error| at(1, error))
+        }
+    )*};
+}
+
+impl<'de> de::Deserializer<'de> for &mut Params<'de> {
+    type Error = Error;
+
+    single! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32
+        deserialize_f64 deserialize_char deserialize_str deserialize_string deserialize_bytes
+        deserialize_byte_buf deserialize_map deserialize_identifier
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.list(visitor, None)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.list(visitor, None)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.list(visitor, None)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.list(visitor, Some(length))
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.list(visitor, Some(length))
+    }
+
+    // Without a number of fields that are due, so that #[serde(default)] supplies those that are missing.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.list(visitor, None)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.count {
+            0 => visitor.visit_unit(),
+            _ => Err(self.too_many(0)),
+        }
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.count {
+            0 => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        if name == rmp_serde::MSGPACK_EXT_STRUCT_NAME {
+            return self
+                .single()?
+                .deserialize_newtype_struct(name, visitor)
+                .map_err(|error| at(1, error));
+        }
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.single()?
+            .deserialize_enum(name, variants, visitor)
+            .map_err(|error| at(1, error))
+    }
+}
+
+struct List<'a, 'de> {
+    params: &'a mut Params<'de>,
+    due: Option<usize>,
+}
+
+impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
+    type Error = Error;
+
+    fn next_element_seed<T: de::DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Error> {
+        let number = self.params.next + 1;
+        if self.params.next < self.params.count {
+            self.params.next = number;
+            return seed
+                .deserialize(&mut self.params.values)
+                .map(Some)
+                .map_err(|error| at(number, error));
+        }
+        match self.due {
+            Some(due) if self.params.next < due as u32 => {
+                self.params.next = number;
+                seed.deserialize(Missing(number)).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        let left = self.params.count.saturating_sub(self.params.next) as usize;
+        // A count is the caller's claim about an array that the framer has found whole, but the elements may be far
+        // larger in memory than on the wire.
+        Some(left.min(1024))
+    }
+}
+
+/// A parameter that was not given.
+struct Missing(u32);
+
+impl<'de> de::Deserializer<'de> for Missing {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+        Err(de::Error::custom(format_args!(
+            "parameter {} is missing",
+            self.0
+        )))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_none()
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}

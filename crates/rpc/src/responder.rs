@@ -1,0 +1,112 @@
+//! Answers that come later.
+
+use bytes::Bytes;
+use ringhold_core::ConnectionId;
+use serde::Serialize;
+
+use crate::answer::serialize;
+use crate::envelope;
+use crate::fault::Fault;
+use crate::strings::Strings;
+
+/// The right to answer one request later, from any thread or runtime, exactly once.
+///
+/// The client always gets an answer. A responder that is dropped makes it the error `the handler gave no answer`, or
+/// `the handler panicked` when a panic dropped it; a server that stops or restarts, and cannot wait any longer, answers
+/// with an error that says so.
+///
+/// For a notification, which is not answered, the responder does nothing.
+#[derive(Debug)]
+pub struct Responder {
+    to: Option<To>,
+}
+
+#[derive(Debug)]
+struct To {
+    ticket: ringhold_core::Responder,
+    id: u32,
+    strings: Strings,
+}
+
+impl Responder {
+    pub(crate) fn new(ticket: ringhold_core::Responder, id: u32, strings: Strings) -> Self {
+        Responder {
+            to: Some(To {
+                ticket,
+                id,
+                strings,
+            }),
+        }
+    }
+
+    /// The responder of a notification.
+    pub(crate) fn unheard() -> Self {
+        Responder { to: None }
+    }
+
+    /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
+    pub fn ok<T: Serialize + ?Sized>(self, value: &T) {
+        self.put(|out| serialize(out, value));
+    }
+
+    /// Answers with an error.
+    pub fn fault(self, fault: impl Into<Fault>) {
+        let fault = fault.into();
+        self.put(|_| Err(fault));
+    }
+
+    /// Answers with a value or an error.
+    pub fn result<T: Serialize>(self, result: Result<T, Fault>) {
+        match result {
+            Ok(value) => self.ok(&value),
+            Err(fault) => self.fault(fault),
+        }
+    }
+
+    /// Answers with a value that is msgpack already: exactly one object.
+    pub fn encoded(self, object: &[u8]) {
+        debug_assert!(
+            crate::token::is_one_object(object),
+            "a result is one msgpack object"
+        );
+        self.put(|out| {
+            out.extend_from_slice(object);
+            Ok(())
+        });
+    }
+
+    /// Whether there is anybody to answer: false for a notification.
+    pub fn is_heard(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// Names the connection that waits for the answer; `None` for a notification.
+    pub fn connection(&self) -> Option<ConnectionId> {
+        self.to.as_ref().map(|to| to.ticket.connection())
+    }
+
+    fn put(mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) {
+        if let Some(to) = &self.to {
+            let mut out = Vec::new();
+            // A panic in here finds the ticket still in its place.
+            envelope::write_response(&mut out, to.strings, to.id, write);
+            if let Some(to) = self.to.take() {
+                to.ticket.answer(Bytes::from(out));
+            }
+        }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        // A ticket that is merely dropped comes back to the worker, which says that the handler gave no answer.
+        if std::thread::panicking()
+            && let Some(to) = self.to.take()
+        {
+            let mut out = Vec::new();
+            let fault = Fault::new("the handler panicked");
+            envelope::write_fault(&mut out, to.strings, to.id, &fault);
+            to.ticket.answer(Bytes::from(out));
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Which method is answered by what.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::answer::{Answer, Answered};
+use crate::builtin;
+use crate::call::Call;
+use crate::context::Context;
+use crate::fault::Fault;
+use crate::names::Index;
+use crate::responder::Responder;
+
+/// The methods of a service. Each worker has a router of its own, so handlers may own state that is neither `Send` nor
+/// shared.
+///
+/// ```
+/// use ringhold_rpc::{Fault, Router};
+///
+/// let mut total = 0;
+/// let router = Router::new()
+///     .method("add", |(a, b): (i64, i64)| Ok(a + b))
+///     .method("divide", |(a, b): (f64, f64)| {
+///         if b == 0.0 {
+///             return Err(Fault::new("division by zero"));
+///         }
+///         Ok(a / b)
+///     })
+///     .method("count", move |step: u64| {
+///         total += step;
+///         Ok(total)
+///     })
+///     .describe("count", "adds to a counter that each worker has");
+/// # let _ = router;
+/// ```
+///
+/// A request for a method gets exactly one reply. A notification of the same name runs the same handler, and what it
+/// answers goes nowhere.
+///
+/// Every router has the methods `ping`, `echo`, `methods`, `time` and `status` ([`Router::new`]).
+pub struct Router {
+    entries: Vec<Entry>,
+    index: Index,
+}
+
+pub(crate) struct Entry {
+    pub(crate) name: Box<str>,
+    pub(crate) description: Cow<'static, str>,
+    /// A method of one's own may take the place of a built-in one.
+    builtin: bool,
+    pub(crate) handler: Handler,
+}
+
+pub(crate) type Handler = Box<dyn FnMut(Call<'_>, Answer<'_>) -> Answered>;
+
+impl Router {
+    /// With the built-in methods:
+    ///
+    /// | method | parameters | result |
+    /// |---|---|---|
+    /// | `ping` | any | the str `pong` |
+    /// | `echo` | any | the array of its parameters, byte for byte |
+    /// | `methods` | none | a map from the name of each method to its description |
+    /// | `time` | none | a map: `seconds` and `nanoseconds` since 1970-01-01 UTC, on the server's clock |
+    /// | `status` | none | a map of the server's counters |
+    ///
+    /// A method of one's own takes the place of a built-in one of the same name.
+    pub fn new() -> Self {
+        builtin::install(Self::bare())
+    }
+
+    /// Without any method.
+    pub fn bare() -> Self {
+        Router {
+            entries: Vec::new(),
+            index: Index::default(),
+        }
+    }
+
+    /// Adds a method whose parameters and result are types.
+    ///
+    /// The parameters arrive as an array. A tuple takes them one by one; an `Option` at the end of it may be missing. A
+    /// struct takes them in the order of its fields, where `#[serde(default)]` makes the last ones optional. A `Vec` takes
+    /// any number of them, `()` takes none, and any other type takes the only one. They must be owned; see [`Router::raw`]
+    /// and [`Call::decode`] for types that borrow.
+    ///
+    /// The result is serialized into the connection's outbox; structs become maps. `?` turns any error into a [`Fault`].
+    ///
+    /// # Panics
+    ///
+    /// If the name is taken by another method that was added.
+    #[must_use]
+    pub fn method<P, R>(
+        self,
+        name: &str,
+        mut handler: impl FnMut(P) -> Result<R, Fault> + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned,
+        R: Serialize,
+    {
+        self.raw(name, move |call, answer| {
+            answer.result(call.decode().and_then(&mut handler))
+        })
+    }
+
+    /// As [`Router::method`], for a handler that wants to know or keep something about the connection.
+    ///
+    /// # Panics
+    ///
+    /// As [`Router::method`].
+    #[must_use]
+    pub fn method_with<P, R>(
+        self,
+        name: &str,
+        mut handler: impl FnMut(&mut Context<'_>, P) -> Result<R, Fault> + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned,
+        R: Serialize,
+    {
+        self.raw(name, move |call, mut answer| {
+            let result = call
+                .decode()
+                .and_then(|params| handler(&mut answer.context(), params));
+            answer.result(result)
+        })
+    }
+
+    /// Adds a method that is answered later, from any thread: the handler passes the [`Responder`] on and returns.
+    ///
+    /// # Panics
+    ///
+    /// As [`Router::method`].
+    #[must_use]
+    pub fn deferred<P: DeserializeOwned>(
+        self,
+        name: &str,
+        mut handler: impl FnMut(P, Responder) + 'static,
+    ) -> Self {
+        self.deferred_with(name, move |_, params, responder| handler(params, responder))
+    }
+
+    /// As [`Router::deferred`], for a handler that wants to know or keep something about the connection.
+    ///
+    /// # Panics
+    ///
+    /// As [`Router::method`].
+    #[must_use]
+    pub fn deferred_with<P: DeserializeOwned>(
+        self,
+        name: &str,
+        mut handler: impl FnMut(&mut Context<'_>, P, Responder) + 'static,
+    ) -> Self {
+        self.raw(name, move |call, mut answer| match call.decode() {
+            Ok(params) => {
+                let responder = answer.promise();
+                handler(&mut answer.context(), params, responder);
+                answer.promised()
+            }
+            Err(fault) => answer.fault(fault),
+        })
+    }
+
+    /// Adds a method that has no result, usually sent as a notification. A request for it is answered with nil when the
+    /// handler has returned.
+    ///
+    /// # Panics
+    ///
+    /// As [`Router::method`].
+    #[must_use]
+    pub fn notification<P: DeserializeOwned>(
+        self,
+        name: &str,
+        mut handler: impl FnMut(P) + 'static,
+    ) -> Self {
+        self.method(name, move |params| {
+            handler(params);
+            Ok(())
+        })
+    }
+
+    /// As [`Router::notification`], for a handler that wants to know or keep something about the connection.
+    ///
+    /// # Panics
+    ///
+    /// As [`Router::method`].
+    #[must_use]
+    pub fn notification_with<P: DeserializeOwned>(
+        self,
+        name: &str,
+        mut handler: impl FnMut(&mut Context<'_>, P) + 'static,
+    ) -> Self {
+        self.method_with(name, move |context, params| {
+            handler(context, params);
+            Ok(())
+        })
+    }
+
+    /// Adds a method that reads its parameters where they were received and writes its result where it is sent from.
+    ///
+    /// ```
+    /// # use ringhold_rpc::Router;
+    /// let router = Router::new().raw("checksum", |call, answer| {
+    ///     let sum = call.params().iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    ///     answer.ok(&sum)
+    /// });
+    /// # let _ = router;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`Router::method`].
+    #[must_use]
+    pub fn raw(
+        mut self,
+        name: &str,
+        handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
+    ) -> Self {
+        self.insert(Entry {
+            name: name.into(),
+            description: Cow::Borrowed(""),
+            builtin: false,
+            handler: Box::new(handler),
+        });
+        self
+    }
+
+    /// Describes a method, for the people who ask `methods`. One line is best.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such method.
+    #[must_use]
+    pub fn describe(mut self, name: &str, description: impl Into<Cow<'static, str>>) -> Self {
+        match self.index.get(name.as_bytes()) {
+            Some(position) => self.entries[*position].description = description.into(),
+            None => panic!("there is no method {name:?} to describe"),
+        }
+        self
+    }
+
+    /// The names and descriptions of all methods, sorted by name.
+    pub fn methods(&self) -> Vec<(&str, &str)> {
+        let mut methods: Vec<_> = self
+            .entries
+            .iter()
+            .map(|entry| (&*entry.name, &*entry.description))
+            .collect();
+        methods.sort_unstable();
+        methods
+    }
+
+    /// Adds a built-in method, or gives one that was added its handler; one that was replaced stays replaced.
+    pub(crate) fn builtin(
+        &mut self,
+        name: &str,
+        description: &'static str,
+        handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
+    ) {
+        self.insert(Entry {
+            name: name.into(),
+            description: Cow::Borrowed(description),
+            builtin: true,
+            handler: Box::new(handler),
+        });
+    }
+
+    pub(crate) fn find(&mut self, name: &[u8]) -> Option<&mut Entry> {
+        let position = *self.index.get(name)?;
+        self.entries.get_mut(position)
+    }
+
+    /// Whether `name` means a built-in method.
+    pub(crate) fn has_builtin(&self, name: &str) -> bool {
+        self.index
+            .get(name.as_bytes())
+            .is_some_and(|position| self.entries[*position].builtin)
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        match self.index.get(entry.name.as_bytes()) {
+            Some(position) => {
+                let present = &mut self.entries[*position];
+                assert!(
+                    present.builtin,
+                    "there are two methods named {:?}",
+                    entry.name
+                );
+                *present = entry;
+            }
+            None => {
+                let name = entry.name.as_bytes().into();
+                self.index.insert(name, self.entries.len());
+                self.entries.push(entry);
+            }
+        }
+    }
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.methods().iter().map(|(name, _)| name))
+            .finish()
+    }
+}

@@ -1,0 +1,188 @@
+//! MessagePack-RPC as a service of the core.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ringhold_core::{
+    Abandoned, Flow, Frame, Peer, Refusal, Reply, Saved, Service, Ticket, TopLevel, Worker,
+};
+
+use crate::answer::Answer;
+use crate::builtin;
+use crate::call::Call;
+use crate::envelope::{self, Malformed, Message};
+use crate::fault::Fault;
+use crate::names::{nearest, quoted};
+use crate::router::Router;
+use crate::session::Session;
+use crate::strings::Strings;
+
+/// Answers MessagePack-RPC with the methods of a [`Router`].
+///
+/// ```no_run
+/// # use ringhold_core::{Server, config::Config};
+/// # use ringhold_rpc::{Router, Rpc};
+/// # fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+/// Server::new(config)
+///     .service("rpc", |worker| {
+///         let router = Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b));
+///         Rpc::new(worker, router)
+///     })
+///     .run()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Rpc {
+    router: Router,
+    strings: Strings,
+}
+
+impl Rpc {
+    /// With one worker's router.
+    pub fn new(worker: &Worker, mut router: Router) -> Self {
+        builtin::bind(&mut router, worker);
+        Rpc {
+            router,
+            strings: Strings::default(),
+        }
+    }
+
+    /// Says which msgpack the clients read. To serve both kinds, register the service twice and give the clients of old
+    /// a socket of their own.
+    #[must_use]
+    pub fn strings(mut self, strings: Strings) -> Self {
+        self.strings = strings;
+        self
+    }
+
+    /// Calls the handler of a method. `id`: what the reply is to carry; a notification has none and gets none.
+    fn call(&mut self, call: Call<'_>, session: &mut Session, reply: &mut Reply<'_>) {
+        let Some(entry) = self.router.find(call.method) else {
+            return self.unknown(call, reply);
+        };
+        let done = Cell::new(false);
+        let answer = Answer {
+            reply: reply.reborrow(),
+            session,
+            id: call.id,
+            strings: self.strings,
+            done: &done,
+        };
+        // Unwind safety: what a panicking handler was writing has been taken back by the outbox, `done` says whether the
+        // client has its reply, and what the handler's own state looks like is up to the handler, as documented.
+        let result = catch_unwind(AssertUnwindSafe(|| (entry.handler)(call, answer)));
+        if let Err(panic) = result {
+            self.panicked(call, &*panic, done.get(), reply);
+        }
+    }
+
+    #[cold]
+    fn unknown(&self, call: Call<'_>, reply: &mut Reply<'_>) {
+        let name = quoted(call.method);
+        let Some(id) = call.id else {
+            tracing::debug!(connection = %reply.connection(), "ignored a notification of the unknown method {name}");
+            return;
+        };
+        let known = self.router.methods();
+        let fault = match nearest(call.method, known.iter().map(|(name, _)| *name)) {
+            Some(nearest) => Fault::new(format!(
+                "there is no method {name}; did you mean {nearest:?}?"
+            )),
+            None => Fault::new(format!("there is no method {name}")),
+        };
+        self.fault(id, &fault, reply);
+    }
+
+    #[cold]
+    fn panicked(&self, call: Call<'_>, panic: &dyn Any, done: bool, reply: &mut Reply<'_>) {
+        let name = quoted(call.method);
+        let message = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("of an unknown type");
+        tracing::error!(
+            socket = reply.socket_name(),
+            connection = %reply.connection(),
+            "the handler of {name} panicked: {message}"
+        );
+        reply.count_panic();
+        if let Some(id) = call.id
+            && !done
+        {
+            let fault = Fault::new(format!("the handler of {name} panicked"));
+            self.fault(id, &fault, reply);
+        }
+    }
+
+    fn fault(&self, id: u32, fault: &Fault, reply: &mut Reply<'_>) {
+        reply.write(|out| envelope::write_fault(out, self.strings, id, fault));
+    }
+}
+
+impl Service for Rpc {
+    type Session = Session;
+
+    const TOP_LEVEL: TopLevel = TopLevel::Array;
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<Session, Refusal> {
+        Ok(Session::default())
+    }
+
+    fn frame(&mut self, session: &mut Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let (id, method, params) = match envelope::parse(frame.bytes()) {
+            Ok(Message::Request { id, method, params }) => (Some(id), method, params),
+            Ok(Message::Notification { method, params }) => (None, method, params),
+            Ok(Message::Response) => {
+                tracing::debug!(connection = %reply.connection(), "ignored a response to no request of ours");
+                return Flow::Continue;
+            }
+            Err(Malformed::Request { id, why }) => {
+                self.fault(id, &Fault::new(why), reply);
+                return Flow::Continue;
+            }
+            Err(Malformed::Message { why }) => {
+                return Flow::close(format!("this is not MessagePack-RPC: {why}"));
+            }
+        };
+        let call = Call {
+            frame,
+            id,
+            method,
+            params,
+        };
+        self.call(call, session, reply);
+        Flow::Continue
+    }
+
+    fn abandoned(
+        &mut self,
+        _: &mut Session,
+        ticket: Ticket,
+        why: Abandoned,
+        reply: &mut Reply<'_>,
+    ) -> Flow {
+        // Tickets are made from message ids only, so every one of them fits.
+        let id = u32::try_from(ticket.0).unwrap_or(u32::MAX);
+        self.fault(id, &Fault::new(why.to_string()), reply);
+        Flow::Continue
+    }
+
+    fn save(&self, session: &Session) -> Saved {
+        if session.is_stateless() {
+            Saved::Stateless
+        } else {
+            Saved::Close
+        }
+    }
+}
+
+impl std::fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rpc")
+            .field("methods", &self.router)
+            .field("strings", &self.strings)
+            .finish()
+    }
+}
