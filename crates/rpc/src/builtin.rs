@@ -18,13 +18,18 @@ pub(crate) fn install(mut router: Router) -> Router {
     router.builtin("ping", "answers \"pong\"", |_, answer| {
         answer.encoded(b"\xa4pong")
     });
-    router.builtin("echo", "gives its parameters back", |call, answer| {
-        if call.params().len() < KEEP_BYTES_MIN {
-            answer.encoded(call.params())
-        } else {
-            answer.share(call.keep_params())
-        }
-    });
+    router.builtin(
+        "echo",
+        "gives its parameter back, or the array of them if there is not exactly one",
+        |call, answer| {
+            let start = echoed_from(call.params());
+            if call.params().len() < KEEP_BYTES_MIN {
+                answer.encoded(&call.params()[start..])
+            } else {
+                answer.share(call.keep_params().slice(start..))
+            }
+        },
+    );
     router.builtin(
         "time",
         "the server's clock: seconds and nanoseconds since 1970-01-01 UTC",
@@ -58,6 +63,16 @@ pub(crate) fn bind(router: &mut Router, worker: &Worker) {
         router.builtin(STATUS.0, STATUS.1, move |call, answer| {
             answer.result(call.decode().map(|()| Status::from(metrics.snapshot())))
         });
+    }
+}
+
+/// Where in the encoded parameters the result of `echo` begins: behind the head of the array if it has one element.
+fn echoed_from(params: &[u8]) -> usize {
+    match params {
+        [0x91, ..] => 1,
+        [0xdc, 0, 1, ..] => 3,
+        [0xdd, 0, 0, 0, 1, ..] => 5,
+        _ => 0,
     }
 }
 

@@ -61,7 +61,7 @@ impl Router {
     /// | method | parameters | result |
     /// |---|---|---|
     /// | `ping` | any | the str `pong` |
-    /// | `echo` | any | the array of its parameters, byte for byte |
+    /// | `echo` | any | its parameter, byte for byte; the array of them if there is not exactly one |
     /// | `methods` | none | a map from the name of each method to its description |
     /// | `time` | none | a map: `seconds` and `nanoseconds` since 1970-01-01 UTC, on the server's clock |
     /// | `status` | none | a map of the server's counters |

@@ -14,4 +14,8 @@ fn built_in_methods_answer() {
         wire.call("echo", params.clone()),
         Ok(Value::Array(params.clone()))
     );
+    assert_eq!(wire.call("echo", vec![]), Ok(Value::Array(vec![])));
+    for one in params {
+        assert_eq!(wire.call("echo", vec![one.clone()]), Ok(one));
+    }
 }
