@@ -318,13 +318,13 @@ mod tests {
     #[test]
     fn parameters_may_be_negative() {
         for line in [
-            "ringhold call --timeout 2s 127.0.0.1:1 add -5 - -1.5e-3",
-            "ringhold call 127.0.0.1:1 add -5 - -1.5e-3 --timeout 2s",
+            "ringhold call --timeout 2s 127.0.0.1:1 add -5 - -1.5e3",
+            "ringhold call 127.0.0.1:1 add -5 - -1.5e3 --timeout 2s",
         ] {
             let Some(Command::Call(call)) = parsed(line).command else {
                 panic!("not a call");
             };
-            assert_eq!(call.params, ["-5", "-", "-1.5e-3"]);
+            assert_eq!(call.params, ["-5", "-", "-1.5e3"]);
             assert_eq!(call.timeout, Duration::from_secs(2));
         }
     }

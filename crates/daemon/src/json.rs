@@ -70,9 +70,35 @@ pub(crate) fn print_encoded(mut encoded: &[u8]) -> Result<String, String> {
 /// The msgpack encoding of a value.
 pub(crate) fn encode(value: &Value) -> Vec<u8> {
     let mut encoded = Vec::new();
-    // Writing to a vector cannot fail.
-    let _ = rmpv::encode::write_value(&mut encoded, value);
+    append(&mut encoded, value);
     encoded
+}
+
+/// As `rmpv::encode`, which would make a bin of a str that is not UTF-8. Writing to a vector cannot fail.
+fn append(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::String(text) => {
+            let bytes = text.as_bytes();
+            let _ = rmp::encode::write_str_len(out, bytes.len() as u32);
+            out.extend_from_slice(bytes);
+        }
+        Value::Array(items) => {
+            let _ = rmp::encode::write_array_len(out, items.len() as u32);
+            for item in items {
+                append(out, item);
+            }
+        }
+        Value::Map(pairs) => {
+            let _ = rmp::encode::write_map_len(out, pairs.len() as u32);
+            for (key, value) in pairs {
+                append(out, key);
+                append(out, value);
+            }
+        }
+        value => {
+            let _ = rmpv::encode::write_value(out, value);
+        }
+    }
 }
 
 /// The first integer in a well-formed JSON text that neither an i64 nor a u64 holds.
@@ -282,11 +308,10 @@ fn meant(key: &str, value: &Value) -> Result<Value, String> {
     }
 }
 
-/// A str of any bytes, which only decoding can make.
+/// A str of any bytes, which only decoding can make. What a person gives is never 4 GiB.
 fn str_of(bytes: &[u8]) -> Value {
-    // Bytes that came from an argument or a file on this machine are never 4 GiB.
-    let mut encoded = vec![0xdb];
-    encoded.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    let mut encoded = Vec::new();
+    let _ = rmp::encode::write_str_len(&mut encoded, bytes.len() as u32);
     encoded.extend_from_slice(bytes);
     rmpv::decode::read_value(&mut &encoded[..]).unwrap_or(Value::Nil)
 }

@@ -4,6 +4,7 @@ use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::StartProblem;
 use ringhold_core::{Server, ServerError};
+use ringhold_rpc::{Router, Rpc};
 
 use crate::cli::{Check, Configuration, Serve};
 use crate::exit::{Failure, print};
@@ -43,7 +44,9 @@ pub(crate) fn probe() -> Result<(), Failure> {
 fn server(configuration: &Configuration) -> Result<Server, Failure> {
     let config: Config = defaults::configuration(configuration.config.as_deref())
         .map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(Server::new(config).inherited_only(configuration.inherited_only))
+    Ok(Server::new(config)
+        .inherited_only(configuration.inherited_only)
+        .service("rpc", |worker| Rpc::new(worker, Router::new())))
 }
 
 /// What can be changed in the configuration, or in the unit that starts the daemon, is a wrong configuration; the rest
