@@ -51,7 +51,7 @@ Addresses are written 127.0.0.1:4660, [::1]:4660, host:4660, unix:/path or unix:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Serve(Serve),
+    Serve(Box<Serve>),
     Check(Check),
     Probe(Probe),
     Call(Call),
@@ -305,7 +305,7 @@ mod tests {
         for line in ["ringhold --config a.toml", "ringhold serve -c a.toml"] {
             let cli = parsed(line);
             let serve = match cli.command {
-                Some(Command::Serve(serve)) => serve,
+                Some(Command::Serve(serve)) => *serve,
                 None => cli.serve,
                 other => panic!("{other:?}"),
             };

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         None => serve::serve(cli.serve),
-        Some(Command::Serve(arguments)) => serve::serve(arguments),
+        Some(Command::Serve(arguments)) => serve::serve(*arguments),
         Some(Command::Check(arguments)) => serve::check(&arguments),
         Some(Command::Probe(_)) => serve::probe(),
         Some(Command::Call(arguments)) => call::call(&arguments),

@@ -52,8 +52,7 @@ fn server(configuration: &Configuration) -> Result<Server, Failure> {
 /// What can be changed in the configuration, or in the unit that starts the daemon, is a wrong configuration; the rest
 /// is a failure of the moment.
 fn failure(error: ServerError) -> Failure {
-    let passing =
-        |problem: &StartProblem| matches!(problem, StartProblem::Bind { error: Some(_), .. });
+    let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
     let text = error.to_string();
     let message: Vec<String> = text
         .lines()
