@@ -25,6 +25,7 @@ pub use error::{ConfigError, Problem};
 pub use partition::Partition;
 pub(crate) use partition::{beyond, ranges};
 pub(crate) use table::nearest;
+pub use units::{parse_duration, parse_size};
 
 /// The configuration of a server. The default has no sockets; every other default is stated on its field.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -288,7 +288,7 @@ fn mode(value: &Value<'_>) -> Result<u32, Fault> {
 
 fn duration(value: &Value<'_>) -> Result<Duration, Fault> {
     match value.get_ref() {
-        DeValue::String(text) => Ok(units::duration(text)?),
+        DeValue::String(text) => Ok(units::parse_duration(text)?),
         other => Err(format!(
             "it must be a duration with a unit, such as \"5s\", not {}",
             described(other)
@@ -300,7 +300,7 @@ fn duration(value: &Value<'_>) -> Result<Duration, Fault> {
 fn size<'t>(range: RangeInclusive<usize>) -> impl Fn(&Value<'t>) -> Result<usize, Fault> {
     move |value| {
         let bytes = match value.get_ref() {
-            DeValue::String(text) => units::size(text)?,
+            DeValue::String(text) => units::parse_size(text)?,
             DeValue::Integer(_) => number(0..=u64::MAX)(value)?,
             other => {
                 return Err(format!(

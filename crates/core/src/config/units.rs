@@ -19,8 +19,12 @@ const SIZE_UNITS: [(&str, u64); 5] = [
     ("GiB", 1 << 30),
 ];
 
-/// Reads a duration such as `"5s"`, to the microsecond.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration as it is written everywhere in ringhold: a whole number and a unit (`us`, `ms`, `s`, `min`, `h`, `d`),
+/// such as `5s`.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match scaled(text, &DURATION_UNITS) {
         Scaled::Value(microseconds) => Ok(Duration::from_micros(microseconds)),
         Scaled::TooLarge => Err(format!("{text:?} is too long a time")),
@@ -30,8 +34,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a size such as `"16MiB"`, in bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+/// Reads a size as it is written everywhere in ringhold, in bytes: a number, alone or with a unit (`B`, `KiB`, `MiB`,
+/// `GiB`), such as `16MiB`.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     match scaled(text, &SIZE_UNITS) {
         Scaled::Value(bytes) => Ok(bytes),
         Scaled::TooLarge => Err(format!("{text:?} is too large a size")),

@@ -1,0 +1,132 @@
+//! The command `call`.
+
+use std::io::Read;
+use std::time::Duration;
+
+use ringhold_client::{CallError, Client, Options};
+use rmpv::Value;
+
+use crate::cli::Call;
+use crate::exit::{Failure, print};
+use crate::json;
+
+/// Calls a method and prints its result.
+pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
+    let params = params(&arguments.params)?;
+    let mut client = Client::connect(&arguments.address, options(arguments.timeout))?;
+    if arguments.notify {
+        client.notify_raw(&arguments.method, &params)?;
+        return Ok(end(client)?);
+    }
+    let result = client
+        .call_raw(&arguments.method, &params)
+        .map_err(|error| match error {
+            CallError::Remote(error) => remote(error.value()),
+            error => error.into(),
+        })?;
+    let result = json::print_encoded(&result).map_err(|why| {
+        Failure::unreachable(format!(
+            "ringhold: the result cannot be shown as JSON: {why}"
+        ))
+    })?;
+    print(&result)
+}
+
+/// How a client of these commands behaves: one limit for everything.
+pub(crate) fn options(timeout: Duration) -> Options {
+    let limit = (!timeout.is_zero()).then_some(timeout);
+    Options {
+        connect_timeout: limit,
+        call_timeout: limit,
+        ..Options::default()
+    }
+}
+
+/// Ends the sending side and waits until the server has closed, too: closing at once could cut off what it has not
+/// read yet.
+fn end(mut client: Client) -> Result<(), CallError> {
+    client.finish_sending()?;
+    loop {
+        match client.next_message() {
+            Ok(_) => {}
+            Err(CallError::Closed { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The error that the server answered with: a text as it is, anything else as JSON.
+fn remote(value: &[u8]) -> Failure {
+    let text = match rmpv::decode::read_value(&mut &value[..]) {
+        Ok(Value::String(text)) if text.is_str() => text.into_str().unwrap_or_default(),
+        Ok(value) => json::print(&value),
+        Err(_) => "an error that is not valid msgpack".to_owned(),
+    };
+    Failure::failed(format!(
+        "ringhold: the server answered with an error: {text}"
+    ))
+}
+
+/// One msgpack array of all parameters.
+fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
+    if texts.iter().filter(|text| *text == "-").count() > 1 {
+        return Err(Failure::usage(
+            "ringhold: only one parameter can be read from standard input",
+        ));
+    }
+    let mut values = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let number = index + 1;
+        let value = if text == "-" {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|error| {
+                    Failure::failed(format!("ringhold: cannot read standard input: {error}"))
+                })?;
+            json::parse(&text).map_err(|why| {
+                Failure::usage(format!(
+                    "ringhold: parameter {number}, from standard input, is not usable JSON: {why}"
+                ))
+            })?
+        } else {
+            json::parse(text).map_err(|why| not_json(number, text, &why))?
+        };
+        values.push(value);
+    }
+    Ok(json::encode(&Value::Array(values)))
+}
+
+fn not_json(number: usize, text: &str, why: &str) -> Failure {
+    let mut message = format!("ringhold: parameter {number}, {text}, is not usable JSON: {why}");
+    let word = |c: char| c.is_alphanumeric() || "_-. /".contains(c);
+    if text.starts_with(char::is_alphabetic) && text.chars().all(word) {
+        message.push_str(&format!("; a string needs quotes: '\"{text}\"'"));
+    }
+    Failure::usage(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_argument_is_one_parameter() {
+        assert_eq!(params(&[]).unwrap(), [0x90]);
+        assert_eq!(params(&texts(&["1", "[2]"])).unwrap(), [0x92, 1, 0x91, 2]);
+    }
+
+    #[test]
+    fn a_word_without_quotes_is_recognized() {
+        let message = format!("{:?}", params(&texts(&["1", "hello"])).unwrap_err());
+        assert!(message.contains("parameter 2, hello,"), "{message}");
+        assert!(message.contains("needs quotes"), "{message}");
+        let message = format!("{:?}", params(&texts(&["{1:2}"])).unwrap_err());
+        assert!(!message.contains("needs quotes"), "{message}");
+        assert!(params(&texts(&["-", "-"])).is_err());
+    }
+}

@@ -1,0 +1,78 @@
+//! How a command ends, and what it prints.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use ringhold_client::CallError;
+
+use crate::logging;
+
+/// Why a command did not do what it was asked to. The exit statuses are part of the interface; `ringhold --help`
+/// lists them.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: u8,
+    /// For the person who reads it. Empty if everything has been said.
+    message: String,
+}
+
+impl Failure {
+    /// Something went wrong while it ran, or the server answered with an error: status 1.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure {
+            status: 1,
+            message: message.into(),
+        }
+    }
+
+    /// The arguments or the configuration are wrong: status 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure {
+            status: 2,
+            message: message.into(),
+        }
+    }
+
+    /// The server gave no answer, or none that can be understood: status 3.
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Failure {
+            status: 3,
+            message: message.into(),
+        }
+    }
+
+    /// Prints the message to stderr, each line for itself.
+    pub(crate) fn report(self) -> ExitCode {
+        let mut stderr = io::stderr().lock();
+        for line in self.message.lines() {
+            // There is nobody left to tell if stderr is closed.
+            let _ = writeln!(stderr, "{}{line}", logging::error_prefix());
+        }
+        ExitCode::from(self.status)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let message = format!("ringhold: {error}");
+        match error {
+            CallError::Remote(_) => Failure::failed(message),
+            CallError::Params(_) => Failure::usage(message),
+            _ => Failure::unreachable(message),
+        }
+    }
+}
+
+/// Prints to stdout. A reader that has seen enough, as `head` has, is no failure.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+            "ringhold: cannot write the output: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! The command `load`.
+
+use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use ringhold_client::load::{self, LoadError, LoadPlan, Progress};
+
+use crate::cli::{Echo, Load, Mode};
+use crate::exit::{Failure, print};
+
+/// Puts the load on, and reports.
+pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
+    let plan = plan(arguments);
+    let mut line = Line::new(arguments);
+    // Before there are threads, so that all of them leave the signal to it.
+    let interrupt = interrupt();
+    let mut interrupted = false;
+    let report = load::run(&plan, |progress| {
+        if arrived(interrupt.as_ref()) {
+            if interrupted {
+                // Whoever asks twice does not want to wait for replies.
+                line.clear();
+                std::process::exit(130);
+            }
+            interrupted = true;
+        }
+        line.show(progress);
+        if interrupted {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    line.clear();
+    let report = report.map_err(|error| {
+        let message = format!("ringhold: {error}");
+        match error {
+            LoadError::Plan(_) => Failure::usage(message),
+            LoadError::Connect { .. } => Failure::unreachable(message),
+            _ => Failure::failed(message),
+        }
+    })?;
+    if arguments.json {
+        let json = serde_json::to_string(&report).map_err(|error| {
+            Failure::failed(format!("ringhold: the report cannot be shown: {error}"))
+        })?;
+        print(&json)?;
+    } else {
+        print(&report.to_string())?;
+    }
+    // An interrupted load did not do all that was planned, but what it did was right.
+    let right = if interrupted {
+        report.counts.is_clean()
+    } else {
+        report.is_clean()
+    };
+    match right {
+        true => Ok(()),
+        // The report says what is wrong.
+        false => Err(Failure::failed("")),
+    }
+}
+
+fn plan(arguments: &Load) -> LoadPlan {
+    LoadPlan {
+        mode: match arguments.mode {
+            Mode::Call => load::Mode::Call,
+            Mode::Notify => load::Mode::Notify,
+            Mode::Subscribe => load::Mode::Subscribe {
+                params: arguments.params.0.clone(),
+                sequence: arguments.sequence,
+            },
+        },
+        connections: arguments.connections,
+        short_lived: arguments.short_lived,
+        requests_per_connection: arguments.requests_per_connection,
+        depth: arguments.depth,
+        payload: arguments.size,
+        method: arguments.method.clone(),
+        echo: match arguments.echo {
+            Echo::First => load::Echo::First,
+            Echo::All => load::Echo::All,
+        },
+        rate: arguments.rate,
+        count: arguments.count,
+        duration: arguments.duration,
+        warmup: arguments.warmup,
+        drain: arguments.drain,
+        reconnect: !arguments.no_reconnect,
+        threads: arguments.threads,
+        ..LoadPlan::new(arguments.address.clone())
+    }
+}
+
+/// Takes SIGINT as something to be read. Without it Ctrl-C just ends the process.
+fn interrupt() -> Option<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    let interrupt =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok()?;
+    signals.thread_block().ok()?;
+    Some(interrupt)
+}
+
+fn arrived(interrupt: Option<&SignalFd>) -> bool {
+    interrupt.is_some_and(|interrupt| matches!(interrupt.read_signal(), Ok(Some(_))))
+}
+
+/// The line on the terminal that changes while the load runs.
+struct Line {
+    shown: bool,
+    mode: Mode,
+}
+
+impl Line {
+    fn new(arguments: &Load) -> Self {
+        Line {
+            shown: !arguments.quiet && io::stderr().is_terminal(),
+            mode: arguments.mode,
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        if !self.shown {
+            return;
+        }
+        let text = line(self.mode, progress);
+        // It is only an ornament.
+        let _ = write!(io::stderr(), "\r{text}\x1b[K");
+    }
+
+    fn clear(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn line(mode: Mode, progress: &Progress) -> String {
+    let (done, recent) = match mode {
+        Mode::Call => (progress.counts.answered, progress.recent.answered),
+        Mode::Notify => (progress.counts.sent, progress.recent.sent),
+        Mode::Subscribe => (progress.counts.notifications, progress.recent.notifications),
+    };
+    let word = match mode {
+        Mode::Call => "answered",
+        Mode::Notify => "sent",
+        Mode::Subscribe => "received",
+    };
+    let rate = recent as f64 / progress.recent_time.as_secs_f64().max(0.001);
+    let mut text = format!(
+        "{:6.1} s  {done} {word}  {rate:.0}/s",
+        progress.elapsed.as_secs_f64()
+    );
+    let counts = &progress.counts;
+    let faults = [
+        ("lost", counts.lost),
+        ("repeated", counts.repeated),
+        ("wrong", counts.wrong),
+        ("errors", counts.errors),
+        ("violations", counts.violations),
+        ("disconnects", counts.disconnects),
+        ("failed to connect", counts.failed_connects),
+    ];
+    for (name, count) in faults.iter().filter(|(_, count)| *count > 0) {
+        text.push_str(&format!("  {name} {count}"));
+    }
+    text
+}

@@ -1,0 +1,68 @@
+//! The commands that concern the daemon itself: `serve`, `check` and `probe`.
+
+use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::listeners::StartProblem;
+use ringhold_core::{Server, ServerError};
+use ringhold_rpc::{Router, Rpc};
+
+use crate::cli::{Check, Configuration, Serve};
+use crate::exit::{Failure, print};
+use crate::{defaults, logging};
+
+/// Serves until it is told to stop.
+pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
+    // Before anything is opened that could get the number of an announced descriptor: even the log.
+    let inherited = Inherited::take();
+    logging::start(arguments.log);
+    let server = server(&arguments.configuration)?;
+    let result = match inherited {
+        Ok(inherited) => server.inherited(inherited).run(),
+        Err(error) => Err(error.into()),
+    };
+    result.map_err(failure)
+}
+
+/// Prints what would be listened on.
+pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
+    let table = server(&arguments.configuration)?.check().map_err(failure)?;
+    print(table.to_string().trim_end())
+}
+
+/// Prints what the kernel offers.
+pub(crate) fn probe() -> Result<(), Failure> {
+    let report = ringhold_core::probe::probe();
+    print(&report.to_string())?;
+    match report.unavailable {
+        None => Ok(()),
+        // The reason is the last line of the report.
+        Some(_) => Err(Failure::failed("")),
+    }
+}
+
+/// The server with everything that a configuration can name.
+fn server(configuration: &Configuration) -> Result<Server, Failure> {
+    let config: Config = defaults::configuration(configuration.config.as_deref())
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(Server::new(config)
+        .inherited_only(configuration.inherited_only)
+        .service("rpc", |worker| Rpc::new(worker, Router::new())))
+}
+
+/// What can be changed in the configuration, or in the unit that starts the daemon, is a wrong configuration; the rest
+/// is a failure of the moment.
+fn failure(error: ServerError) -> Failure {
+    let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
+    let text = error.to_string();
+    let message: Vec<String> = text
+        .lines()
+        .map(|line| format!("ringhold: {line}"))
+        .collect();
+    match &error {
+        ServerError::Inherit(_) => Failure::usage(message.join("\n")),
+        ServerError::Listeners(error) if !error.problems().iter().all(passing) => {
+            Failure::usage(message.join("\n"))
+        }
+        _ => Failure::failed(message.join("\n")),
+    }
+}

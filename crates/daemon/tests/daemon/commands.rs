@@ -1,0 +1,334 @@
+//! `call`, `load`, `status` and `probe`, against a daemon and without one.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use rmpv::Value;
+
+use crate::harness::{
+    Daemon, Manager, await_counter, counter, field, free_address, parts, ringhold, run,
+};
+
+const RPC: &str = "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";
+
+/// `ringhold`, then `ringhold call 127.0.0.1:4660 echo '{"a":1}'`: what the README begins with.
+#[test]
+fn the_first_two_commands_work_as_written() {
+    if std::path::Path::new("/etc/ringhold/ringhold.toml").exists() {
+        eprintln!("SKIPPED: this machine has a configuration of its own");
+        return;
+    }
+    // The port is the one of the documentation, so somebody else may have it.
+    if TcpListener::bind("127.0.0.1:4660").is_err() {
+        eprintln!("SKIPPED: somebody listens on 127.0.0.1:4660");
+        return;
+    }
+    let mut daemon = Daemon::launch(ringhold(), Manager::new());
+    daemon.wait_for("READY=1");
+    let (status, stdout, stderr) = run(&["call", "127.0.0.1:4660", "echo", "{\"a\":1}"]);
+    assert_eq!(
+        (status, stdout.as_str(), stderr.as_str()),
+        (0, "{\"a\":1}\n", "")
+    );
+    let ended = daemon.stop();
+    assert_eq!(ended.served(), (1, 1));
+}
+
+#[test]
+fn a_call_converts_every_type_both_ways() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    let values = [
+        "null",
+        "true",
+        "-9223372036854775808",
+        "18446744073709551615",
+        "1.5",
+        "-0.0",
+        r#"{"$float":"nan"}"#,
+        r#"{"$float":"-inf"}"#,
+        r#""grüß dich""#,
+        r#"{"$bin":"AAEC/w=="}"#,
+        r#"{"$str":"/w=="}"#,
+        r#"{"$ext":[-128,"AAECAwQ="]}"#,
+        "[]",
+        "{}",
+        r#"{"z":1,"a":{"b":[null,[]]}}"#,
+        r#"{"$map":[[1,"one"],[null,2],[{"$bin":"AA=="},3]]}"#,
+        r#"{"$map":[["$bin","not a bin"]]}"#,
+    ];
+    for value in values {
+        let answer = run(&["call", &address, "echo", value]);
+        assert_eq!(answer, (0, format!("{value}\n"), String::new()));
+    }
+    let all = format!("[{}]\n", values.join(","));
+    let arguments: Vec<&str> = ["call", &address, "echo"]
+        .into_iter()
+        .chain(values)
+        .collect();
+    assert_eq!(run(&arguments), (0, all, String::new()));
+    assert_eq!(run(&["call", &address, "echo"]).1, "[]\n");
+    assert_eq!(run(&["call", &address, "ping"]).1, "\"pong\"\n");
+}
+
+#[test]
+fn a_parameter_can_come_from_standard_input() {
+    let daemon = Daemon::start(RPC);
+    let mut child = ringhold()
+        .args(["call", &daemon.address("rpc").to_string(), "echo", "1", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = "x".repeat(300_000);
+    let mut stdin = child.stdin.take().unwrap();
+    write!(stdin, "  \"{text}\"\n").unwrap();
+    drop(stdin);
+    let (status, stdout, stderr) = parts(&child.wait_with_output().unwrap());
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, format!("[1,\"{text}\"]\n"));
+}
+
+#[test]
+fn a_notification_is_not_answered_but_arrives() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc");
+    let before = counter(&address, "rpc", "frames_in");
+    let answer = run(&["call", "--notify", &address.to_string(), "echo", "1"]);
+    assert_eq!(answer, (0, String::new(), String::new()));
+    // The question before was a frame itself, counted after its answer.
+    assert_eq!(counter(&address, "rpc", "frames_in"), before + 2);
+}
+
+#[test]
+fn a_failed_call_says_why_and_whose_fault_it_was() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    let nobody = free_address().to_string();
+    let cases: [(&[&str], i32, &[&str]); 8] = [
+        (&["call", &address, "ehco", "1"], 1, &["ehco", "echo"]),
+        (&["call", &address, "status", "1"], 1, &["status"]),
+        (
+            &["call", &address, "echo", "hello"],
+            2,
+            &["parameter 1", "'\"hello\"'"],
+        ),
+        (
+            &["call", &address, "echo", "1", "99999999999999999999"],
+            2,
+            &["99999999999999999999", "64 bits"],
+        ),
+        (&["call", "4660", "echo"], 2, &["4660", "port is missing"]),
+        (&["call", &address], 2, &["METHOD"]),
+        (&["call", &nobody, "echo"], 3, &[&nobody, "refused"]),
+        (
+            &["call", "unix:/nonexistent/socket", "echo"],
+            3,
+            &["unix:/nonexistent/socket", "No such file"],
+        ),
+    ];
+    for (arguments, expected, words) in cases {
+        let (status, stdout, stderr) = run(arguments);
+        assert_eq!(status, expected, "{arguments:?}: {stderr}");
+        assert_eq!(stdout, "");
+        for word in words {
+            assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+        }
+        assert!(
+            !stderr.contains("Error {") && !stderr.contains("Err("),
+            "{stderr}"
+        );
+    }
+}
+
+/// A server that takes everything and says nothing, or not the right thing.
+fn impostor(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let _ = stream.write_all(answer);
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_call_to_something_else_ends() {
+    let silent = impostor(b"");
+    let (status, _, stderr) = run(&["call", &silent, "echo", "--timeout", "100ms"]);
+    assert_eq!(status, 3, "{stderr}");
+    assert!(stderr.contains("within 100ms"), "{stderr}");
+
+    let web = impostor(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let (status, _, stderr) = run(&["call", &web, "echo"]);
+    assert_eq!(status, 3, "{stderr}");
+    assert!(stderr.contains("does not follow the protocol"), "{stderr}");
+    let (status, _, stderr) = run(&["status", &web]);
+    assert_eq!(status, 3, "{stderr}");
+
+    let other = impostor(b"\x94\x01\x00\xc0\xa2hi");
+    let (status, _, stderr) = run(&["status", &other]);
+    assert_eq!(status, 3, "{stderr}");
+    assert!(stderr.contains("--json"), "{stderr}");
+    assert_eq!(
+        run(&["status", "--json", &other]),
+        (0, "\"hi\"\n".into(), String::new())
+    );
+}
+
+#[test]
+fn a_load_reports_and_its_status_says_whether_it_was_clean() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc");
+    let text = address.to_string();
+    let (status, stdout, stderr) = run(&[
+        "load", &text, "-c", "3", "-d", "16", "-n", "3000", "-j", "2", "-s", "1KiB", "--json",
+    ]);
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    for (field, value) in [
+        ("sent", 3000),
+        ("answered", 3000),
+        ("lost", 0),
+        ("opened", 3),
+    ] {
+        assert_eq!(report[field], value, "{field}: {stdout}");
+    }
+    let (status, stdout, _) = run(&["load", &text, "--short-lived", "2", "-c", "0", "-n", "50"]);
+    assert_eq!(status, 0, "{stdout}");
+    assert!(stdout.contains("sent        50, answered 50"), "{stdout}");
+
+    let (status, stdout, _) = run(&["load", &text, "--mode", "notify", "-n", "1000"]);
+    assert_eq!(status, 0, "{stdout}");
+    await_counter(&address, "rpc", "open", 1);
+
+    // `ping` does not give the payload back.
+    let (status, stdout, _) = run(&["load", &text, "--method", "ping", "-n", "10"]);
+    assert_eq!(status, 1, "{stdout}");
+    assert!(stdout.contains("wrong 10"), "{stdout}");
+}
+
+#[test]
+fn a_load_that_cannot_be_made_says_why() {
+    let nobody = free_address().to_string();
+    let cases: [(&[&str], i32, &str); 5] = [
+        (&["load", &nobody], 3, "refused"),
+        (&["load", &nobody, "-d", "0"], 2, "depth"),
+        (&["load", &nobody, "-j", "2"], 2, "threads"),
+        (&["load", &nobody, "-t", "10"], 2, "unit"),
+        (
+            &["load", &nobody, "--mode", "subscribe", "--params", "1"],
+            2,
+            "array",
+        ),
+    ];
+    for (arguments, expected, word) in cases {
+        let (status, _, stderr) = run(arguments);
+        assert_eq!(status, expected, "{arguments:?}: {stderr}");
+        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn an_interrupted_load_still_reports() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc");
+    let child = ringhold()
+        .args(["load", &address.to_string(), "-t", "1min", "-r", "100"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has begun, and so it has taken over the signal.
+    crate::harness::until("frames", || {
+        (counter(&address, "rpc", "frames_in") > 20).then_some(())
+    });
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    let (status, stdout, stderr) = parts(&child.wait_with_output().unwrap());
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("lost 0, repeated 0, wrong 0"), "{stdout}");
+}
+
+#[test]
+fn status_shows_the_counters_by_socket_and_worker() {
+    let daemon = Daemon::start(&format!("workers = 2\n{RPC}"));
+    let address = daemon.address("rpc").to_string();
+    let mut idle: Vec<_> = (0..3).map(|_| daemon.client("rpc")).collect();
+    for client in &mut idle {
+        let pong: String = client.call("ping", &()).unwrap();
+        assert_eq!(pong, "pong");
+    }
+    let (status, stdout, stderr) = run(&["status", &address]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let words = |prefix: &[&str]| -> Vec<String> {
+        let mut lines = stdout.lines().map(|line| {
+            line.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        });
+        let found = lines.find(|line| line.len() > prefix.len() && line[..prefix.len()] == *prefix);
+        found.unwrap_or_else(|| panic!("no line {prefix:?}:\n{stdout}"))
+    };
+    assert_eq!(
+        words(&["SOCKET"])[..5],
+        ["SOCKET", "WORKER", "OPEN", "ACCEPTED", "SERVED"]
+    );
+    // Three that ping, and the one that asks; its question is counted after the answer.
+    assert_eq!(words(&["rpc"])[..6], ["rpc", "all", "4", "4", "4", "3"]);
+    assert_eq!(words(&["0", "2"])[..2], ["0", "2"]);
+    assert_eq!(words(&["1", "2"])[..2], ["1", "2"]);
+    assert!(stdout.contains("up for "), "{stdout}");
+
+    let (status, stdout, _) = run(&["status", "--json", &address]);
+    assert_eq!(status, 0);
+    let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["workers"].as_array().map(Vec::len), Some(2));
+    assert_eq!(json["names"]["rpc"]["bad_input"], 0);
+}
+
+#[test]
+fn the_methods_describe_themselves() {
+    let daemon = Daemon::start(RPC);
+    let encoded = daemon.client("rpc").call_raw("methods", &[0x90]).unwrap();
+    let methods: Value = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
+    for method in ["ping", "echo", "methods", "time", "status"] {
+        assert!(
+            field(&methods, method)
+                .as_str()
+                .is_some_and(|text| !text.is_empty())
+        );
+    }
+}
+
+#[test]
+fn probe_says_whether_an_engine_works() {
+    let (status, stdout, stderr) = run(&["probe"]);
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.starts_with("FEATURE"), "{stdout}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = ringhold()
+        .arg("probe")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let (status, _, stderr) = parts(&child.wait_with_output().unwrap());
+    assert_eq!((status, stderr.as_str()), (0, ""));
+}

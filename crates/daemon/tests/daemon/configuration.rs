@@ -1,0 +1,146 @@
+//! `check`, and what is wrong with a configuration.
+
+use crate::harness::{Manager, parts, ringhold, run};
+
+/// Runs `check` and `serve` with this configuration; both must refuse it for the same reasons. Returns those.
+fn refused(text: &str) -> String {
+    let manager = Manager::new();
+    let path = manager.write("ringhold.toml", text);
+    let (status, stdout, problems) = run(&["check", "--config", &path]);
+    assert_eq!((status, stdout.as_str()), (2, ""), "{problems}");
+    let (status, stdout, served) = run(&["serve", "--config", &path]);
+    assert_eq!((status, stdout.as_str()), (2, ""), "{served}");
+    assert_eq!(served, problems);
+    assert!(
+        !problems.contains("Error {") && !problems.contains("Some("),
+        "{problems}"
+    );
+    problems.replace(&path, "FILE")
+}
+
+#[test]
+fn problems_have_lines_and_the_nearest_key() {
+    let problems = refused(
+        "[limits]\nframe_byte = \"1MiB\"\ndepth = 0\n\n[sockets.rpc]\nservise = \"rpc\"\nlisten = [\"4660\"]\n",
+    );
+    let lines: Vec<&str> = problems.lines().collect();
+    let expected: [(&str, &[&str]); 4] = [
+        ("FILE:2: ", &["frame_byte", "did you mean \"frame_bytes\"?"]),
+        ("FILE:3: ", &["depth"]),
+        ("FILE:6: ", &["servise", "did you mean \"service\"?"]),
+        ("FILE:7: ", &["\"4660\"", "127.0.0.1:4660"]),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{problems}");
+    for (line, (start, parts)) in lines.iter().zip(expected) {
+        assert!(line.starts_with(start), "{line}");
+        for part in parts {
+            assert!(line.contains(part), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_is_not_there_is_named() {
+    assert!(refused("[sockets\n").starts_with("FILE:1: "));
+    for command in ["check", "serve"] {
+        let (status, _, stderr) = run(&[command, "--config", "/nonexistent/ringhold.toml"]);
+        assert_eq!(status, 2, "{stderr}");
+        assert!(
+            stderr.starts_with("/nonexistent/ringhold.toml: ") && stderr.contains("No such file"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_service_is_named_with_the_known_ones() {
+    let problems = refused("[sockets.a]\nservice = \"rcp\"\nlisten = [\"127.0.0.1:0\"]\n");
+    assert_eq!(
+        problems,
+        "ringhold: socket \"a\" is answered by service \"rcp\", which does not exist; did you mean \"rpc\"? \
+         the services are \"rpc\"\n"
+    );
+}
+
+#[test]
+fn every_socket_that_cannot_be_is_reported_at_once() {
+    let problems =
+        refused("[sockets.rpc]\n[sockets.b]\nservice = \"none\"\nlisten = [\"127.0.0.1:0\"]\n");
+    assert!(
+        problems.contains("\"rpc\" has nothing to listen on"),
+        "{problems}"
+    );
+    assert!(problems.contains("service \"none\""), "{problems}");
+    assert!(
+        problems.lines().all(|line| line.starts_with("ringhold: ")),
+        "{problems}"
+    );
+}
+
+#[test]
+fn under_a_service_manager_problems_are_marked_as_errors() {
+    let manager = Manager::new();
+    let path = manager.write("ringhold.toml", "nonsense = 1\n");
+    let output = ringhold()
+        .args(["serve", "--log", "off", "--config", &path])
+        .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+        .output()
+        .unwrap();
+    let (status, _, stderr) = parts(&output);
+    assert_eq!(status, 2);
+    assert!(stderr.starts_with(&format!("<3>{path}:1: ")), "{stderr}");
+}
+
+#[test]
+fn a_filter_that_means_nothing_is_refused() {
+    let (status, _, stderr) = run(&["serve", "--log", "inof"]);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.contains("\"inof\" is not a level"), "{stderr}");
+    let output = ringhold().env("RINGHOLD_LOG", "loud").output().unwrap();
+    assert_eq!(parts(&output).0, 2);
+}
+
+#[test]
+fn check_prints_the_table_and_binds_nothing() {
+    let manager = Manager::new();
+    let socket = manager.path("rpc.sock");
+    let text = format!(
+        "workers = 2\n\
+         [sockets.rpc]\nlisten = [\"127.0.0.1:4999\", \"unix:{socket}\"]\n\
+         [sockets.quiet]\nservice = \"rpc\"\nlisten = [\"[::1]:4998\"]\nworkers = [1]\n\
+         [sockets.off]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:4997\"]\nenable = false\n"
+    );
+    let path = manager.write("ringhold.toml", &text);
+    let (status, stdout, stderr) = run(&["check", "--config", &path]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let rows: Vec<Vec<&str>> = stdout
+        .lines()
+        .map(|line| {
+            line.split("  ")
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+                .collect()
+        })
+        .collect();
+    let unix = format!("unix:{socket}");
+    assert_eq!(
+        rows,
+        [
+            vec!["NAME", "ADDRESS", "SOURCE", "SERVICE", "WORKERS", "ENABLED"],
+            vec!["off", "-", "not inherited", "rpc", "-", "no"],
+            vec!["quiet", "[::1]:4998", "would bind", "rpc", "1", "yes"],
+            vec!["rpc", "127.0.0.1:4999", "would bind", "rpc", "0-1", "yes"],
+            vec!["rpc", &unix, "would bind", "rpc", "0-1", "yes"],
+        ],
+        "{stdout}"
+    );
+    assert!(!std::path::Path::new(&socket).exists());
+
+    let (status, stdout, stderr) = run(&["check", "--inherited-only", "--config", &path]);
+    assert_eq!((status, stdout.as_str()), (2, ""));
+    for name in ["rpc", "quiet"] {
+        let line = format!("ringhold: socket \"{name}\" was not inherited");
+        assert!(stderr.contains(&line), "{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
+}

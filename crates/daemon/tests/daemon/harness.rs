@@ -1,0 +1,410 @@
+//! Starts the daemon as a service manager does, and talks to it.
+//!
+//! Every wait has one generous limit, [`PATIENCE`]; nothing asserts how long anything takes.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringhold_client::{Address, Client, Options};
+use rmpv::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The command, in an environment that says nothing about service managers.
+pub(crate) fn ringhold() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
+    clean(&mut command);
+    command
+}
+
+/// Removes what the environment of the tests may say to the daemon.
+pub(crate) fn clean(command: &mut Command) {
+    for variable in [
+        "LISTEN_PID",
+        "LISTEN_PIDFDID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "RINGHOLD_LOG",
+    ] {
+        command.env_remove(variable);
+    }
+}
+
+/// Runs the command to its end: status, stdout and stderr.
+pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = ringhold()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    parts(&output)
+}
+
+pub(crate) fn parts(output: &Output) -> (i32, String, String) {
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8(output.stdout.clone()).unwrap(),
+        String::from_utf8(output.stderr.clone()).unwrap(),
+    )
+}
+
+/// Waits until `done` says something.
+pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process that serves.
+pub(crate) struct Daemon {
+    child: Kept,
+    log: Arc<Log>,
+    reader: Option<JoinHandle<()>>,
+    pub(crate) manager: Manager,
+}
+
+/// What a daemon left behind.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: String,
+    /// Every notification, in order.
+    pub(crate) notifications: Vec<String>,
+    /// With the directory of its files.
+    pub(crate) manager: Manager,
+}
+
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    more: Condvar,
+}
+
+/// The service manager's end of `NOTIFY_SOCKET`, and a directory for the files of the test.
+pub(crate) struct Manager {
+    pub(crate) dir: TempDir,
+    socket: UnixDatagram,
+    received: Vec<String>,
+}
+
+impl Manager {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        Manager {
+            dir,
+            socket,
+            received: Vec::new(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The notifications that have arrived by now.
+    pub(crate) fn received(&mut self) -> &[String] {
+        self.socket.set_nonblocking(true).unwrap();
+        while let Ok(text) = receive(&self.socket) {
+            self.received.push(text);
+        }
+        &self.received
+    }
+
+    pub(crate) fn has_received(&mut self, state: &str) -> bool {
+        let received = self.received().iter();
+        received
+            .flat_map(|text| text.lines())
+            .any(|line| line == state)
+    }
+}
+
+fn receive(socket: &UnixDatagram) -> io::Result<String> {
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+impl Daemon {
+    /// Serves this configuration, in which `DIR` stands for the test's directory, and is ready.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, |_| {})
+    }
+
+    pub(crate) fn start_with(config: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+        let manager = Manager::new();
+        let dir = manager.dir.path().to_str().unwrap();
+        let config = manager.write("ringhold.toml", &config.replace("DIR", dir));
+        let mut command = ringhold();
+        command.args(["serve", "--config", &config]);
+        prepare(&mut command);
+        let mut daemon = Self::launch(command, manager);
+        daemon.wait_for("READY=1");
+        daemon
+    }
+
+    /// Starts a command that is, or becomes, the daemon.
+    pub(crate) fn launch(mut command: Command, manager: Manager) -> Self {
+        let mut child = command
+            .env("NOTIFY_SOCKET", manager.path("notify"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Log::default());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let sink = log.clone();
+        let reader = std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let line = line.unwrap_or_else(|error| format!("<unreadable: {error}>"));
+                let mut text = sink.text.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
+                sink.more.notify_all();
+            }
+        });
+        Daemon {
+            child: Kept(child),
+            log,
+            reader: Some(reader),
+            manager,
+        }
+    }
+
+    /// Waits until the daemon has told this to the service manager.
+    pub(crate) fn wait_for(&mut self, state: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.manager.has_received(state) {
+            if let Some(status) = self.child.0.try_wait().unwrap() {
+                panic!("it ended with {status} instead of {state}:\n{}", self.log());
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no {state}, but {:?}:\n{}",
+                self.manager.received,
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.text.lock().unwrap().clone()
+    }
+
+    /// Waits until the log has a line that contains all of these, and returns the line.
+    pub(crate) fn logged(&self, parts: &[&str]) -> String {
+        let mut text = self.log.text.lock().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut lines = text.lines();
+            if let Some(line) = lines.find(|line| parts.iter().all(|part| line.contains(part))) {
+                return line.to_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no line with {parts:?}:\n{text}");
+            text = self.log.more.wait_timeout(text, left).unwrap().0;
+        }
+    }
+
+    /// Where the socket of this name listens, as the log says.
+    pub(crate) fn address(&self, socket: &str) -> Address {
+        let line = self.logged(&["listening on ", &format!("socket={socket}")]);
+        let (_, rest) = line.split_once("listening on ").unwrap();
+        let (address, _) = rest.split_once(" (").unwrap();
+        address.parse().unwrap()
+    }
+
+    pub(crate) fn tcp(&self, socket: &str) -> SocketAddr {
+        match self.address(socket) {
+            Address::Tcp(address) => address,
+            other => panic!("{other} is not TCP"),
+        }
+    }
+
+    pub(crate) fn client(&self, socket: &str) -> Client {
+        connect(&self.address(socket))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.0.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn ended(mut self) -> Ended {
+        let status = until("the end of the daemon", || self.child.0.try_wait().unwrap());
+        // The pipe ends with the process, so the log is whole then.
+        self.reader.take().unwrap().join().unwrap();
+        Ended {
+            status,
+            log: self.log(),
+            notifications: self.manager.received().to_vec(),
+            manager: self.manager,
+        }
+    }
+
+    /// Tells it to stop and waits until it has, which must go well.
+    pub(crate) fn stop(self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        let ended = self.ended();
+        assert!(ended.status.success(), "{}:\n{}", ended.status, ended.log);
+        ended
+    }
+}
+
+/// A process that does not outlive the test.
+struct Kept(Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Ended {
+    /// Connections and frames, from the last line of the log.
+    pub(crate) fn served(&self) -> (u64, u64) {
+        let line = self.log.lines().rfind(|line| line.contains("stopped; "));
+        let line = line.unwrap_or_else(|| panic!("it did not say what it served:\n{}", self.log));
+        let numbers: Vec<u64> = line
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        (numbers[0], numbers[1])
+    }
+}
+
+pub(crate) fn connect(address: &Address) -> Client {
+    let options = Options {
+        connect_timeout: Some(PATIENCE),
+        call_timeout: Some(PATIENCE),
+        ..Options::default()
+    };
+    Client::connect(address, options).unwrap()
+}
+
+/// The daemon's counters, asked for on a connection of its own.
+pub(crate) fn status(address: &Address) -> Value {
+    let encoded = connect(address).call_raw("status", &[0x90]).unwrap();
+    rmpv::decode::read_value(&mut &encoded[..]).unwrap()
+}
+
+/// One counter of one socket name, over all workers.
+pub(crate) fn counter(address: &Address, socket: &str, counter: &str) -> u64 {
+    let status = status(address);
+    field(field(field(&status, "names"), socket), counter)
+        .as_u64()
+        .unwrap()
+}
+
+/// Waits until a counter has this value; it must never be above it.
+pub(crate) fn await_counter(address: &Address, socket: &str, name: &str, value: u64) {
+    until(&format!("{name} = {value}"), || {
+        let now = counter(address, socket, name);
+        assert!(now <= value, "{name} is {now}, more than {value}");
+        (now == value).then_some(())
+    });
+}
+
+pub(crate) fn field<'a>(map: &'a Value, name: &str) -> &'a Value {
+    let entries = map.as_map().unwrap_or_else(|| panic!("{map} is no map"));
+    let found = entries.iter().find(|(key, _)| key.as_str() == Some(name));
+    &found.unwrap_or_else(|| panic!("no {name} in {map}")).1
+}
+
+/// A request with one parameter, a number.
+pub(crate) fn request(id: u32, method: &str, param: u64) -> Vec<u8> {
+    let message = vec![
+        0.into(),
+        id.into(),
+        method.into(),
+        Value::Array(vec![param.into()]),
+    ];
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &Value::Array(message)).unwrap();
+    bytes
+}
+
+/// A connection of which the test sees every byte.
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Wire {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Wire { stream, reader }
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn finish_sending(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// The next reply: its id, its error and its result. `None` at the end of the stream.
+    pub(crate) fn reply(&mut self) -> Option<(u64, Value, Value)> {
+        if self.reader.fill_buf().unwrap().is_empty() {
+            return None;
+        }
+        let reply = rmpv::decode::read_value(&mut self.reader).unwrap();
+        match reply.as_array().map(Vec::as_slice) {
+            Some([kind, id, error, result]) if kind.as_u64() == Some(1) => {
+                Some((id.as_u64().unwrap(), error.clone(), result.clone()))
+            }
+            _ => panic!("{reply} is no reply"),
+        }
+    }
+
+    /// Reads up to the end of the stream, which must come without an error: everything that the server still said.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).unwrap();
+        rest
+    }
+}
+
+/// A TCP address that nobody listens on, as far as one can know.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The permission bits of a file.
+pub(crate) fn mode(path: impl AsRef<Path>) -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}

@@ -1,0 +1,11 @@
+//! The command as people and service managers use it: real processes, real sockets.
+#![forbid(unsafe_code)]
+
+mod harness;
+
+mod activation;
+mod commands;
+mod configuration;
+mod hostile;
+mod sockets;
+mod stop;

@@ -1,0 +1,241 @@
+//! Sockets that the daemon binds itself, and its dealings with the service manager.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    Daemon, Manager, PATIENCE, Wire, await_counter, counter, free_address, mode, parts, request,
+    ringhold, until,
+};
+
+#[test]
+fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end() {
+    let mut daemon = Daemon::start(
+        "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n\
+         [sockets.more]\nservice = \"rpc\"\nlisten = [\"[::1]:0\", \"unix:@ringhold-test-PID\"]\n"
+            .replace("PID", &std::process::id().to_string())
+            .as_str(),
+    );
+    let path = daemon.manager.path("rpc.sock");
+    let name = format!("unix:@ringhold-test-{}", std::process::id());
+    for address in [
+        daemon.address("rpc"),
+        daemon.address("more"),
+        format!("unix:{path}").parse().unwrap(),
+        name.parse().unwrap(),
+    ] {
+        let pong: String = crate::harness::connect(&address).call("ping", &()).unwrap();
+        assert_eq!(pong, "pong", "{address}");
+    }
+
+    let mut idle = Wire::connect(daemon.tcp("rpc"));
+    let mut idle_unix = UnixStream::connect(&path).unwrap();
+    idle_unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(!daemon.manager.has_received("STOPPING=1"));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(idle.rest(), b"");
+    // It was sent before the connection was touched, so it has arrived by now.
+    assert!(daemon.manager.has_received("STOPPING=1"));
+    assert_eq!(idle_unix.read(&mut [0]).unwrap(), 0);
+    let ended = daemon.ended();
+    assert!(ended.status.success());
+    let lines = || ended.notifications.iter().flat_map(|text| text.lines());
+    for state in ["READY=1", "STOPPING=1"] {
+        assert_eq!(
+            lines().filter(|line| *line == state).count(),
+            1,
+            "{:?}",
+            ended.notifications
+        );
+    }
+    let place = |state: &str| lines().position(|line| line == state);
+    assert!(place("READY=1") < place("STOPPING=1"));
+    assert!(lines().any(|line| line.starts_with("STATUS=")));
+}
+
+#[test]
+fn the_log_says_where_each_listener_is_with_priorities_for_the_manager() {
+    let daemon =
+        Daemon::start("[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n");
+    let path = daemon.manager.path("rpc.sock");
+    let line = daemon.logged(&["listening", "127.0.0.1:"]);
+    assert!(
+        line.starts_with("<6>") && line.contains("(bound), service rpc"),
+        "{line}"
+    );
+    let line = daemon.logged(&["listening", &path]);
+    assert!(line.starts_with("<6>"), "{line}");
+    // Bad input is worth a warning that names the socket.
+    Wire::connect(daemon.tcp("rpc")).send(b"\xc1");
+    let line = daemon.logged(&["connection closes"]);
+    assert!(
+        line.starts_with("<4>") && line.contains("socket=rpc"),
+        "{line}"
+    );
+}
+
+#[test]
+fn the_watchdog_is_fed() {
+    let mut daemon = Daemon::start_with("[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n", |command| {
+        command.env("WATCHDOG_USEC", "200000");
+    });
+    daemon.wait_for("WATCHDOG=1");
+    until("the second feeding", || {
+        let received = daemon.manager.received();
+        (received
+            .iter()
+            .filter(|text| text.contains("WATCHDOG=1"))
+            .count()
+            > 1)
+        .then_some(())
+    });
+}
+
+#[test]
+fn a_unix_socket_has_its_mode_and_is_removed_at_the_end() {
+    let daemon = Daemon::start(
+        "[sockets.rpc]\nlisten = [\"unix:DIR/usual.sock\"]\n\
+         [sockets.private]\nservice = \"rpc\"\nlisten = [\"unix:DIR/private.sock\"]\nmode = \"0600\"\n\
+         [sockets.off]\nservice = \"rpc\"\nlisten = [\"unix:DIR/off.sock\"]\nenable = false\n",
+    );
+    let path = |name: &str| daemon.manager.dir.path().join(name);
+    assert_eq!(mode(path("usual.sock")), 0o660);
+    assert_eq!(mode(path("private.sock")), 0o600);
+    assert!(!path("off.sock").exists(), "a disabled socket is not bound");
+    let (usual, private) = (path("usual.sock"), path("private.sock"));
+    // Someone puts another file there meanwhile: it is not ours to remove.
+    std::fs::remove_file(&private).unwrap();
+    std::fs::write(&private, "precious").unwrap();
+    let manager = daemon.stop().manager;
+    assert!(manager.dir.path().exists());
+    assert!(!usual.exists());
+    assert_eq!(std::fs::read_to_string(&private).unwrap(), "precious");
+}
+
+/// The kernel takes the rings of a killed process down in the background, with the listeners in them.
+#[test]
+fn addresses_left_by_a_crash_are_taken_over_at_once() {
+    let config = format!(
+        "[sockets.rpc]\nlisten = [\"unix:DIR/rpc.sock\", \"{}\"]\n",
+        free_address()
+    );
+    let mut daemon = Daemon::start(&config);
+    let path = daemon.manager.path("rpc.sock");
+    let config = daemon.manager.path("ringhold.toml");
+    let mut old = Vec::new();
+    for _ in 0..5 {
+        let mut client = daemon.client("rpc");
+        let pong: String = client.call("ping", &()).unwrap();
+        assert_eq!(pong, "pong");
+        daemon.signal(Signal::SIGKILL);
+        let ended = daemon.ended();
+        assert!(!ended.status.success());
+        // The directory has to stay.
+        old.push(ended.manager);
+        assert!(Path::new(&path).exists());
+        let mut command = ringhold();
+        command.args(["serve", "--config", &config]);
+        daemon = Daemon::launch(command, Manager::new());
+        daemon.wait_for("READY=1");
+    }
+    assert!(daemon.stop().status.success());
+    assert!(!Path::new(&path).exists());
+}
+
+#[test]
+fn a_second_instance_says_that_the_address_is_in_use() {
+    let name = format!("unix:@ringhold-second-{}", std::process::id());
+    for listen in [free_address().to_string(), "unix:DIR/rpc.sock".into(), name] {
+        let daemon = Daemon::start(&format!("[sockets.rpc]\nlisten = [\"{listen}\"]\n"));
+        let output = ringhold()
+            .args(["serve", "--config", &daemon.manager.path("ringhold.toml")])
+            .output()
+            .unwrap();
+        let (status, _, stderr) = parts(&output);
+        assert_eq!(status, 1, "{stderr}");
+        let place = daemon.address("rpc");
+        let start = format!("ringhold: socket \"rpc\" cannot listen on {place}: ");
+        assert!(stderr.starts_with(&start), "{stderr}");
+        assert!(
+            stderr.contains("in use") || stderr.contains("another process"),
+            "{stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        // The first instance has lost nothing by it.
+        let pong: String = daemon.client("rpc").call("ping", &()).unwrap();
+        assert_eq!(pong, "pong");
+    }
+}
+
+#[test]
+fn at_the_limit_of_connections_the_next_one_waits_for_room() {
+    let daemon = Daemon::start(
+        "workers = 1\n[limits]\nconnections = 2\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let address = daemon.tcp("rpc");
+    let mut first = Wire::connect(address);
+    let mut second = Wire::connect(address);
+    for wire in [&mut first, &mut second] {
+        wire.send(&request(0, "echo", 7));
+        assert!(wire.reply().is_some());
+    }
+    // The kernel completes it; the daemon does not take it.
+    let mut third = TcpStream::connect(address).unwrap();
+    third.write_all(&request(3, "echo", 9)).unwrap();
+    for id in 1..200 {
+        first.send(&request(id, "echo", u64::from(id)));
+        assert!(first.reply().is_some());
+    }
+    third.set_nonblocking(true).unwrap();
+    let nothing = third.read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+    drop(second);
+    third.set_nonblocking(false).unwrap();
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reply = [0; 5];
+    third.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, *b"\x94\x01\x03\xc0\x09");
+    // And so on, one after the other.
+    drop((first, third));
+    let mut last = None;
+    for id in 0..20 {
+        let mut wire = Wire::connect(address);
+        wire.send(&request(id, "echo", 1));
+        assert!(wire.reply().is_some());
+        last = Some(wire);
+    }
+    drop(last);
+    let ended = daemon.stop();
+    assert_eq!(ended.served(), (23, 222));
+}
+
+#[test]
+fn ten_thousand_connections_without_a_byte() {
+    const WANTED: u64 = 10_000;
+    // The test's own descriptors; the daemon raises its limit itself.
+    let limit = ringhold_core::rlimit::raise().map_or(1024, |raised| raised.after);
+    let count = WANTED.min(limit.saturating_sub(1000));
+    if count < WANTED {
+        eprintln!("only {count} connections: the limit of descriptors is {limit}");
+    }
+    let daemon = Daemon::start("[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n");
+    let address = daemon.tcp("rpc");
+    let held: Vec<TcpStream> = (0..count)
+        .map(|_| TcpStream::connect_timeout(&address, PATIENCE).unwrap())
+        .collect();
+    let address = daemon.address("rpc");
+    // Besides the one that asks.
+    await_counter(&address, "rpc", "open", count + 1);
+    let pong: String = daemon.client("rpc").call("ping", &()).unwrap();
+    assert_eq!(pong, "pong");
+    drop(held);
+    until("the end of them", || {
+        (counter(&address, "rpc", "open") == 1).then_some(())
+    });
+    assert_eq!(counter(&address, "rpc", "bad_input"), 0);
+    daemon.stop();
+}
