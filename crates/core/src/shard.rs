@@ -41,7 +41,8 @@ pub(crate) struct Shard<L> {
     due: Vec<Timed>,
     next_generation: u32,
     phase: Phase,
-    drain: Duration,
+    /// How long a stop waits for deferred replies.
+    pub(crate) drain: Duration,
 }
 
 struct Entry<L> {
