@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use slab::Slab;
 
 use crate::close::Close;
-use crate::connection::{Connection, Desire, Finish, LINGER_MS, Life, Receive};
+use crate::connection::{Connection, Desire, Finish, LINGER, Life, Receive, milliseconds};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
@@ -155,7 +155,7 @@ impl<L: Link> Shard<L> {
     /// Bytes arrived.
     pub(crate) fn received(&mut self, slot: u32, bytes: &[u8], lender: Option<&dyn Lend>) {
         self.with_host(slot, |host, reply| {
-            reply.connection.clock.received = reply.desk.now;
+            reply.connection.clock.traffic = reply.desk.now;
             reply
                 .desk
                 .name_counters(reply.connection.name)
@@ -183,6 +183,7 @@ impl<L: Link> Shard<L> {
             connection.outbox.sent(&mut desk.pools, bytes);
             if bytes > 0 {
                 connection.clock.write = desk.now;
+                connection.clock.traffic = desk.now;
                 desk.name_counters(connection.name)
                     .bytes_out
                     .add(bytes as u64);
@@ -266,7 +267,7 @@ impl<L: Link> Shard<L> {
             partial.bytes = bytes;
             partial.lent = 0;
             if received > 0 {
-                reply.connection.clock.received = reply.desk.now;
+                reply.connection.clock.traffic = reply.desk.now;
                 reply
                     .desk
                     .name_counters(reply.connection.name)
@@ -284,9 +285,8 @@ impl<L: Link> Shard<L> {
             Mail::Room => return Some(Errand::Room),
             Mail::Stop => {
                 if self.phase == Phase::Serving {
-                    let wait = u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX);
                     self.phase = Phase::Waiting {
-                        until: self.desk.now.saturating_add(wait),
+                        until: self.desk.now.saturating_add(milliseconds(self.drain)),
                     };
                     self.touch_all();
                     return Some(Errand::StopAccepting);
@@ -398,7 +398,9 @@ impl<L: Link> Shard<L> {
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
             Phase::Serving => None,
-            Phase::Draining { until } if self.desk.now >= until => Some(until + LINGER_MS),
+            Phase::Draining { until } if self.desk.now >= until => {
+                Some(until.saturating_add(milliseconds(LINGER)))
+            }
             Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };
         [self.wheel.next_due(), stop].into_iter().flatten().min()
@@ -584,6 +586,7 @@ impl<L: Link> Shard<L> {
         self.with_id(to, |connection, desk| {
             if connection.tickets.close(serial).is_some() {
                 crew.ticket_closed();
+                connection.clock.traffic = desk.now;
                 if connection.takes_frames() {
                     connection.outbox.share(&mut desk.pools, bytes);
                 }
@@ -599,6 +602,7 @@ impl<L: Link> Shard<L> {
         self.with_host(to.slot, |host, reply| {
             if let Some(ticket) = reply.connection.tickets.close(serial) {
                 crew.ticket_closed();
+                reply.connection.clock.traffic = reply.desk.now;
                 reply
                     .desk
                     .name_counters(reply.connection.name)
@@ -650,7 +654,7 @@ impl<L: Link> Shard<L> {
             && now >= until
         {
             self.abandon_all();
-            if now >= until + LINGER_MS {
+            if now >= until.saturating_add(milliseconds(LINGER)) {
                 // Peers that did not take their replies in time: the service manager waits for us.
                 for slot in self.slots() {
                     if !self.is_over(slot) {
