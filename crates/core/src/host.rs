@@ -47,6 +47,8 @@ pub(crate) trait Host {
 pub(crate) struct Hosted<S: Service> {
     service: S,
     sessions: Slab<S::Session>,
+    /// Frames that were given to the service since they were counted last.
+    uncounted: usize,
 }
 
 /// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
@@ -62,6 +64,7 @@ impl<S: Service> Hosted<S> {
         Hosted {
             service,
             sessions: Slab::new(),
+            uncounted: 0,
         }
     }
 
@@ -103,16 +106,10 @@ impl<S: Service> Hosted<S> {
                 Err(error) => {
                     reply.desk.framer.reset();
                     reply.connection.close(Close::Framing(error), reply.desk);
+                    // Nothing is parked of a frame that was refused.
+                    scanned = 0;
                 }
             }
-        }
-        if count > 0 {
-            reply.connection.clock.frame = 0;
-            reply
-                .desk
-                .name_counters(reply.connection.name)
-                .frames_in
-                .add(count as u64);
         }
         Rest {
             start,
@@ -122,6 +119,7 @@ impl<S: Service> Hosted<S> {
     }
 
     fn frame(&mut self, frame: Frame<'_>, reply: &mut Reply<'_>) {
+        self.uncounted += 1;
         let session = reply
             .connection
             .session
@@ -146,12 +144,6 @@ impl<S: Service> Hosted<S> {
 
     /// Gives the carried frame, which is all of `partial`, to the service.
     fn carried_frame(&mut self, partial: &mut Partial, reply: &mut Reply<'_>) {
-        reply.connection.clock.frame = 0;
-        reply
-            .desk
-            .name_counters(reply.connection.name)
-            .frames_in
-            .add(1);
         if partial.bytes.len() < SHARE_CARRIED_BYTES_MIN {
             self.frame(Frame::new(&partial.bytes, None), reply);
         } else {
@@ -229,6 +221,16 @@ impl<S: Service> Hosted<S> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
         let result = catch_unwind(AssertUnwindSafe(|| call(self, reply)));
+        let frames = std::mem::take(&mut self.uncounted);
+        if frames > 0 {
+            // A frame that is incomplete now has begun just now.
+            reply.connection.clock.frame = 0;
+            reply
+                .desk
+                .name_counters(reply.connection.name)
+                .frames_in
+                .add(frames as u64);
+        }
         if result.is_err() {
             reply.desk.framer.reset();
             reply.connection.close(Close::Panicked, reply.desk);
