@@ -1,9 +1,6 @@
 //! One connection without its socket: what was received and not consumed, what is to be sent, and where it is in its
 //! life. The service calls that move it are in [`crate::host`].
 
-use std::cell::OnceCell;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::close::Close;
@@ -11,7 +8,7 @@ use crate::desk::Desk;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::partial::Partial;
-use crate::peer::{ConnectionId, HandleState};
+use crate::peer::{ConnectionId, PushError};
 use crate::tickets::Tickets;
 
 /// How long a connection that has sent its FIN waits for the peer's, discarding what still arrives, so that unread
@@ -35,7 +32,6 @@ pub(crate) struct Connection {
     pub(crate) input: Option<Box<Partial>>,
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
-    pub(crate) handle: OnceCell<Arc<HandleState>>,
     pub(crate) life: Life,
     /// Dispatch waits until the peer has read more of its replies.
     pub(crate) paused: bool,
@@ -118,7 +114,6 @@ impl Connection {
             input: None,
             outbox: Outbox::default(),
             tickets: Tickets::default(),
-            handle: OnceCell::new(),
             life: Life::Open,
             paused: false,
             metered: 0,
@@ -133,6 +128,17 @@ impl Connection {
     /// Whether frames are still given to the service.
     pub(crate) fn takes_frames(&self) -> bool {
         matches!(self.life, Life::Open | Life::Ended)
+    }
+
+    /// What is to be answered to those who push to it.
+    pub(crate) fn push_error(&self) -> Option<PushError> {
+        match &self.life {
+            Life::Open | Life::Ended => None,
+            Life::Over {
+                why: Close::Overflow,
+            } => Some(PushError::Overflow),
+            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => Some(PushError::Gone),
+        }
     }
 
     /// Whether there are bytes that can be dispatched now.
@@ -168,9 +174,6 @@ impl Connection {
             }
         };
         self.count(&why, desk);
-        if let Some(handle) = self.handle.get() {
-            handle.open.store(false, Ordering::Release);
-        }
         if let Some(input) = self.input.take() {
             desk.pools.give_partial(input);
         }

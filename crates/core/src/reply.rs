@@ -1,14 +1,16 @@
 //! How a service answers: now, or later from somewhere else.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::mailbox::{Mail, Post};
-use crate::peer::{ConnectionId, Handle, Link, PeerAddress};
+use crate::peer::{ConnectionId, Handle, HandleState, Link, PeerAddress};
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -19,6 +21,8 @@ pub struct Reply<'a> {
     pub(crate) connection: &'a mut Connection,
     pub(crate) desk: &'a mut Desk,
     pub(crate) link: &'a dyn Link,
+    /// What the connection shares with its handles, once there are any.
+    pub(crate) handle: &'a OnceCell<Arc<HandleState>>,
 }
 
 /// A service's own name for a request that is answered later, given back with [`Service::abandoned`].
@@ -82,9 +86,7 @@ impl Reply<'_> {
 
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.desk
-            .handles
-            .handle(self.connection.id, &self.connection.handle)
+        self.desk.handles.handle(self.connection.id, self.handle)
     }
 
     /// Promises an answer that comes later. Exactly one of two things will happen: the [`Responder`] answers, or

@@ -21,7 +21,7 @@ use crate::frame::Lend;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::outbox::Outbox;
-use crate::peer::{ConnectionId, Link, Peer};
+use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
 use crate::pool::Pools;
 use crate::reply::{Abandoned, Reply};
 use crate::timers::Wheel;
@@ -48,6 +48,8 @@ pub(crate) struct Shard<L> {
 struct Entry<L> {
     connection: Connection,
     link: L,
+    /// What the connection shares with its handles, once there are any.
+    handle: OnceCell<Arc<HandleState>>,
     /// In `touched`.
     is_touched: bool,
     /// In `ready`.
@@ -128,6 +130,7 @@ impl<L: Link> Shard<L> {
         vacant.insert(Entry {
             connection: Connection::new(id, name, self.desk.now),
             link,
+            handle: OnceCell::new(),
             is_touched: false,
             is_ready: false,
             timed: NEVER,
@@ -141,13 +144,9 @@ impl<L: Link> Shard<L> {
                 socket_name: reply.desk.names[name as usize].name.clone(),
                 link: reply.link,
                 handles: reply.desk.handles.clone(),
-                handle: OnceCell::new(),
+                handle: reply.handle,
             };
             host.connected(&peer, reply);
-            if let Some(handle) = peer.handle.into_inner() {
-                // The service may have asked the reply for a handle, too; both must mean the same state.
-                let _ = reply.connection.handle.set(handle);
-            }
         });
         id
     }
@@ -217,8 +216,8 @@ impl<L: Link> Shard<L> {
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
             host.disconnected(connection, &why, &self.desk);
         }
-        if let Some(handle) = connection.handle.get() {
-            handle.open.store(false, Ordering::Release);
+        if let Some(handle) = entry.handle.get() {
+            handle.end(PushError::Gone);
         }
         if let Some(input) = connection.input.take() {
             self.desk.pools.give_partial(input);
@@ -294,7 +293,10 @@ impl<L: Link> Shard<L> {
             }
             Mail::Push { to, bytes } => self.push(to, bytes),
             Mail::Overflow { to } => self.with_id(to, |connection, desk| {
-                connection.close(Close::Overflow, desk)
+                // If it is ending anyway, what was queued before is still written.
+                if connection.takes_frames() {
+                    connection.close(Close::Overflow, desk)
+                }
             }),
             Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
             Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
@@ -517,6 +519,7 @@ impl<L: Link> Shard<L> {
                 connection: &mut entry.connection,
                 desk: &mut self.desk,
                 link: &entry.link,
+                handle: &entry.handle,
             };
             call(host, &mut reply);
         }
@@ -540,6 +543,11 @@ impl<L: Link> Shard<L> {
             connection.close(Close::Stopping, &mut self.desk);
         }
         connection.account(&mut self.desk);
+        if let Some(handle) = entry.handle.get()
+            && let Some(error) = connection.push_error()
+        {
+            handle.end(error);
+        }
         if connection.is_ready() && !entry.is_ready {
             entry.is_ready = true;
             self.ready.push(slot);
@@ -566,10 +574,15 @@ impl<L: Link> Shard<L> {
     }
 
     fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
-        self.with_id(to, |connection, desk| {
-            if let Some(handle) = connection.handle.get() {
-                handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
-            }
+        if self.generation(to.slot) != Some(to.generation) {
+            return;
+        }
+        if let Some(entry) = self.connections.get(to.slot as usize)
+            && let Some(handle) = entry.handle.get()
+        {
+            handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
+        }
+        self.with(to.slot, |connection, desk| {
             if !connection.takes_frames() {
                 return;
             }
