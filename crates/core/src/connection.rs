@@ -149,16 +149,18 @@ impl Connection {
     }
 
     /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter.
-    pub(crate) fn update_pause(&mut self, limits: &Limits) -> bool {
+    pub(crate) fn update_pause(&mut self, desk: &Desk) {
         let queued = self.outbox.len();
-        let limit = limits.outbox_bytes;
+        let limit = desk.limits.outbox_bytes;
         let was = self.paused;
         self.paused = if was {
             queued > limit / 4
         } else {
             queued > limit / 2
         };
-        self.paused && !was
+        if self.paused && !was && self.takes_frames() {
+            desk.name_counters(self.name).pauses.add(1);
+        }
     }
 
     /// Ends the connection for `why`, unless it is ending already.

@@ -129,15 +129,7 @@ impl<S: Service> Hosted<S> {
             return;
         };
         match self.service.frame(session, frame, reply) {
-            Flow::Continue => {
-                if reply.connection.update_pause(&reply.desk.limits) {
-                    reply
-                        .desk
-                        .name_counters(reply.connection.name)
-                        .pauses
-                        .add(1);
-                }
-            }
+            Flow::Continue => reply.connection.update_pause(reply.desk),
             Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
         }
     }

@@ -532,7 +532,7 @@ impl<L: Link> Shard<L> {
             return;
         };
         let connection = &mut entry.connection;
-        connection.update_pause(&self.desk.limits);
+        connection.update_pause(&self.desk);
         connection.settle(&mut self.desk);
         if connection.quiet
             && matches!(connection.life, Life::Open)
