@@ -89,12 +89,12 @@ impl Reply<'_> {
         self.desk.handles.handle(self.connection.id, self.handle)
     }
 
-    /// Promises an answer that comes later. Exactly one of two things will happen: the [`Responder`] answers, or
-    /// [`Service::abandoned`] is called with `ticket`.
+    /// Promises an answer that comes later. Exactly one of three things will happen: the [`Responder`] answers,
+    /// [`Service::abandoned`] is called with `ticket`, or the connection ends before.
     ///
     /// [`Service::abandoned`]: crate::Service::abandoned
     pub fn defer(&mut self, ticket: Ticket) -> Responder {
-        let serial = self.connection.tickets.open(ticket);
+        let serial = self.connection.tickets.open(&mut self.desk.pools, ticket);
         self.desk.open_tickets.opened();
         Responder {
             to: self.connection.id,
@@ -120,8 +120,8 @@ pub struct Responder {
 impl Responder {
     /// Queues the answer, which must be whole frames of the service's protocol.
     ///
-    /// An answer to a connection that is gone, or that comes after the ticket was abandoned, is discarded: its
-    /// client has been told.
+    /// An answer to a connection that has ended, or that comes after the ticket was abandoned, is discarded: its client
+    /// has been told.
     pub fn answer(mut self, bytes: impl Into<Bytes>) {
         self.answered = true;
         let _ = self.post.send(Mail::Answer {

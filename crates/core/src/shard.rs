@@ -23,7 +23,7 @@ use crate::mailbox::Mail;
 use crate::outbox::Outbox;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
 use crate::pool::Pools;
-use crate::reply::{Abandoned, Reply};
+use crate::reply::{Abandoned, Reply, Ticket};
 use crate::timers::Wheel;
 
 /// One worker's connections and services.
@@ -205,7 +205,7 @@ impl<L: Link> Shard<L> {
         let mut entry = self.connections.remove(slot as usize);
         let connection = &mut entry.connection;
         let name = connection.name;
-        while connection.tickets.close_any().is_some() {
+        for _ in connection.tickets.close_all() {
             self.crew.ticket_closed();
         }
         let life = std::mem::replace(&mut connection.life, Life::Open);
@@ -597,7 +597,7 @@ impl<L: Link> Shard<L> {
     fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
         let crew = self.crew.clone();
         self.with_id(to, |connection, desk| {
-            if connection.tickets.close(serial).is_some() {
+            if connection.tickets.close(&mut desk.pools, serial).is_some() {
                 crew.ticket_closed();
                 connection.clock.traffic = desk.now;
                 if connection.takes_frames() {
@@ -613,15 +613,10 @@ impl<L: Link> Shard<L> {
         }
         let crew = self.crew.clone();
         self.with_host(to.slot, |host, reply| {
-            if let Some(ticket) = reply.connection.tickets.close(serial) {
+            let tickets = &mut reply.connection.tickets;
+            if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
                 crew.ticket_closed();
-                reply.connection.clock.traffic = reply.desk.now;
-                reply
-                    .desk
-                    .name_counters(reply.connection.name)
-                    .abandoned
-                    .add(1);
-                host.abandoned(ticket, why, reply);
+                give_up(host, reply, ticket, why);
             }
         });
     }
@@ -693,19 +688,34 @@ impl<L: Link> Shard<L> {
             return;
         }
         let crew = self.crew.clone();
-        for slot in self.slots() {
+        let slots: Vec<u32> = self
+            .connections
+            .iter()
+            .filter(|(_, entry)| !entry.connection.tickets.is_empty())
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for slot in slots {
             self.with_host(slot, |host, reply| {
-                while let Some(ticket) = reply.connection.tickets.close_any() {
+                for ticket in reply.connection.tickets.close_all() {
                     crew.ticket_closed();
-                    reply
-                        .desk
-                        .name_counters(reply.connection.name)
-                        .abandoned
-                        .add(1);
-                    host.abandoned(ticket, Abandoned::Stopping, reply);
+                    give_up(host, reply, ticket, Abandoned::Stopping);
                 }
             });
         }
+    }
+}
+
+/// Tells the service that the deferred reply to a ticket, which is closed by now, will not come. Not if the connection
+/// is ending: then there is nobody left to apologise to.
+fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket, why: Abandoned) {
+    reply.connection.clock.traffic = reply.desk.now;
+    if reply.connection.takes_frames() {
+        reply
+            .desk
+            .name_counters(reply.connection.name)
+            .abandoned
+            .add(1);
+        host.abandoned(ticket, why, reply);
     }
 }
 
