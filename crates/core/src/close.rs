@@ -25,8 +25,10 @@ pub enum Close {
     TopLevel(u8),
     /// The service refused the connection when it was made.
     Refused(Cow<'static, str>),
-    /// The service asked for the end, with its reason.
+    /// The service asked for the end after a frame, with its reason.
     Service(Cow<'static, str>),
+    /// The service asked for the end because a deferred reply will not come, with its reason.
+    Abandoned(Cow<'static, str>),
     /// The service panicked while it handled this connection.
     Panicked,
     /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows.
@@ -82,7 +84,9 @@ impl fmt::Display for Close {
                 )
             }
             Close::Refused(reason) => write!(f, "the service refused the connection: {reason}"),
-            Close::Service(reason) => write!(f, "the service ended the connection: {reason}"),
+            Close::Service(reason) | Close::Abandoned(reason) => {
+                write!(f, "the service ended the connection: {reason}")
+            }
             Close::Panicked => f.write_str("the service panicked"),
             Close::Overflow => {
                 f.write_str("more was pushed to the connection than limits.outbox_bytes allows")

@@ -199,7 +199,7 @@ impl Connection {
     fn count(&self, why: &Close, desk: &Desk) {
         let counters = desk.name_counters(self.name);
         match why {
-            Close::Finished | Close::Stopping | Close::Refused(_) => {}
+            Close::Finished | Close::Stopping | Close::Refused(_) | Close::Abandoned(_) => {}
             Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Service(_) => {
                 counters.bad_input.add(1)
             }

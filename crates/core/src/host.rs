@@ -325,7 +325,7 @@ impl<S: Service> Host for Hosted<S> {
             Some(host.service.abandoned(session, ticket, why, reply))
         });
         if let Some(Some(Flow::Close(reason))) = flow {
-            reply.connection.close(Close::Service(reason), reply.desk);
+            reply.connection.close(Close::Abandoned(reason), reply.desk);
         }
     }
 
