@@ -25,13 +25,15 @@ pub enum Close {
     TopLevel(u8),
     /// The service refused the connection when it was made.
     Refused(Cow<'static, str>),
-    /// The service asked for the end, with its reason.
+    /// The service asked for the end after a frame, with its reason.
     Service(Cow<'static, str>),
+    /// The service asked for the end because a deferred reply will not come, with its reason.
+    Abandoned(Cow<'static, str>),
     /// The service panicked while it handled this connection.
     Panicked,
     /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows.
     Overflow,
-    /// Nothing was received for `limits.idle_timeout`.
+    /// Nothing was received, sent or waited for within `limits.idle_timeout`.
     Idle,
     /// A frame that had begun was not complete within `limits.frame_timeout`.
     FrameTimeout,
@@ -82,12 +84,14 @@ impl fmt::Display for Close {
                 )
             }
             Close::Refused(reason) => write!(f, "the service refused the connection: {reason}"),
-            Close::Service(reason) => write!(f, "the service ended the connection: {reason}"),
+            Close::Service(reason) | Close::Abandoned(reason) => {
+                write!(f, "the service ended the connection: {reason}")
+            }
             Close::Panicked => f.write_str("the service panicked"),
             Close::Overflow => {
                 f.write_str("more was pushed to the connection than limits.outbox_bytes allows")
             }
-            Close::Idle => f.write_str("nothing was received for limits.idle_timeout"),
+            Close::Idle => f.write_str("nothing was received or sent for limits.idle_timeout"),
             Close::FrameTimeout => {
                 f.write_str("a frame was not complete within limits.frame_timeout")
             }

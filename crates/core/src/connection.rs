@@ -1,21 +1,19 @@
 //! One connection without its socket: what was received and not consumed, what is to be sent, and where it is in its
 //! life. The service calls that move it are in [`crate::host`].
 
-use std::cell::OnceCell;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::close::Close;
 use crate::desk::Desk;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::partial::Partial;
-use crate::peer::{ConnectionId, HandleState};
+use crate::peer::{ConnectionId, PushError};
 use crate::tickets::Tickets;
 
 /// How long a connection that has sent its FIN waits for the peer's, discarding what still arrives, so that unread
 /// data does not turn the close into a reset that could destroy replies on their way.
-pub(crate) const LINGER_MS: u64 = 1000;
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// More undispatched input than this stops reading, even where the outbox would allow more.
 const BACKLOG_BYTES_MAX: usize = 256 * 1024;
@@ -34,7 +32,6 @@ pub(crate) struct Connection {
     pub(crate) input: Option<Box<Partial>>,
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
-    pub(crate) handle: OnceCell<Arc<HandleState>>,
     pub(crate) life: Life,
     /// Dispatch waits until the peer has read more of its replies.
     pub(crate) paused: bool,
@@ -49,9 +46,10 @@ pub(crate) struct Connection {
 /// Since when a connection waits for what; milliseconds on the worker's clock.
 #[derive(Default)]
 pub(crate) struct Clock {
-    /// When bytes were received last, or the connection was made.
-    pub(crate) received: u64,
-    /// When the frame that is still incomplete began; 0 = none is.
+    /// When bytes were received or sent or a ticket was closed last, or the connection was made.
+    pub(crate) traffic: u64,
+    /// When the frame that is still incomplete began, or reading went on in the middle of it; 0 = none is, or the
+    /// connection is not read.
     pub(crate) frame: u64,
     /// When the outbox became non-empty or the peer took bytes of it last; 0 = it is empty.
     pub(crate) write: u64,
@@ -119,13 +117,12 @@ impl Connection {
             input: None,
             outbox: Outbox::default(),
             tickets: Tickets::default(),
-            handle: OnceCell::new(),
             life: Life::Open,
             paused: false,
             metered: 0,
             quiet: false,
             clock: Clock {
-                received: now,
+                traffic: now,
                 ..Clock::default()
             },
         }
@@ -136,6 +133,17 @@ impl Connection {
         matches!(self.life, Life::Open | Life::Ended)
     }
 
+    /// What is to be answered to those who push to it.
+    pub(crate) fn push_error(&self) -> Option<PushError> {
+        match &self.life {
+            Life::Open | Life::Ended => None,
+            Life::Over {
+                why: Close::Overflow,
+            } => Some(PushError::Overflow),
+            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => Some(PushError::Gone),
+        }
+    }
+
     /// Whether there are bytes that can be dispatched now.
     pub(crate) fn is_ready(&self) -> bool {
         self.takes_frames()
@@ -144,16 +152,18 @@ impl Connection {
     }
 
     /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter.
-    pub(crate) fn update_pause(&mut self, limits: &Limits) -> bool {
+    pub(crate) fn update_pause(&mut self, desk: &Desk) {
         let queued = self.outbox.len();
-        let limit = limits.outbox_bytes;
+        let limit = desk.limits.outbox_bytes;
         let was = self.paused;
         self.paused = if was {
             queued > limit / 4
         } else {
             queued > limit / 2
         };
-        self.paused && !was
+        if self.paused && !was && self.takes_frames() {
+            desk.name_counters(self.name).pauses.add(1);
+        }
     }
 
     /// Ends the connection for `why`, unless it is ending already.
@@ -169,9 +179,6 @@ impl Connection {
             }
         };
         self.count(&why, desk);
-        if let Some(handle) = self.handle.get() {
-            handle.open.store(false, Ordering::Release);
-        }
         if let Some(input) = self.input.take() {
             desk.pools.give_partial(input);
         }
@@ -195,7 +202,7 @@ impl Connection {
     fn count(&self, why: &Close, desk: &Desk) {
         let counters = desk.name_counters(self.name);
         match why {
-            Close::Finished | Close::Stopping | Close::Refused(_) => {}
+            Close::Finished | Close::Stopping | Close::Refused(_) | Close::Abandoned(_) => {}
             Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Service(_) => {
                 counters.bad_input.add(1)
             }
@@ -303,37 +310,27 @@ impl Connection {
 
     /// When a time limit may be exceeded next, and by what, on the worker's clock.
     pub(crate) fn due(&self, limits: &Limits) -> Option<(u64, Close)> {
-        let ms = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let idle = ms(limits.idle_timeout);
         let mut due: Option<(u64, Close)> = None;
-        let mut consider = |at: u64, why: Close| {
-            if due.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
+        let mut consider = |since: u64, limit: Duration, why: Close| {
+            let at = since.saturating_add(milliseconds(limit));
+            if !limit.is_zero() && due.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
                 due = Some((at, why));
             }
         };
         match self.life {
             Life::Open => {
-                if idle > 0 && self.tickets.is_empty() && self.outbox.is_empty() {
-                    consider(self.clock.received + idle, Close::Idle);
+                if self.tickets.is_empty() && self.outbox.is_empty() {
+                    consider(self.clock.traffic, limits.idle_timeout, Close::Idle);
                 }
-                if self.clock.frame > 0 && ms(limits.frame_timeout) > 0 && !self.paused {
-                    consider(
-                        self.clock.frame + ms(limits.frame_timeout),
-                        Close::FrameTimeout,
-                    );
+                if self.clock.frame > 0 {
+                    consider(self.clock.frame, limits.frame_timeout, Close::FrameTimeout);
                 }
             }
-            Life::Shut { .. } => consider(self.clock.shut + LINGER_MS, Close::WriteTimeout),
+            Life::Shut { .. } => consider(self.clock.shut, LINGER, Close::WriteTimeout),
             Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
         }
-        if self.clock.write > 0
-            && ms(limits.write_timeout) > 0
-            && !matches!(self.life, Life::Over { .. })
-        {
-            consider(
-                self.clock.write + ms(limits.write_timeout),
-                Close::WriteTimeout,
-            );
+        if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
+            consider(self.clock.write, limits.write_timeout, Close::WriteTimeout);
         }
         due
     }
@@ -349,7 +346,8 @@ impl Connection {
             .input
             .as_ref()
             .is_some_and(|input| input.parked.is_some());
-        if !incomplete {
+        // A peer cannot complete a frame while it is not read.
+        if !incomplete || self.paused {
             self.clock.frame = 0;
         } else if self.clock.frame == 0 {
             self.clock.frame = desk.now;
@@ -365,4 +363,9 @@ impl Connection {
             self.metered = held;
         }
     }
+}
+
+/// A time on the worker's clock. Rounded up, since a limit must not take effect early, nor become zero.
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

@@ -51,6 +51,8 @@ pub(crate) trait Host {
 pub(crate) struct Hosted<S: Service> {
     service: S,
     sessions: Slab<S::Session>,
+    /// Frames that were given to the service since they were counted last.
+    uncounted: usize,
 }
 
 /// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
@@ -66,6 +68,7 @@ impl<S: Service> Hosted<S> {
         Hosted {
             service,
             sessions: Slab::new(),
+            uncounted: 0,
         }
     }
 
@@ -107,16 +110,10 @@ impl<S: Service> Hosted<S> {
                 Err(error) => {
                     reply.desk.framer.reset();
                     reply.connection.close(Close::Framing(error), reply.desk);
+                    // Nothing is parked of a frame that was refused.
+                    scanned = 0;
                 }
             }
-        }
-        if count > 0 {
-            reply.connection.clock.frame = 0;
-            reply
-                .desk
-                .name_counters(reply.connection.name)
-                .frames_in
-                .add(count as u64);
         }
         Rest {
             start,
@@ -126,6 +123,7 @@ impl<S: Service> Hosted<S> {
     }
 
     fn frame(&mut self, frame: Frame<'_>, reply: &mut Reply<'_>) {
+        self.uncounted += 1;
         let session = reply
             .connection
             .session
@@ -135,27 +133,13 @@ impl<S: Service> Hosted<S> {
             return;
         };
         match self.service.frame(session, frame, reply) {
-            Flow::Continue => {
-                if reply.connection.update_pause(&reply.desk.limits) {
-                    reply
-                        .desk
-                        .name_counters(reply.connection.name)
-                        .pauses
-                        .add(1);
-                }
-            }
+            Flow::Continue => reply.connection.update_pause(reply.desk),
             Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
         }
     }
 
     /// Gives the carried frame, which is all of `partial`, to the service.
     fn carried_frame(&mut self, partial: &mut Partial, reply: &mut Reply<'_>) {
-        reply.connection.clock.frame = 0;
-        reply
-            .desk
-            .name_counters(reply.connection.name)
-            .frames_in
-            .add(1);
         if partial.bytes.len() < SHARE_CARRIED_BYTES_MIN {
             self.frame(Frame::new(&partial.bytes, None), reply);
         } else {
@@ -233,6 +217,16 @@ impl<S: Service> Hosted<S> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
         let result = catch_unwind(AssertUnwindSafe(|| call(self, reply)));
+        let frames = std::mem::take(&mut self.uncounted);
+        if frames > 0 {
+            // A frame that is incomplete now has begun just now.
+            reply.connection.clock.frame = 0;
+            reply
+                .desk
+                .name_counters(reply.connection.name)
+                .frames_in
+                .add(frames as u64);
+        }
         if result.is_err() {
             reply.desk.framer.reset();
             reply.connection.close(Close::Panicked, reply.desk);
@@ -367,7 +361,7 @@ impl<S: Service> Host for Hosted<S> {
             Some(host.service.abandoned(session, ticket, why, reply))
         });
         if let Some(Some(Flow::Close(reason))) = flow {
-            reply.connection.close(Close::Service(reason), reply.desk);
+            reply.connection.close(Close::Abandoned(reason), reply.desk);
         }
     }
 

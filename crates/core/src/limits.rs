@@ -20,10 +20,12 @@ pub struct Limits {
     /// Bytes of partial frames, outboxes and handover state of the whole process. Above it the connection that
     /// holds most is cut. Default 1 GiB, at least `frame_bytes`.
     pub memory: usize,
-    /// A connection without traffic for this long is closed. Default zero, which is never.
+    /// A connection on which nothing was received or sent for this long, and that waits for nothing (a deferred reply,
+    /// or a peer that does not read), is closed. Default zero, which is never.
     pub idle_timeout: Duration,
-    /// A frame that was started must be complete within this time, so that slow senders cannot collect. Default
-    /// 30 seconds; zero is never.
+    /// A frame that was started must be complete within this time, so that slow senders cannot collect. It
+    /// begins anew after a pause in which the connection was not read because of `outbox_bytes`. Default 30 seconds; zero
+    /// is never.
     pub frame_timeout: Duration,
     /// A peer that takes nothing for this long while bytes wait for it is cut. Default 30 seconds; zero is never.
     pub write_timeout: Duration,

@@ -5,12 +5,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 use crate::mailbox::{Mail, Post};
-use crate::reply::Reply;
 
 /// Names one connection for as long as the process lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -63,8 +62,8 @@ pub struct Peer<'a> {
     pub(crate) socket_name: Arc<str>,
     pub(crate) link: &'a dyn Link,
     pub(crate) handles: Handles,
-    /// Written back to the connection after the call.
-    pub(crate) handle: OnceCell<Arc<HandleState>>,
+    /// The connection's own.
+    pub(crate) handle: &'a OnceCell<Arc<HandleState>>,
 }
 
 impl Peer<'_> {
@@ -89,15 +88,7 @@ impl Peer<'_> {
 
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.handles.handle(self.id, &self.handle)
-    }
-
-    /// After the call: lets the connection know of the handle that the service asked for.
-    pub(crate) fn keep_handle(self, reply: &Reply<'_>) {
-        if let Some(handle) = self.handle.into_inner() {
-            // The service may have asked the reply for a handle, too; the first one made is the connection's.
-            let _ = reply.connection.handle.set(handle);
-        }
+        self.handles.handle(self.id, self.handle)
     }
 }
 
@@ -113,7 +104,7 @@ impl Handles {
     pub(crate) fn handle(&self, id: ConnectionId, state: &OnceCell<Arc<HandleState>>) -> Handle {
         let shared = state.get_or_init(|| {
             Arc::new(HandleState {
-                open: AtomicBool::new(true),
+                state: AtomicU8::new(OPEN),
                 pushed: AtomicUsize::new(0),
                 pushed_max: self.pushed_max,
             })
@@ -128,11 +119,39 @@ impl Handles {
 
 /// What a connection and its handles share.
 pub(crate) struct HandleState {
-    /// False once the connection takes no more bytes.
-    pub(crate) open: AtomicBool,
+    /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once.
+    state: AtomicU8,
     /// Bytes that were pushed and not yet put into the outbox.
     pub(crate) pushed: AtomicUsize,
     pushed_max: usize,
+}
+
+/// The connection takes bytes.
+const OPEN: u8 = 0;
+/// It takes no more bytes.
+const GONE: u8 = 1;
+/// It takes no more bytes, because of those that were pushed.
+const OVERFLOWED: u8 = 2;
+
+impl HandleState {
+    /// From now on pushes are answered with this error. What was said first stays. Returns whether this was it.
+    pub(crate) fn end(&self, error: PushError) -> bool {
+        let state = match error {
+            PushError::Gone => GONE,
+            PushError::Overflow => OVERFLOWED,
+        };
+        self.state
+            .compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    fn check(&self) -> Result<(), PushError> {
+        match self.state.load(Ordering::Acquire) {
+            OPEN => Ok(()),
+            OVERFLOWED => Err(PushError::Overflow),
+            _ => Err(PushError::Gone),
+        }
+    }
 }
 
 /// Pushes bytes to one connection, from any thread.
@@ -153,7 +172,7 @@ pub struct Handle {
 pub enum PushError {
     /// The connection is gone, or about to be.
     Gone,
-    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. The connection is being closed.
+    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. The connection is being closed, or was.
     Overflow,
 }
 
@@ -162,7 +181,7 @@ impl fmt::Display for PushError {
         f.write_str(match self {
             PushError::Gone => "the connection is gone",
             PushError::Overflow => {
-                "the connection is too slow for what is pushed to it and is being closed"
+                "the connection is too slow for what is pushed to it and is closed"
             }
         })
     }
@@ -178,24 +197,25 @@ impl Handle {
 
     /// Whether the connection still takes bytes. It may end at any moment after this.
     pub fn is_open(&self) -> bool {
-        self.shared.open.load(Ordering::Acquire)
+        self.shared.check().is_ok()
     }
 
     /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
     ///
+    /// What the peer has not read yet is known to the connection's worker only. So a push that is accepted may turn out
+    /// there to be one too many: then the connection is closed, and later pushes are told why.
+    ///
     /// # Errors
     ///
-    /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, in which
-    /// case the connection is closed.
+    /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, because of
+    /// which the connection is closed.
     pub fn push(&self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
         let bytes = bytes.into();
-        if !self.is_open() {
-            return Err(PushError::Gone);
-        }
+        self.shared.check()?;
         let length = bytes.len();
         let before = self.shared.pushed.fetch_add(length, Ordering::AcqRel);
         if before.saturating_add(length) > self.shared.pushed_max {
-            if self.shared.open.swap(false, Ordering::AcqRel) {
+            if self.shared.end(PushError::Overflow) {
                 let _ = self.post.send(Mail::Overflow { to: self.id });
             }
             return Err(PushError::Overflow);

@@ -2,15 +2,18 @@
 
 use crate::outbox::Queue;
 use crate::partial::Partial;
+use crate::tickets::TicketSlab;
 
 /// A buffer above this size is given back to the allocator rather than kept.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// What all kept buffers of a worker, and all its kept partial inputs, may hold together.
 const KEPT_BYTES_MAX: usize = 512 * 1024;
-/// How many empty queues and partial inputs are kept.
+/// How many of each other kind are kept.
 const KEPT_BOXES_MAX: usize = 256;
+/// What had room for more open tickets than this is given back to the allocator.
+const KEPT_TICKETS_MAX: usize = 64;
 
-/// Empty buffers, queues and partial inputs of one worker, so that an idle connection holds none and a busy one does
+/// Empty buffers, queues, partial inputs and sets of tickets of one worker, so that an idle connection holds none and a busy one does
 /// not allocate.
 #[derive(Default)]
 pub(crate) struct Pools {
@@ -23,6 +26,8 @@ pub(crate) struct Pools {
     partials: Vec<Box<Partial>>,
     /// Sum of the capacities in `partials`.
     partial_bytes: usize,
+    #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
+    tickets: Vec<Box<TicketSlab>>,
 }
 
 impl Pools {
@@ -72,6 +77,17 @@ impl Pools {
         if self.partials.len() < KEPT_BOXES_MAX {
             self.partial_bytes += partial.bytes.capacity();
             self.partials.push(partial);
+        }
+    }
+
+    pub(crate) fn tickets(&mut self) -> Box<TicketSlab> {
+        self.tickets.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_tickets(&mut self, tickets: Box<TicketSlab>) {
+        debug_assert!(tickets.is_empty());
+        if self.tickets.len() < KEPT_BOXES_MAX && tickets.capacity() <= KEPT_TICKETS_MAX {
+            self.tickets.push(tickets);
         }
     }
 }

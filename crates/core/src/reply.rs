@@ -1,14 +1,16 @@
 //! How a service answers: now, or later from somewhere else.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::mailbox::{Mail, Post};
-use crate::peer::{ConnectionId, Handle, Link, PeerAddress};
+use crate::peer::{ConnectionId, Handle, HandleState, Link, PeerAddress};
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -19,6 +21,8 @@ pub struct Reply<'a> {
     pub(crate) connection: &'a mut Connection,
     pub(crate) desk: &'a mut Desk,
     pub(crate) link: &'a dyn Link,
+    /// What the connection shares with its handles, once there are any.
+    pub(crate) handle: &'a OnceCell<Arc<HandleState>>,
 }
 
 /// A service's own name for a request that is answered later, given back with [`Service::abandoned`].
@@ -55,6 +59,7 @@ impl Reply<'_> {
             connection: self.connection,
             desk: self.desk,
             link: self.link,
+            handle: self.handle,
         }
     }
 
@@ -96,17 +101,15 @@ impl Reply<'_> {
 
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.desk
-            .handles
-            .handle(self.connection.id, &self.connection.handle)
+        self.desk.handles.handle(self.connection.id, self.handle)
     }
 
-    /// Promises an answer that comes later. Exactly one of two things will happen: the [`Responder`] answers, or
-    /// [`Service::abandoned`] is called with `ticket`.
+    /// Promises an answer that comes later. Exactly one of three things will happen: the [`Responder`] answers,
+    /// [`Service::abandoned`] is called with `ticket`, or the connection ends before.
     ///
     /// [`Service::abandoned`]: crate::Service::abandoned
     pub fn defer(&mut self, ticket: Ticket) -> Responder {
-        let serial = self.connection.tickets.open(ticket);
+        let serial = self.connection.tickets.open(&mut self.desk.pools, ticket);
         self.desk.open_tickets.opened();
         Responder {
             to: self.connection.id,
@@ -132,8 +135,8 @@ pub struct Responder {
 impl Responder {
     /// Queues the answer, which must be whole frames of the service's protocol.
     ///
-    /// An answer to a connection that is gone, or that comes after the ticket was abandoned, is discarded: its
-    /// client has been told.
+    /// An answer to a connection that has ended, or that comes after the ticket was abandoned, is discarded: its client
+    /// has been told.
     pub fn answer(mut self, bytes: impl Into<Bytes>) {
         self.answered = true;
         let _ = self.post.send(Mail::Answer {

@@ -45,7 +45,8 @@ pub trait Service: 'static {
         reply: &mut Reply<'_>,
     ) -> Flow;
 
-    /// A deferred reply will not come: write the protocol's error for `ticket`.
+    /// A deferred reply will not come: write the protocol's error for `ticket`. Not called on a connection that is
+    /// ending.
     ///
     /// The default ends the connection, because silence would leave the client waiting for ever. A service that
     /// never calls [`Reply::defer`] need not write it.

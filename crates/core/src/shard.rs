@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use slab::Slab;
 
 use crate::close::Close;
-use crate::connection::{Connection, Desire, Finish, LINGER_MS, Life, Receive};
+use crate::connection::{Connection, Desire, Finish, LINGER, Life, Receive, milliseconds};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
@@ -22,9 +22,9 @@ use crate::handover::parcel::Parcel;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::outbox::Outbox;
-use crate::peer::{ConnectionId, Link, Peer};
+use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
 use crate::pool::Pools;
-use crate::reply::{Abandoned, Reply};
+use crate::reply::{Abandoned, Reply, Ticket};
 use crate::timers::Wheel;
 
 mod parting;
@@ -44,7 +44,8 @@ pub(crate) struct Shard<L> {
     due: Vec<Timed>,
     next_generation: u32,
     phase: Phase,
-    drain: Duration,
+    /// How long a stop waits for deferred replies.
+    pub(crate) drain: Duration,
     /// The stop that is under way ends in a handover.
     hands_over: bool,
 }
@@ -52,6 +53,8 @@ pub(crate) struct Shard<L> {
 struct Entry<L> {
     connection: Connection,
     link: L,
+    /// What the connection shares with its handles, once there are any.
+    handle: OnceCell<Arc<HandleState>>,
     /// In `touched`.
     is_touched: bool,
     /// In `ready`.
@@ -128,7 +131,6 @@ impl<L: Link> Shard<L> {
         self.with_host(id.slot, |host, reply| {
             let peer = peer(id, name, reply);
             host.connected(&peer, reply);
-            peer.keep_handle(reply);
         });
         id
     }
@@ -146,6 +148,7 @@ impl<L: Link> Shard<L> {
         vacant.insert(Entry {
             connection: Connection::new(id, name, self.desk.now),
             link,
+            handle: OnceCell::new(),
             is_touched: false,
             is_ready: false,
             timed: NEVER,
@@ -159,7 +162,7 @@ impl<L: Link> Shard<L> {
     /// Bytes arrived.
     pub(crate) fn received(&mut self, slot: u32, bytes: &[u8], lender: Option<&dyn Lend>) {
         self.with_host(slot, |host, reply| {
-            reply.connection.clock.received = reply.desk.now;
+            reply.connection.clock.traffic = reply.desk.now;
             reply
                 .desk
                 .name_counters(reply.connection.name)
@@ -187,6 +190,7 @@ impl<L: Link> Shard<L> {
             connection.outbox.sent(&mut desk.pools, bytes);
             if bytes > 0 {
                 connection.clock.write = desk.now;
+                connection.clock.traffic = desk.now;
                 desk.name_counters(connection.name)
                     .bytes_out
                     .add(bytes as u64);
@@ -209,7 +213,7 @@ impl<L: Link> Shard<L> {
         let mut entry = self.connections.remove(slot as usize);
         let connection = &mut entry.connection;
         let name = connection.name;
-        while connection.tickets.close_any().is_some() {
+        for _ in connection.tickets.close_all() {
             self.crew.ticket_closed();
         }
         let life = std::mem::replace(&mut connection.life, Life::Open);
@@ -220,8 +224,8 @@ impl<L: Link> Shard<L> {
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
             host.disconnected(connection, &why, &self.desk);
         }
-        if let Some(handle) = connection.handle.get() {
-            handle.open.store(false, Ordering::Release);
+        if let Some(handle) = entry.handle.get() {
+            handle.end(PushError::Gone);
         }
         if let Some(input) = connection.input.take() {
             self.desk.pools.give_partial(input);
@@ -270,7 +274,7 @@ impl<L: Link> Shard<L> {
             partial.bytes = bytes;
             partial.lent = 0;
             if received > 0 {
-                reply.connection.clock.received = reply.desk.now;
+                reply.connection.clock.traffic = reply.desk.now;
                 reply
                     .desk
                     .name_counters(reply.connection.name)
@@ -290,9 +294,8 @@ impl<L: Link> Shard<L> {
             Mail::Stop { hand_over } => {
                 if self.phase == Phase::Serving {
                     self.hands_over = hand_over;
-                    let wait = u64::try_from(self.drain.as_millis()).unwrap_or(u64::MAX);
                     self.phase = Phase::Waiting {
-                        until: self.desk.now.saturating_add(wait),
+                        until: self.desk.now.saturating_add(milliseconds(self.drain)),
                     };
                     self.touch_all();
                     return Some(Errand::StopAccepting);
@@ -300,7 +303,10 @@ impl<L: Link> Shard<L> {
             }
             Mail::Push { to, bytes } => self.push(to, bytes),
             Mail::Overflow { to } => self.with_id(to, |connection, desk| {
-                connection.close(Close::Overflow, desk)
+                // If it is ending anyway, what was queued before is still written.
+                if connection.takes_frames() {
+                    connection.close(Close::Overflow, desk)
+                }
             }),
             Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
             Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
@@ -407,7 +413,9 @@ impl<L: Link> Shard<L> {
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
             Phase::Serving => None,
-            Phase::Draining { until } if self.desk.now >= until => Some(until + LINGER_MS),
+            Phase::Draining { until } if self.desk.now >= until => {
+                Some(until.saturating_add(milliseconds(LINGER)))
+            }
             Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };
         [self.wheel.next_due(), stop].into_iter().flatten().min()
@@ -524,6 +532,7 @@ impl<L: Link> Shard<L> {
                 connection: &mut entry.connection,
                 desk: &mut self.desk,
                 link: &entry.link,
+                handle: &entry.handle,
             };
             call(host, &mut reply);
         }
@@ -536,7 +545,7 @@ impl<L: Link> Shard<L> {
             return;
         };
         let connection = &mut entry.connection;
-        connection.update_pause(&self.desk.limits);
+        connection.update_pause(&self.desk);
         connection.settle(&mut self.desk);
         if connection.quiet
             && !self.hands_over
@@ -548,6 +557,11 @@ impl<L: Link> Shard<L> {
             connection.close(Close::Stopping, &mut self.desk);
         }
         connection.account(&mut self.desk);
+        if let Some(handle) = entry.handle.get()
+            && let Some(error) = connection.push_error()
+        {
+            handle.end(error);
+        }
         if connection.is_ready() && !entry.is_ready {
             entry.is_ready = true;
             self.ready.push(slot);
@@ -574,10 +588,15 @@ impl<L: Link> Shard<L> {
     }
 
     fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
-        self.with_id(to, |connection, desk| {
-            if let Some(handle) = connection.handle.get() {
-                handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
-            }
+        if self.generation(to.slot) != Some(to.generation) {
+            return;
+        }
+        if let Some(entry) = self.connections.get(to.slot as usize)
+            && let Some(handle) = entry.handle.get()
+        {
+            handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
+        }
+        self.with(to.slot, |connection, desk| {
             if !connection.takes_frames() {
                 return;
             }
@@ -592,8 +611,9 @@ impl<L: Link> Shard<L> {
     fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
         let crew = self.crew.clone();
         self.with_id(to, |connection, desk| {
-            if connection.tickets.close(serial).is_some() {
+            if connection.tickets.close(&mut desk.pools, serial).is_some() {
                 crew.ticket_closed();
+                connection.clock.traffic = desk.now;
                 if connection.takes_frames() {
                     connection.outbox.share(&mut desk.pools, bytes);
                 }
@@ -607,14 +627,10 @@ impl<L: Link> Shard<L> {
         }
         let crew = self.crew.clone();
         self.with_host(to.slot, |host, reply| {
-            if let Some(ticket) = reply.connection.tickets.close(serial) {
+            let tickets = &mut reply.connection.tickets;
+            if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
                 crew.ticket_closed();
-                reply
-                    .desk
-                    .name_counters(reply.connection.name)
-                    .abandoned
-                    .add(1);
-                host.abandoned(ticket, why, reply);
+                give_up(host, reply, ticket, why);
             }
         });
     }
@@ -660,7 +676,7 @@ impl<L: Link> Shard<L> {
             && now >= until
         {
             self.abandon_all();
-            if now >= until + LINGER_MS {
+            if now >= until.saturating_add(milliseconds(LINGER)) {
                 // Peers that did not take their replies in time: the service manager waits for us.
                 for slot in self.slots() {
                     if !self.is_over(slot) {
@@ -686,19 +702,34 @@ impl<L: Link> Shard<L> {
             return;
         }
         let crew = self.crew.clone();
-        for slot in self.slots() {
+        let slots: Vec<u32> = self
+            .connections
+            .iter()
+            .filter(|(_, entry)| !entry.connection.tickets.is_empty())
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for slot in slots {
             self.with_host(slot, |host, reply| {
-                while let Some(ticket) = reply.connection.tickets.close_any() {
+                for ticket in reply.connection.tickets.close_all() {
                     crew.ticket_closed();
-                    reply
-                        .desk
-                        .name_counters(reply.connection.name)
-                        .abandoned
-                        .add(1);
-                    host.abandoned(ticket, Abandoned::Stopping, reply);
+                    give_up(host, reply, ticket, Abandoned::Stopping);
                 }
             });
         }
+    }
+}
+
+/// Tells the service that the deferred reply to a ticket, which is closed by now, will not come. Not if the connection
+/// is ending: then there is nobody left to apologise to.
+fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket, why: Abandoned) {
+    reply.connection.clock.traffic = reply.desk.now;
+    if reply.connection.takes_frames() {
+        reply
+            .desk
+            .name_counters(reply.connection.name)
+            .abandoned
+            .add(1);
+        host.abandoned(ticket, why, reply);
     }
 }
 
@@ -712,7 +743,7 @@ fn peer<'a>(id: ConnectionId, name: u16, reply: &Reply<'a>) -> Peer<'a> {
         socket_name: reply.desk.names[name as usize].name.clone(),
         link: reply.link,
         handles: reply.desk.handles.clone(),
-        handle: OnceCell::new(),
+        handle: reply.handle,
     }
 }
 

@@ -23,10 +23,13 @@
 //! assert_eq!(exchange.take_sent(client), b"\x93\x01\x02\x03\xc0");
 //! ```
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use ringhold_framer::Framer;
 
 use crate::connection::{Desire, Finish, Receive};
@@ -34,24 +37,28 @@ use crate::crew::Crew;
 use crate::desk::{Desk, Name};
 use crate::host::Hosted;
 use crate::limits::Limits;
-use crate::mailbox::{Mailbox, mailbox};
+use crate::mailbox::{Mail, Mailbox, mailbox};
 use crate::memory::{Memory, Meter};
 use crate::metrics::{Metrics, NameTotals};
 use crate::peer::{ConnectionId, Handles, Link, PeerAddress};
 use crate::placement::Dealer;
 use crate::pool::Pools;
 use crate::service::Service;
-use crate::shard::Shard;
+use crate::shard::{Phase, Shard};
 use crate::worker::Worker;
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
 /// thread; time stands still until [`Exchange::advance`].
+///
+/// A client reads everything that it is sent, at once, until [`Exchange::set_window`] says otherwise, and ends its
+/// side when it sees the server's end, until [`Exchange::keep_open`] says otherwise.
 pub struct Exchange {
     shard: Shard<Wire>,
     mailbox: Mailbox,
     now: u64,
     ids: Vec<ConnectionId>,
-    ended: Vec<(ConnectionId, Vec<u8>)>,
+    /// Connections that are gone, and what is left of their sockets.
+    ended: Vec<(ConnectionId, Wire)>,
 }
 
 /// A connection of an [`Exchange`].
@@ -61,10 +68,38 @@ pub struct Client(usize);
 /// What takes the place of a socket.
 #[derive(Default)]
 struct Wire {
-    /// What the peer has been sent.
+    /// What the client has sent and the connection has not read yet, in the pieces in which it was sent.
+    incoming: VecDeque<Bytes>,
+    /// The client has ended its side, behind `incoming`.
+    ended: bool,
+    /// The connection was told so.
+    end_seen: bool,
+    /// What the client has been sent.
     sent: Vec<u8>,
-    /// The peer reads only so many more bytes; `None` = all.
+    /// The client reads only so many more bytes; `None` = all.
     window: Option<usize>,
+    /// Bytes of a send that was begun and of which the client has read nothing.
+    flight: Option<Vec<u8>>,
+    /// The server has ended its side.
+    shut: bool,
+    /// The client does not end its side because the server has.
+    keeps_open: bool,
+}
+
+impl Wire {
+    fn unread(&self) -> usize {
+        self.incoming.iter().map(Bytes::len).sum()
+    }
+
+    /// Lets the client read of `bytes` what its window allows; returns how many bytes that were.
+    fn read(&mut self, bytes: &[u8]) -> usize {
+        let count = self.window.unwrap_or(usize::MAX).min(bytes.len());
+        if let Some(window) = &mut self.window {
+            *window -= count;
+        }
+        self.sent.extend_from_slice(&bytes[..count]);
+        count
+    }
 }
 
 impl Link for Wire {
@@ -140,7 +175,7 @@ impl Exchange {
             desk,
             crew,
             vec![Box::new(Hosted::new(service))],
-            std::time::Duration::ZERO,
+            Duration::ZERO,
         );
         Ok(Exchange {
             shard,
@@ -160,37 +195,45 @@ impl Exchange {
         Client(self.ids.len() - 1)
     }
 
-    /// Bytes of the client arrive in one piece, if the connection reads at the moment. Returns whether it did.
+    /// Bytes of the client arrive in one piece. What the connection does not read at the moment waits, as it would in a
+    /// socket's buffer. Returns whether all of it was read.
     pub fn receive(&mut self, client: Client, bytes: &[u8]) -> bool {
-        let Some(desire) = self.desire(client) else {
+        let Some(wire) = self.wire(client) else {
             return false;
         };
-        match desire.receive {
-            Receive::Stream => self.shard.received(self.slot(client), bytes, None),
-            Receive::Large => {
-                // As an engine does: at most what is missing goes into the frame's own buffer.
-                let slot = self.slot(client);
-                let mut bytes = bytes;
-                if let Some((mut target, room)) = self.shard.take_large(slot) {
-                    let (head, tail) = bytes.split_at(room.min(bytes.len()));
-                    target.extend_from_slice(head);
-                    self.shard.large_received(slot, target);
-                    bytes = tail;
-                }
-                self.settle();
-                return bytes.is_empty() || self.receive(client, bytes);
-            }
-            Receive::Pause | Receive::Stop => return false,
+        if !bytes.is_empty() {
+            wire.incoming.push_back(Bytes::copy_from_slice(bytes));
         }
+        self.settle_one(client);
+        self.unread(client) == 0
+    }
+
+    /// Bytes of the client arrive although the connection does not want any at the moment. It happens to every engine
+    /// whose receive is under way when reading is paused. Returns `false`, and nothing happens, if earlier bytes wait
+    /// or the client has ended its side.
+    pub fn receive_unasked(&mut self, client: Client, bytes: &[u8]) -> bool {
+        let waits = self
+            .wire(client)
+            .is_none_or(|wire| wire.ended || !wire.incoming.is_empty());
+        if waits || bytes.is_empty() {
+            return false;
+        }
+        let piece = Bytes::copy_from_slice(bytes);
+        self.shard.received(self.slot(client), &piece, Some(&piece));
         self.settle();
         true
     }
 
-    /// The client ends its side.
+    /// Bytes of the client that the connection did not read, or not yet.
+    pub fn unread(&mut self, client: Client) -> usize {
+        self.remains(client).map_or(0, |wire| wire.unread())
+    }
+
+    /// The client ends its side, behind what it has sent.
     pub fn end(&mut self, client: Client) {
-        if self.is_open(client) {
-            self.shard.ended(self.slot(client));
-            self.settle();
+        if let Some(wire) = self.wire(client) {
+            wire.ended = true;
+            self.settle_one(client);
         }
     }
 
@@ -207,13 +250,16 @@ impl Exchange {
 
     /// From now on the client reads only so many bytes; `None` lifts the limit.
     pub fn set_window(&mut self, client: Client, window: Option<usize>) {
-        if self.is_open(client) {
-            let slot = self.slot(client);
-            if let Some(link) = self.shard.link(slot) {
-                link.window = window;
-            }
-            self.shard.touch(slot);
-            self.settle();
+        if let Some(wire) = self.wire(client) {
+            wire.window = window;
+            self.settle_one(client);
+        }
+    }
+
+    /// The client does not end its side when it sees that the server has.
+    pub fn keep_open(&mut self, client: Client) {
+        if let Some(wire) = self.wire(client) {
+            wire.keeps_open = true;
         }
     }
 
@@ -223,29 +269,33 @@ impl Exchange {
     }
 
     /// Time passes.
-    pub fn advance(&mut self, time: std::time::Duration) {
+    pub fn advance(&mut self, time: Duration) {
         self.now += u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2);
         self.settle();
     }
 
     /// The server is told to stop; it waits for nothing.
     pub fn stop(&mut self) {
-        let _ = self
-            .shard
-            .deliver(crate::mailbox::Mail::Stop { hand_over: false });
+        self.stop_within(Duration::ZERO);
+    }
+
+    /// The server is told to stop and waits so long for deferred replies.
+    pub fn stop_within(&mut self, drain: Duration) {
+        self.shard.drain = drain;
+        let _ = self.shard.deliver(Mail::Stop { hand_over: false });
         self.settle();
     }
 
     /// What the client was sent since the last call.
     pub fn take_sent(&mut self, client: Client) -> Vec<u8> {
-        let id = self.ids[client.0];
-        if let Some((_, sent)) = self.ended.iter_mut().find(|(ended, _)| *ended == id) {
-            return std::mem::take(sent);
-        }
-        self.shard
-            .link(id.slot)
-            .map(|link| std::mem::take(&mut link.sent))
+        self.remains(client)
+            .map(|wire| std::mem::take(&mut wire.sent))
             .unwrap_or_default()
+    }
+
+    /// Whether the server has ended its side, behind everything that it sent, before the connection was closed.
+    pub fn is_shut(&mut self, client: Client) -> bool {
+        self.remains(client).is_some_and(|wire| wire.shut)
     }
 
     /// Whether the connection exists.
@@ -275,12 +325,33 @@ impl Exchange {
         self.ids[client.0].slot
     }
 
+    /// The client's end of an open connection.
+    fn wire(&mut self, client: Client) -> Option<&mut Wire> {
+        let id = self.ids[client.0];
+        self.shard.link_of(id.slot, id.generation)
+    }
+
+    /// The client's end of a connection, be it closed.
+    fn remains(&mut self, client: Client) -> Option<&mut Wire> {
+        let id = self.ids[client.0];
+        let closed = self.ended.iter_mut().find(|(ended, _)| *ended == id);
+        match closed {
+            Some((_, wire)) => Some(wire),
+            None => self.shard.link_of(id.slot, id.generation),
+        }
+    }
+
     fn desire(&self, client: Client) -> Option<Desire> {
         if self.is_open(client) {
             self.shard.desire(self.slot(client))
         } else {
             None
         }
+    }
+
+    fn settle_one(&mut self, client: Client) {
+        self.shard.touch(self.slot(client));
+        self.settle();
     }
 
     /// Turns until nothing more happens by itself.
@@ -311,47 +382,105 @@ impl Exchange {
         let Some(desire) = self.shard.desire(slot) else {
             return false;
         };
-        if desire.send
-            && let Some((outbox, link, pools)) = self.shard.sending(slot)
-            && link.window != Some(0)
-        {
-            let mut bytes: Vec<u8> = outbox.begin(pools).flatten().copied().collect();
-            if let Some(window) = &mut link.window {
-                bytes.truncate(*window);
-                *window -= bytes.len();
-            }
-            link.sent.extend_from_slice(&bytes);
-            self.shard.sent(slot, bytes.len());
-            return true;
-        }
         match desire.finish {
-            Finish::No => {}
+            Finish::No => {
+                let sent = self.send(slot, desire.send);
+                self.read(slot, desire.receive) || sent
+            }
             Finish::Shutdown => {
                 self.shard.shut(slot);
-                // This peer ends as soon as it sees the end.
-                self.shard.ended(slot);
-                return true;
+                if let Some(wire) = self.shard.link(slot) {
+                    wire.shut = true;
+                    wire.ended |= !wire.keeps_open;
+                }
+                true
             }
             Finish::Close | Finish::Release => {
-                if let Some(generation) = self.shard.generation(slot) {
-                    let id = ConnectionId {
-                        worker: 0,
-                        generation,
-                        slot,
-                    };
-                    let wire = self.shard.closed(slot);
-                    self.ended.push((id, wire.sent));
+                self.close(slot);
+                true
+            }
+        }
+    }
+
+    /// Moves the send that is under way on, or else begins one if there is something to send.
+    fn send(&mut self, slot: u32, begin: bool) -> bool {
+        let Some((outbox, wire, pools)) = self.shard.sending(slot) else {
+            return false;
+        };
+        let flight = match wire.flight.take() {
+            Some(flight) => flight,
+            None if begin => outbox.begin(pools).flatten().copied().collect(),
+            None => return false,
+        };
+        let count = wire.read(&flight);
+        if count == 0 {
+            wire.flight = Some(flight);
+            return false;
+        }
+        self.shard.sent(slot, count);
+        true
+    }
+
+    /// Gives the connection one piece of what the client has sent, or its end.
+    fn read(&mut self, slot: u32, receive: Receive) -> bool {
+        let Some(wire) = self.shard.link(slot) else {
+            return false;
+        };
+        match receive {
+            Receive::Pause => return false,
+            Receive::Stop => return self.read_last(slot),
+            Receive::Large if !wire.incoming.is_empty() => {
+                if let Some((mut target, room)) = self.shard.take_large(slot) {
+                    if let Some(wire) = self.shard.link(slot)
+                        && let Some(piece) = wire.incoming.front_mut()
+                    {
+                        target.extend_from_slice(&piece.split_to(room.min(piece.len())));
+                        wire.incoming.retain(Buf::has_remaining);
+                    }
+                    self.shard.large_received(slot, target);
                 }
                 return true;
             }
+            Receive::Stream | Receive::Large => {}
         }
-        if desire.receive == Receive::Stop
-            && desire.finish == Finish::No
-            && !self.shard.is_quiet(slot)
+        if let Some(piece) = wire.incoming.pop_front() {
+            self.shard.received(slot, &piece, Some(&piece));
+        } else if wire.ended && !wire.end_seen {
+            wire.end_seen = true;
+            self.shard.ended(slot);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Nothing more is received. While stopping, what has arrived by now is taken, as an engine does.
+    fn read_last(&mut self, slot: u32) -> bool {
+        if !matches!(self.shard.phase(), Phase::Draining { .. }) || self.shard.is_quiet(slot) {
+            return false;
+        }
+        while self.shard.takes_input(slot) && self.read(slot, Receive::Stream) {}
+        self.shard.quiet(slot);
+        true
+    }
+
+    fn close(&mut self, slot: u32) {
+        let Some(generation) = self.shard.generation(slot) else {
+            return;
+        };
+        let id = ConnectionId {
+            worker: 0,
+            generation,
+            slot,
+        };
+        if self
+            .shard
+            .link(slot)
+            .is_some_and(|wire| wire.flight.take().is_some())
         {
-            self.shard.quiet(slot);
-            return true;
+            self.shard.sent(slot, 0);
         }
-        false
+        let wire = self.shard.closed(slot);
+        self.ended.push((id, wire));
     }
 }

@@ -5,56 +5,53 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use slab::Slab;
 
+use crate::pool::Pools;
 use crate::reply::Ticket;
 
 /// The open tickets of one connection; without memory while there are none.
 #[derive(Default)]
 pub(crate) struct Tickets {
-    open: Option<Box<Open>>,
+    open: Option<Box<TicketSlab>>,
+    /// Tells a ticket from earlier ones with the same key: the upper half of the serial number.
+    round: u32,
 }
 
-#[derive(Default)]
-struct Open {
-    tickets: Slab<(u32, Ticket)>,
-    /// Told apart from earlier tickets with the same key by the upper half of the serial number.
-    next: u32,
-}
+/// The memory behind open tickets; pooled.
+pub(crate) type TicketSlab = Slab<(u32, Ticket)>;
 
 impl Tickets {
     /// Opens a ticket; its serial number names it within this connection.
-    pub(crate) fn open(&mut self, ticket: Ticket) -> u64 {
-        let open = self.open.get_or_insert_default();
-        let round = open.next;
-        open.next = open.next.wrapping_add(1);
-        let key = open.tickets.insert((round, ticket));
+    pub(crate) fn open(&mut self, pools: &mut Pools, ticket: Ticket) -> u64 {
+        let open = self.open.get_or_insert_with(|| pools.tickets());
+        let round = self.round;
+        self.round = self.round.wrapping_add(1);
+        let key = open.insert((round, ticket));
         u64::from(round) << 32 | key as u64
     }
 
     /// Closes the ticket with this serial number; `None` if it is not open any more.
-    pub(crate) fn close(&mut self, serial: u64) -> Option<Ticket> {
+    pub(crate) fn close(&mut self, pools: &mut Pools, serial: u64) -> Option<Ticket> {
         let open = self.open.as_mut()?;
         let key = (serial & u64::from(u32::MAX)) as usize;
-        match open.tickets.get(key) {
-            Some((round, _)) if u64::from(*round) == serial >> 32 => {
-                Some(open.tickets.remove(key).1)
-            }
-            _ => None,
+        let (round, ticket) = *open.get(key)?;
+        if u64::from(round) != serial >> 32 {
+            return None;
         }
+        open.remove(key);
+        if let Some(empty) = self.open.take_if(|open| open.is_empty()) {
+            pools.give_tickets(empty);
+        }
+        Some(ticket)
     }
 
-    /// Closes any one open ticket.
-    pub(crate) fn close_any(&mut self) -> Option<Ticket> {
-        let open = self.open.as_mut()?;
-        let key = open.tickets.iter().next()?.0;
-        Some(open.tickets.remove(key).1)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.tickets.len())
+    /// Closes all of them.
+    pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
+        let open = self.open.take().into_iter();
+        open.flat_map(|open| (*open).into_iter().map(|(_, (_, ticket))| ticket))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.open.is_none()
     }
 }
 
@@ -83,18 +80,39 @@ mod tests {
 
     #[test]
     fn a_ticket_closes_once_and_a_reused_key_is_another_ticket() {
+        let mut pools = Pools::default();
         let mut tickets = Tickets::default();
-        let first = tickets.open(Ticket(7));
-        assert_eq!(tickets.close(first), Some(Ticket(7)));
-        assert_eq!(tickets.close(first), None);
-        let second = tickets.open(Ticket(8));
+        let first = tickets.open(&mut pools, Ticket(7));
+        assert_eq!(tickets.close(&mut pools, first), Some(Ticket(7)));
+        assert_eq!(tickets.close(&mut pools, first), None);
+        let second = tickets.open(&mut pools, Ticket(8));
         assert_eq!(
-            tickets.close(first),
+            tickets.close(&mut pools, first),
             None,
             "the key is the same, the ticket is not"
         );
-        assert_eq!(tickets.close(second), Some(Ticket(8)));
+        assert_eq!(tickets.close(&mut pools, second), Some(Ticket(8)));
         assert!(tickets.is_empty());
-        assert_eq!(tickets.close_any(), None);
+        assert_eq!(tickets.close_all().count(), 0);
+    }
+
+    #[test]
+    fn closing_all_leaves_no_serial_number_valid() {
+        let mut pools = Pools::default();
+        let mut tickets = Tickets::default();
+        let serials: Vec<u64> = (0..5)
+            .map(|n| tickets.open(&mut pools, Ticket(n)))
+            .collect();
+        tickets.close(&mut pools, serials[1]);
+        let closed: Vec<u64> = tickets.close_all().map(|ticket| ticket.0).collect();
+        assert_eq!(closed, [0, 2, 3, 4]);
+        assert!(tickets.is_empty());
+        let again: Vec<u64> = (5..10)
+            .map(|n| tickets.open(&mut pools, Ticket(n)))
+            .collect();
+        for serial in serials {
+            assert_eq!(tickets.close(&mut pools, serial), None);
+        }
+        assert_eq!(tickets.close(&mut pools, again[4]), Some(Ticket(9)));
     }
 }

@@ -93,7 +93,6 @@ impl<L: Link> Shard<L> {
         self.with_host(id.slot, |host, reply| {
             let peer = peer(id, name, reply);
             host.restored(&peer, parcel.session.as_deref(), reply);
-            peer.keep_handle(reply);
         });
         self.with(id.slot, |connection, desk| {
             // What the predecessor owed comes before anything that this process says.
