@@ -28,14 +28,23 @@ impl NameHasher {
 
 impl Hasher for NameHasher {
     fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
+        let mut rest = bytes;
+        while let Some((word, after)) = rest.split_first_chunk::<8>() {
             self.mix(u64::from_le_bytes(*word));
+            rest = after;
         }
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            self.mix(u64::from_le_bytes(last));
+        // Loads that may overlap, because a copy of so few bytes costs more than all the rest.
+        match (rest.first_chunk::<4>(), rest.last_chunk::<4>(), rest) {
+            (Some(head), Some(tail), _) => {
+                let (head, tail) = (u32::from_le_bytes(*head), u32::from_le_bytes(*tail));
+                self.mix(u64::from(head) << 32 | u64::from(tail));
+            }
+            (_, _, [first, .., last]) => {
+                let middle = rest[rest.len() / 2];
+                self.mix(u64::from_le_bytes([*first, middle, *last, 0, 0, 0, 0, 0]));
+            }
+            (_, _, [only]) => self.mix(u64::from(*only)),
+            (_, _, []) => {}
         }
     }
 
@@ -95,6 +104,42 @@ pub(crate) fn nearest<'n>(wrong: &[u8], known: impl Iterator<Item = &'n str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_every_length_are_found_and_told_apart() {
+        let names: Vec<Vec<u8>> = (0..40)
+            .flat_map(|length| {
+                // One for each byte that differs.
+                (0..=length).map(move |at| {
+                    let mut name = vec![b'x'; length];
+                    if let Some(byte) = name.get_mut(at) {
+                        *byte = b'y';
+                    }
+                    name
+                })
+            })
+            .collect();
+        let index: Index = names
+            .iter()
+            .enumerate()
+            .map(|(position, name)| (name.as_slice().into(), position))
+            .collect();
+        assert_eq!(index.len(), names.len());
+        let hashes: std::collections::HashSet<u64> = names
+            .iter()
+            .map(|name| {
+                use std::hash::Hash;
+                let mut hasher = NameHasher::default();
+                name.as_slice().hash(&mut hasher);
+                hasher.finish()
+            })
+            .collect();
+        assert_eq!(hashes.len(), names.len(), "no collisions among these");
+        for (position, name) in names.iter().enumerate() {
+            assert_eq!(index.get(name.as_slice()), Some(&position));
+        }
+        assert_eq!(index.get(&b"xxxxz"[..]), None);
+    }
 
     #[test]
     fn a_shown_name_is_escaped_and_short() {
