@@ -41,6 +41,10 @@ pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 
+/// With DEFER_TASKRUN some kernels (6.13 and later) run only so many deferred completions in an enter that waits for
+/// one. After a batch of this size there may be more, which an enter that asks for many and does not wait will run.
+const DEFERRED_BATCH: usize = 20;
+
 /// At the latest after this time connections without a receive buffer are looked at again.
 const STARVED_RETRY_MS: u64 = 10;
 
@@ -63,6 +67,8 @@ struct Engine<'r> {
     yields: Vec<(u32, u32)>,
     /// Counts the turns, for the share of the buffers.
     turn: u32,
+    /// How many completions the last turn dispatched.
+    batch: usize,
     /// Slots to be looked at again in the next turn.
     later: Vec<u32>,
     /// Connections that were let go, for the successor.
@@ -139,6 +145,7 @@ pub(crate) fn run(
         starved: VecDeque::new(),
         yields: Vec::new(),
         turn: 0,
+        batch: 0,
         later: Vec::new(),
         parcels: Vec::new(),
         larges: Slab::new(),
@@ -216,7 +223,8 @@ impl Engine<'_> {
 
     /// Whether to sleep, and how long.
     fn plan_wait(&mut self) -> io::Result<Wait> {
-        if self.shard.is_busy() || !self.later.is_empty() || self.queue.has_deferred_work() {
+        let deferred = self.batch >= DEFERRED_BATCH || self.queue.has_deferred_work();
+        if self.shard.is_busy() || !self.later.is_empty() || deferred {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -258,11 +266,13 @@ impl Engine<'_> {
 
     /// Dispatches everything that has completed by now.
     fn dispatch_all(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        self.batch = 0;
         loop {
             let count = self.queue.reap(chunk);
             if count == 0 {
                 return Ok(());
             }
+            self.batch += count;
             self.shard
                 .desk
                 .counters()
