@@ -332,9 +332,13 @@ impl Connection {
         due
     }
 
-    /// Bytes of memory that the peer makes the process hold.
+    /// Bytes of memory that the peer makes the process hold. Of one that is about to be closed they are as good as
+    /// returned, however long the engine takes: nobody else need be cut for them.
     pub(crate) fn held(&self) -> usize {
-        self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.len()
+        match self.life {
+            Life::Over { .. } => 0,
+            _ => self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.held(),
+        }
     }
 
     /// Brings the clocks of frame and write, and the meter, up to date after anything happened.
