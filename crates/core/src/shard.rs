@@ -347,13 +347,16 @@ impl<L: Link> Shard<L> {
 
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
-        for slot in std::mem::take(&mut self.ready) {
-            let Some(entry) = self.connections.get_mut(slot as usize) else {
-                continue;
-            };
-            entry.is_ready = false;
-            self.with_host(slot, |host, reply| host.backlog(reply));
+        // Those that are not done with their share come behind these, for the next turn.
+        let count = self.ready.len();
+        for index in 0..count {
+            let slot = self.ready[index];
+            if let Some(entry) = self.connections.get_mut(slot as usize) {
+                entry.is_ready = false;
+                self.with_host(slot, |host, reply| host.backlog(reply));
+            }
         }
+        self.ready.drain(..count);
         self.advance_stop();
         let me = self.desk.worker as usize;
         let mut holder = self.desk.meter.publish();
