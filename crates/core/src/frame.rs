@@ -50,8 +50,8 @@ impl<'a> Frame<'a> {
         self.keep(self.bytes)
     }
 
-    /// Keeps a part of the frame past the call, in the same way as [`Frame::to_bytes`]. What is kept may hold memory of
-    /// the rest of the frame, but never many times its own size.
+    /// Keeps a part of the frame past the call, in the same way as [`Frame::to_bytes`]. A small part of a large frame is
+    /// copied, so that it does not hold the memory of all of it.
     ///
     /// # Panics
     ///
