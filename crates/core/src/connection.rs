@@ -223,30 +223,25 @@ impl Connection {
 
     /// The peer has ended its side.
     pub(crate) fn ended(&mut self) {
-        match &mut self.life {
-            Life::Open => self.life = Life::Ended,
-            Life::Closing { ended, .. } => *ended = true,
-            Life::Shut { .. } => {
-                if let Life::Shut { why } = std::mem::replace(&mut self.life, Life::Open) {
-                    self.life = Life::Over { why };
-                }
-            }
-            Life::Ended | Life::Over { .. } => {}
-        }
+        self.life = match std::mem::replace(&mut self.life, Life::Open) {
+            Life::Open => Life::Ended,
+            Life::Closing { why, .. } => Life::Closing { why, ended: true },
+            Life::Shut { why } => Life::Over { why },
+            other @ (Life::Ended | Life::Over { .. }) => other,
+        };
     }
 
     /// The FIN was sent.
     pub(crate) fn shut(&mut self, now: u64) {
-        if let Life::Closing { why, ended } = std::mem::replace(&mut self.life, Life::Open) {
-            self.clock.shut = now;
-            self.life = if ended {
-                Life::Over { why }
-            } else {
-                Life::Shut { why }
-            };
-        } else {
-            debug_assert!(false, "only a closing connection sends its FIN");
-        }
+        self.clock.shut = now;
+        self.life = match std::mem::replace(&mut self.life, Life::Open) {
+            Life::Closing { why, ended: false } => Life::Shut { why },
+            Life::Closing { why, ended: true } => Life::Over { why },
+            other => {
+                debug_assert!(false, "only a closing connection sends its FIN");
+                other
+            }
+        };
     }
 
     /// An ended peer that has been given everything it asked for is done.
@@ -335,9 +330,13 @@ impl Connection {
         due
     }
 
-    /// Bytes of memory that the peer makes the process hold.
+    /// Bytes of memory that the peer makes the process hold. Of one that is about to be closed they are as good as
+    /// returned, however long the engine takes: nobody else need be cut for them.
     pub(crate) fn held(&self) -> usize {
-        self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.len()
+        match self.life {
+            Life::Over { .. } => 0,
+            _ => self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.held(),
+        }
     }
 
     /// Brings the clocks of frame and write, and the meter, up to date after anything happened.

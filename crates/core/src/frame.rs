@@ -25,9 +25,12 @@ pub(crate) trait Lend {
     fn lend(&self, part: &[u8]) -> Option<Bytes>;
 }
 
+/// A part of a frame that is a smaller share of it than this is copied: a reference would keep all of it alive.
+const LEND_SHARE_MIN: usize = 8;
+
 impl Lend for Bytes {
     fn lend(&self, part: &[u8]) -> Option<Bytes> {
-        Some(self.slice_ref(part))
+        (part.len() >= self.len() / LEND_SHARE_MIN).then(|| self.slice_ref(part))
     }
 }
 
@@ -47,7 +50,8 @@ impl<'a> Frame<'a> {
         self.keep(self.bytes)
     }
 
-    /// Keeps a part of the frame past the call, in the same way as [`Frame::to_bytes`].
+    /// Keeps a part of the frame past the call, in the same way as [`Frame::to_bytes`]. A small part of a large frame is
+    /// copied, so that it does not hold the memory of all of it.
     ///
     /// # Panics
     ///
@@ -73,5 +77,24 @@ impl Deref for Frame<'_> {
 impl std::fmt::Debug for Frame<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Frame({} bytes)", self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_part_of_a_large_frame_does_not_keep_the_frame() {
+        let large = Bytes::from(vec![7; 100_000]);
+        let frame = Frame::new(&large, Some(&large));
+        let whole = frame.to_bytes();
+        assert_eq!(whole.as_ptr(), large.as_ptr(), "a reference");
+        let half = frame.keep(&frame[50_000..]);
+        assert_eq!(half.as_ptr(), large[50_000..].as_ptr());
+        let small = frame.keep(&frame[100..2100]);
+        assert_eq!(small, large[100..2100]);
+        drop((whole, half));
+        assert!(large.is_unique(), "the small part is a copy");
     }
 }

@@ -96,7 +96,9 @@ impl Mailbox {
 
     /// Announces sleep. If this returns mail, the worker must not sleep.
     pub(crate) fn prepare_sleep(&self) -> Option<Mail> {
-        self.wake.sleeping.store(true, Ordering::SeqCst);
+        // An exchange rather than a store: it reads what a poster wrote last, and so sees that poster's mail if the
+        // poster did not see the announcement.
+        self.wake.sleeping.swap(true, Ordering::SeqCst);
         let mail = self.next();
         if mail.is_some() {
             self.awake();
@@ -106,7 +108,7 @@ impl Mailbox {
 
     /// Takes the announcement back.
     pub(crate) fn awake(&self) {
-        self.wake.sleeping.store(false, Ordering::SeqCst);
+        self.wake.sleeping.swap(false, Ordering::SeqCst);
     }
 
     /// Becomes readable when a sleeping worker is to wake up; reading eight bytes resets it.

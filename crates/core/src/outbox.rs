@@ -59,6 +59,11 @@ impl Queue {
         self.len == 0 && !self.flying
     }
 
+    /// How many segments it can queue without allocating.
+    pub(crate) fn segment_capacity(&self) -> usize {
+        self.sealed.capacity()
+    }
+
     fn seal(&mut self, pools: &mut Pools) {
         if !self.tail.is_empty() {
             let tail = std::mem::replace(&mut self.tail, pools.buffer());
@@ -71,6 +76,13 @@ impl Outbox {
     /// Bytes that are queued and not known to be sent.
     pub(crate) fn len(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.len)
+    }
+
+    /// Bytes that it makes the process hold: those, and what was sent of a segment that is not sent as a whole.
+    pub(crate) fn held(&self) -> usize {
+        self.queue
+            .as_ref()
+            .map_or(0, |queue| queue.len + queue.offset)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -15,7 +15,7 @@ pub(crate) struct Partial {
     pub(crate) parked: Option<Parked>,
     /// At least so many bytes are still missing from the frame, as far as is known; only where all was scanned.
     pub(crate) missing: usize,
-    /// How many bytes `bytes` held when the engine took it to receive into it; 0 = it is here.
+    /// While the engine has `bytes` to receive into it: what it will hold at most when it comes back. Otherwise 0.
     pub(crate) lent: usize,
 }
 
@@ -25,9 +25,11 @@ impl Partial {
         self.scanned < self.bytes.len()
     }
 
-    /// Bytes of memory that the peer makes the process hold here.
+    /// Bytes of memory that the peer makes the process hold here: what has arrived, and what was allocated for the rest
+    /// of the frame because of its header. A buffer may have more capacity than that, which is never touched.
     pub(crate) fn held(&self) -> usize {
-        self.bytes.len() + self.lent
+        let expected = self.missing.min(self.bytes.capacity() - self.bytes.len());
+        self.bytes.len() + expected + self.lent
     }
 
     /// Notes what [`crate::host::Rest`] says of the bytes, after the first `used` of them were dispatched.
@@ -52,10 +54,39 @@ impl Partial {
         self.missing = 0;
         self.lent = 0;
         self.bytes.clear();
-        // An advanced buffer gets its whole memory back only by asking for it.
-        let _ = self.bytes.try_reclaim(capacity_max);
+        // An advanced buffer hides what lies before its beginning until it is asked for more than it shows.
+        let _ = self.bytes.try_reclaim(self.bytes.capacity() + 1);
         if self.bytes.capacity() > capacity_max {
             self.bytes = BytesMut::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_advanced_buffer_hides_counts_when_it_is_kept() {
+        for (capacity, capacity_max) in [
+            (1000, 2000),
+            (1000, 1000),
+            (1000, 999),
+            (1000, 10),
+            (1000, 0),
+        ] {
+            let mut partial = Partial::default();
+            partial.bytes.reserve(capacity);
+            partial.bytes.extend_from_slice(&[0; 990]);
+            partial.consume(980, 0, None, 0);
+            partial.reset(capacity_max);
+            let kept = partial.bytes.capacity();
+            if capacity_max >= capacity {
+                assert!(kept >= capacity, "{kept} bytes are seen of {capacity}");
+            } else {
+                assert_eq!(kept, 0, "more than {capacity_max} were kept");
+                assert!(partial.bytes.is_empty());
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
 const KEPT_BYTES_MAX: usize = 512 * 1024;
 /// How many of each other kind are kept.
 const KEPT_BOXES_MAX: usize = 256;
+/// A queue with room for more segments than this is given back to the allocator.
+const KEPT_SEGMENTS_MAX: usize = 64;
 /// What had room for more open tickets than this is given back to the allocator.
 const KEPT_TICKETS_MAX: usize = 64;
 
@@ -61,7 +63,7 @@ impl Pools {
 
     pub(crate) fn give_queue(&mut self, queue: Box<Queue>) {
         debug_assert!(queue.is_empty());
-        if self.queues.len() < KEPT_BOXES_MAX {
+        if self.queues.len() < KEPT_BOXES_MAX && queue.segment_capacity() <= KEPT_SEGMENTS_MAX {
             self.queues.push(queue);
         }
     }
@@ -89,5 +91,49 @@ impl Pools {
         if self.tickets.len() < KEPT_BOXES_MAX && tickets.capacity() <= KEPT_TICKETS_MAX {
             self.tickets.push(tickets);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::outbox::Outbox;
+
+    #[test]
+    fn what_one_burst_has_grown_is_not_kept() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        for _ in 0..10_000 {
+            outbox.share(&mut pools, Bytes::from(vec![0; 600]));
+        }
+        outbox.clear(&mut pools);
+        assert!(pools.queues.is_empty());
+        outbox.share(&mut pools, Bytes::from(vec![0; 600]));
+        outbox.clear(&mut pools);
+        assert_eq!(pools.queues.len(), 1);
+    }
+
+    #[test]
+    fn partial_inputs_are_kept_up_to_a_sum() {
+        let mut pools = Pools::default();
+        let partials: Vec<Box<Partial>> = (0..100)
+            .map(|_| {
+                let mut partial = pools.partial();
+                partial.bytes.extend_from_slice(&[0; 50_000]);
+                partial.consume(40_000, 0, None, 0);
+                partial
+            })
+            .collect();
+        for partial in partials {
+            pools.give_partial(partial);
+        }
+        assert!(pools.partial_bytes <= KEPT_BYTES_MAX);
+        assert!(pools.partial_bytes > KEPT_BYTES_MAX / 2);
+        while !pools.partials.is_empty() {
+            pools.partial();
+        }
+        assert_eq!(pools.partial_bytes, 0);
     }
 }

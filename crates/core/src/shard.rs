@@ -254,13 +254,16 @@ impl<L: Link> Shard<L> {
     pub(crate) fn take_large(&mut self, slot: u32) -> Option<(BytesMut, usize)> {
         /// Grown by doubling, but at least by so much, whatever the header announced: memory follows what arrived.
         const GROWTH_BYTES_MIN: usize = 256 * 1024;
-        let partial = self.entry(slot)?.connection.input.as_mut()?;
+        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
+        let partial = connection.input.as_mut()?;
+        debug_assert_eq!(partial.scanned, partial.bytes.len());
         let mut bytes = std::mem::take(&mut partial.bytes);
-        partial.lent = bytes.len();
         if bytes.capacity() - bytes.len() < partial.missing.min(GROWTH_BYTES_MIN) {
             bytes.reserve(partial.missing.min(GROWTH_BYTES_MIN.max(bytes.len())));
         }
         let room = partial.missing.min(bytes.capacity() - bytes.len());
+        partial.lent = bytes.len() + room;
+        connection.account(&mut self.desk);
         Some((bytes, room))
     }
 
@@ -270,7 +273,7 @@ impl<L: Link> Shard<L> {
             let Some(partial) = reply.connection.input.as_mut() else {
                 return; // It was closed meanwhile.
             };
-            let received = bytes.len() - partial.lent;
+            let received = bytes.len() - partial.scanned;
             partial.bytes = bytes;
             partial.lent = 0;
             if received > 0 {
@@ -310,7 +313,9 @@ impl<L: Link> Shard<L> {
             }),
             Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
             Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
-            Mail::Shed => self.shed(),
+            Mail::Shed => {
+                self.shed();
+            }
             Mail::Look => {}
         }
         None
@@ -352,20 +357,28 @@ impl<L: Link> Shard<L> {
 
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
-        for slot in std::mem::take(&mut self.ready) {
-            let Some(entry) = self.connections.get_mut(slot as usize) else {
-                continue;
-            };
-            entry.is_ready = false;
-            self.with_host(slot, |host, reply| host.backlog(reply));
-        }
-        self.advance_stop();
-        if let Some(worker) = self.desk.meter.publish() {
-            if worker == self.desk.worker as usize {
-                self.shed();
-            } else if let Some(post) = self.crew.posts.get(worker) {
-                let _ = post.send(Mail::Shed);
+        // Those that are not done with their share come behind these, for the next turn.
+        let count = self.ready.len();
+        for index in 0..count {
+            let slot = self.ready[index];
+            if let Some(entry) = self.connections.get_mut(slot as usize) {
+                entry.is_ready = false;
+                self.with_host(slot, |host, reply| host.backlog(reply));
             }
+        }
+        self.ready.drain(..count);
+        self.advance_stop();
+        let me = self.desk.worker as usize;
+        let mut holder = self.desk.meter.publish();
+        if holder == Some(me) && !self.shed() {
+            // What was known of this worker was out of date.
+            holder = self.desk.meter.publish();
+        }
+        if let Some(worker) = holder
+            && worker != me
+            && let Some(post) = self.crew.posts.get(worker)
+        {
+            let _ = post.send(Mail::Shed);
         }
     }
 
@@ -635,22 +648,20 @@ impl<L: Link> Shard<L> {
         });
     }
 
-    /// Cuts the connection that holds most, if it still has to be done and is this worker's to do.
-    fn shed(&mut self) {
+    /// Cuts the connection that holds most, if it still has to be done and is this worker's to do. Returns whether it did.
+    fn shed(&mut self) -> bool {
         let holders = self
             .connections
             .iter()
             .map(|(slot, entry)| (entry.connection.metered, slot as u32));
-        // One whose end was decided before will give its memory back without being cut again.
-        let largest = holders
-            .filter(|(_, slot)| !self.is_over(*slot))
-            .max()
-            .unwrap_or((0, 0));
-        if self.desk.meter.must_cut(largest.0) {
+        let largest = holders.max().unwrap_or((0, 0));
+        let must = self.desk.meter.must_cut(largest.0);
+        if must {
             self.with(largest.1, |connection, desk| {
                 connection.close(Close::Memory, desk)
             });
         }
+        must
     }
 
     fn is_over(&self, slot: u32) -> bool {

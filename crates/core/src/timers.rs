@@ -71,13 +71,19 @@ impl<T> Wheel<T> {
             return None;
         }
         let start = (self.next_tick % SLOTS as u64) as usize;
-        let distance = (0..SLOTS)
-            .find(|distance| {
-                let slot = (start + distance) % SLOTS;
-                self.occupied[slot / 64] & (1 << (slot % 64)) != 0
-            })
-            .unwrap_or(0);
+        let distance = self.distance(start)?;
         Some((self.next_tick + distance as u64) * u64::from(TICK_MS))
+    }
+
+    /// How many slots after `start` the next occupied one is.
+    fn distance(&self, start: usize) -> Option<usize> {
+        // The word of `start` comes twice: first from that slot on, at last up to it.
+        let word = start / 64;
+        let first = self.occupied[word] & (u64::MAX << (start % 64));
+        let rest = (1..=WORDS).map(|step| (step, self.occupied[(word + step) % WORDS]));
+        let mut words = std::iter::once((0, first)).chain(rest);
+        let (step, bits) = words.find(|(_, bits)| *bits != 0)?;
+        Some((step * 64 + bits.trailing_zeros() as usize) - start % 64)
     }
 }
 
@@ -134,5 +140,21 @@ mod tests {
         wheel.insert(1_000_000, 3);
         assert_eq!(due_at(&mut wheel, 1_000_000), [] as [u32; 0]);
         assert_eq!(due_at(&mut wheel, 1_000_100), [3]);
+    }
+
+    #[test]
+    fn the_next_entry_is_found_from_every_slot() {
+        let ticks = |n: u64| n * u64::from(TICK_MS);
+        for start in [0, 1, 63, 64, 65, 300, 511] {
+            for distance in 0..SLOTS as u64 {
+                let mut wheel = Wheel::new();
+                // The next tick is the one behind the time that it was advanced to.
+                if start > 0 {
+                    wheel.advance(ticks(start - 1), &mut Vec::<u32>::new());
+                }
+                wheel.insert(ticks(start + distance), 1);
+                assert_eq!(wheel.next_due(), Some(ticks(start + distance)));
+            }
+        }
     }
 }
