@@ -1,6 +1,7 @@
 //! What drives the connections: engines own the descriptors and the buffers, tell the shard what happened and do what
 //! it desires.
 
+mod accepting;
 pub(crate) mod ring;
 
 use std::io;

@@ -25,7 +25,7 @@ use io_uring::types::{CancelBuilder, Fd};
 use rustix::net::Shutdown;
 use slab::Slab;
 
-use self::accept::Accepting;
+use self::accept::Listening;
 use self::buffers::Buffers;
 use self::link::{Message, Receiving};
 use self::operation::{Kind, Operation};
@@ -53,7 +53,7 @@ struct Engine<'r> {
     queue: Queue<'r>,
     buffers: Buffers,
     shard: Shard<RingLink>,
-    acceptors: Vec<Accepting>,
+    acceptors: Vec<Listening>,
     mailbox: Mailbox,
     clock: Clock,
     spin: Duration,
@@ -132,7 +132,7 @@ pub(crate) fn run(
         queue,
         buffers,
         shard,
-        acceptors: acceptors.into_iter().map(Accepting::new).collect(),
+        acceptors: acceptors.into_iter().map(Listening::new).collect(),
         mailbox,
         clock: Clock::new(),
         spin,
@@ -223,7 +223,7 @@ impl Engine<'_> {
             self.deliver(mail)?;
             return Ok(Wait::No);
         }
-        let accept_due = self.acceptors.iter().filter_map(Accepting::retry_at).min();
+        let accept_due = self.acceptors.iter().filter_map(Listening::retry_at).min();
         let due = [self.shard.next_due(), accept_due]
             .into_iter()
             .flatten()
@@ -469,7 +469,7 @@ impl Engine<'_> {
             self.dispatch_all(&mut chunk)?;
         }
         debug_assert!(
-            self.acceptors.iter().all(Accepting::has_ended)
+            self.acceptors.iter().all(Listening::has_ended)
                 && self.shard.len() == 0
                 && self.larges.is_empty()
         );
