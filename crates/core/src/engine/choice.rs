@@ -42,6 +42,13 @@ pub(crate) enum Reason {
     Instead(String),
 }
 
+impl Chosen {
+    /// Whether the configuration would have let the other engine be used, if it worked.
+    pub(crate) fn is_second_best(&self) -> bool {
+        matches!(self.reason, Reason::Instead(_))
+    }
+}
+
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "using the {} engine", self.engine)?;
@@ -59,25 +66,21 @@ impl fmt::Display for Chosen {
 ///
 /// Why the engine that is asked for does not work, or why none does, and what can be done about it.
 pub(crate) fn choose(choice: EngineChoice) -> Result<Chosen, String> {
-    decide(choice, try_ring, try_portable)
+    decide(choice, try_ring, portable::probe)
 }
 
 fn try_ring() -> Result<(), String> {
     ring::probe().unavailable.map_or(Ok(()), Err)
 }
 
-fn try_portable() -> Result<(), String> {
-    portable::probe().map_err(|unavailable| unavailable.to_string())
-}
-
 fn decide(
     choice: EngineChoice,
     ring: impl FnOnce() -> Result<(), String>,
-    portable: impl FnOnce() -> Result<(), String>,
+    portable: impl FnOnce() -> Result<(), Unavailable>,
 ) -> Result<Chosen, String> {
     let (engine, reason) = match choice {
         EngineChoice::Portable => {
-            portable()?;
+            portable().map_err(|worse| worse.to_string())?;
             (EngineKind::Portable, Reason::Configured)
         }
         EngineChoice::Ring => {
@@ -87,7 +90,7 @@ fn decide(
         EngineChoice::Auto => match ring() {
             Ok(()) => (EngineKind::Ring, Reason::Works),
             Err(why) => {
-                portable().map_err(|worse| format!("{worse}; {why}"))?;
+                portable().map_err(|worse| worse.behind(&why))?;
                 (EngineKind::Portable, Reason::Instead(why))
             }
         },
@@ -106,6 +109,13 @@ pub(crate) struct Unavailable {
 impl Unavailable {
     pub(super) fn new(step: &'static str, error: io::Error) -> Self {
         Unavailable { step, error }
+    }
+
+    /// Both engines fail: says so after `why` the other one does, and what can be done about it only once.
+    fn behind(&self, why: &str) -> String {
+        let both = self.to_string();
+        let hint = hint(&self.error);
+        format!("{}; {both}", why.strip_suffix(hint).unwrap_or(why))
     }
 }
 
@@ -146,11 +156,12 @@ mod tests {
         Err("no ring".into())
     }
 
-    fn no_portable() -> Result<(), String> {
-        Err("no portable".into())
+    fn no_portable() -> Result<(), Unavailable> {
+        let error = io::Error::from_raw_os_error(libc::EPERM);
+        Err(Unavailable::new("io_uring_setup", error))
     }
 
-    fn works() -> Result<(), String> {
+    fn works<E>() -> Result<(), E> {
         Ok(())
     }
 
@@ -162,7 +173,9 @@ mod tests {
         assert_eq!(chosen.engine, EngineKind::Portable);
         assert_eq!(chosen.to_string(), "using the portable engine: no ring");
         let none = decide(EngineChoice::Auto, no_ring, no_portable).unwrap_err();
-        assert_eq!(none, "no portable; no ring");
+        assert!(
+            none.starts_with("no ring; the portable engine is not available: io_uring_setup: ")
+        );
     }
 
     #[test]
@@ -177,6 +190,18 @@ mod tests {
         assert_eq!(chosen.engine, EngineKind::Ring);
         let refused = decide(EngineChoice::Ring, no_ring, works).unwrap_err();
         assert!(refused.starts_with("no ring"));
+    }
+
+    #[test]
+    fn what_can_be_done_is_said_once() {
+        let forbidden = io::Error::from_raw_os_error(libc::EPERM);
+        let why = format!("no ring{}", hint(&forbidden));
+        let text = decide(EngineChoice::Auto, || Err(why), no_portable).unwrap_err();
+        assert_eq!(
+            text.matches("kernel.io_uring_disabled").count(),
+            1,
+            "{text}"
+        );
     }
 
     #[test]

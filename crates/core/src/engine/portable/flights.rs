@@ -10,7 +10,7 @@
 //! a safe function, but asks for the care of an unsafe one: what an entry points to must live, unmoved and untouched,
 //! until the completion. Here that is always the heap memory of a `Vec` that goes into the operation together with the
 //! entry and comes out with the completion, and the socket goes with it, so that its number cannot mean another one
-//! when the entry is submitted. No other file of this engine makes entries.
+//! when the entry is submitted. Polls point to nothing and take nothing. No other file of this engine makes entries.
 
 use std::future::Future;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -139,21 +139,19 @@ impl Flights {
         self.launch(Operation::Turn, opcode::Nop::new().build(), None, None);
     }
 
-    /// Completes when `fd` is readable, its end and errors included. Whoever calls keeps `fd` open.
-    pub(super) fn readable(&mut self, operation: Operation, fd: BorrowedFd<'_>) {
-        self.launch(operation, poll(fd, libc::POLLIN), None, None);
+    /// Completes when `fd` is readable, its end and errors included.
+    pub(super) fn readable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
+        self.launch(operation, poll(fd, libc::POLLIN), None, None)
     }
 
-    /// Completes when `socket` is readable, its end and errors included.
-    pub(super) fn socket_readable(&mut self, operation: Operation, socket: &Rc<OwnedFd>) {
-        let entry = poll(socket, libc::POLLIN);
-        self.launch(operation, entry, None, Some(socket.clone()));
+    /// Completes when `fd` is writable, errors included.
+    pub(super) fn writable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
+        self.launch(operation, poll(fd, libc::POLLOUT), None, None)
     }
 
-    /// Completes when `socket` is writable, errors included.
-    pub(super) fn socket_writable(&mut self, operation: Operation, socket: &Rc<OwnedFd>) {
-        let entry = poll(socket, libc::POLLOUT);
-        self.launch(operation, entry, None, Some(socket.clone()));
+    /// Forgets a poll: it may go on in the kernel until the runtime ends, but is announced no more.
+    pub(super) fn forget(&mut self, key: usize) {
+        self.flights.try_remove(key);
     }
 
     /// Receives what is there into `buffer`, over its whole length.
@@ -185,7 +183,7 @@ impl Flights {
         entry: squeue::Entry,
         buffer: Option<Vec<u8>>,
         socket: Option<Rc<OwnedFd>>,
-    ) {
+    ) -> usize {
         let luggage = Luggage {
             buffer,
             _socket: socket,
@@ -207,6 +205,7 @@ impl Flights {
             }
             Poll::Ready(outcome) => self.early.push((operation, outcome)),
         }
+        key
     }
 
     /// Whether anything has been announced that [`Flights::next`] was not asked for yet.
@@ -250,6 +249,6 @@ impl Flights {
     }
 }
 
-fn poll(fd: impl AsRawFd, events: i16) -> squeue::Entry {
+fn poll(fd: BorrowedFd<'_>, events: i16) -> squeue::Entry {
     opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u32).build()
 }

@@ -11,7 +11,7 @@ use crate::peer::{Link, PeerAddress};
 ///
 /// The socket stays as it was accepted, that is, without O_NONBLOCK: each operation says itself that it must not wait.
 pub(crate) struct PortableLink {
-    /// Shared with the operations in flight, and only with them.
+    /// Shared with the receive and the send in flight, and only with them.
     pub(super) socket: Rc<OwnedFd>,
     pub(super) receiving: Way,
     pub(super) sending: Way,
@@ -30,8 +30,8 @@ pub(super) struct Way {
 pub(super) enum Progress {
     /// Nothing.
     No,
-    /// A poll waits for readiness.
-    Polling,
+    /// The poll of this key waits for readiness.
+    Polling(usize),
     /// A receive or a send.
     Moving,
     /// The socket was said to be ready and was not. Nothing happens until the engine's pause is over.
@@ -58,7 +58,7 @@ impl Way {
     }
 
     fn in_flight(&self) -> bool {
-        matches!(self.progress, Progress::Polling | Progress::Moving)
+        matches!(self.progress, Progress::Polling(_) | Progress::Moving)
     }
 
     /// The try has failed with EAGAIN. Returns whether a poll had said otherwise.
@@ -68,6 +68,13 @@ impl Way {
 }
 
 impl PortableLink {
+    /// Whether bytes are on their way.
+    pub(super) fn moves(&self) -> bool {
+        [&self.receiving, &self.sending]
+            .into_iter()
+            .any(|way| way.progress == Progress::Moving)
+    }
+
     /// Whether the kernel has an operation on this socket.
     pub(super) fn in_flight(&self) -> bool {
         self.receiving.in_flight() || self.sending.in_flight()
@@ -95,5 +102,14 @@ impl AsFd for PortableLink {
 impl Link for PortableLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.as_fd())
+    }
+
+    fn into_socket(self) -> OwnedFd {
+        debug_assert!(!self.in_flight(), "the kernel still works on this socket");
+        #[expect(
+            clippy::expect_used,
+            reason = "only operations in flight share the socket, and there are none"
+        )]
+        Rc::try_unwrap(self.socket).expect("nothing is in flight")
     }
 }

@@ -29,10 +29,11 @@ use tokio::time::Sleep;
 use self::accept::Listening;
 use self::buffers::Buffers;
 use self::flights::{Flights, Operation, Outcome};
-use self::link::Progress;
+use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
 use crate::engine::{Acceptor, Clock, Unavailable, read_last};
+use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
 
@@ -56,6 +57,8 @@ struct Engine {
     /// Connections that rest, slot and generation, until `pause_ends` on the worker's clock.
     pausing: Vec<(u32, u32)>,
     pause_ends: u64,
+    /// Connections that were let go, for the successor.
+    parcels: Vec<Parcel>,
 }
 
 /// How long the engine may wait for something to complete.
@@ -68,7 +71,7 @@ enum Wait {
     Forever,
 }
 
-/// Serves until the shard is done.
+/// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
 ///
 /// `ready` is called once when connections to every listener will be served, or with the reason why the engine cannot
 /// work here. In the latter case the shard and the listeners are unused.
@@ -83,12 +86,12 @@ pub(crate) fn run(
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
-) -> io::Result<()> {
+) -> io::Result<Vec<Parcel>> {
     let runtime = match setup::runtime(config.entries) {
         Ok(runtime) => runtime,
         Err(unavailable) => {
             ready(Err(unavailable));
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
     runtime.block_on(async {
@@ -96,8 +99,11 @@ pub(crate) fn run(
         let acceptors = match listening {
             Ok(acceptors) => acceptors,
             Err(error) => {
-                ready(Err(Unavailable::new("setting O_NONBLOCK on a listener", error)));
-                return Ok(());
+                ready(Err(Unavailable::new(
+                    "setting O_NONBLOCK on a listener",
+                    error,
+                )));
+                return Ok(Vec::new());
             }
         };
         let engine = Engine {
@@ -111,6 +117,7 @@ pub(crate) fn run(
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             pausing: Vec::new(),
             pause_ends: 0,
+            parcels: Vec::new(),
         };
         ready(Ok(()));
         // A task of its own, since waking the outermost one costs a system call.
@@ -126,7 +133,7 @@ pub(crate) fn run(
 
 impl Engine {
     /// Turns until the shard is done.
-    async fn serve(mut self) -> io::Result<()> {
+    async fn serve(mut self) -> io::Result<Vec<Parcel>> {
         self.shard.tick(self.clock.now());
         for index in 0..self.acceptors.len() {
             self.arm_accept(index);
@@ -147,7 +154,7 @@ impl Engine {
             if self.shard.is_done() && !self.shard.is_busy() {
                 debug_assert!(self.acceptors.iter().all(Listening::has_ended));
                 debug_assert!(self.shard.len() == 0);
-                return Ok(());
+                return Ok(self.parcels);
             }
             let wait = self.plan_wait();
             self.wait(wait).await?;
@@ -272,6 +279,10 @@ impl Engine {
             Some(Errand::Open { name, socket }) => {
                 self.shard.open(name, PortableLink::from(socket));
             }
+            Some(Errand::Restore { name, parcel }) => {
+                let (socket, rest) = parcel.open();
+                self.shard.restore(name, PortableLink::from(socket), rest);
+            }
             Some(Errand::Room) => self.deal_waiting(),
             Some(Errand::StopAccepting) => self.stop_accepting(),
             None => {}
@@ -296,6 +307,7 @@ impl Engine {
                 return;
             }
             Finish::Close => return self.close(slot),
+            Finish::Release => return self.release(slot, generation, desire.send),
         }
         if desire.send {
             self.send(slot, generation);
@@ -334,6 +346,26 @@ impl Engine {
         if !link.in_flight() {
             self.shard.closed(slot);
         }
+    }
+
+    /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
+    fn release(&mut self, slot: u32, generation: u32, send: bool) {
+        let Some(link) = self.shard.link(slot) else {
+            return;
+        };
+        if link.moves() {
+            return;
+        }
+        if send && link.sending.readiness != Readiness::Unready {
+            return self.send(slot, generation);
+        }
+        for way in [&mut link.receiving, &mut link.sending] {
+            if let Progress::Polling(poll) = way.progress {
+                self.flights.forget(poll);
+                way.progress = Progress::No;
+            }
+        }
+        self.parcels.extend(self.shard.release(slot));
     }
 
     /// The engine's part of the connection that an operation was for.

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::Poll;
@@ -64,7 +64,7 @@ async fn attempt() -> io::Result<()> {
         return Err(unexpected("a receive without data", &nothing));
     }
 
-    flights.socket_readable(READABLE, &ours);
+    flights.readable(READABLE, ours.as_fd());
     flights.turn();
     let (first, outcome) = landed(&mut flights).await?;
     if first != Operation::Turn {

@@ -1,6 +1,7 @@
 //! Receiving: a poll, then a receive into a pooled buffer.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use super::Engine;
 use super::flights::{Operation, Outcome};
@@ -18,9 +19,9 @@ impl Engine {
             return;
         }
         if link.receiving.readiness == Readiness::Unready {
-            link.receiving.progress = Progress::Polling;
             let operation = Operation::Readable { slot, generation };
-            self.flights.socket_readable(operation, &link.socket);
+            let poll = self.flights.readable(operation, link.as_fd());
+            link.receiving.progress = Progress::Polling(poll);
             return;
         }
         let buffer = if desired == Receive::Large {

@@ -1,6 +1,7 @@
 //! Sending: one send in flight a connection, of a copy of what its outbox holds first.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use super::Engine;
 use super::buffers::SEND_BYTES_MAX;
@@ -17,9 +18,9 @@ impl Engine {
             return;
         }
         if link.sending.readiness == Readiness::Unready {
-            link.sending.progress = Progress::Polling;
             let operation = Operation::Writable { slot, generation };
-            self.flights.socket_writable(operation, &link.socket);
+            let poll = self.flights.writable(operation, link.as_fd());
+            link.sending.progress = Progress::Polling(poll);
             return;
         }
         let mut buffer = self.buffers.send();

@@ -46,10 +46,7 @@ fn with_known_flags(entries: u32) -> io::Result<Runtime> {
         .or_else(|error| if_unknown(error, || attempt(entries, &[])))
 }
 
-fn if_unknown(
-    error: io::Error,
-    next: impl FnOnce() -> io::Result<Runtime>,
-) -> io::Result<Runtime> {
+fn if_unknown(error: io::Error, next: impl FnOnce() -> io::Result<Runtime>) -> io::Result<Runtime> {
     if error.raw_os_error() == Some(libc::EINVAL) {
         next()
     } else {

@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use io_uring::opcode;
 use io_uring::types::Fd;
 
+use super::Engine;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
-use super::{Engine, RingLink};
 use crate::engine::Acceptor;
 use crate::engine::accepting::Accepting;
 
@@ -44,12 +44,6 @@ impl Listening {
 
     pub(super) fn has_ended(&self) -> bool {
         self.accepting.has_ended()
-    }
-}
-
-impl From<OwnedFd> for RingLink {
-    fn from(socket: OwnedFd) -> Self {
-        RingLink::new(socket)
     }
 }
 

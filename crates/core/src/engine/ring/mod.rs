@@ -32,7 +32,7 @@ use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock};
+use crate::engine::{Acceptor, Clock, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
@@ -378,7 +378,7 @@ impl Engine<'_> {
             }
             (Receive::Stop, Receiving::No) => {
                 if matches!(self.shard.phase(), Phase::Draining { .. }) {
-                    self.read_last(slot);
+                    read_last(&mut self.shard, slot);
                 }
                 Ok(())
             }
