@@ -152,9 +152,14 @@ impl Engine {
                 self.update(slot);
             }
             if self.shard.is_done() && !self.shard.is_busy() {
-                debug_assert!(self.acceptors.iter().all(Listening::has_ended));
-                debug_assert!(self.shard.len() == 0);
-                return Ok(self.parcels);
+                // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
+                let Some(mail) = self.mailbox.next() else {
+                    debug_assert!(self.acceptors.iter().all(Listening::has_ended));
+                    debug_assert!(self.shard.len() == 0);
+                    return Ok(self.parcels);
+                };
+                self.deliver(mail);
+                continue;
             }
             let wait = self.plan_wait();
             self.wait(wait).await?;
