@@ -84,7 +84,10 @@ fn decide(
             (EngineKind::Portable, Reason::Configured)
         }
         EngineChoice::Ring => {
-            ring().map_err(|why| format!("{why} (engine = \"auto\" allows the portable one)"))?;
+            ring().map_err(|why| match portable() {
+                Ok(()) => format!("{why}; engine = \"auto\" would use the portable one"),
+                Err(_) => why,
+            })?;
             (EngineKind::Ring, Reason::Configured)
         }
         EngineChoice::Auto => match ring() {
@@ -188,8 +191,14 @@ mod tests {
         assert!(decide(EngineChoice::Portable, works, no_portable).is_err());
         let chosen = decide(EngineChoice::Ring, works, no_portable).unwrap();
         assert_eq!(chosen.engine, EngineKind::Ring);
-        let refused = decide(EngineChoice::Ring, no_ring, works).unwrap_err();
-        assert!(refused.starts_with("no ring"));
+        assert_eq!(
+            decide(EngineChoice::Ring, no_ring, works).unwrap_err(),
+            "no ring; engine = \"auto\" would use the portable one"
+        );
+        assert_eq!(
+            decide(EngineChoice::Ring, no_ring, no_portable).unwrap_err(),
+            "no ring"
+        );
     }
 
     #[test]
