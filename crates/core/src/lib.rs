@@ -71,6 +71,7 @@ mod timers;
 mod worker;
 
 pub use close::Close;
+pub use engine::EngineKind;
 pub use frame::Frame;
 pub use peer::{ConnectionId, Handle, Peer, PeerAddress, PushError};
 pub use reply::{Abandoned, Reply, Responder, Ticket};

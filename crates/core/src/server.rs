@@ -12,8 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::Name;
-use crate::engine::Acceptor;
-use crate::engine::ring::Unavailable;
+use crate::engine::{Acceptor, EngineKind, choose};
 use crate::handover::parcel::Parcel;
 use crate::handover::store;
 use crate::handover::taking::Inheritance;
@@ -129,6 +128,12 @@ impl Server {
             Ok(_) => {}
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
+        let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
+        if chosen.is_second_best() {
+            tracing::warn!("{chosen}");
+        } else {
+            tracing::info!("{chosen}");
+        }
         let (mut plan, cpus) = self.plan()?;
         drop_strays(plan.take_strays());
         let mut inheritance = Inheritance::look(plan.take_reserved());
@@ -139,7 +144,7 @@ impl Server {
             .map(Arc::new)
             .collect();
         let orphans = orphans(&listeners, &inheritance.parcels);
-        match Running::launch(self, cpus, listeners.clone(), &orphans) {
+        match Running::launch(self, chosen.engine, cpus, listeners.clone(), &orphans) {
             Ok(running) => {
                 running.take_over(inheritance)?;
                 Ok(running)
@@ -180,6 +185,7 @@ impl Server {
 /// Dropping it stops it, without waiting.
 pub struct Running {
     listeners: Vec<Arc<Listener>>,
+    engine: EngineKind,
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
     ends: Arc<Ends>,
@@ -216,6 +222,7 @@ impl Drop for EndGuard {
 impl Running {
     fn launch(
         server: Server,
+        engine: EngineKind,
         cpus: Vec<Option<usize>>,
         listeners: Vec<Arc<Listener>>,
         orphans: &[Arc<str>],
@@ -253,6 +260,7 @@ impl Running {
         });
         let mut running = Running {
             listeners: listeners.clone(),
+            engine,
             crew,
             workers: Vec::new(),
             ends,
@@ -271,6 +279,7 @@ impl Running {
                 index,
                 cpu,
                 config: config.clone(),
+                engine,
                 names: names.clone(),
                 factories: server
                     .services
@@ -291,7 +300,7 @@ impl Running {
     fn spawn(
         &mut self,
         post: worker::Post,
-        report: mpsc::Sender<Result<(), Unavailable>>,
+        report: mpsc::Sender<Result<(), String>>,
     ) -> io::Result<()> {
         let guard = EndGuard {
             ends: self.ends.clone(),
@@ -313,12 +322,12 @@ impl Running {
 
     fn wait_until_armed(
         &mut self,
-        reports: &mpsc::Receiver<Result<(), Unavailable>>,
+        reports: &mpsc::Receiver<Result<(), String>>,
     ) -> Result<(), ServerError> {
         for _ in 0..self.workers.len() {
             match reports.recv() {
                 Ok(Ok(())) => {}
-                Ok(Err(unavailable)) => return Err(ServerError::Engine(unavailable.to_string())),
+                Ok(Err(unavailable)) => return Err(ServerError::Engine(unavailable)),
                 Err(_) => return Err(self.first_failure()),
             }
         }
@@ -350,6 +359,11 @@ impl Running {
     /// The listeners, as they are.
     pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Listener> {
         self.listeners.iter().map(|listener| &**listener)
+    }
+
+    /// The engine that drives the sockets.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
     }
 
     /// The counters.

@@ -8,7 +8,7 @@ use ringhold_framer::Framer;
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::{Desk, Name};
-use crate::engine::{Acceptor, ring};
+use crate::engine::{Acceptor, EngineKind, portable, ring};
 use crate::handover::parcel::Parcel;
 use crate::host::Host;
 use crate::mailbox::Mailbox;
@@ -51,6 +51,7 @@ pub(crate) struct Post {
     pub(crate) index: usize,
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
+    pub(crate) engine: EngineKind,
     pub(crate) names: Arc<[Name]>,
     pub(crate) factories: Vec<Factory>,
     pub(crate) crew: Arc<Crew>,
@@ -59,11 +60,8 @@ pub(crate) struct Post {
 }
 
 /// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its listeners are
-/// armed, or cannot be.
-pub(crate) fn run(
-    post: Post,
-    ready: impl FnOnce(Result<(), ring::Unavailable>),
-) -> io::Result<Vec<Parcel>> {
+/// armed, or with the reason why they cannot be.
+pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> io::Result<Vec<Parcel>> {
     if let Some(cpu) = post.cpu
         && let Err(error) = crate::cpus::pin(cpu)
     {
@@ -99,13 +97,23 @@ pub(crate) fn run(
         now: 1,
         limits,
     };
-    let shard = Shard::new(desk, post.crew, hosts, post.config.handover.drain);
-    ring::run(
-        &post.config.ring,
-        post.config.spin,
-        shard,
-        post.acceptors,
-        post.mailbox,
-        ready,
-    )
+    let (crew, drain) = (post.crew, post.config.handover.drain);
+    match post.engine {
+        EngineKind::Ring => ring::run(
+            &post.config.ring,
+            post.config.spin,
+            Shard::new(desk, crew, hosts, drain),
+            post.acceptors,
+            post.mailbox,
+            |armed| ready(armed.map_err(|unavailable| unavailable.to_string())),
+        ),
+        EngineKind::Portable => portable::run(
+            &post.config.ring,
+            post.config.spin,
+            Shard::new(desk, crew, hosts, drain),
+            post.acceptors,
+            post.mailbox,
+            |armed| ready(armed.map_err(|unavailable| unavailable.to_string())),
+        ),
+    }
 }

@@ -1,4 +1,4 @@
-//! One server, real sockets, the echo path.
+//! One server, real sockets, the echo path, with each engine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,14 +25,27 @@ impl Service for Echo {
     }
 }
 
-fn start(extra: &str) -> (Running, std::net::SocketAddr) {
-    let text = format!("{extra}\n[sockets.echo]\nservice = \"echo\"\nlisten = [\"127.0.0.1:0\"]\n");
+/// The engines that work here, as the configuration calls them.
+fn engines() -> Vec<&'static str> {
+    let mut engines = vec!["portable"];
+    match ringhold_core::probe::probe().unavailable {
+        None => engines.push("ring"),
+        Some(why) => eprintln!("{why}"),
+    }
+    engines
+}
+
+fn start(engine: &str, extra: &str) -> (Running, std::net::SocketAddr) {
+    let text = format!(
+        "engine = \"{engine}\"\n{extra}\n[sockets.echo]\nservice = \"echo\"\nlisten = [\"127.0.0.1:0\"]\n"
+    );
     let config = Config::parse(&text, "test").unwrap();
     let running = Server::new(config)
         .inherited(Inherited::none())
         .service("echo", |_| Echo)
         .start()
         .unwrap();
+    assert_eq!(running.engine().to_string(), engine);
     let address = running.listeners().next().unwrap().address.clone();
     match address {
         Address::Tcp(address) => (running, address),
@@ -42,7 +55,13 @@ fn start(extra: &str) -> (Running, std::net::SocketAddr) {
 
 #[test]
 fn answers_on_every_worker_and_after_half_close() {
-    let (running, address) = start("workers = 2");
+    for engine in engines() {
+        answers_everywhere(engine);
+    }
+}
+
+fn answers_everywhere(engine: &str) {
+    let (running, address) = start(engine, "workers = 2");
     let mut clients: Vec<TcpStream> = (0..10)
         .map(|_| TcpStream::connect(address).unwrap())
         .collect();
@@ -65,13 +84,20 @@ fn answers_on_every_worker_and_after_half_close() {
         .map(|w| w.names[0].1.opened)
         .collect();
     assert_eq!(opened, [5, 5]);
+    drop(clients);
     running.stop();
     running.join().unwrap();
 }
 
 #[test]
 fn a_large_frame_comes_back_whole() {
-    let (running, address) = start("workers = 1");
+    for engine in engines() {
+        large_frame(engine);
+    }
+}
+
+fn large_frame(engine: &str) {
+    let (running, address) = start(engine, "workers = 1");
     let mut client = TcpStream::connect(address).unwrap();
     let mut frame = vec![0xc6];
     frame.extend_from_slice(&3_000_000u32.to_be_bytes());
@@ -85,6 +111,7 @@ fn a_large_frame_comes_back_whole() {
         thread.join().unwrap();
         assert!(back == frame);
     }
+    drop(client);
     running.stop();
     running.join().unwrap();
 }

@@ -1,15 +1,25 @@
 //! What drives the connections: engines own the descriptors and the buffers, tell the shard what happened and do what
 //! it desires.
 
+mod accepting;
+mod choice;
+pub(crate) mod portable;
 pub(crate) mod ring;
 
+pub use self::choice::EngineKind;
+pub(crate) use self::choice::{Unavailable, choose};
+
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::listeners::Listener;
-use crate::peer::PeerAddress;
+use crate::peer::{Link, PeerAddress};
+use crate::shard::Shard;
 
 /// A listener as an engine sees it.
 pub(crate) struct Acceptor {
@@ -29,6 +39,11 @@ impl Clock {
     pub(crate) fn now(&self) -> u64 {
         self.0.elapsed().as_millis() as u64 + 1
     }
+
+    /// When it will be, or was, `now`.
+    pub(crate) fn instant(&self, now: u64) -> Instant {
+        self.0 + Duration::from_millis(now.saturating_sub(1))
+    }
 }
 
 /// The address of the other end of a connected socket.
@@ -43,12 +58,37 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
     }
 }
 
-/// Reads what the kernel has received on `socket` by now, for a connection that is being ended; `false` once there
-/// is no more.
-pub(crate) fn read_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    match rustix::net::recv(socket.as_fd(), buffer, rustix::net::RecvFlags::DONTWAIT) {
-        Ok((count, _)) => Ok(Some(count)),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
-        Err(error) => Err(error.into()),
+/// At the end of a connection at most so many bytes are read that the kernel had received by then.
+const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The server stops and this connection receives no more: takes what the kernel has for it by now, unless a successor
+/// will, so that every request that arrived whole is answered, and reports the end. Nothing may be receiving on the
+/// socket.
+pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
+    if shard.is_quiet(slot) {
+        return;
     }
+    if shard.hands_over() {
+        // The successor reads it.
+        shard.quiet(slot);
+        return;
+    }
+    let mut buffer = [0; 16 * 1024];
+    let mut total = 0;
+    while total < LAST_BYTES_MAX && shard.takes_input(slot) {
+        let Some(link) = shard.link(slot) else {
+            return;
+        };
+        match rustix::net::recv(link.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => shard.ended(slot),
+            Ok((length, _)) => {
+                total += length;
+                shard.received(slot, &buffer[..length], None);
+            }
+            Err(Errno::AGAIN) => break,
+            Err(Errno::INTR) => {}
+            Err(errno) => shard.failed(slot, errno.into()),
+        }
+    }
+    shard.quiet(slot);
 }

@@ -1,7 +1,7 @@
 //! What the ring engine keeps for one connection.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::types::Fd;
 
@@ -69,6 +69,18 @@ impl RingLink {
 
     pub(super) fn in_flight(&self) -> bool {
         self.sending || self.receive_in_flight()
+    }
+}
+
+impl From<OwnedFd> for RingLink {
+    fn from(socket: OwnedFd) -> Self {
+        RingLink::new(socket)
+    }
+}
+
+impl AsFd for RingLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

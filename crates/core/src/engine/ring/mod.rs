@@ -25,14 +25,14 @@ use io_uring::types::{CancelBuilder, Fd};
 use rustix::net::Shutdown;
 use slab::Slab;
 
-use self::accept::Accepting;
+use self::accept::Listening;
 use self::buffers::Buffers;
 use self::link::{Message, Receiving};
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock};
+use crate::engine::{Acceptor, Clock, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
@@ -57,7 +57,7 @@ struct Engine<'r> {
     queue: Queue<'r>,
     buffers: Buffers,
     shard: Shard<RingLink>,
-    acceptors: Vec<Accepting>,
+    acceptors: Vec<Listening>,
     mailbox: Mailbox,
     clock: Clock,
     spin: Duration,
@@ -138,7 +138,7 @@ pub(crate) fn run(
         queue,
         buffers,
         shard,
-        acceptors: acceptors.into_iter().map(Accepting::new).collect(),
+        acceptors: acceptors.into_iter().map(Listening::new).collect(),
         mailbox,
         clock: Clock::new(),
         spin,
@@ -208,7 +208,12 @@ impl Engine<'_> {
             self.cancel_yielding()?;
             self.replenish()?;
             if self.shard.is_done() && !self.shard.is_busy() {
-                return Ok(());
+                // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
+                let Some(mail) = self.mailbox.next() else {
+                    return Ok(());
+                };
+                self.deliver(mail)?;
+                continue;
             }
             let wait = self.plan_wait()?;
             if wait != Wait::No && !self.spin.is_zero() {
@@ -231,7 +236,7 @@ impl Engine<'_> {
             self.deliver(mail)?;
             return Ok(Wait::No);
         }
-        let accept_due = self.acceptors.iter().filter_map(Accepting::retry_at).min();
+        let accept_due = self.acceptors.iter().filter_map(Listening::retry_at).min();
         let due = [self.shard.next_due(), accept_due]
             .into_iter()
             .flatten()
@@ -388,7 +393,7 @@ impl Engine<'_> {
             }
             (Receive::Stop, Receiving::No) => {
                 if matches!(self.shard.phase(), Phase::Draining { .. }) {
-                    self.read_last(slot);
+                    read_last(&mut self.shard, slot);
                 }
                 Ok(())
             }
@@ -479,7 +484,7 @@ impl Engine<'_> {
             self.dispatch_all(&mut chunk)?;
         }
         debug_assert!(
-            self.acceptors.iter().all(Accepting::has_ended)
+            self.acceptors.iter().all(Listening::has_ended)
                 && self.shard.len() == 0
                 && self.larges.is_empty()
         );

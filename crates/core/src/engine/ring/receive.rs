@@ -10,7 +10,6 @@ use super::link::Receiving;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::{Engine, Poll};
-use crate::engine::read_now;
 
 // From <linux/io_uring.h>; io-uring keeps them to itself. A test compares the first with what `RecvMulti` builds.
 const RECVSEND_POLL_FIRST: u16 = 1 << 0;
@@ -18,9 +17,6 @@ const RECV_MULTISHOT: u16 = 1 << 1;
 
 /// While connections wait for buffers, one may use up this part of them in a turn (at least one).
 const QUOTA_OF_BUFFERS: usize = 8;
-
-/// At the end of a connection at most so many bytes are read that the kernel had received by then.
-const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Engine<'_> {
     /// Begins to receive into shared buffers.
@@ -223,36 +219,6 @@ impl Engine<'_> {
             return Ok(());
         }
         self.cancel(Operation::new(kind, generation, slot))
-    }
-
-    /// The server stops and this connection receives no more: takes what the kernel has for it by now, so that every
-    /// request that arrived whole is answered, and reports the end.
-    pub(super) fn read_last(&mut self, slot: u32) {
-        if self.shard.is_quiet(slot) {
-            return;
-        }
-        if self.shard.hands_over() {
-            // The successor reads it.
-            self.shard.quiet(slot);
-            return;
-        }
-        let mut buffer = [0; 16 * 1024];
-        let mut total = 0;
-        while total < LAST_BYTES_MAX && self.shard.takes_input(slot) {
-            let Some(link) = self.shard.link(slot) else {
-                return;
-            };
-            match read_now(&link.socket, &mut buffer) {
-                Ok(Some(0)) => self.shard.ended(slot),
-                Ok(Some(length)) => {
-                    total += length;
-                    self.shard.received(slot, &buffer[..length], None);
-                }
-                Ok(None) => break,
-                Err(error) => self.shard.failed(slot, error),
-            }
-        }
-        self.shard.quiet(slot);
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use io_uring::IoUring;
 
 use crate::config::RingConfig;
+use crate::engine::choice::hint;
 
 /// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
 /// overflow loses nothing, but it ends multishot operations and costs extra calls.
@@ -33,20 +34,10 @@ impl fmt::Display for Unavailable {
             self.step, self.error
         )?;
         match (self.step, self.error.raw_os_error()) {
-            (SETUP, Some(libc::ENOSYS)) => f.write_str(
-                "; the kernel has no io_uring, or a seccomp filter hides it (container runtimes do by default: allow \
-                 io_uring_setup, io_uring_enter and io_uring_register in its profile)",
-            ),
-            (SETUP, Some(libc::EPERM)) => f.write_str(
-                "; io_uring is forbidden, by sysctl kernel.io_uring_disabled (0 allows it) or by a seccomp filter (a \
-                 container profile, or SystemCallFilter= in the unit: @system-service contains @aio)",
-            ),
-            (SETUP, Some(libc::ENOMEM)) => {
-                f.write_str("; before Linux 5.12 rings count against RLIMIT_MEMLOCK: raise LimitMEMLOCK=")
-            }
             (SETUP, Some(libc::EINVAL)) => {
                 f.write_str("; the kernel is older than Linux 6.1, which DEFER_TASKRUN needs")
             }
+            (SETUP, _) => f.write_str(hint(&self.error)),
             _ => Ok(()),
         }
     }

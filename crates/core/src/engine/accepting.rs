@@ -1,0 +1,224 @@
+//! When to accept, and what becomes of an accepted connection: dealt to a worker, waiting for room, turned away.
+//!
+//! These decisions are the same for every engine. How the kernel is asked for connections is the engine's own matter:
+//! after each event on a listener it looks at [`Accepting::is_wanted`] and [`Accepting::is_stopping`] and brings what it
+//! has in flight into line.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::Acceptor;
+use crate::listeners::Listener;
+use crate::mailbox::Mail;
+use crate::peer::Link;
+use crate::shard::Shard;
+
+/// How long accepting rests after descriptors or memory ran out.
+const BACKOFF_MS: u64 = 100;
+
+/// One listener of a worker.
+pub(crate) struct Accepting {
+    listener: Arc<Listener>,
+    /// Index of the socket name.
+    name: u16,
+    state: State,
+    /// Accepted, but every worker of the partition holds as many connections as it may.
+    waiting: VecDeque<OwnedFd>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It accepts whenever nothing waits for room.
+    Open,
+    /// Descriptors or memory ran out: it accepts nothing until this time on the worker's clock.
+    Resting { until: u64 },
+    /// It is to accept no more. What the engine has on its way is still taken in.
+    Stopping,
+    /// It accepts no more.
+    Ended,
+}
+
+impl Accepting {
+    pub(crate) fn new(acceptor: Acceptor) -> Self {
+        Accepting {
+            listener: acceptor.listener,
+            name: acceptor.name,
+            state: State::Open,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.listener.socket.as_fd()
+    }
+
+    /// The name of the socket, for messages.
+    pub(crate) fn socket_name(&self) -> &str {
+        &self.listener.name
+    }
+
+    /// Whether connections are to be accepted as of now.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.state == State::Open && self.waiting.is_empty()
+    }
+
+    /// Whether the engine is to call [`Accepting::end`] once nothing can come any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.state == State::Stopping
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// When [`Accepting::end_rest`] has something to do, on the worker's clock.
+    pub(crate) fn rest_ends(&self) -> Option<u64> {
+        match self.state {
+            State::Resting { until } => Some(until),
+            State::Open | State::Stopping | State::Ended => None,
+        }
+    }
+
+    /// Ends the rest if its time is over by now.
+    pub(crate) fn end_rest(&mut self, now: u64) {
+        if self.rest_ends().is_some_and(|until| until <= now) {
+            self.state = State::Open;
+        }
+    }
+
+    /// Gives a new connection to the worker whose turn it is, or lets it wait for room.
+    pub(crate) fn take_in<L>(&mut self, socket: OwnedFd, shard: &mut Shard<L>)
+    where
+        L: Link + From<OwnedFd>,
+    {
+        let counters = shard.desk.name_counters(self.name);
+        if !self.listener.enabled {
+            // The first, the second, the fourth, ...: it may go on for as long as the process runs.
+            let count = counters.turned_away.value() + 1;
+            if count.is_power_of_two() {
+                tracing::warn!(
+                    socket = %self.listener.name,
+                    "turned away {count} connections so far: the configuration disables this socket",
+                );
+            }
+            counters.turned_away.add(1);
+            return;
+        }
+        counters.accepted.add(1);
+        if self.waiting.is_empty()
+            && let Some(worker) = self.deal(shard)
+        {
+            self.hand_to(worker, socket, shard);
+        } else {
+            self.waiting.push_back(socket);
+        }
+    }
+
+    /// Some worker may have room again.
+    pub(crate) fn deal_waiting<L>(&mut self, shard: &mut Shard<L>)
+    where
+        L: Link + From<OwnedFd>,
+    {
+        while let Some(socket) = self.waiting.pop_front() {
+            let Some(worker) = self.deal(shard) else {
+                self.waiting.push_front(socket);
+                return;
+            };
+            self.hand_to(worker, socket, shard);
+        }
+    }
+
+    /// The kernel failed to accept. Whatever lasts makes accepting rest; the connections stay in the backlog.
+    pub(crate) fn failed<L>(&mut self, error: &io::Error, shard: &Shard<L>) {
+        let errno = error.raw_os_error().unwrap_or_default();
+        if self.state != State::Open || is_about_one_connection(errno) {
+            return;
+        }
+        let backoffs = &shard.desk.counters().engine.accept_backoffs;
+        backoffs.add(1);
+        if backoffs.value().is_power_of_two() {
+            tracing::warn!(
+                socket = %self.listener.name,
+                "accepting rests for {BACKOFF_MS} ms: {error}; connections wait in the backlog (LimitNOFILE= bounds the \
+                 descriptors)",
+            );
+        }
+        self.state = State::Resting {
+            until: shard.desk.now + BACKOFF_MS,
+        };
+    }
+
+    /// From now on nothing more is to be accepted.
+    pub(crate) fn stop(&mut self) {
+        if self.state != State::Ended {
+            self.state = State::Stopping;
+        }
+    }
+
+    /// Nothing more can come from this listener: the engine has nothing in flight on it.
+    pub(crate) fn end<L>(&mut self, shard: &mut Shard<L>)
+    where
+        L: Link + From<OwnedFd>,
+    {
+        debug_assert!(self.is_stopping());
+        // Nothing that was accepted is lost to a limit.
+        while let Some(socket) = self.waiting.pop_front() {
+            let worker = shard.desk.worker as usize;
+            shard.crew.dealer.hold(self.name as usize, worker);
+            self.hand_to(worker, socket, shard);
+        }
+        self.state = State::Ended;
+        shard.crew.acceptor_ended();
+    }
+
+    /// The worker for a new connection, which is counted there; `None` if there is no room.
+    fn deal<L>(&self, shard: &Shard<L>) -> Option<usize> {
+        let dealer = &shard.crew.dealer;
+        let name = self.name as usize;
+        if self.listener.dealt {
+            return dealer.deal(name);
+        }
+        let worker = shard.desk.worker as usize;
+        dealer.keep(name, worker).then_some(worker)
+    }
+
+    fn hand_to<L>(&self, worker: usize, socket: OwnedFd, shard: &mut Shard<L>)
+    where
+        L: Link + From<OwnedFd>,
+    {
+        let name = self.name;
+        let own = shard.desk.worker as usize;
+        if worker == own {
+            shard.open(name, L::from(socket));
+        } else if let Err(Mail::Accepted { socket, .. }) =
+            shard.crew.posts[worker].send(Mail::Accepted { name, socket })
+        {
+            // That worker has failed; its connections are lost, this one need not be.
+            shard.crew.dealer.release(name as usize, worker);
+            shard.crew.dealer.hold(name as usize, own);
+            shard.open(name, L::from(socket));
+        }
+    }
+}
+
+/// Whether an error of accept(2) concerns the connection that was next, so that the one after it can be accepted at
+/// once. Linux passes pending network errors of the new connection on; accept(2) asks to treat them like EAGAIN.
+fn is_about_one_connection(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EAGAIN
+            | libc::EINTR
+            | libc::ECANCELED
+            | libc::ECONNABORTED
+            | libc::ENETDOWN
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+    )
+}

@@ -1,0 +1,229 @@
+//! Which engine a server uses, and why.
+
+use std::fmt;
+use std::io;
+
+use super::{portable, ring};
+use crate::config::EngineChoice;
+
+/// The engines there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EngineKind {
+    /// Raw io_uring, Linux 6.1 or newer.
+    Ring,
+    /// tokio-uring, Linux 5.10 or newer.
+    Portable,
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EngineKind::Ring => "ring",
+            EngineKind::Portable => "portable",
+        })
+    }
+}
+
+/// An engine, and why it and not the other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    pub(crate) engine: EngineKind,
+    pub(crate) reason: Reason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The configuration asks for it.
+    Configured,
+    /// It was tried and works.
+    Works,
+    /// The better one does not work, for this reason.
+    Instead(String),
+}
+
+impl Chosen {
+    /// Whether the configuration would have let the other engine be used, if it worked.
+    pub(crate) fn is_second_best(&self) -> bool {
+        matches!(self.reason, Reason::Instead(_))
+    }
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "using the {} engine", self.engine)?;
+        match &self.reason {
+            Reason::Configured => f.write_str(", as the configuration says"),
+            Reason::Works => Ok(()),
+            Reason::Instead(why) => write!(f, ": {why}"),
+        }
+    }
+}
+
+/// Chooses the engine of a server, trying out what the kernel offers.
+///
+/// # Errors
+///
+/// Why the engine that is asked for does not work, or why none does, and what can be done about it.
+pub(crate) fn choose(choice: EngineChoice) -> Result<Chosen, String> {
+    decide(choice, try_ring, portable::probe)
+}
+
+fn try_ring() -> Result<(), String> {
+    ring::probe().unavailable.map_or(Ok(()), Err)
+}
+
+fn decide(
+    choice: EngineChoice,
+    ring: impl FnOnce() -> Result<(), String>,
+    portable: impl FnOnce() -> Result<(), Unavailable>,
+) -> Result<Chosen, String> {
+    let (engine, reason) = match choice {
+        EngineChoice::Portable => {
+            portable().map_err(|worse| worse.to_string())?;
+            (EngineKind::Portable, Reason::Configured)
+        }
+        EngineChoice::Ring => {
+            ring().map_err(|why| match portable() {
+                Ok(()) => format!("{why}; engine = \"auto\" would use the portable one"),
+                Err(_) => why,
+            })?;
+            (EngineKind::Ring, Reason::Configured)
+        }
+        EngineChoice::Auto => match ring() {
+            Ok(()) => (EngineKind::Ring, Reason::Works),
+            Err(why) => {
+                portable().map_err(|worse| worse.behind(&why))?;
+                (EngineKind::Portable, Reason::Instead(why))
+            }
+        },
+    };
+    Ok(Chosen { engine, reason })
+}
+
+/// The portable engine cannot work here.
+#[derive(Debug)]
+pub(crate) struct Unavailable {
+    /// What failed.
+    step: &'static str,
+    error: io::Error,
+}
+
+impl Unavailable {
+    pub(super) fn new(step: &'static str, error: io::Error) -> Self {
+        Unavailable { step, error }
+    }
+
+    /// Both engines fail: says so after `why` the other one does, and what can be done about it only once.
+    fn behind(&self, why: &str) -> String {
+        let both = self.to_string();
+        let hint = hint(&self.error);
+        format!("{}; {both}", why.strip_suffix(hint).unwrap_or(why))
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unavailable { step, error } = self;
+        write!(
+            f,
+            "the portable engine is not available: {step}: {error}{}",
+            hint(error)
+        )
+    }
+}
+
+/// What io_uring_setup(2) means by an error, and what can be done about it, to be put behind it.
+pub(super) fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            "; the kernel has no io_uring, or a seccomp filter hides it (container runtimes do by default: allow \
+             io_uring_setup, io_uring_enter and io_uring_register in its profile)"
+        }
+        Some(libc::EPERM) => {
+            "; io_uring is forbidden, by sysctl kernel.io_uring_disabled (0 allows it) or by a seccomp filter (a \
+             container profile, or SystemCallFilter= in the unit: @system-service contains @aio)"
+        }
+        Some(libc::ENOMEM) => {
+            "; before Linux 5.12 rings count against RLIMIT_MEMLOCK: raise LimitMEMLOCK="
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_ring() -> Result<(), String> {
+        Err("no ring".into())
+    }
+
+    fn no_portable() -> Result<(), Unavailable> {
+        let error = io::Error::from_raw_os_error(libc::EPERM);
+        Err(Unavailable::new("io_uring_setup", error))
+    }
+
+    fn works<E>() -> Result<(), E> {
+        Ok(())
+    }
+
+    #[test]
+    fn auto_takes_the_best_that_works_and_says_why() {
+        let chosen = decide(EngineChoice::Auto, works, no_portable).unwrap();
+        assert_eq!(chosen.to_string(), "using the ring engine");
+        let chosen = decide(EngineChoice::Auto, no_ring, works).unwrap();
+        assert_eq!(chosen.engine, EngineKind::Portable);
+        assert_eq!(chosen.to_string(), "using the portable engine: no ring");
+        let none = decide(EngineChoice::Auto, no_ring, no_portable).unwrap_err();
+        assert!(
+            none.starts_with("no ring; the portable engine is not available: io_uring_setup: ")
+        );
+    }
+
+    #[test]
+    fn an_engine_that_is_asked_for_is_used_or_refused() {
+        let chosen = decide(EngineChoice::Portable, no_ring, works).unwrap();
+        assert_eq!(
+            chosen.to_string(),
+            "using the portable engine, as the configuration says"
+        );
+        assert!(decide(EngineChoice::Portable, works, no_portable).is_err());
+        let chosen = decide(EngineChoice::Ring, works, no_portable).unwrap();
+        assert_eq!(chosen.engine, EngineKind::Ring);
+        assert_eq!(
+            decide(EngineChoice::Ring, no_ring, works).unwrap_err(),
+            "no ring; engine = \"auto\" would use the portable one"
+        );
+        assert_eq!(
+            decide(EngineChoice::Ring, no_ring, no_portable).unwrap_err(),
+            "no ring"
+        );
+    }
+
+    #[test]
+    fn what_can_be_done_is_said_once() {
+        let forbidden = io::Error::from_raw_os_error(libc::EPERM);
+        let why = format!("no ring{}", hint(&forbidden));
+        let text = decide(EngineChoice::Auto, || Err(why), no_portable).unwrap_err();
+        assert_eq!(
+            text.matches("kernel.io_uring_disabled").count(),
+            1,
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_forbids_io_uring_is_named() {
+        for (errno, expected) in [
+            (libc::ENOSYS, "allow io_uring_setup"),
+            (libc::EPERM, "kernel.io_uring_disabled"),
+            (libc::ENOMEM, "LimitMEMLOCK="),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            let text = Unavailable::new("io_uring_setup", error).to_string();
+            assert!(text.starts_with("the portable engine is not available: io_uring_setup: "));
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

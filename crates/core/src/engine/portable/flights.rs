@@ -1,0 +1,254 @@
+//! The operations in flight: handed to tokio-uring, which owns their memory until they complete, and taken back when
+//! they have.
+//!
+//! **None of them waits in the kernel for anything that it could take or give.** A wait is a poll, which takes nothing;
+//! a receive and a send carry MSG_DONTWAIT and complete while they are submitted, with EAGAIN if they cannot go on. So
+//! there is never anything to cancel, which tokio-uring could not do. O_NONBLOCK on the socket would not do: since
+//! Linux 5.16 reads and writes wait all the same on files that io_uring knows how to wait for.
+//!
+//! tokio-uring's own `read` and `write` cannot carry that flag, hence the entries made here. Its constructor for them is
+//! a safe function, but asks for the care of an unsafe one: what an entry points to must live, unmoved and untouched,
+//! until the completion. Here that is always the heap memory of a `Vec` that goes into the operation together with the
+//! entry and comes out with the completion, and the socket goes with it, so that its number cannot mean another one
+//! when the entry is submitted. Polls point to nothing and take nothing. No other file of this engine makes entries.
+
+use std::future::Future;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use io_uring_for_tokio::types::Fd;
+use io_uring_for_tokio::{cqueue, opcode, squeue};
+use slab::Slab;
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// What a completion belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// Nothing: it makes the runtime submit what is queued and come back.
+    Turn,
+    /// The mailbox's eventfd is readable.
+    Wake,
+    /// This listener is readable.
+    Acceptable(usize),
+    /// A connection is readable.
+    Readable { slot: u32, generation: u32 },
+    /// A connection is writable.
+    Writable { slot: u32, generation: u32 },
+    /// A receive on a connection.
+    Receive { slot: u32, generation: u32 },
+    /// A send on a connection.
+    Send { slot: u32, generation: u32 },
+}
+
+/// How an operation ended.
+pub(super) struct Outcome {
+    /// What the system call of that name returns; errors are negative numbers.
+    pub(super) result: i32,
+    /// After a receive: the kernel says that there is more. It says so since Linux 5.19.
+    pub(super) more: bool,
+    /// The memory that went with the operation.
+    pub(super) buffer: Option<Vec<u8>>,
+}
+
+/// What goes with an operation until it completes.
+struct Luggage {
+    buffer: Option<Vec<u8>>,
+    _socket: Option<Rc<OwnedFd>>,
+}
+
+/// Makes an [`Outcome`] of a completion.
+struct Land;
+
+impl OneshotOutputTransform for Land {
+    type Output = Outcome;
+    type StoredData = Luggage;
+
+    fn transform_oneshot_output(self, luggage: Luggage, completion: cqueue::Entry) -> Outcome {
+        Outcome {
+            result: completion.result(),
+            more: cqueue::sock_nonempty(completion.flags()),
+            buffer: luggage.buffer,
+        }
+    }
+}
+
+struct Flight {
+    operation: Operation,
+    future: InFlightOneshot<Luggage, Land>,
+}
+
+/// The operations of one engine.
+#[derive(Default)]
+pub(super) struct Flights {
+    flights: Slab<Flight>,
+    /// By key: what the runtime calls when that operation has completed.
+    wakers: Vec<Waker>,
+    landing: Arc<Landing>,
+    /// Keys taken from `landing`, last first.
+    landed: Vec<usize>,
+    /// Completed when they were launched.
+    early: Vec<(Operation, Outcome)>,
+}
+
+/// Where completed operations are announced. Only the worker's own thread ever does, but wakers must not rely on it.
+#[derive(Default)]
+struct Landing(Mutex<Announced>);
+
+#[derive(Default)]
+struct Announced {
+    keys: Vec<usize>,
+    /// The task to wake at the next announcement.
+    engine: Option<Waker>,
+}
+
+impl Landing {
+    fn lock(&self) -> MutexGuard<'_, Announced> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Announces the operation of one key.
+struct Announcer {
+    key: usize,
+    landing: Arc<Landing>,
+}
+
+impl Wake for Announcer {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let engine = {
+            let mut announced = self.landing.lock();
+            announced.keys.push(self.key);
+            announced.engine.take()
+        };
+        if let Some(engine) = engine {
+            engine.wake();
+        }
+    }
+}
+
+impl Flights {
+    /// Completes with the next submission.
+    pub(super) fn turn(&mut self) {
+        self.launch(Operation::Turn, opcode::Nop::new().build(), None, None);
+    }
+
+    /// Completes when `fd` is readable, its end and errors included.
+    pub(super) fn readable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
+        self.launch(operation, poll(fd, libc::POLLIN), None, None)
+    }
+
+    /// Completes when `fd` is writable, errors included.
+    pub(super) fn writable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
+        self.launch(operation, poll(fd, libc::POLLOUT), None, None)
+    }
+
+    /// Forgets a poll: it may go on in the kernel until the runtime ends, but is announced no more.
+    pub(super) fn forget(&mut self, key: usize) {
+        self.flights.try_remove(key);
+    }
+
+    /// Receives what is there into `buffer`, over its whole length.
+    pub(super) fn receive(
+        &mut self,
+        operation: Operation,
+        socket: &Rc<OwnedFd>,
+        mut buffer: Vec<u8>,
+    ) {
+        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), buffer.as_mut_ptr(), length)
+            .flags(libc::MSG_DONTWAIT)
+            .build();
+        self.launch(operation, entry, Some(buffer), Some(socket.clone()));
+    }
+
+    /// Sends as much of `buffer` as there is room for.
+    pub(super) fn send(&mut self, operation: Operation, socket: &Rc<OwnedFd>, buffer: Vec<u8>) {
+        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Send::new(Fd(socket.as_raw_fd()), buffer.as_ptr(), length)
+            .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            .build();
+        self.launch(operation, entry, Some(buffer), Some(socket.clone()));
+    }
+
+    fn launch(
+        &mut self,
+        operation: Operation,
+        entry: squeue::Entry,
+        buffer: Option<Vec<u8>>,
+        socket: Option<Rc<OwnedFd>>,
+    ) -> usize {
+        let luggage = Luggage {
+            buffer,
+            _socket: socket,
+        };
+        let mut future = UnsubmittedOneshot::new(luggage, Land, entry).submit();
+        let vacant = self.flights.vacant_entry();
+        let key = vacant.key();
+        while self.wakers.len() <= key {
+            let announcer = Announcer {
+                key: self.wakers.len(),
+                landing: self.landing.clone(),
+            };
+            self.wakers.push(Waker::from(Arc::new(announcer)));
+        }
+        // It was queued, not submitted, so this only leaves the waker with the runtime.
+        match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
+            Poll::Pending => {
+                vacant.insert(Flight { operation, future });
+            }
+            Poll::Ready(outcome) => self.early.push((operation, outcome)),
+        }
+        key
+    }
+
+    /// Whether anything has been announced that [`Flights::next`] was not asked for yet.
+    pub(super) fn has_landed(&self) -> bool {
+        !self.early.is_empty() || !self.landed.is_empty() || !self.landing.lock().keys.is_empty()
+    }
+
+    /// Wakes `engine` when the next operation completes.
+    pub(super) fn wake_at_next(&self, engine: &Waker) {
+        let mut announced = self.landing.lock();
+        match &mut announced.engine {
+            Some(waker) => waker.clone_from(engine),
+            none => *none = Some(engine.clone()),
+        }
+    }
+
+    /// Takes up what was announced until now, for [`Flights::next`].
+    pub(super) fn collect(&mut self) {
+        debug_assert!(self.landed.is_empty());
+        std::mem::swap(&mut self.landed, &mut self.landing.lock().keys);
+        self.landed.reverse();
+    }
+
+    /// An operation that has completed, in the order in which they did; `None` when all that were collected are taken.
+    pub(super) fn next(&mut self) -> Option<(Operation, Outcome)> {
+        if let Some(early) = self.early.pop() {
+            return Some(early);
+        }
+        while let Some(key) = self.landed.pop() {
+            let Some(flight) = self.flights.get_mut(key) else {
+                continue;
+            };
+            let waker = self.wakers.get(key).unwrap_or(Waker::noop());
+            let polled = Pin::new(&mut flight.future).poll(&mut Context::from_waker(waker));
+            if let Poll::Ready(outcome) = polled {
+                let operation = self.flights.remove(key).operation;
+                return Some((operation, outcome));
+            }
+        }
+        None
+    }
+}
+
+fn poll(fd: BorrowedFd<'_>, events: i16) -> squeue::Entry {
+    opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u32).build()
+}

@@ -1,0 +1,410 @@
+//! The portable engine: tokio-uring, Linux 5.10 or newer.
+//!
+//! One runtime a worker, in which one task drives everything: its loop is the ring engine's, with the same order of
+//! events. Where that engine has the kernel wait with an operation in hand, this one polls first and acts only when it
+//! can go on at once, since tokio-uring cannot cancel; [`flights`] says how. So a connection or a byte is at any moment
+//! either still in the kernel or ours, and a worker that stops leaves nothing behind that could take or send more.
+//!
+//! tokio-uring submits only when its runtime parks. The task parks once a turn; where there is work left, it does so
+//! with an operation in hand that completes at once.
+
+mod accept;
+mod buffers;
+mod flights;
+mod link;
+mod probe;
+mod receive;
+mod send;
+mod setup;
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use rustix::net::Shutdown;
+use tokio::time::Sleep;
+
+use self::accept::Listening;
+use self::buffers::Buffers;
+use self::flights::{Flights, Operation, Outcome};
+use self::link::{Progress, Readiness};
+use crate::config::RingConfig;
+use crate::connection::{Finish, Receive};
+use crate::engine::{Acceptor, Clock, Unavailable, read_last};
+use crate::handover::parcel::Parcel;
+use crate::mailbox::{Mail, Mailbox};
+use crate::shard::{Errand, Phase, Shard};
+
+pub(crate) use self::link::PortableLink;
+pub(crate) use self::probe::probe;
+
+/// How long a connection rests whose socket is not ready although the kernel said so, lest the worker spins. It happens
+/// when memory for sockets runs out, or when a socket has news of a kind that nobody reads.
+const PAUSE_MS: u64 = 10;
+
+/// One worker's engine, for as long as it runs.
+struct Engine {
+    flights: Flights,
+    buffers: Buffers,
+    shard: Shard<PortableLink>,
+    acceptors: Vec<Listening>,
+    mailbox: Mailbox,
+    clock: Clock,
+    spin: Duration,
+    sleep: Pin<Box<Sleep>>,
+    /// Connections that rest, slot and generation, until `pause_ends` on the worker's clock.
+    pausing: Vec<(u32, u32)>,
+    pause_ends: u64,
+    /// Connections that were let go, for the successor.
+    parcels: Vec<Parcel>,
+}
+
+/// How long the engine may wait for something to complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Not at all.
+    No,
+    /// Until this time on the worker's clock.
+    Until(u64),
+    Forever,
+}
+
+/// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
+///
+/// `ready` is called once when connections to every listener will be served, or with the reason why the engine cannot
+/// work here. In the latter case the shard and the listeners are unused.
+///
+/// # Errors
+///
+/// Those of reading an eventfd.
+pub(crate) fn run(
+    config: &RingConfig,
+    spin: Duration,
+    shard: Shard<PortableLink>,
+    acceptors: Vec<Acceptor>,
+    mailbox: Mailbox,
+    ready: impl FnOnce(Result<(), Unavailable>),
+) -> io::Result<Vec<Parcel>> {
+    let runtime = match setup::runtime(config.entries) {
+        Ok(runtime) => runtime,
+        Err(unavailable) => {
+            ready(Err(unavailable));
+            return Ok(Vec::new());
+        }
+    };
+    runtime.block_on(async {
+        let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
+        let acceptors = match listening {
+            Ok(acceptors) => acceptors,
+            Err(error) => {
+                ready(Err(Unavailable::new(
+                    "setting O_NONBLOCK on a listener",
+                    error,
+                )));
+                return Ok(Vec::new());
+            }
+        };
+        let engine = Engine {
+            flights: Flights::default(),
+            buffers: Buffers::new(config.buffer_bytes),
+            shard,
+            acceptors,
+            mailbox,
+            clock: Clock::new(),
+            spin,
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            pausing: Vec::new(),
+            pause_ends: 0,
+            parcels: Vec::new(),
+        };
+        ready(Ok(()));
+        // A task of its own, since waking the outermost one costs a system call.
+        match tokio_uring::spawn(engine.serve()).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(io::Error::other(error)),
+            },
+        }
+    })
+}
+
+impl Engine {
+    /// Turns until the shard is done.
+    async fn serve(mut self) -> io::Result<Vec<Parcel>> {
+        self.shard.tick(self.clock.now());
+        for index in 0..self.acceptors.len() {
+            self.arm_accept(index);
+        }
+        self.arm_wake();
+        loop {
+            self.shard.desk.counters().engine.turns.add(1);
+            self.shard.tick(self.clock.now());
+            while let Some(mail) = self.mailbox.next() {
+                self.deliver(mail);
+            }
+            self.shard.work();
+            self.retry_accepts();
+            self.end_pause();
+            while let Some(slot) = self.shard.next_touched() {
+                self.update(slot);
+            }
+            if self.shard.is_done() && !self.shard.is_busy() {
+                // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
+                let Some(mail) = self.mailbox.next() else {
+                    debug_assert!(self.acceptors.iter().all(Listening::has_ended));
+                    debug_assert!(self.shard.len() == 0);
+                    return Ok(self.parcels);
+                };
+                self.deliver(mail);
+                continue;
+            }
+            let wait = self.plan_wait();
+            self.wait(wait).await?;
+            self.mailbox.awake();
+        }
+    }
+
+    /// Whether to sleep, and how long.
+    fn plan_wait(&mut self) -> Wait {
+        if self.shard.is_busy() || self.flights.has_landed() {
+            return Wait::No;
+        }
+        if let Some(mail) = self.mailbox.prepare_sleep() {
+            self.deliver(mail);
+            return Wait::No;
+        }
+        let accepts = self.acceptors.iter().filter_map(Listening::retry_at).min();
+        let pause = (!self.pausing.is_empty()).then_some(self.pause_ends);
+        let due = [self.shard.next_due(), accepts, pause];
+        match due.into_iter().flatten().min() {
+            Some(due) => Wait::Until(due),
+            None => Wait::Forever,
+        }
+    }
+
+    /// Submits what is queued, waits, and dispatches what has completed. Before it sleeps it looks for completions for
+    /// as long as configured.
+    async fn wait(&mut self, wait: Wait) -> io::Result<()> {
+        if wait != Wait::No && !self.spin.is_zero() {
+            let end = Instant::now() + self.spin;
+            while Instant::now() < end {
+                self.park(Wait::No).await;
+                if self.dispatch_all()? > 0 {
+                    return Ok(());
+                }
+            }
+        }
+        self.park(wait).await;
+        self.dispatch_all()?;
+        Ok(())
+    }
+
+    /// Gives the thread back to the runtime, which submits what is queued and sleeps until something completes, or
+    /// `wait` is over.
+    async fn park(&mut self, wait: Wait) {
+        let counters = &self.shard.desk.counters().engine;
+        counters.enters.add(1);
+        match wait {
+            Wait::No => self.flights.turn(),
+            Wait::Until(due) => {
+                let due = tokio::time::Instant::from_std(self.clock.instant(due));
+                if self.sleep.deadline() != due {
+                    self.sleep.as_mut().reset(due);
+                }
+            }
+            Wait::Forever => {}
+        }
+        let mut parked = false;
+        poll_fn(|context| {
+            self.flights.wake_at_next(context.waker());
+            let is_over =
+                matches!(wait, Wait::Until(_)) && self.sleep.as_mut().poll(context).is_ready();
+            // What has come already is taken up only after the submission.
+            if !std::mem::replace(&mut parked, true) {
+                if is_over {
+                    self.flights.turn();
+                }
+                return Poll::Pending;
+            }
+            if is_over || self.flights.has_landed() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Dispatches everything that has completed by now. Returns how much it was.
+    fn dispatch_all(&mut self) -> io::Result<u64> {
+        let mut count = 0;
+        self.flights.collect();
+        while let Some((operation, outcome)) = self.flights.next() {
+            if operation != Operation::Turn {
+                count += 1;
+                self.dispatch(operation, outcome)?;
+            }
+        }
+        self.shard.desk.counters().engine.completions.add(count);
+        Ok(count)
+    }
+
+    fn dispatch(&mut self, operation: Operation, outcome: Outcome) -> io::Result<()> {
+        match operation {
+            Operation::Receive { slot, generation } => self.received(slot, generation, outcome),
+            Operation::Send { slot, generation } => self.sent(slot, generation, outcome),
+            Operation::Readable { slot, generation } => self.readable(slot, generation, &outcome),
+            Operation::Writable { slot, generation } => self.writable(slot, generation, &outcome),
+            Operation::Acceptable(index) => self.acceptable(index, &outcome),
+            Operation::Wake => self.woken()?,
+            Operation::Turn => {}
+        }
+        Ok(())
+    }
+
+    fn arm_wake(&mut self) {
+        self.flights.readable(Operation::Wake, self.mailbox.event());
+    }
+
+    /// Resets the mailbox's eventfd. It blocks, but nobody else reads it, so that it stays readable until this.
+    fn woken(&mut self) -> io::Result<()> {
+        match rustix::io::read(self.mailbox.event(), &mut [0; 8]) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.arm_wake();
+        Ok(())
+    }
+
+    fn deliver(&mut self, mail: Mail) {
+        match self.shard.deliver(mail) {
+            Some(Errand::Open { name, socket }) => {
+                self.shard.open(name, PortableLink::from(socket));
+            }
+            Some(Errand::Restore { name, parcel }) => {
+                let (socket, rest) = parcel.open();
+                self.shard.restore(name, PortableLink::from(socket), rest);
+            }
+            Some(Errand::Room) => self.deal_waiting(),
+            Some(Errand::StopAccepting) => self.stop_accepting(),
+            None => {}
+        }
+    }
+
+    /// Does what a connection desires.
+    fn update(&mut self, slot: u32) {
+        let (Some(desire), Some(generation)) =
+            (self.shard.desire(slot), self.shard.generation(slot))
+        else {
+            return;
+        };
+        match desire.finish {
+            Finish::No => {}
+            Finish::Shutdown => {
+                if let Some(link) = self.shard.link(slot) {
+                    // It fails if the peer has reset the connection, which a receive reports, too.
+                    let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
+                }
+                self.shard.shut(slot);
+                return;
+            }
+            Finish::Close => return self.close(slot),
+            Finish::Release => return self.release(slot, generation, desire.send),
+        }
+        if desire.send {
+            self.send(slot, generation);
+        }
+        match desire.receive {
+            Receive::Stream | Receive::Large => self.receive(slot, generation, desire.receive),
+            Receive::Stop if matches!(self.shard.phase(), Phase::Draining { .. }) => {
+                self.read_last(slot);
+            }
+            // A poll may go on: it takes nothing.
+            Receive::Stop | Receive::Pause => {}
+        }
+    }
+
+    /// Takes what the kernel has received for a connection that is read no more, unless a receive is about to.
+    fn read_last(&mut self, slot: u32) {
+        let receives = self
+            .shard
+            .link(slot)
+            .is_some_and(|link| link.receiving.progress == Progress::Moving);
+        if !receives {
+            read_last(&mut self.shard, slot);
+        }
+    }
+
+    /// Closes a connection once nothing is in flight on it; until then, ends what is.
+    fn close(&mut self, slot: u32) {
+        let Some(link) = self.shard.link(slot) else {
+            return;
+        };
+        if !std::mem::replace(&mut link.shut_down, true) {
+            // It completes every poll. And the descriptor may have duplicates elsewhere; the peer must see the end all
+            // the same.
+            let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
+        }
+        if !link.in_flight() {
+            self.shard.closed(slot);
+        }
+    }
+
+    /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
+    fn release(&mut self, slot: u32, generation: u32, send: bool) {
+        let Some(link) = self.shard.link(slot) else {
+            return;
+        };
+        if link.moves() {
+            return;
+        }
+        if send && link.sending.readiness != Readiness::Unready {
+            return self.send(slot, generation);
+        }
+        for way in [&mut link.receiving, &mut link.sending] {
+            if let Progress::Polling(poll) = way.progress {
+                self.flights.forget(poll);
+                way.progress = Progress::No;
+            }
+        }
+        self.parcels.extend(self.shard.release(slot));
+    }
+
+    /// The engine's part of the connection that an operation was for.
+    fn expected(&mut self, slot: u32, generation: u32) -> Option<&mut PortableLink> {
+        let link = self.shard.link_of(slot, generation);
+        debug_assert!(
+            link.is_some(),
+            "a slot is not reused while an operation is in flight"
+        );
+        link
+    }
+
+    /// Lets a connection rest, a direction of which is marked so.
+    fn pause(&mut self, slot: u32, generation: u32) {
+        if self.pausing.is_empty() {
+            self.pause_ends = self.shard.desk.now + PAUSE_MS;
+        }
+        self.pausing.push((slot, generation));
+    }
+
+    /// Lets the connections that rest try again if it is time.
+    fn end_pause(&mut self) {
+        if self.shard.desk.now < self.pause_ends {
+            return;
+        }
+        while let Some((slot, generation)) = self.pausing.pop() {
+            if let Some(link) = self.shard.link_of(slot, generation) {
+                for way in [&mut link.receiving, &mut link.sending] {
+                    if way.progress == Progress::Pausing {
+                        way.progress = Progress::No;
+                    }
+                }
+                self.shard.touch(slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Whether this engine works here, found out by trying what it is built on.
+
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::flights::{Flights, Operation, Outcome};
+use super::setup;
+use crate::engine::Unavailable;
+
+/// The ring of the probe.
+const ENTRIES: u32 = 8;
+
+/// No answer of the kernel takes this long on sockets that have data already.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const READABLE: Operation = Operation::Readable {
+    slot: 0,
+    generation: 0,
+};
+const RECEIVE: Operation = Operation::Receive {
+    slot: 0,
+    generation: 0,
+};
+
+/// Tries it on a thread of its own, since a runtime belongs to the thread that made it.
+///
+/// # Errors
+///
+/// Why this engine does not work here.
+pub(crate) fn probe() -> Result<(), Unavailable> {
+    const STEP: &str = "trying it out";
+    std::thread::Builder::new()
+        .name("ringhold-probe".into())
+        .spawn(|| {
+            let runtime = setup::runtime(ENTRIES)?;
+            let tried = runtime.block_on(attempt());
+            tried.map_err(|error| Unavailable::new(STEP, error))
+        })
+        .map_err(|error| Unavailable::new(STEP, error))?
+        .join()
+        .unwrap_or_else(|_| {
+            Err(Unavailable::new(
+                STEP,
+                io::Error::other("the probe panicked"),
+            ))
+        })
+}
+
+/// A receive must not wait, a poll must, and what a poll announces a receive must find.
+async fn attempt() -> io::Result<()> {
+    let mut flights = Flights::default();
+    // Should anything wait that must not, it ends when `theirs` is dropped.
+    let (ours, mut theirs) = UnixStream::pair()?;
+    let ours = Rc::new(OwnedFd::from(ours));
+
+    flights.receive(RECEIVE, &ours, vec![0; 8]);
+    let (_, nothing) = landed(&mut flights).await?;
+    if nothing.result != -libc::EAGAIN {
+        return Err(unexpected("a receive without data", &nothing));
+    }
+
+    flights.readable(READABLE, ours.as_fd());
+    flights.turn();
+    let (first, outcome) = landed(&mut flights).await?;
+    if first != Operation::Turn {
+        return Err(unexpected("a poll without data", &outcome));
+    }
+    theirs.write_all(b"?")?;
+    let (_, outcome) = landed(&mut flights).await?;
+    if outcome.result < 0 {
+        return Err(unexpected("a poll with data", &outcome));
+    }
+
+    flights.receive(RECEIVE, &ours, vec![0; 8]);
+    let (_, byte) = landed(&mut flights).await?;
+    if byte.result != 1 || byte.buffer.as_deref().is_none_or(|read| read[0] != b'?') {
+        return Err(unexpected("a receive of one byte", &byte));
+    }
+    Ok(())
+}
+
+/// The next operation that completes.
+async fn landed(flights: &mut Flights) -> io::Result<(Operation, Outcome)> {
+    let announced = poll_fn(|context| {
+        flights.wake_at_next(context.waker());
+        if flights.has_landed() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    tokio::time::timeout(PATIENCE, announced).await?;
+    flights.collect();
+    flights
+        .next()
+        .ok_or_else(|| io::Error::other("an operation was announced and has not completed"))
+}
+
+fn unexpected(what: &str, outcome: &Outcome) -> io::Error {
+    io::Error::other(format!("{what} completes with {}", outcome.result))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn works_where_io_uring_does() {
+        if crate::engine::ring::probe().unavailable.is_none() {
+            probe().unwrap();
+        }
+    }
+}

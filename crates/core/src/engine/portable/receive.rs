@@ -1,0 +1,79 @@
+//! Receiving: a poll, then a receive into a pooled buffer.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::Engine;
+use super::flights::{Operation, Outcome};
+use super::link::{Progress, Readiness};
+use crate::connection::Receive;
+
+impl Engine {
+    /// Begins to receive, unless that is under way. A large frame comes in larger pieces; it is copied to the
+    /// connection's own buffer like any other that does not arrive in one piece.
+    pub(super) fn receive(&mut self, slot: u32, generation: u32, desired: Receive) {
+        let Some(link) = self.shard.link(slot) else {
+            return;
+        };
+        if link.receiving.progress != Progress::No {
+            return;
+        }
+        if link.receiving.readiness == Readiness::Unready {
+            let operation = Operation::Readable { slot, generation };
+            let poll = self.flights.readable(operation, link.as_fd());
+            link.receiving.progress = Progress::Polling(poll);
+            return;
+        }
+        let buffer = if desired == Receive::Large {
+            self.buffers.large()
+        } else {
+            self.buffers.small()
+        };
+        link.receiving.progress = Progress::Moving;
+        let operation = Operation::Receive { slot, generation };
+        self.flights.receive(operation, &link.socket, buffer);
+    }
+
+    /// The socket can be read from; its end or its failure counts as something to read.
+    pub(super) fn readable(&mut self, slot: u32, generation: u32, outcome: &Outcome) {
+        let Some(link) = self.expected(slot, generation) else {
+            return;
+        };
+        if outcome.result >= 0 {
+            link.receiving.progress = Progress::No;
+            link.receiving.readiness = Readiness::Ready;
+            self.shard.touch(slot);
+        } else {
+            // The kernel has no memory for a poll.
+            link.receiving.progress = Progress::Pausing;
+            self.pause(slot, generation);
+        }
+    }
+
+    pub(super) fn received(&mut self, slot: u32, generation: u32, outcome: Outcome) {
+        let buffer = outcome.buffer.unwrap_or_default();
+        if let Some(link) = self.expected(slot, generation) {
+            link.receiving.progress = Progress::No;
+            let length = usize::try_from(outcome.result).unwrap_or(0);
+            if length > 0 {
+                link.receiving.readiness = if outcome.more || length == buffer.len() {
+                    Readiness::Likely
+                } else {
+                    Readiness::Unready
+                };
+            } else if outcome.result == -libc::EAGAIN && link.receiving.was_unready() {
+                link.receiving.progress = Progress::Pausing;
+                self.pause(slot, generation);
+            }
+            match outcome.result {
+                1.. => self.shard.received(slot, &buffer[..length], None),
+                0 => self.shard.ended(slot),
+                error if matches!(-error, libc::EINTR | libc::EAGAIN) => self.shard.touch(slot),
+                error => self
+                    .shard
+                    .failed(slot, io::Error::from_raw_os_error(-error)),
+            }
+        }
+        self.buffers.give_received(buffer);
+    }
+}

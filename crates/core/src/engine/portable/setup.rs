@@ -1,0 +1,71 @@
+//! Making a runtime: by attempt, never by kernel version.
+
+use std::io;
+
+use io_uring_for_tokio::Builder;
+use tokio_uring::Runtime;
+
+use crate::engine::Unavailable;
+
+/// A completion queue holds so many times the entries of the submission queue: when it is full, the kernel submits
+/// nothing more, and tokio-uring has been seen to hang (tokio-uring#147).
+const COMPLETIONS_PER_SUBMISSION: u32 = 4;
+
+/// A ring is not made smaller than this.
+const ENTRIES_MIN: u32 = 64;
+
+/// Makes the runtime of the calling thread, with a ring of so many entries, or fewer if there is no memory for them:
+/// before Linux 5.12 rings count against RLIMIT_MEMLOCK, which may be as little as 64 KiB.
+pub(super) fn runtime(entries: u32) -> Result<Runtime, Unavailable> {
+    let mut entries = entries;
+    loop {
+        match with_known_flags(entries) {
+            Err(error) if is_lack_of_memory(&error) && entries > ENTRIES_MIN => entries /= 2,
+            Err(error) => return Err(Unavailable::new("io_uring_setup", error)),
+            Ok(runtime) => {
+                tracing::debug!("the ring of this worker has {entries} entries");
+                return Ok(runtime);
+            }
+        }
+    }
+}
+
+/// Leaves the flags out that the kernel does not know.
+fn with_known_flags(entries: u32) -> io::Result<Runtime> {
+    let single = |ring: &mut Builder| {
+        // Linux 6.0.
+        ring.setup_single_issuer();
+    };
+    let cooperative = |ring: &mut Builder| {
+        // Linux 5.19: no interrupts of the running worker for the sake of completions. DEFER_TASKRUN (6.1), which the
+        // ring engine has, makes tokio-uring hang: its descriptor does not become readable then.
+        ring.setup_coop_taskrun();
+    };
+    attempt(entries, &[&single, &cooperative])
+        .or_else(|error| if_unknown(error, || attempt(entries, &[&cooperative])))
+        .or_else(|error| if_unknown(error, || attempt(entries, &[])))
+}
+
+fn if_unknown(error: io::Error, next: impl FnOnce() -> io::Result<Runtime>) -> io::Result<Runtime> {
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        next()
+    } else {
+        Err(error)
+    }
+}
+
+fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> io::Result<Runtime> {
+    let mut ring = tokio_uring::uring_builder();
+    // All of these are older than Linux 5.10.
+    ring.setup_clamp()
+        .setup_cqsize(entries * COMPLETIONS_PER_SUBMISSION)
+        .dontfork();
+    for set in flags {
+        set(&mut ring);
+    }
+    Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring))
+}
+
+fn is_lack_of_memory(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOMEM)
+}

@@ -1,0 +1,103 @@
+//! When connections are accepted, and by whom they are served.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+
+use crate::bed::{Bed, GREETING, connect, connect_unix, engines, expect, expect_end, frame};
+
+#[test]
+fn above_the_limit_connections_wait_and_are_served_in_order() {
+    for engine in engines() {
+        let bed = Bed::start(
+            engine,
+            "workers = 2\n[limits]\nconnections = 3\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
+        );
+        let mut clients: Vec<TcpStream> = (0..20).map(|_| bed.connect()).collect();
+        for client in &mut clients {
+            client.write_all(&frame(100, 1)).unwrap();
+        }
+        // Six are served at a time; each that ends makes room for the next.
+        for mut client in clients {
+            assert!(bed.total().opened <= 20 && bed.total().open <= 6);
+            expect(&mut client, &[GREETING]);
+            expect(&mut client, &frame(100, 1));
+        }
+        let total = bed.finish();
+        assert_eq!((total.accepted, total.opened), (20, 20));
+        assert_eq!((total.turned_away, total.failed), (0, 0));
+    }
+}
+
+#[test]
+fn clients_of_a_disabled_socket_see_the_end() {
+    for engine in engines() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let bed = Bed::start_inheriting(
+            engine,
+            "
+            workers = 2
+            [sockets.off]
+            service = \"echo\"
+            enable = false
+            [sockets.echo]
+            listen = [\"unix:@/echo.sock\"]
+            ",
+            vec![("off".to_owned(), listener.into())],
+        );
+        for _ in 0..10 {
+            expect_end(&mut connect(address));
+        }
+        let mut served = connect_unix(&bed.path("echo.sock"));
+        expect(&mut served, &[GREETING]);
+        drop(served);
+        let total = bed.finish();
+        assert_eq!(total.turned_away, 10);
+        assert_eq!((total.accepted, total.opened), (1, 1));
+    }
+}
+
+#[test]
+fn a_name_may_have_a_listener_for_each_worker() {
+    for engine in engines() {
+        let bed = Bed::start(
+            engine,
+            "workers = 2\n[sockets.echo]\nreuse_port = true\nlisten = [\"127.0.0.1:0\"]\n",
+        );
+        let mut clients: Vec<TcpStream> = (0..50).map(|_| bed.connect()).collect();
+        for client in &mut clients {
+            expect(client, &[GREETING]);
+        }
+        drop(clients);
+        assert_eq!(bed.finish().opened, 50);
+    }
+}
+
+#[test]
+fn somebody_else_may_take_connections_from_the_same_listener() {
+    for engine in engines() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ours = listener.try_clone().unwrap();
+        let bed = Bed::start_inheriting(
+            engine,
+            "workers = 1\n[sockets.echo]\n",
+            vec![("echo".to_owned(), ours.into())],
+        );
+        listener.set_nonblocking(true).unwrap();
+        let (mut mine, mut theirs) = (0, 0);
+        for _ in 0..200 {
+            let mut client = connect(address);
+            // Whoever is faster: a worker that was told of the connection must not wait for one that is gone.
+            match listener.accept() {
+                Ok((mut socket, _)) => {
+                    socket.write_all(&[GREETING]).unwrap();
+                    mine += 1;
+                }
+                Err(_) => theirs += 1,
+            }
+            expect(&mut client, &[GREETING]);
+        }
+        assert_eq!(bed.finish().opened, theirs, "the test took {mine}");
+    }
+}

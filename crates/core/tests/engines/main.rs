@@ -1,0 +1,9 @@
+//! What both engines must do in the same way, with real sockets. Each test runs with one engine after the other.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod accepting;
+mod bed;
+mod descriptors;
+mod stopping;
+mod streams;

@@ -1,0 +1,169 @@
+//! Stops in the middle of everything.
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::bed::{Bed, GREETING, connect, connect_unix, engines, expect, expect_end, frame};
+
+const CONNECTS: usize = 1500;
+const THREADS: usize = 6;
+
+#[test]
+fn no_connect_is_lost_when_a_server_stops_and_its_successor_starts() {
+    for engine in engines() {
+        for unix in [false, true] {
+            race(engine, unix);
+        }
+    }
+}
+
+/// Servers follow one another on a listener while clients connect. Each client must be greeted: by the server that
+/// accepted it, however near its end, or by the next one.
+fn race(engine: &str, unix: bool) {
+    const CONFIG: &str =
+        "workers = 2\n[sockets.echo]\n[handover]\ndrain = \"1s\"\n[limits]\nconnections = 500\n";
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("echo.sock");
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local = UnixListener::bind(&path).unwrap();
+    let address: SocketAddr = tcp.local_addr().unwrap();
+    let start = || {
+        let socket = if unix {
+            local.try_clone().unwrap().into()
+        } else {
+            tcp.try_clone().unwrap().into()
+        };
+        Bed::start_inheriting(engine, CONFIG, vec![("echo".to_owned(), socket)])
+    };
+    let greeted = AtomicUsize::new(0);
+    let mut accepted = 0;
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..CONNECTS / THREADS {
+                    if unix {
+                        let mut client = connect_unix(&path);
+                        expect(&mut client, &[GREETING]);
+                    } else {
+                        let mut client = connect(address);
+                        expect(&mut client, &[GREETING]);
+                    }
+                    greeted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut bed = start();
+        while greeted.load(Ordering::Relaxed) < CONNECTS {
+            let before = greeted.load(Ordering::Relaxed);
+            bed.until("progress", |_| {
+                greeted.load(Ordering::Relaxed) >= (before + 100).min(CONNECTS)
+            });
+            accepted += bed.finish().accepted;
+            bed = start();
+        }
+        accepted += bed.finish().accepted;
+    });
+    assert_eq!(accepted, CONNECTS as u64);
+}
+
+#[test]
+fn what_was_received_whole_is_answered_before_the_end() {
+    for engine in engines() {
+        let bed = Bed::start(
+            engine,
+            "workers = 2\n[sockets.echo]\nlisten = [\"unix:@/echo.sock\"]\n",
+        );
+        let mut clients: Vec<UnixStream> = (0..40)
+            .map(|_| connect_unix(&bed.path("echo.sock")))
+            .collect();
+        for client in &mut clients {
+            expect(client, &[GREETING]);
+        }
+        let frames: Vec<u8> = (0..20).flat_map(|seed| frame(1000, seed)).collect();
+        for client in &mut clients {
+            client.write_all(&frames).unwrap();
+            // The beginning of one that is never complete.
+            client.write_all(&frame(1000, 1)[..500]).unwrap();
+        }
+        bed.stop();
+        for client in &mut clients {
+            expect(client, &frames);
+            expect_end(client);
+        }
+        drop(clients);
+        let total = bed.finish();
+        assert_eq!(total.frames_in, 40 * 20);
+        assert_eq!((total.failed, total.timed_out), (0, 0));
+    }
+}
+
+#[test]
+fn whole_answers_arrive_when_a_server_stops_under_load() {
+    for engine in engines() {
+        let bed = Bed::start(
+            engine,
+            "workers = 2\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
+        );
+        let request = frame(700, 9);
+        let answered = AtomicUsize::new(0);
+        let total = std::thread::scope(|scope| {
+            for _ in 0..16 {
+                let mut client = bed.connect();
+                let (request, answered) = (&request, &answered);
+                scope.spawn(move || {
+                    expect(&mut client, &[GREETING]);
+                    let all = sends_until_the_end(&mut client, request);
+                    let (whole, rest) = all.as_chunks::<700>();
+                    assert!(rest.is_empty(), "{} bytes of an answer", rest.len());
+                    assert!(whole.iter().all(|answer| answer[..] == request[..]));
+                    answered.fetch_add(whole.len(), Ordering::Relaxed);
+                });
+            }
+            bed.until("load", |bed| bed.total().frames_in > 5000);
+            bed.finish()
+        });
+        assert_eq!(answered.into_inner() as u64, total.frames_in);
+    }
+}
+
+/// Sends requests while it reads, until the server ends the connection. Returns what was read.
+fn sends_until_the_end(client: &mut std::net::TcpStream, request: &[u8]) -> Vec<u8> {
+    use std::io::Read;
+    let mut all = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    client.write_all(&request.repeat(8)).unwrap();
+    loop {
+        match client.read(&mut buffer).unwrap() {
+            0 => {
+                let _ = client.shutdown(Shutdown::Write);
+                return all;
+            }
+            count => {
+                all.extend_from_slice(&buffer[..count]);
+                // The server may have ended its side by now; it still takes what comes.
+                let requests = count / request.len();
+                client.write_all(&request.repeat(requests)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_peer_of_a_stuck_connection_does_not_hold_up_the_end() {
+    for engine in engines() {
+        let bed = Bed::start(
+            engine,
+            "workers = 1\n[handover]\ndrain = \"10ms\"\n[sockets.echo]\nlisten = [\"unix:@/echo.sock\"]\n",
+        );
+        let mut client = connect_unix(&bed.path("echo.sock"));
+        client.set_nonblocking(true).unwrap();
+        // It never reads.
+        let frames = frame(60_000, 3);
+        while client.write(&frames).is_ok() {}
+        bed.until("pause or full", |bed| bed.total().bytes_out > 0);
+        bed.finish();
+        drop(client);
+    }
+}
