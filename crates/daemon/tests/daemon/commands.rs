@@ -7,7 +7,7 @@ use std::process::Stdio;
 use rmpv::Value;
 
 use crate::harness::{
-    Daemon, Manager, await_counter, counter, field, free_address, parts, ringhold, run,
+    Daemon, Manager, await_open, counter, field, free_address, parts, ringhold, run,
 };
 
 const RPC: &str = "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";
@@ -207,7 +207,7 @@ fn a_load_reports_and_its_status_says_whether_it_was_clean() {
 
     let (status, stdout, _) = run(&["load", &text, "--mode", "notify", "-n", "1000"]);
     assert_eq!(status, 0, "{stdout}");
-    await_counter(&address, "rpc", "open", 1);
+    await_open(&address, "rpc", 1);
 
     // `ping` does not give the payload back.
     let (status, stdout, _) = run(&["load", &text, "--method", "ping", "-n", "10"]);

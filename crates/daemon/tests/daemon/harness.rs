@@ -332,6 +332,13 @@ pub(crate) fn await_counter(address: &Address, socket: &str, name: &str, value: 
     });
 }
 
+/// Waits until so many connections are open, the one that asks included.
+pub(crate) fn await_open(address: &Address, socket: &str, value: u64) {
+    until(&format!("{value} open connections"), || {
+        (counter(address, socket, "open") == value).then_some(())
+    });
+}
+
 pub(crate) fn field<'a>(map: &'a Value, name: &str) -> &'a Value {
     let entries = map.as_map().unwrap_or_else(|| panic!("{map} is no map"));
     let found = entries.iter().find(|(key, _)| key.as_str() == Some(name));

@@ -1,1 +1,497 @@
+//! Bad input costs the connection that sent it, is counted, and costs nobody else anything.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringhold_client::Address;
+use rmpv::Value;
+use socket2::SockRef;
+
+use crate::harness::{
+    Daemon, PATIENCE, Wire, await_counter, await_open, connect, counter, request, until,
+};
+
+const CONFIG: &str = "\
+workers = 2
+[limits]
+frame_bytes = \"1MiB\"
+[sockets.rpc]
+listen = [\"127.0.0.1:0\"]
+";
+
+/// What must become of a connection that sends some bytes and waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// The daemon ends it for what was sent, after answering this many requests.
+    Ended(usize),
+    /// The daemon waits for more. It is bad input if none comes.
+    Waits,
+    /// It is good: so many answers, and nothing is counted.
+    Answered(usize),
+}
+use Fate::{Answered, Ended, Waits};
+
+/// A request of `echo` with this one encoded parameter.
+fn echo(parameter: &[u8]) -> Vec<u8> {
+    [b"\x94\x00\x07\xa4echo\x91", parameter].concat()
+}
+
+fn times(bytes: &[u8], count: usize) -> Vec<u8> {
+    bytes.repeat(count)
+}
+
+/// The rows of the table of bad input, and what is like them.
+fn rows() -> Vec<(&'static str, Vec<u8>, Fate)> {
+    let request = |tail: &[u8]| [b"\x94\x00\x07\xa4echo", tail].concat();
+    let nested = |depth: usize| [times(b"\x91", depth - 1), vec![0x90]].concat();
+    vec![
+        ("the reserved byte", b"\xc1".to_vec(), Ended(0)),
+        ("the reserved byte, nested", echo(b"\xc1"), Ended(0)),
+        (
+            "array32 without a body",
+            b"\xdd\xff\xff\xff\xff".to_vec(),
+            Ended(0),
+        ),
+        ("array32, nested", echo(b"\xdd\xff\xff\xff\xff"), Ended(0)),
+        (
+            "map32 at the top",
+            b"\xdf\xff\xff\xff\xff".to_vec(),
+            Ended(0),
+        ),
+        ("map32 of 2^31", echo(b"\xdf\x80\x00\x00\x00\xc0"), Ended(0)),
+        (
+            "bin32 of 4 GiB",
+            echo(b"\xc6\xff\xff\xff\xff\x00"),
+            Ended(0),
+        ),
+        (
+            "str32 of 4 GiB",
+            echo(b"\xdb\xff\xff\xff\xff\x00"),
+            Ended(0),
+        ),
+        (
+            "ext32 of 4 GiB",
+            echo(b"\xc9\xff\xff\xff\xff\x05"),
+            Ended(0),
+        ),
+        (
+            "bin32 of 512 KiB, not there",
+            echo(b"\xc6\x00\x08\x00\x00\x00"),
+            Waits,
+        ),
+        ("ext8 of no byte", echo(b"\xc7\x00\x05"), Answered(1)),
+        ("ext16 of no byte", echo(b"\xc8\x00\x00\x05"), Answered(1)),
+        (
+            "ext32 of no byte",
+            echo(b"\xc9\x00\x00\x00\x00\x05"),
+            Answered(1),
+        ),
+        ("fixext1 cut off", echo(b"\xd4"), Waits),
+        ("fixext16 cut off", echo(b"\xd8\x05\x00\x00"), Waits),
+        // The request and its parameters are two levels themselves.
+        ("depth 33", echo(&nested(31)), Answered(1)),
+        ("depth 128", echo(&nested(126)), Answered(1)),
+        ("depth 129", echo(&nested(127)), Ended(0)),
+        ("depth 100,000 of arrays", times(b"\x91", 100_000), Ended(0)),
+        (
+            "depth 10,000,000 of arrays",
+            times(b"\x91", 10_000_000),
+            Ended(0),
+        ),
+        (
+            "depth 5,000,000 of maps",
+            echo(&times(b"\x81\xc0", 5_000_000)),
+            Ended(0),
+        ),
+        (
+            "100 flat arrays",
+            echo(&[b"\xdc\x00\x64".to_vec(), times(b"\x90", 100)].concat()),
+            Answered(1),
+        ),
+        (
+            "100 flat maps",
+            echo(&[b"\xdc\x00\x64".to_vec(), times(b"\x80", 100)].concat()),
+            Answered(1),
+        ),
+        (
+            "20 array32 bombs",
+            times(b"\xdd\x00\x01\x00\x00", 20),
+            Ended(0),
+        ),
+        (
+            "1000 array32 bombs",
+            times(b"\xdd\x7f\xff\xff\xff", 1000),
+            Ended(0),
+        ),
+        (
+            "a str that is not UTF-8",
+            echo(b"\xa2\xff\xfe"),
+            Answered(1),
+        ),
+        (
+            "an integer wider than needed",
+            echo(b"\xcf\x00\x00\x00\x00\x00\x00\x00\x01"),
+            Answered(1),
+        ),
+        (
+            "repeated keys of a map",
+            echo(b"\x82\x01\x02\x01\x03"),
+            Answered(1),
+        ),
+        ("a map as a key", echo(b"\x81\x80\x01"), Answered(1)),
+        (
+            "a timestamp of 5 bytes",
+            echo(b"\xc7\x05\xff\x01\x02\x03\x04\x05"),
+            Answered(1),
+        ),
+        (
+            "a timestamp with too many nanoseconds",
+            echo(b"\xd7\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+            Answered(1),
+        ),
+        (
+            "16-bit lengths with the highest bit",
+            echo(&[b"\xdc\x80\x00".to_vec(), times(b"\xc0", 0x8000)].concat()),
+            Answered(1),
+        ),
+        ("nothing", vec![], Answered(0)),
+        ("the middle of a frame", b"\x94\x00".to_vec(), Waits),
+        (
+            "HTTP",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+            Ended(0),
+        ),
+        ("TLS", client_hello(), Ended(0)),
+        (
+            "JSON",
+            b"{\"jsonrpc\":\"2.0\",\"method\":\"echo\",\"id\":1}\n".to_vec(),
+            Ended(0),
+        ),
+        ("a JSON array", b"[0,1,\"echo\",[]]\n".to_vec(), Ended(0)),
+        ("64 KiB of zeros", vec![0; 64 << 10], Ended(0)),
+        ("arrays that are no message", times(b"\x90", 1000), Ended(0)),
+        (
+            "a message of no known type",
+            b"\x93\x03\xa4echo\x90".to_vec(),
+            Ended(0),
+        ),
+        (
+            "an id of 33 bits",
+            b"\x94\x00\xcf\x00\x00\x00\x01\x00\x00\x00\x00\xa4echo\x90".to_vec(),
+            Ended(0),
+        ),
+        (
+            "parameters that are no array",
+            request(b"\x05"),
+            Answered(1),
+        ),
+        (
+            "a response to nothing",
+            b"\x94\x01\x07\xc0\xc0".to_vec(),
+            Answered(0),
+        ),
+        (
+            "a good request before a bad byte",
+            [echo(b"\x01"), echo(b"\x02"), vec![0xc1], echo(b"\x03")].concat(),
+            Ended(2),
+        ),
+    ]
+}
+
+/// What a TLS client begins with: a handshake record of 512 bytes.
+fn client_hello() -> Vec<u8> {
+    let mut hello = vec![
+        0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03,
+    ];
+    hello.resize(5 + 512, 0xa5);
+    hello
+}
+
+/// Sends, and reads all that the daemon answers until it ends the connection, which it is asked for only where it
+/// would wait for more.
+fn suffer(address: SocketAddr, bytes: &[u8], fate: Fate) -> Vec<Value> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    // The daemon may have ended it before everything is sent.
+    let sent = stream.write_all(bytes);
+    if !matches!(fate, Ended(_)) {
+        sent.unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut answer = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&buffer[..length]),
+            // Nothing follows that it could destroy, as the count of the answers shows.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut answer = &answer[..];
+    let mut replies = Vec::new();
+    while !answer.is_empty() {
+        replies.push(rmpv::decode::read_value(&mut answer).unwrap());
+    }
+    replies
+}
+
+/// Connections that keep asking and count the right answers.
+struct Healthy {
+    stop: Arc<AtomicBool>,
+    answers: Vec<Arc<AtomicU64>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Healthy {
+    fn start(address: SocketAddr, count: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answers: Vec<Arc<AtomicU64>> = (0..count).map(|_| Arc::default()).collect();
+        let threads = answers.iter().map(|count| {
+            let (stop, count) = (stop.clone(), count.clone());
+            let mut client = connect(&Address::Tcp(address));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = count.load(Ordering::Relaxed);
+                    let answer: u64 = client.call("echo", &(number,)).unwrap();
+                    assert_eq!(answer, number);
+                    count.store(number + 1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            })
+        });
+        let threads = threads.collect();
+        Healthy {
+            stop,
+            answers,
+            threads,
+        }
+    }
+
+    /// Every one of them gets more right answers.
+    fn go_on(&self, after: &str) {
+        for count in &self.answers {
+            let before = count.load(Ordering::Relaxed);
+            until(&format!("right answers for others after {after}"), || {
+                (count.load(Ordering::Relaxed) >= before + 10).then_some(())
+            });
+        }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        let counts = self.answers.iter();
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
+#[test]
+fn bad_input_costs_its_connection_and_is_counted() {
+    let daemon = Daemon::start(CONFIG);
+    let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
+    // One on each worker.
+    let healthy = Healthy::start(tcp, 2);
+    let mut bad = 0;
+    let mut answered = 0;
+    for (what, bytes, fate) in rows() {
+        let replies = suffer(tcp, &bytes, fate);
+        let (count, is_bad) = match fate {
+            Ended(count) => (count, 1),
+            Waits => (0, 1),
+            Answered(count) => (count, 0),
+        };
+        assert_eq!(replies.len(), count, "{what}: {replies:?}");
+        answered += count as u64;
+        bad += is_bad;
+        healthy.go_on(what);
+    }
+    await_counter(&address, "rpc", "bad_input", bad);
+    for name in ["panics", "cut", "timed_out"] {
+        assert_eq!(counter(&address, "rpc", name), 0, "{name}");
+    }
+    let right = healthy.stop();
+    // Every end that was not the client's own wish is in the log, with its reason.
+    let ended = daemon.stop();
+    let warnings = ended.log.matches("connection closes: ").count();
+    assert_eq!(warnings as u64, bad, "{}", ended.log);
+    for reason in [
+        "a frame began with byte 0x47",
+        "in the middle of a frame",
+        "this is not MessagePack-RPC",
+    ] {
+        assert!(ended.log.contains(reason), "{reason}:\n{}", ended.log);
+    }
+    assert!(ended.served().1 >= right + answered);
+}
+
+/// The same verdict however the bytes arrive.
+#[test]
+fn bad_input_is_found_wherever_the_segments_end() {
+    let daemon = Daemon::start(CONFIG);
+    let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
+    let mut bad = 0;
+    for (what, bytes, fate) in rows() {
+        let Ended(count) = fate else { continue };
+        if bytes.len() > 100 {
+            continue;
+        }
+        let mut wire = Wire::connect(tcp);
+        for byte in bytes {
+            if wire.stream.write_all(&[byte]).is_err() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        for _ in 0..count {
+            assert!(wire.reply().is_some(), "{what}");
+        }
+        let mut end = [0];
+        match wire.stream.read(&mut end) {
+            Ok(length) => assert_eq!(length, 0, "{what}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{what}"),
+        }
+        bad += 1;
+    }
+    await_counter(&address, "rpc", "bad_input", bad);
+}
+
+#[test]
+fn a_request_may_be_cut_anywhere() {
+    let daemon = Daemon::start(CONFIG);
+    let mut wire = Wire::connect(daemon.tcp("rpc"));
+    let mut id = 0;
+    let check = |wire: &mut Wire, ids: std::ops::Range<u32>| {
+        for id in ids {
+            let (reply, error, result) = wire.reply().unwrap();
+            assert_eq!((reply, error), (u64::from(id), Value::Nil));
+            assert_eq!(result, Value::from(u64::from(id)));
+        }
+    };
+    let length = request(0, "echo", 0).len();
+    for cut in 1..length {
+        let bytes = request(id, "echo", id.into());
+        wire.send(&bytes[..cut]);
+        std::thread::sleep(Duration::from_millis(1));
+        wire.send(&bytes[cut..]);
+        check(&mut wire, id..id + 1);
+        id += 1;
+    }
+    // Many in one segment, and a segment that ends in a request.
+    let many: Vec<u8> = (id..id + 1000)
+        .flat_map(|id| request(id, "echo", id.into()))
+        .collect();
+    let (head, tail) = many.split_at(many.len() - 3);
+    wire.send(head);
+    check(&mut wire, id..id + 999);
+    wire.send(tail);
+    check(&mut wire, id + 999..id + 1000);
+}
+
+#[test]
+fn the_ends_that_clients_make_are_told_apart() {
+    let daemon = Daemon::start(CONFIG);
+    let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
+    let healthy = Healthy::start(tcp, 2);
+
+    for _ in 0..100 {
+        drop(TcpStream::connect(tcp).unwrap());
+    }
+    healthy.go_on("empty connections");
+
+    // The answers to what came before a half-close are still given, in order.
+    let mut half = Wire::connect(tcp);
+    let many: Vec<u8> = (0..500)
+        .flat_map(|id| request(id, "echo", id.into()))
+        .collect();
+    half.send(&many);
+    half.finish_sending();
+    for id in 0..500 {
+        assert_eq!(half.reply().unwrap().0, id);
+    }
+    assert!(half.reply().is_none());
+    healthy.go_on("half-closes");
+
+    await_open(&address, "rpc", 3);
+    assert_eq!(counter(&address, "rpc", "failed"), 0);
+    for bytes in [&b""[..], b"\x94", &request(0, "echo", 1)] {
+        for _ in 0..10 {
+            let mut stream = TcpStream::connect(tcp).unwrap();
+            stream.write_all(bytes).unwrap();
+            SockRef::from(&stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        }
+    }
+    healthy.go_on("resets");
+    await_open(&address, "rpc", 3);
+    // A reset may overtake the accept, and then there is nothing to fail.
+    let failed = counter(&address, "rpc", "failed");
+    assert!((1..=30).contains(&failed), "{failed}");
+    assert_eq!(counter(&address, "rpc", "bad_input"), 0);
+    assert!(healthy.stop() > 0);
+    daemon.stop();
+}
+
+/// A client that asks and does not read is not read from either, and the memory for it is bounded.
+#[test]
+fn a_client_that_does_not_read_is_paused_and_then_gets_everything() {
+    let daemon = Daemon::start(
+        "workers = 1\n[limits]\noutbox_bytes = \"64KiB\"\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
+    let healthy = Healthy::start(tcp, 1);
+    const REQUESTS: u32 = 400;
+    let payload = vec![0x5a; 100_000];
+    let request = |id: u32| {
+        let mut bytes = b"\x94\x00\xce".to_vec();
+        bytes.extend_from_slice(&id.to_be_bytes());
+        bytes.extend_from_slice(b"\xa4echo\x91\xc6");
+        bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&payload);
+        bytes
+    };
+    let mut wire = Wire::connect(tcp);
+    let mut writer = wire.stream.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for id in 0..REQUESTS {
+                writer.write_all(&request(id)).unwrap();
+            }
+        });
+        until("a pause", || {
+            (counter(&address, "rpc", "pauses") > 0).then_some(())
+        });
+        healthy.go_on("a client that does not read");
+        for id in 0..REQUESTS {
+            let (reply, error, result) = wire.reply().unwrap();
+            assert_eq!((reply, error), (u64::from(id), Value::Nil));
+            assert!(result.as_slice() == Some(&payload));
+        }
+    });
+    healthy.stop();
+    daemon.stop();
+}
+
+#[test]
+fn limits_of_time_cost_the_connection() {
+    let daemon = Daemon::start(
+        "[limits]\nframe_timeout = \"50ms\"\nidle_timeout = \"100ms\"\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let tcp = daemon.tcp("rpc");
+    let mut slow = Wire::connect(tcp);
+    slow.send(b"\x94\x00");
+    assert_eq!(slow.rest(), b"");
+    let mut idle = Wire::connect(tcp);
+    assert_eq!(idle.rest(), b"");
+    daemon.logged(&["limits.frame_timeout"]);
+    await_counter(&daemon.address("rpc"), "rpc", "timed_out", 2);
+}

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Daemon, Manager, PATIENCE, Wire, await_counter, counter, free_address, mode, parts, request,
+    Daemon, Manager, PATIENCE, Wire, await_open, counter, free_address, mode, parts, request,
     ringhold, until,
 };
 
@@ -229,13 +229,11 @@ fn ten_thousand_connections_without_a_byte() {
         .collect();
     let address = daemon.address("rpc");
     // Besides the one that asks.
-    await_counter(&address, "rpc", "open", count + 1);
+    await_open(&address, "rpc", count + 1);
     let pong: String = daemon.client("rpc").call("ping", &()).unwrap();
     assert_eq!(pong, "pong");
     drop(held);
-    until("the end of them", || {
-        (counter(&address, "rpc", "open") == 1).then_some(())
-    });
+    await_open(&address, "rpc", 1);
     assert_eq!(counter(&address, "rpc", "bad_input"), 0);
     daemon.stop();
 }

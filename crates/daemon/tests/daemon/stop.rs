@@ -1,1 +1,271 @@
+//! Stopping: what was received whole is answered, nothing is answered twice, and nobody is left waiting.
 
+use std::io::{BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ringhold_client::Address;
+use rmpv::Value;
+
+use crate::activation::passed_on;
+use crate::harness::{Daemon, Manager, PATIENCE, Wire, await_counter, connect, request, until};
+
+const CONFIG: &str = "\
+workers = 2
+[sockets.rpc]
+listen = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]
+";
+
+/// A stream socket of either family.
+trait Stream: Read + Write + Send + Sized + 'static {
+    fn duplicate(&self) -> Self;
+    fn end(&self);
+}
+
+impl Stream for TcpStream {
+    fn duplicate(&self) -> Self {
+        self.try_clone().unwrap()
+    }
+    fn end(&self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+impl Stream for UnixStream {
+    fn duplicate(&self) -> Self {
+        self.try_clone().unwrap()
+    }
+    fn end(&self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+/// Pipelines requests for as long as the daemon takes them, and returns how many replies came, which must be those to
+/// the first so many requests, in order, and end with a proper end of the stream.
+fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
+    let mut writer = stream.duplicate();
+    let mut reader = BufReader::new(stream.duplicate());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut id = 0;
+            loop {
+                let batch: Vec<u8> = (id..id + 50)
+                    .flat_map(|id| request(id, "echo", u64::from(id) << 20))
+                    .collect();
+                if writer.write_all(&batch).is_err() {
+                    return;
+                }
+                id += 50;
+            }
+        });
+        let mut count = 0;
+        loop {
+            let mut first = [0];
+            // A reset here would be an error, and could have destroyed replies.
+            if reader.read(&mut first).unwrap() == 0 {
+                break;
+            }
+            assert_eq!(first, [0x94]);
+            let mut next = || rmpv::decode::read_value(&mut reader).unwrap();
+            let reply = [next(), next(), next(), next()];
+            let expected = [1.into(), count.into(), Value::Nil, (count << 20).into()];
+            assert_eq!(reply, expected);
+            count += 1;
+            total.fetch_add(1, Ordering::Relaxed);
+        }
+        stream.end();
+        count
+    })
+}
+
+/// Stops the daemon with this signal while connections pipeline, and compares what they received with what it says
+/// it served.
+fn stop_under_load(signal: Signal) {
+    const CONNECTIONS: u64 = 6;
+    let daemon = Daemon::start(CONFIG);
+    let tcp = daemon.tcp("rpc");
+    let path = daemon.manager.path("rpc.sock");
+    let total = AtomicU64::new(0);
+    let (received, ended) = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for index in 0..CONNECTIONS {
+            let (total, path) = (&total, &path);
+            threads.push(scope.spawn(move || {
+                if index % 2 == 0 {
+                    let stream = TcpStream::connect(tcp).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    pipeline(stream, total)
+                } else {
+                    let stream = UnixStream::connect(path).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    pipeline(stream, total)
+                }
+            }));
+        }
+        until("load", || {
+            (total.load(Ordering::Relaxed) > 20_000).then_some(())
+        });
+        daemon.signal(signal);
+        let received: Vec<u64> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        (received, daemon.ended())
+    });
+    assert!(ended.status.success(), "{}:\n{}", ended.status, ended.log);
+    assert!(received.iter().all(|count| *count > 0), "{received:?}");
+    assert_eq!(
+        ended.served(),
+        (CONNECTIONS, received.iter().sum()),
+        "{received:?}:\n{}",
+        ended.log
+    );
+    assert!(
+        ended.log.contains(&format!("{signal}: stopping")),
+        "{}",
+        ended.log
+    );
+    assert!(
+        !ended.log.contains("<4>") && !ended.log.contains("<3>"),
+        "{}",
+        ended.log
+    );
+}
+
+#[test]
+fn sigterm_under_load_answers_what_was_received_whole() {
+    for _ in 0..3 {
+        stop_under_load(Signal::SIGTERM);
+    }
+}
+
+#[test]
+fn sigint_under_load_does_the_same() {
+    for _ in 0..2 {
+        stop_under_load(Signal::SIGINT);
+    }
+}
+
+/// The part of a frame that was received is not answered, and the rest of the connection's replies are whole.
+#[test]
+fn half_a_request_is_not_answered() {
+    let daemon = Daemon::start(CONFIG);
+    let mut wire = Wire::connect(daemon.tcp("rpc"));
+    wire.send(&[request(0, "echo", 5), request(1, "echo", 6)[..8].to_vec()].concat());
+    assert_eq!(wire.reply().unwrap().0, 0);
+    daemon.signal(Signal::SIGTERM);
+    assert!(wire.reply().is_none());
+    assert_eq!(daemon.ended().served(), (1, 1));
+}
+
+/// The replies wait in the daemon when it is told to stop.
+#[test]
+fn a_client_that_reads_late_still_gets_every_reply() {
+    const REQUESTS: u32 = 100;
+    let mut daemon = Daemon::start(CONFIG);
+    let address = daemon.address("rpc");
+    let payload = vec![7; 30_000];
+    let mut wire = Wire::connect(daemon.tcp("rpc"));
+    for id in 0..REQUESTS {
+        let mut bytes = b"\x94\x00\xce".to_vec();
+        bytes.extend_from_slice(&id.to_be_bytes());
+        bytes.extend_from_slice(b"\xa4echo\x91\xc5");
+        bytes.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&payload);
+        wire.send(&bytes);
+    }
+    until("all requests", || {
+        (crate::harness::counter(&address, "rpc", "frames_in") >= u64::from(REQUESTS)).then_some(())
+    });
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for("STOPPING=1");
+    for id in 0..REQUESTS {
+        let (reply, error, result) = wire.reply().unwrap();
+        assert_eq!((reply, error), (u64::from(id), Value::Nil));
+        assert_eq!(result.as_slice(), Some(&payload[..]));
+    }
+    assert!(wire.reply().is_none());
+    assert!(daemon.ended().status.success());
+}
+
+/// The service manager waits for the daemon, so a peer may not hold it up for ever.
+#[test]
+fn a_client_that_never_reads_does_not_hold_up_the_end() {
+    let config = format!("{CONFIG}[handover]\ndrain = \"100ms\"\n");
+    let daemon = Daemon::start(&config);
+    let address = daemon.address("rpc");
+    let mut stream = TcpStream::connect(daemon.tcp("rpc")).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut request = b"\x94\x00\x01\xa4echo\x91\xc5\xff\xff".to_vec();
+    request.resize(request.len() + 0xffff, 1);
+    // Until neither side takes any more.
+    let mut stuck = 0;
+    while stuck < 20 {
+        match stream.write(&request) {
+            Ok(length) => {
+                request.rotate_left(length);
+                stuck = 0;
+            }
+            Err(_) => {
+                stuck += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    await_counter(&address, "rpc", "pauses", 1);
+    let ended = daemon.stop();
+    assert!(
+        ended
+            .notifications
+            .iter()
+            .any(|text| text.contains("STOPPING=1"))
+    );
+    drop(stream);
+}
+
+/// Connections that nobody has accepted stay with the service manager's socket, for the next process.
+#[test]
+fn what_waits_in_the_backlog_is_served_by_the_next_process() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = || {
+        let manager = Manager::new();
+        let config = manager.write(
+            "ringhold.toml",
+            "[sockets.a]\nservice = \"rpc\"\n[sockets.b]\nservice = \"rpc\"\n",
+        );
+        let passed = [listener.try_clone().unwrap(), other.try_clone().unwrap()];
+        let arguments = ["serve", "--inherited-only", "--config", &config];
+        let mut daemon = Daemon::launch(passed_on(passed, "a:b", &arguments), manager);
+        daemon.wait_for("READY=1");
+        daemon
+    };
+    let first = serve();
+    let pong: String = connect(&Address::Tcp(address)).call("ping", &()).unwrap();
+    assert_eq!(pong, "pong");
+    first.stop();
+
+    // The kernel completes these; nobody is there to accept.
+    let mut waiting: Vec<Wire> = (0..100).map(|_| Wire::connect(address)).collect();
+    for (id, wire) in waiting.iter_mut().enumerate() {
+        wire.send(&request(id as u32, "echo", 1));
+    }
+    let second = serve();
+    for (id, wire) in waiting.iter_mut().enumerate() {
+        assert_eq!(wire.reply().unwrap().0, id as u64);
+    }
+    drop(waiting);
+    assert_eq!(second.stop().served(), (100, 100));
+}
+
+#[test]
+fn a_stop_before_anything_happened_is_clean() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let daemon = Daemon::start(CONFIG);
+        daemon.signal(signal);
+        let ended = daemon.ended();
+        assert!(ended.status.success(), "{}", ended.log);
+        assert_eq!(ended.served(), (0, 0));
+    }
+}
