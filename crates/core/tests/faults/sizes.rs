@@ -86,7 +86,11 @@ pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine
     let counters = bed.engine();
     assert!(counters.enters <= counters.completions, "{counters:?}");
     if engine == Engine::Ring {
-        assert!(counters.starved > 0, "{counters:?}");
+        // A hundred connections were accepted at once, and the completion queue has room for 32.
+        assert!(
+            counters.starved > 0 && counters.overflows > 0,
+            "{counters:?}"
+        );
     }
     drop(clients);
     bed.finish();
