@@ -102,10 +102,12 @@ counters! {
     EngineCounters, EngineTotals {
         /// Turns of the worker's loop.
         turns,
-        /// Calls into the kernel to submit and wait.
+        /// Calls into the kernel to submit or wait.
         enters,
         /// Completions handled.
         completions,
+        /// Calls after which the completion queue had overflowed: nothing is lost, but `ring.entries` is too small.
+        overflows,
         /// Receives that found no buffer and waited for one.
         starved,
         /// Times that accepting stopped because descriptors or memory ran out.

@@ -35,11 +35,11 @@ pub(crate) struct RingLink {
 pub(super) enum Receiving {
     /// Not at all.
     No,
-    /// A multishot receive into shared buffers is in flight.
+    /// A receive into shared buffers is in flight.
     Stream,
     /// A receive into the connection's own buffer is in flight, whose memory is at this key.
     Large(u32),
-    /// It found no buffer and waits in the queue for one.
+    /// It found no buffer, or others had found none before it, and waits in the queue.
     Starved,
 }
 

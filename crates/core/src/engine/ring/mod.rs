@@ -45,9 +45,6 @@ pub(crate) use self::setup::Unavailable;
 /// one. After a batch of this size there may be more, which an enter that asks for many and does not wait will run.
 const DEFERRED_BATCH: usize = 20;
 
-/// At the latest after this time connections without a receive buffer are looked at again.
-const STARVED_RETRY_MS: u64 = 10;
-
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
@@ -229,7 +226,10 @@ impl Engine<'_> {
     /// Whether to sleep, and how long.
     fn plan_wait(&mut self) -> io::Result<Wait> {
         let deferred = self.batch >= DEFERRED_BATCH || self.queue.has_deferred_work();
-        if self.shard.is_busy() || !self.later.is_empty() || deferred {
+        // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
+        // has anything to receive.
+        let waiting = !self.later.is_empty() || !self.starved.is_empty();
+        if self.shard.is_busy() || waiting || deferred {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -241,9 +241,6 @@ impl Engine<'_> {
             .into_iter()
             .flatten()
             .min();
-        // Whoever found no buffer had data, so that the next completion comes soon; should it not, they try again.
-        let starving = (!self.starved.is_empty()).then_some(self.shard.desk.now + STARVED_RETRY_MS);
-        let due = [due, starving].into_iter().flatten().min();
         Ok(match due {
             Some(due) => Wait::AtMost(due.saturating_sub(self.shard.desk.now).max(1)),
             None => Wait::Forever,
@@ -378,7 +375,7 @@ impl Engine<'_> {
                 } else {
                     Poll::No
                 };
-                self.arm_receive(slot, generation, poll)
+                self.arm_stream(slot, generation, poll)
             }
             (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
             (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream)

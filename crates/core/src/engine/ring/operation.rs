@@ -12,7 +12,7 @@ pub(super) enum Kind {
     Wake = 1,
     /// A multishot accept; the slot is the acceptor's index.
     Accept = 2,
-    /// A multishot receive into shared buffers.
+    /// A receive into shared buffers, multishot or not.
     Receive = 3,
     /// A receive into a connection's own buffer.
     Large = 4,

@@ -15,7 +15,7 @@ use io_uring::{IoUring, opcode, squeue};
 use super::Poll;
 use super::buffers::{Buffers, GROUP};
 use super::queue::{Chunk, Completion, Queue, Wait};
-use super::receive::multishot_receive;
+use super::receive::{Shots, receive};
 use super::setup::{self, Unavailable};
 use crate::config::RingConfig;
 use crate::metrics::EngineCounters;
@@ -149,7 +149,7 @@ impl<'r> Tests<'r> {
     fn receive(&mut self) -> io::Result<()> {
         let (ours, mut theirs) = UnixStream::pair()?;
         theirs.write_all(b"?")?;
-        let receive = multishot_receive(Fd(ours.as_raw_fd()), Poll::No).user_data(TARGET);
+        let receive = receive(Fd(ours.as_raw_fd()), Shots::Many, Poll::No).user_data(TARGET);
         let first = self.submit_and_wait(&receive)?;
         let Some(buffer) = first.buffer() else {
             return Err(unexpected("the completion names no buffer", &first));

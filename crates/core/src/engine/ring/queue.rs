@@ -61,6 +61,8 @@ pub(super) struct Queue<'r> {
     /// Operations for which the submission queue had no room, while the kernel took none because the completion queue
     /// had none either.
     overflow: VecDeque<Entry>,
+    /// Calls into the kernel since the last enter, to make room in the submission queue.
+    submits: u64,
 }
 
 impl<'r> Queue<'r> {
@@ -77,6 +79,7 @@ impl<'r> Queue<'r> {
             completion,
             flags,
             overflow: VecDeque::new(),
+            submits: 0,
         }
     }
 
@@ -100,6 +103,7 @@ impl<'r> Queue<'r> {
         if !self.overflow.is_empty() || unsafe { self.submission.push(entry) }.is_err() {
             self.overflow.push_back(entry.clone());
             self.submission.sync();
+            self.submits += 1;
             match self.submitter.submit() {
                 Ok(_) => {}
                 // Nothing more is taken until completions were reaped, which comes after the next enter.
@@ -150,7 +154,7 @@ impl<'r> Queue<'r> {
             args = args.timespec(timespec);
         }
         let want = if wait == Wait::No { WANT_ALL } else { 1 };
-        counters.enters.add(1);
+        counters.enters.add(1 + std::mem::take(&mut self.submits));
         #[expect(
             unsafe_code,
             reason = "the safe calls know neither GETEVENTS without a wait nor NO_IOWAIT"
@@ -162,6 +166,9 @@ impl<'r> Queue<'r> {
                 .enter(to_submit, want, self.flags, Some(&args))
         };
         self.submission.sync();
+        if self.submission.cq_overflow() {
+            counters.overflows.add(1);
+        }
         match entered {
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),

@@ -19,13 +19,30 @@ const RECV_MULTISHOT: u16 = 1 << 1;
 const QUOTA_OF_BUFFERS: usize = 8;
 
 impl Engine<'_> {
-    /// Begins to receive into shared buffers.
-    pub(super) fn arm_receive(&mut self, slot: u32, generation: u32, poll: Poll) -> io::Result<()> {
+    /// Begins to receive into shared buffers, behind those that wait for one.
+    pub(super) fn arm_stream(&mut self, slot: u32, generation: u32, poll: Poll) -> io::Result<()> {
+        if self.starved.is_empty() {
+            return self.arm_receive(slot, generation, Shots::Many, poll);
+        }
+        if let Some(link) = self.shard.link(slot) {
+            link.receiving = Receiving::Starved;
+            self.starved.push_back((slot, generation));
+        }
+        Ok(())
+    }
+
+    fn arm_receive(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        shots: Shots,
+        poll: Poll,
+    ) -> io::Result<()> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
-        let receive = multishot_receive(link.fd(), poll)
+        let receive = receive(link.fd(), shots, poll)
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream;
         link.receive_cancelled = false;
@@ -37,7 +54,7 @@ impl Engine<'_> {
         }
     }
 
-    /// A multishot receive completed, once or for good.
+    /// A receive into shared buffers completed, once or for good.
     pub(super) fn received(&mut self, operation: Operation, completion: &Completion) {
         let slot = operation.slot;
         let expected = self.shard.link_of(slot, operation.generation).is_some();
@@ -123,8 +140,9 @@ impl Engine<'_> {
     }
 
     /// Gives free buffers to the kernel, and lets connections that found none try again: as many as there are buffers
-    /// in circulation, and each only when its socket is readable, since an empty ring fails a receive at once, data or
-    /// not.
+    /// in circulation, each for one buffer, because a multishot receive of somebody with much to say would take them
+    /// all, again and again. And each only when its socket is readable, since an empty ring fails a receive at once,
+    /// data or not.
     pub(super) fn replenish(&mut self) -> io::Result<()> {
         self.buffers.collect();
         self.buffers.publish();
@@ -140,7 +158,7 @@ impl Engine<'_> {
             match self.shard.link_of(slot, generation) {
                 Some(link) if link.receiving == Receiving::Starved => {
                     link.receiving = Receiving::No;
-                    self.arm_receive(slot, generation, Poll::First)?;
+                    self.arm_receive(slot, generation, Shots::One, Poll::First)?;
                 }
                 _ => {}
             }
@@ -222,16 +240,28 @@ impl Engine<'_> {
     }
 }
 
-/// A multishot receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choice that it lacks.
-pub(super) fn multishot_receive(fd: io_uring::types::Fd, poll: Poll) -> squeue::Entry {
-    let first = if poll == Poll::First {
-        RECVSEND_POLL_FIRST
-    } else {
-        0
+/// How many buffers a receive fills before it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shots {
+    /// One.
+    One,
+    /// As many as there are; it goes on until it is cancelled or finds none.
+    Many,
+}
+
+/// A receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choices that it lacks.
+pub(super) fn receive(fd: io_uring::types::Fd, shots: Shots, poll: Poll) -> squeue::Entry {
+    let many = match shots {
+        Shots::One => 0,
+        Shots::Many => RECV_MULTISHOT,
+    };
+    let first = match poll {
+        Poll::First => RECVSEND_POLL_FIRST,
+        Poll::No => 0,
     };
     opcode::Recv::new(fd, std::ptr::null_mut(), 0)
         .buf_group(GROUP)
-        .ioprio(RECV_MULTISHOT | first)
+        .ioprio(many | first)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)
 }
@@ -244,7 +274,7 @@ mod tests {
     fn the_constants_are_those_that_io_uring_uses() {
         let fd = io_uring::types::Fd(5);
         let theirs = opcode::RecvMulti::new(fd, GROUP).build();
-        let ours = multishot_receive(fd, Poll::No);
+        let ours = receive(fd, Shots::Many, Poll::No);
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 }

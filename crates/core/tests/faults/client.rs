@@ -1,0 +1,95 @@
+//! The other end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::bed::SAFETY_NET;
+
+/// A connection that sends each write at once and gives up reading or writing only where a test hangs.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    prepare(&stream);
+    stream
+}
+
+/// As [`connect`], with a receive buffer as small as the kernel allows: the peer feels early that nobody reads.
+pub(crate) fn connect_narrow(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    // Before connecting, so that the window that is offered fits.
+    socket.set_recv_buffer_size(1).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    prepare(&stream);
+    stream
+}
+
+fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(SAFETY_NET / 2)).unwrap();
+    stream.set_write_timeout(Some(SAFETY_NET / 2)).unwrap();
+}
+
+pub(crate) fn connect_unix(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(SAFETY_NET / 2)).unwrap();
+    stream.set_write_timeout(Some(SAFETY_NET / 2)).unwrap();
+    stream
+}
+
+/// Closes with a reset instead of an orderly end.
+pub(crate) fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+/// Reads exactly what is expected next.
+pub(crate) fn expect(stream: &mut impl Read, expected: &[u8]) {
+    let mut buffer = vec![0; expected.len().min(256 * 1024)];
+    let mut done = 0;
+    while done < expected.len() {
+        let room = buffer.len().min(expected.len() - done);
+        match stream.read(&mut buffer[..room]) {
+            Ok(0) => panic!("the end came after {done} of {} bytes", expected.len()),
+            Ok(count) => {
+                let wrong = (0..count).find(|i| buffer[*i] != expected[done + i]);
+                assert_eq!(wrong.map(|i| done + i), None, "position of a wrong byte");
+                done += count;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("after {done} of {} bytes: {error}", expected.len()),
+        }
+    }
+}
+
+/// Reads until the end, which must be orderly.
+pub(crate) fn rest(stream: &mut impl Read) -> Vec<u8> {
+    let mut rest = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut rest) {
+        panic!("no orderly end after {} bytes: {error}", rest.len());
+    }
+    rest
+}
+
+/// Expects the orderly end, and nothing before it.
+pub(crate) fn expect_end(stream: &mut impl Read) {
+    let rest = rest(stream);
+    assert!(rest.is_empty(), "{} bytes too many", rest.len());
+}
+
+/// Sends all of `request` and expects all of `answer`, both at the same time, so that neither side has to hold it all.
+pub(crate) fn exchange(stream: &TcpStream, request: &[u8], answer: &[u8]) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut writer = stream;
+            writer.write_all(request).unwrap();
+        });
+        let mut reader = stream;
+        expect(&mut reader, answer);
+    });
+}
