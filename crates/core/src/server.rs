@@ -129,11 +129,6 @@ impl Server {
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        if chosen.is_second_best() {
-            tracing::warn!("{chosen}");
-        } else {
-            tracing::info!("{chosen}");
-        }
         let (mut plan, cpus) = self.plan()?;
         drop_strays(plan.take_strays());
         let mut inheritance = Inheritance::look(plan.take_reserved());
@@ -143,6 +138,11 @@ impl Server {
             .into_iter()
             .map(Arc::new)
             .collect();
+        if chosen.is_second_best() {
+            tracing::warn!("{chosen}");
+        } else {
+            tracing::info!("{chosen}");
+        }
         let orphans = orphans(&listeners, &inheritance.parcels);
         match Running::launch(self, chosen.engine, cpus, listeners.clone(), &orphans) {
             Ok(running) => {
