@@ -273,6 +273,11 @@ impl Bed {
         self.until("connections open", |bed| bed.total().open == count);
     }
 
+    /// Waits until so many connections of a name are open.
+    pub(crate) fn until_open_on(&self, name: &str, count: u64) {
+        self.until("connections open", |bed| bed.name(name).open == count);
+    }
+
     /// Tells the server to stop.
     pub(crate) fn stop(&self) {
         self.running.stop();

@@ -9,18 +9,18 @@
 // mod accepting;
 mod bed;
 mod client;
-// mod cuts;
-// mod ends;
+mod cuts;
+mod ends;
 mod frames;
-// mod leases;
+mod leases;
 // mod pushes;
-// mod sends;
+mod sends;
 mod services;
 mod sizes;
-// mod slots;
+mod slots;
 // mod stopping;
 // mod tickets;
-// mod timeouts;
+mod timeouts;
 
 macro_rules! tests {
     ($($module:ident { $($test:ident,)+ })+) => {
@@ -41,7 +41,40 @@ tests! {
     sizes {
         the_smallest_ring_loses_nothing_and_keeps_the_order,
         a_burst_of_a_thousand_connections_shares_sixteen_buffers,
-        a_fast_sender_leaves_room_for_the_others,
         a_full_socket_does_not_come_before_others,
+        a_fast_sender_leaves_room_for_the_others,
+    }
+    cuts {
+        a_frame_may_be_cut_anywhere,
+        every_byte_may_come_alone,
+        one_segment_may_hold_many_frames,
+        a_frame_may_straddle_any_number_of_buffers,
+        a_frame_may_be_larger_than_everything,
+        segments_may_have_any_size,
+    }
+    leases {
+        a_service_may_keep_more_frames_than_there_are_buffers,
+        frames_may_be_dropped_on_another_thread,
+        frames_may_outlive_their_worker,
+    }
+    ends {
+        who_ends_its_side_is_answered_first,
+        who_is_ended_by_the_server_gets_its_answer_and_no_reset,
+        a_reset_costs_the_connection_that_was_reset,
+        an_end_right_behind_data_is_noticed,
+        a_storm_of_resets_leaves_nothing_behind,
+        who_leaves_without_a_byte_is_forgotten,
+    }
+    sends {
+        answers_that_are_sent_in_bits_stay_whole_and_in_order,
+        an_answer_may_be_larger_than_the_outbox,
+    }
+    timeouts {
+        a_reader_that_never_reads_is_cut,
+        a_frame_that_never_ends_is_cut,
+        who_says_nothing_is_cut,
+    }
+    slots {
+        no_answer_reaches_another_connection,
     }
 }

@@ -1,10 +1,14 @@
 //! Services for tests.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
+use crate::bed::Bed;
+use crate::client;
 use crate::frames::digest;
 
 /// Sends every frame back.
@@ -78,7 +82,7 @@ impl Service for Count {
     }
 }
 
-/// Holds up a worker inside a service call, so that everything else that happens meanwhile happens at once for it.
+/// Holds up workers inside a service call, so that everything that happens meanwhile happens at once for them.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
@@ -90,31 +94,34 @@ struct GateState {
 }
 
 impl Gate {
-    /// Waits until so many workers stand at the gate.
-    pub(crate) fn wait_for(&self, workers: usize) {
-        let (state, changed) = &*self.0;
-        let mut state = state.lock().unwrap();
-        while state.waiting < workers {
-            state = changed.wait(state).unwrap();
+    /// Calls `crowd` while all `workers` of the server are held up. They are with the socket `gate`, which this service
+    /// must answer.
+    pub(crate) fn hold<R>(&self, bed: &Bed, workers: usize, crowd: impl FnOnce() -> R) -> R {
+        // Those of the last time are gone, so that each worker is dealt one.
+        bed.until_open_on("gate", 0);
+        let mut keepers: Vec<TcpStream> = (0..workers).map(|_| bed.connect("gate")).collect();
+        for keeper in &mut keepers {
+            keeper.write_all(&[1]).unwrap();
         }
+        self.change(|state| state.waiting == workers, |_| ());
+        let result = crowd();
+        self.change(|_| true, |state| state.open = true);
+        for keeper in &mut keepers {
+            client::expect(keeper, &[1]);
+        }
+        self.change(|state| state.waiting == 0, |state| state.open = false);
+        result
     }
 
-    /// Lets everybody through, from now on.
-    pub(crate) fn open(&self) {
-        let (state, changed) = &*self.0;
-        state.lock().unwrap().open = true;
-        changed.notify_all();
-    }
-
-    fn pass(&self) {
+    /// Waits until the state is as `when` says, then changes it.
+    fn change(&self, when: impl Fn(&GateState) -> bool, change: impl FnOnce(&mut GateState)) {
         let (state, changed) = &*self.0;
         let mut state = state.lock().unwrap();
-        state.waiting += 1;
-        changed.notify_all();
-        while !state.open {
+        while !when(&state) {
             state = changed.wait(state).unwrap();
         }
-        state.waiting -= 1;
+        change(&mut state);
+        changed.notify_all();
     }
 }
 
@@ -127,7 +134,8 @@ impl Service for Gate {
     }
 
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.pass();
+        self.change(|_| true, |state| state.waiting += 1);
+        self.change(|state| state.open, |state| state.waiting -= 1);
         reply.write(|out| out.extend_from_slice(&frame));
         Flow::Continue
     }

@@ -42,24 +42,13 @@ fn start(engine: Engine, config: &str) -> (Bed, Gate) {
     (bed, gate)
 }
 
-/// Runs `crowd` while the worker is held up, so that all that it does happens at once for the worker.
-fn at_once<R>(bed: &Bed, gate: &Gate, crowd: impl FnOnce() -> R) -> R {
-    let mut keeper = bed.connect("gate");
-    keeper.write_all(&[1]).unwrap();
-    gate.wait_for(1);
-    let result = crowd();
-    gate.open();
-    client::expect(&mut keeper, &[1]);
-    result
-}
-
 pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine) {
     const HEAD: usize = 16 * 1024;
     let (bed, gate) = start(engine, SMALLEST);
     let scripts: Vec<Script> = (0..100)
         .map(|i| Script::of((i + 1..=5000).step_by(100), i as u64))
         .collect();
-    let clients: Vec<TcpStream> = at_once(&bed, &gate, || {
+    let clients: Vec<TcpStream> = gate.hold(&bed, 1, || {
         let connect = |script: &Script| {
             let mut client = bed.connect("digest");
             client.write_all(&script.sent[..HEAD]).unwrap();
@@ -104,7 +93,7 @@ pub(crate) fn a_burst_of_a_thousand_connections_shares_sixteen_buffers(engine: E
             .replace("entries = 8", "entries = 64"),
     );
     let scripts: Vec<Script> = (0..1000).map(|i| Script::of([3000, 1, 2000], i)).collect();
-    let clients: Vec<TcpStream> = at_once(&bed, &gate, || {
+    let clients: Vec<TcpStream> = gate.hold(&bed, 1, || {
         let connect = |script: &Script| {
             let mut client = bed.connect("digest");
             client.write_all(&script.sent).unwrap();
@@ -141,7 +130,7 @@ pub(crate) fn a_full_socket_does_not_come_before_others(engine: Engine) {
         let full = bed.connect("sink");
         let mut clients: Vec<TcpStream> = (0..slow).map(|_| bed.connect("count")).collect();
         bed.until_open(1 + slow);
-        let full = at_once(&bed, &gate, || {
+        let full = gate.hold(&bed, 1, || {
             let full = fill(full, &frame(700, 1));
             for client in &mut clients {
                 client.write_all(&[7]).unwrap();

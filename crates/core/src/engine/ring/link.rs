@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::types::Fd;
 
+use super::watch::Watch;
 use crate::engine::peer_address;
 use crate::outbox::SEND_SEGMENTS_MAX;
 use crate::peer::{Link, PeerAddress};
@@ -20,6 +21,8 @@ pub(crate) struct RingLink {
     /// The turn in which it last used up a buffer, and how many in that turn.
     pub(super) turn: u32,
     pub(super) buffers_in_turn: u32,
+    /// The watch for the peer's end.
+    pub(super) watch: Watch,
     /// A send is in flight.
     pub(super) sending: bool,
     /// The send that is in flight was asked to end.
@@ -52,6 +55,7 @@ impl RingLink {
             yielding: false,
             turn: 0,
             buffers_in_turn: 0,
+            watch: Watch::No,
             sending: false,
             send_cancelled: false,
             send_turn: 0,
@@ -68,7 +72,9 @@ impl RingLink {
     }
 
     pub(super) fn in_flight(&self) -> bool {
-        self.sending || self.receive_in_flight()
+        self.sending
+            || self.receive_in_flight()
+            || matches!(self.watch, Watch::Armed | Watch::Cancelled)
     }
 }
 

@@ -12,6 +12,7 @@ mod queue;
 mod receive;
 mod send;
 mod setup;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,6 +31,7 @@ use self::buffers::Buffers;
 use self::link::{Message, Receiving};
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
+use self::watch::Watch;
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
 use crate::engine::{Acceptor, Clock, read_last};
@@ -299,6 +301,7 @@ impl Engine<'_> {
             Kind::Receive => self.received(operation, completion),
             Kind::Send => self.sent(operation, completion),
             Kind::Large => self.large_received(operation, completion),
+            Kind::Watch => self.watch_ended(operation, completion),
             Kind::Accept => self.accepted(operation, completion)?,
             Kind::Wake => {
                 self.wake_armed = false;
@@ -366,6 +369,13 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
+        if link.watch == Watch::Fired {
+            link.watch = Watch::Over;
+            if link.receiving == Receiving::Stream {
+                // It is begun again and then looks at the state of the socket.
+                return self.cancel_receive(slot, generation);
+            }
+        }
         match (desired, link.receiving) {
             (Receive::Stream, Receiving::No) => {
                 // A fresh connection has rarely sent anything yet. One that was accepted while stopping is read at
@@ -404,6 +414,7 @@ impl Engine<'_> {
     fn close(&mut self, slot: u32, generation: u32) -> io::Result<()> {
         self.cancel_receive(slot, generation)?;
         self.cancel_send(slot, generation)?;
+        self.cancel_watch(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };

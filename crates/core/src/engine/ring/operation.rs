@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Send = 5,
     /// A cancel request; what counts is the completion of its target.
     Cancel = 6,
+    /// A poll for the end of the peer.
+    Watch = 7,
 }
 
 /// One operation in flight.
@@ -53,6 +55,7 @@ impl Operation {
             4 => Kind::Large,
             5 => Kind::Send,
             6 => Kind::Cancel,
+            7 => Kind::Watch,
             _ => return None,
         };
         Some(Operation {
@@ -76,6 +79,7 @@ mod tests {
             Kind::Large,
             Kind::Send,
             Kind::Cancel,
+            Kind::Watch,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

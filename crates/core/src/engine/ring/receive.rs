@@ -9,6 +9,7 @@ use super::buffers::GROUP;
 use super::link::Receiving;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
+use super::watch::Watch;
 use super::{Engine, Poll};
 
 // From <linux/io_uring.h>; io-uring keeps them to itself. A test compares the first with what `RecvMulti` builds.
@@ -21,13 +22,21 @@ const QUOTA_OF_BUFFERS: usize = 8;
 impl Engine<'_> {
     /// Begins to receive into shared buffers, behind those that wait for one.
     pub(super) fn arm_stream(&mut self, slot: u32, generation: u32, poll: Poll) -> io::Result<()> {
+        self.arm_watch(slot, generation)?;
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
         if self.starved.is_empty() {
-            return self.arm_receive(slot, generation, Shots::Many, poll);
+            // After the end of the peer nothing wakes a receive that did not see it; each look is a new one then.
+            let shots = if link.watch == Watch::Over {
+                Shots::One
+            } else {
+                Shots::Many
+            };
+            return self.arm_receive(slot, generation, shots, poll);
         }
-        if let Some(link) = self.shard.link(slot) {
-            link.receiving = Receiving::Starved;
-            self.starved.push_back((slot, generation));
-        }
+        link.receiving = Receiving::Starved;
+        self.starved.push_back((slot, generation));
         Ok(())
     }
 

@@ -1,0 +1,181 @@
+//! Services that keep frames past the call: leases on receive buffers.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+
+use crate::bed::{Bed, Engine, assert_no_kernel_workers};
+use crate::client;
+use crate::frames::{DIGEST_BYTES, Random, Script, digest};
+
+/// What a service keeps: the number of a frame on its connection, what was lent, and what it was then.
+type Kept = (u32, Bytes, [u8; DIGEST_BYTES]);
+
+fn check(kept: &Kept) {
+    let (number, bytes, then) = kept;
+    assert_eq!(digest(*number, bytes), *then, "kept bytes changed");
+}
+
+/// Answers with digests as `Digest` does, and keeps every frame by `keep`.
+struct Keeper<K>(K);
+
+impl<K: FnMut(Kept) + 'static> Service for Keeper<K> {
+    type Session = u32;
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<u32, Refusal> {
+        Ok(0)
+    }
+
+    fn frame(&mut self, number: &mut u32, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let digest = digest(*number, &frame);
+        (self.0)((*number, frame.to_bytes(), digest));
+        *number += 1;
+        reply.write(|out| out.extend_from_slice(&digest));
+        Flow::Continue
+    }
+}
+
+fn start<K: FnMut(Kept) + 'static>(
+    engine: Engine,
+    buffers: usize,
+    make: impl Fn() -> K + Send + Sync + 'static,
+) -> Bed {
+    let config = format!(
+        "workers = 1\n[ring]\nbuffers = {buffers}\nbuffer_bytes = 4096\n[sockets.keep]\nlisten = [\"127.0.0.1:0\"]\n"
+    );
+    Bed::start(engine, &config, |server| {
+        server.service("keep", move |_| Keeper(make()))
+    })
+}
+
+/// Frames that can be lent in a buffer of 4 KiB, many in one buffer or one alone, and some that cannot: too small, or
+/// in several buffers, or shared as a whole.
+fn script(seed: u64) -> Script {
+    let mut random = Random::new(seed);
+    let sizes = (0..300).map(|_| match random.below(20) {
+        0 => 1 + random.below(1000),
+        1 => 30_000 + random.below(10_000),
+        2 => 66_000 + random.below(50_000),
+        3..10 => 1024 + random.below(300),
+        _ => 1024 + random.below(3000),
+    });
+    Script::of(sizes.collect::<Vec<_>>(), seed)
+}
+
+/// Several clients send at once, and everything is answered. Returns the most leases that were seen.
+fn drive(bed: &Bed, clients: usize) -> u64 {
+    let clients: Vec<_> = (0..clients)
+        .map(|i| (bed.connect("keep"), script(i as u64)))
+        .collect();
+    let mut most = 0;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = clients
+            .iter()
+            .map(|(client, script)| {
+                scope.spawn(|| client::exchange(client, &script.sent, &script.answers))
+            })
+            .collect();
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            most = most.max(bed.engine().leased);
+            std::thread::yield_now();
+        }
+    });
+    assert_no_kernel_workers();
+    most.max(bed.engine().leased)
+}
+
+/// A worker counts its leases when it takes a turn.
+fn until_nothing_is_leased(bed: &Bed) {
+    let mut client = bed.connect("keep");
+    let mut number = 0;
+    bed.until("all leases back", |bed| {
+        client.write_all(&[1]).unwrap();
+        client::expect(&mut client, &digest(number, &[1]));
+        number += 1;
+        bed.engine().leased == 0
+    });
+}
+
+pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engine) {
+    for buffers in [2, 4, 64] {
+        let bed = start(engine, buffers, || {
+            let mut last: VecDeque<Kept> = VecDeque::new();
+            move |kept| {
+                last.push_back(kept);
+                if last.len() > 100 {
+                    check(&last.pop_front().unwrap());
+                }
+                // A client that only nudges clears the rest.
+                if last.back().unwrap().1.len() == 1 {
+                    last.drain(..).for_each(|kept| check(&kept));
+                }
+            }
+        });
+        let most = drive(&bed, 8);
+        if engine == Engine::Ring {
+            assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
+        }
+        until_nothing_is_leased(&bed);
+        bed.finish();
+    }
+}
+
+pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
+    for buffers in [2, 16] {
+        let (sender, receiver): (Sender<Kept>, Receiver<Kept>) = channel();
+        let holder = std::thread::spawn(move || {
+            let mut random = Random::new(1);
+            let mut held: Vec<Kept> = Vec::new();
+            for kept in receiver {
+                held.push(kept);
+                // In any order, so that of the frames of one buffer now the first, now the last goes last.
+                while held.len() > 60 {
+                    check(&held.swap_remove(random.below(held.len())));
+                }
+            }
+            held.iter().for_each(check);
+        });
+        let sender = Mutex::new(Some(sender));
+        let bed = start(engine, buffers, move || {
+            // There is one worker.
+            let mut sender = Some(sender.lock().unwrap().take().unwrap());
+            move |kept: Kept| {
+                let ends = kept.1.len() == 1;
+                if let Some(open) = &sender {
+                    open.send(kept).unwrap();
+                }
+                if ends {
+                    sender = None;
+                }
+            }
+        });
+        let most = drive(&bed, 8);
+        if engine == Engine::Ring {
+            assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
+        }
+        until_nothing_is_leased(&bed);
+        holder.join().unwrap();
+        bed.finish();
+    }
+}
+
+pub(crate) fn frames_may_outlive_their_worker(engine: Engine) {
+    let all: Arc<Mutex<Vec<Kept>>> = Arc::default();
+    let kept = all.clone();
+    let bed = start(engine, 8, move || {
+        let all = kept.clone();
+        move |kept| all.lock().unwrap().push(kept)
+    });
+    drive(&bed, 4);
+    let snapshot = bed.finish_with_leases();
+    if engine == Engine::Ring {
+        assert_eq!(snapshot.workers[0].engine.leased, 4, "half of the buffers");
+    }
+    let all = std::mem::take(&mut *all.lock().unwrap());
+    assert_eq!(all.len(), 4 * 300);
+    all.iter().for_each(check);
+}

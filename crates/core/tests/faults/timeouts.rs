@@ -1,0 +1,151 @@
+//! Time limits cut who deserves it and nobody else.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
+
+use crate::bed::{Bed, Engine};
+use crate::client;
+use crate::frames::{Script, frame};
+use crate::services::{Digest, Echo};
+
+/// Never answers by itself.
+struct Deferring(Arc<Mutex<Vec<Responder>>>);
+
+impl Service for Deferring {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.0.lock().unwrap().push(reply.defer(Ticket(0)));
+        Flow::Continue
+    }
+}
+
+fn start(engine: Engine, limits: &str) -> (Bed, Arc<Mutex<Vec<Responder>>>) {
+    let config = format!(
+        "workers = 1
+        [limits]
+        {limits}
+        [sockets.digest]
+        listen = [\"127.0.0.1:0\"]
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]
+        [sockets.defer]
+        listen = [\"127.0.0.1:0\"]"
+    );
+    let responders: Arc<Mutex<Vec<Responder>>> = Arc::default();
+    let theirs = responders.clone();
+    let bed = Bed::start(engine, &config, |server| {
+        server
+            .service("digest", |_| Digest)
+            .service("echo", |_| Echo)
+            .service("defer", move |_| Deferring(theirs.clone()))
+    });
+    (bed, responders)
+}
+
+pub(crate) fn a_reader_that_never_reads_is_cut(engine: Engine) {
+    let (bed, _) = start(engine, "write_timeout = \"1s\"");
+    let mut idle = bed.connect("echo");
+    let mut slow = client::connect_narrow(bed.address("echo"));
+    let mut never = client::connect_narrow(bed.address("echo"));
+    let large = frame(6 << 20, 1);
+    never.write_all(&large).unwrap();
+    std::thread::scope(|scope| {
+        let mut writer = slow.try_clone().unwrap();
+        let large = &large;
+        scope.spawn(move || writer.write_all(large).unwrap());
+        // It reads the same answer, and takes longer than the limit for it, but it goes on reading.
+        let mut piece = vec![0; 64 * 1024];
+        let mut done = 0;
+        while done < large.len() {
+            let room = piece.len().min(large.len() - done);
+            slow.read_exact(&mut piece[..room]).unwrap();
+            assert!(piece[..room] == large[done..done + room]);
+            done += room;
+            std::thread::sleep(std::time::Duration::from_millis(12));
+        }
+    });
+    bed.until("it is cut", |bed| bed.total().timed_out > 0);
+    bed.until_open(2);
+    for client in [&mut slow, &mut idle] {
+        client::exchange(client, &[1, 2, 3], &[1, 2, 3]);
+    }
+    // What it had been sent before may still be there; the end comes, in order or not.
+    let mut rest = Vec::new();
+    let end = never.read_to_end(&mut rest);
+    assert!(rest.len() < large.len(), "{end:?}");
+    assert_eq!(bed.total().timed_out, 1);
+    drop((slow, idle, never));
+    bed.finish();
+}
+
+pub(crate) fn a_frame_that_never_ends_is_cut(engine: Engine) {
+    let (bed, responders) = start(engine, "frame_timeout = \"200ms\"");
+    let mut idle = bed.connect("digest");
+    let mut waiting = bed.connect("defer");
+    waiting.write_all(&[1]).unwrap();
+    // In a buffer that all share, in one of its own, and one that goes on sending, a byte at a time.
+    let mut small = bed.connect("digest");
+    small.write_all(&frame(1000, 1)[..999]).unwrap();
+    let mut large = bed.connect("digest");
+    large.write_all(&frame(300_000, 1)[..200_000]).unwrap();
+    let mut dripping = bed.connect("digest");
+    let slow_loris = frame(10_000, 1);
+    let mut sent = 0;
+    bed.until("all three are cut", |bed| {
+        // After the cut it may fail.
+        let _ = dripping.write(&slow_loris[sent..sent + 1]);
+        sent = (sent + 1).min(9_998);
+        bed.total().timed_out == 3
+    });
+    drop(dripping);
+    client::expect_end(&mut small);
+    client::expect_end(&mut large);
+    drop((small, large));
+    bed.until_open(2);
+    let script = Script::of([10], 1);
+    client::exchange(&idle, &script.sent, &script.answers);
+    responders
+        .lock()
+        .unwrap()
+        .drain(..)
+        .for_each(|responder| responder.answer(vec![9]));
+    client::expect(&mut waiting, &[9]);
+    assert_eq!(bed.total().timed_out, 3);
+    let _ = idle.write(&[]);
+    drop((idle, waiting));
+    bed.finish();
+}
+
+pub(crate) fn who_says_nothing_is_cut(engine: Engine) {
+    let (bed, responders) = start(engine, "idle_timeout = \"1s\"");
+    let mut waiting = bed.connect("defer");
+    waiting.write_all(&[1]).unwrap();
+    let busy = bed.connect("echo");
+    let mut silent = bed.connect("echo");
+    let mut once = bed.connect("echo");
+    client::exchange(&once, &[1], &[1]);
+    bed.until("the idle ones are cut", |bed| {
+        client::exchange(&busy, &[1, 2], &[1, 2]);
+        bed.total().timed_out == 2
+    });
+    client::expect_end(&mut silent);
+    client::expect_end(&mut once);
+    // It waits for us, not we for it.
+    responders
+        .lock()
+        .unwrap()
+        .drain(..)
+        .for_each(|responder| responder.answer(vec![9]));
+    client::expect(&mut waiting, &[9]);
+    client::exchange(&busy, &[1], &[1]);
+    assert_eq!(bed.total().timed_out, 2);
+    drop((waiting, busy, silent, once));
+    bed.finish();
+}
