@@ -80,8 +80,10 @@ struct Wire {
     window: Option<usize>,
     /// Bytes of a send that was begun and of which the client has read nothing.
     flight: Option<Vec<u8>>,
-    /// The server has ended its side.
+    /// The server has ended its side, with nothing unsent before it.
     shut: bool,
+    /// The client has reset the connection.
+    reset: bool,
     /// The client does not end its side because the server has.
     keeps_open: bool,
 }
@@ -239,7 +241,8 @@ impl Exchange {
 
     /// The client resets the connection.
     pub fn reset(&mut self, client: Client) {
-        if self.is_open(client) {
+        if let Some(wire) = self.wire(client) {
+            wire.reset = true;
             self.shard.failed(
                 self.slot(client),
                 io::Error::from(io::ErrorKind::ConnectionReset),
@@ -293,16 +296,15 @@ impl Exchange {
             .unwrap_or_default()
     }
 
-    /// Whether the server has ended its side, behind everything that it sent, before the connection was closed.
+    /// Whether the client has seen the server's end, and before it everything that it was to be sent.
     pub fn is_shut(&mut self, client: Client) -> bool {
         self.remains(client).is_some_and(|wire| wire.shut)
     }
 
     /// Whether the connection exists.
     pub fn is_open(&self, client: Client) -> bool {
-        self.ended
-            .iter()
-            .all(|(ended, _)| *ended != self.ids[client.0])
+        let id = self.ids[client.0];
+        self.shard.generation(id.slot) == Some(id.generation)
     }
 
     /// Whether the connection would read what the client sends.
@@ -334,11 +336,11 @@ impl Exchange {
     /// The client's end of a connection, be it closed.
     fn remains(&mut self, client: Client) -> Option<&mut Wire> {
         let id = self.ids[client.0];
-        let closed = self.ended.iter_mut().find(|(ended, _)| *ended == id);
-        match closed {
-            Some((_, wire)) => Some(wire),
-            None => self.shard.link_of(id.slot, id.generation),
+        if self.is_open(client) {
+            return self.shard.link_of(id.slot, id.generation);
         }
+        let mut closed = self.ended.iter_mut().rev();
+        closed.find(|(ended, _)| *ended == id).map(|(_, wire)| wire)
     }
 
     fn desire(&self, client: Client) -> Option<Desire> {
@@ -473,12 +475,12 @@ impl Exchange {
             generation,
             slot,
         };
-        if self
-            .shard
-            .link(slot)
-            .is_some_and(|wire| wire.flight.take().is_some())
-        {
-            self.shard.sent(slot, 0);
+        if let Some((outbox, wire, _)) = self.shard.sending(slot) {
+            // Closing is how the server ends its side if the client has ended before.
+            wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
+            if wire.flight.take().is_some() {
+                self.shard.sent(slot, 0);
+            }
         }
         let wire = self.shard.closed(slot);
         self.ended.push((id, wire));

@@ -1,0 +1,18 @@
+//! Connections without sockets: what a service is given and what its peer is sent, whatever arrives in whatever pieces.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod counters;
+mod ending;
+mod frames;
+mod handles;
+mod large;
+mod limits;
+mod memory;
+mod model;
+mod panics;
+mod pressure;
+mod service;
+mod stop;
+mod tickets;
+mod time;

@@ -1,0 +1,174 @@
+//! The bound on what all connections hold together. The workers share it; here there is one.
+
+use ringhold_core::limits::Limits;
+
+use crate::service::{Manner, Rig, ask, bin, pattern};
+
+const CUT: &str = "limits.memory was exceeded and this connection held most";
+
+fn rig(memory: usize) -> Rig {
+    let limits = Limits {
+        memory,
+        outbox_bytes: 1 << 30,
+        ..Limits::default()
+    };
+    let manner = Manner {
+        makes_handles: true,
+        ..Manner::default()
+    };
+    Rig::with(limits, manner)
+}
+
+#[test]
+fn the_largest_partial_frame_is_cut_and_the_others_live() {
+    let mut rig = rig(100_000);
+    let clients: Vec<_> = (0..5).map(|_| rig.connect()).collect();
+    let frames: Vec<Vec<u8>> = [20_000, 10_000, 45_000, 5000, 30_000]
+        .into_iter()
+        .map(|size| bin(size + 100, 1))
+        .collect();
+    for (client, frame) in clients.iter().zip(&frames) {
+        rig.receive(*client, &frame[..frame.len() - 100]);
+    }
+    let cut: Vec<bool> = clients.iter().map(|client| !rig.is_open(*client)).collect();
+    assert_eq!(cut, [false, false, true, false, false]);
+    assert_eq!(rig.reasons(), [CUT]);
+    assert_eq!(rig.counters().cut, 1);
+    assert!(!rig.is_shut(clients[2]), "it is cut, not ended");
+    for (i, client) in clients.iter().enumerate() {
+        if i != 2 {
+            rig.receive(*client, &frames[i][frames[i].len() - 100..]);
+            assert!(rig.take_sent(*client) == frames[i]);
+            rig.end(*client);
+        }
+    }
+    rig.assert_empty(&clients);
+}
+
+#[test]
+fn just_the_limit_is_allowed() {
+    let mut rig = rig(100_000);
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(100_000));
+    assert_eq!(rig.memory_held(), 100_000);
+    assert!(rig.is_open(client));
+    rig.receive(client, &[1]);
+    assert_eq!(rig.reasons(), [CUT]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn a_frame_of_all_the_memory_can_be_received() {
+    // What is allocated for it while it grows is no more than what it needs.
+    for piece in [1000, 16_384, 1_000_000] {
+        let mut rig = rig(5_000_005);
+        let client = rig.connect();
+        let frame = bin(5_000_000, 1);
+        for piece in frame.chunks(piece) {
+            rig.receive(client, piece);
+        }
+        assert_eq!(rig.reasons(), [""; 0], "in pieces of {piece}");
+        assert!(rig.take_sent(client) == frame);
+    }
+}
+
+#[test]
+fn the_connection_whose_peer_does_not_read_is_cut() {
+    let mut rig = rig(100_000);
+    let [slow, quick, partial] = [rig.connect(), rig.connect(), rig.connect()];
+    rig.set_window(slow, Some(10));
+    rig.receive(partial, &bin(40_000, 1)[..20_000]);
+    for _ in 0..9 {
+        rig.receive(slow, &ask(10_000));
+    }
+    assert_eq!(rig.reasons(), [CUT]);
+    assert_eq!(rig.take_sent(slow), pattern(10));
+    rig.receive(quick, &ask(50_000));
+    assert_eq!(rig.take_sent(quick), pattern(50_000));
+    rig.receive(partial, &bin(40_000, 1)[20_000..]);
+    assert_eq!(rig.take_sent(partial), bin(40_000, 1));
+    rig.end(quick);
+    rig.end(partial);
+    rig.assert_empty(&[slow, quick, partial]);
+}
+
+#[test]
+fn as_many_are_cut_as_it_takes() {
+    let mut rig = rig(100_000);
+    let clients: Vec<_> = (0..10).map(|_| rig.connect()).collect();
+    for (i, client) in clients.iter().enumerate() {
+        rig.set_window(*client, Some(0));
+        rig.receive(*client, &ask(9000 + i * 100));
+    }
+    assert_eq!(rig.counters().open, 10, "94500 bytes");
+    // One large answer makes it too much; that one goes first, and nobody else.
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(80_000));
+    assert_eq!(rig.counters().open, 10);
+    // Pushed bytes arrive together: then several have to go, the largest first.
+    for handle in rig.seen().handles.iter() {
+        let _ = handle.push(vec![0; 5000]);
+    }
+    rig.deliver();
+    let cut: Vec<usize> = rig.seen().ends.iter().map(|(number, _)| *number).collect();
+    assert_eq!(cut, [10, 9, 8, 7, 6]);
+    assert!(rig.memory_held() <= 100_000);
+    assert_eq!(rig.counters().cut, 5);
+    for client in &clients {
+        rig.set_window(*client, None);
+        rig.end(*client);
+    }
+    rig.assert_empty(&clients);
+}
+
+#[test]
+fn a_reply_of_which_all_but_a_byte_was_taken_is_still_held() {
+    let mut rig = rig(1 << 30);
+    let client = rig.connect();
+    rig.set_window(client, Some(999_999));
+    rig.receive(client, &ask(1_000_000));
+    assert!(rig.memory_held() >= 1_000_000, "{}", rig.memory_held());
+    rig.set_window(client, None);
+    assert_eq!(rig.memory_held(), 0);
+}
+
+#[test]
+fn a_connection_that_ends_while_its_peer_does_not_read_can_be_cut() {
+    let mut rig = rig(100_000);
+    let [ending, other] = [rig.connect(), rig.connect()];
+    rig.set_window(ending, Some(0));
+    rig.receive(ending, &[ask(70_000), vec![0xc1]].concat());
+    assert!(rig.is_open(ending), "it has a reply to write");
+    rig.receive(other, &bin(60_000, 1)[..40_000]);
+    assert!(!rig.is_open(ending));
+    assert!(rig.is_open(other));
+    assert!(
+        rig.reasons()[0].contains("not msgpack"),
+        "the first reason stays"
+    );
+    rig.end(other);
+    rig.assert_empty(&[ending, other]);
+}
+
+#[test]
+fn a_thousand_connections_leave_nothing_behind() {
+    let mut rig = rig(50_000);
+    let clients: Vec<_> = (0..1000).map(|_| rig.connect()).collect();
+    for (i, client) in clients.iter().enumerate() {
+        rig.receive(*client, &bin(1000, 1)[..i % 900 + 1]);
+        if i % 3 == 0 {
+            rig.set_window(*client, Some(i));
+            rig.receive(*client, &bin(1000, 1)[i % 900 + 1..]);
+        }
+        assert!(rig.memory_held() <= 50_000);
+    }
+    assert!(rig.counters().cut > 0);
+    for client in &clients {
+        rig.set_window(*client, None);
+        rig.end(*client);
+    }
+    rig.assert_empty(&clients);
+    assert_eq!(rig.seen().ends.len(), 1000);
+}

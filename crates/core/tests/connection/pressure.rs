@@ -1,0 +1,323 @@
+//! Peers that do not read what they asked for.
+
+use ringhold_core::PushError;
+use ringhold_core::limits::Limits;
+use ringhold_core::testing::Client;
+
+use crate::service::{Manner, Rig, ask, bin, defer, pattern};
+
+const OVERFLOW: &str = "more was pushed to the connection than limits.outbox_bytes allows";
+
+fn limits(outbox_bytes: usize) -> Limits {
+    Limits {
+        outbox_bytes,
+        ..Limits::default()
+    }
+}
+
+/// With handles, and an outbox of 10000 bytes: dispatch stops above 5000 and goes on at 2500.
+fn rig() -> Rig {
+    let manner = Manner {
+        makes_handles: true,
+        ..Manner::default()
+    };
+    Rig::with(limits(10_000), manner)
+}
+
+/// `count` frames of 1000 bytes each that tell their number.
+fn thousands(count: u8) -> Vec<u8> {
+    (0..count).flat_map(|i| bin(995, i)).collect()
+}
+
+fn push(rig: &mut Rig, bytes: Vec<u8>) -> Result<(), PushError> {
+    let handle = rig.seen().handles[0].clone();
+    let pushed = handle.push(bytes);
+    rig.deliver();
+    pushed
+}
+
+/// Lets the client read everything, in steps of `step` bytes.
+fn read_all(rig: &mut Rig, client: Client, step: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        rig.set_window(client, Some(step));
+        let some = rig.take_sent(client);
+        if some.is_empty() {
+            return all;
+        }
+        all.extend(some);
+    }
+}
+
+#[test]
+fn dispatch_stops_in_mid_buffer_above_half_of_the_outbox() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    let stream = thousands(60);
+    assert!(rig.receive(client, &stream), "all in one buffer");
+    assert_eq!(
+        rig.frames(),
+        6,
+        "the sixth reply is the one above 5000 bytes"
+    );
+    assert!(!rig.reads(client));
+    assert_eq!(rig.counters().pauses, 1);
+    // At most a quarter of the outbox must be left before it goes on.
+    rig.set_window(client, Some(3499));
+    assert_eq!(rig.frames(), 6);
+    rig.set_window(client, Some(1));
+    assert_eq!(rig.frames(), 9, "2500 and three times 1000 bytes");
+    assert_eq!(rig.counters().pauses, 2);
+    let mut sent = rig.take_sent(client);
+    sent.extend(read_all(&mut rig, client, 777));
+    assert!(sent == stream, "nothing is lost, nothing is out of order");
+    assert_eq!(rig.frames(), 60);
+    assert!(rig.reads(client));
+    rig.set_window(client, None);
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn exactly_half_of_the_outbox_does_not_pause() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &thousands(5));
+    assert!(rig.reads(client));
+    rig.receive(client, &[1]);
+    assert!(!rig.reads(client));
+    assert_eq!(rig.counters().pauses, 1);
+}
+
+#[test]
+fn what_a_paused_connection_does_not_read_waits_in_its_socket() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    let stream = thousands(100);
+    for piece in stream.chunks(1500) {
+        rig.receive(client, piece);
+    }
+    let waiting = rig.unread(client);
+    assert!(waiting >= 90_000, "{waiting}");
+    rig.end(client);
+    assert!(rig.is_open(client), "the end comes behind what is unread");
+    let sent = read_all(&mut rig, client, 2100);
+    assert!(sent == stream);
+    assert_eq!(rig.unread(client), 0);
+    assert_eq!(rig.reasons(), ["the peer ended the connection"]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn what_arrives_unasked_waits_its_turn() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    let stream = thousands(100);
+    for piece in stream.chunks(1499) {
+        assert!(rig.receive_unasked(client, piece));
+    }
+    assert_eq!(rig.frames(), 6);
+    assert!(rig.memory_held() >= 100_000);
+    assert!(read_all(&mut rig, client, 5000) == stream);
+    assert_eq!(rig.memory_held(), 0);
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn a_frame_that_is_incomplete_when_dispatch_stops_is_completed_later() {
+    let stream = thousands(30);
+    // The piece that pauses ends at every place of the frame behind.
+    for at in (6000..7000).step_by(3) {
+        let mut rig = rig();
+        let client = rig.connect();
+        rig.set_window(client, Some(0));
+        rig.receive(client, &stream[..at]);
+        for piece in stream[at..].chunks(2500) {
+            rig.receive_unasked(client, piece);
+        }
+        rig.set_window(client, None);
+        assert!(rig.take_sent(client) == stream, "split at {at}");
+    }
+}
+
+#[test]
+fn a_push_that_pauses_in_mid_frame() {
+    // The beginning of a frame is parked when a push, not a reply, stops dispatch.
+    let frame = bin(2000, 1);
+    for at in [1, 4, 100, 2004] {
+        let mut rig = rig();
+        let client = rig.connect();
+        rig.set_window(client, Some(0));
+        rig.receive(client, &frame[..at]);
+        push(&mut rig, vec![7; 6000]).unwrap();
+        assert!(!rig.reads(client));
+        assert!(rig.receive_unasked(client, &frame[at..]));
+        assert!(rig.receive_unasked(client, &[0x2a, 0xc1]));
+        assert_eq!(rig.frames(), 0);
+        assert!(rig.is_open(client), "0xc1 is not looked at yet");
+        rig.set_window(client, None);
+        assert!(rig.take_sent(client) == [&[7; 6000][..], &frame, &[0x2a]].concat());
+        assert_eq!(rig.counters().bad_input, 1);
+        rig.assert_empty(&[client]);
+    }
+}
+
+#[test]
+fn bad_input_behind_a_parked_frame_that_had_to_wait() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[0x93, 1]);
+    push(&mut rig, vec![7; 6000]).unwrap();
+    rig.receive_unasked(client, &[2, 0xc1]);
+    rig.set_window(client, None);
+    assert_eq!(rig.take_sent(client), vec![7; 6000]);
+    assert_eq!(rig.counters().bad_input, 1);
+    assert_eq!(rig.counters().panics, 0);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn pauses_by_pushes_and_answers_are_counted_too() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    push(&mut rig, vec![1; 6000]).unwrap();
+    assert!(!rig.reads(client));
+    assert_eq!(rig.counters().pauses, 1);
+    rig.set_window(client, None);
+    rig.receive(client, &defer(1));
+    rig.set_window(client, Some(0));
+    rig.responder().answer(pattern(6000));
+    rig.deliver();
+    assert!(!rig.reads(client));
+    assert_eq!(rig.counters().pauses, 2);
+}
+
+#[test]
+fn one_reply_may_be_larger_than_the_outbox() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[ask(100_000), vec![1]].concat());
+    assert_eq!(rig.frames(), 1);
+    assert!(rig.is_open(client));
+    let expected = [pattern(100_000), vec![1]].concat();
+    assert!(read_all(&mut rig, client, 9999) == expected);
+    assert!(rig.is_open(client));
+}
+
+#[test]
+fn an_answer_may_be_larger_than_the_outbox() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &defer(1));
+    rig.responder().answer(pattern(100_000));
+    rig.deliver();
+    assert!(read_all(&mut rig, client, 9999) == pattern(100_000));
+    assert!(rig.is_open(client));
+}
+
+#[test]
+fn a_tiny_outbox_still_answers_one_frame_after_the_other() {
+    for bytes in [0, 1, 2, 3] {
+        let mut rig = Rig::with_limits(limits(bytes));
+        let client = rig.connect();
+        let stream = thousands(20);
+        rig.receive(client, &stream);
+        assert!(rig.take_sent(client) == stream, "{bytes}");
+    }
+}
+
+#[test]
+fn pushes_up_to_the_outbox_are_delivered() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    for i in 0..10 {
+        push(&mut rig, bin(995, i)).unwrap();
+    }
+    assert!(rig.is_open(client));
+    assert!(read_all(&mut rig, client, 3000) == thousands(10));
+    assert_eq!(rig.counters().cut, 0);
+}
+
+#[test]
+fn a_push_above_the_outbox_closes_and_says_so() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    for i in 0..10 {
+        push(&mut rig, bin(995, i)).unwrap();
+    }
+    // What the peer has not read is known to the worker only: this push is accepted, and then it is one too many.
+    push(&mut rig, vec![1]).unwrap();
+    assert_eq!(rig.reasons(), [OVERFLOW]);
+    assert_eq!(push(&mut rig, vec![1]), Err(PushError::Overflow));
+    assert!(!rig.seen().handles[0].is_open());
+    assert_eq!(rig.take_sent(client), [], "nothing more is sent to it");
+    assert_eq!(rig.counters().cut, 1);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn pushes_that_are_too_many_for_one_turn_say_so_at_once() {
+    let mut rig = rig();
+    let [slow, other] = [rig.connect(), rig.connect()];
+    let handle = rig.seen().handles[0].clone();
+    for i in 0..10 {
+        handle.push(bin(995, i)).unwrap();
+    }
+    assert_eq!(handle.push(vec![1]), Err(PushError::Overflow));
+    assert_eq!(handle.push(vec![1]), Err(PushError::Overflow));
+    assert!(!handle.is_open());
+    rig.deliver();
+    assert_eq!(rig.reasons(), [OVERFLOW]);
+    assert_eq!(rig.counters().cut, 1);
+    rig.seen().handles[1].push(vec![2]).unwrap();
+    rig.receive(other, &[3]);
+    assert_eq!(rig.take_sent(other), [2, 3]);
+    rig.end(other);
+    rig.assert_empty(&[slow, other]);
+}
+
+#[test]
+fn a_single_push_above_the_outbox_is_refused() {
+    let mut rig = rig();
+    let client = rig.connect();
+    assert_eq!(push(&mut rig, vec![0; 10_001]), Err(PushError::Overflow));
+    assert_eq!(rig.reasons(), [OVERFLOW]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn delivered_pushes_make_room_for_others() {
+    let mut rig = rig();
+    let client = rig.connect();
+    for round in 0..100 {
+        for i in 0..10 {
+            rig.seen().handles[0].push(bin(995, i)).unwrap();
+        }
+        rig.deliver();
+        assert!(rig.take_sent(client) == thousands(10), "round {round}");
+    }
+    assert_eq!(rig.counters().bytes_out, 1_000_000);
+}
+
+#[test]
+fn pushes_behind_a_reply_larger_than_the_outbox_close_the_connection() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(20_000));
+    assert!(rig.is_open(client));
+    push(&mut rig, vec![1]).unwrap();
+    assert_eq!(rig.reasons(), [OVERFLOW]);
+    rig.assert_empty(&[client]);
+}

@@ -1,0 +1,281 @@
+//! What becomes of connections when the server stops.
+
+use std::time::Duration;
+
+use ringhold_core::Abandoned;
+use ringhold_core::limits::Limits;
+
+use crate::service::{Manner, Rig, ask, bin, defer, pattern, verb};
+
+const STOPS: &str = "the server stops";
+
+fn apologetic() -> Rig {
+    Rig::with_manner(Manner {
+        apology: Some(0x55),
+        makes_handles: true,
+        ..Manner::default()
+    })
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+#[test]
+fn whole_frames_are_answered_and_half_ones_dropped() {
+    let mut rig = Rig::new();
+    let clients: Vec<_> = (0..3).map(|_| rig.connect()).collect();
+    rig.receive(clients[0], &[1, 2, 0x92, 3]);
+    rig.receive(clients[1], &vec![5; 10_000]);
+    rig.stop();
+    assert_eq!(rig.take_sent(clients[0]), [1, 2]);
+    assert_eq!(rig.take_sent(clients[1]), vec![5; 10_000]);
+    assert!(clients.iter().all(|client| rig.is_shut(*client)));
+    assert_eq!(rig.reasons(), [STOPS; 3]);
+    rig.assert_empty(&clients);
+    assert_eq!(rig.counters().bad_input, 0, "the peer did nothing wrong");
+}
+
+#[test]
+fn tickets_are_waited_for_and_then_abandoned() {
+    let mut rig = apologetic();
+    let [quick, slow, idle] = [rig.connect(), rig.connect(), rig.connect()];
+    rig.receive(quick, &defer(1));
+    rig.receive(slow, &[&defer(2)[..], &defer(3)].concat());
+    rig.stop_within(ms(5000));
+    assert_eq!(rig.counters().open, 3);
+    assert!(
+        !rig.reads(quick) && !rig.reads(slow),
+        "they wait for their answers"
+    );
+    assert!(rig.reads(idle), "this one waits for nothing");
+    rig.receive(idle, &[7]);
+    assert_eq!(rig.take_sent(idle), [7]);
+    rig.responder().answer(vec![8]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(quick), [8]);
+    assert!(rig.reads(quick), "it is served again");
+    rig.advance(ms(4999));
+    assert_eq!(rig.counters().open, 3);
+    rig.responder().answer(vec![9]);
+    rig.deliver();
+    rig.advance(ms(1));
+    assert_eq!(rig.take_sent(slow), [9, 0x55, 3]);
+    assert_eq!(rig.seen().abandoned, [(1, 3, Abandoned::Stopping)]);
+    assert_eq!(rig.counters().abandoned, 1);
+    assert_eq!(rig.reasons(), [STOPS; 3]);
+    rig.assert_empty(&[quick, slow, idle]);
+    rig.let_go();
+    assert_eq!(rig.seen().abandoned.len(), 1, "abandoned once");
+}
+
+#[test]
+fn the_last_answer_ends_the_wait() {
+    let mut rig = apologetic();
+    let clients = [rig.connect(), rig.connect()];
+    rig.receive(clients[0], &defer(1));
+    rig.receive(clients[1], &defer(2));
+    rig.stop_within(Duration::from_secs(1000));
+    rig.responder().answer(vec![1]);
+    rig.deliver();
+    assert_eq!(rig.counters().open, 2);
+    rig.responder().answer(vec![2]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(clients[0]), [1]);
+    assert_eq!(rig.take_sent(clients[1]), [2]);
+    rig.assert_empty(&clients);
+}
+
+#[test]
+fn the_end_of_the_last_connection_that_waits_ends_the_wait() {
+    let mut rig = apologetic();
+    let clients = [rig.connect(), rig.connect()];
+    rig.receive(clients[0], &defer(1));
+    rig.stop_within(Duration::from_secs(1000));
+    rig.reset(clients[0]);
+    rig.assert_empty(&clients);
+}
+
+#[test]
+fn an_abandoned_ticket_without_an_apology_ends_its_connection() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.receive(client, &[defer(1), defer(2)].concat());
+    rig.stop();
+    assert_eq!(
+        rig.seen().abandoned,
+        [(0, 1, Abandoned::Stopping)],
+        "once is enough"
+    );
+    let counters = rig.counters();
+    assert_eq!((counters.abandoned, counters.bad_input), (1, 0));
+    rig.assert_empty(&[client]);
+    rig.let_go();
+}
+
+#[test]
+fn an_answer_after_the_drain_comes_too_late() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &defer(1));
+    rig.stop_within(ms(100));
+    rig.advance(ms(100));
+    assert!(rig.is_open(client), "the apology is not taken yet");
+    rig.responder().answer(vec![1]);
+    rig.deliver();
+    rig.set_window(client, None);
+    assert_eq!(rig.take_sent(client), [0x55, 1]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn replies_that_are_on_their_way_are_written() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(100_000));
+    rig.stop();
+    assert!(rig.is_open(client));
+    rig.advance(ms(999));
+    rig.set_window(client, Some(60_000));
+    assert!(rig.is_open(client));
+    rig.set_window(client, None);
+    assert_eq!(rig.take_sent(client), pattern(100_000));
+    assert!(rig.is_shut(client));
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn peers_that_do_not_take_their_replies_are_not_waited_for_for_ever() {
+    let mut rig = Rig::with_limits(Limits {
+        write_timeout: Duration::ZERO,
+        outbox_bytes: 10_000,
+        ..Limits::default()
+    });
+    let clients: Vec<_> = (0..4).map(|_| rig.connect()).collect();
+    for client in &clients {
+        rig.set_window(*client, Some(0));
+    }
+    rig.receive(clients[0], &ask(100));
+    rig.receive(clients[1], &ask(9000));
+    rig.receive_unasked(clients[1], &ask(10));
+    rig.receive(clients[2], &[0x91, verb::CLOSE]);
+    rig.receive(clients[3], &ask(100));
+    rig.end(clients[3]);
+    rig.stop_within(ms(500));
+    rig.advance(ms(999));
+    assert_eq!(rig.counters().open, 4);
+    rig.advance(ms(1 + 500));
+    rig.assert_empty(&clients);
+}
+
+#[test]
+fn a_peer_that_keeps_its_side_open_is_waited_for_a_second() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.keep_open(client);
+    rig.stop();
+    assert!(rig.is_shut(client) && rig.is_open(client));
+    rig.advance(ms(999));
+    assert!(rig.is_open(client));
+    rig.advance(ms(100));
+    assert_eq!(rig.reasons(), [STOPS]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn what_a_paused_connection_had_received_is_answered() {
+    let mut rig = Rig::with_limits(Limits {
+        outbox_bytes: 10_000,
+        ..Limits::default()
+    });
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    let stream: Vec<u8> = (0..40).flat_map(|i| bin(995, i)).collect();
+    rig.receive(client, &stream);
+    assert!(rig.frames() < 10);
+    rig.stop();
+    rig.advance(ms(500));
+    rig.set_window(client, None);
+    assert!(rig.take_sent(client) == stream);
+    assert!(rig.is_shut(client));
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn a_connection_that_comes_while_the_server_stops_is_served_what_it_sent() {
+    let mut rig = apologetic();
+    let waiting = rig.connect();
+    rig.receive(waiting, &defer(1));
+    rig.stop_within(ms(1000));
+    let late = rig.connect();
+    rig.receive(late, &[1, 2]);
+    assert_eq!(rig.take_sent(late), [1, 2]);
+    rig.responder().answer(vec![3]);
+    rig.deliver();
+    rig.assert_empty(&[waiting, late]);
+    let later = rig.connect();
+    rig.assert_empty(&[later]);
+}
+
+#[test]
+fn a_deferred_reply_in_the_last_frames_is_waited_for_as_long_as_the_drain_lasts() {
+    let mut rig = Rig::with(
+        Limits {
+            outbox_bytes: 10_000,
+            ..Limits::default()
+        },
+        Manner {
+            apology: Some(0x55),
+            ..Manner::default()
+        },
+    );
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    // The request waits behind a reply that the peer does not take, so its ticket is opened after the wait is over.
+    rig.receive(
+        client,
+        &[ask(9000), defer(1).to_vec(), defer(2).to_vec()].concat(),
+    );
+    rig.stop_within(ms(1000));
+    assert_eq!(rig.frames(), 1);
+    rig.set_window(client, None);
+    assert_eq!(rig.frames(), 3);
+    assert!(rig.is_open(client));
+    rig.responder().answer(vec![1]);
+    rig.deliver();
+    rig.advance(ms(1000));
+    assert_eq!(rig.take_sent(client)[9000..], [1, 0x55, 2]);
+    rig.assert_empty(&[client]);
+    rig.let_go();
+}
+
+#[test]
+fn a_second_stop_changes_nothing() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    rig.receive(client, &defer(1));
+    rig.stop_within(ms(1000));
+    rig.stop();
+    assert!(rig.is_open(client));
+    rig.responder().answer(vec![1]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(client), [1]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn pushes_are_delivered_while_the_server_waits() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    rig.receive(client, &defer(1));
+    rig.stop_within(ms(1000));
+    rig.seen().handles[0].push(vec![4]).unwrap();
+    rig.deliver();
+    assert_eq!(rig.take_sent(client), [4]);
+    rig.responder().answer(vec![1]);
+    rig.deliver();
+    assert!(rig.seen().handles[0].push(vec![4]).is_err());
+    rig.assert_empty(&[client]);
+}

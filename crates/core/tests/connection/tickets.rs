@@ -1,0 +1,266 @@
+//! Deferred replies.
+
+use ringhold_core::Abandoned;
+
+use crate::service::{Manner, Rig, array, bin, defer, pattern, verb};
+
+fn apologetic() -> Rig {
+    Rig::with_manner(Manner {
+        apology: Some(0x55),
+        ..Manner::default()
+    })
+}
+
+#[test]
+fn answers_come_in_the_order_in_which_they_are_given() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.receive(client, &(0..10).flat_map(defer).collect::<Vec<u8>>());
+    let mut order = Vec::new();
+    for n in [3, 0, 9, 1, 8, 2, 7, 4, 6, 5] {
+        let place = order.iter().filter(|earlier| **earlier < n).count();
+        let responder = rig.seen().responders.len();
+        assert_eq!(responder, 10 - order.len());
+        rig.take_responder(n as usize - place).answer(vec![n]);
+        order.push(n);
+    }
+    rig.deliver();
+    assert_eq!(rig.take_sent(client), order);
+    rig.end(client);
+    rig.assert_empty(&[client]);
+    assert_eq!(rig.counters().abandoned, 0);
+}
+
+#[test]
+fn an_answer_comes_behind_the_replies_that_were_written_before_it() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.receive(client, &[&defer(1)[..], &[5, 6]].concat());
+    rig.responder().answer(bin(2000, 1));
+    rig.receive(client, &[7]);
+    let sent = rig.take_sent(client);
+    // It was given before 7 arrived, but mail is delivered between turns: either order would be one.
+    assert_eq!(sent[..2], [5, 6]);
+    assert_eq!(sent.len(), 2 + 2005 + 1);
+}
+
+#[test]
+fn answers_come_from_other_threads() {
+    let mut rig = Rig::new();
+    let clients: Vec<_> = (0..4).map(|_| rig.connect()).collect();
+    for round in 0..25 {
+        for client in &clients {
+            rig.receive(*client, &defer(round));
+        }
+    }
+    let mut by_thread: Vec<Vec<_>> = (0..4).map(|_| Vec::new()).collect();
+    for i in 0..100 {
+        by_thread[i % 3].push((i as u8 / 4, rig.responder()));
+    }
+    let threads: Vec<_> = by_thread
+        .into_iter()
+        .map(|responders| {
+            std::thread::spawn(move || {
+                for (n, responder) in responders {
+                    responder.answer(vec![n]);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    rig.deliver();
+    for client in &clients {
+        let mut sent = rig.take_sent(*client);
+        sent.sort_unstable();
+        assert_eq!(sent, (0..25).collect::<Vec<u8>>(), "each one exactly once");
+        rig.end(*client);
+    }
+    rig.assert_empty(&clients);
+}
+
+#[test]
+fn a_dropped_responder_is_an_abandoned_ticket() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    rig.receive(client, &[defer(1), defer(2), defer(3)].concat());
+    drop(rig.take_responder(1));
+    rig.deliver();
+    assert_eq!(rig.take_sent(client), [0x55, 2]);
+    assert_eq!(rig.seen().abandoned, [(0, 2, Abandoned::Dropped)]);
+    assert_eq!(rig.counters().abandoned, 1);
+    rig.responder().answer(vec![9]);
+    rig.let_go();
+    assert_eq!(rig.take_sent(client), [9, 0x55, 3]);
+    assert_eq!(rig.counters().abandoned, 2);
+    assert!(rig.is_open(client));
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn by_default_an_abandoned_ticket_ends_its_connection() {
+    let mut rig = Rig::new();
+    let [unlucky, other] = [rig.connect(), rig.connect()];
+    rig.receive(unlucky, &[&defer(1)[..], &defer(2), &[7]].concat());
+    rig.receive(other, &defer(3));
+    drop(rig.responder());
+    rig.deliver();
+    assert_eq!(rig.take_sent(unlucky), [7]);
+    assert!(rig.is_shut(unlucky));
+    assert_eq!(
+        rig.reasons(),
+        ["the service ended the connection: the handler gave no answer"]
+    );
+    let counters = rig.counters();
+    assert_eq!((counters.abandoned, counters.bad_input), (1, 0));
+    rig.let_go();
+    assert_eq!(
+        rig.seen().abandoned.len(),
+        2,
+        "not told about the one on the ended connection"
+    );
+    rig.assert_empty(&[unlucky, other]);
+}
+
+#[test]
+fn an_answer_to_a_connection_that_has_ended_is_discarded() {
+    for end in 0..3 {
+        let mut rig = apologetic();
+        let client = rig.connect();
+        rig.receive(client, &[&defer(1)[..], &defer(2)].concat());
+        match end {
+            0 => rig.reset(client),
+            1 => drop(rig.receive(client, &[0xc1])),
+            _ => drop(rig.receive(client, &[0x91, verb::CLOSE])),
+        }
+        rig.take_sent(client);
+        assert!(!rig.is_open(client));
+        // The next connection may have the same slot.
+        let next = rig.connect();
+        rig.receive(next, &defer(3));
+        rig.responder().answer(vec![7]);
+        rig.deliver();
+        drop(rig.responder());
+        rig.deliver();
+        assert_eq!(rig.take_sent(client), []);
+        assert_eq!(rig.take_sent(next), []);
+        assert_eq!(rig.seen().abandoned, []);
+        rig.responder().answer(vec![8]);
+        rig.deliver();
+        assert_eq!(rig.take_sent(next), [8]);
+        rig.end(next);
+        rig.assert_empty(&[client, next]);
+    }
+}
+
+#[test]
+fn an_answer_while_the_connection_ends_comes_too_late() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    rig.receive(client, &[defer(1), defer(2)].concat());
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[0x91, verb::CLOSE]);
+    assert!(rig.is_open(client), "its last word is not taken yet");
+    rig.responder().answer(vec![7]);
+    drop(rig.responder());
+    rig.deliver();
+    rig.set_window(client, None);
+    assert_eq!(
+        rig.take_sent(client),
+        [0x91, verb::CLOSE],
+        "nothing is behind the last word"
+    );
+    assert_eq!(rig.seen().abandoned, []);
+    assert_eq!(rig.counters().abandoned, 0);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn an_answer_after_our_end_was_sent() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    rig.keep_open(client);
+    rig.receive(
+        client,
+        &[&defer(1)[..], &defer(2), &[0x91, verb::CLOSE]].concat(),
+    );
+    assert!(rig.is_shut(client) && rig.is_open(client));
+    drop(rig.responder());
+    rig.responder().answer(vec![7]);
+    rig.deliver();
+    assert_eq!(rig.memory_held(), 0);
+    rig.end(client);
+    assert_eq!(rig.take_sent(client), [0x91, verb::CLOSE]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn empty_and_large_answers() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.receive(client, &[defer(1), defer(2), defer(3)].concat());
+    rig.responder().answer(vec![]);
+    rig.responder().answer(pattern(1_000_000));
+    rig.responder().answer(&b"\x01"[..]);
+    rig.deliver();
+    let sent = rig.take_sent(client);
+    assert_eq!(sent.len(), 1_000_001);
+    assert!(sent[..1_000_000] == pattern(1_000_000));
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn answers_to_a_peer_that_does_not_read_wait_in_order() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.receive(client, &(0..20).flat_map(defer).collect::<Vec<u8>>());
+    rig.set_window(client, Some(1500));
+    for n in 0..20 {
+        rig.responder().answer(bin(1000, n));
+        rig.deliver();
+    }
+    rig.set_window(client, None);
+    let expected: Vec<u8> = (0..20).flat_map(|n| bin(1000, n)).collect();
+    assert!(rig.take_sent(client) == expected);
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn very_many_open_tickets_end_with_their_connection() {
+    // Closing them one by one from the beginning would take minutes.
+    let mut rig = apologetic();
+    let client = rig.connect();
+    let stream: Vec<u8> = (0..200_000u32)
+        .flat_map(|n| defer(n as u8 & 0x7f))
+        .collect();
+    rig.receive(client, &stream);
+    assert_eq!(rig.seen().responders.len(), 200_000);
+    rig.reset(client);
+    rig.assert_empty(&[client]);
+
+    let client = rig.connect();
+    rig.receive(client, &stream);
+    rig.stop();
+    assert_eq!(rig.seen().abandoned.len(), 200_000);
+    assert_eq!(rig.take_sent(client).len(), 400_000);
+    rig.let_go();
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn requests_behind_a_deferred_one_are_answered_meanwhile() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    let frame = array(&[&[1], b"\xa1x"]);
+    rig.receive(client, &[&defer(1)[..], &frame].concat());
+    assert_eq!(rig.take_sent(client), frame);
+    rig.receive(client, &bin(100_000, 1));
+    assert!(rig.take_sent(client) == bin(100_000, 1));
+    rig.responder().answer(vec![1]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(client), [1]);
+}
