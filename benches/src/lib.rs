@@ -1,1 +1,4 @@
 //! Shared by the benches.
+#![forbid(unsafe_code)]
+
+pub mod daemon;

@@ -1,0 +1,292 @@
+//! What an idle connection costs: resident memory of the daemon with many connections that made one request each, and
+//! after they have closed.
+//!
+//! `cargo bench -p ringhold-benches --bench idle`, and behind `--`: `--connections N`, `--rounds N`.
+//!
+//! Each round has a daemon of its own. Before the count begins, all its receive buffers and pools are warm, so that the
+//! difference is what the connections cost. One more connection stays open throughout, as in real life.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a bench that cannot go on should say where"
+)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use ringhold_benches::daemon::{self, Daemon};
+use ringhold_client::Client;
+
+/// A target for memory per connection and for what stays when all have closed, in bytes.
+struct Target {
+    each: f64,
+    after: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// How requests follow each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Each connection has its reply before the next one is made.
+    Single,
+    /// All connections are there before the first request, and all requests are sent before the first reply is read.
+    Burst,
+}
+
+struct Case {
+    transport: Transport,
+    /// Size of the one request of each connection; 0 = none.
+    request_bytes: usize,
+    pace: Pace,
+    target: Target,
+}
+
+/// Resident memory of one round, in bytes.
+struct Round {
+    before: u64,
+    idle: u64,
+    after: u64,
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        println!("nothing to test here; run it with cargo bench");
+        return;
+    }
+    let option = |name: &str, default: usize| {
+        let place = arguments.iter().position(|argument| argument == name);
+        place.map_or(default, |place| arguments[place + 1].parse().unwrap())
+    };
+    let wanted = option("--connections", 10_000);
+    let rounds = option("--rounds", 5);
+    let room = ringhold_core::rlimit::raise().unwrap().after;
+    let connections = wanted.min(usize::try_from(room.saturating_sub(100)).unwrap_or(usize::MAX));
+    if connections < wanted {
+        println!("the limit of descriptors allows {connections} connections only");
+    }
+    let program = daemon::build().unwrap();
+
+    println!(
+        "command: cargo bench -p ringhold-benches --bench idle -- --connections {connections} --rounds {rounds}"
+    );
+    println!("resident memory of the daemon, medians over {rounds} rounds");
+    println!(
+        "{:<10} {:>8} {:<7} {:>11} {:>11} {:>15} {:>8} {:>13} {:>8}",
+        "transport",
+        "request",
+        "pace",
+        "before/KiB",
+        "idle/KiB",
+        "B/connection",
+        "target",
+        "after/KiB",
+        "target"
+    );
+    let mut missed = 0;
+    for case in cases() {
+        let rounds: Vec<Round> = (0..rounds)
+            .map(|_| round(&program, &case, connections))
+            .collect();
+        missed += usize::from(!report(&case, &rounds, connections));
+    }
+    println!("{missed} targets missed");
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for transport in [Transport::Tcp, Transport::Unix] {
+        for (request_bytes, pace, each) in [
+            (0, Pace::Single, 256.0),
+            (64, Pace::Single, 256.0),
+            (64, Pace::Burst, 256.0),
+            (16 * 1024, Pace::Single, 1024.0),
+            (16 * 1024, Pace::Burst, 1024.0),
+        ] {
+            let target = Target {
+                each,
+                after: 1 << 20,
+            };
+            cases.push(Case {
+                transport,
+                request_bytes,
+                pace,
+                target,
+            });
+        }
+    }
+    cases
+}
+
+/// Prints a line; returns whether the targets were met.
+fn report(case: &Case, rounds: &[Round], connections: usize) -> bool {
+    let each = |round: &Round| (round.idle as f64 - round.before as f64) / connections as f64;
+    let before = median(rounds.iter().map(|round| round.before as f64));
+    let idle = median(rounds.iter().map(|round| round.idle as f64));
+    let added = median(rounds.iter().map(each));
+    let left = median(
+        rounds
+            .iter()
+            .map(|round| round.after as f64 - round.before as f64),
+    );
+    println!(
+        "{:<10} {:>8} {:<7} {:>11.0} {:>11.0} {:>15.0} {:>8.0} {:>+13.0} {:>+8}",
+        if case.transport == Transport::Tcp {
+            "tcp"
+        } else {
+            "unix"
+        },
+        case.request_bytes,
+        if case.pace == Pace::Single {
+            "single"
+        } else {
+            "burst"
+        },
+        before / 1024.0,
+        idle / 1024.0,
+        added,
+        case.target.each,
+        left / 1024.0,
+        case.target.after / 1024,
+    );
+    added <= case.target.each && left <= case.target.after as f64
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn round(program: &Path, case: &Case, connections: usize) -> Round {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!("[limits]\nconnections = {}", connections + 1);
+    let daemon = Daemon::start(program, dir.path(), &settings).unwrap();
+    let mut watcher = daemon.client().unwrap();
+    warm_up(&daemon, &mut watcher);
+
+    let before = resident(&daemon, &mut watcher, 1);
+    let mut idle = Vec::with_capacity(connections);
+    let request = request(case.request_bytes);
+    for _ in 0..connections {
+        let mut stream = connect(&daemon, case.transport);
+        if case.pace == Pace::Single {
+            ask(&mut stream, &request);
+            answered(&mut stream, &request);
+        }
+        idle.push(stream);
+    }
+    if case.pace == Pace::Burst {
+        for stream in &mut idle {
+            ask(stream, &request);
+        }
+        for stream in &mut idle {
+            answered(stream, &request);
+        }
+    }
+    let held = resident(&daemon, &mut watcher, connections as u64 + 1);
+    drop(idle);
+    let after = resident(&daemon, &mut watcher, 1);
+    Round {
+        before,
+        idle: held,
+        after,
+    }
+}
+
+/// Makes everything resident that is not the connections' own: code, receive buffers, pools.
+fn warm_up(daemon: &Daemon, watcher: &mut Client) {
+    for transport in [Transport::Tcp, Transport::Unix] {
+        let mut streams: Vec<_> = (0..32).map(|_| connect(daemon, transport)).collect();
+        for request_bytes in [64, 16 * 1024] {
+            let request = request(request_bytes);
+            for _ in 0..10 {
+                for stream in &mut streams {
+                    ask(stream, &request);
+                }
+                for stream in &mut streams {
+                    answered(stream, &request);
+                }
+            }
+        }
+    }
+    resident(daemon, watcher, 1);
+}
+
+fn connect(daemon: &Daemon, transport: Transport) -> Box<dyn Stream> {
+    match transport {
+        Transport::Tcp => {
+            let stream = TcpStream::connect(daemon.tcp).unwrap();
+            stream.set_nodelay(true).unwrap();
+            Box::new(stream)
+        }
+        Transport::Unix => Box::new(UnixStream::connect(&daemon.unix).unwrap()),
+    }
+}
+
+/// `[0, 7, "echo", [payload]]`, so many bytes in all.
+fn request(bytes: usize) -> Vec<u8> {
+    let mut request = b"\x94\x00\x07\xa4echo\x91".to_vec();
+    match bytes {
+        0 => request.clear(),
+        ..256 => {
+            let payload = bytes - request.len() - 2;
+            request.extend([0xc4, payload as u8]);
+        }
+        _ => {
+            let payload = bytes - request.len() - 3;
+            request.push(0xc5);
+            request.extend((payload as u16).to_be_bytes());
+        }
+    }
+    request.resize(bytes, b'.');
+    request
+}
+
+fn ask(stream: &mut impl Write, request: &[u8]) {
+    stream.write_all(request).unwrap();
+}
+
+/// Reads the reply to the request, which must be `[1, 7, nil, payload]`.
+fn answered(stream: &mut impl Read, request: &[u8]) {
+    let Some(payload) = request.get(9..) else {
+        return;
+    };
+    let mut reply = vec![0; 4 + payload.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..4], *b"\x94\x01\x07\xc0");
+    assert_eq!(reply[4..], *payload);
+}
+
+/// The daemon's resident memory when it holds so many connections and has come to rest.
+fn resident(daemon: &Daemon, watcher: &mut Client, connections: u64) -> u64 {
+    while open(watcher) != connections {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut last = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = daemon.resident().unwrap();
+        if std::mem::replace(&mut last, now) == now {
+            return now;
+        }
+    }
+}
+
+/// How many connections the daemon holds, the watcher's among them.
+fn open(watcher: &mut Client) -> u64 {
+    let encoded = watcher.call_raw("status", &[0x90]).unwrap();
+    let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
+    status["names"]["rpc"]["open"].as_u64().unwrap()
+}
