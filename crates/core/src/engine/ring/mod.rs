@@ -433,6 +433,7 @@ impl Engine<'_> {
     /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
     fn release(&mut self, slot: u32, generation: u32, send: bool) -> io::Result<()> {
         self.cancel_receive(slot, generation)?;
+        self.cancel_watch(slot, generation)?;
         let turn = self.turn;
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
