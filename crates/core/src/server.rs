@@ -128,8 +128,9 @@ impl Server {
             Ok(_) => {}
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
-        let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
+        // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus) = self.plan()?;
+        let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         drop_strays(plan.take_strays());
         let mut inheritance = Inheritance::look(plan.take_reserved());
         let heirlooms = std::mem::take(&mut inheritance.listeners);
