@@ -10,6 +10,7 @@ mod operation;
 mod probe;
 mod queue;
 mod receive;
+mod room;
 mod send;
 mod setup;
 mod watch;
@@ -276,6 +277,7 @@ impl Engine<'_> {
             Kind::Send => self.sent(operation, completion),
             Kind::Large => self.large_received(operation, completion),
             Kind::Watch => self.watch_ended(operation, completion),
+            Kind::Room => self.room_found(operation, completion),
             Kind::Accept => self.accepted(operation, completion)?,
             Kind::Wake => {
                 self.wake_armed = false;
@@ -327,8 +329,13 @@ impl Engine<'_> {
             }
             Finish::Close => return self.close(slot, generation),
         }
-        if desire.send {
-            self.send(slot, generation)?;
+        let link = self.shard.link(slot);
+        let (blocked, sending) = link.map_or((false, false), |link| (link.blocked, link.sending));
+        match (desire.send, blocked) {
+            (true, false) => self.send(slot, generation)?,
+            (true, true) => self.arm_room(slot, generation)?,
+            (false, _) if !sending => self.cancel_room(slot, generation)?,
+            (false, _) => {}
         }
         self.update_receive(slot, generation, desire.receive)
     }
@@ -383,6 +390,7 @@ impl Engine<'_> {
         self.cancel_receive(slot, generation)?;
         self.cancel_send(slot, generation)?;
         self.cancel_watch(slot, generation)?;
+        self.cancel_room(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
