@@ -215,6 +215,8 @@ impl Engine<'_> {
             self.deliver(mail)?;
             return Ok(Wait::No);
         }
+        // What connections held that were closed in this turn; nothing is cut for it.
+        let _ = self.shard.desk.meter.publish();
         let accept_due = self.acceptors.iter().filter_map(Accepting::retry_at).min();
         let due = [self.shard.next_due(), accept_due]
             .into_iter()
