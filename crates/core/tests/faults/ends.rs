@@ -15,6 +15,9 @@ use crate::services::{Digest, Echo, Gate, Sink};
 fn start(engine: Engine, ring: &str) -> (Bed, Gate) {
     let config = format!(
         "workers = 2
+        [limits] # None that could end what nothing else ended.
+        frame_timeout = \"0s\"
+        write_timeout = \"0s\"
         [ring]
         {ring}
         [sockets.digest]

@@ -1,5 +1,7 @@
 //! Frames whose contents say where they belong, and numbers that look random.
 
+use std::sync::OnceLock;
+
 /// A frame of exactly `size` bytes (at least one): `bin` with contents that follow from `seed`, or a small number.
 pub(crate) fn frame(size: usize, seed: u64) -> Vec<u8> {
     let mut frame = Vec::with_capacity(size);
@@ -30,16 +32,26 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, size: usize, seed: u64) {
             size - 5
         }
     };
-    let start = out.len();
-    let mut random = Random::new(seed);
-    // Every 32 bytes differ, so that a piece that is missing, doubled or somebody else's is noticed.
-    while out.len() < start + payload {
-        let word = random.next().to_be_bytes();
-        for _ in 0..4 {
-            out.extend_from_slice(&word);
-        }
+    let end = out.len() + payload;
+    // Where it begins in the random bytes differs from seed to seed, so that a piece that is missing, doubled or
+    // somebody else's is noticed.
+    let bytes = random_bytes();
+    let mut from = Random::new(seed).below(bytes.len());
+    while out.len() < end {
+        let to = bytes.len().min(from + end - out.len());
+        out.extend_from_slice(&bytes[from..to]);
+        from = 0;
     }
-    out.truncate(start + payload);
+}
+
+fn random_bytes() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let mut random = Random::new(0);
+        (0..1 << 17)
+            .flat_map(|_| random.next().to_be_bytes())
+            .collect()
+    })
 }
 
 /// What the digest service answers to the frame with this number on its connection: a frame of [`DIGEST_BYTES`].

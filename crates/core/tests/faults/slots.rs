@@ -84,8 +84,9 @@ pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
         "buffers = 2\nbuffer_bytes = 1024\nentries = 8",
         "buffers = 64",
     ] {
-        let config =
-            format!("workers = 2\n[ring]\n{ring}\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n");
+        let config = format!(
+            "workers = 2\n[limits]\nframe_timeout = \"0s\"\nwrite_timeout = \"0s\"\n[ring]\n{ring}\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n"
+        );
         let bed = Bed::start(engine, &config, |server| server.service("echo", |_| Echo));
         let tags = AtomicU64::new(1);
         std::thread::scope(|scope| {

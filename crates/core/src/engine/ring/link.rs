@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::types::Fd;
 
+use super::room::Room;
 use super::watch::Watch;
 use crate::engine::peer_address;
 use crate::outbox::SEND_SEGMENTS_MAX;
@@ -27,8 +28,10 @@ pub(crate) struct RingLink {
     pub(super) sending: bool,
     /// The send that is in flight was asked to end.
     pub(super) send_cancelled: bool,
-    /// The turn in which the last send began.
-    pub(super) send_turn: u32,
+    /// The last send found no room, and nobody has reported any since.
+    pub(super) blocked: bool,
+    /// The poll for room.
+    pub(super) room: Room,
     /// Parameters of the send that is in flight, if it gathers several segments.
     pub(super) message: Option<Box<Message>>,
 }
@@ -58,7 +61,8 @@ impl RingLink {
             watch: Watch::No,
             sending: false,
             send_cancelled: false,
-            send_turn: 0,
+            blocked: false,
+            room: Room::No,
             message: None,
         }
     }
@@ -75,6 +79,7 @@ impl RingLink {
         self.sending
             || self.receive_in_flight()
             || matches!(self.watch, Watch::Armed | Watch::Cancelled)
+            || self.room != Room::No
     }
 }
 

@@ -10,6 +10,7 @@ mod operation;
 mod probe;
 mod queue;
 mod receive;
+mod room;
 mod send;
 mod setup;
 mod watch;
@@ -68,8 +69,6 @@ struct Engine<'r> {
     turn: u32,
     /// How many completions the last turn dispatched.
     batch: usize,
-    /// Slots to be looked at again in the next turn.
-    later: Vec<u32>,
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
     /// Buffers of large frames that are being received into.
@@ -145,7 +144,6 @@ pub(crate) fn run(
         yields: Vec::new(),
         turn: 0,
         batch: 0,
-        later: Vec::new(),
         parcels: Vec::new(),
         larges: Slab::new(),
         messages: Vec::new(),
@@ -198,9 +196,6 @@ impl Engine<'_> {
             while let Some(mail) = self.mailbox.next() {
                 self.deliver(mail)?;
             }
-            for slot in self.later.drain(..) {
-                self.shard.touch(slot);
-            }
             self.shard.work();
             self.retry_accepts()?;
             self.update_touched()?;
@@ -230,14 +225,15 @@ impl Engine<'_> {
         let deferred = self.batch >= DEFERRED_BATCH || self.queue.has_deferred_work();
         // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
         // has anything to receive.
-        let waiting = !self.later.is_empty() || !self.starved.is_empty();
-        if self.shard.is_busy() || waiting || deferred {
+        if self.shard.is_busy() || !self.starved.is_empty() || deferred {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
             self.deliver(mail)?;
             return Ok(Wait::No);
         }
+        // What connections held that were closed in this turn; nothing is cut for it.
+        let _ = self.shard.desk.meter.publish();
         let accept_due = self.acceptors.iter().filter_map(Listening::retry_at).min();
         let due = [self.shard.next_due(), accept_due]
             .into_iter()
@@ -302,6 +298,7 @@ impl Engine<'_> {
             Kind::Send => self.sent(operation, completion),
             Kind::Large => self.large_received(operation, completion),
             Kind::Watch => self.watch_ended(operation, completion),
+            Kind::Room => self.room_found(operation, completion),
             Kind::Accept => self.accepted(operation, completion)?,
             Kind::Wake => {
                 self.wake_armed = false;
@@ -359,8 +356,13 @@ impl Engine<'_> {
             Finish::Close => return self.close(slot, generation),
             Finish::Release => return self.release(slot, generation, desire.send),
         }
-        if desire.send {
-            self.send(slot, generation)?;
+        let link = self.shard.link(slot);
+        let (blocked, sending) = link.map_or((false, false), |link| (link.blocked, link.sending));
+        match (desire.send, blocked) {
+            (true, false) => self.send(slot, generation)?,
+            (true, true) => self.arm_room(slot, generation)?,
+            (false, _) if !sending => self.cancel_room(slot, generation)?,
+            (false, _) => {}
         }
         self.update_receive(slot, generation, desire.receive)
     }
@@ -415,6 +417,7 @@ impl Engine<'_> {
         self.cancel_receive(slot, generation)?;
         self.cancel_send(slot, generation)?;
         self.cancel_watch(slot, generation)?;
+        self.cancel_room(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
@@ -434,21 +437,14 @@ impl Engine<'_> {
     fn release(&mut self, slot: u32, generation: u32, send: bool) -> io::Result<()> {
         self.cancel_receive(slot, generation)?;
         self.cancel_watch(slot, generation)?;
-        let turn = self.turn;
+        self.cancel_room(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if link.sending {
-            if link.send_turn != turn {
-                // It was tried when it was submitted; what it still waits for is the peer.
-                self.cancel_send(slot, generation)?;
-            } else {
-                self.later.push(slot);
-            }
-        } else if send && !link.send_cancelled {
-            self.send(slot, generation)?;
-            self.later.push(slot);
-        } else if !link.in_flight()
+        if send && !link.blocked {
+            return self.send(slot, generation);
+        }
+        if !link.in_flight()
             && let Some(parcel) = self.shard.release(slot)
         {
             self.parcels.push(parcel);

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Cancel = 6,
     /// A poll for the end of the peer.
     Watch = 7,
+    /// A multishot poll for room to send.
+    Room = 8,
 }
 
 /// One operation in flight.
@@ -56,6 +58,7 @@ impl Operation {
             5 => Kind::Send,
             6 => Kind::Cancel,
             7 => Kind::Watch,
+            8 => Kind::Room,
             _ => return None,
         };
         Some(Operation {
@@ -80,6 +83,7 @@ mod tests {
             Kind::Send,
             Kind::Cancel,
             Kind::Watch,
+            Kind::Room,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

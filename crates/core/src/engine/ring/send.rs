@@ -9,13 +9,15 @@ use super::link::Message;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 
+/// A send takes what there is room for and never waits; see `room`.
+const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
 /// So many unused parameters of gathering sends are kept.
 const MESSAGES_KEPT_MAX: usize = 64;
 
 impl Engine<'_> {
     /// Begins a send of what is queued.
     pub(super) fn send(&mut self, slot: u32, generation: u32) -> io::Result<()> {
-        let turn = self.turn;
         let Some((outbox, link, pools)) = self.shard.sending(slot) else {
             return Ok(());
         };
@@ -27,19 +29,16 @@ impl Engine<'_> {
         {
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
             opcode::Send::new(fd, slice.as_ptr(), length)
-                .flags(libc::MSG_NOSIGNAL)
+                .flags(FLAGS)
                 .build()
         } else {
             let mut message = self.messages.pop().unwrap_or_else(Message::new);
             let header = message.gather(slices);
             link.message = Some(message);
-            opcode::SendMsg::new(fd, header)
-                .flags(libc::MSG_NOSIGNAL as u32)
-                .build()
+            opcode::SendMsg::new(fd, header).flags(FLAGS as u32).build()
         };
         link.sending = true;
         link.send_cancelled = false;
-        link.send_turn = turn;
         let send = send.user_data(Operation::new(Kind::Send, generation, slot).pack());
         // SAFETY: sealed segments of an outbox neither move nor change until `Outbox::sent`, which is called at the
         // completion, and the parameters stay in the link until then.
@@ -64,6 +63,7 @@ impl Engine<'_> {
         {
             self.messages.push(message);
         }
+        link.blocked = completion.result == -libc::EAGAIN;
         // Even a send that was cancelled may have been taken in part.
         self.shard
             .sent(slot, usize::try_from(completion.result).unwrap_or(0));

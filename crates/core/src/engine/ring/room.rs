@@ -1,0 +1,80 @@
+//! Waiting until a socket has room for what is to be sent.
+//!
+//! Sends never wait in the kernel: once the peer has ended its side, the kernel takes its own poll for room as ready at
+//! once, since that poll reports ends too, tries 128 times in vain and then leaves the send to a thread of its own. So a
+//! send that finds no room fails, and a poll tells when there is some. It is a multishot one, because that reports
+//! changes: one that reports states would be ready at once as well.
+
+use std::io;
+
+use io_uring::opcode;
+
+use super::Engine;
+use super::operation::{Kind, Operation};
+use super::queue::Completion;
+
+/// The poll for room of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// None is in flight.
+    No,
+    /// In flight.
+    Armed,
+    /// In flight and asked to end.
+    Cancelled,
+}
+
+impl Engine<'_> {
+    /// Waits for room.
+    pub(super) fn arm_room(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.room != Room::No {
+            return Ok(());
+        }
+        link.room = Room::Armed;
+        let poll = opcode::PollAdd::new(link.fd(), libc::POLLOUT as u32)
+            .multi(true)
+            .build()
+            .user_data(Operation::new(Kind::Room, generation, slot).pack());
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&poll)
+        }
+    }
+
+    pub(super) fn room_found(&mut self, operation: Operation, completion: &Completion) {
+        let slot = operation.slot;
+        let Some(link) = self.shard.link_of(slot, operation.generation) else {
+            debug_assert!(
+                false,
+                "a slot is not reused while an operation is in flight"
+            );
+            return;
+        };
+        if !completion.more() {
+            link.room = Room::No;
+            // Whatever ended it, the next send tells how things are.
+            link.blocked = false;
+        }
+        let worth_a_try = libc::POLLOUT | libc::POLLERR | libc::POLLHUP;
+        if completion.result & i32::from(worth_a_try) != 0 {
+            link.blocked = false;
+        }
+        self.shard.touch(slot);
+    }
+
+    /// Ends the poll for room, which would otherwise report whatever the peer takes.
+    pub(super) fn cancel_room(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.room != Room::Armed {
+            return Ok(());
+        }
+        link.room = Room::Cancelled;
+        self.cancel(Operation::new(Kind::Room, generation, slot))
+    }
+}
