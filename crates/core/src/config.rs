@@ -89,7 +89,8 @@ impl Default for Handover {
     }
 }
 
-/// Section `[ring]`: the sizes of each worker's io_uring.
+/// Section `[ring]`: the sizes of each worker's io_uring. The portable engine has no use for `buffers`, and makes its
+/// ring smaller where there is no memory for `entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
     /// Entries of the submission queue, a power of two from 8 to 32768 (`IORING_MAX_ENTRIES`). Default 4096.

@@ -61,19 +61,38 @@ impl Bed {
         Self::start_inheriting(engine, config, Vec::new())
     }
 
+    /// As [`Bed::start`], with the services that `services` adds instead.
+    pub(crate) fn start_serving(
+        engine: &str,
+        config: &str,
+        services: impl FnOnce(Server) -> Server,
+    ) -> Self {
+        Self::start_with(engine, config, Vec::new(), services)
+    }
+
     /// As [`Bed::start`], with these sockets inherited.
     pub(crate) fn start_inheriting(
         engine: &str,
         config: &str,
         sockets: Vec<(String, OwnedFd)>,
     ) -> Self {
+        Self::start_with(engine, config, sockets, |server| {
+            server.service("echo", |_| Echo)
+        })
+    }
+
+    fn start_with(
+        engine: &str,
+        config: &str,
+        sockets: Vec<(String, OwnedFd)>,
+        services: impl FnOnce(Server) -> Server,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display().to_string();
         let text = format!("engine = \"{engine}\"\n{}", config.replace('@', &path));
         let config = Config::parse(&text, "test").unwrap_or_else(|error| panic!("{error}"));
-        let running = Server::new(config)
-            .inherited(Inherited::from_descriptors(sockets))
-            .service("echo", |_| Echo)
+        let server = Server::new(config).inherited(Inherited::from_descriptors(sockets));
+        let running = services(server)
             .start()
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(running.engine().to_string(), engine);

@@ -23,6 +23,7 @@ const CHILD: &str = "RINGHOLD_FAULTS_CHILD";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Ring,
+    Portable,
 }
 
 impl Engine {
@@ -30,6 +31,7 @@ impl Engine {
     fn key(self) -> &'static str {
         match self {
             Engine::Ring => "ring",
+            Engine::Portable => "portable",
         }
     }
 }

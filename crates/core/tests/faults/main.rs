@@ -34,6 +34,17 @@ macro_rules! tests {
                 }
             )+)+
         }
+
+        /// With the portable engine.
+        mod portable {
+            $($(
+                #[test]
+                fn $test() {
+                    let name = concat!("portable::", stringify!($test));
+                    crate::bed::isolated(name, crate::bed::Engine::Portable, crate::$module::$test);
+                }
+            )+)+
+        }
     };
 }
 

@@ -94,15 +94,13 @@ pub(crate) fn run(
             return Ok(Vec::new());
         }
     };
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
         let acceptors = match listening {
             Ok(acceptors) => acceptors,
             Err(error) => {
-                ready(Err(Unavailable::new(
-                    "setting O_NONBLOCK on a listener",
-                    error,
-                )));
+                const STEP: &str = "setting O_NONBLOCK on a listener";
+                ready(Err(Unavailable::new(STEP, error)));
                 return Ok(Vec::new());
             }
         };
@@ -128,7 +126,14 @@ pub(crate) fn run(
                 Err(error) => Err(io::Error::other(error)),
             },
         }
-    })
+    });
+    if served.as_ref().is_ok_and(|parcels| !parcels.is_empty()) {
+        // A poll for each connection that was let go is left. To drop the runtime would cancel them in one go, and
+        // tokio-uring aborts the process if the answers do not fit its completion queue. They take nothing, and this
+        // process makes room for its successor, so they may as well stay until its end.
+        std::mem::forget(runtime);
+    }
+    served
 }
 
 impl Engine {
