@@ -99,6 +99,18 @@ struct Log {
     more: Condvar,
 }
 
+impl Log {
+    fn collect(&self, stderr: impl Read) {
+        for line in BufReader::new(stderr).lines() {
+            let line = line.unwrap_or_else(|error| format!("<unreadable: {error}>"));
+            let mut text = self.text.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+            self.more.notify_all();
+        }
+    }
+}
+
 /// The service manager's end of `NOTIFY_SOCKET`, and a directory for the files of the test.
 pub(crate) struct Manager {
     pub(crate) dir: TempDir,
@@ -169,28 +181,30 @@ impl Daemon {
     }
 
     /// Starts a command that is, or becomes, the daemon.
-    pub(crate) fn launch(mut command: Command, manager: Manager) -> Self {
+    pub(crate) fn launch(command: Command, manager: Manager) -> Self {
+        Self::launch_with_stderr(command, manager, Stdio::piped())
+    }
+
+    /// There is a [`log`](Self::log) only if stderr is a pipe.
+    pub(crate) fn launch_with_stderr(
+        mut command: Command,
+        manager: Manager,
+        stderr: Stdio,
+    ) -> Self {
         let mut child = command
             .env("NOTIFY_SOCKET", manager.path("notify"))
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let log = Arc::new(Log::default());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let sink = log.clone();
-        let reader = std::thread::spawn(move || {
-            for line in stderr.lines() {
-                let line = line.unwrap_or_else(|error| format!("<unreadable: {error}>"));
-                let mut text = sink.text.lock().unwrap();
-                text.push_str(&line);
-                text.push('\n');
-                sink.more.notify_all();
-            }
+        let reader = child.stderr.take().map(|stderr| {
+            let sink = log.clone();
+            std::thread::spawn(move || sink.collect(stderr))
         });
         Daemon {
             child: Kept(child),
             log,
-            reader: Some(reader),
+            reader,
             manager,
         }
     }
@@ -259,7 +273,9 @@ impl Daemon {
     pub(crate) fn ended(mut self) -> Ended {
         let status = until("the end of the daemon", || self.child.0.try_wait().unwrap());
         // The pipe ends with the process, so the log is whole then.
-        self.reader.take().unwrap().join().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         Ended {
             status,
             log: self.log(),

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -438,6 +439,46 @@ fn the_ends_that_clients_make_are_told_apart() {
     assert!((1..=30).contains(&failed), "{failed}");
     assert_eq!(counter(&address, "rpc", "bad_input"), 0);
     assert!(healthy.stop() > 0);
+    daemon.stop();
+}
+
+/// The end of a connection, or its reset, may come together with the last bytes, and the kernel then wakes nobody up
+/// for it.
+#[test]
+fn clients_that_send_and_go_at_once_leave_nothing_behind() {
+    let daemon = Daemon::start(
+        "workers = 2\n[limits]\nframe_timeout = \"0s\"\n\
+         [sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n",
+    );
+    let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
+    let path = daemon.manager.path("rpc.sock");
+    // Part of a frame, and a notification: nothing is sent to these clients, so no send finds out.
+    for bytes in [&b"\x94\x00"[..], b"\x93\x02\xa4echo\x90"] {
+        let mut kept = Vec::new();
+        for _ in 0..100 {
+            let mut reset = TcpStream::connect(tcp).unwrap();
+            SockRef::from(&reset)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            reset.write_all(bytes).unwrap();
+            drop(reset);
+            TcpStream::connect(tcp).unwrap().write_all(bytes).unwrap();
+            UnixStream::connect(&path)
+                .unwrap()
+                .write_all(bytes)
+                .unwrap();
+            let mut half = UnixStream::connect(&path).unwrap();
+            half.write_all(bytes).unwrap();
+            half.shutdown(Shutdown::Write).unwrap();
+            kept.push(half);
+        }
+        for half in &mut kept {
+            half.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(half.read(&mut [0]).unwrap(), 0);
+        }
+        await_open(&address, "rpc", 1);
+    }
+    assert_eq!(counter(&address, "rpc", "panics"), 0);
     daemon.stop();
 }
 

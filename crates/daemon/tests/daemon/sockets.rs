@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -76,6 +77,33 @@ fn the_log_says_where_each_listener_is_with_priorities_for_the_manager() {
         line.starts_with("<4>") && line.contains("socket=rpc"),
         "{line}"
     );
+}
+
+/// The journal reads stderr, too, so nothing is lost if its own socket cannot be reached.
+#[test]
+fn the_journal_is_used_if_stderr_leads_there() {
+    let manager = Manager::new();
+    let config = manager.write(
+        "ringhold.toml",
+        "[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let stderr = std::fs::File::create(manager.path("stderr")).unwrap();
+    let metadata = stderr.metadata().unwrap();
+    let mut command = ringhold();
+    command.args(["serve", "--config", &config]).env(
+        "JOURNAL_STREAM",
+        format!("{}:{}", metadata.dev(), metadata.ino()),
+    );
+    let mut daemon = Daemon::launch_with_stderr(command, manager, stderr.into());
+    daemon.wait_for("READY=1");
+    let manager = daemon.stop().manager;
+    let text = std::fs::read_to_string(manager.path("stderr")).unwrap();
+    if Path::new("/run/systemd/journal/socket").exists() {
+        assert_eq!(text, "");
+    } else {
+        assert!(text.starts_with("<4>cannot reach the journal"), "{text}");
+        assert!(text.contains("\n<6>listening on 127.0.0.1:"), "{text}");
+    }
 }
 
 #[test]
