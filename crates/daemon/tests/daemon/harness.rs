@@ -17,6 +17,20 @@ use ringhold_client::{Address, Client, Options};
 use rmpv::Value;
 use tempfile::TempDir;
 
+/// Makes each of these functions, which take the name of an engine, two tests.
+macro_rules! with_both_engines {
+    ($($test:ident,)*) => {
+        /// With the engine that suits this kernel best.
+        mod auto {
+            $(#[test] fn $test() { super::$test("auto"); })*
+        }
+        mod portable {
+            $(#[test] fn $test() { super::$test("portable"); })*
+        }
+    };
+}
+pub(crate) use with_both_engines;
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -166,6 +180,11 @@ impl Daemon {
     /// Serves this configuration, in which `DIR` stands for the test's directory, and is ready.
     pub(crate) fn start(config: &str) -> Self {
         Self::start_with(config, |_| {})
+    }
+
+    /// As [`start`](Self::start), with this engine.
+    pub(crate) fn start_on(engine: &str, config: &str) -> Self {
+        Self::start(&format!("engine = \"{engine}\"\n{config}"))
     }
 
     pub(crate) fn start_with(config: &str, prepare: impl FnOnce(&mut Command)) -> Self {

@@ -10,12 +10,18 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{
     Daemon, Manager, PATIENCE, Wire, await_open, counter, free_address, mode, parts, request,
-    ringhold, until,
+    ringhold, until, with_both_engines,
 };
 
-#[test]
-fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end() {
-    let mut daemon = Daemon::start(
+with_both_engines! {
+    ready_means_that_every_listener_answers_and_stopping_comes_before_the_end,
+    at_the_limit_of_connections_the_next_one_waits_for_room,
+    ten_thousand_connections_without_a_byte,
+}
+
+fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end(engine: &str) {
+    let mut daemon = Daemon::start_on(
+        engine,
         "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n\
          [sockets.more]\nservice = \"rpc\"\nlisten = [\"[::1]:0\", \"unix:@ringhold-test-PID\"]\n"
             .replace("PID", &std::process::id().to_string())
@@ -199,9 +205,9 @@ fn a_second_instance_says_that_the_address_is_in_use() {
     }
 }
 
-#[test]
-fn at_the_limit_of_connections_the_next_one_waits_for_room() {
-    let daemon = Daemon::start(
+fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
         "workers = 1\n[limits]\nconnections = 2\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
     );
     let address = daemon.tcp("rpc");
@@ -241,8 +247,7 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room() {
     assert_eq!(ended.served(), (23, 222));
 }
 
-#[test]
-fn ten_thousand_connections_without_a_byte() {
+fn ten_thousand_connections_without_a_byte(engine: &str) {
     const WANTED: u64 = 10_000;
     // The test's own descriptors; the daemon raises its limit itself.
     let limit = ringhold_core::rlimit::raise().map_or(1024, |raised| raised.after);
@@ -250,7 +255,7 @@ fn ten_thousand_connections_without_a_byte() {
     if count < WANTED {
         eprintln!("only {count} connections: the limit of descriptors is {limit}");
     }
-    let daemon = Daemon::start("[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n");
+    let daemon = Daemon::start_on(engine, "[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n");
     let address = daemon.tcp("rpc");
     let held: Vec<TcpStream> = (0..count)
         .map(|_| TcpStream::connect_timeout(&address, PATIENCE).unwrap())

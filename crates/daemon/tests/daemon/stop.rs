@@ -11,7 +11,19 @@ use ringhold_client::Address;
 use rmpv::Value;
 
 use crate::activation::passed_on;
-use crate::harness::{Daemon, Manager, PATIENCE, Wire, await_counter, connect, request, until};
+use crate::harness::{
+    Daemon, Manager, PATIENCE, Wire, await_counter, connect, request, until, with_both_engines,
+};
+
+with_both_engines! {
+    sigterm_under_load_answers_what_was_received_whole,
+    sigint_under_load_does_the_same,
+    half_a_request_is_not_answered,
+    a_client_that_reads_late_still_gets_every_reply,
+    a_client_that_never_reads_does_not_hold_up_the_end,
+    what_waits_in_the_backlog_is_served_by_the_next_process,
+    a_stop_before_anything_happened_is_clean,
+}
 
 const CONFIG: &str = "\
 workers = 2
@@ -101,9 +113,9 @@ fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
 
 /// Stops the daemon with this signal while connections pipeline, and compares what they received with what it says
 /// it served.
-fn stop_under_load(signal: Signal) {
+fn stop_under_load(engine: &str, signal: Signal) {
     const CONNECTIONS: u64 = 6;
-    let daemon = Daemon::start(CONFIG);
+    let daemon = Daemon::start_on(engine, CONFIG);
     let tcp = daemon.tcp("rpc");
     let path = daemon.manager.path("rpc.sock");
     let total = AtomicU64::new(0);
@@ -150,24 +162,21 @@ fn stop_under_load(signal: Signal) {
     );
 }
 
-#[test]
-fn sigterm_under_load_answers_what_was_received_whole() {
+fn sigterm_under_load_answers_what_was_received_whole(engine: &str) {
     for _ in 0..3 {
-        stop_under_load(Signal::SIGTERM);
+        stop_under_load(engine, Signal::SIGTERM);
     }
 }
 
-#[test]
-fn sigint_under_load_does_the_same() {
+fn sigint_under_load_does_the_same(engine: &str) {
     for _ in 0..2 {
-        stop_under_load(Signal::SIGINT);
+        stop_under_load(engine, Signal::SIGINT);
     }
 }
 
 /// The part of a frame that was received is not answered, and the rest of the connection's replies are whole.
-#[test]
-fn half_a_request_is_not_answered() {
-    let daemon = Daemon::start(CONFIG);
+fn half_a_request_is_not_answered(engine: &str) {
+    let daemon = Daemon::start_on(engine, CONFIG);
     let mut wire = Wire::connect(daemon.tcp("rpc"));
     wire.send(&[request(0, "echo", 5), request(1, "echo", 6)[..8].to_vec()].concat());
     assert_eq!(wire.reply().unwrap().0, 0);
@@ -177,10 +186,9 @@ fn half_a_request_is_not_answered() {
 }
 
 /// The replies wait in the daemon when it is told to stop.
-#[test]
-fn a_client_that_reads_late_still_gets_every_reply() {
+fn a_client_that_reads_late_still_gets_every_reply(engine: &str) {
     const REQUESTS: u32 = 100;
-    let mut daemon = Daemon::start(CONFIG);
+    let mut daemon = Daemon::start_on(engine, CONFIG);
     let address = daemon.address("rpc");
     let payload = vec![7; 30_000];
     let mut wire = Wire::connect(daemon.tcp("rpc"));
@@ -207,10 +215,9 @@ fn a_client_that_reads_late_still_gets_every_reply() {
 }
 
 /// The service manager waits for the daemon, so a peer may not hold it up for ever.
-#[test]
-fn a_client_that_never_reads_does_not_hold_up_the_end() {
+fn a_client_that_never_reads_does_not_hold_up_the_end(engine: &str) {
     let config = format!("{CONFIG}[handover]\ndrain = \"100ms\"\n");
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::start_on(engine, &config);
     let address = daemon.address("rpc");
     let mut stream = TcpStream::connect(daemon.tcp("rpc")).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -242,8 +249,7 @@ fn a_client_that_never_reads_does_not_hold_up_the_end() {
 }
 
 /// Connections that nobody has accepted stay with the service manager's socket, for the next process.
-#[test]
-fn what_waits_in_the_backlog_is_served_by_the_next_process() {
+fn what_waits_in_the_backlog_is_served_by_the_next_process(engine: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -251,7 +257,9 @@ fn what_waits_in_the_backlog_is_served_by_the_next_process() {
         let manager = Manager::new();
         let config = manager.write(
             "ringhold.toml",
-            "[sockets.a]\nservice = \"rpc\"\n[sockets.b]\nservice = \"rpc\"\n",
+            &format!(
+                "engine = \"{engine}\"\n[sockets.a]\nservice = \"rpc\"\n[sockets.b]\nservice = \"rpc\"\n"
+            ),
         );
         let passed = [listener.try_clone().unwrap(), other.try_clone().unwrap()];
         let arguments = ["serve", "--inherited-only", "--config", &config];
@@ -277,10 +285,9 @@ fn what_waits_in_the_backlog_is_served_by_the_next_process() {
     assert_eq!(second.stop().served(), (100, 100));
 }
 
-#[test]
-fn a_stop_before_anything_happened_is_clean() {
+fn a_stop_before_anything_happened_is_clean(engine: &str) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let daemon = Daemon::start(CONFIG);
+        let daemon = Daemon::start_on(engine, CONFIG);
         daemon.signal(signal);
         let ended = daemon.ended();
         assert!(ended.status.success(), "{}", ended.log);
