@@ -2,11 +2,12 @@
 //!
 //! Every wait has one generous limit, [`PATIENCE`]; nothing asserts how long anything takes.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -126,20 +127,54 @@ impl Log {
 }
 
 /// The service manager's end of `NOTIFY_SOCKET`, and a directory for the files of the test.
+///
+/// It takes notifications all the time, as a service manager does, since the daemon waits for that (`BARRIER=1`). It has
+/// no store: descriptors that come with them are closed.
 pub(crate) struct Manager {
     pub(crate) dir: TempDir,
+    mail: Arc<Mail>,
+    reader: Option<JoinHandle<()>>,
+}
+
+struct Mail {
     socket: UnixDatagram,
-    received: Vec<String>,
+    received: Mutex<Vec<String>>,
+    over: AtomicBool,
+}
+
+impl Mail {
+    /// Every notification that has arrived by now.
+    fn take(&self) -> Vec<String> {
+        let mut received = self.received.lock().unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        received.clone()
+    }
 }
 
 impl Manager {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mail = Arc::new(Mail {
+            socket,
+            received: Mutex::default(),
+            over: AtomicBool::new(false),
+        });
+        let ours = mail.clone();
+        let reader = std::thread::spawn(move || {
+            while !ours.over.load(Ordering::Relaxed) {
+                ours.take();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
         Manager {
             dir,
-            socket,
-            received: Vec::new(),
+            mail,
+            reader: Some(reader),
         }
     }
 
@@ -154,26 +189,24 @@ impl Manager {
     }
 
     /// The notifications that have arrived by now.
-    pub(crate) fn received(&mut self) -> &[String] {
-        self.socket.set_nonblocking(true).unwrap();
-        while let Ok(text) = receive(&self.socket) {
-            self.received.push(text);
-        }
-        &self.received
+    pub(crate) fn received(&self) -> Vec<String> {
+        self.mail.take()
     }
 
-    pub(crate) fn has_received(&mut self, state: &str) -> bool {
-        let received = self.received().iter();
-        received
-            .flat_map(|text| text.lines())
-            .any(|line| line == state)
+    pub(crate) fn has_received(&self, state: &str) -> bool {
+        let received = self.received();
+        let mut lines = received.iter().flat_map(|text| text.lines());
+        lines.any(|line| line == state)
     }
 }
 
-fn receive(socket: &UnixDatagram) -> io::Result<String> {
-    let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.mail.over.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
 }
 
 impl Daemon {
@@ -238,7 +271,7 @@ impl Daemon {
             assert!(
                 Instant::now() < deadline,
                 "no {state}, but {:?}:\n{}",
-                self.manager.received,
+                self.manager.received(),
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(2));
@@ -298,7 +331,7 @@ impl Daemon {
         Ended {
             status,
             log: self.log(),
-            notifications: self.manager.received().to_vec(),
+            notifications: self.manager.received(),
             manager: self.manager,
         }
     }

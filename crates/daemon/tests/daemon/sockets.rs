@@ -20,7 +20,7 @@ with_both_engines! {
 }
 
 fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end(engine: &str) {
-    let mut daemon = Daemon::start_on(
+    let daemon = Daemon::start_on(
         engine,
         "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n\
          [sockets.more]\nservice = \"rpc\"\nlisten = [\"[::1]:0\", \"unix:@ringhold-test-PID\"]\n"
@@ -42,6 +42,8 @@ fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end(eng
     let mut idle = Wire::connect(daemon.tcp("rpc"));
     let mut idle_unix = UnixStream::connect(&path).unwrap();
     idle_unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Besides the one that asks. Before they are accepted, a stop resets them.
+    await_open(&daemon.address("rpc"), "rpc", 3);
     assert!(!daemon.manager.has_received("STOPPING=1"));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(idle.rest(), b"");
