@@ -2,15 +2,17 @@
 
 use std::fmt;
 
-use crate::engine::ring;
+use crate::engine::{EngineKind, portable, ring};
 
-/// The features that were looked for, and whether the ring engine can be used.
+/// The features that were looked for, and which engines can be used.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// In the order in which they were tried. It ends where an essential one is missing.
     pub features: Vec<Feature>,
     /// Why the ring engine cannot be used, if it cannot.
     pub unavailable: Option<String>,
+    /// Why the portable engine cannot be used, if it cannot.
+    pub portable_unavailable: Option<String>,
 }
 
 /// One feature of the kernel.
@@ -24,12 +26,23 @@ pub struct Feature {
     pub instead: &'static str,
 }
 
-/// Tries every feature that the ring engine can use, on sockets and a ring of its own.
+/// Tries every feature that the ring engine can use, on sockets and a ring of its own, and the portable engine as a whole.
 pub fn probe() -> Report {
-    ring::probe()
+    let mut report = ring::probe();
+    report.portable_unavailable = portable::probe().err().map(|why| why.to_string());
+    report
 }
 
 impl Report {
+    /// The engine that `engine = "auto"` means here; `None` if none works.
+    pub fn engine(&self) -> Option<EngineKind> {
+        match (&self.unavailable, &self.portable_unavailable) {
+            (None, _) => Some(EngineKind::Ring),
+            (_, None) => Some(EngineKind::Portable),
+            _ => None,
+        }
+    }
+
     pub(crate) fn found(&mut self, name: &'static str) {
         self.features.push(Feature {
             name,
@@ -67,7 +80,11 @@ impl fmt::Display for Report {
             writeln!(f, "{:<28} {found:<7} {instead}", feature.name)?;
         }
         match &self.unavailable {
-            None => f.write_str("The ring engine can be used."),
+            None => f.write_str("The ring engine can be used.\n")?,
+            Some(reason) => writeln!(f, "{reason}")?,
+        }
+        match &self.portable_unavailable {
+            None => f.write_str("The portable engine can be used."),
             Some(reason) => f.write_str(reason),
         }
     }
@@ -76,6 +93,21 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ring_engine_is_preferred() {
+        let engine = |ring: Option<&str>, portable: Option<&str>| {
+            let report = Report {
+                features: Vec::new(),
+                unavailable: ring.map(str::to_owned),
+                portable_unavailable: portable.map(str::to_owned),
+            };
+            report.engine()
+        };
+        assert_eq!(engine(None, Some("no")), Some(EngineKind::Ring));
+        assert_eq!(engine(Some("no"), None), Some(EngineKind::Portable));
+        assert_eq!(engine(Some("no"), Some("no")), None);
+    }
 
     #[test]
     fn a_probe_finds_all_or_says_what_is_missing() {
@@ -89,12 +121,18 @@ mod tests {
                         .iter()
                         .any(|f| f.name == "multishot accept" && f.found)
                 );
-                assert!(text.ends_with("The ring engine can be used."));
+                assert!(text.contains("The ring engine can be used.\n"));
+                assert_eq!(report.engine(), Some(EngineKind::Ring));
             }
             Some(reason) => {
                 assert!(report.features.iter().any(|f| !f.found), "{text}");
                 assert!(reason.starts_with("the ring engine is not available: "));
+                assert!(text.contains(reason));
             }
+        }
+        match &report.portable_unavailable {
+            None => assert!(text.ends_with("The portable engine can be used.")),
+            Some(reason) => assert!(text.ends_with(reason)),
         }
     }
 }

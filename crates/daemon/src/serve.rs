@@ -33,10 +33,10 @@ pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
 pub(crate) fn probe() -> Result<(), Failure> {
     let report = ringhold_core::probe::probe();
     print(&report.to_string())?;
-    match report.unavailable {
-        None => Ok(()),
-        // The reason is the last line of the report.
-        Some(_) => Err(Failure::failed("")),
+    match report.engine() {
+        Some(_) => Ok(()),
+        // The report ends with the reasons.
+        None => Err(Failure::failed("")),
     }
 }
 

@@ -84,7 +84,7 @@ fn a_parameter_can_come_from_standard_input() {
         .unwrap();
     let text = "x".repeat(300_000);
     let mut stdin = child.stdin.take().unwrap();
-    write!(stdin, "  \"{text}\"\n").unwrap();
+    writeln!(stdin, "  \"{text}\"").unwrap();
     drop(stdin);
     let (status, stdout, stderr) = parts(&child.wait_with_output().unwrap());
     assert_eq!((status, stderr.as_str()), (0, ""));

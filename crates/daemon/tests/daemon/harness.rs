@@ -2,11 +2,12 @@
 //!
 //! Every wait has one generous limit, [`PATIENCE`]; nothing asserts how long anything takes.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,20 @@ use nix::unistd::Pid;
 use ringhold_client::{Address, Client, Options};
 use rmpv::Value;
 use tempfile::TempDir;
+
+/// Makes each of these functions, which take the name of an engine, two tests.
+macro_rules! with_both_engines {
+    ($($test:ident,)*) => {
+        /// With the engine that suits this kernel best.
+        mod auto {
+            $(#[test] fn $test() { super::$test("auto"); })*
+        }
+        mod portable {
+            $(#[test] fn $test() { super::$test("portable"); })*
+        }
+    };
+}
+pub(crate) use with_both_engines;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -99,21 +114,67 @@ struct Log {
     more: Condvar,
 }
 
+impl Log {
+    fn collect(&self, stderr: impl Read) {
+        for line in BufReader::new(stderr).lines() {
+            let line = line.unwrap_or_else(|error| format!("<unreadable: {error}>"));
+            let mut text = self.text.lock().unwrap();
+            text.push_str(&line);
+            text.push('\n');
+            self.more.notify_all();
+        }
+    }
+}
+
 /// The service manager's end of `NOTIFY_SOCKET`, and a directory for the files of the test.
+///
+/// It takes notifications all the time, as a service manager does, since the daemon waits for that (`BARRIER=1`). It has
+/// no store: descriptors that come with them are closed.
 pub(crate) struct Manager {
     pub(crate) dir: TempDir,
+    mail: Arc<Mail>,
+    reader: Option<JoinHandle<()>>,
+}
+
+struct Mail {
     socket: UnixDatagram,
-    received: Vec<String>,
+    received: Mutex<Vec<String>>,
+    over: AtomicBool,
+}
+
+impl Mail {
+    /// Every notification that has arrived by now.
+    fn take(&self) -> Vec<String> {
+        let mut received = self.received.lock().unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        received.clone()
+    }
 }
 
 impl Manager {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mail = Arc::new(Mail {
+            socket,
+            received: Mutex::default(),
+            over: AtomicBool::new(false),
+        });
+        let ours = mail.clone();
+        let reader = std::thread::spawn(move || {
+            while !ours.over.load(Ordering::Relaxed) {
+                ours.take();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
         Manager {
             dir,
-            socket,
-            received: Vec::new(),
+            mail,
+            reader: Some(reader),
         }
     }
 
@@ -128,32 +189,35 @@ impl Manager {
     }
 
     /// The notifications that have arrived by now.
-    pub(crate) fn received(&mut self) -> &[String] {
-        self.socket.set_nonblocking(true).unwrap();
-        while let Ok(text) = receive(&self.socket) {
-            self.received.push(text);
-        }
-        &self.received
+    pub(crate) fn received(&self) -> Vec<String> {
+        self.mail.take()
     }
 
-    pub(crate) fn has_received(&mut self, state: &str) -> bool {
-        let received = self.received().iter();
-        received
-            .flat_map(|text| text.lines())
-            .any(|line| line == state)
+    pub(crate) fn has_received(&self, state: &str) -> bool {
+        let received = self.received();
+        let mut lines = received.iter().flat_map(|text| text.lines());
+        lines.any(|line| line == state)
     }
 }
 
-fn receive(socket: &UnixDatagram) -> io::Result<String> {
-    let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.mail.over.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
 }
 
 impl Daemon {
     /// Serves this configuration, in which `DIR` stands for the test's directory, and is ready.
     pub(crate) fn start(config: &str) -> Self {
         Self::start_with(config, |_| {})
+    }
+
+    /// As [`start`](Self::start), with this engine.
+    pub(crate) fn start_on(engine: &str, config: &str) -> Self {
+        Self::start(&format!("engine = \"{engine}\"\n{config}"))
     }
 
     pub(crate) fn start_with(config: &str, prepare: impl FnOnce(&mut Command)) -> Self {
@@ -169,28 +233,30 @@ impl Daemon {
     }
 
     /// Starts a command that is, or becomes, the daemon.
-    pub(crate) fn launch(mut command: Command, manager: Manager) -> Self {
+    pub(crate) fn launch(command: Command, manager: Manager) -> Self {
+        Self::launch_with_stderr(command, manager, Stdio::piped())
+    }
+
+    /// There is a [`log`](Self::log) only if stderr is a pipe.
+    pub(crate) fn launch_with_stderr(
+        mut command: Command,
+        manager: Manager,
+        stderr: Stdio,
+    ) -> Self {
         let mut child = command
             .env("NOTIFY_SOCKET", manager.path("notify"))
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let log = Arc::new(Log::default());
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let sink = log.clone();
-        let reader = std::thread::spawn(move || {
-            for line in stderr.lines() {
-                let line = line.unwrap_or_else(|error| format!("<unreadable: {error}>"));
-                let mut text = sink.text.lock().unwrap();
-                text.push_str(&line);
-                text.push('\n');
-                sink.more.notify_all();
-            }
+        let reader = child.stderr.take().map(|stderr| {
+            let sink = log.clone();
+            std::thread::spawn(move || sink.collect(stderr))
         });
         Daemon {
             child: Kept(child),
             log,
-            reader: Some(reader),
+            reader,
             manager,
         }
     }
@@ -205,7 +271,7 @@ impl Daemon {
             assert!(
                 Instant::now() < deadline,
                 "no {state}, but {:?}:\n{}",
-                self.manager.received,
+                self.manager.received(),
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(2));
@@ -259,11 +325,13 @@ impl Daemon {
     pub(crate) fn ended(mut self) -> Ended {
         let status = until("the end of the daemon", || self.child.0.try_wait().unwrap());
         // The pipe ends with the process, so the log is whole then.
-        self.reader.take().unwrap().join().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         Ended {
             status,
             log: self.log(),
-            notifications: self.manager.received().to_vec(),
+            notifications: self.manager.received(),
             manager: self.manager,
         }
     }

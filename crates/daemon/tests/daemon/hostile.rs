@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,6 +14,7 @@ use socket2::SockRef;
 
 use crate::harness::{
     Daemon, PATIENCE, Wire, await_counter, await_open, connect, counter, request, until,
+    with_both_engines,
 };
 
 const CONFIG: &str = "\
@@ -34,6 +36,16 @@ enum Fate {
     Answered(usize),
 }
 use Fate::{Answered, Ended, Waits};
+
+with_both_engines! {
+    bad_input_costs_its_connection_and_is_counted,
+    bad_input_is_found_wherever_the_segments_end,
+    a_request_may_be_cut_anywhere,
+    the_ends_that_clients_make_are_told_apart,
+    clients_that_send_and_go_at_once_leave_nothing_behind,
+    a_client_that_does_not_read_is_paused_and_then_gets_everything,
+    limits_of_time_cost_the_connection,
+}
 
 /// A request of `echo` with this one encoded parameter.
 fn echo(parameter: &[u8]) -> Vec<u8> {
@@ -294,9 +306,8 @@ impl Healthy {
     }
 }
 
-#[test]
-fn bad_input_costs_its_connection_and_is_counted() {
-    let daemon = Daemon::start(CONFIG);
+fn bad_input_costs_its_connection_and_is_counted(engine: &str) {
+    let daemon = Daemon::start_on(engine, CONFIG);
     let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
     // One on each worker.
     let healthy = Healthy::start(tcp, 2);
@@ -334,9 +345,8 @@ fn bad_input_costs_its_connection_and_is_counted() {
 }
 
 /// The same verdict however the bytes arrive.
-#[test]
-fn bad_input_is_found_wherever_the_segments_end() {
-    let daemon = Daemon::start(CONFIG);
+fn bad_input_is_found_wherever_the_segments_end(engine: &str) {
+    let daemon = Daemon::start_on(engine, CONFIG);
     let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
     let mut bad = 0;
     for (what, bytes, fate) in rows() {
@@ -364,9 +374,8 @@ fn bad_input_is_found_wherever_the_segments_end() {
     await_counter(&address, "rpc", "bad_input", bad);
 }
 
-#[test]
-fn a_request_may_be_cut_anywhere() {
-    let daemon = Daemon::start(CONFIG);
+fn a_request_may_be_cut_anywhere(engine: &str) {
+    let daemon = Daemon::start_on(engine, CONFIG);
     let mut wire = Wire::connect(daemon.tcp("rpc"));
     let mut id = 0;
     let check = |wire: &mut Wire, ids: std::ops::Range<u32>| {
@@ -396,9 +405,8 @@ fn a_request_may_be_cut_anywhere() {
     check(&mut wire, id + 999..id + 1000);
 }
 
-#[test]
-fn the_ends_that_clients_make_are_told_apart() {
-    let daemon = Daemon::start(CONFIG);
+fn the_ends_that_clients_make_are_told_apart(engine: &str) {
+    let daemon = Daemon::start_on(engine, CONFIG);
     let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
     let healthy = Healthy::start(tcp, 2);
 
@@ -441,10 +449,50 @@ fn the_ends_that_clients_make_are_told_apart() {
     daemon.stop();
 }
 
+/// The end of a connection, or its reset, may come together with the last bytes, and the kernel then wakes nobody up
+/// for it.
+fn clients_that_send_and_go_at_once_leave_nothing_behind(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
+        "workers = 2\n[limits]\nframe_timeout = \"0s\"\n\
+         [sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n",
+    );
+    let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
+    let path = daemon.manager.path("rpc.sock");
+    // Part of a frame, and a notification: nothing is sent to these clients, so no send finds out.
+    for bytes in [&b"\x94\x00"[..], b"\x93\x02\xa4echo\x90"] {
+        let mut kept = Vec::new();
+        for _ in 0..100 {
+            let mut reset = TcpStream::connect(tcp).unwrap();
+            SockRef::from(&reset)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            reset.write_all(bytes).unwrap();
+            drop(reset);
+            TcpStream::connect(tcp).unwrap().write_all(bytes).unwrap();
+            UnixStream::connect(&path)
+                .unwrap()
+                .write_all(bytes)
+                .unwrap();
+            let mut half = UnixStream::connect(&path).unwrap();
+            half.write_all(bytes).unwrap();
+            half.shutdown(Shutdown::Write).unwrap();
+            kept.push(half);
+        }
+        for half in &mut kept {
+            half.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(half.read(&mut [0]).unwrap(), 0);
+        }
+        await_open(&address, "rpc", 1);
+    }
+    assert_eq!(counter(&address, "rpc", "panics"), 0);
+    daemon.stop();
+}
+
 /// A client that asks and does not read is not read from either, and the memory for it is bounded.
-#[test]
-fn a_client_that_does_not_read_is_paused_and_then_gets_everything() {
-    let daemon = Daemon::start(
+fn a_client_that_does_not_read_is_paused_and_then_gets_everything(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
         "workers = 1\n[limits]\noutbox_bytes = \"64KiB\"\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
     );
     let (address, tcp) = (daemon.address("rpc"), daemon.tcp("rpc"));
@@ -481,9 +529,9 @@ fn a_client_that_does_not_read_is_paused_and_then_gets_everything() {
     daemon.stop();
 }
 
-#[test]
-fn limits_of_time_cost_the_connection() {
-    let daemon = Daemon::start(
+fn limits_of_time_cost_the_connection(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
         "[limits]\nframe_timeout = \"50ms\"\nidle_timeout = \"100ms\"\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
     );
     let tcp = daemon.tcp("rpc");

@@ -1,5 +1,6 @@
 //! The command as people and service managers use it: real processes, real sockets.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 mod harness;
 

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -9,12 +10,18 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{
     Daemon, Manager, PATIENCE, Wire, await_open, counter, free_address, mode, parts, request,
-    ringhold, until,
+    ringhold, until, with_both_engines,
 };
 
-#[test]
-fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end() {
-    let mut daemon = Daemon::start(
+with_both_engines! {
+    ready_means_that_every_listener_answers_and_stopping_comes_before_the_end,
+    at_the_limit_of_connections_the_next_one_waits_for_room,
+    ten_thousand_connections_without_a_byte,
+}
+
+fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
         "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n\
          [sockets.more]\nservice = \"rpc\"\nlisten = [\"[::1]:0\", \"unix:@ringhold-test-PID\"]\n"
             .replace("PID", &std::process::id().to_string())
@@ -35,6 +42,8 @@ fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end() {
     let mut idle = Wire::connect(daemon.tcp("rpc"));
     let mut idle_unix = UnixStream::connect(&path).unwrap();
     idle_unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Besides the one that asks. Before they are accepted, a stop resets them.
+    await_open(&daemon.address("rpc"), "rpc", 3);
     assert!(!daemon.manager.has_received("STOPPING=1"));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(idle.rest(), b"");
@@ -76,6 +85,33 @@ fn the_log_says_where_each_listener_is_with_priorities_for_the_manager() {
         line.starts_with("<4>") && line.contains("socket=rpc"),
         "{line}"
     );
+}
+
+/// The journal reads stderr, too, so nothing is lost if its own socket cannot be reached.
+#[test]
+fn the_journal_is_used_if_stderr_leads_there() {
+    let manager = Manager::new();
+    let config = manager.write(
+        "ringhold.toml",
+        "[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let stderr = std::fs::File::create(manager.path("stderr")).unwrap();
+    let metadata = stderr.metadata().unwrap();
+    let mut command = ringhold();
+    command.args(["serve", "--config", &config]).env(
+        "JOURNAL_STREAM",
+        format!("{}:{}", metadata.dev(), metadata.ino()),
+    );
+    let mut daemon = Daemon::launch_with_stderr(command, manager, stderr.into());
+    daemon.wait_for("READY=1");
+    let manager = daemon.stop().manager;
+    let text = std::fs::read_to_string(manager.path("stderr")).unwrap();
+    if Path::new("/run/systemd/journal/socket").exists() {
+        assert_eq!(text, "");
+    } else {
+        assert!(text.starts_with("<4>cannot reach the journal"), "{text}");
+        assert!(text.contains("\n<6>listening on 127.0.0.1:"), "{text}");
+    }
 }
 
 #[test]
@@ -171,9 +207,9 @@ fn a_second_instance_says_that_the_address_is_in_use() {
     }
 }
 
-#[test]
-fn at_the_limit_of_connections_the_next_one_waits_for_room() {
-    let daemon = Daemon::start(
+fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
         "workers = 1\n[limits]\nconnections = 2\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
     );
     let address = daemon.tcp("rpc");
@@ -213,8 +249,7 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room() {
     assert_eq!(ended.served(), (23, 222));
 }
 
-#[test]
-fn ten_thousand_connections_without_a_byte() {
+fn ten_thousand_connections_without_a_byte(engine: &str) {
     const WANTED: u64 = 10_000;
     // The test's own descriptors; the daemon raises its limit itself.
     let limit = ringhold_core::rlimit::raise().map_or(1024, |raised| raised.after);
@@ -222,7 +257,7 @@ fn ten_thousand_connections_without_a_byte() {
     if count < WANTED {
         eprintln!("only {count} connections: the limit of descriptors is {limit}");
     }
-    let daemon = Daemon::start("[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n");
+    let daemon = Daemon::start_on(engine, "[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n");
     let address = daemon.tcp("rpc");
     let held: Vec<TcpStream> = (0..count)
         .map(|_| TcpStream::connect_timeout(&address, PATIENCE).unwrap())

@@ -11,7 +11,19 @@ use ringhold_client::Address;
 use rmpv::Value;
 
 use crate::activation::passed_on;
-use crate::harness::{Daemon, Manager, PATIENCE, Wire, await_counter, connect, request, until};
+use crate::harness::{
+    Daemon, Manager, PATIENCE, Wire, await_counter, connect, request, until, with_both_engines,
+};
+
+with_both_engines! {
+    sigterm_under_load_answers_what_was_received_whole,
+    sigint_under_load_does_the_same,
+    half_a_request_is_not_answered,
+    a_client_that_reads_late_still_gets_every_reply,
+    a_client_that_never_reads_does_not_hold_up_the_end,
+    what_waits_in_the_backlog_is_served_by_the_next_process,
+    a_stop_before_anything_happened_is_clean,
+}
 
 const CONFIG: &str = "\
 workers = 2
@@ -43,6 +55,26 @@ impl Stream for UnixStream {
     }
 }
 
+/// What the request of this number carries: large enough that a full socket buffer holds thousands of requests, not
+/// hundreds of thousands.
+fn payload(id: u32) -> Value {
+    let mut bytes = vec![id as u8; 300];
+    bytes[..4].copy_from_slice(&id.to_be_bytes());
+    Value::Binary(bytes)
+}
+
+fn numbered(id: u32) -> Vec<u8> {
+    let message = vec![
+        0.into(),
+        id.into(),
+        "echo".into(),
+        Value::Array(vec![payload(id)]),
+    ];
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &Value::Array(message)).unwrap();
+    bytes
+}
+
 /// Pipelines requests for as long as the daemon takes them, and returns how many replies came, which must be those to
 /// the first so many requests, in order, and end with a proper end of the stream.
 fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
@@ -52,16 +84,14 @@ fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
         scope.spawn(move || {
             let mut id = 0;
             loop {
-                let batch: Vec<u8> = (id..id + 50)
-                    .flat_map(|id| request(id, "echo", u64::from(id) << 20))
-                    .collect();
+                let batch: Vec<u8> = (id..id + 50).flat_map(numbered).collect();
                 if writer.write_all(&batch).is_err() {
                     return;
                 }
                 id += 50;
             }
         });
-        let mut count = 0;
+        let mut count = 0_u32;
         loop {
             let mut first = [0];
             // A reset here would be an error, and could have destroyed replies.
@@ -71,21 +101,21 @@ fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
             assert_eq!(first, [0x94]);
             let mut next = || rmpv::decode::read_value(&mut reader).unwrap();
             let reply = [next(), next(), next(), next()];
-            let expected = [1.into(), count.into(), Value::Nil, (count << 20).into()];
+            let expected = [1.into(), count.into(), Value::Nil, payload(count)];
             assert_eq!(reply, expected);
             count += 1;
             total.fetch_add(1, Ordering::Relaxed);
         }
         stream.end();
-        count
+        u64::from(count)
     })
 }
 
 /// Stops the daemon with this signal while connections pipeline, and compares what they received with what it says
 /// it served.
-fn stop_under_load(signal: Signal) {
+fn stop_under_load(engine: &str, signal: Signal) {
     const CONNECTIONS: u64 = 6;
-    let daemon = Daemon::start(CONFIG);
+    let daemon = Daemon::start_on(engine, CONFIG);
     let tcp = daemon.tcp("rpc");
     let path = daemon.manager.path("rpc.sock");
     let total = AtomicU64::new(0);
@@ -106,7 +136,7 @@ fn stop_under_load(signal: Signal) {
             }));
         }
         until("load", || {
-            (total.load(Ordering::Relaxed) > 20_000).then_some(())
+            (total.load(Ordering::Relaxed) > 10_000).then_some(())
         });
         daemon.signal(signal);
         let received: Vec<u64> = threads.into_iter().map(|t| t.join().unwrap()).collect();
@@ -132,24 +162,21 @@ fn stop_under_load(signal: Signal) {
     );
 }
 
-#[test]
-fn sigterm_under_load_answers_what_was_received_whole() {
+fn sigterm_under_load_answers_what_was_received_whole(engine: &str) {
     for _ in 0..3 {
-        stop_under_load(Signal::SIGTERM);
+        stop_under_load(engine, Signal::SIGTERM);
     }
 }
 
-#[test]
-fn sigint_under_load_does_the_same() {
+fn sigint_under_load_does_the_same(engine: &str) {
     for _ in 0..2 {
-        stop_under_load(Signal::SIGINT);
+        stop_under_load(engine, Signal::SIGINT);
     }
 }
 
 /// The part of a frame that was received is not answered, and the rest of the connection's replies are whole.
-#[test]
-fn half_a_request_is_not_answered() {
-    let daemon = Daemon::start(CONFIG);
+fn half_a_request_is_not_answered(engine: &str) {
+    let daemon = Daemon::start_on(engine, CONFIG);
     let mut wire = Wire::connect(daemon.tcp("rpc"));
     wire.send(&[request(0, "echo", 5), request(1, "echo", 6)[..8].to_vec()].concat());
     assert_eq!(wire.reply().unwrap().0, 0);
@@ -159,10 +186,9 @@ fn half_a_request_is_not_answered() {
 }
 
 /// The replies wait in the daemon when it is told to stop.
-#[test]
-fn a_client_that_reads_late_still_gets_every_reply() {
+fn a_client_that_reads_late_still_gets_every_reply(engine: &str) {
     const REQUESTS: u32 = 100;
-    let mut daemon = Daemon::start(CONFIG);
+    let mut daemon = Daemon::start_on(engine, CONFIG);
     let address = daemon.address("rpc");
     let payload = vec![7; 30_000];
     let mut wire = Wire::connect(daemon.tcp("rpc"));
@@ -189,10 +215,9 @@ fn a_client_that_reads_late_still_gets_every_reply() {
 }
 
 /// The service manager waits for the daemon, so a peer may not hold it up for ever.
-#[test]
-fn a_client_that_never_reads_does_not_hold_up_the_end() {
+fn a_client_that_never_reads_does_not_hold_up_the_end(engine: &str) {
     let config = format!("{CONFIG}[handover]\ndrain = \"100ms\"\n");
-    let daemon = Daemon::start(&config);
+    let daemon = Daemon::start_on(engine, &config);
     let address = daemon.address("rpc");
     let mut stream = TcpStream::connect(daemon.tcp("rpc")).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -224,8 +249,7 @@ fn a_client_that_never_reads_does_not_hold_up_the_end() {
 }
 
 /// Connections that nobody has accepted stay with the service manager's socket, for the next process.
-#[test]
-fn what_waits_in_the_backlog_is_served_by_the_next_process() {
+fn what_waits_in_the_backlog_is_served_by_the_next_process(engine: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -233,7 +257,9 @@ fn what_waits_in_the_backlog_is_served_by_the_next_process() {
         let manager = Manager::new();
         let config = manager.write(
             "ringhold.toml",
-            "[sockets.a]\nservice = \"rpc\"\n[sockets.b]\nservice = \"rpc\"\n",
+            &format!(
+                "engine = \"{engine}\"\n[sockets.a]\nservice = \"rpc\"\n[sockets.b]\nservice = \"rpc\"\n"
+            ),
         );
         let passed = [listener.try_clone().unwrap(), other.try_clone().unwrap()];
         let arguments = ["serve", "--inherited-only", "--config", &config];
@@ -259,10 +285,9 @@ fn what_waits_in_the_backlog_is_served_by_the_next_process() {
     assert_eq!(second.stop().served(), (100, 100));
 }
 
-#[test]
-fn a_stop_before_anything_happened_is_clean() {
+fn a_stop_before_anything_happened_is_clean(engine: &str) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let daemon = Daemon::start(CONFIG);
+        let daemon = Daemon::start_on(engine, CONFIG);
         daemon.signal(signal);
         let ended = daemon.ended();
         assert!(ended.status.success(), "{}", ended.log);

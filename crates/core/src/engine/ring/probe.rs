@@ -44,6 +44,7 @@ pub(crate) fn probe() -> Report {
         .unwrap_or_else(|problem| Report {
             features: Vec::new(),
             unavailable: Some(format!("the ring engine is not available: {problem}")),
+            portable_unavailable: None,
         })
 }
 
@@ -51,6 +52,7 @@ fn report() -> Report {
     let mut report = Report {
         features: Vec::new(),
         unavailable: None,
+        portable_unavailable: None,
     };
     if let Err(error) = run(&mut report) {
         report.unavailable = Some(error.to_string());
