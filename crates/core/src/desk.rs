@@ -23,6 +23,8 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handles: Handles,
     pub(crate) open_tickets: OpenTickets,
+    /// How many tickets this worker has opened, modulo 2^32.
+    pub(crate) rounds: u32,
     /// Milliseconds on the worker's clock at the beginning of this turn.
     pub(crate) now: u64,
 }
@@ -36,6 +38,12 @@ pub(crate) struct Name {
 }
 
 impl Desk {
+    /// A number for a new ticket that none of this worker's had in a long time.
+    pub(crate) fn next_round(&mut self) -> u32 {
+        self.rounds = self.rounds.wrapping_add(1);
+        self.rounds
+    }
+
     pub(crate) fn counters(&self) -> &WorkerMetrics {
         self.metrics.worker(self.worker as usize)
     }

@@ -109,7 +109,9 @@ impl Reply<'_> {
     ///
     /// [`Service::abandoned`]: crate::Service::abandoned
     pub fn defer(&mut self, ticket: Ticket) -> Responder {
-        let serial = self.connection.tickets.open(&mut self.desk.pools, ticket);
+        let round = self.desk.next_round();
+        let tickets = &mut self.connection.tickets;
+        let serial = tickets.open(&mut self.desk.pools, round, ticket);
         self.desk.open_tickets.opened();
         Responder {
             to: self.connection.id,

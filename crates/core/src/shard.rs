@@ -144,7 +144,7 @@ impl<L: Link> Shard<L> {
             slot: vacant.key() as u32,
             generation: self.next_generation,
         };
-        self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
+        self.next_generation = self.next_generation.wrapping_add(1);
         vacant.insert(Entry {
             connection: Connection::new(id, name, self.desk.now),
             link,
@@ -452,18 +452,20 @@ impl<L: Link> Shard<L> {
     /// The engine's part of a connection if it is still the one that `generation` means.
     pub(crate) fn link_of(&mut self, slot: u32, generation: u32) -> Option<&mut L> {
         let entry = self.entry(slot)?;
-        (entry.connection.id.generation == generation).then_some(&mut entry.link)
+        (entry.connection.id.generation & GENERATION_MASK == generation).then_some(&mut entry.link)
     }
 
-    /// The generation of the connection in `slot`.
+    /// What of the generation of the connection in `slot` an engine needs to tell its operations apart.
     pub(crate) fn generation(&self, slot: u32) -> Option<u32> {
-        Some(
-            self.connections
-                .get(slot as usize)?
-                .connection
-                .id
-                .generation,
-        )
+        let connection = &self.connections.get(slot as usize)?.connection;
+        Some(connection.id.generation & GENERATION_MASK)
+    }
+
+    /// Whether this connection exists.
+    pub(crate) fn has(&self, id: ConnectionId) -> bool {
+        self.connections
+            .get(id.slot as usize)
+            .is_some_and(|entry| entry.connection.id == id)
     }
 
     /// What a send needs: the outbox, the engine's part, and the pools.
@@ -529,7 +531,7 @@ impl<L: Link> Shard<L> {
     }
 
     fn with_id(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection, &mut Desk)) {
-        if self.generation(id.slot) == Some(id.generation) {
+        if self.has(id) {
             self.with(id.slot, change);
         }
     }
@@ -601,7 +603,7 @@ impl<L: Link> Shard<L> {
     }
 
     fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
-        if self.generation(to.slot) != Some(to.generation) {
+        if !self.has(to) {
             return;
         }
         if let Some(entry) = self.connections.get(to.slot as usize)
@@ -635,7 +637,7 @@ impl<L: Link> Shard<L> {
     }
 
     fn abandon(&mut self, to: ConnectionId, serial: u64, why: Abandoned) {
-        if self.generation(to.slot) != Some(to.generation) {
+        if !self.has(to) {
             return;
         }
         let crew = self.crew.clone();
@@ -744,7 +746,8 @@ fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket, why: Aban
     }
 }
 
-/// How many bits of a generation there are: the ring engine packs it into an operation's identity.
+/// The bits of a generation that an engine can pack into an operation's identity, of which few are in flight at a time.
+/// What others hold on to a connection can outlive very many connections, and is told apart by all 32 bits.
 pub(crate) const GENERATION_MASK: u32 = (1 << 24) - 1;
 
 /// The other end of a new connection.

@@ -23,16 +23,17 @@
 //! assert_eq!(exchange.take_sent(client), b"\x93\x01\x02\x03\xc0");
 //! ```
 
-use std::collections::VecDeque;
+mod drive;
+
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use ringhold_framer::Framer;
 
-use crate::connection::{Desire, Finish, Receive};
+use self::drive::Wire;
+use crate::connection::{Desire, Receive};
 use crate::crew::Crew;
 use crate::desk::{Desk, Name};
 use crate::host::Hosted;
@@ -40,11 +41,11 @@ use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
 use crate::memory::{Memory, Meter};
 use crate::metrics::{Metrics, NameTotals};
-use crate::peer::{ConnectionId, Handles, Link, PeerAddress};
+use crate::peer::{ConnectionId, Handles};
 use crate::placement::Dealer;
 use crate::pool::Pools;
 use crate::service::Service;
-use crate::shard::{Phase, Shard};
+use crate::shard::Shard;
 use crate::worker::Worker;
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
@@ -64,55 +65,6 @@ pub struct Exchange {
 /// A connection of an [`Exchange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(usize);
-
-/// What takes the place of a socket.
-#[derive(Default)]
-struct Wire {
-    /// What the client has sent and the connection has not read yet, in the pieces in which it was sent.
-    incoming: VecDeque<Bytes>,
-    /// The client has ended its side, behind `incoming`.
-    ended: bool,
-    /// The connection was told so.
-    end_seen: bool,
-    /// What the client has been sent.
-    sent: Vec<u8>,
-    /// The client reads only so many more bytes; `None` = all.
-    window: Option<usize>,
-    /// Bytes of a send that was begun and of which the client has read nothing.
-    flight: Option<Vec<u8>>,
-    /// The server has ended its side, with nothing unsent before it.
-    shut: bool,
-    /// The client has reset the connection.
-    reset: bool,
-    /// The client does not end its side because the server has.
-    keeps_open: bool,
-}
-
-impl Wire {
-    fn unread(&self) -> usize {
-        self.incoming.iter().map(Bytes::len).sum()
-    }
-
-    /// Lets the client read of `bytes` what its window allows; returns how many bytes that were.
-    fn read(&mut self, bytes: &[u8]) -> usize {
-        let count = self.window.unwrap_or(usize::MAX).min(bytes.len());
-        if let Some(window) = &mut self.window {
-            *window -= count;
-        }
-        self.sent.extend_from_slice(&bytes[..count]);
-        count
-    }
-}
-
-impl Link for Wire {
-    fn peer_address(&self) -> io::Result<PeerAddress> {
-        Ok(PeerAddress::Unix)
-    }
-
-    fn into_socket(self) -> OwnedFd {
-        unreachable!("an exchange hands nothing over")
-    }
-}
 
 impl Exchange {
     /// With default limits.
@@ -170,6 +122,7 @@ impl Exchange {
                 pushed_max: limits.outbox_bytes,
             },
             open_tickets: crew.open_tickets.clone(),
+            rounds: 0,
             now: 1,
             limits: Arc::new(limits),
         };
@@ -220,8 +173,10 @@ impl Exchange {
         if waits || bytes.is_empty() {
             return false;
         }
+        let slot = self.slot(client);
         let piece = Bytes::copy_from_slice(bytes);
-        self.shard.received(self.slot(client), &piece, Some(&piece));
+        self.return_large(slot);
+        self.shard.received(slot, &piece, Some(&piece));
         self.settle();
         true
     }
@@ -303,8 +258,7 @@ impl Exchange {
 
     /// Whether the connection exists.
     pub fn is_open(&self, client: Client) -> bool {
-        let id = self.ids[client.0];
-        self.shard.generation(id.slot) == Some(id.generation)
+        self.shard.has(self.ids[client.0])
     }
 
     /// Whether the connection would read what the client sends.
@@ -330,15 +284,19 @@ impl Exchange {
     /// The client's end of an open connection.
     fn wire(&mut self, client: Client) -> Option<&mut Wire> {
         let id = self.ids[client.0];
-        self.shard.link_of(id.slot, id.generation)
+        if self.shard.has(id) {
+            self.shard.link(id.slot)
+        } else {
+            None
+        }
     }
 
     /// The client's end of a connection, be it closed.
     fn remains(&mut self, client: Client) -> Option<&mut Wire> {
-        let id = self.ids[client.0];
         if self.is_open(client) {
-            return self.shard.link_of(id.slot, id.generation);
+            return self.wire(client);
         }
+        let id = self.ids[client.0];
         let mut closed = self.ended.iter_mut().rev();
         closed.find(|(ended, _)| *ended == id).map(|(_, wire)| wire)
     }
@@ -355,134 +313,49 @@ impl Exchange {
         self.shard.touch(self.slot(client));
         self.settle();
     }
+}
 
-    /// Turns until nothing more happens by itself.
-    fn settle(&mut self) {
-        self.shard.tick(self.now);
-        loop {
-            while let Some(mail) = self.mailbox.next() {
-                let _ = self.shard.deliver(mail);
-            }
-            self.shard.work();
-            let mut idle = true;
-            while let Some(slot) = self.shard.next_touched() {
-                idle &= !self.update(slot);
-            }
-            if idle && !self.shard.is_busy() {
-                match self.mailbox.next() {
-                    Some(mail) => {
-                        let _ = self.shard.deliver(mail);
-                    }
-                    None => return,
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::peer::Peer;
+    use crate::reply::Reply;
+    use crate::service::{Flow, Refusal};
+
+    struct Silent;
+
+    impl Service for Silent {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
         }
     }
 
-    /// Does what a connection desires, at once. Returns whether anything was to be done.
-    fn update(&mut self, slot: u32) -> bool {
-        let Some(desire) = self.shard.desire(slot) else {
-            return false;
+    #[test]
+    fn memory_that_an_engine_is_about_to_give_back_costs_nobody_else_his_connection() {
+        let limits = Limits {
+            memory: 100_000,
+            ..Limits::default()
         };
-        match desire.finish {
-            Finish::No => {
-                let sent = self.send(slot, desire.send);
-                self.read(slot, desire.receive) || sent
-            }
-            Finish::Shutdown => {
-                self.shard.shut(slot);
-                if let Some(wire) = self.shard.link(slot) {
-                    wire.shut = true;
-                    wire.ended |= !wire.keeps_open;
-                }
-                true
-            }
-            Finish::Close | Finish::Release => {
-                self.close(slot);
-                true
-            }
+        let mut exchange = Exchange::with_limits(Silent, limits);
+        let clients = [exchange.connect(), exchange.connect()];
+        for client in clients {
+            let mut frame = vec![0; 60_000];
+            frame[..5].copy_from_slice(&[0xc6, 0, 0, 0xff, 0xff]);
+            exchange.shard.received(client.0 as u32, &frame, None);
         }
-    }
-
-    /// Moves the send that is under way on, or else begins one if there is something to send.
-    fn send(&mut self, slot: u32, begin: bool) -> bool {
-        let Some((outbox, wire, pools)) = self.shard.sending(slot) else {
-            return false;
-        };
-        let flight = match wire.flight.take() {
-            Some(flight) => flight,
-            None if begin => outbox.begin(pools).flatten().copied().collect(),
-            None => return false,
-        };
-        let count = wire.read(&flight);
-        if count == 0 {
-            wire.flight = Some(flight);
-            return false;
+        // Turns in which the engine waits for what it has in flight on the connection that is cut.
+        for _ in 0..5 {
+            exchange.shard.work();
         }
-        self.shard.sent(slot, count);
-        true
-    }
-
-    /// Gives the connection one piece of what the client has sent, or its end.
-    fn read(&mut self, slot: u32, receive: Receive) -> bool {
-        let Some(wire) = self.shard.link(slot) else {
-            return false;
-        };
-        match receive {
-            Receive::Pause => return false,
-            Receive::Stop => return self.read_last(slot),
-            Receive::Large if !wire.incoming.is_empty() => {
-                if let Some((mut target, room)) = self.shard.take_large(slot) {
-                    if let Some(wire) = self.shard.link(slot)
-                        && let Some(piece) = wire.incoming.front_mut()
-                    {
-                        target.extend_from_slice(&piece.split_to(room.min(piece.len())));
-                        wire.incoming.retain(Buf::has_remaining);
-                    }
-                    self.shard.large_received(slot, target);
-                }
-                return true;
-            }
-            Receive::Stream | Receive::Large => {}
-        }
-        if let Some(piece) = wire.incoming.pop_front() {
-            self.shard.received(slot, &piece, Some(&piece));
-        } else if wire.ended && !wire.end_seen {
-            wire.end_seen = true;
-            self.shard.ended(slot);
-        } else {
-            return false;
-        }
-        true
-    }
-
-    /// Nothing more is received. While stopping, what has arrived by now is taken, as an engine does.
-    fn read_last(&mut self, slot: u32) -> bool {
-        if !matches!(self.shard.phase(), Phase::Draining { .. }) || self.shard.is_quiet(slot) {
-            return false;
-        }
-        while self.shard.takes_input(slot) && self.read(slot, Receive::Stream) {}
-        self.shard.quiet(slot);
-        true
-    }
-
-    fn close(&mut self, slot: u32) {
-        let Some(generation) = self.shard.generation(slot) else {
-            return;
-        };
-        let id = ConnectionId {
-            worker: 0,
-            generation,
-            slot,
-        };
-        if let Some((outbox, wire, _)) = self.shard.sending(slot) {
-            // Closing is how the server ends its side if the client has ended before.
-            wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
-            if wire.flight.take().is_some() {
-                self.shard.sent(slot, 0);
-            }
-        }
-        let wire = self.shard.closed(slot);
-        self.ended.push((id, wire));
+        exchange.settle();
+        assert_eq!(exchange.counters().cut, 1);
+        assert_eq!(exchange.counters().open, 1);
     }
 }

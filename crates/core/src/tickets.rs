@@ -12,19 +12,16 @@ use crate::reply::Ticket;
 #[derive(Default)]
 pub(crate) struct Tickets {
     open: Option<Box<TicketSlab>>,
-    /// Tells a ticket from earlier ones with the same key: the upper half of the serial number.
-    round: u32,
 }
 
 /// The memory behind open tickets; pooled.
 pub(crate) type TicketSlab = Slab<(u32, Ticket)>;
 
 impl Tickets {
-    /// Opens a ticket; its serial number names it within this connection.
-    pub(crate) fn open(&mut self, pools: &mut Pools, ticket: Ticket) -> u64 {
+    /// Opens a ticket; its serial number names it within this connection. `round` becomes the upper half of it, and tells
+    /// the ticket from earlier ones with the same key.
+    pub(crate) fn open(&mut self, pools: &mut Pools, round: u32, ticket: Ticket) -> u64 {
         let open = self.open.get_or_insert_with(|| pools.tickets());
-        let round = self.round;
-        self.round = self.round.wrapping_add(1);
         let key = open.insert((round, ticket));
         u64::from(round) << 32 | key as u64
     }
@@ -82,10 +79,10 @@ mod tests {
     fn a_ticket_closes_once_and_a_reused_key_is_another_ticket() {
         let mut pools = Pools::default();
         let mut tickets = Tickets::default();
-        let first = tickets.open(&mut pools, Ticket(7));
+        let first = tickets.open(&mut pools, 0, Ticket(7));
         assert_eq!(tickets.close(&mut pools, first), Some(Ticket(7)));
         assert_eq!(tickets.close(&mut pools, first), None);
-        let second = tickets.open(&mut pools, Ticket(8));
+        let second = tickets.open(&mut pools, 1, Ticket(8));
         assert_eq!(
             tickets.close(&mut pools, first),
             None,
@@ -101,14 +98,14 @@ mod tests {
         let mut pools = Pools::default();
         let mut tickets = Tickets::default();
         let serials: Vec<u64> = (0..5)
-            .map(|n| tickets.open(&mut pools, Ticket(n)))
+            .map(|n| tickets.open(&mut pools, n as u32, Ticket(n)))
             .collect();
         tickets.close(&mut pools, serials[1]);
         let closed: Vec<u64> = tickets.close_all().map(|ticket| ticket.0).collect();
         assert_eq!(closed, [0, 2, 3, 4]);
         assert!(tickets.is_empty());
         let again: Vec<u64> = (5..10)
-            .map(|n| tickets.open(&mut pools, Ticket(n)))
+            .map(|n| tickets.open(&mut pools, n as u32, Ticket(n)))
             .collect();
         for serial in serials {
             assert_eq!(tickets.close(&mut pools, serial), None);

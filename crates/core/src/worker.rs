@@ -94,6 +94,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> io::Res
             pushed_max: limits.outbox_bytes,
         },
         open_tickets: post.crew.open_tickets.clone(),
+        rounds: 0,
         now: 1,
         limits,
     };

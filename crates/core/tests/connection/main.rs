@@ -16,3 +16,4 @@ mod service;
 mod stop;
 mod tickets;
 mod time;
+mod world;

@@ -157,11 +157,13 @@ fn a_push_that_pauses_in_mid_frame() {
         push(&mut rig, vec![7; 6000]).unwrap();
         assert!(!rig.reads(client));
         assert!(rig.receive_unasked(client, &frame[at..]));
-        assert!(rig.receive_unasked(client, &[0x2a, 0xc1]));
+        assert!(rig.receive_unasked(client, &[0x2a]));
+        // This is read in the turn in which dispatch goes on, before the rest is dispatched.
+        assert!(!rig.receive(client, &[0x2b, 0xc1]));
         assert_eq!(rig.frames(), 0);
         assert!(rig.is_open(client), "0xc1 is not looked at yet");
         rig.set_window(client, None);
-        assert!(rig.take_sent(client) == [&[7; 6000][..], &frame, &[0x2a]].concat());
+        assert!(rig.take_sent(client) == [&[7; 6000][..], &frame, &[0x2a, 0x2b]].concat());
         assert_eq!(rig.counters().bad_input, 1);
         rig.assert_empty(&[client]);
     }
@@ -174,7 +176,11 @@ fn bad_input_behind_a_parked_frame_that_had_to_wait() {
     rig.set_window(client, Some(0));
     rig.receive(client, &[0x93, 1]);
     push(&mut rig, vec![7; 6000]).unwrap();
-    rig.receive_unasked(client, &[2, 0xc1]);
+    rig.receive_unasked(client, &[2, 0xc1, 3, 4, 5]);
+    rig.set_window(client, Some(5000));
+    assert!(rig.is_open(client), "the rest of the push is on its way");
+    assert_eq!(rig.counters().bad_input, 1);
+    assert_eq!(rig.memory_held(), 6000, "the input is not held any more");
     rig.set_window(client, None);
     assert_eq!(rig.take_sent(client), vec![7; 6000]);
     assert_eq!(rig.counters().bad_input, 1);

@@ -1,0 +1,213 @@
+//! What takes the place of an engine: wires instead of sockets, and everything at once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Exchange;
+use crate::connection::{Finish, Receive};
+use crate::peer::{Link, PeerAddress};
+use crate::shard::Phase;
+
+/// What takes the place of a socket.
+#[derive(Default)]
+pub(super) struct Wire {
+    /// What the client has sent and the connection has not read yet, in the pieces in which it was sent.
+    pub(super) incoming: VecDeque<Bytes>,
+    /// The client has ended its side, behind `incoming`.
+    pub(super) ended: bool,
+    /// The connection was told so.
+    pub(super) end_seen: bool,
+    /// What the client has been sent.
+    pub(super) sent: Vec<u8>,
+    /// The client reads only so many more bytes; `None` = all.
+    pub(super) window: Option<usize>,
+    /// Bytes of a send that was begun and of which the client has read nothing.
+    pub(super) flight: Option<Vec<u8>>,
+    /// The buffer of a large frame, and how many bytes may be received into it, while that is under way.
+    pub(super) large: Option<(BytesMut, usize)>,
+    /// The server has ended its side, with nothing unsent before it.
+    pub(super) shut: bool,
+    /// The client has reset the connection.
+    pub(super) reset: bool,
+    /// The client does not end its side because the server has.
+    pub(super) keeps_open: bool,
+}
+
+impl Wire {
+    pub(super) fn unread(&self) -> usize {
+        self.incoming.iter().map(Bytes::len).sum()
+    }
+
+    /// Lets the client read of `bytes` what its window allows; returns how many bytes that were.
+    fn read(&mut self, bytes: &[u8]) -> usize {
+        let count = self.window.unwrap_or(usize::MAX).min(bytes.len());
+        if let Some(window) = &mut self.window {
+            *window -= count;
+        }
+        self.sent.extend_from_slice(&bytes[..count]);
+        count
+    }
+}
+
+impl Link for Wire {
+    fn peer_address(&self) -> io::Result<PeerAddress> {
+        Ok(PeerAddress::Unix)
+    }
+
+    fn into_socket(self) -> OwnedFd {
+        unreachable!("an exchange hands nothing over")
+    }
+}
+
+impl Exchange {
+    /// Turns until nothing more happens by itself.
+    pub(super) fn settle(&mut self) {
+        self.shard.tick(self.now);
+        loop {
+            while let Some(mail) = self.mailbox.next() {
+                let _ = self.shard.deliver(mail);
+            }
+            self.shard.work();
+            let mut idle = true;
+            while let Some(slot) = self.shard.next_touched() {
+                idle &= !self.update(slot);
+            }
+            if idle && !self.shard.is_busy() {
+                match self.mailbox.next() {
+                    Some(mail) => {
+                        let _ = self.shard.deliver(mail);
+                    }
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// Does what a connection desires, at once. Returns whether anything was to be done.
+    fn update(&mut self, slot: u32) -> bool {
+        let Some(desire) = self.shard.desire(slot) else {
+            return false;
+        };
+        match desire.finish {
+            Finish::No => {
+                let sent = self.send(slot, desire.send);
+                // As with an engine, both may happen in one turn.
+                let receive = self.shard.desire(slot).map(|desire| desire.receive);
+                self.read(slot, receive.unwrap_or(Receive::Stop)) || sent
+            }
+            Finish::Shutdown => {
+                self.shard.shut(slot);
+                if let Some(wire) = self.shard.link(slot) {
+                    wire.shut = true;
+                    wire.ended |= !wire.keeps_open;
+                }
+                true
+            }
+            Finish::Close | Finish::Release => {
+                self.close(slot);
+                true
+            }
+        }
+    }
+
+    /// Moves the send that is under way on, or else begins one if there is something to send.
+    fn send(&mut self, slot: u32, begin: bool) -> bool {
+        let Some((outbox, wire, pools)) = self.shard.sending(slot) else {
+            return false;
+        };
+        let flight = match wire.flight.take() {
+            Some(flight) => flight,
+            None if begin => outbox.begin(pools).flatten().copied().collect(),
+            None => return false,
+        };
+        let count = wire.read(&flight);
+        if count == 0 {
+            wire.flight = Some(flight);
+            return false;
+        }
+        self.shard.sent(slot, count);
+        true
+    }
+
+    /// Gives the connection one piece of what the client has sent, or its end.
+    fn read(&mut self, slot: u32, receive: Receive) -> bool {
+        match receive {
+            Receive::Pause => return self.return_large(slot),
+            Receive::Stop => return self.return_large(slot) || self.read_last(slot),
+            Receive::Large => self.take_large(slot),
+            Receive::Stream => {}
+        }
+        let Some(wire) = self.shard.link(slot) else {
+            return false;
+        };
+        if let (Some((target, room)), Some(piece)) = (&mut wire.large, wire.incoming.front_mut()) {
+            target.extend_from_slice(&piece.split_to(piece.len().min(*room)));
+            wire.incoming.retain(Buf::has_remaining);
+            return self.return_large(slot);
+        }
+        if let Some(piece) = wire.incoming.pop_front() {
+            self.shard.received(slot, &piece, Some(&piece));
+        } else if wire.ended && !wire.end_seen {
+            wire.end_seen = true;
+            self.return_large(slot);
+            self.shard.ended(slot);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Begins to receive into the buffer of a large frame.
+    fn take_large(&mut self, slot: u32) {
+        if self
+            .shard
+            .link(slot)
+            .is_some_and(|wire| wire.large.is_none())
+        {
+            let large = self.shard.take_large(slot);
+            if let Some(wire) = self.shard.link(slot) {
+                wire.large = large;
+            }
+        }
+    }
+
+    /// Ends the receive into the buffer of a large frame, if one is under way.
+    pub(super) fn return_large(&mut self, slot: u32) -> bool {
+        let large = self.shard.link(slot).and_then(|wire| wire.large.take());
+        let returned = large.is_some();
+        if let Some((target, _)) = large {
+            self.shard.large_received(slot, target);
+        }
+        returned
+    }
+
+    /// Nothing more is received. While stopping, what has arrived by now is taken, as an engine does.
+    fn read_last(&mut self, slot: u32) -> bool {
+        if !matches!(self.shard.phase(), Phase::Draining { .. }) || self.shard.is_quiet(slot) {
+            return false;
+        }
+        while self.shard.takes_input(slot) && self.read(slot, Receive::Stream) {}
+        self.shard.quiet(slot);
+        true
+    }
+
+    fn close(&mut self, slot: u32) {
+        self.return_large(slot);
+        if let Some((outbox, wire, _)) = self.shard.sending(slot) {
+            // Closing is how the server ends its side if the client has ended before.
+            wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
+            if wire.flight.take().is_some() {
+                self.shard.sent(slot, 0);
+            }
+        }
+        let ids = self.ids.iter().rev();
+        let id = ids
+            .copied()
+            .find(|id| self.shard.has(*id) && id.slot == slot);
+        let wire = self.shard.closed(slot);
+        self.ended.extend(id.map(|id| (id, wire)));
+    }
+}
