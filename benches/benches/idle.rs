@@ -208,7 +208,7 @@ fn round(program: &Path, case: &Case, connections: usize) -> Round {
 /// Makes everything resident that is not the connections' own: code, receive buffers, pools.
 fn warm_up(daemon: &Daemon, watcher: &mut Client) {
     for transport in [Transport::Tcp, Transport::Unix] {
-        let mut streams: Vec<_> = (0..32).map(|_| connect(daemon, transport)).collect();
+        let mut streams: Vec<_> = (0..128).map(|_| connect(daemon, transport)).collect();
         for request_bytes in [64, 16 * 1024] {
             let request = request(request_bytes);
             for _ in 0..10 {
@@ -240,7 +240,7 @@ fn request(bytes: usize) -> Vec<u8> {
     let mut request = b"\x94\x00\x07\xa4echo\x91".to_vec();
     match bytes {
         0 => request.clear(),
-        ..256 => {
+        1..256 => {
             let payload = bytes - request.len() - 2;
             request.extend([0xc4, payload as u8]);
         }

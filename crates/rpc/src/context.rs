@@ -59,7 +59,7 @@ impl Context<'_> {
 
     /// Ends the connection for this reason, which is logged, when the handler has returned and its answer is written.
     pub fn close(&mut self, reason: impl Into<Cow<'static, str>>) {
-        self.session.closing.get_or_insert(reason.into());
+        self.session.close(reason.into());
     }
 }
 

@@ -153,7 +153,7 @@ impl Service for Rpc {
             params,
         };
         self.call(call, session, reply);
-        match session.closing.take() {
+        match session.take_closing() {
             None => Flow::Continue,
             Some(reason) => Flow::Close(reason),
         }

@@ -8,38 +8,57 @@ use std::sync::Arc;
 /// [`Notifier`](crate::Notifier).
 #[derive(Default)]
 pub struct Session {
+    /// Most connections keep nothing, and there may be very many of them.
+    kept: Option<Box<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
     /// Shared with every notifier of the connection, so that the count tells whether there are any.
     subscription: Option<Arc<()>>,
     data: Vec<(TypeId, Box<dyn Any>)>,
     /// Why a handler wants the connection to end.
-    pub(crate) closing: Option<Cow<'static, str>>,
+    closing: Option<Cow<'static, str>>,
 }
 
 impl Session {
     /// Whether a successor can serve the connection without knowing anything about it.
     pub(crate) fn is_stateless(&self) -> bool {
-        let subscribed = self
-            .subscription
-            .as_ref()
-            .is_some_and(|subscription| Arc::strong_count(subscription) > 1);
-        !subscribed && self.data.is_empty()
+        self.kept.as_ref().is_none_or(|kept| {
+            let subscription = kept.subscription.as_ref();
+            let subscribed = subscription.is_some_and(|shared| Arc::strong_count(shared) > 1);
+            !subscribed && kept.data.is_empty()
+        })
     }
 
     pub(crate) fn subscribe(&mut self) -> Arc<()> {
-        self.subscription.get_or_insert_default().clone()
+        let kept = self.kept.get_or_insert_default();
+        kept.subscription.get_or_insert_default().clone()
+    }
+
+    /// Ends the connection after the call that is under way. The first reason counts.
+    pub(crate) fn close(&mut self, reason: Cow<'static, str>) {
+        let kept = self.kept.get_or_insert_default();
+        kept.closing.get_or_insert(reason);
+    }
+
+    /// Why a handler wanted the connection to end.
+    pub(crate) fn take_closing(&mut self) -> Option<Cow<'static, str>> {
+        self.kept.as_mut()?.closing.take()
     }
 
     /// The value of this type, made when it is asked for first.
     pub(crate) fn data<T: Default + 'static>(&mut self) -> &mut T {
+        let data = &mut self.kept.get_or_insert_default().data;
         let wanted = TypeId::of::<T>();
-        let index = match self.data.iter().position(|(id, _)| *id == wanted) {
+        let index = match data.iter().position(|(id, _)| *id == wanted) {
             Some(index) => index,
             None => {
-                self.data.push((wanted, Box::new(T::default())));
-                self.data.len() - 1
+                data.push((wanted, Box::new(T::default())));
+                data.len() - 1
             }
         };
-        match self.data[index].1.downcast_mut() {
+        match data[index].1.downcast_mut() {
             Some(value) => value,
             None => unreachable!("each value is stored under its own type"),
         }
@@ -55,6 +74,14 @@ impl std::fmt::Debug for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_keeps_nothing_is_one_pointer() {
+        assert_eq!(size_of::<Session>(), size_of::<usize>());
+        let mut session = Session::default();
+        assert!(session.take_closing().is_none() && session.is_stateless());
+        assert!(session.kept.is_none());
+    }
 
     #[test]
     fn a_session_is_stateless_until_somebody_may_notify_it_and_again_afterwards() {
