@@ -50,7 +50,7 @@ fn start(engine: Engine, limits: &str) -> (Bed, Arc<Mutex<Vec<Responder>>>) {
 }
 
 pub(crate) fn a_reader_that_never_reads_is_cut(engine: Engine) {
-    let (bed, _) = start(engine, "write_timeout = \"1s\"");
+    let (bed, _) = start(engine, "write_timeout = \"3s\"");
     let mut idle = bed.connect("echo");
     let mut slow = client::connect_narrow(bed.address("echo"));
     let mut never = client::connect_narrow(bed.address("echo"));
