@@ -191,7 +191,12 @@ impl Engine<'_> {
             self.cancel_yielding()?;
             self.replenish()?;
             if self.shard.is_done() && !self.shard.is_busy() {
-                return Ok(());
+                // What the last acceptor passed on, it posted before it ended; there may be such mail by now.
+                match self.mailbox.next() {
+                    Some(mail) => self.deliver(mail)?,
+                    None => return Ok(()),
+                }
+                continue;
             }
             let wait = self.plan_wait()?;
             if wait != Wait::No && !self.spin.is_zero() {
