@@ -6,20 +6,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-// mod accepting;
+mod accepting;
 mod bed;
 mod client;
 mod cuts;
 mod ends;
 mod frames;
 mod leases;
-// mod pushes;
+mod pushes;
 mod sends;
 mod services;
 mod sizes;
 mod slots;
-// mod stopping;
-// mod tickets;
+mod stopping;
+mod tickets;
 mod timeouts;
 
 macro_rules! tests {
@@ -87,5 +87,34 @@ tests! {
     }
     slots {
         no_answer_reaches_another_connection,
+    }
+    accepting {
+        a_thousand_connections_are_dealt_evenly,
+        each_listener_leads_to_its_own_service,
+        above_the_limit_connections_wait_their_turn,
+        a_disabled_socket_turns_its_clients_away,
+        descriptors_may_run_out,
+    }
+    pushes {
+        every_reader_gets_every_message_in_order,
+        readers_may_leave_in_the_middle,
+        a_reader_that_does_not_keep_up_is_closed,
+        many_threads_may_push_at_once,
+        a_panic_costs_one_connection,
+    }
+    tickets {
+        each_question_is_answered_once,
+    }
+    stopping {
+        no_connection_is_lost_in_a_stop,
+        no_connection_is_lost_between_two_workers,
+        whoever_is_connected_sees_an_orderly_end,
+        what_arrived_before_a_stop_is_answered,
+        a_slow_reader_gets_the_rest_of_its_answer,
+        a_reader_that_never_reads_does_not_hold_up_a_stop,
+        a_half_received_frame_does_not_hold_up_a_stop,
+        a_stop_may_meet_a_storm_of_resets,
+        a_stop_waits_for_open_questions,
+        questions_that_stay_open_are_abandoned,
     }
 }

@@ -103,14 +103,30 @@ impl Gate {
         for keeper in &mut keepers {
             keeper.write_all(&[1]).unwrap();
         }
-        self.change(|state| state.waiting == workers, |_| ());
+        self.wait_for(workers);
         let result = crowd();
-        self.change(|_| true, |state| state.open = true);
+        self.open();
         for keeper in &mut keepers {
             client::expect(keeper, &[1]);
         }
         self.change(|state| state.waiting == 0, |state| state.open = false);
         result
+    }
+
+    /// Waits until so many workers stand here.
+    pub(crate) fn wait_for(&self, workers: usize) {
+        self.change(|state| state.waiting == workers, |_| ());
+    }
+
+    /// Lets everybody through from now on.
+    pub(crate) fn open(&self) {
+        self.change(|_| true, |state| state.open = true);
+    }
+
+    /// Stands here until it is open.
+    pub(crate) fn pass(&self) {
+        self.change(|_| true, |state| state.waiting += 1);
+        self.change(|state| state.open, |state| state.waiting -= 1);
     }
 
     /// Waits until the state is as `when` says, then changes it.
@@ -134,9 +150,25 @@ impl Service for Gate {
     }
 
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.change(|_| true, |state| state.waiting += 1);
-        self.change(|state| state.open, |state| state.waiting -= 1);
+        self.pass();
         reply.write(|out| out.extend_from_slice(&frame));
+        Flow::Continue
+    }
+}
+
+/// Answers each frame with the name of its socket.
+pub(crate) struct Name;
+
+impl Service for Name {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let name = reply.socket_name().to_owned();
+        reply.write(|out| out.extend_from_slice(name.as_bytes()));
         Flow::Continue
     }
 }
