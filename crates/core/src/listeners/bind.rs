@@ -47,8 +47,9 @@ pub(super) struct Bound {
 }
 
 /// How long an address that is in use is tried again. The kernel takes down the rings of a killed process after the
-/// process itself has ended, in the background, and until then its listeners still listen: 4 to 12 ms on Linux 6.18.
-const GRACE: Duration = Duration::from_millis(250);
+/// process itself has ended, in the background, and until then its listeners still listen: 4 to 12 ms on Linux 6.18, more
+/// than 250 ms when every CPU is busy.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Why one does not: what happened and what can be done, and what the kernel said.
 pub(super) struct Failure(String, Option<io::Error>);

@@ -530,28 +530,24 @@ fn a_client_that_does_not_read_is_paused_and_then_gets_everything(engine: &str) 
 }
 
 fn limits_of_time_cost_the_connection(engine: &str) {
-    let config = format!(
-        "engine = \"{engine}\"\n[limits]\nframe_timeout = \"50ms\"\nidle_timeout = \"100ms\"\n\
-         [sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n"
-    );
-    // An idle end is of interest to few. The counters cannot be asked for, which could take too long, too.
-    let daemon = Daemon::start_with(&config, |command| {
-        command.args(["--log", "debug"]);
-    });
-    let tcp = daemon.tcp("rpc");
-    let mut slow = Wire::connect(tcp);
-    slow.send(b"\x94\x00");
-    assert_eq!(slow.rest(), b"");
-    let mut idle = Wire::connect(tcp);
-    assert_eq!(idle.rest(), b"");
-    let line = daemon.logged(&["limits.frame_timeout"]);
-    assert!(
-        line.starts_with("<4>") && line.contains("socket=rpc"),
-        "{line}"
-    );
-    let line = daemon.logged(&["limits.idle_timeout"]);
-    assert!(
-        line.starts_with("<7>") && line.contains("socket=rpc"),
-        "{line}"
-    );
+    // An idle end is of interest to few.
+    for (limit, bytes, priority) in [
+        ("frame_timeout", &b"\x94\x00"[..], "<4>"),
+        ("idle_timeout", b"", "<7>"),
+    ] {
+        let config = format!(
+            "engine = \"{engine}\"\n[limits]\n{limit} = \"50ms\"\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n"
+        );
+        let daemon = Daemon::start_with(&config, |command| {
+            command.args(["--log", "debug"]);
+        });
+        let mut wire = Wire::connect(daemon.tcp("rpc"));
+        wire.send(bytes);
+        assert_eq!(wire.rest(), b"");
+        let line = daemon.logged(&[&format!("limits.{limit}")]);
+        assert!(
+            line.starts_with(priority) && line.contains("socket=rpc"),
+            "{line}"
+        );
+    }
 }
