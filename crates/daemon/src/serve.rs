@@ -12,6 +12,12 @@ use crate::{defaults, logging};
 
 /// Serves until it is told to stop.
 pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
+    // First of all: a signal that arrives while this process replaces its predecessor waits for `run`.
+    if let Err(error) = ringhold_core::block_signals() {
+        return Err(Failure::failed(format!(
+            "ringhold: cannot block signals: {error}"
+        )));
+    }
     // Before anything is opened that could get the number of an announced descriptor: even the log.
     let inherited = Inherited::take();
     logging::start(arguments.log);
