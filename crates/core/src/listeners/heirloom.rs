@@ -1,8 +1,10 @@
 //! Listeners that the predecessor had bound itself and passed on.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::Shutdown;
+use rustix::net::sockopt::{ipv6_v6only, set_tcp_nodelay, socket_reuseport};
 
 use super::bind::{Bound, Options, adjust};
 use super::{Address, BoundPath};
@@ -24,33 +26,54 @@ impl Heirloom {
         self.name == name && self.listen == listen.to_string()
     }
 
-    /// Closes it for good.
+    /// Closes it for good. The descriptor has duplicates until the handover is over, so it must also stop listening:
+    /// then the address is free at once, even for another section.
     pub(super) fn discard(self) {
         if let Some(Err(error)) = self.path.map(|path| path.remove()) {
             tracing::warn!(socket = %self.name, "cannot remove the path of the predecessor's socket: {error}");
         }
+        // It fails where nobody listens any more.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Makes it what the configuration says now: backlog, mode, owners, nodelay. `None` if that cannot be done, in which
     /// case it is closed and is to be bound anew.
     pub(super) fn adapt(self, options: &Options) -> Option<Bound> {
-        let address = Address::of(self.socket.as_fd()).ok().flatten()?;
-        let adapted = match &self.path {
-            Some(path) => adjust(path.path(), options).is_ok(),
-            None if address.is_tcp() => set_tcp_nodelay(&self.socket, options.nodelay).is_ok(),
-            None => true,
-        };
-        // Listening again changes the backlog and nothing else (listen(2)).
-        if adapted && rustix::net::listen(&self.socket, options.backlog).is_ok() {
-            Some(Bound {
-                socket: self.socket,
-                address,
-                path: self.path,
-            })
-        } else {
+        let Some(address) = self.adapted(options) else {
             self.discard();
-            None
+            return None;
+        };
+        Some(Bound {
+            socket: self.socket,
+            address,
+            path: self.path,
+        })
+    }
+
+    fn adapted(&self, options: &Options) -> Option<Address> {
+        let address = Address::of(self.socket.as_fd()).ok().flatten()?;
+        match (&self.path, &address) {
+            (Some(path), _) => adjust(path.path(), options).ok()?,
+            (None, Address::Tcp(address)) => {
+                if !self.is_bound_like(address.is_ipv6(), options).ok()? {
+                    return None;
+                }
+                set_tcp_nodelay(&self.socket, options.nodelay).ok()?;
+            }
+            (None, _) => {}
         }
+        // Listening again changes the backlog and nothing else (listen(2)).
+        rustix::net::listen(&self.socket, options.backlog).ok()?;
+        Some(address)
+    }
+
+    /// Whether the options that cannot be changed on a bound socket are those of the configuration.
+    fn is_bound_like(&self, is_ipv6: bool, options: &Options) -> io::Result<bool> {
+        if socket_reuseport(&self.socket)? != options.reuse_port {
+            return Ok(false);
+        }
+        let only = options.ipv6_only.filter(|_| is_ipv6);
+        Ok(only.is_none_or(|only| ipv6_v6only(&self.socket).is_ok_and(|is| is == only)))
     }
 }
 
@@ -69,6 +92,7 @@ impl BoundPath {
             path: path.into(),
             device,
             inode,
+            taken_over: true,
         }
     }
 }

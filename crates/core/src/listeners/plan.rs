@@ -9,7 +9,7 @@ use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
 use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
-use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
+use crate::inherit::{Inherited, NamedDescriptor};
 use crate::placement;
 
 /// What each socket section will use. Nothing is bound yet; what was inherited has been checked.
@@ -97,37 +97,6 @@ pub fn plan(
     Ok(plan)
 }
 
-/// Whether [`plan`] would find problems in the names if listeners with these descriptor names were inherited: for a
-/// process that asks on behalf of another, which holds the descriptors.
-///
-/// # Errors
-/// Every problem that was found.
-pub fn rehearse(
-    config: &Config,
-    inherited: &[&str],
-    inherited_only: bool,
-    services: &[&str],
-    workers: usize,
-) -> Result<(), StartError> {
-    let listeners: Vec<(&str, Option<RawFd>)> = inherited
-        .iter()
-        .filter(|name| !name.starts_with(RESERVED_PREFIX))
-        .map(|name| (*name, None))
-        .collect();
-    let mut problems = name_problems(config, &listeners, inherited_only, services, workers);
-    for (name, socket) in &config.sockets {
-        let binds = socket.enable && !inherited.contains(&socket.descriptor_name(name));
-        if binds && let Err(problem) = names::owners(name, socket) {
-            problems.push(problem);
-        }
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(StartError::new(problems))
-    }
-}
-
 impl Plan {
     /// Takes out the descriptors whose names begin with `ringhold.`.
     pub fn take_reserved(&mut self) -> Vec<NamedDescriptor> {
@@ -168,7 +137,7 @@ impl Plan {
                 Err(problem) => {
                     for listener in &listeners {
                         // The problem that stopped us is the one to report.
-                        let _ = listener.unlink();
+                        let _ = listener.unlink_new();
                     }
                     return Err(problem.into());
                 }
