@@ -222,6 +222,7 @@ impl Connection {
                 counters.bad_input.add(1)
             }
             Close::Failed(_) => counters.failed.add(1),
+            Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),
             Close::Overflow | Close::Memory => counters.cut.add(1),
             Close::Idle | Close::FrameTimeout | Close::WriteTimeout => counters.timed_out.add(1),

@@ -50,14 +50,14 @@ impl Server {
                 running.join()?;
             }
             End::Store => {
-                running.stop_to_hand_over();
+                stop_to_hand_over(&running);
                 control.wait_for_end(&running)?;
                 let released = running.release();
                 let failed = daemon.leave(released)?;
                 failed.map_or(Ok(()), Err)?;
             }
             End::Replace => {
-                running.stop_to_hand_over();
+                stop_to_hand_over(&running);
                 control.wait_for_end(&running)?;
                 return Err(daemon.replace(running.release(), has_store)?.into());
             }
@@ -250,6 +250,17 @@ fn has_store() -> bool {
             );
             false
         }
+    }
+}
+
+/// Tells the workers to make ready for a successor, and says what they have to wait for.
+fn stop_to_hand_over(running: &Running) {
+    running.stop_to_hand_over();
+    let open = running.open_tickets();
+    if open > 0 {
+        tracing::info!(
+            "waiting for deferred replies ({open} are open), for at most handover.drain"
+        );
     }
 }
 

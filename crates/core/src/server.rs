@@ -416,6 +416,11 @@ impl Running {
         }
     }
 
+    /// Deferred replies that are still owed.
+    pub(crate) fn open_tickets(&self) -> usize {
+        self.crew.open_tickets.count()
+    }
+
     /// Which workers have ended.
     pub(crate) fn have_ended(&self) -> Vec<bool> {
         let results = &self.ends.results;

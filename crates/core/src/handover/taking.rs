@@ -11,7 +11,7 @@ use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::Parcel;
 use super::store::{self, PROBE};
-use super::vault::{self, ConnectionRecord, ListenerRecord};
+use super::vault::{self, ConnectionRecord, ListenerRecord, VaultError};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
 
@@ -41,11 +41,15 @@ impl Inheritance {
         };
         let find = |name: &str| reserved.iter().find(|descriptor| descriptor.name == name);
         match (find(STATE), find(OUTLET)) {
-            (Some(state), Some(outlet)) => inheritance.unpack(&state.fd, &outlet.fd),
+            (state, Some(outlet)) => {
+                inheritance.unpack(state.map(|state| &state.fd), &outlet.fd);
+            }
+            (Some(_), None) => {
+                tracing::error!(
+                    "the predecessor left no connections, only what is to be known of them"
+                );
+            }
             (None, None) => {}
-            _ => tracing::error!(
-                "the predecessor's handover is incomplete: its connections are closed"
-            ),
         }
         for descriptor in &reserved {
             if ![STATE, OUTLET, INLET, PROBE].contains(&descriptor.name.as_str()) {
@@ -99,7 +103,7 @@ impl Inheritance {
         }
     }
 
-    fn unpack(&mut self, state: &OwnedFd, outlet: &OwnedFd) {
+    fn unpack(&mut self, state: Option<&OwnedFd>, outlet: &OwnedFd) {
         let contents = match carton::look(outlet) {
             Ok(contents) => contents,
             Err(error) => {
@@ -114,11 +118,11 @@ impl Inheritance {
             );
             self.lost += contents.lost;
         }
-        let estate = match vault::read(state) {
+        let estate = match state.map_or(Err(VaultError::Missing), vault::read) {
             Ok(estate) => estate,
             Err(error) => {
                 tracing::error!(
-                    "{error}: {} connections are closed",
+                    "{error}: {} descriptors are closed",
                     contents.descriptors.len()
                 );
                 self.lost += contents.descriptors.len();

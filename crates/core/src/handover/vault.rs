@@ -71,6 +71,8 @@ pub(crate) struct ConnectionRecord {
 /// Why an estate cannot be read.
 #[derive(Debug)]
 pub(crate) enum VaultError {
+    /// There is none.
+    Missing,
     /// It is not such a file.
     NotOurs,
     /// It was written by a version that writes another format.
@@ -86,6 +88,7 @@ pub(crate) enum VaultError {
 impl fmt::Display for VaultError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            VaultError::Missing => f.write_str("there is no stored state"),
             VaultError::NotOurs => f.write_str("the stored state is not ringhold's"),
             VaultError::Version(found) => write!(
                 f,

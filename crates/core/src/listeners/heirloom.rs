@@ -22,8 +22,11 @@ pub(crate) struct Heirloom {
 }
 
 impl Heirloom {
-    pub(super) fn is_for(&self, name: &str, listen: &ListenAddress) -> bool {
-        self.name == name && self.listen == listen.to_string()
+    /// Whether it was bound for this address of this section, with the options that cannot be changed afterwards.
+    pub(super) fn is_for(&self, name: &str, listen: &ListenAddress, options: &Options) -> bool {
+        self.name == name
+            && self.listen == listen.to_string()
+            && self.is_bound_like(listen, options).unwrap_or(false)
     }
 
     /// Closes it for good. The descriptor has duplicates until the handover is over, so it must also stop listening:
@@ -54,12 +57,7 @@ impl Heirloom {
         let address = Address::of(self.socket.as_fd()).ok().flatten()?;
         match (&self.path, &address) {
             (Some(path), _) => adjust(path.path(), options).ok()?,
-            (None, Address::Tcp(address)) => {
-                if !self.is_bound_like(address.is_ipv6(), options).ok()? {
-                    return None;
-                }
-                set_tcp_nodelay(&self.socket, options.nodelay).ok()?;
-            }
+            (None, Address::Tcp(_)) => set_tcp_nodelay(&self.socket, options.nodelay).ok()?,
             (None, _) => {}
         }
         // Listening again changes the backlog and nothing else (listen(2)).
@@ -67,13 +65,17 @@ impl Heirloom {
         Some(address)
     }
 
-    /// Whether the options that cannot be changed on a bound socket are those of the configuration.
-    fn is_bound_like(&self, is_ipv6: bool, options: &Options) -> io::Result<bool> {
+    fn is_bound_like(&self, listen: &ListenAddress, options: &Options) -> io::Result<bool> {
+        let ListenAddress::Tcp(address) = listen else {
+            return Ok(true);
+        };
         if socket_reuseport(&self.socket)? != options.reuse_port {
             return Ok(false);
         }
-        let only = options.ipv6_only.filter(|_| is_ipv6);
-        Ok(only.is_none_or(|only| ipv6_v6only(&self.socket).is_ok_and(|is| is == only)))
+        Ok(match options.ipv6_only {
+            Some(only) if address.is_ipv6() => ipv6_v6only(&self.socket)? == only,
+            _ => true,
+        })
     }
 }
 

@@ -131,7 +131,7 @@ impl Plan {
             .partition(|heirloom| self.wants(heirloom));
         unwanted.into_iter().for_each(Heirloom::discard);
         let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
-        for entry in self.entries {
+        for entry in self.with_extras(&heirlooms) {
             match entry.open(&listeners, &mut heirlooms) {
                 Ok(listener) => listeners.push(listener),
                 Err(problem) => {
@@ -148,10 +148,25 @@ impl Plan {
     }
 
     fn wants(&self, heirloom: &Heirloom) -> bool {
-        self.entries.iter().any(|entry| match &entry.socket {
-            Planned::Bind { listen, .. } => heirloom.is_for(&entry.name, listen),
-            Planned::Inherited { .. } => false,
-        })
+        self.entries.iter().any(|entry| entry.takes(heirloom))
+    }
+
+    /// The entries, and one more for each heirloom beyond those that are planned: the listeners of workers that there are
+    /// no more (SO_REUSEPORT). Clients may be waiting in their queues, so that they are dealt to the others rather than
+    /// closed.
+    fn with_extras(self, heirlooms: &[Heirloom]) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(self.entries.len());
+        let mut planned = self.entries.into_iter().peekable();
+        while let Some(entry) = planned.next() {
+            let is_last = planned.peek().is_none_or(|next| !next.is_copy_of(&entry));
+            let copies = entry.repetition() + 1;
+            let count = heirlooms.iter().filter(|one| entry.takes(one)).count();
+            let extras = (copies..count).filter(|_| is_last);
+            let extras: Vec<Entry> = extras.filter_map(|index| entry.extra(index)).collect();
+            entries.push(entry);
+            entries.extend(extras);
+        }
+        entries
     }
 
     fn add(
@@ -198,6 +213,55 @@ impl Plan {
 }
 
 impl Entry {
+    /// Whether it can use what the predecessor had bound.
+    fn takes(&self, heirloom: &Heirloom) -> bool {
+        match &self.socket {
+            Planned::Bind {
+                listen, options, ..
+            } => heirloom.is_for(&self.name, listen, options),
+            Planned::Inherited { .. } => false,
+        }
+    }
+
+    /// How many entries before it listen on the same address.
+    fn repetition(&self) -> usize {
+        match self.socket {
+            Planned::Bind { repetition, .. } => repetition,
+            Planned::Inherited { .. } => 0,
+        }
+    }
+
+    /// Whether it listens on the address of the entry before it.
+    fn is_copy_of(&self, before: &Entry) -> bool {
+        self.group == before.group && self.repetition() == before.repetition() + 1
+    }
+
+    /// One more listener on its address, as the predecessor had `index` others.
+    fn extra(&self, index: usize) -> Option<Entry> {
+        let Planned::Bind {
+            listen,
+            place,
+            options,
+            ..
+        } = &self.socket
+        else {
+            return None;
+        };
+        Some(Entry {
+            name: Arc::clone(&self.name),
+            service: self.service.clone(),
+            owner: placement::owner(&self.partition, index)?,
+            partition: self.partition.clone(),
+            socket: Planned::Bind {
+                listen: listen.clone(),
+                place: *place,
+                options: Arc::clone(options),
+                repetition: index,
+            },
+            ..*self
+        })
+    }
+
     /// Makes the listener. `before` are those that are open already, `heirlooms` what the predecessor had bound.
     fn open(
         self,
@@ -228,7 +292,7 @@ impl Entry {
                 };
                 let inherited = heirlooms
                     .iter()
-                    .position(|heirloom| heirloom.is_for(&self.name, &listen))
+                    .position(|heirloom| heirloom.is_for(&self.name, &listen, &options))
                     .and_then(|index| heirlooms.remove(index).adapt(&options));
                 let bound = match inherited {
                     Some(bound) => bound,

@@ -19,6 +19,7 @@ use ringhold_core::{
 };
 use ringhold_rpc::{Responder, Router, Rpc};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_bytes::ByteBuf;
 
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
@@ -102,10 +103,10 @@ fn router() -> Router {
             }
             Ok(count)
         })
-        .deferred("slow", |milliseconds: u64, responder| {
+        .deferred("later", |value: ByteBuf, responder| {
             std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(milliseconds));
-                responder.ok(&milliseconds);
+                std::thread::sleep(Duration::from_millis(5));
+                responder.ok(&value);
             });
         })
         .raw("big", |call, answer| {

@@ -17,7 +17,7 @@ pub(crate) struct Load {
 impl Load {
     /// Persistent connections with a few requests under way each, and others that come and go.
     pub(crate) fn start(address: &Address, connections: usize, short_lived: usize) -> Self {
-        let plan = LoadPlan {
+        Self::with(LoadPlan {
             connections,
             short_lived,
             requests_per_connection: 3,
@@ -26,10 +26,17 @@ impl Load {
             // Enough that every connection has something under way most of the time, and something is left of the
             // machine for the service.
             rate: Some(6000.0),
+            ..LoadPlan::new(address.clone())
+        })
+    }
+
+    /// Any load; when it ends is its caller's matter.
+    pub(crate) fn with(plan: LoadPlan) -> Self {
+        let plan = LoadPlan {
             duration: Duration::from_secs(300),
             drain: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(20),
-            ..LoadPlan::new(address.clone())
+            ..plan
         };
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();

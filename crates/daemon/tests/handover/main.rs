@@ -5,4 +5,12 @@ mod load;
 mod manager;
 mod wire;
 
+mod bursts;
+mod changes;
+mod crash;
+mod deferred;
 mod load_through;
+mod program;
+mod sessions;
+mod storeless;
+mod under_way;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -236,7 +236,7 @@ impl Manager {
         let reader = std::thread::spawn(move || {
             for line in stderr.lines() {
                 let line = line.unwrap_or_else(|error| format!("<unreadable: {error}>"));
-                let mut state = shared.state.lock().unwrap();
+                let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.log.push_str(&line);
                 state.log.push('\n');
                 drop(state);
@@ -304,13 +304,20 @@ impl Manager {
         self.service.as_ref().unwrap().child.id() as i32
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
-        let service = self.service.as_mut().unwrap();
-        service.child.try_wait().unwrap().is_none()
-    }
-
     /// Waits until the service has ended by itself.
     pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.ended_while(|| {})
+    }
+
+    /// As [`Manager::ended`]; calls `before_reaping` before the number of the process can be used again.
+    pub(crate) fn ended_while(&mut self, before_reaping: impl FnOnce()) -> ExitStatus {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let pid = Pid::from_raw(self.pid()).unwrap();
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        until("the end of the service", || {
+            waitid(WaitId::Pid(pid), options).unwrap()
+        });
+        before_reaping();
         let mut service = self.service.take().unwrap();
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -344,6 +351,12 @@ impl Manager {
         });
     }
 
+    /// Waits until the store is empty: what was handed over is taken out before the service is ready, and what it finds
+    /// out about the store with, soon after.
+    pub(crate) fn wait_until_nothing_is_stored(&mut self) {
+        self.wait_until("empty store", |state| state.store.is_empty());
+    }
+
     /// How many notifications after `mark` have this line.
     pub(crate) fn count(&self, mark: usize, line: &str) -> usize {
         let state = self.state();
@@ -375,7 +388,11 @@ impl Manager {
                 Some(service) => service.child.try_wait().unwrap(),
                 None => None,
             };
-            let state = self.shared.state.lock().unwrap();
+            let state = self
+                .shared
+                .state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if done(&state) {
                 return;
             }
@@ -436,7 +453,7 @@ fn receive_all(socket: &UnixDatagram, shared: &Shared) {
             }
         }
         let text = String::from_utf8_lossy(&buffer[..received.bytes]).into_owned();
-        let mut state = shared.state.lock().unwrap();
+        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.over {
             return;
         }

@@ -82,11 +82,27 @@ impl Wire {
         }
     }
 
+    /// The next so many bytes.
+    pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.received.len() < count {
+            let mut buffer = [0; 64 * 1024];
+            let length = self.socket.read(&mut buffer).unwrap();
+            assert!(length > 0, "the connection ended too early");
+            self.received.extend_from_slice(&buffer[..length]);
+        }
+        self.received.drain(..count).collect()
+    }
+
     /// Everything up to the end of the stream, which must come without an error.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut rest = std::mem::take(&mut self.received);
         self.socket.read_to_end(&mut rest).unwrap();
         rest
+    }
+
+    /// Whether the connection has ended, in whatever way.
+    pub(crate) fn is_over(&mut self) -> bool {
+        !matches!(self.socket.read(&mut [0]), Ok(1..))
     }
 
     /// Calls `echo` and checks the answer.
