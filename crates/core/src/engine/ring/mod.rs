@@ -208,7 +208,12 @@ impl Engine<'_> {
             self.cancel_yielding()?;
             self.replenish()?;
             if self.shard.is_done() && !self.shard.is_busy() {
-                return Ok(());
+                // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
+                let Some(mail) = self.mailbox.next() else {
+                    return Ok(());
+                };
+                self.deliver(mail)?;
+                continue;
             }
             let wait = self.plan_wait()?;
             if wait != Wait::No && !self.spin.is_zero() {
