@@ -29,6 +29,8 @@ pub enum Close {
     Service(Cow<'static, str>),
     /// The service asked for the end because a deferred reply will not come, with its reason.
     Abandoned(Cow<'static, str>),
+    /// The service could not go on with the session that the predecessor handed over.
+    Unrestored(Cow<'static, str>),
     /// The service panicked while it handled this connection.
     Panicked,
     /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows.
@@ -86,6 +88,9 @@ impl fmt::Display for Close {
             Close::Refused(reason) => write!(f, "the service refused the connection: {reason}"),
             Close::Service(reason) | Close::Abandoned(reason) => {
                 write!(f, "the service ended the connection: {reason}")
+            }
+            Close::Unrestored(reason) => {
+                write!(f, "its session cannot be restored: {reason}")
             }
             Close::Panicked => f.write_str("the service panicked"),
             Close::Overflow => {

@@ -173,7 +173,7 @@ impl Connection {
             Life::Ended => true,
             Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => {
                 if !why.flushes() {
-                    self.give_up(why);
+                    self.give_up();
                 }
                 return;
             }
@@ -189,14 +189,29 @@ impl Connection {
         };
     }
 
-    /// The socket is of no use any more: what is queued is not written. Keeps the first reason.
-    fn give_up(&mut self, why: Close) {
+    /// What is queued on a connection that is being closed is not written any more. It keeps its reason.
+    pub(crate) fn give_up(&mut self) {
         self.life = match std::mem::replace(&mut self.life, Life::Open) {
             Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => {
                 Life::Over { why }
             }
-            Life::Open | Life::Ended => Life::Over { why },
+            open @ (Life::Open | Life::Ended) => {
+                debug_assert!(false, "it is not being closed");
+                open
+            }
         };
+    }
+
+    /// Whether it is being closed because the peer has ended its side and nothing is left but to write what it asked
+    /// for.
+    pub(crate) fn owes_only_output(&self) -> bool {
+        matches!(
+            self.life,
+            Life::Closing {
+                why: Close::Finished | Close::Truncated,
+                ended: true
+            }
+        ) && !self.outbox.is_empty()
     }
 
     fn count(&self, why: &Close, desk: &Desk) {
@@ -207,6 +222,7 @@ impl Connection {
                 counters.bad_input.add(1)
             }
             Close::Failed(_) => counters.failed.add(1),
+            Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),
             Close::Overflow | Close::Memory => counters.cut.add(1),
             Close::Idle | Close::FrameTimeout | Close::WriteTimeout => counters.timed_out.add(1),

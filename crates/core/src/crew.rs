@@ -1,7 +1,7 @@
 //! What the workers of one server share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::desk::Name;
 use crate::mailbox::{Mail, Post};
@@ -22,6 +22,8 @@ pub(crate) struct Crew {
     /// Listeners that may still accept. While stopping, no worker ends before this is zero, since any of them could
     /// be dealt a connection.
     acceptors: AtomicUsize,
+    /// A worker reads no more, because a handover has nothing to wait for any more.
+    parts: AtomicBool,
 }
 
 impl Crew {
@@ -41,6 +43,7 @@ impl Crew {
             metrics,
             open_tickets: OpenTickets::default(),
             acceptors: AtomicUsize::new(acceptors),
+            parts: AtomicBool::new(false),
         })
     }
 
@@ -63,6 +66,17 @@ impl Crew {
 
     pub(crate) fn acceptors(&self) -> usize {
         self.acceptors.load(Ordering::Acquire)
+    }
+
+    /// The waiting before a handover is over, for all workers.
+    pub(crate) fn part(&self) {
+        if !self.parts.swap(true, Ordering::AcqRel) {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn is_parting(&self) -> bool {
+        self.parts.load(Ordering::Acquire)
     }
 
     /// A deferred reply was given, or will not be.

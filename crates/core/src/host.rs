@@ -260,12 +260,9 @@ impl<S: Service> Host for Hosted<S> {
             Some(Ok(session)) => {
                 reply.connection.session = Some(self.sessions.insert(session) as u32)
             }
-            Some(Err(error)) => {
-                let why = format!("its session cannot be restored: {error}");
-                reply
-                    .connection
-                    .close(Close::Service(why.into()), reply.desk);
-            }
+            Some(Err(error)) => reply
+                .connection
+                .close(Close::Unrestored(error.0), reply.desk),
             None => {}
         }
     }

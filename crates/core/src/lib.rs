@@ -48,6 +48,7 @@ pub mod testing;
 
 mod close;
 mod connection;
+mod control;
 mod crew;
 mod desk;
 mod engine;

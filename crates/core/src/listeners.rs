@@ -18,13 +18,16 @@ mod heirloom;
 mod matching;
 mod names;
 mod plan;
+mod rehearsal;
 mod rows;
 
 pub use address::Address;
 pub use check::is_listening;
 pub use error::{StartError, StartProblem};
 pub(crate) use heirloom::Heirloom;
-pub use plan::{Plan, plan, rehearse};
+pub use plan::{Plan, plan};
+pub use rehearsal::rehearse;
+pub(crate) use rehearsal::{Held, rehearse_binding};
 pub use rows::{Row, Source, Table};
 
 /// A listening socket: what it is called, who answers, and which workers take its connections.
@@ -80,6 +83,13 @@ impl Listener {
     pub fn unlink(&self) -> io::Result<bool> {
         self.path.as_ref().map_or(Ok(false), BoundPath::remove)
     }
+
+    /// As [`Listener::unlink`], unless the predecessor made the path: a process that could not start leaves it to the
+    /// next one.
+    pub(crate) fn unlink_new(&self) -> io::Result<bool> {
+        let new = self.path.as_ref().filter(|path| !path.taken_over);
+        new.map_or(Ok(false), BoundPath::remove)
+    }
 }
 
 /// A path in the file system that a bound unix socket made, and the inode that it had then.
@@ -88,6 +98,8 @@ pub struct BoundPath {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// A predecessor made it.
+    taken_over: bool,
 }
 
 /// The workers of each name, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`] takes.

@@ -92,6 +92,8 @@ counters! {
         handed_over,
         /// Connections taken over from a predecessor.
         restored,
+        /// Those of them that the service could not go on with.
+        unrestored,
         /// Times that dispatch was paused because the peer did not read its replies.
         pauses,
     }

@@ -1,33 +1,93 @@
 //! Telling the service manager: sd_notify(3). Without `NOTIFY_SOCKET` all of it does nothing.
 
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg_addr, socket_with,
+};
 use sd_notify::NotifyState;
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+/// Where the service manager listens.
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Whether there is a service manager that wants to be told.
+pub(crate) fn is_wanted() -> bool {
+    std::env::var_os(SOCKET).is_some()
+}
+
+/// Sends one notification, with at most one descriptor.
+///
+/// # Errors
+///
+/// Those of sendmsg(2). That it was sent does not mean that it has been read.
+pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let Some(place) = std::env::var_os(SOCKET) else {
+        return Ok(());
+    };
+    // A name that begins with "@" is in the abstract namespace (sd_notify(3)).
+    let address = match place.as_bytes() {
+        [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+        path => SocketAddrUnix::new(path)?,
+    };
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        let fits = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        debug_assert!(fits, "the space is for one");
+    }
+    let parts = [IoSlice::new(text.as_bytes())];
+    loop {
+        match sendmsg_addr(
+            &socket,
+            &address,
+            &parts,
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        ) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn notify(text: &str) {
+    if let Err(error) = send(text, None) {
         tracing::warn!("cannot notify the service manager: {error}");
     }
 }
 
 pub(crate) fn ready() {
-    notify(&[NotifyState::Ready]);
+    notify("READY=1");
 }
 
 /// A reload begins. systemd wants to know when, to tell it from an earlier one (sd_notify(3), RELOADING=1).
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&format!("RELOADING=1\n{now}")),
         Err(error) => tracing::warn!("cannot notify the service manager: {error}"),
     }
 }
 
 pub(crate) fn stopping() {
-    notify(&[NotifyState::Stopping]);
+    notify("STOPPING=1");
 }
 
 pub(crate) fn status(line: &str) {
-    notify(&[NotifyState::Status(line)]);
+    notify(&format!("STATUS={line}"));
 }
 
 pub(crate) fn watchdog() {
-    notify(&[NotifyState::Watchdog]);
+    notify("WATCHDOG=1");
 }

@@ -12,13 +12,13 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::Name;
-use crate::engine::{Acceptor, EngineKind, choose};
+use crate::engine::{Acceptor, Chosen, EngineKind, choose};
 use crate::handover::parcel::Parcel;
 use crate::handover::store;
 use crate::handover::taking::Inheritance;
 use crate::host::Hosted;
 use crate::inherit::{InheritError, Inherited, NamedDescriptor};
-use crate::listeners::{self, Listener, Plan, StartError};
+use crate::listeners::{self, Held, Listener, Plan, StartError};
 use crate::mailbox::{Mail, Post, mailbox};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -93,8 +93,9 @@ impl Server {
         Ok(self.plan()?.0.table())
     }
 
-    /// Whether there would be problems with the names if listeners with these descriptor names were inherited.
-    pub(crate) fn rehearse(&self, names: &[&str]) -> Result<(), ServerError> {
+    /// Whether there would be problems if listeners with these descriptor names were inherited, and `held` were passed on
+    /// by a process that has bound them.
+    pub(crate) fn rehearse(&self, inherited: &[String], held: &[Held]) -> Result<(), ServerError> {
         let services: Vec<&str> = self
             .services
             .iter()
@@ -102,13 +103,10 @@ impl Server {
             .collect();
         let available = crate::cpus::available().unwrap_or_default();
         let workers = crate::cpus::assign(self.config.workers, &available).len();
-        Ok(listeners::rehearse(
-            &self.config,
-            names,
-            self.inherited_only,
-            &services,
-            workers,
-        )?)
+        let inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
+        let only = self.inherited_only;
+        listeners::rehearse(&self.config, &inherited, only, &services, workers)?;
+        Ok(listeners::rehearse_binding(&self.config, &inherited, held)?)
     }
 
     /// Starts the workers and returns when every listener is armed.
@@ -132,29 +130,47 @@ impl Server {
         let (mut plan, cpus) = self.plan()?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         drop_strays(plan.take_strays());
-        let mut inheritance = Inheritance::look(plan.take_reserved());
+        let inheritance = Inheritance::look(plan.take_reserved());
+        self.start_from(plan, chosen, cpus, inheritance)
+    }
+
+    /// Starts with what the predecessor left. On failure that is as it was: a successor of this process finds the same.
+    fn start_from(
+        self,
+        plan: Plan,
+        chosen: Chosen,
+        cpus: Vec<Option<usize>>,
+        mut inheritance: Inheritance,
+    ) -> Result<Running, ServerError> {
         let heirlooms = std::mem::take(&mut inheritance.listeners);
-        let listeners: Vec<Arc<Listener>> = plan
-            .open_with(heirlooms)?
-            .into_iter()
-            .map(Arc::new)
-            .collect();
+        let listeners: Vec<Arc<Listener>> = match plan.open_with(heirlooms) {
+            Ok(listeners) => listeners.into_iter().map(Arc::new).collect(),
+            Err(error) => {
+                inheritance.put_back();
+                return Err(error.into());
+            }
+        };
         if chosen.is_second_best() {
             tracing::warn!("{chosen}");
         } else {
             tracing::info!("{chosen}");
         }
         let orphans = orphans(&listeners, &inheritance.parcels);
-        match Running::launch(self, chosen.engine, cpus, listeners.clone(), &orphans) {
-            Ok(running) => {
-                running.take_over(inheritance)?;
+        let engine = chosen.engine;
+        let holds = inheritance.is_some();
+        let started = Running::launch(self, engine, cpus, listeners.clone(), &orphans, holds)
+            .and_then(|running| {
+                running.take_over(&mut inheritance)?;
                 Ok(running)
-            }
-            Err(error) => {
-                unlink(&listeners);
-                Err(error)
+            });
+        if started.is_err() {
+            inheritance.put_back();
+            for listener in &listeners {
+                // The error that stopped us is the one to report.
+                let _ = listener.unlink_new();
             }
         }
+        started
     }
 
     /// The plan, and the CPU of each worker.
@@ -227,6 +243,7 @@ impl Running {
         cpus: Vec<Option<usize>>,
         listeners: Vec<Arc<Listener>>,
         orphans: &[Arc<str>],
+        holds: bool,
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
@@ -266,6 +283,10 @@ impl Running {
             workers: Vec::new(),
             ends,
         };
+        if holds {
+            // The first mail of each: before that nothing is received.
+            running.post_all(|| Mail::Hold);
+        }
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
             let acceptors = listeners
@@ -382,6 +403,12 @@ impl Running {
         self.ends.event.as_fd()
     }
 
+    /// Makes [`Running::ended`] wait for the next end.
+    pub(crate) fn reset_ended(&self) {
+        // Nothing to read means that nobody has ended since.
+        let _ = rustix::io::read(&self.ends.event, &mut [0; 8]);
+    }
+
     /// Asks every worker to take a turn; each counts it in its `turns`.
     pub(crate) fn nudge(&self) {
         self.crew.wake_all();
@@ -390,9 +417,32 @@ impl Running {
     /// Tells the workers to stop: they accept no more, wait for deferred replies, answer what was received whole,
     /// write what is queued, and close. Returns at once; see [`Running::join`].
     pub fn stop(&self) {
+        self.post_all(|| Mail::Stop { hand_over: false });
+    }
+
+    /// Tells the workers to stop in the same way, but to give the connections up instead of closing them. Returns at
+    /// once; see [`Running::release`].
+    pub(crate) fn stop_to_hand_over(&self) {
+        self.post_all(|| Mail::Stop { hand_over: true });
+    }
+
+    fn post_all(&self, mut mail: impl FnMut() -> Mail) {
         for post in &self.crew.posts {
-            let _ = post.send(Mail::Stop { hand_over: false });
+            // A worker that has failed gets none.
+            let _ = post.send(mail());
         }
+    }
+
+    /// Deferred replies that are still owed.
+    pub(crate) fn open_tickets(&self) -> usize {
+        self.crew.open_tickets.count()
+    }
+
+    /// Which workers have ended.
+    pub(crate) fn have_ended(&self) -> Vec<bool> {
+        let results = &self.ends.results;
+        let results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.iter().map(Option::is_some).collect()
     }
 
     /// Waits until every worker has ended, then removes the paths of the unix sockets that the server bound.
@@ -403,24 +453,28 @@ impl Running {
     pub fn join(mut self) -> Result<(), ServerError> {
         let ended = self.join_workers();
         unlink(&self.listeners);
-        ended.map(drop)
+        ended
     }
 
-    /// Stops in the same way, but gives the connections up instead of closing them: the listeners and what is left of
-    /// each connection, for the successor.
-    ///
-    /// # Errors
-    ///
-    /// The first worker that failed. Its connections, and only those, are lost.
-    pub(crate) fn release(mut self) -> Result<(Vec<Arc<Listener>>, Vec<Parcel>), ServerError> {
-        for post in &self.crew.posts {
-            let _ = post.send(Mail::Stop { hand_over: true });
+    /// Waits until every worker has ended after [`Running::stop_to_hand_over`]: the listeners, what is left of each
+    /// connection, and the first worker that failed, if any. Its connections, and only those, are lost.
+    pub(crate) fn release(mut self) -> Released {
+        let (parcels, failed) = self.collect();
+        Released {
+            listeners: std::mem::take(&mut self.listeners),
+            parcels,
+            failed,
         }
-        let parcels = self.join_workers()?;
-        Ok((std::mem::take(&mut self.listeners), parcels))
     }
 
-    fn join_workers(&mut self) -> Result<Vec<Parcel>, ServerError> {
+    fn join_workers(&mut self) -> Result<(), ServerError> {
+        match self.collect() {
+            (_, Some(failed)) => Err(failed),
+            (_, None) => Ok(()),
+        }
+    }
+
+    fn collect(&mut self) -> (Vec<Parcel>, Option<ServerError>) {
         for worker in self.workers.drain(..) {
             // A panic is reported as a result, by the guard on that thread.
             let _ = worker.join();
@@ -435,34 +489,25 @@ impl Running {
         for (worker, result) in results.iter_mut().enumerate() {
             match result.take() {
                 Some(Ok(more)) => parcels.extend(more),
-                Some(Err(error)) => failed = Some(ServerError::Worker { worker, error }),
+                Some(Err(error)) => {
+                    failed.get_or_insert(ServerError::Worker { worker, error });
+                }
                 None => {}
             }
         }
-        match failed {
-            Some(error) if parcels.is_empty() => Err(error),
-            Some(error) => {
-                tracing::error!("{error}; its connections are lost");
-                Ok(parcels)
-            }
-            None => Ok(parcels),
-        }
+        (parcels, failed)
     }
 
-    /// Takes the predecessor's connections over. It answers for them up to the moment when they are out of the store;
-    /// only then the first byte moves.
-    fn take_over(&self, mut inheritance: Inheritance) -> io::Result<()> {
+    /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
+    /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. Only
+    /// then the first byte moves.
+    fn take_over(&self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
         if !inheritance.is_some() {
             return Ok(());
         }
-        for name in inheritance.names() {
-            store::remove(name)?;
-        }
-        store::barrier()?;
-        inheritance.commit();
         let count = inheritance.parcels.len();
         let names = &self.crew.names;
-        for parcel in inheritance.parcels {
+        for parcel in inheritance.parcels.drain(..) {
             // Every name is there: those that the configuration has no more are orphans.
             let name = names
                 .iter()
@@ -475,6 +520,18 @@ impl Running {
             };
             let _ = self.crew.posts[worker].send(mail);
         }
+        let (report, reports) = mpsc::channel();
+        self.post_all(|| Mail::Report(report.clone()));
+        drop(report);
+        for _ in &self.crew.posts {
+            if reports.recv().is_err() {
+                return Err(ServerError::Engine(
+                    "a worker failed while it restored connections".into(),
+                ));
+            }
+        }
+        inheritance.commit()?;
+        self.post_all(|| Mail::Resume);
         if inheritance.lost > 0 {
             tracing::error!(
                 "{} connections of the predecessor were lost",
@@ -484,6 +541,13 @@ impl Running {
         tracing::info!("took over {count} connections");
         Ok(())
     }
+}
+
+/// What [`Running::release`] gives up.
+pub(crate) struct Released {
+    pub(crate) listeners: Vec<Arc<Listener>>,
+    pub(crate) parcels: Vec<Parcel>,
+    pub(crate) failed: Option<ServerError>,
 }
 
 impl Drop for Running {

@@ -125,7 +125,7 @@ pub enum Saved {
 
 /// A saved session cannot be continued.
 #[derive(Debug)]
-pub struct RestoreError(Cow<'static, str>);
+pub struct RestoreError(pub(crate) Cow<'static, str>);
 
 impl RestoreError {
     /// With a reason for the log.

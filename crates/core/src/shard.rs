@@ -48,6 +48,8 @@ pub(crate) struct Shard<L> {
     pub(crate) drain: Duration,
     /// The stop that is under way ends in a handover.
     hands_over: bool,
+    /// No byte moves on any connection: the predecessor still answers for them.
+    holds: bool,
 }
 
 struct Entry<L> {
@@ -61,6 +63,11 @@ struct Entry<L> {
     is_ready: bool,
     /// When its valid entry in `wheel` comes up; `NEVER` if there is none.
     timed: u64,
+    /// It had a deferred reply under way while stopping, and is not read any more: if it were read on when that is
+    /// answered, its next requests could open tickets again and again.
+    is_frozen: bool,
+    /// It is counted among the open tickets, because a handover waits until its last output is written.
+    is_awaited: bool,
 }
 
 /// Stands for a time that does not come.
@@ -79,9 +86,10 @@ pub(crate) enum Phase {
     /// It serves.
     Serving,
     /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
+    /// Before a handover it goes on accepting.
     Waiting { until: u64 },
     /// It reads no more. What was received is answered and written. At `until` deferred replies are given up; what
-    /// has not been written a linger time later is not.
+    /// has not been written a linger time later is not. Before a handover nothing else is waited for.
     Draining { until: u64 },
 }
 
@@ -120,6 +128,7 @@ impl<L: Link> Shard<L> {
             phase: Phase::Serving,
             drain,
             hands_over: false,
+            holds: false,
         }
     }
 
@@ -152,6 +161,8 @@ impl<L: Link> Shard<L> {
             is_touched: false,
             is_ready: false,
             timed: NEVER,
+            is_frozen: false,
+            is_awaited: false,
         });
         let counters = self.desk.name_counters(name);
         counters.opened.add(1);
@@ -214,6 +225,9 @@ impl<L: Link> Shard<L> {
         let connection = &mut entry.connection;
         let name = connection.name;
         for _ in connection.tickets.close_all() {
+            self.crew.ticket_closed();
+        }
+        if entry.is_awaited {
             self.crew.ticket_closed();
         }
         let life = std::mem::replace(&mut connection.life, Life::Open);
@@ -294,16 +308,24 @@ impl<L: Link> Shard<L> {
             Mail::Accepted { name, socket } => return Some(Errand::Open { name, socket }),
             Mail::Room => return Some(Errand::Room),
             Mail::Restored { name, parcel } => return Some(Errand::Restore { name, parcel }),
+            Mail::Stop { .. } if self.holds => {
+                self.forget_all();
+                return Some(Errand::StopAccepting);
+            }
             Mail::Stop { hand_over } => {
                 if self.phase == Phase::Serving {
-                    self.hands_over = hand_over;
-                    self.phase = Phase::Waiting {
-                        until: self.desk.now.saturating_add(milliseconds(self.drain)),
-                    };
-                    self.touch_all();
-                    return Some(Errand::StopAccepting);
+                    self.begin_stop(hand_over);
+                    // Who connects meanwhile is served like everybody else, if a successor will go on with it.
+                    return (!hand_over).then_some(Errand::StopAccepting);
                 }
             }
+            Mail::StopAccepting => return Some(Errand::StopAccepting),
+            Mail::Hold => self.holds = true,
+            Mail::Report(reports) => {
+                // Whoever asked has given up if nobody listens.
+                let _ = reports.send(());
+            }
+            Mail::Resume => self.resume(),
             Mail::Push { to, bytes } => self.push(to, bytes),
             Mail::Overflow { to } => self.with_id(to, |connection, desk| {
                 // If it is ending anyway, what was queued before is still written.
@@ -358,7 +380,7 @@ impl<L: Link> Shard<L> {
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
         // Those that are not done with their share come behind these, for the next turn.
-        let count = self.ready.len();
+        let count = if self.holds { 0 } else { self.ready.len() };
         for index in 0..count {
             let slot = self.ready[index];
             if let Some(entry) = self.connections.get_mut(slot as usize) {
@@ -398,16 +420,23 @@ impl<L: Link> Shard<L> {
 
     /// What to do for a connection, as of now.
     pub(crate) fn desire(&self, slot: u32) -> Option<Desire> {
-        if self.is_at_rest(slot) {
+        if self.holds {
+            return None;
+        }
+        if self.is_to_part(slot) {
             return self.parting_desire(slot);
         }
-        let connection = &self.connections.get(slot as usize)?.connection;
+        let Entry {
+            connection,
+            is_frozen,
+            ..
+        } = self.connections.get(slot as usize)?;
         let mut desire = connection.desire();
         if desire.finish == Finish::No && matches!(connection.life, Life::Open) {
             match self.phase {
                 Phase::Serving => {}
                 Phase::Waiting { .. } => {
-                    if !connection.tickets.is_empty() {
+                    if *is_frozen {
                         desire.receive = Receive::Pause;
                     }
                 }
@@ -419,7 +448,7 @@ impl<L: Link> Shard<L> {
 
     /// Whether work is left that needs no event to go on.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.ready.is_empty() || !self.touched.is_empty()
+        (!self.ready.is_empty() && !self.holds) || !self.touched.is_empty()
     }
 
     /// When [`Shard::tick`] must be called at the latest, on the worker's clock.
@@ -556,6 +585,7 @@ impl<L: Link> Shard<L> {
 
     /// After anything happened to a connection: pause or go on, notice the end, keep the books.
     fn conclude(&mut self, slot: u32) {
+        self.note_promises(slot);
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;
         };
@@ -678,9 +708,11 @@ impl<L: Link> Shard<L> {
         match self.phase {
             Phase::Serving => {}
             Phase::Waiting { until } => {
-                if self.crew.open_tickets.count() == 0 || now >= until {
-                    self.phase = Phase::Draining { until };
-                    self.touch_all();
+                if self.crew.open_tickets.count() == 0
+                    || now >= until
+                    || self.hands_over && self.crew.is_parting()
+                {
+                    self.begin_drain(until);
                 }
             }
             Phase::Draining { .. } => {}
@@ -689,7 +721,7 @@ impl<L: Link> Shard<L> {
             && now >= until
         {
             self.abandon_all();
-            if now >= until.saturating_add(milliseconds(LINGER)) {
+            if now >= until.saturating_add(milliseconds(LINGER)) && !self.hands_over {
                 // Peers that did not take their replies in time: the service manager waits for us.
                 for slot in self.slots() {
                     if !self.is_over(slot) {

@@ -38,14 +38,21 @@ impl Package {
 }
 
 /// Packs the connections, and the listeners that we bound ourselves; inherited ones are the service manager's, or are
-/// passed on under their own names.
+/// passed on under their own names. `stored` says whether the service manager will keep the package.
 ///
 /// # Errors
 ///
 /// That the kernel takes no more descriptors in flight or no more memory. The connections are lost then.
-pub(crate) fn pack(listeners: &[Arc<Listener>], parcels: Vec<Parcel>) -> io::Result<Package> {
+pub(crate) fn pack(
+    listeners: &[Arc<Listener>],
+    parcels: Vec<Parcel>,
+    stored: bool,
+) -> io::Result<Package> {
     let carton = Carton::new()?;
-    let mut estate = Estate::default();
+    let mut estate = Estate {
+        stored,
+        ..Estate::default()
+    };
     let bound: Vec<&Arc<Listener>> = listeners
         .iter()
         .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))

@@ -6,15 +6,14 @@
 //! [`Server::run`]: crate::Server::run
 
 use std::fmt;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::exec::Program;
 use super::vault;
+use crate::listeners::{Held, Listener, Origin};
 
 /// Where the question is.
 pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
@@ -25,108 +24,172 @@ pub(crate) const YES: &str = "ringhold: ready to take over\n";
 /// How long the child may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// An answer is not longer than this.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 /// What a successor is asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     /// The version of the state that it would be handed.
     pub(crate) version: u32,
-    /// The descriptor names of the listeners that it would inherit.
-    pub(crate) names: Vec<String>,
+    /// The descriptor names of the listeners that it would inherit from the service manager.
+    pub(crate) inherited: Vec<String>,
+    /// The listeners that the asking process has bound itself.
+    pub(crate) held: Vec<Held>,
 }
 
 impl Question {
-    /// For this program's state.
-    pub(crate) fn new(names: Vec<String>) -> Self {
-        Question {
+    /// For this program's state. `descriptor_name` says what the descriptors of a section are called.
+    pub(crate) fn new<'a>(
+        listeners: impl Iterator<Item = &'a Listener>,
+        descriptor_name: impl Fn(&str) -> String,
+    ) -> Self {
+        let mut question = Question {
             version: vault::VERSION,
-            names,
+            inherited: Vec::new(),
+            held: Vec::new(),
+        };
+        for listener in listeners {
+            match &listener.origin {
+                Origin::Inherited { .. } => {
+                    question.inherited.push(descriptor_name(&listener.name))
+                }
+                Origin::Bound { listen } => question.held.push(Held {
+                    name: listener.name.to_string(),
+                    listen: listen.to_string(),
+                    address: listener.address.to_string(),
+                }),
+            }
         }
+        question
     }
 
     /// Reads what [`Question`]'s `Display` wrote; `None` for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (version, names) = text.strip_prefix("state=")?.split_once(";names=")?;
-        Some(Question {
-            version: version.parse().ok()?,
-            // Descriptor names have no colon (sd_listen_fds(3)).
-            names: names
-                .split(':')
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect(),
-        })
+        let mut lines = text.lines();
+        let mut question = Question {
+            version: lines.next()?.strip_prefix("state=")?.parse().ok()?,
+            inherited: Vec::new(),
+            held: Vec::new(),
+        };
+        while let Some(line) = lines.next() {
+            if let Some(name) = line.strip_prefix("inherited=") {
+                question.inherited.push(name.to_owned());
+            } else {
+                question.held.push(Held {
+                    name: line.strip_prefix("bound=")?.to_owned(),
+                    listen: lines.next()?.strip_prefix("listen=")?.to_owned(),
+                    address: lines.next()?.strip_prefix("address=")?.to_owned(),
+                });
+            }
+        }
+        Some(question)
     }
 }
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "state={};names={}", self.version, self.names.join(":"))
+        writeln!(f, "state={}", self.version)?;
+        for name in &self.inherited {
+            writeln!(f, "inherited={name}")?;
+        }
+        for held in &self.held {
+            writeln!(f, "bound={}", held.name)?;
+            writeln!(f, "listen={}", held.listen)?;
+            writeln!(f, "address={}", held.address)?;
+        }
+        Ok(())
     }
 }
 
-/// Asks. What the child writes to its standard error goes where ours goes.
-///
-/// # Errors
-///
-/// Why not.
-pub(crate) fn ask(program: &Program, question: &Question) -> Result<(), String> {
-    let mut command = Command::new(program.path());
-    command
-        .args(program.arguments())
-        .env(VARIABLE, question.to_string())
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_USEC")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|error| format!("{} cannot be started: {error}", program.path().display()))?;
-    let answer = match child.stdout.take() {
-        Some(output) => read_until_end(output, Instant::now() + PATIENCE),
-        None => Ok(Vec::new()),
-    };
-    if answer.is_err() {
-        let _ = child.kill();
-    }
-    let status = child
-        .wait()
-        .map_err(|error| format!("the child cannot be waited for: {error}"))?;
-    match answer {
-        Err(error) => Err(format!("the new program gave no answer: {error}")),
-        Ok(answer) if status.success() && answer.ends_with(YES.as_bytes()) => Ok(()),
-        Ok(answer) if answer.is_empty() => Err(format!(
-            "the new program refuses ({status}); its messages say why"
-        )),
-        Ok(answer) => Err(format!(
-            "the new program refuses ({status}): {}",
-            String::from_utf8_lossy(&answer).trim_end()
-        )),
-    }
+/// A child that was asked and has not answered yet. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    child: Child,
+    output: ChildStdout,
+    answer: Vec<u8>,
+    deadline: Instant,
 }
 
-/// Reads everything, at most 64 KiB of it.
-fn read_until_end(mut output: impl Read + AsFd, deadline: Instant) -> io::Result<Vec<u8>> {
-    const ANSWER_BYTES_MAX: usize = 64 * 1024;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    while answer.len() < ANSWER_BYTES_MAX {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        let readable = poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&timeout));
-        match readable {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
-            Ok(_) => match output.read(&mut buffer)? {
-                0 => return Ok(answer),
-                count => answer.extend_from_slice(&buffer[..count]),
-            },
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+impl Asked {
+    /// Asks. What the child writes to its standard error goes where ours goes.
+    ///
+    /// # Errors
+    ///
+    /// Why the program cannot be started.
+    pub(crate) fn start(program: &Program, question: &Question) -> Result<Self, String> {
+        let mut command = Command::new(program.path());
+        command
+            .args(program.arguments())
+            .env(VARIABLE, question.to_string())
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("{} cannot be started: {error}", program.path().display()))?;
+        let output = child.stdout.take();
+        Ok(Asked {
+            child,
+            output: output.ok_or("the child has no standard output")?,
+            answer: Vec::new(),
+            deadline: Instant::now() + PATIENCE,
+        })
+    }
+
+    /// Readable when [`Asked::read`] has something to do.
+    pub(crate) fn output(&self) -> BorrowedFd<'_> {
+        self.output.as_fd()
+    }
+
+    /// When the answer comes too late.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Reads what is there, once. The inner result is the answer, if it is whole: why the program cannot take over, if
+    /// it cannot.
+    pub(crate) fn read(&mut self) -> Option<Result<(), String>> {
+        let mut buffer = [0; 4096];
+        match self.output.read(&mut buffer) {
+            Ok(0) => Some(self.conclude()),
+            Ok(count) => {
+                self.answer.extend_from_slice(&buffer[..count]);
+                (self.answer.len() > ANSWER_BYTES_MAX)
+                    .then(|| Err("the new program writes more than an answer".into()))
+            }
+            Err(error) => Some(Err(format!("the answer cannot be read: {error}"))),
         }
     }
-    Ok(answer)
+
+    /// What to say when the deadline has passed.
+    pub(crate) fn too_late(&self) -> String {
+        format!("the new program gave no answer within {PATIENCE:?}")
+    }
+
+    fn conclude(&mut self) -> Result<(), String> {
+        let status = self
+            .child
+            .wait()
+            .map_err(|error| format!("the child cannot be waited for: {error}"))?;
+        if status.success() && self.answer.ends_with(YES.as_bytes()) {
+            return Ok(());
+        }
+        let answer = String::from_utf8_lossy(&self.answer);
+        Err(match answer.trim_end() {
+            "" => format!("the new program refuses ({status}); its messages say why"),
+            answer => format!("the new program refuses ({status}): {answer}"),
+        })
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // Both fail if it has ended and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[cfg(test)]
@@ -135,15 +198,31 @@ mod tests {
 
     #[test]
     fn a_question_survives_the_environment() {
-        for names in [
-            vec![],
-            vec!["rpc".to_owned()],
-            vec!["a b".to_owned(), "x;names=y".to_owned()],
+        let held = |name: &str, listen: &str| Held {
+            name: name.to_owned(),
+            listen: listen.to_owned(),
+            address: "127.0.0.1:4660".to_owned(),
+        };
+        for (inherited, held) in [
+            (vec![], vec![]),
+            (
+                vec!["rpc".to_owned()],
+                vec![held("a b", "unix:/run/a b=c.sock")],
+            ),
+            (
+                vec!["a b".to_owned(), "x;names=y".to_owned()],
+                vec![held("x", "127.0.0.1:0"), held("x", "[::]:1")],
+            ),
         ] {
-            let question = Question::new(names);
+            let question = Question {
+                version: vault::VERSION,
+                inherited,
+                held,
+            };
             assert_eq!(Question::parse(&question.to_string()), Some(question));
         }
         assert_eq!(Question::parse("1"), None);
-        assert_eq!(Question::parse("state=x;names="), None);
+        assert_eq!(Question::parse("state=x"), None);
+        assert_eq!(Question::parse("state=1\nbound=x\nlisten=y"), None);
     }
 }

@@ -6,38 +6,49 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use sd_notify::NotifyState;
 
 use super::giving::Package;
+use crate::notify;
 
-/// The name of the descriptor that is stored to find out whether there is a store.
-const PROBE: &str = "ringhold.probe";
+/// The name of the descriptors that are stored to find out whether there is a store.
+pub(crate) const PROBE: &str = "ringhold.probe";
 
-/// How long the service manager may take to confirm.
-const PATIENCE_S: i64 = 5;
+/// How many descriptors a package has.
+pub(crate) const NEEDED: usize = 3;
 
-/// Whether the service manager keeps descriptors for this process.
+/// How long the service manager may take to confirm. It is one process for the whole machine, and does other things,
+/// too.
+const PATIENCE_S: i64 = 20;
+
+/// How many of the descriptors of a package the service manager would keep for this process.
 ///
-/// systemd says so in `$FDSTORE` from version 254 on only. So one end of a socketpair is stored and closed: if the other
-/// end then shows a hang-up, nobody kept it (`FileDescriptorStoreMax=` is 0, as by default).
-pub(crate) fn exists() -> io::Result<bool> {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return Ok(false);
+/// systemd says that it has a store in `$FDSTORE` from version 254 on only. So one end of each of some socketpairs is
+/// stored and closed: if the other end then shows a hang-up, nobody kept it (`FileDescriptorStoreMax=` is 0, as by
+/// default, or there is no room left).
+pub(crate) fn room() -> io::Result<usize> {
+    if !notify::is_wanted() {
+        return Ok(0);
     }
-    let (kept, mut ours) = UnixStream::pair()?;
-    store(PROBE, kept.as_fd())?;
-    drop(kept);
+    let mut ours = Vec::new();
+    for _ in 0..NEEDED {
+        let (kept, own) = UnixStream::pair()?;
+        store(PROBE, kept.as_fd())?;
+        own.set_nonblocking(true)?;
+        ours.push(own);
+    }
     barrier()?;
-    ours.set_nonblocking(true)?;
-    let exists = match ours.read(&mut [0]) {
-        Ok(_) => false,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-        Err(error) => return Err(error),
-    };
-    if exists {
+    let mut room = 0;
+    for mut own in ours {
+        match own.read(&mut [0]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => room += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    if room > 0 {
         remove(PROBE)?;
     }
-    Ok(exists)
+    Ok(room)
 }
 
 /// Gives the package to the service manager, and waits until it has it.
@@ -50,26 +61,22 @@ pub(crate) fn give(package: &Package) -> io::Result<()> {
 
 /// Takes all descriptors of this name out of the store.
 pub(crate) fn remove(name: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
+    notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)
 }
 
 fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     // FDPOLL=0: kept until it is removed, whatever happens to it (systemd 246).
-    let states = [
-        NotifyState::FdStore,
-        NotifyState::FdName(name),
-        NotifyState::Custom("FDPOLL=0"),
-    ];
-    sd_notify::notify_with_fds(&states, &[descriptor])
+    let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
+    notify::send(&text, Some(descriptor))
 }
 
 /// Waits until the service manager has handled everything that it was told before (systemd 246).
 pub(crate) fn barrier() -> io::Result<()> {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if !notify::is_wanted() {
         return Ok(());
     }
     let (ours, theirs): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    notify::send("BARRIER=1", Some(theirs.as_fd()))?;
     drop(theirs);
     let mut fds = [PollFd::new(&ours, PollFlags::empty())];
     let patience = Timespec {

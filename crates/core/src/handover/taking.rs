@@ -1,6 +1,7 @@
 //! The successor's side: from the descriptors that it woke up with to listeners and parcels.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::Shutdown;
@@ -9,7 +10,8 @@ use rustix::net::sockopt::socket_cookie;
 use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::Parcel;
-use super::vault::{self, ConnectionRecord, ListenerRecord};
+use super::store::{self, PROBE};
+use super::vault::{self, ConnectionRecord, ListenerRecord, VaultError};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
 
@@ -23,21 +25,34 @@ pub(crate) struct Inheritance {
     pub(crate) lost: usize,
     /// The handover's own descriptors: while they are open, a crash leaves everything for the next attempt.
     kept: Vec<NamedDescriptor>,
+    /// The service manager has them too, as far as is known.
+    is_stored: bool,
+    /// The attempt was counted, and the state could be read.
+    is_counted: bool,
 }
 
 impl Inheritance {
     /// Looks at what the predecessor left, and takes nothing out: until [`Inheritance::commit`] a successor of this
     /// process finds the same.
     pub(crate) fn look(reserved: Vec<NamedDescriptor>) -> Self {
-        let mut inheritance = Inheritance::default();
+        let mut inheritance = Inheritance {
+            is_stored: true,
+            ..Inheritance::default()
+        };
         let find = |name: &str| reserved.iter().find(|descriptor| descriptor.name == name);
-        if let (Some(state), Some(outlet)) = (find(STATE), find(OUTLET)) {
-            inheritance.unpack(&state.fd, &outlet.fd);
-        } else if !reserved.is_empty() {
-            tracing::warn!("the predecessor's handover is incomplete: its connections are closed");
+        match (find(STATE), find(OUTLET)) {
+            (state, Some(outlet)) => {
+                inheritance.unpack(state.map(|state| &state.fd), &outlet.fd);
+            }
+            (Some(_), None) => {
+                tracing::error!(
+                    "the predecessor left no connections, only what is to be known of them"
+                );
+            }
+            (None, None) => {}
         }
         for descriptor in &reserved {
-            if ![STATE, OUTLET, INLET].contains(&descriptor.name.as_str()) {
+            if ![STATE, OUTLET, INLET, PROBE].contains(&descriptor.name.as_str()) {
                 tracing::warn!(name = %descriptor.name, "dropping a descriptor of an unknown version's handover");
             }
         }
@@ -50,24 +65,45 @@ impl Inheritance {
         !self.kept.is_empty()
     }
 
-    /// The names of the handover's own descriptors, each once.
-    pub(crate) fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self
+    /// Takes the predecessor's descriptors out of the service manager's store, and waits until they are. From here on
+    /// this process answers for the connections.
+    ///
+    /// # Errors
+    ///
+    /// The service manager does not confirm it. Then it may start another process with the same connections, so that
+    /// this one must not serve them.
+    pub(crate) fn commit(&mut self) -> io::Result<()> {
+        if self.is_stored {
+            let mut names: Vec<&str> = self
+                .kept
+                .iter()
+                .map(|descriptor| descriptor.name.as_str())
+                .collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                store::remove(name)?;
+            }
+            store::barrier()?;
+        }
+        self.kept.clear();
+        Ok(())
+    }
+
+    /// This process cannot start, in order and for another reason than the state: the attempt does not count.
+    pub(crate) fn put_back(&self) {
+        let state = self
             .kept
             .iter()
-            .map(|descriptor| descriptor.name.as_str())
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+            .find(|descriptor| self.is_counted && descriptor.name == STATE);
+        if let Some(state) = state
+            && let Err(error) = vault::uncount(&state.fd)
+        {
+            tracing::warn!("an attempt to restore counts although it was none: {error}");
+        }
     }
 
-    /// From here on this process answers for the connections. The caller has removed them from the store.
-    pub(crate) fn commit(&mut self) {
-        self.kept.clear();
-    }
-
-    fn unpack(&mut self, state: &OwnedFd, outlet: &OwnedFd) {
+    fn unpack(&mut self, state: Option<&OwnedFd>, outlet: &OwnedFd) {
         let contents = match carton::look(outlet) {
             Ok(contents) => contents,
             Err(error) => {
@@ -82,11 +118,11 @@ impl Inheritance {
             );
             self.lost += contents.lost;
         }
-        let estate = match vault::read(state) {
+        let estate = match state.map_or(Err(VaultError::Missing), vault::read) {
             Ok(estate) => estate,
             Err(error) => {
                 tracing::error!(
-                    "{error}: {} connections are closed",
+                    "{error}: {} descriptors are closed",
                     contents.descriptors.len()
                 );
                 self.lost += contents.descriptors.len();
@@ -94,6 +130,7 @@ impl Inheritance {
                 return;
             }
         };
+        (self.is_stored, self.is_counted) = (estate.stored, true);
         let mut listeners: HashMap<u64, ListenerRecord> = estate
             .listeners
             .into_iter()

@@ -30,6 +30,8 @@ const BODY_BYTES_MAX: u64 = 1 << 40;
 /// Everything that is handed over, apart from the descriptors.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Estate {
+    /// The service manager keeps the descriptors, too: the successor has to take them out of its store.
+    pub(crate) stored: bool,
     pub(crate) listeners: Vec<ListenerRecord>,
     pub(crate) connections: Vec<ConnectionRecord>,
 }
@@ -69,6 +71,8 @@ pub(crate) struct ConnectionRecord {
 /// Why an estate cannot be read.
 #[derive(Debug)]
 pub(crate) enum VaultError {
+    /// There is none.
+    Missing,
     /// It is not such a file.
     NotOurs,
     /// It was written by a version that writes another format.
@@ -84,6 +88,7 @@ pub(crate) enum VaultError {
 impl fmt::Display for VaultError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            VaultError::Missing => f.write_str("there is no stored state"),
             VaultError::NotOurs => f.write_str("the stored state is not ringhold's"),
             VaultError::Version(found) => write!(
                 f,
@@ -181,6 +186,15 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
     rmp_serde::from_slice(&body).map_err(|error| VaultError::Damaged(error.to_string()))
 }
 
+/// Takes the last count of an attempt back.
+pub(crate) fn uncount(vault: &OwnedFd) -> io::Result<()> {
+    let file = File::from(vault.try_clone()?);
+    let mut attempts = [0; 4];
+    file.read_exact_at(&mut attempts, ATTEMPTS_AT)?;
+    let attempts = u32::from_be_bytes(attempts).saturating_sub(1);
+    file.write_all_at(&attempts.to_be_bytes(), ATTEMPTS_AT)
+}
+
 /// Counts and sums what is written through it.
 struct Checked<W> {
     file: W,
@@ -207,6 +221,7 @@ mod tests {
 
     fn estate() -> Estate {
         Estate {
+            stored: true,
             listeners: vec![ListenerRecord {
                 cookie: 7,
                 name: "rpc".into(),
@@ -239,10 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_was_none_does_not_count() {
+        let vault = write(&estate()).unwrap();
+        for _ in 0..3 * ATTEMPTS_MAX {
+            assert_eq!(read(&vault).unwrap(), estate());
+            uncount(&vault).unwrap();
+        }
+    }
+
+    #[test]
     fn every_changed_byte_is_noticed() {
         let vault = write(&Estate {
-            listeners: estate().listeners,
             connections: Vec::new(),
+            ..estate()
         })
         .unwrap();
         let file = File::from(vault.try_clone().unwrap());

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -55,9 +55,19 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Failure(String, Option<io::Error>);
 
 impl Failure {
-    fn is_in_use(&self) -> bool {
+    pub(super) fn is_in_use(&self) -> bool {
         let error = self.1.as_ref();
         error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    }
+
+    /// The failure to bind `listen` for section `name`.
+    pub(super) fn at(self, name: &str, listen: &ListenAddress) -> StartProblem {
+        StartProblem::Bind {
+            socket: name.to_owned(),
+            address: listen.clone(),
+            reason: self.0,
+            error: self.1,
+        }
     }
 }
 
@@ -91,12 +101,21 @@ pub(super) fn bind(
         std::thread::sleep(Duration::from_millis(5));
         bound = attempt();
     }
-    bound.map_err(|Failure(reason, error)| StartProblem::Bind {
-        socket: name.to_owned(),
-        address: listen.clone(),
-        reason,
-        error,
-    })
+    bound.map_err(|failure| failure.at(name, listen))
+}
+
+/// Whether [`bind`] would succeed, as far as one can know without listening. Nothing stays behind.
+pub(super) fn rehearse(listen: &ListenAddress, options: &Options) -> Result<(), Failure> {
+    match listen {
+        ListenAddress::Tcp(address) => tcp_socket(*address, options, false).map(drop),
+        ListenAddress::UnixPath(path) => {
+            find_stale(path)?;
+            let directory = path.parent().unwrap_or(path);
+            rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|error| path_failure(path, error.into()))
+        }
+        ListenAddress::UnixAbstract(name) => abstract_socket(name).map(drop),
+    }
 }
 
 fn tcp(address: SocketAddr, options: &Options, first: bool) -> Result<Bound, Failure> {
@@ -159,6 +178,13 @@ fn tcp_failure(address: SocketAddr, error: io::Error) -> Failure {
 }
 
 fn unix_abstract(name: &str, options: &Options) -> Result<Bound, Failure> {
+    let socket = abstract_socket(name)?;
+    socket.listen(options.backlog)?;
+    finish(socket.into(), None)
+}
+
+/// A unix socket bound to the abstract name `name`, not yet listening.
+fn abstract_socket(name: &str) -> Result<Socket, Failure> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket
         .bind(&SockAddr::unix(format!("\0{name}"))?)
@@ -168,8 +194,7 @@ fn unix_abstract(name: &str, options: &Options) -> Result<Bound, Failure> {
             }
             _ => error.into(),
         })?;
-    socket.listen(options.backlog)?;
-    finish(socket.into(), None)
+    Ok(socket)
 }
 
 fn unix_path(path: &Path, options: &Options) -> Result<Bound, Failure> {
@@ -230,43 +255,51 @@ fn path_failure(path: &Path, error: io::Error) -> Failure {
 
 /// Removes a socket that a dead process left at `path`. Anything else stays, and is an error.
 fn remove_stale(path: &Path) -> Result<(), Failure> {
-    let Some(before) = stat(path)? else {
+    let Some(before) = find_stale(path)? else {
         return Ok(());
     };
-    if FileType::from_raw_mode(before.st_mode) != FileType::Socket {
+    // Unless somebody replaced it while we asked.
+    match stat(path)? {
+        Some(now) if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino) => {
+            rustix::fs::unlink(path).map_err(|error| path_failure(path, error.into()))
+        }
+        Some(_) => Err(path_in_use()),
+        None => Ok(()),
+    }
+}
+
+fn path_in_use() -> Failure {
+    Failure(
+        "another process listens there; stop it first, or choose another path".to_owned(),
+        Some(Errno::ADDRINUSE.into()),
+    )
+}
+
+/// A socket that a dead process left at `path`, if there is one. Anything else that is there is an error.
+fn find_stale(path: &Path) -> Result<Option<Stat>, Failure> {
+    let Some(found) = stat(path)? else {
+        return Ok(None);
+    };
+    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
         let reason = "something that is not a socket is in the way; it is not removed, choose another path or move it";
         return Err(Failure(reason.to_owned(), None));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A full backlog would make a blocking connect wait.
     probe.set_nonblocking(true)?;
-    let in_use = || {
-        Failure(
-            "another process listens there; stop it first, or choose another path".to_owned(),
-            Some(Errno::ADDRINUSE.into()),
-        )
-    };
     match probe.connect(&SockAddr::unix(path)?) {
-        Ok(()) => return Err(in_use()),
+        Ok(()) => Err(path_in_use()),
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
             // Nobody has it open (unix(7)).
-            Some(Errno::CONNREFUSED) => {}
-            Some(Errno::NOENT) => return Ok(()),
+            Some(Errno::CONNREFUSED) => Ok(Some(found)),
+            Some(Errno::NOENT) => Ok(None),
             // EAGAIN is a full backlog, EPROTOTYPE a socket of another type: both have an owner.
-            Some(Errno::AGAIN | Errno::PROTOTYPE) => return Err(in_use()),
+            Some(Errno::AGAIN | Errno::PROTOTYPE) => Err(path_in_use()),
             _ => {
                 let reason = "a socket is there already, and whether anybody listens on it cannot be found out";
-                return Err(Failure(reason.to_owned(), Some(error)));
+                Err(Failure(reason.to_owned(), Some(error)))
             }
         },
-    }
-    // Unless somebody replaced it while we asked.
-    match stat(path)? {
-        Some(now) if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino) => {
-            rustix::fs::unlink(path).map_err(|error| path_failure(path, error.into()))
-        }
-        Some(_) => Err(in_use()),
-        None => Ok(()),
     }
 }
 
@@ -335,6 +368,7 @@ impl BoundPath {
                 path: path.to_owned(),
                 device: stat.st_dev,
                 inode: stat.st_ino,
+                taken_over: false,
             }),
             None => Err(Failure(
                 "somebody removed the socket that was just made".to_owned(),

@@ -1,8 +1,10 @@
 //! Listeners that the predecessor had bound itself and passed on.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::Shutdown;
+use rustix::net::sockopt::{ipv6_v6only, set_tcp_nodelay, socket_reuseport};
 
 use super::bind::{Bound, Options, adjust};
 use super::{Address, BoundPath};
@@ -20,37 +22,60 @@ pub(crate) struct Heirloom {
 }
 
 impl Heirloom {
-    pub(super) fn is_for(&self, name: &str, listen: &ListenAddress) -> bool {
-        self.name == name && self.listen == listen.to_string()
+    /// Whether it was bound for this address of this section, with the options that cannot be changed afterwards.
+    pub(super) fn is_for(&self, name: &str, listen: &ListenAddress, options: &Options) -> bool {
+        self.name == name
+            && self.listen == listen.to_string()
+            && self.is_bound_like(listen, options).unwrap_or(false)
     }
 
-    /// Closes it for good.
+    /// Closes it for good. The descriptor has duplicates until the handover is over, so it must also stop listening:
+    /// then the address is free at once, even for another section.
     pub(super) fn discard(self) {
         if let Some(Err(error)) = self.path.map(|path| path.remove()) {
             tracing::warn!(socket = %self.name, "cannot remove the path of the predecessor's socket: {error}");
         }
+        // It fails where nobody listens any more.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Makes it what the configuration says now: backlog, mode, owners, nodelay. `None` if that cannot be done, in which
     /// case it is closed and is to be bound anew.
     pub(super) fn adapt(self, options: &Options) -> Option<Bound> {
-        let address = Address::of(self.socket.as_fd()).ok().flatten()?;
-        let adapted = match &self.path {
-            Some(path) => adjust(path.path(), options).is_ok(),
-            None if address.is_tcp() => set_tcp_nodelay(&self.socket, options.nodelay).is_ok(),
-            None => true,
-        };
-        // Listening again changes the backlog and nothing else (listen(2)).
-        if adapted && rustix::net::listen(&self.socket, options.backlog).is_ok() {
-            Some(Bound {
-                socket: self.socket,
-                address,
-                path: self.path,
-            })
-        } else {
+        let Some(address) = self.adapted(options) else {
             self.discard();
-            None
+            return None;
+        };
+        Some(Bound {
+            socket: self.socket,
+            address,
+            path: self.path,
+        })
+    }
+
+    fn adapted(&self, options: &Options) -> Option<Address> {
+        let address = Address::of(self.socket.as_fd()).ok().flatten()?;
+        match (&self.path, &address) {
+            (Some(path), _) => adjust(path.path(), options).ok()?,
+            (None, Address::Tcp(_)) => set_tcp_nodelay(&self.socket, options.nodelay).ok()?,
+            (None, _) => {}
         }
+        // Listening again changes the backlog and nothing else (listen(2)).
+        rustix::net::listen(&self.socket, options.backlog).ok()?;
+        Some(address)
+    }
+
+    fn is_bound_like(&self, listen: &ListenAddress, options: &Options) -> io::Result<bool> {
+        let ListenAddress::Tcp(address) = listen else {
+            return Ok(true);
+        };
+        if socket_reuseport(&self.socket)? != options.reuse_port {
+            return Ok(false);
+        }
+        Ok(match options.ipv6_only {
+            Some(only) if address.is_ipv6() => ipv6_v6only(&self.socket)? == only,
+            _ => true,
+        })
     }
 }
 
@@ -69,6 +94,7 @@ impl BoundPath {
             path: path.into(),
             device,
             inode,
+            taken_over: true,
         }
     }
 }

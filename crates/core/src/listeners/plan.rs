@@ -9,7 +9,7 @@ use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
 use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
-use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
+use crate::inherit::{Inherited, NamedDescriptor};
 use crate::placement;
 
 /// What each socket section will use. Nothing is bound yet; what was inherited has been checked.
@@ -97,37 +97,6 @@ pub fn plan(
     Ok(plan)
 }
 
-/// Whether [`plan`] would find problems in the names if listeners with these descriptor names were inherited: for a
-/// process that asks on behalf of another, which holds the descriptors.
-///
-/// # Errors
-/// Every problem that was found.
-pub fn rehearse(
-    config: &Config,
-    inherited: &[&str],
-    inherited_only: bool,
-    services: &[&str],
-    workers: usize,
-) -> Result<(), StartError> {
-    let listeners: Vec<(&str, Option<RawFd>)> = inherited
-        .iter()
-        .filter(|name| !name.starts_with(RESERVED_PREFIX))
-        .map(|name| (*name, None))
-        .collect();
-    let mut problems = name_problems(config, &listeners, inherited_only, services, workers);
-    for (name, socket) in &config.sockets {
-        let binds = socket.enable && !inherited.contains(&socket.descriptor_name(name));
-        if binds && let Err(problem) = names::owners(name, socket) {
-            problems.push(problem);
-        }
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(StartError::new(problems))
-    }
-}
-
 impl Plan {
     /// Takes out the descriptors whose names begin with `ringhold.`.
     pub fn take_reserved(&mut self) -> Vec<NamedDescriptor> {
@@ -162,13 +131,13 @@ impl Plan {
             .partition(|heirloom| self.wants(heirloom));
         unwanted.into_iter().for_each(Heirloom::discard);
         let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
-        for entry in self.entries {
+        for entry in self.with_extras(&heirlooms) {
             match entry.open(&listeners, &mut heirlooms) {
                 Ok(listener) => listeners.push(listener),
                 Err(problem) => {
                     for listener in &listeners {
                         // The problem that stopped us is the one to report.
-                        let _ = listener.unlink();
+                        let _ = listener.unlink_new();
                     }
                     return Err(problem.into());
                 }
@@ -179,10 +148,25 @@ impl Plan {
     }
 
     fn wants(&self, heirloom: &Heirloom) -> bool {
-        self.entries.iter().any(|entry| match &entry.socket {
-            Planned::Bind { listen, .. } => heirloom.is_for(&entry.name, listen),
-            Planned::Inherited { .. } => false,
-        })
+        self.entries.iter().any(|entry| entry.takes(heirloom))
+    }
+
+    /// The entries, and one more for each heirloom beyond those that are planned: the listeners of workers that there are
+    /// no more (SO_REUSEPORT). Clients may be waiting in their queues, so that they are dealt to the others rather than
+    /// closed.
+    fn with_extras(self, heirlooms: &[Heirloom]) -> Vec<Entry> {
+        let mut entries = Vec::with_capacity(self.entries.len());
+        let mut planned = self.entries.into_iter().peekable();
+        while let Some(entry) = planned.next() {
+            let is_last = planned.peek().is_none_or(|next| !next.is_copy_of(&entry));
+            let copies = entry.repetition() + 1;
+            let count = heirlooms.iter().filter(|one| entry.takes(one)).count();
+            let extras = (copies..count).filter(|_| is_last);
+            let extras: Vec<Entry> = extras.filter_map(|index| entry.extra(index)).collect();
+            entries.push(entry);
+            entries.extend(extras);
+        }
+        entries
     }
 
     fn add(
@@ -229,6 +213,55 @@ impl Plan {
 }
 
 impl Entry {
+    /// Whether it can use what the predecessor had bound.
+    fn takes(&self, heirloom: &Heirloom) -> bool {
+        match &self.socket {
+            Planned::Bind {
+                listen, options, ..
+            } => heirloom.is_for(&self.name, listen, options),
+            Planned::Inherited { .. } => false,
+        }
+    }
+
+    /// How many entries before it listen on the same address.
+    fn repetition(&self) -> usize {
+        match self.socket {
+            Planned::Bind { repetition, .. } => repetition,
+            Planned::Inherited { .. } => 0,
+        }
+    }
+
+    /// Whether it listens on the address of the entry before it.
+    fn is_copy_of(&self, before: &Entry) -> bool {
+        self.group == before.group && self.repetition() == before.repetition() + 1
+    }
+
+    /// One more listener on its address, as the predecessor had `index` others.
+    fn extra(&self, index: usize) -> Option<Entry> {
+        let Planned::Bind {
+            listen,
+            place,
+            options,
+            ..
+        } = &self.socket
+        else {
+            return None;
+        };
+        Some(Entry {
+            name: Arc::clone(&self.name),
+            service: self.service.clone(),
+            owner: placement::owner(&self.partition, index)?,
+            partition: self.partition.clone(),
+            socket: Planned::Bind {
+                listen: listen.clone(),
+                place: *place,
+                options: Arc::clone(options),
+                repetition: index,
+            },
+            ..*self
+        })
+    }
+
     /// Makes the listener. `before` are those that are open already, `heirlooms` what the predecessor had bound.
     fn open(
         self,
@@ -259,7 +292,7 @@ impl Entry {
                 };
                 let inherited = heirlooms
                     .iter()
-                    .position(|heirloom| heirloom.is_for(&self.name, &listen))
+                    .position(|heirloom| heirloom.is_for(&self.name, &listen, &options))
                     .and_then(|index| heirlooms.remove(index).adapt(&options));
                 let bound = match inherited {
                     Some(bound) => bound,

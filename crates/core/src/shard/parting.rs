@@ -4,10 +4,11 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Shard, peer};
+use super::{Phase, Shard, peer};
 use crate::close::Close;
-use crate::connection::{Desire, Finish, Life, Receive};
+use crate::connection::{Connection, Desire, Finish, Life, Receive, milliseconds};
 use crate::handover::parcel::Parcel;
+use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, Link};
 use crate::service::Saved;
 
@@ -17,21 +18,97 @@ impl<L: Link> Shard<L> {
         self.hands_over
     }
 
+    /// Begins to stop: from now on connections that wait for a deferred reply are not read.
+    pub(super) fn begin_stop(&mut self, hand_over: bool) {
+        self.hands_over = hand_over;
+        self.phase = Phase::Waiting {
+            until: self.desk.now.saturating_add(milliseconds(self.drain)),
+        };
+        for slot in self.slots() {
+            self.note_promises(slot);
+            self.touch(slot);
+        }
+    }
+
+    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more; and, if it
+    /// is closed rather than handed over, the output that it still has.
+    pub(super) fn note_promises(&mut self, slot: u32) {
+        if !matches!(self.phase, Phase::Waiting { .. }) {
+            return;
+        }
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        let connection = &entry.connection;
+        entry.is_frozen |= !connection.tickets.is_empty();
+        let is_flushing = matches!(connection.life, Life::Closing { .. })
+            && !connection.owes_only_output()
+            && !connection.outbox.is_empty();
+        if self.hands_over && is_flushing && !entry.is_awaited {
+            entry.is_awaited = true;
+            self.crew.open_tickets.opened();
+        }
+    }
+
+    /// From now on nothing is read. One worker's decision is everybody's, since those that are first are of no use to
+    /// their clients until the last is through.
+    pub(super) fn begin_drain(&mut self, until: u64) {
+        self.phase = Phase::Draining { until };
+        self.touch_all();
+        if self.hands_over {
+            self.crew.part();
+            let own = &self.crew.posts[self.desk.worker as usize];
+            // It reaches us, who are not gone.
+            let _ = own.send(Mail::StopAccepting);
+        }
+    }
+
+    /// The connections are this process's: bytes may move.
+    pub(super) fn resume(&mut self) {
+        self.holds = false;
+        self.touch_all();
+    }
+
+    /// Ends without having begun: connections that another process still answers for are dropped, not shut down.
+    pub(super) fn forget_all(&mut self) {
+        for slot in self.slots() {
+            drop(self.closed(slot));
+        }
+        self.holds = false;
+        self.phase = Phase::Draining {
+            until: self.desk.now,
+        };
+    }
+
     /// Whether a connection is at rest and can be given away: nothing more will be received, everything whole was
     /// dispatched or waits for a slow peer, and no answer is owed.
-    pub(super) fn is_at_rest(&self, slot: u32) -> bool {
+    fn is_at_rest(&self, connection: &Connection) -> bool {
+        connection.quiet
+            && (connection.takes_frames() || connection.owes_only_output())
+            && !connection.is_ready()
+            && connection.tickets.is_empty()
+    }
+
+    /// Whether a handover takes the connection off this worker now: because it is at rest, or because it is being closed
+    /// and nothing is waited for any more.
+    pub(super) fn is_to_part(&self, slot: u32) -> bool {
         let Some(entry) = self.connections.get(slot as usize) else {
             return false;
         };
         let connection = &entry.connection;
         self.hands_over
-            && connection.quiet
-            && connection.takes_frames()
-            && !connection.is_ready()
-            && connection.tickets.is_empty()
+            && matches!(self.phase, Phase::Draining { .. })
+            && match connection.life {
+                Life::Open | Life::Ended => self.is_at_rest(connection),
+                Life::Closing { .. } => {
+                    !connection.owes_only_output() || self.is_at_rest(connection)
+                }
+                Life::Shut { .. } => true,
+                Life::Over { .. } => false,
+            }
     }
 
-    /// What the engine is to do for a connection that is at rest: write what the kernel takes at once, then let go.
+    /// What the engine is to do for a connection that parts: write what the kernel takes at once, then let go.
     pub(super) fn parting_desire(&self, slot: u32) -> Option<Desire> {
         let outbox = &self.connections.get(slot as usize)?.connection.outbox;
         Some(Desire {
@@ -41,10 +118,12 @@ impl<L: Link> Shard<L> {
         })
     }
 
-    /// Takes a connection that is at rest off, with nothing in flight on it. `None` if its service cannot save the
-    /// session: then it is closed like any other.
+    /// Takes a connection that is at rest off, with nothing in flight on it. `None` if it is closed instead, because it
+    /// was being closed already or its service cannot save the session.
     pub(crate) fn release(&mut self, slot: u32) -> Option<Parcel> {
-        if !self.is_at_rest(slot) {
+        let connection = &self.connections.get(slot as usize)?.connection;
+        if !self.hands_over || !self.is_at_rest(connection) {
+            self.give_up(slot);
             return None;
         }
         let mut saved = Saved::Close;
@@ -53,9 +132,7 @@ impl<L: Link> Shard<L> {
             Saved::Stateless => None,
             Saved::Bytes(bytes) => Some(bytes),
             Saved::Close => {
-                self.with(slot, |connection, desk| {
-                    connection.close(Close::Stopping, desk)
-                });
+                self.give_up(slot);
                 return None;
             }
         };
@@ -67,7 +144,7 @@ impl<L: Link> Shard<L> {
             bytes
         });
         connection.account(&mut self.desk);
-        let ended = matches!(connection.life, Life::Ended);
+        let ended = !matches!(connection.life, Life::Open);
         let name = connection.name;
         self.desk.name_counters(name).handed_over.add(1);
         Some(Parcel {
@@ -78,6 +155,14 @@ impl<L: Link> Shard<L> {
             output: output.into(),
             session,
         })
+    }
+
+    /// Ends a connection that is not handed over: what the kernel would take of its output, it has taken.
+    fn give_up(&mut self, slot: u32) {
+        self.with(slot, |connection, desk| {
+            connection.close(Close::Stopping, desk);
+            connection.give_up();
+        });
     }
 
     /// Takes over a connection from the predecessor. The caller has counted it with the dealer.

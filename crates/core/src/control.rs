@@ -1,0 +1,300 @@
+//! What the main thread does while the workers work: it waits for signals, feeds the watchdog and brings the status line
+//! up to date, and waits for the child that was asked whether it could take over.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::handover::preflight::Asked;
+use crate::metrics::{NameTotals, Snapshot};
+use crate::notify;
+use crate::server::{Running, ServerError};
+
+/// How often `STATUS=` is brought up to date.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The signals that are read. They are blocked, so that one that arrives while the process replaces itself stays pending
+/// for the successor.
+pub(crate) struct Signals {
+    stop: SignalFd,
+    reload: SignalFd,
+}
+
+impl Signals {
+    /// Blocks them for this thread and all that it will start.
+    pub(crate) fn block() -> io::Result<()> {
+        let mut all = stop_signals();
+        all.extend(&reload_signals());
+        Ok(all.thread_block()?)
+    }
+
+    /// Blocks them, and reads them from here on.
+    pub(crate) fn read() -> io::Result<Self> {
+        Self::block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Signals {
+            stop: SignalFd::with_flags(&stop_signals(), flags)?,
+            reload: SignalFd::with_flags(&reload_signals(), flags)?,
+        })
+    }
+}
+
+fn stop_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+fn reload_signals() -> SigSet {
+    [Signal::SIGHUP].into_iter().collect()
+}
+
+/// What the main thread has to see to.
+pub(crate) struct Control<'a> {
+    signals: &'a Signals,
+    status: Status,
+    watchdog: Option<Watchdog>,
+    /// The child that is asked at the moment.
+    asked: Option<Asked>,
+}
+
+/// What happened.
+pub(crate) enum Why {
+    /// SIGTERM or SIGINT.
+    Stop(Signal),
+    /// SIGHUP. Not while a child is asked: then it stays pending.
+    Reload,
+    /// The child has answered: why it could not take over, if it could not.
+    Answer(Result<(), String>),
+    /// A worker ended by itself, which it does only if it failed.
+    Ended,
+}
+
+impl<'a> Control<'a> {
+    pub(crate) fn new(signals: &'a Signals) -> Self {
+        let watchdog = sd_notify::watchdog_enabled().map(|limit| Watchdog {
+            interval: limit / 4,
+            next: Instant::now(),
+            turns: Vec::new(),
+        });
+        Control {
+            signals,
+            status: Status::new(),
+            watchdog,
+            asked: None,
+        }
+    }
+
+    /// Waits for this child's answer, too.
+    pub(crate) fn wait_for_answer(&mut self, asked: Asked) {
+        self.asked = Some(asked);
+    }
+
+    /// Waits until something happens. A stop comes first, whatever else there is.
+    pub(crate) fn wait(&mut self, running: &Running) -> Result<Why, ServerError> {
+        loop {
+            let deadline = self.asked.as_ref().map(Asked::deadline);
+            let stop = self.signals.stop.as_fd();
+            let (ended, other) = (running.ended(), self.signals.reload.as_fd());
+            let other = self.asked.as_ref().map_or(other, Asked::output);
+            let ready = [stop, ended, other];
+            let [stop, ended, other] = attend(
+                &mut self.status,
+                &mut self.watchdog,
+                running,
+                deadline,
+                ready,
+            )?;
+            if stop && let Some(signal) = read(&self.signals.stop)? {
+                // It need not answer any more.
+                self.asked = None;
+                return Ok(Why::Stop(signal));
+            }
+            if ended {
+                return Ok(Why::Ended);
+            }
+            match &mut self.asked {
+                Some(asked) if other => {
+                    if let Some(answer) = asked.read() {
+                        self.asked = None;
+                        return Ok(Why::Answer(answer));
+                    }
+                }
+                Some(asked) if Instant::now() >= asked.deadline() => {
+                    let why = asked.too_late();
+                    self.asked = None;
+                    return Ok(Why::Answer(Err(why)));
+                }
+                Some(_) => {}
+                None if other && read(&self.signals.reload)?.is_some() => return Ok(Why::Reload),
+                None => {}
+            }
+        }
+    }
+
+    /// Waits until every worker has ended, which they have been told to.
+    pub(crate) fn wait_for_end(&mut self, running: &Running) -> Result<(), ServerError> {
+        while !running.have_ended().iter().all(|ended| *ended) {
+            running.reset_ended();
+            // One that ended before the reset is seen by the next look.
+            if running.have_ended().iter().all(|ended| *ended) {
+                return Ok(());
+            }
+            let ready = [running.ended()];
+            attend(&mut self.status, &mut self.watchdog, running, None, ready)?;
+        }
+        Ok(())
+    }
+}
+
+/// Does what is due and waits until something is, until `deadline`, or until one of `descriptors` is readable: which are.
+fn attend<const N: usize>(
+    status: &mut Status,
+    watchdog: &mut Option<Watchdog>,
+    running: &Running,
+    deadline: Option<Instant>,
+    descriptors: [BorrowedFd<'_>; N],
+) -> io::Result<[bool; N]> {
+    let now = Instant::now();
+    status.update(running, now);
+    let mut next = deadline.map_or(status.next, |deadline| deadline.min(status.next));
+    if let Some(watchdog) = watchdog {
+        watchdog.update(running, now);
+        next = next.min(watchdog.next);
+    }
+    let timeout = next.saturating_duration_since(now);
+    let timeout = Timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    let mut fds = descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(_) => Ok(fds.map(|fd| !fd.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok([false; N]),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(signals: &SignalFd) -> io::Result<Option<Signal>> {
+    match signals.read_signal()? {
+        Some(info) => Ok(Some(Signal::try_from(info.ssi_signo as i32)?)),
+        None => Ok(None),
+    }
+}
+
+/// Feeds the service manager's watchdog for as long as every worker takes its turns.
+struct Watchdog {
+    interval: Duration,
+    next: Instant,
+    /// Each worker's turns when it was fed last.
+    turns: Vec<u64>,
+}
+
+impl Watchdog {
+    fn update(&mut self, running: &Running, now: Instant) {
+        if now < self.next {
+            return;
+        }
+        let turns: Vec<u64> = running
+            .metrics()
+            .snapshot()
+            .workers
+            .iter()
+            .map(|w| w.engine.turns)
+            .collect();
+        // One that has ended takes no more turns, and need not.
+        let ended = running.have_ended();
+        let stuck = turns
+            .iter()
+            .zip(&self.turns)
+            .zip(ended)
+            .position(|((now, before), ended)| now == before && !ended);
+        match stuck {
+            None => {
+                notify::watchdog();
+                self.turns = turns;
+            }
+            Some(worker) => tracing::error!(
+                worker,
+                "the worker has taken no turn: the watchdog is not fed"
+            ),
+        }
+        // An idle worker takes a turn because of this, before the next look.
+        running.nudge();
+        self.next = now + self.interval;
+    }
+}
+
+/// The line that `systemctl status` shows.
+struct Status {
+    next: Instant,
+    before: Option<(Instant, NameTotals)>,
+    line: String,
+}
+
+impl Status {
+    fn new() -> Self {
+        Status {
+            next: Instant::now(),
+            before: None,
+            line: String::new(),
+        }
+    }
+
+    fn update(&mut self, running: &Running, now: Instant) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + STATUS_INTERVAL;
+        let snapshot: Snapshot = running.metrics().snapshot();
+        let total = snapshot.total();
+        let line = match &self.before {
+            None => "serving".to_owned(),
+            Some((at, before)) => line(&total, before, now.duration_since(*at)),
+        };
+        if line != self.line {
+            notify::status(&line);
+            self.line = line;
+        }
+        self.before = Some((now, total));
+    }
+}
+
+fn line(total: &NameTotals, before: &NameTotals, elapsed: Duration) -> String {
+    let per_second =
+        |now: u64, then: u64| now.wrapping_sub(then) as f64 / elapsed.as_secs_f64().max(0.001);
+    format!(
+        "{} connections, {:.0} frames/s, {:.1} kB/s in, {:.1} kB/s out",
+        total.open,
+        per_second(total.frames_in, before.frames_in),
+        per_second(total.bytes_in, before.bytes_in) / 1e3,
+        per_second(total.bytes_out, before.bytes_out) / 1e3,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_line_shows_rates() {
+        let before = NameTotals {
+            frames_in: 100,
+            bytes_in: 0,
+            ..NameTotals::default()
+        };
+        let total = NameTotals {
+            open: 3,
+            frames_in: 600,
+            bytes_in: 10_000,
+            bytes_out: 5000,
+            ..before
+        };
+        assert_eq!(
+            line(&total, &before, Duration::from_secs(5)),
+            "3 connections, 100 frames/s, 2.0 kB/s in, 1.0 kB/s out"
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! Signals at any moment, and many connections.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringhold_client::Address;
+
+use crate::load::Load;
+use crate::manager::{Manager, until};
+use crate::wire::{Wire, counter};
+
+const CONFIG: &str = "workers = 2\n[sockets.rpc]\n";
+
+/// Sends SIGHUP without a pause, from a thread, until told to stop.
+struct Burst {
+    over: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Burst {
+    fn start(pid: i32) -> Self {
+        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = over.clone();
+        let thread = std::thread::spawn(move || {
+            while !told.load(std::sync::atomic::Ordering::Relaxed) {
+                // The process may have ended; its number is not used again until it has been waited for.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
+                std::thread::sleep(std::time::Duration::from_micros(500));
+            }
+        });
+        Burst { over, thread }
+    }
+
+    fn end(self) {
+        self.over.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_burst_of_hangups_reloads_again_and_again() {
+    let mut manager = Manager::new(16, CONFIG);
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let load = Load::start(&address, 20, 4);
+    until("connections", || {
+        (counter(&address, "rpc", "open") > 20).then_some(())
+    });
+    let mark = manager.mark();
+    let burst = Burst::start(manager.pid());
+    manager.logged(15, &["took over"]);
+    burst.end();
+    // The last one that is pending.
+    manager.reload();
+    let reloading = |manager: &Manager| manager.count(mark, "RELOADING=1");
+    until("as many ends as beginnings", || {
+        (manager.count(mark, "READY=1") == reloading(&manager)).then_some(())
+    });
+    load.end();
+    manager.stop_for_good();
+}
+
+/// SIGTERM in the middle of a burst of SIGHUP, at another moment each time: it stops, and nothing is lost.
+#[test]
+fn a_stop_in_a_burst_stops() {
+    let mut manager = Manager::new(16, CONFIG);
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    let load = Load::start(&address, 20, 4);
+    for round in 0..12 {
+        let burst = Burst::start(manager.pid());
+        std::thread::sleep(std::time::Duration::from_millis(round * 4));
+        for _ in 0..3 {
+            manager.signal(Signal::SIGTERM);
+        }
+        let status = manager.ended_while(|| burst.end());
+        assert!(status.success(), "{status}:\n{}", manager.log());
+        manager.start();
+        wire.echo(round as u32, round);
+    }
+    load.end();
+    manager.stop_for_good();
+}
+
+/// From the very beginning: as soon as the process exists.
+#[test]
+fn signals_before_it_is_ready_do_not_kill() {
+    let mut manager = Manager::new(16, CONFIG);
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(0, 0);
+    for round in 1..=5 {
+        manager.reload();
+        // The process that was just replaced gets another one at once.
+        manager.signal(Signal::SIGHUP);
+        manager.signal(Signal::SIGTERM);
+        assert!(manager.ended().success());
+        manager.start();
+        wire.echo(round, 1);
+    }
+    manager.stop_for_good();
+}
+
+#[test]
+fn five_thousand_connections() {
+    raise_limit();
+    let mut manager = Manager::new(16, CONFIG);
+    let tcp = manager.listen_tcp("rpc");
+    let unix = manager.listen_unix("rpc");
+    manager.start();
+    let of = |address: &Address, count: usize| -> Vec<Wire> {
+        (0..count).map(|_| Wire::connect(address)).collect()
+    };
+    let mut wires = [of(&tcp, 2500), of(&unix, 2500)].concat_all();
+    for step in [Manager::restart, Manager::reload, Manager::restart] {
+        // Those of the first half have a request under way.
+        for (id, wire) in wires.iter_mut().enumerate().take(2500) {
+            wire.send(&crate::wire::request(id as u32, "echo", &[id.into()]));
+        }
+        step(&mut manager);
+        assert_eq!(counter(&tcp, "rpc", "restored"), 5000);
+        for (id, wire) in wires.iter_mut().enumerate().take(2500) {
+            assert_eq!(wire.reply(), (id as u64, Ok(id.into())));
+        }
+        for (id, wire) in wires.iter_mut().enumerate().skip(2500) {
+            wire.echo(id as u32, 3);
+        }
+    }
+    drop(wires);
+    until("the end of all", || {
+        (counter(&tcp, "rpc", "open") == 1).then_some(())
+    });
+    manager.stop_for_good();
+}
+
+trait ConcatAll {
+    fn concat_all(self) -> Vec<Wire>;
+}
+
+impl<const N: usize> ConcatAll for [Vec<Wire>; N] {
+    fn concat_all(self) -> Vec<Wire> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+/// The soft limit of open files is often 1024.
+fn raise_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}

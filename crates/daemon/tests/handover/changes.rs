@@ -1,0 +1,382 @@
+//! Changes of the configuration that a reload applies.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use ringhold_client::Address;
+use rmpv::Value;
+use socket2::{Domain, Socket, Type};
+
+use crate::load::Load;
+use crate::manager::{Manager, until};
+use crate::wire::{Wire, client, counter, request};
+
+/// A TCP address that nobody listens on, as far as one can know.
+fn free() -> Address {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    Address::Tcp(listener.local_addr().unwrap())
+}
+
+fn refuses(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => {
+            let error = std::net::TcpStream::connect(address).err();
+            error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        }
+        Address::Unix(path) => !Path::new(path).exists(),
+        other => panic!("{other}"),
+    }
+}
+
+/// Names in the order of the alphabet, each with where it listens.
+fn sections(sections: &[(&str, &Address)]) -> String {
+    let section = |(name, address): &(&str, &Address)| {
+        format!("[sockets.{name}]\nservice = \"rpc\"\nlisten = [\"{address}\"]\n")
+    };
+    let sections: Vec<String> = sections.iter().map(section).collect();
+    format!("workers = 2\n{}", sections.concat())
+}
+
+#[test]
+fn names_come_and_go() {
+    let (a, b) = (free(), free());
+    let mut manager = Manager::new(0, &sections(&[("a", &a)]));
+    manager.start();
+    let mut at_a = Wire::connect(&a);
+    at_a.echo(1, 1);
+
+    // Newly there.
+    manager.configure(&sections(&[("a", &a), ("b", &b)]));
+    manager.reload();
+    at_a.echo(2, 2);
+    let mut at_b = Wire::connect(&b);
+    at_b.echo(1, 1);
+
+    // Gone: its connections end, and nobody listens.
+    manager.configure(&sections(&[("b", &b)]));
+    manager.reload();
+    assert_eq!(at_a.rest(), b"");
+    assert!(refuses(&a));
+    at_b.echo(2, 2);
+
+    // Back, and the other one disabled.
+    let disabled = sections(&[("a", &a), ("b", &b)]) + "enable = false\n";
+    manager.configure(&disabled);
+    manager.reload();
+    assert_eq!(at_b.rest(), b"");
+    assert!(refuses(&b));
+    Wire::connect(&a).echo(1, 1);
+
+    // And enabled again.
+    manager.configure(&disabled.replace("false", "true"));
+    manager.reload();
+    Wire::connect(&b).echo(1, 1);
+    manager.stop();
+    assert!(refuses(&a) && refuses(&b));
+}
+
+/// What the predecessor promised is written, all of it, although nobody serves the name any more.
+#[test]
+fn connections_of_a_name_that_is_gone_get_what_they_were_promised() {
+    let (a, b) = (free(), free());
+    let mut manager = Manager::new(0, &sections(&[("a", &a), ("b", &b)])).with_test_daemon();
+    manager.start();
+    const LENGTH: usize = 4 << 20;
+    let mut readers: Vec<Wire> = [&a, &b]
+        .map(|address| {
+            let mut wire =
+                Wire::connect_with(address, |socket| socket.set_recv_buffer_size(4096).unwrap());
+            wire.send(&request(1, "big", &[LENGTH.into()]));
+            assert_eq!(wire.exactly(3), [0x94, 1, 1]);
+            wire
+        })
+        .into();
+    let gone = sections(&[("a", &a)])
+        + "enable = false\n[sockets.c]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";
+    manager.configure(&gone);
+    manager.reload();
+    for reader in &mut readers {
+        assert_eq!(reader.rest().len(), 1 + 5 + LENGTH);
+    }
+    manager.stop();
+}
+
+#[test]
+fn an_inherited_name_is_disabled_and_cannot_be_removed() {
+    let on = "[sockets.a]\nservice = \"rpc\"\n[sockets.b]\nservice = \"rpc\"\n";
+    let off = format!("{on}enable = false\n");
+    let mut manager = Manager::new(16, on);
+    let [a, b] = ["a", "b"].map(|name| manager.listen_unix(name));
+    manager.start();
+    let [mut at_a, mut at_b] = [&a, &b].map(|address| {
+        let mut wire = Wire::connect(address);
+        wire.echo(1, 1);
+        wire
+    });
+    manager.configure(&off);
+    manager.reload();
+    at_a.echo(2, 2);
+    assert_eq!(at_b.rest(), b"");
+    // Clients do not hang.
+    assert_eq!(Wire::connect(&b).rest(), b"");
+    assert_eq!(counter(&a, "b", "turned_away"), 1);
+
+    manager.configure("[sockets.a]\nservice = \"rpc\"\n");
+    manager.reload();
+    manager.logged(1, &["the reload is refused"]);
+    manager.logged(
+        1,
+        &["the inherited listener \"b\" is claimed by no section"],
+    );
+    at_a.echo(3, 3);
+
+    manager.configure(on);
+    manager.restart();
+    at_a.echo(4, 4);
+    Wire::connect(&b).echo(1, 1);
+    manager.stop_for_good();
+}
+
+#[test]
+fn what_we_bound_follows_its_address() {
+    let (old, new) = (free(), free());
+    let mut manager = Manager::new(0, &sections(&[("a", &old)]));
+    let unix = Address::Unix(manager.path("a.sock").into());
+    manager.start();
+    let mut wire = Wire::connect(&old);
+    let mut last = old;
+    for (id, next) in [new, unix, free()].into_iter().enumerate() {
+        manager.configure(&sections(&[("a", &next)]));
+        manager.reload();
+        assert!(refuses(&last), "{last}");
+        Wire::connect(&next).echo(0, 1);
+        // The connection is not bound to the address that it came by.
+        wire.echo(id as u32, 2);
+        last = next;
+    }
+    manager.stop();
+}
+
+/// Each takes the address of the other, TCP and path: the old listeners must not be in the way.
+#[test]
+fn addresses_are_swapped() {
+    let manager = Manager::new(0, "");
+    let path = Address::Unix(manager.path("x.sock").into());
+    let mut manager = manager;
+    let (a, b) = (free(), path);
+    manager.configure(&sections(&[("a", &a), ("b", &b)]));
+    manager.start();
+    let mut wires = [&a, &b].map(Wire::connect);
+    for round in 0..4 {
+        let (first, second) = if round % 2 == 0 { (&b, &a) } else { (&a, &b) };
+        manager.configure(&sections(&[("a", first), ("b", second)]));
+        manager.reload();
+        for (name, address) in [("a", first), ("b", second)] {
+            let before = counter(address, name, "opened");
+            Wire::connect(address).echo(1, 1);
+            assert!(counter(address, name, "opened") > before);
+        }
+        wires.iter_mut().for_each(|wire| wire.echo(round, 1));
+    }
+    // To all interfaces, with the same port.
+    let Address::Tcp(tcp) = &a else {
+        unreachable!()
+    };
+    let wide = Address::Tcp(([0, 0, 0, 0], tcp.port()).into());
+    manager.configure(&sections(&[("a", &wide), ("b", &b)]));
+    manager.reload();
+    Wire::connect(&a).echo(1, 1);
+    wires.iter_mut().for_each(|wire| wire.echo(9, 1));
+    manager.stop();
+}
+
+/// What cannot be bound is found out before anything is given up.
+#[test]
+fn an_address_that_is_taken_refuses_the_reload() {
+    let (a, b) = (free(), free());
+    let mut manager = Manager::new(0, &sections(&[("a", &a), ("b", &b)]));
+    let path = manager.path("taken.sock");
+    let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let missing = manager.path("no/such/directory/x.sock");
+    manager.start();
+    let mut wire = Wire::connect(&a);
+    let taken = [
+        Address::Tcp(tcp.local_addr().unwrap()),
+        Address::Unix(path.into()),
+        Address::Unix(missing.into()),
+        // Held by `b`, who keeps it.
+        b.clone(),
+    ];
+    for (index, address) in taken.iter().enumerate() {
+        manager.configure(&sections(&[("a", address), ("b", &b)]));
+        manager.reload();
+        manager.logged(index + 1, &["the reload is refused"]);
+        manager.logged(1, &["socket \"a\" cannot listen on", &address.to_string()]);
+        wire.echo(index as u32, 3);
+    }
+    manager.stop();
+}
+
+/// The workers of the connections, as the counters say.
+fn held(address: &Address) -> Vec<u64> {
+    let encoded = client(address).call_raw("status", &[0x90]).unwrap();
+    let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
+    let field = |map: &Value, name: &str| {
+        let mut entries = map.as_map().unwrap().iter();
+        entries
+            .find(|(key, _)| key.as_str() == Some(name))
+            .unwrap()
+            .1
+            .clone()
+    };
+    let workers = field(&status, "workers");
+    let workers = workers.as_array().unwrap().iter();
+    workers
+        .map(|worker| {
+            let names = field(worker, "names");
+            field(&field(&names, "a"), "restored").as_u64().unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn connections_move_to_the_new_partition_and_to_new_workers() {
+    let a = free();
+    let with = |workers: usize, partition: &str| {
+        format!(
+            "workers = {workers}\n[sockets.a]\nservice = \"rpc\"\nlisten = [\"{a}\"]\nworkers = {partition}\n"
+        )
+    };
+    let mut manager = Manager::new(0, &with(1, "\"all\""));
+    manager.start();
+    let mut wires: Vec<Wire> = (0..12).map(|_| Wire::connect(&a)).collect();
+    let mut check = |manager: &mut Manager, config: &str, expected: &[u64]| {
+        manager.configure(config);
+        manager.reload();
+        wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+        assert_eq!(held(&a), expected, "{config}");
+    };
+    check(&mut manager, &with(3, "\"all\""), &[4, 4, 4]);
+    check(&mut manager, &with(3, "[1]"), &[0, 12, 0]);
+    check(&mut manager, &with(4, "\"2-3\""), &[0, 0, 6, 6]);
+    check(&mut manager, &with(2, "\"all\""), &[6, 6]);
+    check(&mut manager, &with(1, "0"), &[12]);
+    manager.stop();
+}
+
+/// A listener for each worker. With fewer workers, the queues of the others still hold clients.
+#[test]
+fn listeners_per_worker_follow_the_workers_under_load() {
+    let a = free();
+    let with = |workers: usize| {
+        format!("workers = {workers}\n[sockets.rpc]\nlisten = [\"{a}\"]\nreuse_port = true\n")
+    };
+    let mut manager = Manager::new(0, &with(2));
+    manager.start();
+    let load = Load::start(&a, 20, 64);
+    until("connections", || {
+        (counter(&a, "rpc", "opened") > 40).then_some(())
+    });
+    for workers in [4, 1, 3, 2, 1, 4, 2, 2] {
+        manager.configure(&with(workers));
+        manager.reload();
+        let opened = counter(&a, "rpc", "opened");
+        until("more", || {
+            (counter(&a, "rpc", "opened") > opened + 50).then_some(())
+        });
+    }
+    load.end();
+    manager.stop();
+}
+
+#[test]
+fn changed_socket_options_are_applied() {
+    let a = free();
+    let base = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &base);
+    manager.start();
+    let mut wire = Wire::connect(&a);
+    for (id, option) in [
+        "reuse_port = true",
+        "nodelay = false",
+        "reuse_port = true\nbacklog = 7",
+        "",
+    ]
+    .iter()
+    .enumerate()
+    {
+        manager.configure(&format!("{base}{option}\n"));
+        manager.reload();
+        manager.logged(id + 1, &["took over"]);
+        wire.echo(id as u32, 4);
+        Wire::connect(&a).echo(1, 1);
+    }
+    manager.stop();
+}
+
+#[test]
+fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
+    let mut manager = Manager::new(
+        0,
+        "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\", \"unix:DIR/a.sock\", \"unix:@DIR\"]\n",
+    );
+    manager.start();
+    let addresses = |manager: &mut Manager, times: usize| -> Vec<String> {
+        manager.logged(4 * times, &["listening on", "(bound)"]);
+        let log = manager.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| line.split_once("listening on "));
+        let all: Vec<String> = lines
+            .map(|(_, rest)| rest.split(" (").next().unwrap().to_owned())
+            .collect();
+        all[4 * (times - 1)..].to_vec()
+    };
+    let first = addresses(&mut manager, 1);
+    let path = manager.path("a.sock");
+    let inode = |path: &str| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(path).unwrap().ino()
+    };
+    let before = inode(&path);
+    for round in 2..6 {
+        manager.reload();
+        assert_eq!(addresses(&mut manager, round), first);
+        assert_eq!(inode(&path), before);
+    }
+    manager.stop();
+    assert!(!Path::new(&path).exists());
+    let abstract_socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    let name =
+        socket2::SockAddr::unix(format!("\0{}", manager.path("")).trim_end_matches('/')).unwrap();
+    assert!(abstract_socket.connect(&name).is_err());
+}
+
+#[test]
+fn a_broken_configuration_is_refused() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    let broken = [
+        "[sockets.rpc",
+        "[sockets.rpc]\nworker = 3\n",
+        "[sockets.rpc]\nservice = \"nothing\"\n",
+        "workers = 1\n[sockets.rpc]\nworkers = [5]\n",
+    ];
+    for (index, config) in broken.iter().enumerate() {
+        manager.configure(config);
+        manager.reload();
+        manager.logged(index + 1, &["the reload is refused, nothing has changed"]);
+        wire.echo(index as u32, 5);
+    }
+    std::fs::remove_file(manager.path("ringhold.toml")).unwrap();
+    manager.reload();
+    wire.echo(9, 9);
+    manager.configure("[sockets.rpc]\n");
+    manager.reload();
+    manager.logged(1, &["took over 1 connections"]);
+    wire.echo(10, 10);
+    manager.stop_for_good();
+}

@@ -1,0 +1,246 @@
+//! A successor that fails while it restores: the next one finds the same, three times at most.
+
+use std::fs::File;
+use std::io::pipe;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use ringhold_client::Address;
+
+use crate::manager::{Manager, Stored};
+use crate::wire::{Wire, counter};
+
+const CONFIG: &str = "workers = 2
+[sockets.fragile]
+[sockets.rpc]
+listen = [\"unix:DIR/rpc.sock\"]
+";
+
+const PARTS: [&str; 3] = ["ringhold.inlet", "ringhold.outlet", "ringhold.state"];
+
+/// A service that was stopped for a restart, with connections whose counts are 1, 2, ..., in the store.
+fn stopped() -> (Manager, Vec<Wire>) {
+    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
+    let address = manager.listen_unix("fragile");
+    manager.start();
+    let mut wires: Vec<Wire> = (0..10).map(|_| Wire::connect(&address)).collect();
+    for (index, wire) in wires.iter_mut().enumerate() {
+        assert_eq!(wire.value(), "hello".into());
+        for _ in 0..=index {
+            count(wire);
+        }
+    }
+    manager.stop();
+    assert_eq!(manager.state().stored(), PARTS);
+    (manager, wires)
+}
+
+fn count(wire: &mut Wire) -> u64 {
+    wire.send(b"\xc0");
+    wire.value().as_u64().unwrap()
+}
+
+/// Everybody is served where they were.
+fn all_go_on(manager: &mut Manager, wires: &mut [Wire]) {
+    for (index, wire) in wires.iter_mut().enumerate() {
+        assert_eq!(count(wire), index as u64 + 2);
+    }
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+}
+
+/// Everybody is told, and the service goes on for others.
+fn all_are_closed(manager: &mut Manager, wires: &mut [Wire]) {
+    for wire in wires {
+        assert_eq!(wire.rest(), b"");
+    }
+    manager.wait_until_nothing_is_stored();
+    let rpc = Address::Unix(manager.path("rpc.sock").into());
+    assert_eq!(counter(&rpc, "fragile", "restored"), 0);
+    manager.stop_for_good();
+}
+
+fn crash(manager: &mut Manager, times: usize) {
+    for _ in 0..times {
+        manager.launch();
+        let status = manager.ended();
+        assert!(status.code().is_none(), "{status}: {}", manager.log());
+        assert_eq!(manager.state().stored(), PARTS);
+    }
+}
+
+#[test]
+fn what_crashes_before_the_commit_is_restored_by_the_next() {
+    for flag in ["abort-at-start", "abort-in-restore"] {
+        let (mut manager, mut wires) = stopped();
+        manager.set_flag(flag, true);
+        crash(&mut manager, 2);
+        manager.set_flag(flag, false);
+        manager.start();
+        all_go_on(&mut manager, &mut wires);
+    }
+}
+
+#[test]
+fn after_three_crashes_the_successor_starts_empty() {
+    for flag in ["abort-at-start", "abort-in-restore"] {
+        let (mut manager, mut wires) = stopped();
+        manager.set_flag(flag, true);
+        crash(&mut manager, 3);
+        if flag == "abort-at-start" {
+            manager.set_flag(flag, false);
+        }
+        manager.start();
+        manager.logged(
+            1,
+            &["tried 3 times without success: 11 descriptors are closed"],
+        );
+        all_are_closed(&mut manager, &mut wires);
+    }
+}
+
+/// A successor that says what is wrong and ends has not crashed, and however often it does, nothing is given up.
+#[test]
+fn refusing_to_start_is_no_attempt() {
+    let (mut manager, mut wires) = stopped();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
+    let busy = CONFIG.replace("\"unix:", &format!("\"{taken}\", \"unix:"));
+    for config in ["nonsense", "[sockets.other]\n", &busy] {
+        manager.configure(config);
+        for _ in 0..4 {
+            manager.launch();
+            let status = manager.ended();
+            assert!(status.code().is_some_and(|code| code != 0), "{status}");
+            assert_eq!(manager.state().stored(), PARTS);
+        }
+    }
+    manager.configure(CONFIG);
+    manager.start();
+    all_go_on(&mut manager, &mut wires);
+}
+
+/// A reload is in the store, too, until the successor has it.
+#[test]
+fn a_crash_in_a_reload_is_restored_by_the_next() {
+    let (mut manager, mut wires) = stopped();
+    manager.start();
+    manager.set_flag("abort-in-restore", true);
+    manager.signal(nix::sys::signal::Signal::SIGHUP);
+    assert!(manager.ended().code().is_none());
+    assert_eq!(manager.state().stored(), PARTS);
+    manager.set_flag("abort-in-restore", false);
+    manager.start();
+    all_go_on(&mut manager, &mut wires);
+}
+
+/// Overwrites a byte of the stored state.
+fn damage(manager: &Manager, at: u64, byte: u8) {
+    let state = manager.state();
+    let file = File::from(state.find("ringhold.state").try_clone().unwrap());
+    file.write_all_at(&[byte], at).unwrap();
+}
+
+#[test]
+fn state_of_another_version_is_refused_politely() {
+    let (mut manager, mut wires) = stopped();
+    damage(&manager, 11, 99);
+    manager.start();
+    manager.logged(
+        1,
+        &["the stored state has format version 99, this program reads version 1: 11 descriptors are closed"],
+    );
+    all_are_closed(&mut manager, &mut wires);
+}
+
+#[test]
+fn damaged_state_is_refused() {
+    let (mut manager, mut wires) = stopped();
+    damage(&manager, 40, 0xc1);
+    manager.start();
+    manager.logged(1, &["the stored state is damaged: the checksum is wrong"]);
+    all_are_closed(&mut manager, &mut wires);
+}
+
+#[test]
+fn truncated_or_foreign_state_is_refused() {
+    for length in [0, 20, 200] {
+        let (mut manager, mut wires) = stopped();
+        let file = tempfile::tempfile().unwrap();
+        {
+            let mut state = manager.state();
+            let place = state
+                .store
+                .iter()
+                .position(|stored| stored.name == "ringhold.state");
+            let stored = &mut state.store[place.unwrap()];
+            let whole = File::from(stored.fd.try_clone().unwrap());
+            let mut begin = vec![0; length];
+            whole.read_exact_at(&mut begin, 0).unwrap();
+            file.write_all_at(&begin, 0).unwrap();
+            stored.fd = OwnedFd::from(file);
+        }
+        manager.start();
+        manager.logged(1, &["the stored state is", "11 descriptors are closed"]);
+        all_are_closed(&mut manager, &mut wires);
+    }
+}
+
+#[test]
+fn half_a_handover_is_closed() {
+    for (lost, said) in [
+        (
+            "ringhold.state",
+            "there is no stored state: 11 descriptors are closed",
+        ),
+        ("ringhold.outlet", "the predecessor left no connections"),
+    ] {
+        let (mut manager, mut wires) = stopped();
+        manager.state().store.retain(|stored| stored.name != lost);
+        manager.start();
+        manager.logged(1, &[said]);
+        all_are_closed(&mut manager, &mut wires);
+    }
+}
+
+/// Another version stored them, or one that was killed while it looked for the store.
+#[test]
+fn what_nobody_knows_is_removed_from_the_store() {
+    let (mut manager, mut wires) = stopped();
+    let (one, other) = pipe().unwrap();
+    let (third, _) = pipe().unwrap();
+    let strays = [
+        ("left-behind", OwnedFd::from(one)),
+        ("stored", other.into()),
+        ("ringhold.probe", third.into()),
+    ];
+    for (name, fd) in strays {
+        let name = name.to_owned();
+        manager.state().store.push(Stored { name, fd });
+    }
+    manager.start();
+    for name in ["left-behind", "stored"] {
+        manager.logged(
+            1,
+            &["dropping a stored descriptor that nothing here uses", name],
+        );
+    }
+    assert!(!manager.log().contains("ERROR"), "{}", manager.log());
+    all_go_on(&mut manager, &mut wires);
+}
+
+#[test]
+fn a_crash_while_serving_loses_what_was_served_and_nothing_else() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut lost = Wire::connect(&address);
+    lost.echo(1, 1);
+    manager.kill();
+    let mut waiting = Wire::connect(&address);
+    manager.start();
+    waiting.echo(1, 1);
+    assert!(lost.is_over());
+    assert_eq!(manager.state().foreign, Vec::<String>::new());
+    manager.stop_for_good();
+}

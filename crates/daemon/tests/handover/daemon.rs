@@ -1,0 +1,176 @@
+//! A daemon for the tests of the handover: methods that are answered late, sessions that are saved, and failures on
+//! demand. `launch` starts a program the way a service manager does.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::IntoRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringhold_core::config::Config;
+use ringhold_core::{
+    Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, block_signals,
+};
+use ringhold_rpc::{Responder, Router, Rpc};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_bytes::ByteBuf;
+
+fn main() {
+    let mut arguments = std::env::args_os().skip(1);
+    let command = arguments.next().unwrap();
+    if command == "launch" {
+        let mut program = Command::new(arguments.next().unwrap());
+        program.args(arguments);
+        launch(program);
+    }
+    serve(Path::new(&command));
+}
+
+/// Receives descriptors from standard input and becomes the program. They have the numbers from 3 on, because those are
+/// the lowest that are free, and are inherited.
+fn launch(mut program: Command) -> ! {
+    let count: usize = std::env::var("LISTEN_FDS").map_or(0, |count| count.parse().unwrap());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(250))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let parts = &mut [IoSliceMut::new(&mut byte)];
+    let mut next = 3;
+    while next < 3 + count {
+        recvmsg(std::io::stdin(), parts, &mut ancillary, RecvFlags::empty()).unwrap();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                for descriptor in descriptors {
+                    assert_eq!(descriptor.into_raw_fd(), next as i32);
+                    next += 1;
+                }
+            }
+        }
+    }
+    program
+        .stdin(Stdio::null())
+        .env("LISTEN_PID", std::process::id().to_string());
+    panic!("cannot start: {}", program.exec());
+}
+
+fn serve(config: &Path) {
+    block_signals().unwrap();
+    let config = match Config::from_file(config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let server = Server::new(config)
+        .service("rpc", |worker| Rpc::new(worker, router()))
+        .service("counter", |_| Counter {
+            flags: PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default()),
+        })
+        .service("fragile", |_| {
+            let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
+            if flags.join("abort-at-start").exists() {
+                std::process::abort();
+            }
+            Counter { flags }
+        });
+    if let Err(error) = server.run() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+/// Responders that wait for `release`.
+static HELD: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
+
+fn router() -> Router {
+    Router::new()
+        .deferred("hold", |(), responder| HELD.lock().unwrap().push(responder))
+        .method("release", |()| {
+            let held = std::mem::take(&mut *HELD.lock().unwrap());
+            let count = held.len();
+            for responder in held {
+                responder.ok("released");
+            }
+            Ok(count)
+        })
+        .deferred("later", |value: ByteBuf, responder| {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(5));
+                responder.ok(&value);
+            });
+        })
+        .raw("big", |call, answer| {
+            let length: usize = match call.decode() {
+                Ok(length) => length,
+                Err(fault) => return answer.fault(fault),
+            };
+            let mut object = vec![0xc6];
+            object.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+            object.extend((0..length).map(|index| (index % 251) as u8));
+            answer.share(Bytes::from(object))
+        })
+        .method_with("remember", |context, value: u64| {
+            *context.data::<u64>() += value;
+            Ok(*context.data::<u64>())
+        })
+}
+
+/// Greets, counts the frames of each connection, and keeps the count over a handover.
+struct Counter {
+    flags: PathBuf,
+}
+
+impl Counter {
+    fn is_set(&self, flag: &str) -> bool {
+        self.flags.join(flag).exists()
+    }
+}
+
+impl Service for Counter {
+    type Session = u64;
+
+    fn connected(&mut self, _: &Peer<'_>, reply: &mut Reply<'_>) -> Result<u64, Refusal> {
+        reply.write(|out| out.extend_from_slice(b"\xa5hello"));
+        Ok(0)
+    }
+
+    fn frame(&mut self, session: &mut u64, _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        *session += 1;
+        reply.write(|out| {
+            out.push(0xcf);
+            out.extend_from_slice(&session.to_be_bytes());
+        });
+        Flow::Continue
+    }
+
+    fn save(&self, session: &u64) -> Saved {
+        if self.is_set("save-nothing") {
+            return Saved::Close;
+        }
+        Saved::Bytes(Bytes::copy_from_slice(&session.to_be_bytes()))
+    }
+
+    fn restore(&mut self, _: &Peer<'_>, saved: &[u8]) -> Result<u64, RestoreError> {
+        if self.is_set("abort-in-restore") {
+            std::process::abort();
+        }
+        if self.is_set("panic-in-restore") {
+            panic!("restoring fails, on purpose");
+        }
+        let count = u64::from_be_bytes(saved.try_into().unwrap());
+        if self.is_set("refuse-to-restore") && count % 2 == 1 {
+            return Err(RestoreError::new("an odd count, on purpose"));
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,144 @@
+//! Replies that are given later: who waits for them, and for how long.
+
+use nix::sys::signal::Signal;
+use ringhold_client::load::LoadPlan;
+use rmpv::Value;
+
+use crate::load::Load;
+use crate::manager::{Manager, until};
+use crate::wire::{Wire, counter, request};
+
+fn config(drain: &str) -> String {
+    format!("workers = 2\n[handover]\ndrain = \"{drain}\"\n[sockets.rpc]\n")
+}
+
+/// One call is held; the others, and those who connect meanwhile, are served until it is answered. Then all go on.
+#[test]
+fn a_deferred_reply_freezes_its_own_connection_only() {
+    let mut manager = Manager::new(16, &config("60s")).with_test_daemon();
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&address));
+    for (round, signal) in [Signal::SIGHUP, Signal::SIGTERM].into_iter().enumerate() {
+        held.send(&request(1, "hold", &[]));
+        other.echo(0, 0);
+        until("the call", || {
+            (counter(&address, "rpc", "frames_in") >= 2).then_some(())
+        });
+        let mark = manager.mark();
+        let frames = counter(&address, "rpc", "frames_in");
+        manager.signal(signal);
+        manager.logged(round + 1, &["waiting for deferred replies (1 are open)"]);
+        // Both workers have read their mail when they have served somebody who came after it.
+        for id in 0..10 {
+            Wire::connect(&address).echo(id, 8);
+        }
+        // It is not read any more, whatever it asks.
+        for id in 2..20 {
+            held.send(&request(id, "echo", &[id.into()]));
+        }
+        for id in 1..100 {
+            other.echo(id, 7);
+            Wire::connect(&address).echo(id, 8);
+        }
+        assert!(counter(&address, "rpc", "frames_in") > frames + 198);
+        assert_eq!(manager.count(mark, "READY=1"), 0);
+
+        other.send(&request(100, "release", &[]));
+        assert_eq!(other.reply(), (100, Ok(1.into())));
+        assert_eq!(held.reply(), (1, Ok("released".into())));
+        if signal == Signal::SIGTERM {
+            assert!(manager.ended().success());
+            manager.start();
+        }
+        manager.wait_for(mark, "READY=1");
+        for id in 2..20u32 {
+            assert_eq!(held.reply(), (u64::from(id), Ok(id.into())));
+        }
+        other.echo(101, 9);
+    }
+    assert_eq!(counter(&address, "rpc", "abandoned"), 0);
+    manager.stop_for_good();
+}
+
+#[test]
+fn a_deferred_reply_that_outlives_the_drain_becomes_an_error() {
+    let mut manager = Manager::new(16, &config("150ms")).with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let mut held: Vec<Wire> = (0..10).map(|_| Wire::connect(&address)).collect();
+    let mut other = Wire::connect(&address);
+    for step in [Manager::reload, Manager::restart] {
+        for wire in &mut held {
+            wire.send(&request(1, "hold", &[]));
+            wire.send(&request(2, "hold", &[]));
+        }
+        other.echo(1, 1);
+        step(&mut manager);
+        for wire in &mut held {
+            for id in 1..=2 {
+                let (answered, error) = wire.reply();
+                let error: Value = error.unwrap_err();
+                assert_eq!(answered, id);
+                assert!(error.as_str().unwrap().contains("restarting"), "{error}");
+            }
+            // The connection goes on.
+            wire.echo(3, 3);
+        }
+        other.echo(2, 2);
+    }
+    manager.stop_for_good();
+}
+
+/// Everybody calls slow methods all the time. If connections were read on as soon as they are answered, there would
+/// always be an open ticket, until the drain is over and some get an error.
+#[test]
+fn steady_slow_calls_do_not_use_up_the_drain() {
+    let mut manager = Manager::new(16, &config("20s")).with_test_daemon();
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let load = Load::with(LoadPlan {
+        connections: 30,
+        short_lived: 4,
+        method: "later".into(),
+        depth: 4,
+        requests_per_connection: 3,
+        ..LoadPlan::new(address.clone())
+    });
+    until("every connection", || {
+        (counter(&address, "rpc", "open") > 30).then_some(())
+    });
+    for round in 0..12 {
+        if round % 2 == 0 {
+            manager.reload();
+        } else {
+            manager.restart();
+        }
+    }
+    load.end();
+    manager.stop_for_good();
+}
+
+/// The main thread waits for the workers, who wait for a reply; the watchdog is fed all the same.
+#[test]
+fn the_watchdog_is_fed_meanwhile() {
+    let mut manager = Manager::new(16, &config("600ms")).with_test_daemon();
+    manager.set_environment("WATCHDOG_USEC", "200000");
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let mut held = Wire::connect(&address);
+    held.send(&request(1, "hold", &[]));
+    held.send(&request(2, "release", &[]));
+    assert_eq!(held.reply(), (2, Ok(1.into())));
+    assert_eq!(held.reply(), (1, Ok("released".into())));
+    held.send(&request(3, "hold", &[]));
+    until("the call", || {
+        (counter(&address, "rpc", "frames_in") >= 3).then_some(())
+    });
+    let mark = manager.mark();
+    manager.reload();
+    // Once every 50 ms, of 600; how punctual the machine is does not matter.
+    assert!(manager.count(mark, "WATCHDOG=1") >= 3);
+    assert!(held.reply().1.is_err());
+    manager.stop_for_good();
+}

@@ -1,0 +1,64 @@
+//! A load that runs while the service is restarted.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringhold_client::Address;
+use ringhold_client::load::{self, LoadError, LoadPlan, LoadReport};
+
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<LoadReport, LoadError>>,
+}
+
+impl Load {
+    /// Persistent connections with a few requests under way each, and others that come and go.
+    pub(crate) fn start(address: &Address, connections: usize, short_lived: usize) -> Self {
+        Self::with(LoadPlan {
+            connections,
+            short_lived,
+            requests_per_connection: 3,
+            depth: 3,
+            payload: 300,
+            // Enough that every connection has something under way most of the time, and something is left of the
+            // machine for the service.
+            rate: Some(6000.0),
+            ..LoadPlan::new(address.clone())
+        })
+    }
+
+    /// Any load; when it ends is its caller's matter.
+    pub(crate) fn with(plan: LoadPlan) -> Self {
+        let plan = LoadPlan {
+            duration: Duration::from_secs(300),
+            drain: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(20),
+            ..plan
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = stop.clone();
+        let thread = std::thread::spawn(move || {
+            load::run(&plan, |_| {
+                if asked.load(Ordering::Relaxed) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+        });
+        Load { stop, thread }
+    }
+
+    /// Ends it. It must have gone without a fault.
+    pub(crate) fn end(self) -> LoadReport {
+        self.stop.store(true, Ordering::Relaxed);
+        let report = self.thread.join().unwrap().unwrap();
+        let counts = &report.counts;
+        assert!(counts.is_clean(), "{report}\n{:#?}", report.problems);
+        assert_eq!(counts.answered, counts.sent, "{report}");
+        report
+    }
+}

@@ -1,0 +1,16 @@
+//! Restart and reload: what a client sees of them, which is nothing. Real processes under a small service manager.
+#![forbid(unsafe_code)]
+
+mod load;
+mod manager;
+mod wire;
+
+mod bursts;
+mod changes;
+mod crash;
+mod deferred;
+mod load_through;
+mod program;
+mod sessions;
+mod storeless;
+mod under_way;

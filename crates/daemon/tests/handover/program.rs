@@ -1,0 +1,158 @@
+//! Which program takes over at a reload, and what happens if none can.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use ringhold_client::Address;
+
+use crate::manager::{Manager, RINGHOLD, until};
+use crate::wire::Wire;
+
+const CONFIG: &str = "[sockets.rpc]\n";
+
+/// A copy of the program under this name, made as a package manager does it: a new file, moved into place.
+fn install(manager: &Manager, name: &str) -> String {
+    let path = manager.path(name);
+    fs::copy(RINGHOLD, manager.path("incoming")).unwrap();
+    fs::rename(manager.path("incoming"), &path).unwrap();
+    path
+}
+
+fn link(manager: &Manager, target: &str) -> String {
+    let path = manager.path("current");
+    symlink(target, manager.path("incoming")).unwrap();
+    fs::rename(manager.path("incoming"), &path).unwrap();
+    path
+}
+
+/// The file that the process runs.
+fn running(manager: &Manager) -> String {
+    let path = fs::read_link(format!("/proc/{}/exe", manager.pid())).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn script(manager: &Manager, name: &str, text: &str) {
+    let path = manager.path(name);
+    let _ = fs::remove_file(&path);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn started(program: impl FnOnce(&Manager) -> String) -> (Manager, Address, Wire) {
+    let mut manager = Manager::new(16, CONFIG);
+    let address = manager.listen_unix("rpc");
+    let program = program(&manager);
+    manager.run_as(&program);
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(0, 0);
+    (manager, address, wire)
+}
+
+#[test]
+fn a_new_version_behind_a_link_is_found() {
+    let (mut manager, _, mut wire) = started(|manager| {
+        let old = install(manager, "ringhold-1");
+        link(manager, &old)
+    });
+    assert_eq!(running(&manager), manager.path("ringhold-1"));
+    for version in 2..5 {
+        let new = install(&manager, &format!("ringhold-{version}"));
+        link(&manager, &new);
+        manager.reload();
+        assert_eq!(running(&manager), new);
+        wire.echo(version, 5);
+    }
+    // A relative link, and the old version is gone.
+    link(&manager, "ringhold-2");
+    fs::remove_file(manager.path("ringhold-4")).unwrap();
+    manager.reload();
+    assert_eq!(running(&manager), manager.path("ringhold-2"));
+    wire.echo(9, 9);
+    manager.stop_for_good();
+}
+
+#[test]
+fn a_replaced_file_is_the_new_version() {
+    let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
+    let before = fs::metadata(format!("/proc/{}/exe", manager.pid())).unwrap();
+    install(&manager, "ringhold");
+    manager.reload();
+    let after = fs::metadata(format!("/proc/{}/exe", manager.pid())).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_ne!(before.ino(), after.ino());
+    wire.echo(1, 1);
+    manager.stop_for_good();
+}
+
+/// Whatever is wrong with the new program, the old one goes on.
+#[test]
+fn a_program_that_cannot_take_over_is_refused() {
+    let (mut manager, address, mut wire) = started(|manager| install(manager, "ringhold"));
+    let path = manager.path("ringhold");
+    let mut refused = |manager: &mut Manager, times: usize, why: &str| {
+        manager.reload();
+        manager.logged(times, &["the reload is refused, nothing has changed", why]);
+        wire.echo(times as u32, 1);
+        Wire::connect(&address).echo(0, 2);
+    };
+    fs::remove_file(&path).unwrap();
+    refused(
+        &mut manager,
+        1,
+        "cannot be started: No such file or directory",
+    );
+    fs::write(&path, "").unwrap();
+    refused(&mut manager, 1, "cannot be started: Permission denied");
+    for (times, script_text) in ["exit 0", "exit 3", "kill -9 $$"].iter().enumerate() {
+        script(&manager, "ringhold", script_text);
+        refused(&mut manager, times + 1, "the new program refuses");
+    }
+    script(&manager, "ringhold", "echo of another kind");
+    refused(&mut manager, 1, "of another kind");
+    script(&manager, "ringhold", "exec yes");
+    refused(&mut manager, 1, "more than an answer");
+    // The same state, but of a version that this one does not write.
+    script(
+        &manager,
+        "ringhold",
+        &format!("RINGHOLD_PREFLIGHT='state=77' exec {RINGHOLD} \"$@\""),
+    );
+    refused(&mut manager, 4, "the new program refuses");
+    manager.logged(1, &["hands over state that this one cannot read"]);
+
+    fs::remove_file(&path).unwrap();
+    install(&manager, "ringhold");
+    manager.reload();
+    manager.logged(1, &["took over 1 connections"]);
+    wire.echo(77, 77);
+    manager.stop_for_good();
+}
+
+/// While a child takes its time, the service serves and can be stopped, and the child does not stay behind.
+#[test]
+fn a_program_that_gives_no_answer_does_not_hold_up_a_stop() {
+    let (mut manager, address, mut wire) = started(|manager| install(manager, "ringhold"));
+    script(
+        &manager,
+        "ringhold",
+        "echo $$ >DIR/child; exec sleep 1000"
+            .replace("DIR", &manager.path(""))
+            .as_str(),
+    );
+    manager.signal(Signal::SIGHUP);
+    let child = until("the child", || {
+        let text = fs::read_to_string(manager.path("child")).ok()?;
+        text.trim().parse::<i32>().ok()
+    });
+    wire.echo(1, 1);
+    Wire::connect(&address).echo(0, 2);
+    manager.stop();
+    assert!(!Path::new(&format!("/proc/{child}")).exists());
+    install(&manager, "ringhold");
+    manager.start();
+    wire.echo(2, 2);
+    manager.stop_for_good();
+}

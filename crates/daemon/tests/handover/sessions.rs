@@ -1,0 +1,107 @@
+//! The state that a service keeps for a connection.
+
+use rmpv::Value;
+
+use crate::manager::Manager;
+use crate::wire::{Wire, counter, request};
+
+const CONFIG: &str = "workers = 2\n[sockets.counter]\n[sockets.rpc]\n";
+
+fn count(wire: &mut Wire) -> u64 {
+    wire.send(b"\xc0");
+    wire.value().as_u64().unwrap()
+}
+
+fn greeted(wire: &mut Wire) {
+    assert_eq!(wire.value(), Value::from("hello"));
+}
+
+#[test]
+fn sessions_go_on_and_are_not_greeted_again() {
+    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
+    let address = manager.listen_unix("counter");
+    manager.listen_unix("rpc");
+    manager.start();
+    let mut wires: Vec<Wire> = (0..20).map(|_| Wire::connect(&address)).collect();
+    wires.iter_mut().for_each(greeted);
+    for round in 1..=6 {
+        for (index, wire) in wires.iter_mut().enumerate() {
+            // Each at its own pace, so that a mix-up is seen.
+            for _ in 0..index {
+                count(wire);
+            }
+            assert_eq!(count(wire), (index as u64 + 1) * round);
+        }
+        if round % 2 == 0 {
+            manager.restart();
+        } else {
+            manager.reload();
+        }
+    }
+    // New ones are greeted.
+    greeted(&mut Wire::connect(&address));
+    manager.stop_for_good();
+}
+
+#[test]
+fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
+    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
+    let address = manager.listen_unix("counter");
+    let rpc = manager.listen_unix("rpc");
+    manager.start();
+    let connect = || {
+        let mut wire = Wire::connect(&address);
+        greeted(&mut wire);
+        wire
+    };
+    let mut other = Wire::connect(&rpc);
+    other.echo(1, 1);
+
+    let [mut odd, mut even] = [(); 2].map(|()| connect());
+    assert_eq!(
+        (count(&mut odd), count(&mut even), count(&mut even)),
+        (1, 1, 2)
+    );
+    manager.set_flag("refuse-to-restore", true);
+    manager.restart();
+    assert_eq!(odd.rest(), b"");
+    assert_eq!(count(&mut even), 3);
+    manager.logged(
+        1,
+        &["its session cannot be restored: an odd count, on purpose"],
+    );
+    assert_eq!(counter(&rpc, "counter", "bad_input"), 0);
+    assert_eq!(counter(&rpc, "counter", "unrestored"), 1);
+    manager.set_flag("refuse-to-restore", false);
+
+    manager.set_flag("panic-in-restore", true);
+    manager.reload();
+    assert_eq!(even.rest(), b"");
+    assert_eq!(counter(&rpc, "counter", "panics"), 1);
+    manager.set_flag("panic-in-restore", false);
+
+    let mut unsaved = connect();
+    manager.set_flag("save-nothing", true);
+    manager.restart();
+    assert_eq!(unsaved.rest(), b"");
+    other.echo(2, 2);
+    manager.stop_for_good();
+}
+
+/// MessagePack-RPC does not save what handlers keep with a connection; it closes it, so that nobody goes on with a
+/// connection that has forgotten.
+#[test]
+fn rpc_connections_with_data_are_closed() {
+    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
+    manager.listen_unix("counter");
+    let rpc = manager.listen_unix("rpc");
+    manager.start();
+    let [mut stateful, mut stateless] = [(); 2].map(|()| Wire::connect(&rpc));
+    stateful.send(&request(1, "remember", &[5.into()]));
+    assert_eq!(stateful.reply(), (1, Ok(5.into())));
+    stateless.echo(1, 1);
+    manager.restart();
+    assert_eq!(stateful.rest(), b"");
+    stateless.echo(2, 2);
+    manager.stop_for_good();
+}

@@ -1,0 +1,132 @@
+//! Without a store for descriptors: connections are finished and closed, and that is said at start.
+
+use nix::sys::signal::Signal;
+use rmpv::Value;
+
+use crate::manager::Manager;
+use crate::wire::{Wire, request};
+
+const CONFIG: &str = "workers = 2\n[handover]\ndrain = \"20s\"\n[sockets.rpc]\n";
+
+/// What was asked is answered, deferred replies too; then the connections end in order.
+fn drains_and_closes(mut manager: Manager) {
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wires: Vec<Wire> = (0..20).map(|_| Wire::connect(&address)).collect();
+    for wire in &mut wires {
+        wire.echo(0, 0);
+        for id in 1..10 {
+            wire.send(&request(id, "echo", &[id.into()]));
+        }
+    }
+    let mut held = Wire::connect(&address);
+    held.send(&request(1, "hold", &[]));
+    held.send(&request(2, "echo", &[2.into()]));
+    assert_eq!(held.reply(), (2, Ok(2.into())));
+    let mut other = Wire::connect(&address);
+    other.echo(1, 1);
+    manager.signal(Signal::SIGTERM);
+    let mark = 0;
+    manager.wait_for(mark, "STOPPING=1");
+    other.send(&request(2, "release", &[]));
+    assert_eq!(other.reply(), (2, Ok(1.into())));
+    assert_eq!(held.reply(), (1, Ok("released".into())));
+    assert_eq!(held.rest(), b"");
+    for wire in &mut wires {
+        for id in 1..10 {
+            assert_eq!(wire.reply(), (id, Ok(Value::from(id))));
+        }
+        assert_eq!(wire.rest(), b"");
+    }
+    assert!(manager.ended().success());
+    assert_eq!(manager.state().stored(), Vec::<&str>::new());
+    // Who connects meanwhile is served by the next.
+    let mut waiting = Wire::connect(&address);
+    manager.start();
+    waiting.echo(3, 3);
+    manager.stop_for_good();
+}
+
+#[test]
+fn no_store() {
+    let mut manager = Manager::new(0, CONFIG).with_test_daemon();
+    manager.listen_unix("rpc");
+    manager.start();
+    manager.logged(
+        1,
+        &[
+            "stores no descriptors",
+            "a restart will close open connections",
+        ],
+    );
+    assert_eq!(manager.state().refused, ["ringhold.probe"; 3]);
+    manager.stop();
+    drains_and_closes(Manager::new(0, CONFIG).with_test_daemon());
+}
+
+#[test]
+fn a_store_that_is_too_small() {
+    for size in [1, 2] {
+        let mut manager = Manager::new(size, CONFIG).with_test_daemon();
+        manager.listen_unix("rpc");
+        manager.start();
+        manager.logged(
+            1,
+            &[
+                &format!("room for {size} descriptors"),
+                "a restart will close open connections",
+            ],
+        );
+        manager.wait_until_nothing_is_stored();
+        manager.stop();
+    }
+    drains_and_closes(Manager::new(2, CONFIG).with_test_daemon());
+}
+
+/// What the service manager is told, and in which order.
+#[test]
+fn the_notifications_are_in_order() {
+    let mut manager = Manager::new(3, "[sockets.rpc]\n");
+    manager.listen_unix("rpc");
+    manager.start();
+    manager.stop();
+    manager.start();
+    manager.stop();
+    let state = manager.state();
+    let words: Vec<String> = state
+        .messages
+        .iter()
+        .filter(|message| !message.starts_with("STATUS="))
+        .map(|message| message.replace('\n', " "))
+        .collect();
+    let probe = ["FDSTORE=1 FDNAME=ringhold.probe FDPOLL=0"; 3];
+    let probe = [
+        &probe[..],
+        &["BARRIER=1", "FDSTOREREMOVE=1 FDNAME=ringhold.probe"],
+    ]
+    .concat();
+    let give = [
+        "STOPPING=1",
+        "FDSTORE=1 FDNAME=ringhold.state FDPOLL=0",
+        "FDSTORE=1 FDNAME=ringhold.outlet FDPOLL=0",
+        "FDSTORE=1 FDNAME=ringhold.inlet FDPOLL=0",
+        "BARRIER=1",
+    ];
+    let take = [
+        "FDSTOREREMOVE=1 FDNAME=ringhold.inlet",
+        "FDSTOREREMOVE=1 FDNAME=ringhold.outlet",
+        "FDSTOREREMOVE=1 FDNAME=ringhold.state",
+        "BARRIER=1",
+    ];
+    let expected = [
+        &["READY=1"],
+        &probe[..],
+        &give,
+        &take,
+        &["READY=1"],
+        &probe,
+        &give,
+    ]
+    .concat();
+    assert_eq!(words, expected);
+}
