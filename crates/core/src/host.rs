@@ -264,7 +264,7 @@ impl<S: Service> Host for Hosted<S> {
                 let why = format!("its session cannot be restored: {error}");
                 reply
                     .connection
-                    .close(Close::Service(why.into()), reply.desk);
+                    .close(Close::Refused(why.into()), reply.desk);
             }
             None => {}
         }
