@@ -122,4 +122,20 @@ mod tests {
         drop(meters);
         assert_eq!(memory.total(), 0);
     }
+
+    #[test]
+    fn a_worker_whose_largest_connection_has_gone_is_not_named_again() {
+        let memory = Memory::new(1000, 2);
+        let mut meters = [Meter::new(memory.clone(), 0), Meter::new(memory.clone(), 1)];
+        meters[0].change(0, 900);
+        meters[0].change(900, 0);
+        meters[0].change(0, 10);
+        meters[1].change(0, 600);
+        meters[1].change(0, 600);
+        meters[0].publish();
+        assert_eq!(meters[1].publish(), Some(0), "as far as is known");
+        assert!(!meters[0].must_cut(10));
+        assert_eq!(meters[0].publish(), Some(1));
+        assert!(meters[1].must_cut(600));
+    }
 }

@@ -323,32 +323,33 @@ mod tests {
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal};
 
-    struct Silent;
+    /// Answers every frame with 60000 bytes.
+    struct Talkative;
 
-    impl Service for Silent {
+    impl Service for Talkative {
         type Session = ();
 
         fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
             Ok(())
         }
 
-        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+            reply.write(|out| out.resize(out.len() + 60_000, 0xc0));
             Flow::Continue
         }
     }
 
     #[test]
-    fn memory_that_an_engine_is_about_to_give_back_costs_nobody_else_his_connection() {
+    fn memory_that_an_engine_is_about_to_give_back_costs_nobody_else_a_connection() {
         let limits = Limits {
             memory: 100_000,
             ..Limits::default()
         };
-        let mut exchange = Exchange::with_limits(Silent, limits);
+        let mut exchange = Exchange::with_limits(Talkative, limits);
         let clients = [exchange.connect(), exchange.connect()];
         for client in clients {
-            let mut frame = vec![0; 60_000];
-            frame[..5].copy_from_slice(&[0xc6, 0, 0, 0xff, 0xff]);
-            exchange.shard.received(client.0 as u32, &frame, None);
+            exchange.set_window(client, Some(0));
+            exchange.shard.received(client.0 as u32, &[0x01], None);
         }
         // Turns in which the engine waits for what it has in flight on the connection that is cut.
         for _ in 0..5 {

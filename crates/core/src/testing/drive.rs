@@ -143,9 +143,7 @@ impl Exchange {
         let Some(wire) = self.shard.link(slot) else {
             return false;
         };
-        if let (Some((target, room)), Some(piece)) = (&mut wire.large, wire.incoming.front_mut()) {
-            target.extend_from_slice(&piece.split_to(piece.len().min(*room)));
-            wire.incoming.retain(Buf::has_remaining);
+        if wire.large.is_some() && !wire.incoming.is_empty() {
             return self.return_large(slot);
         }
         if let Some(piece) = wire.incoming.pop_front() {
@@ -174,14 +172,20 @@ impl Exchange {
         }
     }
 
-    /// Ends the receive into the buffer of a large frame, if one is under way.
+    /// Ends the receive into the buffer of a large frame, if one is under way, with what has arrived by now.
     pub(super) fn return_large(&mut self, slot: u32) -> bool {
-        let large = self.shard.link(slot).and_then(|wire| wire.large.take());
-        let returned = large.is_some();
-        if let Some((target, _)) = large {
-            self.shard.large_received(slot, target);
+        let Some(wire) = self.shard.link(slot) else {
+            return false;
+        };
+        let Some((mut target, room)) = wire.large.take() else {
+            return false;
+        };
+        if let Some(piece) = wire.incoming.front_mut() {
+            target.extend_from_slice(&piece.split_to(piece.len().min(room)));
+            wire.incoming.retain(Buf::has_remaining);
         }
-        returned
+        self.shard.large_received(slot, target);
+        true
     }
 
     /// Nothing more is received. While stopping, what has arrived by now is taken, as an engine does.

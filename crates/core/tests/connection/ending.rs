@@ -174,6 +174,7 @@ fn the_service_ends_a_connection_after_its_reply() {
     assert_eq!(rig.frames(), 2, "what comes behind is not dispatched");
     rig.receive(client, &[0x04]);
     assert_eq!(rig.frames(), 2);
+    assert_eq!(rig.memory_held(), 3, "nor is it kept");
     assert!(!rig.is_shut(client), "the reply is not taken yet");
     rig.set_window(client, None);
     assert_eq!(rig.take_sent(client), [0x01, 0x91, verb::CLOSE]);
@@ -182,6 +183,19 @@ fn the_service_ends_a_connection_after_its_reply() {
         rig.reasons(),
         ["the service ended the connection: asked to"]
     );
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn a_peer_that_ends_while_its_last_reply_is_on_its_way_is_not_waited_for() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[0x91, verb::CLOSE]);
+    rig.end(client);
+    assert!(rig.is_open(client));
+    rig.set_window(client, None);
+    assert_eq!(rig.take_sent(client), [0x91, verb::CLOSE]);
     rig.assert_empty(&[client]);
 }
 

@@ -1,6 +1,8 @@
 //! Frames that announce so much that they are received straight into a buffer of their own.
 
-use crate::service::{Rig, array, bin, verb};
+use ringhold_core::limits::Limits;
+
+use crate::service::{Manner, Rig, array, bin, verb};
 
 /// From this announced size on; see `connection.rs`.
 const LARGE: usize = 64 * 1024;
@@ -144,19 +146,53 @@ fn pieces_that_arrive_unasked_while_a_large_frame_is_received() {
 }
 
 #[test]
-fn a_push_that_pauses_in_the_middle_of_a_large_frame() {
-    use crate::service::Manner;
-    use ringhold_core::limits::Limits;
+fn the_end_of_a_large_frame_that_arrives_as_its_connection_pauses() {
+    let frame = array(&[&[verb::KEEP], &bin(100_000, 1)]);
+    for at in [80_000, frame.len() - 20_000, frame.len() - 1] {
+        let mut rig = Rig::with(limits(), pushing());
+        let client = rig.connect();
+        rig.set_window(client, Some(0));
+        rig.receive(client, &frame[..20_000]);
+        rig.seen().handles[0].push(vec![7; 6000]).unwrap();
+        // The push is delivered first, while the rest is on its way into the frame's own buffer.
+        rig.receive(client, &frame[20_000..at]);
+        assert!(!rig.reads(client));
+        rig.receive_unasked(client, &frame[at..]);
+        assert_eq!(rig.frames(), 0, "nothing is dispatched while paused");
+        rig.set_window(client, None);
+        assert_eq!(rig.frames(), 1);
+        assert!(rig.seen().kept[0] == frame);
+        assert_eq!(rig.memory_held(), 0);
+    }
+    let mut rig = Rig::with(limits(), pushing());
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &frame[..20_000]);
+    rig.seen().handles[0].push(vec![7; 6000]).unwrap();
+    rig.receive(client, &frame[20_000..]);
+    assert_eq!((rig.frames(), rig.unread(client)), (0, 0));
+    rig.set_window(client, None);
+    assert_eq!(rig.frames(), 1);
+}
 
-    let limits = Limits {
+/// An outbox of which 5000 bytes are the half.
+fn limits() -> Limits {
+    Limits {
         outbox_bytes: 10_000,
         ..Limits::default()
-    };
-    let manner = Manner {
+    }
+}
+
+fn pushing() -> Manner {
+    Manner {
         makes_handles: true,
         ..Manner::default()
-    };
-    let mut rig = Rig::with(limits, manner);
+    }
+}
+
+#[test]
+fn a_push_that_pauses_in_the_middle_of_a_large_frame() {
+    let mut rig = Rig::with(limits(), pushing());
     let client = rig.connect();
     let frame = array(&[&[verb::KEEP], &bin(200_000, 1)]);
     rig.set_window(client, Some(0));

@@ -206,6 +206,28 @@ fn pauses_by_pushes_and_answers_are_counted_too() {
 }
 
 #[test]
+fn what_waits_to_be_dispatched_is_bounded() {
+    // Frames of one byte, which take many turns, behind a pause: they are not all read at once.
+    let mut rig = Rig::with(
+        Limits {
+            memory: 400_000,
+            ..limits(200_000)
+        },
+        Manner::default(),
+    );
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(150_000));
+    for _ in 0..16 {
+        rig.receive(client, &[1; 50_000]);
+    }
+    assert_eq!(rig.unread(client), 800_000);
+    rig.set_window(client, None);
+    assert_eq!(rig.counters().cut, 0);
+    assert_eq!(rig.take_sent(client).len(), 950_000);
+}
+
+#[test]
 fn one_reply_may_be_larger_than_the_outbox() {
     let mut rig = rig();
     let client = rig.connect();
