@@ -2,7 +2,7 @@
 
 use std::io;
 
-use io_uring_for_tokio::Builder;
+use io_uring_for_tokio::{Builder, IoUring};
 use tokio_uring::Runtime;
 
 use crate::engine::Unavailable;
@@ -63,6 +63,8 @@ fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> io::Result<Runtime>
     for set in flags {
         set(&mut ring);
     }
+    // A runtime that fails to make its ring leaks the descriptors that it has by then, so the ring is tried alone.
+    let _: IoUring = ring.build(entries)?;
     Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring))
 }
 
