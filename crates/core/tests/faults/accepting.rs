@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::client;
-use crate::services::{Echo, Name};
+use crate::services::{Echo, Gate, Name};
 
 pub(crate) fn a_thousand_connections_are_dealt_evenly(engine: Engine) {
     for ring in ["", "[ring]\nentries = 8\nbuffers = 2\nbuffer_bytes = 1024"] {
@@ -34,6 +34,39 @@ pub(crate) fn a_thousand_connections_are_dealt_evenly(engine: Engine) {
         drop(clients);
         bed.finish();
     }
+}
+
+pub(crate) fn more_connections_may_wait_than_completions_fit(engine: Engine) {
+    // Eight entries make a completion queue of 32.
+    let config = "
+        workers = 1
+        [ring]
+        entries = 8
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]
+        [sockets.gate]
+        listen = [\"127.0.0.1:0\"]";
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    let bed = Bed::start(engine, config, |server| {
+        server
+            .service("echo", |_| Echo)
+            .service("gate", move |_| theirs.clone())
+    });
+    for round in 1..=5 {
+        let mut clients: Vec<TcpStream> =
+            gate.hold(&bed, 1, || (0..200).map(|_| bed.connect("echo")).collect());
+        for client in &mut clients {
+            client::exchange(client, &[1], &[1]);
+        }
+        assert_eq!(bed.name("echo").opened, 200 * round, "accepting goes on");
+        if engine == Engine::Ring {
+            assert!(bed.counters().overflows >= round, "{:?}", bed.counters());
+        }
+        drop(clients);
+        bed.until_open_on("echo", 0);
+    }
+    bed.finish();
 }
 
 pub(crate) fn each_listener_leads_to_its_own_service(engine: Engine) {
@@ -100,9 +133,9 @@ pub(crate) fn above_the_limit_connections_wait_their_turn(engine: Engine) {
             bed.total().frames_in == limit
         });
         // The others wait, and nobody waits for them in a hurry.
-        let before = bed.engine().enters;
+        let before = bed.counters().enters;
         std::thread::sleep(std::time::Duration::from_millis(200));
-        let counters = bed.engine();
+        let counters = bed.counters();
         assert!(counters.enters - before < 100, "{counters:?}");
         assert_eq!(bed.total().open, limit);
         // One after the other leaves and makes room. All of them were connected in order and are served in order,
@@ -192,13 +225,13 @@ pub(crate) fn descriptors_may_run_out(engine: Engine) {
     let mut answered = 0..;
     bed.until("some are served", |bed| bed.total().frames_in == 10);
     bed.until("the lack is noticed", |bed| {
-        bed.engine().accept_backoffs >= 2
+        bed.counters().accept_backoffs >= 2
     });
-    let before = bed.engine();
+    let before = bed.counters();
     bed.until("it is tried again", |bed| {
-        bed.engine().accept_backoffs >= before.accept_backoffs + 5
+        bed.counters().accept_backoffs >= before.accept_backoffs + 5
     });
-    let after = bed.engine();
+    let after = bed.counters();
     let tries = after.accept_backoffs - before.accept_backoffs;
     assert!(
         after.enters - before.enters <= 4 * tries,

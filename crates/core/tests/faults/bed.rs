@@ -120,10 +120,6 @@ fn descriptors() -> BTreeSet<String> {
         .collect()
 }
 
-pub(crate) fn descriptor_count() -> usize {
-    descriptors().len()
-}
-
 fn thread_names() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let names =
@@ -142,6 +138,7 @@ pub(crate) fn assert_no_kernel_workers() {
 
 /// A server that runs, and what it was configured with.
 pub(crate) struct Bed {
+    pub(crate) engine: Engine,
     running: Running,
     metrics: Arc<Metrics>,
     /// Holds the paths of unix sockets.
@@ -182,6 +179,7 @@ impl Bed {
         let metrics = running.metrics().clone();
         *WATCHED.lock().unwrap() = Some(metrics.clone());
         Bed {
+            engine,
             running,
             metrics,
             directory,
@@ -240,7 +238,7 @@ impl Bed {
     }
 
     /// The counters of all engines.
-    pub(crate) fn engine(&self) -> EngineTotals {
+    pub(crate) fn counters(&self) -> EngineTotals {
         let mut total = EngineTotals::default();
         for worker in &self.snapshot().workers {
             total.add(&worker.engine);

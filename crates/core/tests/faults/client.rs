@@ -67,6 +67,15 @@ pub(crate) fn expect(stream: &mut impl Read, expected: &[u8]) {
     }
 }
 
+/// Reads an answer, whatever it is.
+pub(crate) fn expect_some(stream: &mut TcpStream) {
+    assert_ne!(
+        stream.read(&mut [0; 256]).unwrap(),
+        0,
+        "the end came instead"
+    );
+}
+
 /// Reads until the end, which must be orderly.
 pub(crate) fn rest(stream: &mut impl Read) -> Vec<u8> {
     let mut rest = Vec::new();

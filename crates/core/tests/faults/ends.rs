@@ -235,7 +235,7 @@ pub(crate) fn an_end_right_behind_data_is_noticed(engine: Engine) {
 
 pub(crate) fn a_storm_of_resets_leaves_nothing_behind(engine: Engine) {
     for ring in ["", SMALL] {
-        let (bed, _) = start(engine, ring);
+        let (bed, gate) = start(engine, ring);
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let witnesses: Vec<_> = (0..2)
@@ -276,6 +276,8 @@ pub(crate) fn a_storm_of_resets_leaves_nothing_behind(engine: Engine) {
         });
         bed.until_open(0);
         assert_eq!(bed.total().opened, 502);
+        let buffers = if ring == SMALL { 2 } else { 64 };
+        gate.assert_all_buffers_are_back(&bed, "echo", 2, buffers);
         bed.until("memory back", |bed| bed.memory_held() == 0);
         bed.finish();
     }

@@ -11,6 +11,7 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::client;
 use crate::frames::{DIGEST_BYTES, Random, Script, digest};
+use crate::services::Gate;
 
 /// What a service keeps: the number of a frame on its connection, what was lent, and what it was then.
 type Kept = (u32, Bytes, [u8; DIGEST_BYTES]);
@@ -43,13 +44,25 @@ fn start<K: FnMut(Kept) + 'static>(
     engine: Engine,
     buffers: usize,
     make: impl Fn() -> K + Send + Sync + 'static,
-) -> Bed {
+) -> (Bed, Gate) {
     let config = format!(
-        "workers = 1\n[ring]\nbuffers = {buffers}\nbuffer_bytes = 4096\n[sockets.keep]\nlisten = [\"127.0.0.1:0\"]\n"
+        "workers = 1
+        [ring]
+        buffers = {buffers}
+        buffer_bytes = 4096
+        [sockets.keep]
+        listen = [\"127.0.0.1:0\"]
+        [sockets.gate]
+        listen = [\"127.0.0.1:0\"]"
     );
-    Bed::start(engine, &config, |server| {
-        server.service("keep", move |_| Keeper(make()))
-    })
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    let bed = Bed::start(engine, &config, |server| {
+        server
+            .service("keep", move |_| Keeper(make()))
+            .service("gate", move |_| theirs.clone())
+    });
+    (bed, gate)
 }
 
 /// Frames that can be lent in a buffer of 4 KiB, many in one buffer or one alone, and some that cannot: too small, or
@@ -80,12 +93,12 @@ fn drive(bed: &Bed, clients: usize) -> u64 {
             })
             .collect();
         while !threads.iter().all(|thread| thread.is_finished()) {
-            most = most.max(bed.engine().leased);
+            most = most.max(bed.counters().leased);
             std::thread::yield_now();
         }
     });
     assert_no_kernel_workers();
-    most.max(bed.engine().leased)
+    most.max(bed.counters().leased)
 }
 
 /// A worker counts its leases when it takes a turn.
@@ -96,13 +109,13 @@ fn until_nothing_is_leased(bed: &Bed) {
         client.write_all(&[1]).unwrap();
         client::expect(&mut client, &digest(number, &[1]));
         number += 1;
-        bed.engine().leased == 0
+        bed.counters().leased == 0
     });
 }
 
 pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engine) {
     for buffers in [2, 4, 64] {
-        let bed = start(engine, buffers, || {
+        let (bed, gate) = start(engine, buffers, || {
             let mut last: VecDeque<Kept> = VecDeque::new();
             move |kept| {
                 last.push_back(kept);
@@ -120,6 +133,7 @@ pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engi
             assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
         }
         until_nothing_is_leased(&bed);
+        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers);
         bed.finish();
     }
 }
@@ -140,7 +154,7 @@ pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
             held.iter().for_each(check);
         });
         let sender = Mutex::new(Some(sender));
-        let bed = start(engine, buffers, move || {
+        let (bed, gate) = start(engine, buffers, move || {
             // There is one worker.
             let mut sender = Some(sender.lock().unwrap().take().unwrap());
             move |kept: Kept| {
@@ -158,6 +172,7 @@ pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
             assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
         }
         until_nothing_is_leased(&bed);
+        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers);
         holder.join().unwrap();
         bed.finish();
     }
@@ -166,7 +181,7 @@ pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
 pub(crate) fn frames_may_outlive_their_worker(engine: Engine) {
     let all: Arc<Mutex<Vec<Kept>>> = Arc::default();
     let kept = all.clone();
-    let bed = start(engine, 8, move || {
+    let (bed, _) = start(engine, 8, move || {
         let all = kept.clone();
         move |kept| all.lock().unwrap().push(kept)
     });

@@ -14,6 +14,7 @@ mod ends;
 mod frames;
 mod leases;
 mod pushes;
+mod quiet;
 mod sends;
 mod services;
 mod sizes;
@@ -94,6 +95,7 @@ tests! {
         above_the_limit_connections_wait_their_turn,
         a_disabled_socket_turns_its_clients_away,
         descriptors_may_run_out,
+        more_connections_may_wait_than_completions_fit,
     }
     pushes {
         every_reader_gets_every_message_in_order,
@@ -116,5 +118,9 @@ tests! {
         a_stop_may_meet_a_storm_of_resets,
         a_stop_waits_for_open_questions,
         questions_that_stay_open_are_abandoned,
+    }
+    quiet {
+        whatever_is_waited_for_costs_no_turns,
+        urgent_data_does_no_harm,
     }
 }

@@ -116,6 +116,7 @@ pub(crate) fn readers_may_leave_in_the_middle(engine: Engine) {
     let (bed, readers) = start(engine, "");
     let clients: Vec<TcpStream> = (0..200).map(|_| bed.connect("read")).collect();
     bed.until_open(200);
+    let all = readers.lock().unwrap().clone();
     let messages = messages(300);
     let expected = messages.concat();
     std::thread::scope(|scope| {
@@ -136,8 +137,18 @@ pub(crate) fn readers_may_leave_in_the_middle(engine: Engine) {
         }
     });
     bed.until_open_on("read", 0);
-    // Who is gone is not pushed to any more.
-    publish(&bed, &messages[..1]);
+    // Who is gone is not pushed to any more, and nobody gets it instead.
+    let mut others: Vec<TcpStream> = (0..200).map(|_| bed.connect("publish")).collect();
+    for client in &mut others {
+        client::exchange(client, &[5], &[1]);
+    }
+    for reader in all {
+        assert_eq!(reader.push(vec![9]), Err(PushError::Gone));
+    }
+    for client in &mut others {
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        client::expect_end(client);
+    }
     assert_eq!(readers.lock().unwrap().len(), 0);
     bed.until("memory back", |bed| bed.memory_held() == 0);
     bed.finish();

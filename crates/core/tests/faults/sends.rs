@@ -120,7 +120,7 @@ pub(crate) fn answers_that_are_sent_in_bits_stay_whole_and_in_order(engine: Engi
         }
     });
     assert_no_kernel_workers();
-    let (total, counters) = (bed.total(), bed.engine());
+    let (total, counters) = (bed.total(), bed.counters());
     assert_eq!(total.bytes_out, 4 * expected.len() as u64);
     // The sockets hold a few thousand bytes, so there were many short sends.
     let least = total.bytes_out / 64 / 1024;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, Engine};
 use crate::client;
 use crate::frames::digest;
 
@@ -97,6 +97,16 @@ impl Gate {
     /// Calls `crowd` while all `workers` of the server are held up. They are with the socket `gate`, which this service
     /// must answer.
     pub(crate) fn hold<R>(&self, bed: &Bed, workers: usize, crowd: impl FnOnce() -> R) -> R {
+        self.hold_and_stay(bed, workers, crowd).0
+    }
+
+    /// As [`Gate::hold`]; the connections that did it live on for as long as the second value.
+    fn hold_and_stay<R>(
+        &self,
+        bed: &Bed,
+        workers: usize,
+        crowd: impl FnOnce() -> R,
+    ) -> (R, Vec<TcpStream>) {
         // Those of the last time are gone, so that each worker is dealt one.
         bed.until_open_on("gate", 0);
         let mut keepers: Vec<TcpStream> = (0..workers).map(|_| bed.connect("gate")).collect();
@@ -110,7 +120,44 @@ impl Gate {
             client::expect(keeper, &[1]);
         }
         self.change(|state| state.waiting == 0, |state| state.open = false);
-        result
+        (result, keepers)
+    }
+
+    /// Whether all `buffers` receive buffers of each worker of the server can be used: as many connections as there
+    /// are buffers send something at once, to the socket `name`, which answers every byte. With one buffer less, one of
+    /// them would find none.
+    pub(crate) fn assert_all_buffers_are_back(
+        &self,
+        bed: &Bed,
+        name: &str,
+        workers: usize,
+        buffers: usize,
+    ) {
+        bed.until_open_on(name, 0);
+        let mut clients: Vec<TcpStream> =
+            (0..workers * buffers).map(|_| bed.connect(name)).collect();
+        for client in &mut clients {
+            // Nobody is in the middle of anything after this.
+            client.write_all(&[1]).unwrap();
+            client::expect_some(client);
+        }
+        let lacks = |bed: &Bed, clients: &mut [TcpStream]| {
+            let before = bed.counters().starved;
+            // It takes a buffer to notice an end, too.
+            let _keepers = self.hold_and_stay(bed, workers, || {
+                for client in clients.iter_mut() {
+                    client.write_all(&[1]).unwrap();
+                }
+            });
+            clients.iter_mut().for_each(client::expect_some);
+            bed.counters().starved - before
+        };
+        assert_eq!(lacks(bed, &mut clients), 0, "buffers are missing");
+        // To be sure that it would have been noticed.
+        clients.push(bed.connect(name));
+        bed.until_open_on(name, clients.len() as u64);
+        let lack = lacks(bed, &mut clients);
+        assert_eq!(lack > 0, bed.engine == Engine::Ring, "{lack}");
     }
 
     /// Waits until so many workers stand here.

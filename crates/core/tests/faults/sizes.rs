@@ -72,7 +72,7 @@ pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine
     }
     assert_eq!(bed.name("digest").frames_in, 100 * 50);
     assert_eq!(bed.total().failed, 0);
-    let counters = bed.engine();
+    let counters = bed.counters();
     assert!(counters.enters <= counters.completions, "{counters:?}");
     if engine == Engine::Ring {
         // A hundred connections were accepted at once, and the completion queue has room for 32.
@@ -106,7 +106,7 @@ pub(crate) fn a_burst_of_a_thousand_connections_shares_sixteen_buffers(engine: E
     }
     assert_eq!(bed.name("digest").open, 1000, "nobody is closed for it");
     assert_eq!(bed.name("digest").frames_in, 3000);
-    let counters = bed.engine();
+    let counters = bed.counters();
     assert!(counters.enters <= counters.completions, "{counters:?}");
     if engine == Engine::Ring {
         assert!(counters.starved > 0, "{counters:?}");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::client;
 use crate::frames::{Random, frame, push_frame};
-use crate::services::Echo;
+use crate::services::{Echo, Gate};
 
 /// What a client sends, all of it marked as its own, and where its frames end.
 fn tagged(tag: u64, random: &mut Random) -> (Vec<u8>, Vec<usize>) {
@@ -80,14 +80,28 @@ fn come_and_go(bed: &Bed, tags: &AtomicU64, rounds: usize) {
 }
 
 pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
-    for ring in [
-        "buffers = 2\nbuffer_bytes = 1024\nentries = 8",
-        "buffers = 64",
-    ] {
+    for (buffers, bytes) in [(2, 1024), (64, 16 * 1024)] {
+        let gate = Gate::default();
+        let theirs = gate.clone();
         let config = format!(
-            "workers = 2\n[limits]\nframe_timeout = \"0s\"\nwrite_timeout = \"0s\"\n[ring]\n{ring}\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n"
+            "workers = 2
+            [limits] # None that could end what nothing else ended.
+            frame_timeout = \"0s\"
+            write_timeout = \"0s\"
+            [ring]
+            entries = 8
+            buffers = {buffers}
+            buffer_bytes = {bytes}
+            [sockets.echo]
+            listen = [\"127.0.0.1:0\"]
+            [sockets.gate]
+            listen = [\"127.0.0.1:0\"]"
         );
-        let bed = Bed::start(engine, &config, |server| server.service("echo", |_| Echo));
+        let bed = Bed::start(engine, &config, |server| {
+            server
+                .service("echo", |_| Echo)
+                .service("gate", move |_| theirs.clone())
+        });
         let tags = AtomicU64::new(1);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -108,6 +122,7 @@ pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
         assert_no_kernel_workers();
         bed.until_open(0);
         assert_eq!(bed.total().opened, 4 * 150 + 2);
+        gate.assert_all_buffers_are_back(&bed, "echo", 2, buffers);
         bed.until("memory back", |bed| bed.memory_held() == 0);
         bed.finish();
     }

@@ -335,7 +335,7 @@ pub(crate) fn what_arrived_before_a_stop_is_answered(engine: Engine) {
 
 pub(crate) fn a_slow_reader_gets_the_rest_of_its_answer(engine: Engine) {
     let (bed, _) = start(engine, 2, "[handover]\ndrain = \"50s\"");
-    let large = frame(6 << 20, 1);
+    let large = frame(5 << 20, 1);
     let mut ended = client::connect_narrow(bed.address("echo"));
     let mut open = client::connect_narrow(bed.address("echo"));
     for client in [&mut ended, &mut open] {
@@ -401,7 +401,7 @@ pub(crate) fn a_stop_may_meet_a_storm_of_resets(engine: Engine) {
                 })
             })
             .collect();
-        bed.until("the storm rages", |bed| bed.total().opened > 200);
+        bed.until("the storm rages", |bed| bed.total().opened > 100);
         bed.finish();
         over.store(true, Ordering::Relaxed);
         threads

@@ -137,7 +137,7 @@ pub(crate) fn who_says_nothing_is_cut(engine: Engine) {
     });
     client::expect_end(&mut silent);
     client::expect_end(&mut once);
-    // It waits for us, not we for it.
+    // It waits for us, not we for it. Once it has its answer, that is over.
     responders
         .lock()
         .unwrap()
@@ -145,7 +145,6 @@ pub(crate) fn who_says_nothing_is_cut(engine: Engine) {
         .for_each(|responder| responder.answer(vec![9]));
     client::expect(&mut waiting, &[9]);
     client::exchange(&busy, &[1], &[1]);
-    assert_eq!(bed.total().timed_out, 2);
     drop((waiting, busy, silent, once));
     bed.finish();
 }

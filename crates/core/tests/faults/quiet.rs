@@ -1,0 +1,110 @@
+//! Waiting is free: whatever a worker waits for, it sleeps, and nothing is left to a thread of the kernel.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+use socket2::SockRef;
+
+use crate::bed::{Bed, Engine, assert_no_kernel_workers};
+use crate::client;
+use crate::frames::{digest, frame};
+use crate::services::Digest;
+use crate::tickets::{ANSWERED, answer, request};
+
+const RINGS: [&str; 2] = ["", "[ring]\nentries = 8\nbuffers = 2\nbuffer_bytes = 1024"];
+
+/// While nothing happens, workers take next to no turns.
+fn assert_quiet(bed: &Bed) {
+    // What has just happened may take some turns more; how long depends on the machine.
+    bed.until("quiet", |bed| {
+        let before = bed.counters().enters;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        bed.counters().enters - before < 10
+    });
+    assert_no_kernel_workers();
+}
+
+pub(crate) fn whatever_is_waited_for_costs_no_turns(engine: Engine) {
+    let more = "
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]";
+    for ring in RINGS {
+        let (bed, questions) = crate::tickets::start(engine, &format!("{ring}{more}"));
+        let large = frame(5 << 20, 1);
+        // Clients that say nothing, or not all.
+        let idle: Vec<TcpStream> = (0..100).map(|_| bed.connect("echo")).collect();
+        let mut partial = bed.connect("echo");
+        partial.write_all(&large[..500]).unwrap();
+        let mut half = bed.connect("echo");
+        half.write_all(&large[..500_000]).unwrap();
+        // Some that do not read, with and without their end, one of which keeps the server from reading more.
+        let mut slow = client::connect_narrow(bed.address("echo"));
+        slow.write_all(&large).unwrap();
+        let mut ended = client::connect_narrow(bed.address("echo"));
+        ended.write_all(&large).unwrap();
+        ended.shutdown(Shutdown::Write).unwrap();
+        let mut paused = client::connect_narrow(bed.address("echo"));
+        paused.write_all(&large).unwrap();
+        paused.write_all(&large[..100_000]).unwrap();
+        // Some that wait for an answer.
+        let mut asking = bed.connect("ask");
+        asking.write_all(&request(0, 0)).unwrap();
+        let mut asking_last = bed.connect("ask");
+        asking_last.write_all(&request(1, 0)).unwrap();
+        asking_last.shutdown(Shutdown::Write).unwrap();
+        bed.until("all arrived", |bed| bed.total().frames_in == 5);
+        assert_quiet(&bed);
+        for (responder, client, number) in questions.iter().take(2) {
+            responder.answer(answer(ANSWERED, client, number).to_vec());
+        }
+        client::expect(&mut asking, &answer(ANSWERED, 0, 0));
+        client::expect(&mut asking_last, &answer(ANSWERED, 1, 0));
+        client::expect_end(&mut asking_last);
+        for client in [&mut slow, &mut ended, &mut paused] {
+            client::expect(client, &large);
+        }
+        client::expect_end(&mut ended);
+        assert_quiet(&bed);
+        drop((
+            idle,
+            partial,
+            half,
+            slow,
+            ended,
+            paused,
+            asking,
+            asking_last,
+        ));
+        bed.finish();
+    }
+}
+
+pub(crate) fn urgent_data_does_no_harm(engine: Engine) {
+    for ring in RINGS {
+        let config = format!(
+            "workers = 1\n{ring}\n[sockets.digest]\nlisten = [\"127.0.0.1:0\", \"unix:@/digest\"]\n"
+        );
+        let bed = Bed::start(engine, &config, |server| {
+            server.service("digest", |_| Digest)
+        });
+        let mut witness = bed.connect("digest");
+        // In a small frame and in one that is received into its own buffer.
+        for (round, size) in [500, 500_000].into_iter().enumerate() {
+            let sent = frame(size, 1);
+            let tcp = bed.connect("digest");
+            let unix = bed.connect_unix("digest");
+            for client in [SockRef::from(&tcp), SockRef::from(&unix)] {
+                let before = bed.total().bytes_in;
+                (&*client).write_all(&sent[..size / 2]).unwrap();
+                bed.until_received(before + size as u64 / 2);
+                client.send_out_of_band(&[1]).unwrap();
+            }
+            assert_quiet(&bed);
+            witness.write_all(&[7]).unwrap();
+            client::expect(&mut witness, &digest(round as u32, &[7]));
+        }
+        drop(witness);
+        bed.until_open(0);
+        bed.finish();
+    }
+}
