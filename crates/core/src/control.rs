@@ -92,6 +92,12 @@ impl<'a> Control<'a> {
         self.asked = Some(asked);
     }
 
+    /// From now on the status line says that a reload was refused.
+    pub(crate) fn reload_refused(&mut self) {
+        self.status.refused = true;
+        self.status.next = Instant::now();
+    }
+
     /// Waits until something happens. A stop comes first, whatever else there is.
     pub(crate) fn wait(&mut self, running: &Running) -> Result<Why, ServerError> {
         loop {
@@ -232,6 +238,8 @@ struct Status {
     next: Instant,
     before: Option<(Instant, NameTotals)>,
     line: String,
+    /// The last reload was refused: somebody waits for a change that has not come.
+    refused: bool,
 }
 
 impl Status {
@@ -240,6 +248,7 @@ impl Status {
             next: Instant::now(),
             before: None,
             line: String::new(),
+            refused: false,
         }
     }
 
@@ -250,10 +259,13 @@ impl Status {
         self.next = now + STATUS_INTERVAL;
         let snapshot: Snapshot = running.metrics().snapshot();
         let total = snapshot.total();
-        let line = match &self.before {
+        let mut line = match &self.before {
             None => "serving".to_owned(),
             Some((at, before)) => line(&total, before, now.duration_since(*at)),
         };
+        if self.refused {
+            line.push_str("; the last reload was refused, the log says why");
+        }
         if line != self.line {
             notify::status(&line);
             self.line = line;

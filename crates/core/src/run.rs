@@ -151,6 +151,7 @@ impl Daemon {
             };
             tracing::error!("the reload is refused, nothing has changed: {refusal}");
             notify::ready();
+            control.reload_refused();
         }
     }
 

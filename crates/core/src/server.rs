@@ -93,6 +93,26 @@ impl Server {
         Ok(self.plan()?.0.table())
     }
 
+    /// As [`Server::check`], for a process that is not passed the descriptors that the server would be: it assumes one
+    /// listener for each name.
+    ///
+    /// # Errors
+    ///
+    /// Everything that stands in the way of starting then.
+    pub fn check_assuming_inherited(self) -> Result<listeners::Table, ServerError> {
+        let names = self.config.sockets.iter();
+        let names: Vec<String> = names
+            .map(|(name, socket)| socket.descriptor_name(name).to_owned())
+            .collect();
+        self.rehearse(&names, &[])?;
+        Ok(listeners::Table::assumed(&self.config, self.worker_count()))
+    }
+
+    fn worker_count(&self) -> usize {
+        let available = crate::cpus::available().unwrap_or_default();
+        crate::cpus::assign(self.config.workers, &available).len()
+    }
+
     /// Whether there would be problems if listeners with these descriptor names were inherited, and `held` were passed on
     /// by a process that has bound them.
     pub(crate) fn rehearse(&self, inherited: &[String], held: &[Held]) -> Result<(), ServerError> {
@@ -101,8 +121,7 @@ impl Server {
             .iter()
             .map(|(name, _)| name.as_str())
             .collect();
-        let available = crate::cpus::available().unwrap_or_default();
-        let workers = crate::cpus::assign(self.config.workers, &available).len();
+        let workers = self.worker_count();
         let inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
         let only = self.inherited_only;
         listeners::rehearse(&self.config, &inherited, only, &services, workers)?;

@@ -109,6 +109,10 @@ Examples:
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) configuration: Configuration,
+    /// Assume that the service manager passes on a listener for every name, as it would to serve. For ExecReload= of a
+    /// unit, which is not given the descriptors
+    #[arg(long)]
+    pub(crate) assume_inherited: bool,
 }
 
 /// Show what the kernel offers, found out by trying

@@ -31,7 +31,13 @@ pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
 
 /// Prints what would be listened on.
 pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
-    let table = server(&arguments.configuration)?.check().map_err(failure)?;
+    let server = server(&arguments.configuration)?;
+    let table = if arguments.assume_inherited {
+        server.check_assuming_inherited()
+    } else {
+        server.check()
+    };
+    let table = table.map_err(failure)?;
     print(table.to_string().trim_end())
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 
 use super::{Listener, Origin};
-use crate::config::ranges;
+use crate::config::{Config, SocketConfig, ranges};
 
 /// One line of the table: one listener, planned or open, or a name that has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Source {
     Bound,
     /// Planned to be bound.
     WouldBind,
+    /// Not passed on, but it was said to assume that it would be.
+    Assumed,
     /// Disabled, and not inherited.
     Nothing,
 }
@@ -61,6 +63,19 @@ impl From<&Listener> for Row {
 }
 
 impl Table {
+    /// The table of a configuration whose names are all inherited, one listener each.
+    pub(crate) fn assumed(config: &Config, workers: usize) -> Self {
+        let row = |(name, socket): (&String, &SocketConfig)| Row {
+            name: name.clone(),
+            address: "-".to_owned(),
+            source: Source::Assumed,
+            service: socket.service.clone(),
+            workers: socket.workers.resolve(workers).unwrap_or_default(),
+            enabled: socket.enable,
+        };
+        Self(config.sockets.iter().map(row).collect())
+    }
+
     /// The table of open listeners.
     pub fn of(listeners: &[Listener]) -> Self {
         Self(listeners.iter().map(Row::from).collect())
@@ -73,6 +88,7 @@ impl fmt::Display for Source {
             Self::Inherited(number) => write!(f, "inherited (fd {number})"),
             Self::Bound => f.write_str("bound"),
             Self::WouldBind => f.write_str("would bind"),
+            Self::Assumed => f.write_str("assumed"),
             Self::Nothing => f.write_str("not inherited"),
         }
     }

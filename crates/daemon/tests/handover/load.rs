@@ -1,8 +1,8 @@
 //! A load that runs while the service is restarted.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Load {
         })
     }
 
-    /// Any load; when it ends is its caller's matter.
+    /// Any load; when it ends is its caller's matter. The connections that stay have been made.
     pub(crate) fn with(plan: LoadPlan) -> Self {
         let plan = LoadPlan {
             duration: Duration::from_secs(300),
@@ -40,8 +40,11 @@ impl Load {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();
+        let (says, begun) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             load::run(&plan, |_| {
+                // Nobody listens the second time.
+                let _ = says.send(());
                 if asked.load(Ordering::Relaxed) {
                     ControlFlow::Break(())
                 } else {
@@ -49,6 +52,8 @@ impl Load {
                 }
             })
         });
+        // Not if it could not begin, which its end tells.
+        let _ = begun.recv();
         Load { stop, thread }
     }
 

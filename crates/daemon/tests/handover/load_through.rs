@@ -3,7 +3,7 @@
 use ringhold_client::Address;
 
 use crate::load::Load;
-use crate::manager::{Manager, descriptors, until};
+use crate::manager::{Manager, descriptors};
 use crate::wire::{Wire, counter};
 
 const TIMES: usize = 20;
@@ -17,9 +17,6 @@ fn go_through(mut manager: Manager, address: &Address, step: impl Fn(&mut Manage
     manager.start();
     let load = Load::start(address, PERSISTENT, SHORT_LIVED);
     let mut witness = Wire::connect(address);
-    until("every connection", || {
-        (counter(address, "rpc", "open") > PERSISTENT as u64).then_some(())
-    });
     for round in 0..TIMES {
         step(&mut manager);
         witness.echo(round as u32, round as u64);
