@@ -6,13 +6,9 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-#[path = "../../crates/framer/tests/common/reference.rs"]
-mod reference;
-
 use libfuzzer_sys::fuzz_target;
 use ringhold_framer::{Error, ErrorKind, Framer, Limits, Parked, Progress};
-
-use self::reference::{Verdict, judge};
+use ringhold_fuzz::reference::{Verdict, judge};
 
 /// The reference reads everything again for each piece.
 const PIECES_MAX: usize = 200;
