@@ -1,0 +1,413 @@
+//! What clients have sent, and what must have become of it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringhold_core::PushError;
+use ringhold_core::limits::Limits;
+use ringhold_core::testing::{Client, Exchange};
+use ringhold_framer as framer;
+use ringhold_fuzz::reference::{Verdict, judge};
+use ringhold_fuzz::{Input, split};
+
+use crate::service::{End, Marking, Seen, Verb, mark, marked, reply_to};
+
+const CLIENTS_MAX: usize = 8;
+
+/// All bytes that clients may send, so that an input is quickly over.
+const BYTES_MAX: usize = 600_000;
+
+fn limits(choice: u8) -> Limits {
+    let small = choice & 1 == 1;
+    Limits {
+        frame_bytes: if small { 3_000 } else { 150_000 },
+        depth: 20,
+        outbox_bytes: if choice & 2 == 2 { 2_000 } else { 20_000 },
+        memory: if choice & 4 == 4 { 160_000 } else { 500_000 },
+        idle_timeout: Duration::from_secs(if choice & 8 == 8 { 0 } else { 60 }),
+        frame_timeout: Duration::from_secs(5),
+        write_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    }
+}
+
+/// One client and its stream.
+struct Peer {
+    client: Client,
+    stream: Vec<u8>,
+    /// Where each frame ends in what was read of it, up to the first that cannot be one, or after which there is none.
+    ends: Vec<usize>,
+    /// Nothing behind the last of `ends` is given to the service.
+    over: bool,
+    window: Option<usize>,
+    ended: bool,
+    /// What was pushed, and how many replies were written before.
+    pushed: Vec<(Vec<u8>, usize)>,
+    /// How many whole frames had been read when the server was told to stop.
+    before_stop: usize,
+}
+
+impl Peer {
+    /// Reads on in what the connection has read by now.
+    fn interpret(&mut self, read: usize, limits: framer::Limits) {
+        let mut at = self.ends.last().copied().unwrap_or(0);
+        while !self.over && at < read {
+            match judge(&self.stream[at..read], limits) {
+                Verdict::End(length) => {
+                    self.over = Verb::of(&self.stream[at..at + length]).is_last();
+                    at += length;
+                    self.ends.push(at);
+                }
+                Verdict::Refused(..) => self.over = true,
+                Verdict::More(_) => return,
+            }
+        }
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.stream[start..*end])
+    }
+}
+
+pub(crate) struct World {
+    exchange: Exchange,
+    seen: Rc<RefCell<Seen>>,
+    limits: Limits,
+    /// By the number of the session.
+    peers: Vec<Peer>,
+    /// Answers to tickets: the client, the bytes, and how many replies were written before.
+    answered: Vec<(usize, Vec<u8>, usize)>,
+    sent: usize,
+    stopped: bool,
+}
+
+impl World {
+    pub(crate) fn new(choice: u8) -> Self {
+        let seen = Rc::new(RefCell::new(Seen::default()));
+        let limits = limits(choice);
+        World {
+            exchange: Exchange::with_limits(Marking(seen.clone()), limits.clone()),
+            seen,
+            limits,
+            peers: Vec::new(),
+            answered: Vec::new(),
+            sent: 0,
+            stopped: false,
+        }
+    }
+
+    /// Lets the next event happen; false when there is none.
+    pub(crate) fn act(&mut self, input: &mut Input<'_>) -> bool {
+        let Some(event) = input.byte() else {
+            return false;
+        };
+        let variant = event & 0x80 != 0;
+        let number = usize::from(event >> 4 & 7).min(self.peers.len() - 1);
+        match event & 15 {
+            0 => self.connect(variant),
+            1..=4 => {
+                let length = input.number();
+                self.send(number, input.bytes(length), variant);
+            }
+            5 => {
+                let (length, piece) = (input.number() * 600, input.number() * 300 + 1);
+                let mut frame = vec![0xc6];
+                frame.extend((length as u32).to_be_bytes());
+                frame.resize(5 + length, number as u8);
+                for piece in frame.chunks(piece) {
+                    self.send(number, piece, variant);
+                }
+            }
+            6 => {
+                let (count, length) = (input.number(), input.number() & 15);
+                self.send(number, &input.bytes(length).repeat(count), variant);
+            }
+            7 => self.window(number, Some(input.number() * 100)),
+            8 if variant => self.reset(number),
+            8 => self.end(number),
+            9 => self.push(number, input.number()),
+            10 => self.answer(input.number(), Some(input.number() * 16)),
+            11 => self.answer(input.number(), None),
+            12 => self.advance(Duration::from_millis(input.number() as u64 * 50)),
+            13 if variant => self.stop(Duration::from_millis(input.number() as u64 * 20)),
+            13 => self.window(number, None),
+            14 => self.seen.borrow_mut().kept.clear(),
+            _ => self.exchange.deliver(),
+        }
+        true
+    }
+
+    pub(crate) fn connect(&mut self, keeps_open: bool) {
+        if self.peers.len() == CLIENTS_MAX {
+            return;
+        }
+        let client = self.exchange.connect();
+        if keeps_open {
+            self.exchange.keep_open(client);
+        }
+        self.peers.push(Peer {
+            client,
+            stream: Vec::new(),
+            ends: Vec::new(),
+            over: false,
+            window: None,
+            ended: false,
+            pushed: Vec::new(),
+            before_stop: 0,
+        });
+    }
+
+    fn send(&mut self, number: usize, bytes: &[u8], unasked: bool) {
+        let peer = &mut self.peers[number];
+        self.sent += bytes.len();
+        if peer.ended || !self.exchange.is_open(peer.client) || self.sent > BYTES_MAX {
+            return;
+        }
+        peer.stream.extend_from_slice(bytes);
+        if !(unasked && self.exchange.receive_unasked(peer.client, bytes)) {
+            self.exchange.receive(peer.client, bytes);
+        }
+    }
+
+    fn window(&mut self, number: usize, window: Option<usize>) {
+        let peer = &mut self.peers[number];
+        peer.window = window;
+        self.exchange.set_window(peer.client, window);
+    }
+
+    fn end(&mut self, number: usize) {
+        let peer = &mut self.peers[number];
+        peer.ended = true;
+        self.exchange.end(peer.client);
+    }
+
+    fn reset(&mut self, number: usize) {
+        self.exchange.reset(self.peers[number].client);
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.exchange.advance(time);
+    }
+
+    /// The low three bits are how many, the others how long each is.
+    fn push(&mut self, number: usize, how: usize) {
+        let (handle, replies) = {
+            let session = &self.seen.borrow().sessions[number];
+            (session.handle.clone(), session.replies)
+        };
+        let handle = handle.expect("they are kept to the end");
+        let peer = &mut self.peers[number];
+        for _ in 0..how & 7 {
+            let frame = marked(mark::PUSHED, peer.pushed.len(), (how >> 3) * 64);
+            match handle.push(frame.clone()) {
+                Ok(()) => peer.pushed.push((frame, replies)),
+                Err(error) => {
+                    assert!(matches!(error, PushError::Gone | PushError::Overflow));
+                    assert!(!handle.is_open());
+                }
+            }
+        }
+        self.exchange.deliver();
+    }
+
+    /// Answers the ticket of this number with so many bytes, or drops it.
+    fn answer(&mut self, number: usize, length: Option<usize>) {
+        let (client, responder, replies) = {
+            let mut seen = self.seen.borrow_mut();
+            let open = seen.responders.len();
+            if open == 0 {
+                return;
+            }
+            let (client, responder) = seen.responders.remove(number % open);
+            (client, responder, seen.sessions[client].replies)
+        };
+        match length {
+            Some(length) => {
+                let frame = marked(mark::ANSWERED, self.answered.len(), length);
+                self.answered.push((client, frame.clone(), replies));
+                responder.answer(frame);
+            }
+            None => drop(responder),
+        }
+        self.exchange.deliver();
+    }
+
+    fn stop(&mut self, drain: Duration) {
+        if !self.stopped {
+            self.interpret();
+            for peer in &mut self.peers {
+                peer.before_stop = peer.ends.len();
+            }
+        }
+        self.stopped = true;
+        self.exchange.stop_within(drain);
+    }
+
+    fn framer_limits(&self) -> framer::Limits {
+        framer::Limits {
+            frame_bytes: self.limits.frame_bytes as u32,
+            depth: self.limits.depth as u16,
+        }
+    }
+
+    fn interpret(&mut self) {
+        let limits = self.framer_limits();
+        for peer in &mut self.peers {
+            let read = peer.stream.len() - self.exchange.unread(peer.client);
+            peer.interpret(read, limits);
+        }
+    }
+
+    /// What must hold after every event.
+    pub(crate) fn check(&mut self) {
+        assert!(self.exchange.memory_held() <= self.limits.memory as u64);
+        self.interpret();
+        let seen = self.seen.borrow();
+        for (peer, session) in self.peers.iter().zip(&seen.sessions) {
+            let served = self.exchange.is_open(peer.client) && !self.exchange.is_shut(peer.client);
+            // A client that reads everything is served at once.
+            if peer.window.is_none() && served && !self.stopped {
+                assert_eq!(self.exchange.unread(peer.client), 0, "it is not read");
+                assert_eq!(session.frames.len(), peer.ends.len(), "frames wait");
+            }
+        }
+    }
+
+    /// Lets everything come to its end.
+    pub(crate) fn finish(mut self) {
+        for number in 0..self.peers.len() {
+            self.window(number, None);
+        }
+        self.check();
+        for number in 0..self.peers.len() {
+            self.end(number);
+        }
+        let responders = {
+            let mut seen = self.seen.borrow_mut();
+            seen.kept.clear();
+            for session in &mut seen.sessions {
+                session.handle = None;
+            }
+            std::mem::take(&mut seen.responders)
+        };
+        drop(responders);
+        self.exchange.deliver();
+        self.advance(Duration::from_secs(10_000));
+        self.interpret();
+        assert_eq!(self.exchange.memory_held(), 0, "memory is held for nobody");
+        self.check_counters();
+        for number in 0..self.peers.len() {
+            self.check_peer(number);
+        }
+    }
+
+    fn check_counters(&self) {
+        let seen = self.seen.borrow();
+        let counters = self.exchange.counters();
+        let count = |end: End| {
+            let ends = seen.sessions.iter().filter(|s| s.end == Some(end));
+            ends.count() as u64
+        };
+        let frames: usize = seen.sessions.iter().map(|s| s.frames.len()).sum();
+        assert_eq!(counters.open, 0);
+        assert_eq!(counters.opened, self.peers.len() as u64);
+        assert_eq!(seen.sessions.len(), self.peers.len());
+        assert_eq!(counters.frames_in, frames as u64);
+        assert_eq!(counters.abandoned, seen.abandoned);
+        assert_eq!(counters.bad_input, count(End::BadInput));
+        assert_eq!(counters.panics, count(End::Panicked));
+        assert_eq!(counters.failed, count(End::Failed));
+        assert_eq!(counters.cut, count(End::Cut));
+        assert_eq!(counters.timed_out, count(End::TimedOut));
+    }
+
+    /// What a client was sent, against its stream.
+    fn check_peer(&mut self, number: usize) {
+        let peer = &self.peers[number];
+        assert!(!self.exchange.is_open(peer.client));
+        let sent = self.exchange.take_sent(peer.client);
+        let is_shut = self.exchange.is_shut(peer.client);
+        let seen = self.seen.borrow();
+        let session = &seen.sessions[number];
+        let end = session.end.expect("every session ends");
+        let flushed = is_shut && matches!(end, End::Finished | End::BadInput | End::Panicked);
+        let stopped = is_shut && end == End::Stopping;
+
+        assert!(session.frames.len() <= peer.ends.len());
+        for (given, expected) in session.frames.iter().zip(peer.frames()) {
+            assert!(given == expected, "the service was given something else");
+        }
+        if flushed {
+            assert_eq!(session.frames.len(), peer.ends.len(), "lost: {end:?}");
+        }
+        if stopped {
+            assert!(session.frames.len() >= peer.before_stop, "frames were lost");
+        }
+
+        let deferred = |frame: &Vec<u8>| matches!(Verb::of(frame), Verb::Defer(_));
+        let mut got = Got::default();
+        let mut replies = session.frames.iter().filter(|frame| !deferred(frame));
+        let wide = framer::Limits {
+            frame_bytes: 1 << 30,
+            depth: 100,
+        };
+        let (frames, rest) = split(&sent, wide);
+        for frame in frames {
+            assert_eq!(frame[0], 0x92);
+            match frame[1] {
+                mark::REPLY => {
+                    let expected = replies.next().expect("no reply too many");
+                    assert!(frame == reply_to(expected), "another reply");
+                    got.replies += 1;
+                }
+                mark::PUSHED => {
+                    let (expected, after) = &peer.pushed[got.pushed];
+                    assert!(frame == expected, "another push");
+                    assert_eq!(got.replies, *after, "a push at another place");
+                    got.pushed += 1;
+                }
+                mark::ANSWERED => {
+                    let mut answered = self.answered.iter();
+                    let index = answered.position(|(_, bytes, _)| bytes == frame);
+                    let index = index.expect("an answer that was given");
+                    let (client, _, after) = &self.answered[index];
+                    assert_eq!(*client, number, "somebody else's answer");
+                    assert_eq!(got.replies, *after, "an answer at another place");
+                    assert!(!got.answers.contains(&index), "an answer came twice");
+                    got.answers.push(index);
+                }
+                mark::APOLOGY => got.apologies += 1,
+                mark::PUSHED_BY_SERVICE => {
+                    let count = got.own_pushes;
+                    assert_eq!(frame, marked(mark::PUSHED_BY_SERVICE, count, 8));
+                    assert!(got.replies > session.own_pushes[count], "a push overtook");
+                    got.own_pushes += 1;
+                }
+                other => panic!("nobody sent a frame marked {other}"),
+            }
+        }
+        if flushed || stopped {
+            assert!(rest.is_empty(), "half a frame was sent");
+            assert_eq!(got.replies, session.replies, "replies are missing");
+            assert_eq!(got.pushed, peer.pushed.len(), "pushes are missing");
+        }
+        if is_shut && end == End::Finished || stopped {
+            let tickets = session.frames.iter().filter(|frame| deferred(frame));
+            assert_eq!(got.answers.len() + got.apologies, tickets.count());
+        }
+    }
+}
+
+/// How much of each kind a client was sent.
+#[derive(Default)]
+struct Got {
+    replies: usize,
+    pushed: usize,
+    own_pushes: usize,
+    answers: Vec<usize>,
+    apologies: usize,
+}

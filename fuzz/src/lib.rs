@@ -1,0 +1,59 @@
+//! What the fuzz targets share.
+#![forbid(unsafe_code)]
+
+#[path = "../../crates/framer/tests/common/reference.rs"]
+pub mod reference;
+
+use reference::{Verdict, judge};
+use ringhold_framer::Limits;
+
+/// What panics that are part of a test say first.
+pub const ON_PURPOSE: &str = "on purpose";
+
+/// Lets panics that begin with [`ON_PURPOSE`] unwind. All others end the process, as libFuzzer wants it: those that a
+/// service call would catch as well, which may be failed assertions of the code under test.
+pub fn allow_panics_on_purpose() {
+    let abort = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let on_purpose = info.payload_as_str();
+        if !on_purpose.is_some_and(|text| text.starts_with(ON_PURPOSE)) {
+            abort(info);
+        }
+    }));
+}
+
+/// Input that is taken from the front.
+pub struct Input<'a>(pub &'a [u8]);
+
+impl<'a> Input<'a> {
+    /// The next byte.
+    pub fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// The next byte as a number; zero at the end.
+    pub fn number(&mut self) -> usize {
+        self.byte().map_or(0, usize::from)
+    }
+
+    /// The next bytes, fewer at the end.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}
+
+/// Cuts a stream into whole frames; the second value is what follows them.
+pub fn split(stream: &[u8], limits: Limits) -> (Vec<&[u8]>, &[u8]) {
+    let mut frames = Vec::new();
+    let mut rest = stream;
+    while let Verdict::End(length) = judge(rest, limits) {
+        let (frame, after) = rest.split_at(length);
+        frames.push(frame);
+        rest = after;
+    }
+    (frames, rest)
+}
