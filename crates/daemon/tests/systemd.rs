@@ -3,7 +3,11 @@
 //! Each test has a user manager of its own (tests/systemd/user-manager), which neither sees nor changes the rest of the
 //! machine. Where that is not possible, the tests skip and say why; with `RINGHOLD_REQUIRE_SYSTEMD=1` they fail.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should end"
+)]
 
 #[path = "systemd/lab.rs"]
 mod lab;

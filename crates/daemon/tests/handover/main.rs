@@ -1,6 +1,10 @@
 //! Restart and reload: what a client sees of them, which is nothing. Real processes under a small service manager.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on should end"
+)]
 
 mod load;
 mod manager;
