@@ -227,13 +227,15 @@ impl Connection {
             Close::Overflow | Close::Memory => counters.cut.add(1),
             Close::Idle | Close::FrameTimeout | Close::WriteTimeout => counters.timed_out.add(1),
         }
+        // Name and number are fields for those who filter, and text for those who read.
         let name = &desk.names[self.name as usize].name;
+        let id = self.id;
         if why.is_orderly() {
-            tracing::trace!(socket = %name, connection = %self.id, "connection closes: {why}");
+            tracing::trace!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
         } else if matches!(why, Close::Failed(_) | Close::Idle) {
-            tracing::debug!(socket = %name, connection = %self.id, "connection closes: {why}");
+            tracing::debug!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
         } else {
-            tracing::warn!(socket = %name, connection = %self.id, "connection closes: {why}");
+            tracing::warn!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
         }
     }
 

@@ -148,7 +148,7 @@ fn bad_input_costs_its_connection_and_is_counted(engine: &str) {
     let right = healthy.stop();
     // Every end that was not the client's own wish is in the log, with its reason.
     let ended = daemon.stop();
-    let warnings = ended.log.matches("connection closes: ").count();
+    let warnings = ended.log.matches(" of rpc closes: ").count();
     assert_eq!(warnings as u64, bad, "{}", ended.log);
     for reason in [
         "a frame began with byte 0x47",

@@ -80,7 +80,7 @@ fn the_log_says_where_each_listener_is_with_priorities_for_the_manager() {
     assert!(line.starts_with("<6>"), "{line}");
     // Bad input is worth a warning that names the socket.
     Wire::connect(daemon.tcp("rpc")).send(b"\xc1");
-    let line = daemon.logged(&["connection closes"]);
+    let line = daemon.logged(&[" closes: "]);
     assert!(
         line.starts_with("<4>") && line.contains("socket=rpc"),
         "{line}"
