@@ -314,6 +314,7 @@ impl Running {
                 .map(|listener| Acceptor {
                     listener: listener.clone(),
                     name: listener.group as u16,
+                    holds,
                 })
                 .collect();
             let post = worker::Post {

@@ -104,6 +104,8 @@ pub(crate) enum Errand {
     Restore { name: u16, parcel: Box<Parcel> },
     /// Try again to deal what could not be dealt.
     Room,
+    /// Accept, which was held back.
+    Accept,
     /// Stop accepting, for good.
     StopAccepting,
 }
@@ -325,7 +327,10 @@ impl<L: Link> Shard<L> {
                 // Whoever asked has given up if nobody listens.
                 let _ = reports.send(());
             }
-            Mail::Resume => self.resume(),
+            Mail::Resume => {
+                self.resume();
+                return Some(Errand::Accept);
+            }
             Mail::Push { to, bytes } => self.push(to, bytes),
             Mail::Overflow { to } => self.with_id(to, |connection, desk| {
                 // If it is ending anyway, what was queued before is still written.

@@ -30,6 +30,9 @@ pub(crate) struct Accepting {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// It does not accept yet: should this process end before it answers for its predecessor's connections, nobody who
+    /// connects is to be lost.
+    Held,
     /// It accepts whenever nothing waits for room.
     Open,
     /// Descriptors or memory ran out: it accepts nothing until this time on the worker's clock.
@@ -45,7 +48,11 @@ impl Accepting {
         Accepting {
             listener: acceptor.listener,
             name: acceptor.name,
-            state: State::Open,
+            state: if acceptor.holds {
+                State::Held
+            } else {
+                State::Open
+            },
             waiting: VecDeque::new(),
         }
     }
@@ -77,7 +84,7 @@ impl Accepting {
     pub(crate) fn rest_ends(&self) -> Option<u64> {
         match self.state {
             State::Resting { until } => Some(until),
-            State::Open | State::Stopping | State::Ended => None,
+            State::Held | State::Open | State::Stopping | State::Ended => None,
         }
     }
 
@@ -148,6 +155,13 @@ impl Accepting {
         self.state = State::Resting {
             until: shard.desk.now + BACKOFF_MS,
         };
+    }
+
+    /// From now on connections are to be accepted.
+    pub(crate) fn begin(&mut self) {
+        if self.state == State::Held {
+            self.state = State::Open;
+        }
     }
 
     /// From now on nothing more is to be accepted.

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use ringhold_client::Address;
 
+use crate::load::Load;
 use crate::manager::{Manager, Stored};
 use crate::wire::{Wire, counter};
 
@@ -79,6 +80,23 @@ fn what_crashes_before_the_commit_is_restored_by_the_next() {
         manager.start();
         all_go_on(&mut manager, &mut wires);
     }
+}
+
+/// Under load: until it answers for the connections, a successor accepts none, so that none is lost with it.
+#[test]
+fn clients_do_not_notice_a_successor_that_crashes() {
+    let (mut manager, mut wires) = stopped();
+    manager.start();
+    let load = Load::start(&Address::Unix(manager.path("rpc.sock").into()), 20, 16);
+    for _ in 0..4 {
+        manager.stop();
+        manager.set_flag("abort-in-restore", true);
+        crash(&mut manager, 2);
+        manager.set_flag("abort-in-restore", false);
+        manager.start();
+    }
+    load.end();
+    all_go_on(&mut manager, &mut wires);
 }
 
 #[test]

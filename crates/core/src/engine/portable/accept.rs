@@ -103,6 +103,14 @@ impl Engine {
         }
     }
 
+    /// Accepts what was held back.
+    pub(super) fn begin_accepting(&mut self) {
+        for index in 0..self.acceptors.len() {
+            self.acceptors[index].accepting.begin();
+            self.arm_accept(index);
+        }
+    }
+
     /// Accepts no more.
     pub(super) fn stop_accepting(&mut self) {
         for index in 0..self.acceptors.len() {

@@ -294,6 +294,7 @@ impl Engine {
                 self.shard.restore(name, PortableLink::from(socket), rest);
             }
             Some(Errand::Room) => self.deal_waiting(),
+            Some(Errand::Accept) => self.begin_accepting(),
             Some(Errand::StopAccepting) => self.stop_accepting(),
             None => {}
         }

@@ -147,6 +147,15 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// Accepts what was held back.
+    pub(super) fn begin_accepting(&mut self) -> io::Result<()> {
+        for index in 0..self.acceptors.len() {
+            self.acceptors[index].accepting.begin();
+            self.arm_accept(index)?;
+        }
+        Ok(())
+    }
+
     /// Accepts no more. What was accepted by the time the kernel has confirmed it is served.
     pub(super) fn stop_accepting(&mut self) -> io::Result<()> {
         for index in 0..self.acceptors.len() {

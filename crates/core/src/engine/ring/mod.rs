@@ -324,6 +324,7 @@ impl Engine<'_> {
                 Ok(())
             }
             Some(Errand::Room) => self.deal_waiting(),
+            Some(Errand::Accept) => self.begin_accepting(),
             Some(Errand::StopAccepting) => self.stop_accepting(),
             None => Ok(()),
         }
