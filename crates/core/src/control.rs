@@ -10,11 +10,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::handover::preflight::Asked;
+use crate::heap::Heap;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::server::{Running, ServerError};
 
-/// How often `STATUS=` is brought up to date.
+/// How often `STATUS=` is brought up to date, and memory given back.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The signals that are read. They are blocked, so that one that arrives while the process replaces itself stays pending
@@ -227,11 +228,12 @@ impl Watchdog {
     }
 }
 
-/// The line that `systemctl status` shows.
+/// The line that `systemctl status` shows, and what else is done as often.
 struct Status {
     next: Instant,
     before: Option<(Instant, NameTotals)>,
     line: String,
+    heap: Heap,
 }
 
 impl Status {
@@ -240,6 +242,7 @@ impl Status {
             next: Instant::now(),
             before: None,
             line: String::new(),
+            heap: Heap::default(),
         }
     }
 
@@ -259,6 +262,7 @@ impl Status {
             self.line = line;
         }
         self.before = Some((now, total));
+        self.heap.update(total.open);
     }
 }
 
