@@ -10,11 +10,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::handover::preflight::Asked;
+use crate::heap::Heap;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::server::{Running, ServerError};
 
-/// How often `STATUS=` is brought up to date.
+/// How often `STATUS=` is brought up to date, and memory given back.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The signals that are read. They are blocked, so that one that arrives while the process replaces itself stays pending
@@ -233,13 +234,14 @@ impl Watchdog {
     }
 }
 
-/// The line that `systemctl status` shows.
+/// The line that `systemctl status` shows, and what else is done as often.
 struct Status {
     next: Instant,
     before: Option<(Instant, NameTotals)>,
     line: String,
     /// The last reload was refused: somebody waits for a change that has not come.
     refused: bool,
+    heap: Heap,
 }
 
 impl Status {
@@ -249,6 +251,7 @@ impl Status {
             before: None,
             line: String::new(),
             refused: false,
+            heap: Heap::default(),
         }
     }
 
@@ -271,6 +274,7 @@ impl Status {
             self.line = line;
         }
         self.before = Some((now, total));
+        self.heap.update(total.open);
     }
 }
 

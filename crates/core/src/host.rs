@@ -7,7 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use ringhold_framer::Progress;
-use slab::Slab;
 
 use crate::close::Close;
 use crate::connection::Connection;
@@ -17,6 +16,7 @@ use crate::partial::Partial;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service};
+use crate::slots::Slots;
 
 /// So many frames of one connection are dispatched in one turn; then the others have theirs.
 const FRAMES_PER_TURN_MAX: usize = 2048;
@@ -50,7 +50,7 @@ pub(crate) trait Host {
 
 pub(crate) struct Hosted<S: Service> {
     service: S,
-    sessions: Slab<S::Session>,
+    sessions: Slots<S::Session>,
     /// Frames that were given to the service since they were counted last.
     uncounted: usize,
 }
@@ -67,7 +67,7 @@ impl<S: Service> Hosted<S> {
     pub(crate) fn new(service: S) -> Self {
         Hosted {
             service,
-            sessions: Slab::new(),
+            sessions: Slots::new(),
             uncounted: 0,
         }
     }
@@ -239,7 +239,7 @@ impl<S: Service> Host for Hosted<S> {
     fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) {
         match self.guarded(reply, |host, reply| host.service.connected(peer, reply)) {
             Some(Ok(session)) => {
-                // The slab would have to hold 2^32 sessions, more than a process can have descriptors.
+                // There would have to be 2^32 sessions, more than a process can have descriptors.
                 reply.connection.session = Some(self.sessions.insert(session) as u32);
             }
             Some(Err(refusal)) => reply
@@ -366,16 +366,12 @@ impl<S: Service> Host for Hosted<S> {
         let Some(key) = connection.session.take() else {
             return;
         };
-        let Some(session) = self.sessions.try_remove(key as usize) else {
+        let Some(session) = self.sessions.remove(key as usize) else {
             return;
         };
         let told = catch_unwind(AssertUnwindSafe(|| self.service.disconnected(session, why)));
         if told.is_err() {
             desk.name_counters(connection.name).panics.add(1);
-        }
-        if self.sessions.is_empty() {
-            // A slab keeps its memory; after a burst of connections nothing of it should stay.
-            self.sessions.shrink_to_fit();
         }
     }
 }

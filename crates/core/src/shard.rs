@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use slab::Slab;
 
 use crate::close::Close;
 use crate::connection::{Connection, Desire, Finish, LINGER, Life, Receive, milliseconds};
@@ -25,6 +24,7 @@ use crate::outbox::Outbox;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
 use crate::pool::Pools;
 use crate::reply::{Abandoned, Reply, Ticket};
+use crate::slots::Slots;
 use crate::timers::Wheel;
 
 mod parting;
@@ -33,7 +33,7 @@ mod parting;
 pub(crate) struct Shard<L> {
     pub(crate) desk: Desk,
     pub(crate) crew: Arc<Crew>,
-    connections: Slab<Entry<L>>,
+    connections: Slots<Entry<L>>,
     hosts: Vec<Box<dyn Host>>,
     /// Slots to ask for their desire at the end of the turn.
     touched: Vec<u32>,
@@ -120,7 +120,7 @@ impl<L: Link> Shard<L> {
         Shard {
             desk,
             crew,
-            connections: Slab::new(),
+            connections: Slots::new(),
             hosts,
             touched: Vec::new(),
             ready: Vec::new(),
@@ -148,15 +148,14 @@ impl<L: Link> Shard<L> {
 
     /// Makes the entry of a connection, without a session.
     fn admit(&mut self, name: u16, link: L) -> ConnectionId {
-        let vacant = self.connections.vacant_entry();
         let id = ConnectionId {
             worker: self.desk.worker,
             // A process has at most 2^30 descriptors.
-            slot: vacant.key() as u32,
+            slot: self.connections.next_key() as u32,
             generation: self.next_generation,
         };
         self.next_generation = self.next_generation.wrapping_add(1);
-        vacant.insert(Entry {
+        self.connections.insert(Entry {
             connection: Connection::new(id, name, self.desk.now),
             link,
             handle: OnceCell::new(),
@@ -223,7 +222,9 @@ impl<L: Link> Shard<L> {
 
     /// The engine has closed the socket: forget the connection.
     pub(crate) fn closed(&mut self, slot: u32) -> L {
-        let mut entry = self.connections.remove(slot as usize);
+        let Some(mut entry) = self.connections.remove(slot as usize) else {
+            unreachable!("a connection is closed once");
+        };
         let connection = &mut entry.connection;
         let name = connection.name;
         for _ in connection.tickets.close_all() {
@@ -257,10 +258,6 @@ impl<L: Link> Shard<L> {
             for post in &self.crew.posts {
                 let _ = post.send(Mail::Room);
             }
-        }
-        if self.connections.is_empty() {
-            // A slab keeps its memory; after a burst of connections nothing of it should stay.
-            self.connections.shrink_to_fit();
         }
         entry.link
     }
