@@ -26,8 +26,9 @@ impl Waiting {
     }
 }
 
-/// The methods whose replies may come out of order.
-pub(crate) const DEFERRED: [&[u8]; 2] = [b"later", b"take"];
+/// The methods whose replies may come out of order, or not at all if the connection ends first. One that is answered
+/// before its handler returns is among them, since the answer takes its way through the mailbox all the same.
+pub(crate) const DEFERRED: [&[u8]; 3] = [b"later", b"take", b"soon"];
 
 /// The method that ends the connection.
 pub(crate) const CLOSE: &[u8] = b"close";
