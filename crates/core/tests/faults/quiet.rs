@@ -15,11 +15,16 @@ const RINGS: [&str; 2] = ["", "[ring]\nentries = 8\nbuffers = 2\nbuffer_bytes = 
 
 /// While nothing happens, workers take next to no turns.
 fn assert_quiet(bed: &Bed) {
+    // The portable engine asks every 10 ms whether there is room for who has ended its side: the kernel does not tell.
+    let few = match bed.engine {
+        Engine::Ring => 10,
+        Engine::Portable => 100,
+    };
     // What has just happened may take some turns more; how long depends on the machine.
     bed.until("quiet", |bed| {
         let before = bed.counters().enters;
         std::thread::sleep(std::time::Duration::from_millis(100));
-        bed.counters().enters - before < 10
+        bed.counters().enters - before < few
     });
     assert_no_kernel_workers();
 }
@@ -60,9 +65,9 @@ pub(crate) fn whatever_is_waited_for_costs_no_turns(engine: Engine) {
         client::expect(&mut asking, &answer(ANSWERED, 0, 0));
         client::expect(&mut asking_last, &answer(ANSWERED, 1, 0));
         client::expect_end(&mut asking_last);
-        for client in [&mut slow, &mut ended, &mut paused] {
-            client::expect(client, &large);
-        }
+        // Room is found, and the answer goes on, where nobody reads any more on the other side, too.
+        client::expect(&mut slow, &large[..1 << 20]);
+        client::expect(&mut ended, &large);
         client::expect_end(&mut ended);
         assert_quiet(&bed);
         drop((

@@ -68,7 +68,7 @@ impl Engine<'_> {
     fn submit_accept(&mut self, index: usize) -> io::Result<()> {
         let acceptor = &mut self.acceptors[index];
         let fd = Fd(acceptor.accepting.socket().as_raw_fd());
-        // Never SOCK_NONBLOCK: a send on such a socket fails with EAGAIN instead of waiting for room.
+        // Never SOCK_NONBLOCK: a receive on such a socket fails with EAGAIN instead of waiting for data.
         let flags = libc::SOCK_CLOEXEC;
         let accept = if acceptor.one_shot {
             opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
