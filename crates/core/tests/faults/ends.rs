@@ -268,6 +268,8 @@ pub(crate) fn a_storm_of_resets_leaves_nothing_behind(engine: Engine) {
                 .into_iter()
                 .for_each(|thread| thread.join().unwrap());
             assert_no_kernel_workers();
+            // Some may have been reset in the backlog, and are accepted all the same.
+            bed.until("all were accepted", |bed| bed.total().opened == 502);
             bed.until_open(2);
             over.store(true, Ordering::Relaxed);
             witnesses
@@ -275,7 +277,6 @@ pub(crate) fn a_storm_of_resets_leaves_nothing_behind(engine: Engine) {
                 .for_each(|thread| thread.join().unwrap());
         });
         bed.until_open(0);
-        assert_eq!(bed.total().opened, 502);
         let buffers = if ring == SMALL { 2 } else { 64 };
         gate.assert_all_buffers_are_back(&bed, "echo", 2, buffers);
         bed.until("memory back", |bed| bed.memory_held() == 0);
