@@ -110,6 +110,9 @@ fn five_thousand_connections() {
         (0..count).map(|_| Wire::connect(address)).collect()
     };
     let mut wires = [of(&tcp, 2500), of(&unix, 2500)].concat_all();
+    until("as many connections", || {
+        (counter(&tcp, "rpc", "open") > 5000).then_some(())
+    });
     for step in [Manager::restart, Manager::reload, Manager::restart] {
         // Those of the first half have a request under way.
         for (id, wire) in wires.iter_mut().enumerate().take(2500) {

@@ -1,5 +1,7 @@
 //! The promise: repeated restarts and reloads under a load that checks every reply.
 
+use std::cell::Cell;
+
 use ringhold_client::Address;
 
 use crate::load::Load;
@@ -56,6 +58,33 @@ fn reloads_of_a_unix_socket_that_was_bound() {
     let manager = Manager::new(0, config);
     let address = Address::Unix(manager.path("rpc.sock").into());
     go_through(manager, &address, Manager::reload);
+}
+
+/// Each reload goes on with the other engine.
+#[test]
+fn reloads_that_change_the_engine() {
+    let mut manager = Manager::new(16, INHERITED);
+    let address = manager.listen_tcp("rpc");
+    let is_portable = Cell::new(false);
+    go_through(manager, &address, |manager| {
+        is_portable.set(!is_portable.get());
+        manager.use_engine(if is_portable.get() {
+            "portable"
+        } else {
+            "auto"
+        });
+        manager.configure(INHERITED);
+        manager.reload();
+    });
+}
+
+#[test]
+fn restarts_with_the_portable_engine() {
+    let mut manager = Manager::new(16, "");
+    manager.use_engine("portable");
+    manager.configure(INHERITED);
+    let address = manager.listen_unix("rpc");
+    go_through(manager, &address, Manager::restart);
 }
 
 #[test]

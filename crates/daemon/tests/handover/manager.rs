@@ -50,6 +50,7 @@ pub(crate) struct Manager {
     program: Vec<String>,
     service: Option<Service>,
     environment: BTreeMap<String, String>,
+    engine: &'static str,
 }
 
 struct Service {
@@ -107,6 +108,7 @@ impl Manager {
             program: Vec::new(),
             service: None,
             environment: BTreeMap::new(),
+            engine: "auto",
         };
         let config = manager.configure(config);
         manager.program = vec![RINGHOLD.into(), "serve".into(), "--config".into(), config];
@@ -117,6 +119,7 @@ impl Manager {
     pub(crate) fn configure(&self, config: &str) -> String {
         let path = self.path("ringhold.toml");
         let config = config.replace("DIR", self.dir.path().to_str().unwrap());
+        let config = format!("engine = \"{}\"\n{config}", self.engine);
         // Not in place: a process that is just starting reads either the old one or the new one.
         std::fs::write(self.path("new.toml"), config).unwrap();
         std::fs::rename(self.path("new.toml"), &path).unwrap();
@@ -135,6 +138,11 @@ impl Manager {
         std::fs::create_dir(&flags).unwrap();
         self.environment.insert("HANDOVER_FLAGS".into(), flags);
         self
+    }
+
+    /// From the next configuration on.
+    pub(crate) fn use_engine(&mut self, engine: &'static str) {
+        self.engine = engine;
     }
 
     /// Runs this file instead of the program that would be run otherwise.

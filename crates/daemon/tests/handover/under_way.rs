@@ -12,19 +12,28 @@ use crate::wire::{Wire, counter, request};
 const INHERITED: &str = "workers = 2\n[sockets.rpc]\n";
 
 /// A running service with a TCP and a unix socket.
-fn both() -> (Manager, [Address; 2]) {
-    let mut manager = Manager::new(16, INHERITED).with_test_daemon();
+fn both(engine: &'static str) -> (Manager, [Address; 2]) {
+    let mut manager = Manager::new(16, "").with_test_daemon();
+    manager.use_engine(engine);
+    manager.configure(INHERITED);
     let addresses = [manager.listen_tcp("rpc"), manager.listen_unix("rpc")];
     manager.start();
     (manager, addresses)
 }
+
+/// The best that the machine has, and the one that works on all.
+const ENGINES: [&str; 2] = ["auto", "portable"];
 
 /// Both ways to a successor, one after the other.
 const STEPS: [fn(&mut Manager); 2] = [Manager::restart, Manager::reload];
 
 #[test]
 fn a_request_that_is_cut_anywhere_is_answered_once() {
-    let (mut manager, addresses) = both();
+    ENGINES.map(cut_requests);
+}
+
+fn cut_requests(engine: &'static str) {
+    let (mut manager, addresses) = both(engine);
     let whole = request(
         7,
         "echo",
@@ -58,7 +67,11 @@ fn a_request_that_is_cut_anywhere_is_answered_once() {
 /// Frames that are received into buffers of their own, with the cut in the middle of the data.
 #[test]
 fn a_large_request_goes_on_where_it_was() {
-    let (mut manager, addresses) = both();
+    ENGINES.map(large_requests);
+}
+
+fn large_requests(engine: &'static str) {
+    let (mut manager, addresses) = both(engine);
     let blob: Vec<u8> = (0..1_000_000u32).map(|index| (index % 253) as u8).collect();
     let whole = request(1, "echo", &[Value::Binary(blob.clone())]);
     for step in STEPS {
@@ -103,7 +116,11 @@ fn slow_reader(address: &Address) -> Wire {
 /// One reply of 4 MiB, of which some more is read between the restarts, and a second one behind it.
 #[test]
 fn half_sent_replies_arrive_whole() {
-    let (mut manager, addresses) = both();
+    ENGINES.map(half_sent_replies);
+}
+
+fn half_sent_replies(engine: &'static str) {
+    let (mut manager, addresses) = both(engine);
     let mut readers: Vec<Wire> = addresses.iter().map(slow_reader).collect();
     for reader in &mut readers {
         reader.send(&request(1, "big", &[BIG.into()]));
@@ -133,7 +150,11 @@ fn half_sent_replies_arrive_whole() {
 /// The peer has ended its side and still waits for what it asked for. Nobody else has to wait for it.
 #[test]
 fn half_closed_peers_get_their_replies() {
-    let (mut manager, addresses) = both();
+    ENGINES.map(half_closed_peers);
+}
+
+fn half_closed_peers(engine: &'static str) {
+    let (mut manager, addresses) = both(engine);
     let mut readers: Vec<Wire> = addresses.iter().map(slow_reader).collect();
     for reader in &mut readers {
         reader.send(&request(1, "big", &[BIG.into()]));
@@ -160,7 +181,13 @@ fn half_closed_peers_get_their_replies() {
 /// A client that sends and does not read: requests wait in the connection, before the service, and in the kernel.
 #[test]
 fn a_pipeline_that_is_paused_keeps_its_order() {
-    let mut manager = Manager::new(16, "[limits]\noutbox_bytes = \"64KiB\"\n[sockets.rpc]\n");
+    ENGINES.map(paused_pipeline);
+}
+
+fn paused_pipeline(engine: &'static str) {
+    let mut manager = Manager::new(16, "");
+    manager.use_engine(engine);
+    manager.configure("[limits]\noutbox_bytes = \"64KiB\"\n[sockets.rpc]\n");
     let address = manager.listen_tcp("rpc");
     manager.start();
     let mut wire = Wire::connect(&address);
