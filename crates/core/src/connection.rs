@@ -18,6 +18,9 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// More undispatched input than this stops reading, even where the outbox would allow more.
 const BACKLOG_BYTES_MAX: usize = 256 * 1024;
 
+/// A connection that waits for so many deferred replies is given no more frames until half of them have come.
+const TICKETS_MAX: usize = 4096;
+
 /// From this announced size on a frame is received straight into a buffer of its own.
 pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 64 * 1024;
 
@@ -151,16 +154,13 @@ impl Connection {
             && self.input.as_ref().is_some_and(|input| input.is_backlog())
     }
 
-    /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter.
+    /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter; in the same way it
+    /// stops when too many deferred replies are owed.
     pub(crate) fn update_pause(&mut self, desk: &Desk) {
-        let queued = self.outbox.len();
-        let limit = desk.limits.outbox_bytes;
         let was = self.paused;
-        self.paused = if was {
-            queued > limit / 4
-        } else {
-            queued > limit / 2
-        };
+        let part = if was { 2 } else { 1 };
+        self.paused = self.outbox.len() > desk.limits.outbox_bytes / 2 / part
+            || self.tickets.len() >= TICKETS_MAX / part;
         if self.paused && !was && self.takes_frames() {
             desk.name_counters(self.name).pauses.add(1);
         }

@@ -94,7 +94,7 @@ counters! {
         restored,
         /// Those of them that the service could not go on with.
         unrestored,
-        /// Times that dispatch was paused because the peer did not read its replies.
+        /// Times that dispatch was paused because the peer did not read its replies, or too many were owed.
         pauses,
     }
 }

@@ -47,6 +47,10 @@ impl Tickets {
         open.flat_map(|open| (*open).into_iter().map(|(_, (_, ticket))| ticket))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.len())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_none()
     }
