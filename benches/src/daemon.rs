@@ -13,17 +13,32 @@ use ringhold_client::{Address, Client, Options};
 ///
 /// That it cannot be built.
 pub fn build() -> io::Result<PathBuf> {
+    build_with(&["--package", "ringhold"], "ringhold")
+}
+
+/// As [`build`], for an example of this package.
+///
+/// # Errors
+///
+/// That it cannot be built.
+pub fn build_example(name: &str) -> io::Result<PathBuf> {
+    let arguments = ["--package", "ringhold-benches", "--example", name];
+    build_with(&arguments, &format!("examples/{name}"))
+}
+
+fn build_with(arguments: &[&str], result: &str) -> io::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--package", "ringhold", "--quiet"])
+        .args(["build", "--release", "--quiet"])
+        .args(arguments)
         .status()?;
     if !status.success() {
-        return Err(io::Error::other("the daemon cannot be built"));
+        return Err(io::Error::other(format!("{result} cannot be built")));
     }
     // This program is target/release/deps/NAME.
     let own = std::env::current_exe()?;
     let release = own.ancestors().nth(2).unwrap_or(Path::new("."));
-    Ok(release.join("ringhold"))
+    Ok(release.join(result))
 }
 
 /// A daemon that serves `rpc` on one TCP and one unix socket; killed when the value is dropped.
