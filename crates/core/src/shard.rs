@@ -2,7 +2,7 @@
 //!
 //! The engine tells the shard what happened (`open`, `received`, `ended`, `failed`, `sent`, `shut`, `quiet`, ...), and
 //! at the end of its turn asks for the connections that were touched and what each [`Desire`]s. The shard never
-//! calls the engine. `L` is what the engine keeps per connection; it lives in the same slab, so that one message
+//! calls the engine. `L` is what the engine keeps per connection; it lives beside the connection, so that one message
 //! touches one place in memory.
 
 use std::cell::OnceCell;
