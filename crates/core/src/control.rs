@@ -10,7 +10,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::handover::preflight::Asked;
-use crate::heap::Heap;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::server::{Running, ServerError};
@@ -241,7 +240,6 @@ struct Status {
     line: String,
     /// The last reload was refused: somebody waits for a change that has not come.
     refused: bool,
-    heap: Heap,
 }
 
 impl Status {
@@ -251,7 +249,6 @@ impl Status {
             before: None,
             line: String::new(),
             refused: false,
-            heap: Heap::default(),
         }
     }
 
@@ -274,7 +271,7 @@ impl Status {
             self.line = line;
         }
         self.before = Some((now, total));
-        self.heap.update(total.open);
+        running.give_memory_back();
     }
 }
 

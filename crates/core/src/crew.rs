@@ -24,6 +24,8 @@ pub(crate) struct Crew {
     acceptors: AtomicUsize,
     /// A worker reads no more, because a handover has nothing to wait for any more.
     parts: AtomicBool,
+    /// A burst of connections is over, and what it needed can be given back to the system.
+    pub(crate) has_surplus: AtomicBool,
 }
 
 impl Crew {
@@ -44,6 +46,7 @@ impl Crew {
             open_tickets: OpenTickets::default(),
             acceptors: AtomicUsize::new(acceptors),
             parts: AtomicBool::new(false),
+            has_surplus: AtomicBool::new(false),
         })
     }
 

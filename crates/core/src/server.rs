@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -16,6 +17,7 @@ use crate::engine::{Acceptor, Chosen, EngineKind, choose};
 use crate::handover::parcel::Parcel;
 use crate::handover::store;
 use crate::handover::taking::Inheritance;
+use crate::heap;
 use crate::host::Hosted;
 use crate::inherit::{InheritError, Inherited, NamedDescriptor};
 use crate::listeners::{self, Held, Listener, Plan, StartError};
@@ -427,6 +429,13 @@ impl Running {
     pub(crate) fn reset_ended(&self) {
         // Nothing to read means that nobody has ended since.
         let _ = rustix::io::read(&self.ends.event, &mut [0; 8]);
+    }
+
+    /// Gives memory back to the system if a burst of connections is over.
+    pub(crate) fn give_memory_back(&self) {
+        if self.crew.has_surplus.swap(false, Ordering::Relaxed) {
+            heap::give_back();
+        }
     }
 
     /// Asks every worker to take a turn; each counts it in its `turns`.

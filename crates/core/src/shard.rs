@@ -2,7 +2,7 @@
 //!
 //! The engine tells the shard what happened (`open`, `received`, `ended`, `failed`, `sent`, `shut`, `quiet`, ...), and
 //! at the end of its turn asks for the connections that were touched and what each [`Desire`]s. The shard never
-//! calls the engine. `L` is what the engine keeps per connection; it lives in the same slab, so that one message
+//! calls the engine. `L` is what the engine keeps per connection; it lives beside the connection, so that one message
 //! touches one place in memory.
 
 use std::cell::OnceCell;
@@ -18,6 +18,7 @@ use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
 use crate::handover::parcel::Parcel;
+use crate::heap::Burst;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::outbox::Outbox;
@@ -34,6 +35,7 @@ pub(crate) struct Shard<L> {
     pub(crate) desk: Desk,
     pub(crate) crew: Arc<Crew>,
     connections: Slots<Entry<L>>,
+    burst: Burst,
     hosts: Vec<Box<dyn Host>>,
     /// Slots to ask for their desire at the end of the turn.
     touched: Vec<u32>,
@@ -121,6 +123,7 @@ impl<L: Link> Shard<L> {
             desk,
             crew,
             connections: Slots::new(),
+            burst: Burst::default(),
             hosts,
             touched: Vec::new(),
             ready: Vec::new(),
@@ -165,6 +168,7 @@ impl<L: Link> Shard<L> {
             is_frozen: false,
             is_awaited: false,
         });
+        self.burst.grown(self.connections.len());
         let counters = self.desk.name_counters(name);
         counters.opened.add(1);
         counters.open.add(1);
@@ -258,6 +262,9 @@ impl<L: Link> Shard<L> {
             for post in &self.crew.posts {
                 let _ = post.send(Mail::Room);
             }
+        }
+        if self.burst.is_over(self.connections.len()) {
+            self.crew.has_surplus.store(true, Ordering::Relaxed);
         }
         entry.link
     }
