@@ -2,8 +2,9 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -12,11 +13,11 @@ use rustix::net::{
 use sd_notify::NotifyState;
 
 /// Where the service manager listens.
-const SOCKET: &str = "NOTIFY_SOCKET";
+const PLACE: &str = "NOTIFY_SOCKET";
 
 /// Whether there is a service manager that wants to be told.
 pub(crate) fn is_wanted() -> bool {
-    std::env::var_os(SOCKET).is_some()
+    std::env::var_os(PLACE).is_some()
 }
 
 /// Sends one notification, with at most one descriptor.
@@ -25,7 +26,7 @@ pub(crate) fn is_wanted() -> bool {
 ///
 /// Those of sendmsg(2). That it was sent does not mean that it has been read.
 pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let Some(place) = std::env::var_os(SOCKET) else {
+    let Some(place) = std::env::var_os(PLACE) else {
         return Ok(());
     };
     // A name that begins with "@" is in the abstract namespace (sd_notify(3)).
@@ -33,12 +34,7 @@ pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result
         [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
         path => SocketAddrUnix::new(path)?,
     };
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket = socket()?;
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -49,7 +45,7 @@ pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result
     let parts = [IoSlice::new(text.as_bytes())];
     loop {
         match sendmsg_addr(
-            &socket,
+            socket,
             &address,
             &parts,
             &mut ancillary,
@@ -60,6 +56,17 @@ pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The socket that is sent from. It is kept, so that the watchdog is fed also when there is no descriptor left.
+fn socket() -> io::Result<&'static OwnedFd> {
+    static SOCKET: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(socket) = SOCKET.get() {
+        return Ok(socket);
+    }
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    Ok(SOCKET.get_or_init(|| socket))
 }
 
 fn notify(text: &str) {

@@ -11,10 +11,15 @@ use crate::control::{Control, Signals, Why};
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
 use crate::handover::preflight::{self, Asked, Question};
+use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
 use crate::listeners::{Listener, Origin};
 use crate::notify;
 use crate::server::{Released, Running, Server, ServerError};
+
+/// Descriptors that connections cannot use up, for the handover and for starting a child.
+const SPARE_FOR_HANDOVER: usize = 16;
+const SPARE_FOR_CHILD: usize = 8;
 
 impl Server {
     /// Runs the server until SIGTERM or SIGINT, talking to the service manager if there is one.
@@ -35,14 +40,20 @@ impl Server {
             program: Program::current()?,
             names: DescriptorNames::of(&self.config),
         };
-        let running = self.start()?;
+        let running = self.start_held()?;
+        // What takes descriptors comes before the connections do.
+        let has_store = has_store();
+        // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
+        let spare = [SPARE_FOR_HANDOVER, SPARE_FOR_CHILD].map(Spare::keep);
+        running.resume();
         announce(&running);
         let metrics = running.metrics().clone();
         notify::ready();
-        let has_store = has_store();
 
         let mut control = Control::new(&signals);
-        let end = daemon.serve(&mut control, &running, has_store)?;
+        let [for_handover, for_child] = spare;
+        let end = daemon.serve(&mut control, &running, has_store, for_child)?;
+        drop(for_handover);
         match end {
             End::Close => {
                 running.stop();
@@ -116,12 +127,13 @@ impl DescriptorNames {
 }
 
 impl Daemon {
-    /// Waits for the end, and says which it is to be.
+    /// Waits for the end, and says which it is to be. `spare` is what a child needs.
     fn serve(
         &self,
         control: &mut Control<'_>,
         running: &Running,
         has_store: bool,
+        mut spare: Spare,
     ) -> Result<End, ServerError> {
         let leave = if has_store { End::Store } else { End::Close };
         loop {
@@ -129,7 +141,10 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading();
-                    match Asked::start(&self.program, &self.question(running)) {
+                    drop(spare);
+                    let asked = Asked::start(&self.program, &self.question(running));
+                    spare = Spare::keep(SPARE_FOR_CHILD);
+                    match asked {
                         Ok(asked) => {
                             control.wait_for_answer(asked);
                             continue;

@@ -28,6 +28,10 @@ use crate::placement::Dealer;
 use crate::service::Service;
 use crate::worker::{self, Factory, Worker};
 
+/// Descriptors that a server takes before it serves, besides those of its workers: sockets to be bound, an event, what is
+/// open for a moment.
+const NEEDED_DESCRIPTORS: usize = 12;
+
 /// A server that is being put together: a configuration, and the services that its sockets name.
 ///
 /// [`Server::run`] is all that the `main` of a daemon needs. [`Server::start`] leaves the signals and the service
@@ -135,7 +139,14 @@ impl Server {
     /// # Errors
     ///
     /// Whatever stood in the way. Nothing is left behind then.
-    pub fn start(mut self) -> Result<Running, ServerError> {
+    pub fn start(self) -> Result<Running, ServerError> {
+        let running = self.start_held()?;
+        running.resume();
+        Ok(running)
+    }
+
+    /// As [`Server::start`], but nobody is accepted and no byte moves until [`Running::resume`].
+    pub(crate) fn start_held(mut self) -> Result<Running, ServerError> {
         match crate::rlimit::raise() {
             Ok(raised) if raised.before < raised.after => {
                 tracing::debug!(
@@ -151,7 +162,8 @@ impl Server {
         let (mut plan, cpus) = self.plan()?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         drop_strays(plan.take_strays());
-        let inheritance = Inheritance::look(plan.take_reserved());
+        let needed = NEEDED_DESCRIPTORS + chosen.engine.descriptors_per_worker() * cpus.len();
+        let inheritance = Inheritance::look(plan.take_reserved(), needed);
         self.start_from(plan, chosen, cpus, inheritance)
     }
 
@@ -178,9 +190,8 @@ impl Server {
         }
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
-        let holds = inheritance.is_some();
-        let started = Running::launch(self, engine, cpus, listeners.clone(), &orphans, holds)
-            .and_then(|running| {
+        let started =
+            Running::launch(self, engine, cpus, listeners.clone(), &orphans).and_then(|running| {
                 running.take_over(&mut inheritance)?;
                 Ok(running)
             });
@@ -264,7 +275,6 @@ impl Running {
         cpus: Vec<Option<usize>>,
         listeners: Vec<Arc<Listener>>,
         orphans: &[Arc<str>],
-        holds: bool,
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
@@ -304,10 +314,8 @@ impl Running {
             workers: Vec::new(),
             ends,
         };
-        if holds {
-            // The first mail of each: before that nothing is received.
-            running.post_all(|| Mail::Hold);
-        }
+        // The first mail of each: before that nothing is received.
+        running.post_all(|| Mail::Hold);
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
             let acceptors = listeners
@@ -316,7 +324,6 @@ impl Running {
                 .map(|listener| Acceptor {
                     listener: listener.clone(),
                     name: listener.group as u16,
-                    holds,
                 })
                 .collect();
             let post = worker::Post {
@@ -443,6 +450,11 @@ impl Running {
         self.crew.wake_all();
     }
 
+    /// Lets the workers accept, and bytes move.
+    pub(crate) fn resume(&self) {
+        self.post_all(|| Mail::Resume);
+    }
+
     /// Tells the workers to stop: they accept no more, wait for deferred replies, answer what was received whole,
     /// write what is queued, and close. Returns at once; see [`Running::join`].
     pub fn stop(&self) {
@@ -528,8 +540,8 @@ impl Running {
     }
 
     /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
-    /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. Only
-    /// then the first byte moves.
+    /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. The
+    /// first byte moves only then.
     fn take_over(&self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
         if !inheritance.is_some() {
             return Ok(());
@@ -560,7 +572,6 @@ impl Running {
             }
         }
         inheritance.commit()?;
-        self.post_all(|| Mail::Resume);
         if inheritance.lost > 0 {
             tracing::error!(
                 "{} connections of the predecessor were lost",

@@ -48,11 +48,7 @@ impl Accepting {
         Accepting {
             listener: acceptor.listener,
             name: acceptor.name,
-            state: if acceptor.holds {
-                State::Held
-            } else {
-                State::Open
-            },
+            state: State::Held,
             waiting: VecDeque::new(),
         }
     }

@@ -16,6 +16,18 @@ pub enum EngineKind {
     Portable,
 }
 
+impl EngineKind {
+    /// How many descriptors a worker takes, besides listeners and connections.
+    pub(crate) fn descriptors_per_worker(self) -> usize {
+        match self {
+            // The ring, and the event of the mailbox.
+            EngineKind::Ring => 2,
+            // And what the runtime waits with.
+            EngineKind::Portable => 5,
+        }
+    }
+}
+
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -26,8 +26,6 @@ pub(crate) struct Acceptor {
     pub(crate) listener: Arc<Listener>,
     /// Index of the socket name.
     pub(crate) name: u16,
-    /// Nothing is accepted until [`Errand::Accept`](crate::shard::Errand::Accept).
-    pub(crate) holds: bool,
 }
 
 /// A worker's clock: milliseconds since it started, beginning at 1, since 0 means "not waiting" in a connection.

@@ -10,6 +10,7 @@ pub(crate) mod exec;
 pub(crate) mod giving;
 pub(crate) mod parcel;
 pub(crate) mod preflight;
+pub(crate) mod spare;
 pub(crate) mod store;
 pub(crate) mod taking;
 pub(crate) mod vault;

@@ -16,9 +16,12 @@ pub(crate) const PROBE: &str = "ringhold.probe";
 /// How many descriptors a package has.
 pub(crate) const NEEDED: usize = 3;
 
-/// How long the service manager may take to confirm. It is one process for the whole machine, and does other things,
-/// too.
+/// How long the service manager may take to confirm what must be so. It is one process for the whole machine, and does
+/// other things, too.
 const PATIENCE_S: i64 = 20;
+
+/// The same for what can be done without.
+const PROBE_PATIENCE_S: i64 = 5;
 
 /// How many of the descriptors of a package the service manager would keep for this process.
 ///
@@ -36,7 +39,7 @@ pub(crate) fn room() -> io::Result<usize> {
         own.set_nonblocking(true)?;
         ours.push(own);
     }
-    barrier()?;
+    barrier_within(PROBE_PATIENCE_S)?;
     let mut room = 0;
     for mut own in ours {
         match own.read(&mut [0]) {
@@ -72,6 +75,10 @@ fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Waits until the service manager has handled everything that it was told before (systemd 246).
 pub(crate) fn barrier() -> io::Result<()> {
+    barrier_within(PATIENCE_S)
+}
+
+fn barrier_within(seconds: i64) -> io::Result<()> {
     if !notify::is_wanted() {
         return Ok(());
     }
@@ -80,7 +87,7 @@ pub(crate) fn barrier() -> io::Result<()> {
     drop(theirs);
     let mut fds = [PollFd::new(&ours, PollFlags::empty())];
     let patience = Timespec {
-        tv_sec: PATIENCE_S,
+        tv_sec: seconds,
         tv_nsec: 0,
     };
     loop {

@@ -10,6 +10,7 @@ use rustix::net::sockopt::socket_cookie;
 use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::Parcel;
+use super::spare::Spare;
 use super::store::{self, PROBE};
 use super::vault::{self, ConnectionRecord, ListenerRecord, VaultError};
 use crate::inherit::NamedDescriptor;
@@ -34,7 +35,11 @@ pub(crate) struct Inheritance {
 impl Inheritance {
     /// Looks at what the predecessor left, and takes nothing out: until [`Inheritance::commit`] a successor of this
     /// process finds the same.
-    pub(crate) fn look(reserved: Vec<NamedDescriptor>) -> Self {
+    ///
+    /// `needed` descriptors are left free for what else it takes to serve: if there are too few for everything, some
+    /// connections are lost rather than all.
+    pub(crate) fn look(reserved: Vec<NamedDescriptor>, needed: usize) -> Self {
+        let _spare = (!reserved.is_empty()).then(|| Spare::keep(needed));
         let mut inheritance = Inheritance {
             is_stored: true,
             ..Inheritance::default()
@@ -104,6 +109,8 @@ impl Inheritance {
     }
 
     fn unpack(&mut self, state: Option<&OwnedFd>, outlet: &OwnedFd) {
+        // First what takes one descriptor, then what may take all.
+        let estate = state.map_or(Err(VaultError::Missing), vault::read);
         let contents = match carton::look(outlet) {
             Ok(contents) => contents,
             Err(error) => {
@@ -118,7 +125,7 @@ impl Inheritance {
             );
             self.lost += contents.lost;
         }
-        let estate = match state.map_or(Err(VaultError::Missing), vault::read) {
+        let estate = match estate {
             Ok(estate) => estate,
             Err(error) => {
                 tracing::error!(

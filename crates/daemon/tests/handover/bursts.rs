@@ -1,11 +1,13 @@
 //! Signals at any moment, and many connections.
 
+use std::os::unix::fs::PermissionsExt;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringhold_client::Address;
 
 use crate::load::Load;
-use crate::manager::{Manager, until};
+use crate::manager::{Manager, RINGHOLD, until};
 use crate::wire::{Wire, counter};
 
 const CONFIG: &str = "workers = 2\n[sockets.rpc]\n";
@@ -96,6 +98,72 @@ fn signals_before_it_is_ready_do_not_kill() {
         manager.start();
         wire.echo(round, 1);
     }
+    manager.stop_for_good();
+}
+
+/// A program that may open so many files.
+fn limited(manager: &mut Manager, limit: usize) {
+    let script = format!("#!/bin/sh\nulimit -n {limit}\nexec {RINGHOLD} \"$@\"\n");
+    let path = manager.path("limited");
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    manager.run_as(&path);
+}
+
+/// Connections have used up every descriptor, and more are waiting. They can be handed over all the same.
+#[test]
+fn no_descriptor_is_left() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "");
+        manager.use_engine(engine);
+        manager.configure(CONFIG);
+        let address = manager.listen_tcp("rpc");
+        limited(&mut manager, 100);
+        manager.start();
+        let mut wires: Vec<Wire> = (0..100).map(|_| Wire::connect(&address)).collect();
+        manager.logged(1, &["accepting rests", "Too many open files"]);
+        let served = (0..100)
+            .take_while(|index| wires[*index].is_served())
+            .count();
+        assert!(served > 40, "{served}");
+        for round in 1..=4 {
+            if round % 2 == 0 {
+                manager.restart();
+            } else {
+                manager.reload();
+            }
+            manager.logged(round, &["took over"]);
+            for wire in &mut wires[..served] {
+                wire.echo(7, 7);
+            }
+        }
+        // The others have not been lost, either. The first of them has asked already.
+        wires.drain(..served);
+        assert_eq!(wires[0].reply(), (0, Ok("pong".into())));
+        wires.iter_mut().for_each(|wire| wire.echo(8, 8));
+        assert!(!manager.log().contains("were lost"), "{}", manager.log());
+        manager.stop_for_good();
+    }
+}
+
+/// With a lower limit not all connections can be received. Those are closed and counted; the others go on.
+#[test]
+fn fewer_descriptors_than_connections() {
+    let mut manager = Manager::new(16, CONFIG);
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let mut wires: Vec<Wire> = (0..120).map(|_| Wire::connect(&address)).collect();
+    wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+    manager.stop();
+    limited(&mut manager, 100);
+    manager.start();
+    manager.logged(1, &["too many open files; raise LimitNOFILE="]);
+    manager.logged(1, &["connections of the predecessor were lost"]);
+    let alive: Vec<bool> = wires.iter_mut().map(Wire::is_served).collect();
+    let count = alive.iter().filter(|alive| **alive).count();
+    assert!((20..100).contains(&count), "{count} of 120");
+    manager.logged(1, &[&format!("took over {count} connections")]);
     manager.stop_for_good();
 }
 

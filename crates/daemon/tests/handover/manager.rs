@@ -386,7 +386,8 @@ impl Manager {
     }
 
     pub(crate) fn log(&self) -> String {
-        self.state().log.clone()
+        let state = self.shared.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner).log.clone()
     }
 
     fn wait_until(&mut self, what: &str, done: impl Fn(&State) -> bool) {
@@ -421,6 +422,9 @@ impl Manager {
 
 impl Drop for Manager {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
         if let Some(mut service) = self.service.take() {
             let _ = service.child.kill();
             let _ = service.child.wait();
@@ -536,6 +540,20 @@ impl State {
 fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
     let [one, other] = [one, other].map(|fd| rustix::fs::fstat(fd).unwrap());
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// Makes an executable file. Not by this process: another thread might be starting a process, which would have the file
+/// open for writing for a moment, and nobody could execute it meanwhile.
+pub(crate) fn write_program(path: &str, text: &str) {
+    let status = Command::new("sh")
+        .args([
+            "-c",
+            "printf %s \"$2\" >\"$1.new\" && chmod 755 \"$1.new\" && mv \"$1.new\" \"$1\"",
+            "-",
+        ])
+        .args([path, text])
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// Waits until `done` says something.

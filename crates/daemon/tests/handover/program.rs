@@ -1,22 +1,27 @@
 //! Which program takes over at a reload, and what happens if none can.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use ringhold_client::Address;
 
-use crate::manager::{Manager, RINGHOLD, until};
+use crate::manager::{Manager, RINGHOLD, until, write_program};
 use crate::wire::Wire;
 
 const CONFIG: &str = "[sockets.rpc]\n";
 
-/// A copy of the program under this name, made as a package manager does it: a new file, moved into place.
+/// A copy of the program under this name, made as a package manager does it: a new file, moved into place. And not by
+/// this process, see [`write_program`].
 fn install(manager: &Manager, name: &str) -> String {
     let path = manager.path(name);
-    fs::copy(RINGHOLD, manager.path("incoming")).unwrap();
-    fs::rename(manager.path("incoming"), &path).unwrap();
+    let copy = "cp \"$1\" \"$2.new\" && mv \"$2.new\" \"$2\"";
+    let status = Command::new("sh")
+        .args(["-c", copy, "-", RINGHOLD, &path])
+        .status();
+    assert!(status.unwrap().success());
     path
 }
 
@@ -34,10 +39,7 @@ fn running(manager: &Manager) -> String {
 }
 
 fn script(manager: &Manager, name: &str, text: &str) {
-    let path = manager.path(name);
-    let _ = fs::remove_file(&path);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&manager.path(name), &format!("#!/bin/sh\n{text}\n"));
 }
 
 fn started(program: impl FnOnce(&Manager) -> String) -> (Manager, Address, Wire) {

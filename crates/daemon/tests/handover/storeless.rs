@@ -119,12 +119,12 @@ fn the_notifications_are_in_order() {
         "BARRIER=1",
     ];
     let expected = [
-        &["READY=1"],
         &probe[..],
+        &["READY=1"],
         &give,
         &take,
-        &["READY=1"],
         &probe,
+        &["READY=1"],
         &give,
     ]
     .concat();

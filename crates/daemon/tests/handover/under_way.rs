@@ -29,7 +29,7 @@ const STEPS: [fn(&mut Manager); 2] = [Manager::restart, Manager::reload];
 
 #[test]
 fn a_request_that_is_cut_anywhere_is_answered_once() {
-    ENGINES.map(cut_requests);
+    ENGINES.into_iter().for_each(cut_requests);
 }
 
 fn cut_requests(engine: &'static str) {
@@ -67,7 +67,7 @@ fn cut_requests(engine: &'static str) {
 /// Frames that are received into buffers of their own, with the cut in the middle of the data.
 #[test]
 fn a_large_request_goes_on_where_it_was() {
-    ENGINES.map(large_requests);
+    ENGINES.into_iter().for_each(large_requests);
 }
 
 fn large_requests(engine: &'static str) {
@@ -116,7 +116,7 @@ fn slow_reader(address: &Address) -> Wire {
 /// One reply of 4 MiB, of which some more is read between the restarts, and a second one behind it.
 #[test]
 fn half_sent_replies_arrive_whole() {
-    ENGINES.map(half_sent_replies);
+    ENGINES.into_iter().for_each(half_sent_replies);
 }
 
 fn half_sent_replies(engine: &'static str) {
@@ -150,7 +150,7 @@ fn half_sent_replies(engine: &'static str) {
 /// The peer has ended its side and still waits for what it asked for. Nobody else has to wait for it.
 #[test]
 fn half_closed_peers_get_their_replies() {
-    ENGINES.map(half_closed_peers);
+    ENGINES.into_iter().for_each(half_closed_peers);
 }
 
 fn half_closed_peers(engine: &'static str) {
@@ -181,7 +181,7 @@ fn half_closed_peers(engine: &'static str) {
 /// A client that sends and does not read: requests wait in the connection, before the service, and in the kernel.
 #[test]
 fn a_pipeline_that_is_paused_keeps_its_order() {
-    ENGINES.map(paused_pipeline);
+    ENGINES.into_iter().for_each(paused_pipeline);
 }
 
 fn paused_pipeline(engine: &'static str) {

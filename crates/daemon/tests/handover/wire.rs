@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use ringhold_client::{Address, Client, Options};
 use rmpv::Value;
@@ -103,6 +104,22 @@ impl Wire {
     /// Whether the connection has ended, in whatever way.
     pub(crate) fn is_over(&mut self) -> bool {
         !matches!(self.socket.read(&mut [0]), Ok(1..))
+    }
+
+    /// Calls `ping`, and whether an answer comes soon. If none does, it may come later.
+    pub(crate) fn is_served(&mut self) -> bool {
+        if self.socket.write_all(&request(0, "ping", &[])).is_err() {
+            return false;
+        }
+        self.socket
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        let answer = [0x94, 1, 0, 0xc0, 0xa4, b'p', b'o', b'n', b'g'];
+        let mut received = [0; 9];
+        let is_served = self.socket.read_exact(&mut received).is_ok();
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(!is_served || received == answer);
+        is_served
     }
 
     /// Calls `echo` and checks the answer.
