@@ -10,6 +10,7 @@
 //!   successor is forked before SIGTERM, and waits for its descriptors.
 //! * `reload`: SIGHUP to READY. Most of it is the test run of the new binary, while the old one serves.
 //! * `restart-gap`, `reload-gap`: the longest time that any connection of the steady client was without a reply.
+//! * `undisturbed-gap`: the same if nothing is done, which is what this machine can tell.
 //!
 //! Beside ringhold there is `examples/plain_tokio.rs`, with its socket from the service manager: it can be restarted, at the
 //! cost of its connections.
@@ -105,7 +106,8 @@ impl Server {
 /// What criterion calls it, what is done, and which of its times is taken.
 type Measure = (&'static str, Operation, fn(&Run) -> Duration);
 
-const MEASURES: [Measure; 5] = [
+const MEASURES: [Measure; 6] = [
+    ("undisturbed-gap", Operation::Nothing, |run| run.gap),
     ("exec-to-ready", Operation::Restart, |run| run.start),
     ("term-to-ready", Operation::Restart, |run| run.whole),
     ("restart-gap", Operation::Restart, |run| run.gap),
@@ -149,6 +151,9 @@ fn bench(criterion: &mut Criterion, server: &Server, sizes: &[usize], runs: &mut
     group.finish();
 }
 
+/// How long nothing is done, where that is measured: about as long as a restart.
+const UNDISTURBED: Duration = Duration::from_millis(20);
+
 /// A server that runs, and its open connections.
 struct Scene {
     manager: Manager,
@@ -183,19 +188,22 @@ impl Scene {
         }
     }
 
-    /// Restarts or reloads, with the steady client beside.
+    /// Restarts, reloads or waits, with the steady client beside.
     fn run(&mut self, operation: Operation) -> Run {
         let steady = Steady::start(self.manager.address());
         let mut run = Run::default();
-        if operation == Operation::Reload {
-            run.whole = self.manager.reload();
-        } else {
-            let launcher = self.manager.prepare();
-            run.stop = self.manager.stop();
-            run.start = self.manager.start(launcher);
-            run.whole = run.stop + run.start;
+        match operation {
+            Operation::Nothing => std::thread::sleep(UNDISTURBED),
+            Operation::Reload => run.whole = self.manager.reload(),
+            Operation::Cold | Operation::Restart => {
+                let launcher = self.manager.prepare();
+                run.stop = self.manager.stop();
+                run.start = self.manager.start(launcher);
+                run.whole = run.stop + run.start;
+            }
         }
-        let restored = self.hands_over.then(|| self.restored());
+        let asked = self.hands_over && operation != Operation::Nothing;
+        let restored = asked.then(|| self.restored());
         let report = steady.end();
         let cut = self.open.check();
         if let Some(restored) = restored {

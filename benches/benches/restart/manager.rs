@@ -82,6 +82,8 @@ impl Manager {
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         rustix::net::listen(&listener, 4096).unwrap();
+        // `NoDelay=yes`. Without it a second reply waits for the delayed acknowledgement of the first, up to 40 ms.
+        sockopt::set_tcp_nodelay(&listener, true).unwrap();
         Manager {
             program: program.collect(),
             dir,

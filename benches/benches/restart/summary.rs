@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(crate) enum Operation {
     /// A stop for good and a first start, with no client.
     Cold,
+    /// The clients are left in peace.
+    Nothing,
     Restart,
     Reload,
 }
@@ -91,17 +93,19 @@ impl fmt::Display for Runs {
                 milliseconds(median(|run| run.start)),
                 milliseconds(median(|run| run.gap)),
             );
-            let whole = milliseconds(median(|run| run.whole));
+            let mut whole = milliseconds(median(|run| run.whole));
+            let none = || "-".to_owned();
             match operation {
-                Operation::Cold => gap = "-".into(),
+                Operation::Cold => gap = none(),
+                Operation::Nothing => (stop, start, whole) = (none(), none(), none()),
                 Operation::Restart => {}
-                Operation::Reload => (stop, start) = ("-".into(), "-".into()),
+                Operation::Reload => (stop, start) = (none(), none()),
             }
             let sum = |count: fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
             let time: Duration = runs.iter().map(|run| run.time).sum();
             let rate = sum(|run| run.measured) as f64 / time.as_secs_f64();
             let rate = if time.is_zero() {
-                "-".to_owned()
+                none()
             } else {
                 format!("{rate:.0}")
             };
@@ -110,6 +114,7 @@ impl fmt::Display for Runs {
                 "| {server} | {} | {connections} | {} | {stop} | {start} | {whole} | {gap} | {} | {} | {rate} | {} | {} |",
                 match operation {
                     Operation::Cold => "first start",
+                    Operation::Nothing => "nothing",
                     Operation::Restart => "restart",
                     Operation::Reload => "reload",
                 },
