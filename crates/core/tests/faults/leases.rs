@@ -16,6 +16,9 @@ use crate::services::Gate;
 /// What a service keeps: the number of a frame on its connection, what was lent, and what it was then.
 type Kept = (u32, Bytes, [u8; DIGEST_BYTES]);
 
+/// After this frame a service keeps nothing.
+const LAST: &[u8] = &[0x7f];
+
 fn check(kept: &Kept) {
     let (number, bytes, then) = kept;
     assert_eq!(digest(*number, bytes), *then, "kept bytes changed");
@@ -106,8 +109,8 @@ fn until_nothing_is_leased(bed: &Bed) {
     let mut client = bed.connect("keep");
     let mut number = 0;
     bed.until("all leases back", |bed| {
-        client.write_all(&[1]).unwrap();
-        client::expect(&mut client, &digest(number, &[1]));
+        client.write_all(LAST).unwrap();
+        client::expect(&mut client, &digest(number, LAST));
         number += 1;
         bed.counters().leased == 0
     });
@@ -123,17 +126,18 @@ pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engi
                     check(&last.pop_front().unwrap());
                 }
                 // A client that only nudges clears the rest.
-                if last.back().unwrap().1.len() == 1 {
+                if last.back().unwrap().1 == LAST {
                     last.drain(..).for_each(|kept| check(&kept));
                 }
             }
         });
+        let fresh = gate.lack(&bed, "keep", 1, buffers);
         let most = drive(&bed, 8);
         if engine == Engine::Ring {
             assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
         }
         until_nothing_is_leased(&bed);
-        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers);
+        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers, fresh);
         bed.finish();
     }
 }
@@ -158,7 +162,7 @@ pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
             // There is one worker.
             let mut sender = Some(sender.lock().unwrap().take().unwrap());
             move |kept: Kept| {
-                let ends = kept.1.len() == 1;
+                let ends = kept.1 == LAST;
                 if let Some(open) = &sender {
                     open.send(kept).unwrap();
                 }
@@ -167,12 +171,13 @@ pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
                 }
             }
         });
+        let fresh = gate.lack(&bed, "keep", 1, buffers);
         let most = drive(&bed, 8);
         if engine == Engine::Ring {
             assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
         }
         until_nothing_is_leased(&bed);
-        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers);
+        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers, fresh);
         holder.join().unwrap();
         bed.finish();
     }

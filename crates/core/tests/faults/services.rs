@@ -123,41 +123,42 @@ impl Gate {
         (result, keepers)
     }
 
-    /// Whether all `buffers` receive buffers of each worker of the server can be used: as many connections as there
-    /// are buffers send something at once, to the socket `name`, which answers every byte. With one buffer less, one of
-    /// them would find none.
+    /// So many connections to `name`, which answers every byte, send something at once. Returns how often a receive
+    /// found no buffer. With as many connections a worker as it has buffers, that tells whether all of these can be
+    /// used: some kernels look for one more at the end, so it is to be compared with what a fresh server does.
+    pub(crate) fn lack(&self, bed: &Bed, name: &str, workers: usize, count: usize) -> u64 {
+        bed.until_open_on(name, 0);
+        let mut clients: Vec<TcpStream> = (0..workers * count).map(|_| bed.connect(name)).collect();
+        for client in &mut clients {
+            // Nobody is in the middle of anything after this.
+            client.write_all(&[1]).unwrap();
+            client::expect_some(client);
+        }
+        let before = bed.counters().starved;
+        // It takes a buffer to notice an end, too, so that of these comes last.
+        let _keepers = self.hold_and_stay(bed, workers, || {
+            for client in &mut clients {
+                client.write_all(&[1]).unwrap();
+            }
+        });
+        clients.iter_mut().for_each(client::expect_some);
+        bed.counters().starved - before
+    }
+
+    /// Whether all `buffers` receive buffers of each worker can be used, given the [`Gate::lack`] of the fresh server.
     pub(crate) fn assert_all_buffers_are_back(
         &self,
         bed: &Bed,
         name: &str,
         workers: usize,
         buffers: usize,
+        fresh: u64,
     ) {
-        bed.until_open_on(name, 0);
-        let mut clients: Vec<TcpStream> =
-            (0..workers * buffers).map(|_| bed.connect(name)).collect();
-        for client in &mut clients {
-            // Nobody is in the middle of anything after this.
-            client.write_all(&[1]).unwrap();
-            client::expect_some(client);
-        }
-        let lacks = |bed: &Bed, clients: &mut [TcpStream]| {
-            let before = bed.counters().starved;
-            // It takes a buffer to notice an end, too.
-            let _keepers = self.hold_and_stay(bed, workers, || {
-                for client in clients.iter_mut() {
-                    client.write_all(&[1]).unwrap();
-                }
-            });
-            clients.iter_mut().for_each(client::expect_some);
-            bed.counters().starved - before
-        };
-        assert_eq!(lacks(bed, &mut clients), 0, "buffers are missing");
+        let lack = self.lack(bed, name, workers, buffers);
+        assert_eq!(lack, fresh, "buffers are missing");
         // To be sure that it would have been noticed.
-        clients.push(bed.connect(name));
-        bed.until_open_on(name, clients.len() as u64);
-        let lack = lacks(bed, &mut clients);
-        assert_eq!(lack > 0, bed.engine == Engine::Ring, "{lack}");
+        let lack = self.lack(bed, name, workers, buffers + 1);
+        assert_eq!(lack > fresh, bed.engine == Engine::Ring, "{lack}");
     }
 
     /// Waits until so many workers stand here.

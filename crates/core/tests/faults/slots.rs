@@ -102,6 +102,9 @@ pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
                 .service("echo", |_| Echo)
                 .service("gate", move |_| theirs.clone())
         });
+        let fresh = gate.lack(&bed, "echo", 2, buffers);
+        bed.until_open(0);
+        let before = bed.total().opened;
         let tags = AtomicU64::new(1);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -120,9 +123,11 @@ pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
             }
         });
         assert_no_kernel_workers();
-        bed.until("all were accepted", |bed| bed.total().opened == 4 * 150 + 2);
+        bed.until("all were accepted", |bed| {
+            bed.total().opened == before + 4 * 150 + 2
+        });
         bed.until_open(0);
-        gate.assert_all_buffers_are_back(&bed, "echo", 2, buffers);
+        gate.assert_all_buffers_are_back(&bed, "echo", 2, buffers, fresh);
         bed.until("memory back", |bed| bed.memory_held() == 0);
         bed.finish();
     }
