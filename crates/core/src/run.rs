@@ -63,6 +63,7 @@ impl Server {
             End::Store => {
                 stop_to_hand_over(&running);
                 control.wait_for_end(&running)?;
+                tracing::debug!("every worker has let go");
                 let released = running.release();
                 let failed = daemon.leave(released)?;
                 failed.map_or(Ok(()), Err)?;
@@ -70,6 +71,7 @@ impl Server {
             End::Replace => {
                 stop_to_hand_over(&running);
                 control.wait_for_end(&running)?;
+                tracing::debug!("every worker has let go");
                 return Err(daemon.replace(running.release(), has_store)?.into());
             }
         }
@@ -152,7 +154,10 @@ impl Daemon {
                         Err(reason) => reason,
                     }
                 }
-                Why::Answer(Ok(())) => return Ok(End::Replace),
+                Why::Answer(Ok(())) => {
+                    tracing::debug!("the new program is ready to take over");
+                    return Ok(End::Replace);
+                }
                 Why::Answer(Err(reason)) => reason,
                 Why::Stop(signal) => {
                     tracing::info!("{signal}: stopping");
