@@ -123,7 +123,7 @@ impl Manager {
             .unwrap();
         // It says that it waits.
         let waiting = PollFlags::IN;
-        self.await_event(&ours, waiting, "the launcher");
+        self.await_event(&ours, waiting, "sign of the launcher");
         Launcher {
             child,
             socket: ours,
