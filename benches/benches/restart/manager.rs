@@ -123,7 +123,7 @@ impl Manager {
             .unwrap();
         // It says that it waits.
         let waiting = PollFlags::IN;
-        self.await_event(&ours, waiting, "the launcher");
+        self.await_event(&ours, waiting, "sign of the launcher");
         Launcher {
             child,
             socket: ours,
@@ -296,6 +296,7 @@ impl State {
 /// Waits for descriptors on standard input and becomes the program that the arguments name. The descriptors have the
 /// numbers from 3 on, because those are the lowest that are free, and are inherited.
 pub(crate) fn launch(mut arguments: impl Iterator<Item = String>) -> ! {
+    close_strangers();
     let mut program = Command::new(arguments.next().unwrap());
     program.args(arguments).stdin(Stdio::null());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STORE_MAX + 1))];
@@ -325,4 +326,15 @@ pub(crate) fn launch(mut arguments: impl Iterator<Item = String>) -> ! {
             str::from_utf8(&names[..received.bytes]).unwrap(),
         );
     panic!("cannot start: {}", program.exec());
+}
+
+/// Closes what whoever runs the bench left open for it, such as a profiler; it would take the numbers from 3 on.
+fn close_strangers() {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<i32> = numbers.filter(|number| *number > 2).collect();
+    for number in numbers {
+        // That of the directory is closed already.
+        let _ = nix::unistd::close(number);
+    }
 }
