@@ -69,13 +69,13 @@ fn answers_everywhere(engine: &str) {
         for part in [&[0x93, i as u8][..], &[0xc4, 2, 7], &[8, 0xc0]] {
             client.write_all(part).unwrap();
         }
-        client.shutdown(Shutdown::Write).unwrap();
     }
     for (i, client) in clients.iter_mut().enumerate() {
-        let mut all = Vec::new();
-        client.read_to_end(&mut all).unwrap();
+        let mut all = [0; 7];
+        client.read_exact(&mut all).unwrap();
         assert_eq!(all, [0x93, i as u8, 0xc4, 2, 7, 8, 0xc0]);
     }
+    // All were dealt while all of them were open.
     let snapshot = running.metrics().snapshot();
     assert_eq!(snapshot.total().frames_in, 10);
     let opened: Vec<u64> = snapshot
@@ -84,6 +84,13 @@ fn answers_everywhere(engine: &str) {
         .map(|w| w.names[0].1.opened)
         .collect();
     assert_eq!(opened, [5, 5]);
+    for client in &mut clients {
+        client.write_all(&[0x91, 7]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, [0x91, 7]);
+    }
     drop(clients);
     running.stop();
     running.join().unwrap();

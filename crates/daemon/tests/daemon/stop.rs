@@ -155,8 +155,10 @@ fn stop_under_load(engine: &str, signal: Signal) {
         "{}",
         ended.log
     );
+    // On older kernels the choice of the engine is worth a warning; nothing else is.
+    let mut lines = ended.log.lines();
     assert!(
-        !ended.log.contains("<4>") && !ended.log.contains("<3>"),
+        lines.all(|line| line.starts_with("<6>") || line.contains("using the portable engine")),
         "{}",
         ended.log
     );
