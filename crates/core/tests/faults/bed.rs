@@ -40,6 +40,7 @@ impl Engine {
 pub(crate) fn isolated(name: &str, engine: Engine, test: fn(Engine)) {
     if std::env::var_os(CHILD).is_some() {
         watch();
+        warm_up(engine);
         let before = Surroundings::now();
         test(engine);
         before.come_back();
@@ -58,6 +59,18 @@ pub(crate) fn isolated(name: &str, engine: Engine, test: fn(Engine)) {
     let passed = output.status.success() && out.contains("1 passed");
     println!("{out}\n{err}");
     assert!(passed, "{}", output.status);
+}
+
+/// Starts and stops a server, so that what a process makes once and keeps is there before the test: tokio's signal
+/// handling, for one, if anything in the workspace asks for that feature.
+fn warm_up(engine: Engine) {
+    let text = format!("engine = \"{}\"\nworkers = 1\n", engine.key());
+    let running = Server::new(Config::parse(&text, "warm-up").unwrap())
+        .inherited(Inherited::none())
+        .start()
+        .unwrap();
+    running.stop();
+    running.join().unwrap();
 }
 
 /// The counters of the server that runs, for the last words of a test that hangs.
