@@ -64,6 +64,7 @@ pub(crate) fn isolated(name: &str, engine: Engine, test: fn(Engine)) {
 /// Starts and stops a server, so that what a process makes once and keeps is there before the test: tokio's signal
 /// handling, for one, if anything in the workspace asks for that feature.
 fn warm_up(engine: Engine) {
+    let threads = thread_names().len();
     let text = format!("engine = \"{}\"\nworkers = 1\n", engine.key());
     let running = Server::new(Config::parse(&text, "warm-up").unwrap())
         .inherited(Inherited::none())
@@ -71,6 +72,10 @@ fn warm_up(engine: Engine) {
         .unwrap();
     running.stop();
     running.join().unwrap();
+    // A thread that was joined is still listed for a moment.
+    while thread_names().len() > threads {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The counters of the server that runs, for the last words of a test that hangs.
