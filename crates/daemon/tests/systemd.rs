@@ -9,6 +9,8 @@
     reason = "a test that cannot go on should end"
 )]
 
+#[path = "handover/built.rs"]
+mod built;
 #[path = "systemd/lab.rs"]
 mod lab;
 #[path = "handover/load.rs"]
@@ -248,7 +250,7 @@ fn without_a_store_a_restart_closes_and_says_so() {
 fn a_crash_of_the_successor_is_restored_by_the_next() {
     let Some(lab) = Lab::up(|lab| {
         lab.configure("[sockets.rpc]\nservice = \"fragile\"\n");
-        let daemon = lab.install(&lab::handover_daemon());
+        let daemon = lab.install(&built::handover_daemon());
         let service = lab.shipped("ringhold.service");
         let service = service.replace(
             &format!("{} serve --inherited-only --config", lab.path("ringhold")),

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on should end"
 )]
 
+mod built;
 mod load;
 mod manager;
 mod wire;

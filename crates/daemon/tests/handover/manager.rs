@@ -7,7 +7,6 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,24 +21,13 @@ use rustix::net::{
 };
 use tempfile::TempDir;
 
+use crate::built::handover_daemon;
+
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The daemon of this package.
 pub(crate) const RINGHOLD: &str = env!("CARGO_BIN_EXE_ringhold");
-
-/// The daemon of these tests, and their launcher.
-pub(crate) fn handover_daemon() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    let path = target.join("examples/handover_daemon");
-    assert!(
-        path.exists(),
-        "{} is missing: `cargo test -p ringhold` builds it, or `cargo build -p ringhold --examples`",
-        path.display()
-    );
-    path
-}
 
 /// The service manager with its one service.
 pub(crate) struct Manager {

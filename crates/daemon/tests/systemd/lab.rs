@@ -17,19 +17,6 @@ pub(crate) fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../systemd")
 }
 
-/// The daemon of the handover's tests.
-pub(crate) fn handover_daemon() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    let path = target.join("examples/handover_daemon");
-    assert!(
-        path.exists(),
-        "{} is missing: `cargo test -p ringhold` builds it",
-        path.display()
-    );
-    path
-}
-
 /// Waits until `done` says something.
 pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
