@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::handover::preflight::Asked;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
-use crate::server::{Running, ServerError};
+use crate::running::Running;
+use crate::server::ServerError;
 
 /// How often `STATUS=` is brought up to date, and memory given back.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);

@@ -15,7 +15,8 @@ use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
 use crate::listeners::{Listener, Origin};
 use crate::notify;
-use crate::server::{Released, Running, Server, ServerError};
+use crate::running::{Released, Running};
+use crate::server::{Server, ServerError};
 
 /// Descriptors that connections cannot use up, for the handover and for starting a child.
 const SPARE_FOR_HANDOVER: usize = 16;

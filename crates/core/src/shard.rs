@@ -10,25 +10,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
-
 use crate::close::Close;
 use crate::connection::{Connection, Desire, Finish, LINGER, Life, Receive, milliseconds};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
-use crate::handover::parcel::Parcel;
 use crate::heap::Burst;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::outbox::Outbox;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
 use crate::pool::Pools;
-use crate::reply::{Abandoned, Reply, Ticket};
+use crate::reply::Reply;
 use crate::slots::Slots;
 use crate::timers::Wheel;
 
+mod large;
+mod mail;
 mod parting;
+mod stopping;
+
+pub(crate) use self::mail::Errand;
+pub(crate) use self::stopping::Phase;
 
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
@@ -80,36 +83,6 @@ struct Timed {
     slot: u32,
     generation: u32,
     at: u64,
-}
-
-/// How far the worker is on its way to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// It serves.
-    Serving,
-    /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
-    /// Before a handover it goes on accepting.
-    Waiting { until: u64 },
-    /// It reads no more. What was received is answered and written. At `until` deferred replies are given up; what
-    /// has not been written a linger time later is not. Before a handover nothing else is waited for.
-    Draining { until: u64 },
-}
-
-/// What only the engine can do about a mail.
-pub(crate) enum Errand {
-    /// Serve this socket, accepted on the listeners of this name and counted for this worker.
-    Open {
-        name: u16,
-        socket: std::os::fd::OwnedFd,
-    },
-    /// Take over this connection, counted for this worker.
-    Restore { name: u16, parcel: Box<Parcel> },
-    /// Try again to deal what could not be dealt.
-    Room,
-    /// Accept, which was held back.
-    Accept,
-    /// Stop accepting, for good.
-    StopAccepting,
 }
 
 impl<L: Link> Shard<L> {
@@ -269,89 +242,6 @@ impl<L: Link> Shard<L> {
         entry.link
     }
 
-    /// Takes the buffer of the large frame that is under way, to receive into its spare capacity, at most the second
-    /// value's number of bytes. It must be given back with [`Shard::large_received`].
-    pub(crate) fn take_large(&mut self, slot: u32) -> Option<(BytesMut, usize)> {
-        /// Grown by doubling, but at least by so much, whatever the header announced: memory follows what arrived.
-        const GROWTH_BYTES_MIN: usize = 256 * 1024;
-        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
-        let partial = connection.input.as_mut()?;
-        debug_assert_eq!(partial.scanned, partial.bytes.len());
-        let mut bytes = std::mem::take(&mut partial.bytes);
-        if bytes.capacity() - bytes.len() < partial.missing.min(GROWTH_BYTES_MIN) {
-            bytes.reserve(partial.missing.min(GROWTH_BYTES_MIN.max(bytes.len())));
-        }
-        let room = partial.missing.min(bytes.capacity() - bytes.len());
-        partial.lent = bytes.len() + room;
-        connection.account(&mut self.desk);
-        Some((bytes, room))
-    }
-
-    /// Gives the buffer back that [`Shard::take_large`] lent, longer by what was received.
-    pub(crate) fn large_received(&mut self, slot: u32, bytes: BytesMut) {
-        self.with_host(slot, |host, reply| {
-            let Some(partial) = reply.connection.input.as_mut() else {
-                return; // It was closed meanwhile.
-            };
-            let received = bytes.len() - partial.scanned;
-            partial.bytes = bytes;
-            partial.lent = 0;
-            if received > 0 {
-                reply.connection.clock.traffic = reply.desk.now;
-                reply
-                    .desk
-                    .name_counters(reply.connection.name)
-                    .bytes_in
-                    .add(received as u64);
-                host.in_place(reply);
-            }
-        });
-    }
-
-    /// Handles mail. What only the engine can do is returned.
-    pub(crate) fn deliver(&mut self, mail: Mail) -> Option<Errand> {
-        match mail {
-            Mail::Accepted { name, socket } => return Some(Errand::Open { name, socket }),
-            Mail::Room => return Some(Errand::Room),
-            Mail::Restored { name, parcel } => return Some(Errand::Restore { name, parcel }),
-            Mail::Stop { .. } if self.holds => {
-                self.forget_all();
-                return Some(Errand::StopAccepting);
-            }
-            Mail::Stop { hand_over } => {
-                if self.phase == Phase::Serving {
-                    self.begin_stop(hand_over);
-                    // Who connects meanwhile is served like everybody else, if a successor will go on with it.
-                    return (!hand_over).then_some(Errand::StopAccepting);
-                }
-            }
-            Mail::StopAccepting => return Some(Errand::StopAccepting),
-            Mail::Hold => self.holds = true,
-            Mail::Report(reports) => {
-                // Whoever asked has given up if nobody listens.
-                let _ = reports.send(());
-            }
-            Mail::Resume => {
-                self.resume();
-                return Some(Errand::Accept);
-            }
-            Mail::Push { to, bytes } => self.push(to, bytes),
-            Mail::Overflow { to } => self.with_id(to, |connection, desk| {
-                // If it is ending anyway, what was queued before is still written.
-                if connection.takes_frames() {
-                    connection.close(Close::Overflow, desk)
-                }
-            }),
-            Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
-            Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
-            Mail::Shed => {
-                self.shed();
-            }
-            Mail::Look => {}
-        }
-        None
-    }
-
     /// The time, in milliseconds on the worker's clock. Time limits that are exceeded by now take effect.
     pub(crate) fn tick(&mut self, now: u64) {
         self.desk.now = now;
@@ -470,17 +360,6 @@ impl<L: Link> Shard<L> {
             Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };
         [self.wheel.next_due(), stop].into_iter().flatten().min()
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        self.phase
-    }
-
-    /// Whether a stopping worker has nothing left to do and cannot be given anything any more.
-    pub(crate) fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. })
-            && self.connections.is_empty()
-            && self.crew.acceptors() == 0
     }
 
     pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {
@@ -641,54 +520,6 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
-        if !self.has(to) {
-            return;
-        }
-        if let Some(entry) = self.connections.get(to.slot as usize)
-            && let Some(handle) = entry.handle.get()
-        {
-            handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
-        }
-        self.with(to.slot, |connection, desk| {
-            if !connection.takes_frames() {
-                return;
-            }
-            if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
-                connection.close(Close::Overflow, desk);
-            } else {
-                connection.outbox.share(&mut desk.pools, bytes);
-            }
-        });
-    }
-
-    fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
-        let crew = self.crew.clone();
-        self.with_id(to, |connection, desk| {
-            if connection.tickets.close(&mut desk.pools, serial).is_some() {
-                crew.ticket_closed();
-                connection.clock.traffic = desk.now;
-                if connection.takes_frames() {
-                    connection.outbox.share(&mut desk.pools, bytes);
-                }
-            }
-        });
-    }
-
-    fn abandon(&mut self, to: ConnectionId, serial: u64, why: Abandoned) {
-        if !self.has(to) {
-            return;
-        }
-        let crew = self.crew.clone();
-        self.with_host(to.slot, |host, reply| {
-            let tickets = &mut reply.connection.tickets;
-            if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
-                crew.ticket_closed();
-                give_up(host, reply, ticket, why);
-            }
-        });
-    }
-
     /// Cuts the connection that holds most, if it still has to be done and is this worker's to do. Returns whether it did.
     fn shed(&mut self) -> bool {
         let holders = self
@@ -705,85 +536,11 @@ impl<L: Link> Shard<L> {
         must
     }
 
-    fn is_over(&self, slot: u32) -> bool {
-        self.connections
-            .get(slot as usize)
-            .is_some_and(|entry| matches!(entry.connection.life, Life::Over { .. }))
-    }
-
-    /// Moves a stop to its next phase when what it waits for has come, or its time is over.
-    fn advance_stop(&mut self) {
-        let now = self.desk.now;
-        match self.phase {
-            Phase::Serving => {}
-            Phase::Waiting { until } => {
-                if self.crew.open_tickets.count() == 0
-                    || now >= until
-                    || self.hands_over && self.crew.is_parting()
-                {
-                    self.begin_drain(until);
-                }
-            }
-            Phase::Draining { .. } => {}
-        }
-        if let Phase::Draining { until } = self.phase
-            && now >= until
-        {
-            self.abandon_all();
-            if now >= until.saturating_add(milliseconds(LINGER)) && !self.hands_over {
-                // Peers that did not take their replies in time: the service manager waits for us.
-                for slot in self.slots() {
-                    if !self.is_over(slot) {
-                        self.with(slot, |connection, desk| {
-                            connection.close(Close::WriteTimeout, desk)
-                        });
-                    }
-                }
-            }
-        }
-    }
-
     fn slots(&self) -> Vec<u32> {
         self.connections
             .iter()
             .map(|(slot, _)| slot as u32)
             .collect()
-    }
-
-    /// Gives up on every deferred reply.
-    fn abandon_all(&mut self) {
-        if self.crew.open_tickets.count() == 0 {
-            return;
-        }
-        let crew = self.crew.clone();
-        let slots: Vec<u32> = self
-            .connections
-            .iter()
-            .filter(|(_, entry)| !entry.connection.tickets.is_empty())
-            .map(|(slot, _)| slot as u32)
-            .collect();
-        for slot in slots {
-            self.with_host(slot, |host, reply| {
-                for ticket in reply.connection.tickets.close_all() {
-                    crew.ticket_closed();
-                    give_up(host, reply, ticket, Abandoned::Stopping);
-                }
-            });
-        }
-    }
-}
-
-/// Tells the service that the deferred reply to a ticket, which is closed by now, will not come. Not if the connection
-/// is ending: then there is nobody left to apologise to.
-fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket, why: Abandoned) {
-    reply.connection.clock.traffic = reply.desk.now;
-    if reply.connection.takes_frames() {
-        reply
-            .desk
-            .name_counters(reply.connection.name)
-            .abandoned
-            .add(1);
-        host.abandoned(ticket, why, reply);
     }
 }
 

@@ -6,9 +6,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Phase, Shard, peer};
 use crate::close::Close;
-use crate::connection::{Connection, Desire, Finish, Life, Receive, milliseconds};
+use crate::connection::{Connection, Desire, Finish, Life, Receive};
 use crate::handover::parcel::Parcel;
-use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, Link};
 use crate::service::Saved;
 
@@ -16,51 +15,6 @@ impl<L: Link> Shard<L> {
     /// Whether connections are handed over at the end, rather than closed.
     pub(crate) fn hands_over(&self) -> bool {
         self.hands_over
-    }
-
-    /// Begins to stop: from now on connections that wait for a deferred reply are not read.
-    pub(super) fn begin_stop(&mut self, hand_over: bool) {
-        self.hands_over = hand_over;
-        self.phase = Phase::Waiting {
-            until: self.desk.now.saturating_add(milliseconds(self.drain)),
-        };
-        for slot in self.slots() {
-            self.note_promises(slot);
-            self.touch(slot);
-        }
-    }
-
-    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more; and, if it
-    /// is closed rather than handed over, the output that it still has.
-    pub(super) fn note_promises(&mut self, slot: u32) {
-        if !matches!(self.phase, Phase::Waiting { .. }) {
-            return;
-        }
-        let Some(entry) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        let connection = &entry.connection;
-        entry.is_frozen |= !connection.tickets.is_empty();
-        let is_flushing = matches!(connection.life, Life::Closing { .. })
-            && !connection.owes_only_output()
-            && !connection.outbox.is_empty();
-        if self.hands_over && is_flushing && !entry.is_awaited {
-            entry.is_awaited = true;
-            self.crew.open_tickets.opened();
-        }
-    }
-
-    /// From now on nothing is read. One worker's decision is everybody's, since those that are first are of no use to
-    /// their clients until the last is through.
-    pub(super) fn begin_drain(&mut self, until: u64) {
-        self.phase = Phase::Draining { until };
-        self.touch_all();
-        if self.hands_over {
-            self.crew.part();
-            let own = &self.crew.posts[self.desk.worker as usize];
-            // It reaches us, who are not gone.
-            let _ = own.send(Mail::StopAccepting);
-        }
     }
 
     /// The connections are this process's: bytes may move.

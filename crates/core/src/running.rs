@@ -1,0 +1,422 @@
+//! A server that runs: its workers' threads, from the start to the end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::crew::Crew;
+use crate::desk::Name;
+use crate::engine::{Acceptor, EngineKind};
+use crate::handover::parcel::Parcel;
+use crate::handover::taking::Inheritance;
+use crate::heap;
+use crate::listeners::{self, Listener};
+use crate::mailbox::{Mail, Post, mailbox};
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::placement::Dealer;
+use crate::server::{Server, ServerError};
+use crate::worker::{self, Factory};
+
+/// A server that serves.
+///
+/// Dropping it stops it, without waiting.
+pub struct Running {
+    listeners: Vec<Arc<Listener>>,
+    engine: EngineKind,
+    crew: Arc<Crew>,
+    workers: Vec<JoinHandle<()>>,
+    ends: Arc<Ends>,
+}
+
+/// What became of the workers' threads.
+struct Ends {
+    /// By worker; `None` while it runs.
+    results: Mutex<Vec<Option<io::Result<Vec<Parcel>>>>>,
+    /// Becomes readable when any worker ends.
+    event: OwnedFd,
+}
+
+/// Reports the end of a worker's thread, a panic included.
+struct EndGuard {
+    ends: Arc<Ends>,
+    index: usize,
+    result: io::Result<Vec<Parcel>>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(Vec::new()));
+        let mut results = self
+            .ends
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        results[self.index] = Some(result);
+        let _ = rustix::io::write(&self.ends.event, &1u64.to_ne_bytes());
+    }
+}
+
+impl Running {
+    pub(crate) fn launch(
+        server: Server,
+        engine: EngineKind,
+        cpus: Vec<Option<usize>>,
+        listeners: Vec<Arc<Listener>>,
+        orphans: &[Arc<str>],
+    ) -> Result<Self, ServerError> {
+        let config = Arc::new(server.config);
+        let count = cpus.len();
+        let names = names(&listeners, &server.services, orphans);
+        let everyone = orphans.iter().map(|_| (0..count).collect());
+        let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
+            .map(|_| mailbox())
+            .collect::<io::Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        let crew = Crew::new(
+            posts,
+            names.clone(),
+            Dealer::new(
+                count,
+                config.limits.connections,
+                listeners::partitions(listeners.iter().map(|listener| &**listener))
+                    .into_iter()
+                    .chain(everyone),
+            ),
+            Memory::new(config.limits.memory as u64, count),
+            Arc::new(Metrics::new(
+                names.iter().map(|name| name.name.clone()).collect(),
+                count,
+            )),
+            listeners.len(),
+        );
+        let ends = Arc::new(Ends {
+            results: Mutex::new((0..count).map(|_| None).collect()),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(io::Error::from)?,
+        });
+        let mut running = Running {
+            listeners: listeners.clone(),
+            engine,
+            crew,
+            workers: Vec::new(),
+            ends,
+        };
+        // The first mail of each: before that nothing is received.
+        running.post_all(|| Mail::Hold);
+        let (report, reports) = mpsc::channel();
+        for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
+            let acceptors = listeners
+                .iter()
+                .filter(|listener| listener.owner == index)
+                .map(|listener| Acceptor {
+                    listener: listener.clone(),
+                    name: listener.group as u16,
+                })
+                .collect();
+            let post = worker::Post {
+                index,
+                cpu,
+                config: config.clone(),
+                engine,
+                names: names.clone(),
+                factories: server
+                    .services
+                    .iter()
+                    .map(|(_, factory)| factory.clone())
+                    .collect(),
+                crew: running.crew.clone(),
+                mailbox,
+                acceptors,
+            };
+            running.spawn(post, report.clone())?;
+        }
+        drop(report);
+        running.wait_until_armed(&reports)?;
+        Ok(running)
+    }
+
+    fn spawn(
+        &mut self,
+        post: worker::Post,
+        report: mpsc::Sender<Result<(), String>>,
+    ) -> io::Result<()> {
+        let guard = EndGuard {
+            ends: self.ends.clone(),
+            index: post.index,
+            result: Err(io::Error::other("the worker panicked")),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("ringhold-{}", post.index))
+            .spawn(move || {
+                let mut guard = guard;
+                guard.result = worker::run(post, |armed| {
+                    // Nobody listens any more if another worker could not start; this one is told to stop.
+                    let _ = report.send(armed);
+                });
+            })?;
+        self.workers.push(thread);
+        Ok(())
+    }
+
+    fn wait_until_armed(
+        &mut self,
+        reports: &mpsc::Receiver<Result<(), String>>,
+    ) -> Result<(), ServerError> {
+        for _ in 0..self.workers.len() {
+            match reports.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(unavailable)) => return Err(ServerError::Engine(unavailable)),
+                Err(_) => return Err(self.first_failure()),
+            }
+        }
+        Ok(())
+    }
+
+    fn first_failure(&mut self) -> ServerError {
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        let mut results = self
+            .ends
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut failures =
+            results
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(worker, result)| match result.take() {
+                    Some(Err(error)) => Some(ServerError::Worker { worker, error }),
+                    _ => None,
+                });
+        failures
+            .next()
+            .unwrap_or_else(|| ServerError::Engine("a worker ended before it was ready".into()))
+    }
+
+    /// The listeners, as they are.
+    pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Listener> {
+        self.listeners.iter().map(|listener| &**listener)
+    }
+
+    /// The engine that drives the sockets.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.crew.metrics
+    }
+
+    /// Bytes that connections make the process hold at the moment: partial frames and unsent replies.
+    pub fn memory_held(&self) -> u64 {
+        self.crew.memory.total()
+    }
+
+    /// Becomes readable (poll(2)) when a worker has ended.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ends.event.as_fd()
+    }
+
+    /// Makes [`Running::ended`] wait for the next end.
+    pub(crate) fn reset_ended(&self) {
+        // Nothing to read means that nobody has ended since.
+        let _ = rustix::io::read(&self.ends.event, &mut [0; 8]);
+    }
+
+    /// Gives memory back to the system if a burst of connections is over.
+    pub(crate) fn give_memory_back(&self) {
+        if self.crew.has_surplus.swap(false, Ordering::Relaxed) {
+            heap::give_back();
+        }
+    }
+
+    /// Asks every worker to take a turn; each counts it in its `turns`.
+    pub(crate) fn nudge(&self) {
+        self.crew.wake_all();
+    }
+
+    /// Lets the workers accept, and bytes move.
+    pub(crate) fn resume(&self) {
+        self.post_all(|| Mail::Resume);
+    }
+
+    /// Tells the workers to stop: they accept no more, wait for deferred replies, answer what was received whole,
+    /// write what is queued, and close. Returns at once; see [`Running::join`].
+    pub fn stop(&self) {
+        self.post_all(|| Mail::Stop { hand_over: false });
+    }
+
+    /// Tells the workers to stop in the same way, but to give the connections up instead of closing them. Returns at
+    /// once; see [`Running::release`].
+    pub(crate) fn stop_to_hand_over(&self) {
+        self.post_all(|| Mail::Stop { hand_over: true });
+    }
+
+    fn post_all(&self, mut mail: impl FnMut() -> Mail) {
+        for post in &self.crew.posts {
+            // A worker that has failed gets none.
+            let _ = post.send(mail());
+        }
+    }
+
+    /// Deferred replies that are still owed.
+    pub(crate) fn open_tickets(&self) -> usize {
+        self.crew.open_tickets.count()
+    }
+
+    /// Which workers have ended.
+    pub(crate) fn have_ended(&self) -> Vec<bool> {
+        let results = &self.ends.results;
+        let results = results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.iter().map(Option::is_some).collect()
+    }
+
+    /// Waits until every worker has ended, then removes the paths of the unix sockets that the server bound.
+    ///
+    /// # Errors
+    ///
+    /// The first worker that failed.
+    pub fn join(mut self) -> Result<(), ServerError> {
+        let ended = self.join_workers();
+        unlink(&self.listeners);
+        ended
+    }
+
+    /// Waits until every worker has ended after [`Running::stop_to_hand_over`]: the listeners, what is left of each
+    /// connection, and the first worker that failed, if any. Its connections, and only those, are lost.
+    pub(crate) fn release(mut self) -> Released {
+        let (parcels, failed) = self.collect();
+        Released {
+            listeners: std::mem::take(&mut self.listeners),
+            parcels,
+            failed,
+        }
+    }
+
+    fn join_workers(&mut self) -> Result<(), ServerError> {
+        match self.collect() {
+            (_, Some(failed)) => Err(failed),
+            (_, None) => Ok(()),
+        }
+    }
+
+    fn collect(&mut self) -> (Vec<Parcel>, Option<ServerError>) {
+        for worker in self.workers.drain(..) {
+            // A panic is reported as a result, by the guard on that thread.
+            let _ = worker.join();
+        }
+        let mut parcels = Vec::new();
+        let mut failed = None;
+        let mut results = self
+            .ends
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (worker, result) in results.iter_mut().enumerate() {
+            match result.take() {
+                Some(Ok(more)) => parcels.extend(more),
+                Some(Err(error)) => {
+                    failed.get_or_insert(ServerError::Worker { worker, error });
+                }
+                None => {}
+            }
+        }
+        (parcels, failed)
+    }
+
+    /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
+    /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. The
+    /// first byte moves only then.
+    pub(crate) fn take_over(&self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
+        if !inheritance.is_some() {
+            return Ok(());
+        }
+        let count = inheritance.parcels.len();
+        let names = &self.crew.names;
+        for parcel in inheritance.parcels.drain(..) {
+            // Every name is there: those that the configuration has no more are orphans.
+            let name = names
+                .iter()
+                .position(|name| *name.name == parcel.name)
+                .unwrap_or(0);
+            let worker = self.crew.place(name);
+            let mail = Mail::Restored {
+                name: name as u16,
+                parcel: Box::new(parcel),
+            };
+            let _ = self.crew.posts[worker].send(mail);
+        }
+        let (report, reports) = mpsc::channel();
+        self.post_all(|| Mail::Report(report.clone()));
+        drop(report);
+        for _ in &self.crew.posts {
+            if reports.recv().is_err() {
+                return Err(ServerError::Engine(
+                    "a worker failed while it restored connections".into(),
+                ));
+            }
+        }
+        inheritance.commit()?;
+        if inheritance.lost > 0 {
+            tracing::error!(
+                "{} connections of the predecessor were lost",
+                inheritance.lost
+            );
+        }
+        tracing::info!("took over {count} connections");
+        Ok(())
+    }
+}
+
+/// What [`Running::release`] gives up.
+pub(crate) struct Released {
+    pub(crate) listeners: Vec<Arc<Listener>>,
+    pub(crate) parcels: Vec<Parcel>,
+    pub(crate) failed: Option<ServerError>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn unlink(listeners: &[Arc<Listener>]) {
+    for listener in listeners {
+        if let Err(error) = listener.unlink() {
+            tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
+        }
+    }
+}
+
+/// The socket names by number, with the services that answer them. Orphans come last and have none.
+fn names(
+    listeners: &[Arc<Listener>],
+    services: &[(String, Factory)],
+    orphans: &[Arc<str>],
+) -> Arc<[Name]> {
+    let mut names: Vec<Name> = Vec::new();
+    for listener in listeners {
+        if listener.group == names.len() {
+            let answers =
+                |(name, _): &(String, Factory)| listener.enabled && *name == listener.service;
+            names.push(Name {
+                name: listener.name.clone(),
+                service: services.iter().position(answers),
+            });
+        }
+    }
+    names.extend(orphans.iter().map(|name| Name {
+        name: name.clone(),
+        service: None,
+    }));
+    names.into()
+}

@@ -1,0 +1,47 @@
+//! Large frames, which the engine receives straight into a buffer of their own.
+
+use bytes::BytesMut;
+
+use super::Shard;
+use crate::peer::Link;
+
+impl<L: Link> Shard<L> {
+    /// Takes the buffer of the large frame that is under way, to receive into its spare capacity, at most the second
+    /// value's number of bytes. It must be given back with [`Shard::large_received`].
+    pub(crate) fn take_large(&mut self, slot: u32) -> Option<(BytesMut, usize)> {
+        /// Grown by doubling, but at least by so much, whatever the header announced: memory follows what arrived.
+        const GROWTH_BYTES_MIN: usize = 256 * 1024;
+        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
+        let partial = connection.input.as_mut()?;
+        debug_assert_eq!(partial.scanned, partial.bytes.len());
+        let mut bytes = std::mem::take(&mut partial.bytes);
+        if bytes.capacity() - bytes.len() < partial.missing.min(GROWTH_BYTES_MIN) {
+            bytes.reserve(partial.missing.min(GROWTH_BYTES_MIN.max(bytes.len())));
+        }
+        let room = partial.missing.min(bytes.capacity() - bytes.len());
+        partial.lent = bytes.len() + room;
+        connection.account(&mut self.desk);
+        Some((bytes, room))
+    }
+
+    /// Gives the buffer back that [`Shard::take_large`] lent, longer by what was received.
+    pub(crate) fn large_received(&mut self, slot: u32, bytes: BytesMut) {
+        self.with_host(slot, |host, reply| {
+            let Some(partial) = reply.connection.input.as_mut() else {
+                return; // It was closed meanwhile.
+            };
+            let received = bytes.len() - partial.scanned;
+            partial.bytes = bytes;
+            partial.lent = 0;
+            if received > 0 {
+                reply.connection.clock.traffic = reply.desk.now;
+                reply
+                    .desk
+                    .name_counters(reply.connection.name)
+                    .bytes_in
+                    .add(received as u64);
+                host.in_place(reply);
+            }
+        });
+    }
+}

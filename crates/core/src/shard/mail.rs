@@ -1,0 +1,137 @@
+//! Mail that a worker gets: what others push, answer, hand over or want.
+
+use std::sync::atomic::Ordering;
+
+use super::Shard;
+use crate::close::Close;
+use crate::handover::parcel::Parcel;
+use crate::host::Host;
+use crate::mailbox::Mail;
+use crate::peer::{ConnectionId, Link};
+use crate::reply::{Abandoned, Reply, Ticket};
+use crate::shard::Phase;
+
+/// What only the engine can do about a mail.
+pub(crate) enum Errand {
+    /// Serve this socket, accepted on the listeners of this name and counted for this worker.
+    Open {
+        name: u16,
+        socket: std::os::fd::OwnedFd,
+    },
+    /// Take over this connection, counted for this worker.
+    Restore { name: u16, parcel: Box<Parcel> },
+    /// Try again to deal what could not be dealt.
+    Room,
+    /// Accept, which was held back.
+    Accept,
+    /// Stop accepting, for good.
+    StopAccepting,
+}
+
+impl<L: Link> Shard<L> {
+    /// Handles mail. What only the engine can do is returned.
+    pub(crate) fn deliver(&mut self, mail: Mail) -> Option<Errand> {
+        match mail {
+            Mail::Accepted { name, socket } => return Some(Errand::Open { name, socket }),
+            Mail::Room => return Some(Errand::Room),
+            Mail::Restored { name, parcel } => return Some(Errand::Restore { name, parcel }),
+            Mail::Stop { .. } if self.holds => {
+                self.forget_all();
+                return Some(Errand::StopAccepting);
+            }
+            Mail::Stop { hand_over } => {
+                if self.phase == Phase::Serving {
+                    self.begin_stop(hand_over);
+                    // Who connects meanwhile is served like everybody else, if a successor will go on with it.
+                    return (!hand_over).then_some(Errand::StopAccepting);
+                }
+            }
+            Mail::StopAccepting => return Some(Errand::StopAccepting),
+            Mail::Hold => self.holds = true,
+            Mail::Report(reports) => {
+                // Whoever asked has given up if nobody listens.
+                let _ = reports.send(());
+            }
+            Mail::Resume => {
+                self.resume();
+                return Some(Errand::Accept);
+            }
+            Mail::Push { to, bytes } => self.push(to, bytes),
+            Mail::Overflow { to } => self.with_id(to, |connection, desk| {
+                // If it is ending anyway, what was queued before is still written.
+                if connection.takes_frames() {
+                    connection.close(Close::Overflow, desk)
+                }
+            }),
+            Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
+            Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
+            Mail::Shed => {
+                self.shed();
+            }
+            Mail::Look => {}
+        }
+        None
+    }
+
+    fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
+        if !self.has(to) {
+            return;
+        }
+        if let Some(entry) = self.connections.get(to.slot as usize)
+            && let Some(handle) = entry.handle.get()
+        {
+            handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
+        }
+        self.with(to.slot, |connection, desk| {
+            if !connection.takes_frames() {
+                return;
+            }
+            if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
+                connection.close(Close::Overflow, desk);
+            } else {
+                connection.outbox.share(&mut desk.pools, bytes);
+            }
+        });
+    }
+
+    fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
+        let crew = self.crew.clone();
+        self.with_id(to, |connection, desk| {
+            if connection.tickets.close(&mut desk.pools, serial).is_some() {
+                crew.ticket_closed();
+                connection.clock.traffic = desk.now;
+                if connection.takes_frames() {
+                    connection.outbox.share(&mut desk.pools, bytes);
+                }
+            }
+        });
+    }
+
+    pub(super) fn abandon(&mut self, to: ConnectionId, serial: u64, why: Abandoned) {
+        if !self.has(to) {
+            return;
+        }
+        let crew = self.crew.clone();
+        self.with_host(to.slot, |host, reply| {
+            let tickets = &mut reply.connection.tickets;
+            if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
+                crew.ticket_closed();
+                give_up(host, reply, ticket, why);
+            }
+        });
+    }
+}
+
+/// Tells the service that the deferred reply to a ticket, which is closed by now, will not come. Not if the connection
+/// is ending: then there is nobody left to apologise to.
+pub(super) fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket, why: Abandoned) {
+    reply.connection.clock.traffic = reply.desk.now;
+    if reply.connection.takes_frames() {
+        reply
+            .desk
+            .name_counters(reply.connection.name)
+            .abandoned
+            .add(1);
+        host.abandoned(ticket, why, reply);
+    }
+}

@@ -1,0 +1,140 @@
+//! The way of a worker to its end.
+
+use super::Shard;
+use super::mail::give_up;
+use crate::close::Close;
+use crate::connection::{LINGER, Life, milliseconds};
+use crate::mailbox::Mail;
+use crate::peer::Link;
+use crate::reply::Abandoned;
+
+/// How far the worker is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It serves.
+    Serving,
+    /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
+    /// Before a handover it goes on accepting.
+    Waiting { until: u64 },
+    /// It reads no more. What was received is answered and written. At `until` deferred replies are given up; what
+    /// has not been written a linger time later is not. Before a handover nothing else is waited for.
+    Draining { until: u64 },
+}
+
+impl<L: Link> Shard<L> {
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether a stopping worker has nothing left to do and cannot be given anything any more.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+            && self.connections.is_empty()
+            && self.crew.acceptors() == 0
+    }
+
+    /// Begins to stop: from now on connections that wait for a deferred reply are not read.
+    pub(super) fn begin_stop(&mut self, hand_over: bool) {
+        self.hands_over = hand_over;
+        self.phase = Phase::Waiting {
+            until: self.desk.now.saturating_add(milliseconds(self.drain)),
+        };
+        for slot in self.slots() {
+            self.note_promises(slot);
+            self.touch(slot);
+        }
+    }
+
+    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more; and, if it
+    /// is closed rather than handed over, the output that it still has.
+    pub(super) fn note_promises(&mut self, slot: u32) {
+        if !matches!(self.phase, Phase::Waiting { .. }) {
+            return;
+        }
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        let connection = &entry.connection;
+        entry.is_frozen |= !connection.tickets.is_empty();
+        let is_flushing = matches!(connection.life, Life::Closing { .. })
+            && !connection.owes_only_output()
+            && !connection.outbox.is_empty();
+        if self.hands_over && is_flushing && !entry.is_awaited {
+            entry.is_awaited = true;
+            self.crew.open_tickets.opened();
+        }
+    }
+
+    /// From now on nothing is read. One worker's decision is everybody's, since those that are first are of no use to
+    /// their clients until the last is through.
+    pub(super) fn begin_drain(&mut self, until: u64) {
+        self.phase = Phase::Draining { until };
+        self.touch_all();
+        if self.hands_over {
+            self.crew.part();
+            let own = &self.crew.posts[self.desk.worker as usize];
+            // It reaches us, who are not gone.
+            let _ = own.send(Mail::StopAccepting);
+        }
+    }
+
+    /// Moves a stop to its next phase when what it waits for has come, or its time is over.
+    pub(super) fn advance_stop(&mut self) {
+        let now = self.desk.now;
+        match self.phase {
+            Phase::Serving => {}
+            Phase::Waiting { until } => {
+                if self.crew.open_tickets.count() == 0
+                    || now >= until
+                    || self.hands_over && self.crew.is_parting()
+                {
+                    self.begin_drain(until);
+                }
+            }
+            Phase::Draining { .. } => {}
+        }
+        if let Phase::Draining { until } = self.phase
+            && now >= until
+        {
+            self.abandon_all();
+            if now >= until.saturating_add(milliseconds(LINGER)) && !self.hands_over {
+                // Peers that did not take their replies in time: the service manager waits for us.
+                for slot in self.slots() {
+                    if !self.is_over(slot) {
+                        self.with(slot, |connection, desk| {
+                            connection.close(Close::WriteTimeout, desk)
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_over(&self, slot: u32) -> bool {
+        self.connections
+            .get(slot as usize)
+            .is_some_and(|entry| matches!(entry.connection.life, Life::Over { .. }))
+    }
+
+    /// Gives up on every deferred reply.
+    fn abandon_all(&mut self) {
+        if self.crew.open_tickets.count() == 0 {
+            return;
+        }
+        let crew = self.crew.clone();
+        let slots: Vec<u32> = self
+            .connections
+            .iter()
+            .filter(|(_, entry)| !entry.connection.tickets.is_empty())
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for slot in slots {
+            self.with_host(slot, |host, reply| {
+                for ticket in reply.connection.tickets.close_all() {
+                    crew.ticket_closed();
+                    give_up(host, reply, ticket, Abandoned::Stopping);
+                }
+            });
+        }
+    }
+}
