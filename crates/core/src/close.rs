@@ -27,6 +27,8 @@ pub enum Close {
     Refused(Cow<'static, str>),
     /// The service asked for the end after a frame, with its reason.
     Service(Cow<'static, str>),
+    /// The service cannot use what the peer sent, with its reason.
+    Rejected(Cow<'static, str>),
     /// The service asked for the end because a deferred reply will not come, with its reason.
     Abandoned(Cow<'static, str>),
     /// The service could not go on with the session that the predecessor handed over.
@@ -60,7 +62,7 @@ impl Close {
     pub fn is_bad_input(&self) -> bool {
         matches!(
             self,
-            Close::Framing(_) | Close::TopLevel(_) | Close::Truncated | Close::Service(_)
+            Close::Framing(_) | Close::TopLevel(_) | Close::Truncated | Close::Rejected(_)
         )
     }
 
@@ -89,6 +91,7 @@ impl fmt::Display for Close {
             Close::Service(reason) | Close::Abandoned(reason) => {
                 write!(f, "the service ended the connection: {reason}")
             }
+            Close::Rejected(reason) => write!(f, "the service rejects the input: {reason}"),
             Close::Unrestored(reason) => {
                 write!(f, "its session cannot be restored: {reason}")
             }

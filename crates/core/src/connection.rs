@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::partial::Partial;
 use crate::peer::{ConnectionId, PushError};
+use crate::throttle::Verdict;
 use crate::tickets::Tickets;
 
 /// How long a connection that has sent its FIN waits for the peer's, discarding what still arrives, so that unread
@@ -217,8 +218,11 @@ impl Connection {
     fn count(&self, why: &Close, desk: &Desk) {
         let counters = desk.name_counters(self.name);
         match why {
-            Close::Finished | Close::Stopping | Close::Refused(_) | Close::Abandoned(_) => {}
-            Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Service(_) => {
+            Close::Finished | Close::Stopping => {}
+            Close::Refused(_) | Close::Service(_) | Close::Abandoned(_) => {
+                counters.ended_by_service.add(1)
+            }
+            Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Rejected(_) => {
                 counters.bad_input.add(1)
             }
             Close::Failed(_) => counters.failed.add(1),
@@ -232,10 +236,17 @@ impl Connection {
         let id = self.id;
         if why.is_orderly() {
             tracing::trace!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
-        } else if matches!(why, Close::Failed(_) | Close::Idle) {
+        } else if matches!(why, Close::Failed(_) | Close::Idle | Close::Service(_)) {
             tracing::debug!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
-        } else {
+        } else if let Verdict::Log { unsaid } = desk.warnings.warn(desk.now) {
+            if unsaid > 0 {
+                tracing::warn!(
+                    "{unsaid} connections that closed in a bad way were not logged one by one; ringhold status counts them"
+                );
+            }
             tracing::warn!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
+        } else {
+            tracing::debug!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
         }
     }
 

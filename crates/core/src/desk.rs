@@ -9,6 +9,7 @@ use crate::memory::Meter;
 use crate::metrics::{Metrics, NameCounters, WorkerMetrics};
 use crate::peer::Handles;
 use crate::pool::Pools;
+use crate::throttle::Throttle;
 use crate::tickets::OpenTickets;
 
 /// The tools of one worker, shared by all its connections one after the other.
@@ -23,6 +24,8 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handles: Handles,
     pub(crate) open_tickets: OpenTickets,
+    /// Bounds the warnings about connections.
+    pub(crate) warnings: Throttle,
     /// How many tickets this worker has opened, modulo 2^32.
     pub(crate) rounds: u32,
     /// Milliseconds on the worker's clock at the beginning of this turn.

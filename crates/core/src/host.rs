@@ -135,6 +135,7 @@ impl<S: Service> Hosted<S> {
         match self.service.frame(session, frame, reply) {
             Flow::Continue => reply.connection.update_pause(reply.desk),
             Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
+            Flow::Reject(reason) => reply.connection.close(Close::Rejected(reason), reply.desk),
         }
     }
 
@@ -357,7 +358,7 @@ impl<S: Service> Host for Hosted<S> {
             let session = host.sessions.get_mut(key as usize)?;
             Some(host.service.abandoned(session, ticket, why, reply))
         });
-        if let Some(Some(Flow::Close(reason))) = flow {
+        if let Some(Some(Flow::Close(reason) | Flow::Reject(reason))) = flow {
             reply.connection.close(Close::Abandoned(reason), reply.desk);
         }
     }

@@ -70,6 +70,7 @@ mod server;
 mod service;
 mod shard;
 mod slots;
+mod throttle;
 mod tickets;
 mod timers;
 mod worker;

@@ -78,6 +78,8 @@ counters! {
         bytes_out,
         /// Connections ended because of what the peer sent.
         bad_input,
+        /// Connections that the service refused, or ended without anything wrong.
+        ended_by_service,
         /// Connections ended by a time limit.
         timed_out,
         /// Connections cut because they held too much or were pushed too much.

@@ -91,12 +91,19 @@ pub enum Flow {
     Continue,
     /// It is closed for this reason, after what was replied so far has been written.
     Close(Cow<'static, str>),
+    /// The same, because what the peer sent cannot be used: counted and logged as bad input.
+    Reject(Cow<'static, str>),
 }
 
 impl Flow {
     /// Ends the connection with a reason for the log.
     pub fn close(reason: impl Into<Cow<'static, str>>) -> Self {
         Flow::Close(reason.into())
+    }
+
+    /// Ends the connection for what the peer sent, with a reason for the log.
+    pub fn reject(reason: impl Into<Cow<'static, str>>) -> Self {
+        Flow::Reject(reason.into())
     }
 }
 

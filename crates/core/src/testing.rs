@@ -46,6 +46,7 @@ use crate::placement::Dealer;
 use crate::pool::Pools;
 use crate::service::Service;
 use crate::shard::Shard;
+use crate::throttle::Throttle;
 use crate::worker::Worker;
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
@@ -122,6 +123,7 @@ impl Exchange {
                 pushed_max: limits.outbox_bytes,
             },
             open_tickets: crew.open_tickets.clone(),
+            warnings: Throttle::default(),
             rounds: 0,
             now: 1,
             limits: Arc::new(limits),

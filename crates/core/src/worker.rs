@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::peer::Handles;
 use crate::pool::Pools;
 use crate::shard::Shard;
+use crate::throttle::Throttle;
 
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
 /// with, on the worker's own thread.
@@ -94,6 +95,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> io::Res
             pushed_max: limits.outbox_bytes,
         },
         open_tickets: post.crew.open_tickets.clone(),
+        warnings: Throttle::default(),
         rounds: 0,
         now: 1,
         limits,

@@ -143,7 +143,7 @@ impl Service for Rpc {
                 return Flow::Continue;
             }
             Err(Malformed::Message { why }) => {
-                return Flow::close(format!("this is not MessagePack-RPC: {why}"));
+                return Flow::reject(format!("this is not MessagePack-RPC: {why}"));
             }
         };
         let call = Call {

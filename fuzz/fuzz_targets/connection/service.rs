@@ -89,6 +89,7 @@ pub(crate) fn marked(mark: u8, number: usize, length: usize) -> Vec<u8> {
 pub(crate) enum End {
     Finished,
     BadInput,
+    Asked,
     Panicked,
     Stopping,
     Failed,
@@ -188,7 +189,8 @@ impl Service for Marking {
     fn disconnected(&mut self, number: usize, why: &Close) {
         let end = match why {
             Close::Finished => End::Finished,
-            Close::Truncated | Close::Framing(_) | Close::Service(_) => End::BadInput,
+            Close::Truncated | Close::Framing(_) => End::BadInput,
+            Close::Service(_) => End::Asked,
             Close::Panicked => End::Panicked,
             Close::Stopping => End::Stopping,
             Close::Failed(_) => End::Failed,

@@ -340,6 +340,7 @@ impl World {
         assert_eq!(counters.frames_in, frames as u64);
         assert_eq!(counters.abandoned, seen.abandoned);
         assert_eq!(counters.bad_input, count(End::BadInput));
+        assert_eq!(counters.ended_by_service, count(End::Asked));
         assert_eq!(counters.panics, count(End::Panicked));
         assert_eq!(counters.failed, count(End::Failed));
         assert_eq!(counters.cut, count(End::Cut));
@@ -355,7 +356,10 @@ impl World {
         let seen = self.seen.borrow();
         let session = &seen.sessions[number];
         let end = session.end.expect("every session ends");
-        let flushed = is_shut && matches!(end, End::Finished | End::BadInput | End::Panicked);
+        let flushed = is_shut && matches!(
+            end,
+            End::Finished | End::BadInput | End::Asked | End::Panicked
+        );
         let stopped = is_shut && end == End::Stopping;
 
         assert!(session.frames.len() <= peer.ends.len());

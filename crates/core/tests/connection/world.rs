@@ -281,8 +281,9 @@ impl World {
         assert_eq!(reasons.len(), self.peers.len(), "each session ends once");
         assert_eq!(
             counters.bad_input,
-            count(&["middle of a frame", "not acceptable", "asked to"])
+            count(&["middle of a frame", "not acceptable"])
         );
+        assert_eq!(counters.ended_by_service, count(&["asked to"]));
         assert_eq!(counters.panics, count(&["panicked"]));
         assert_eq!(counters.failed, count(&["the socket failed"]));
         assert_eq!(

@@ -213,7 +213,7 @@ fn every_malformed_message_has_its_outcome() {
                 End(why) => {
                     assert_eq!(replies, [reply(1, "pong")], "{what}");
                     let reason = format!(
-                        "the service ended the connection: this is not MessagePack-RPC: {why}"
+                        "the service rejects the input: this is not MessagePack-RPC: {why}"
                     );
                     assert_eq!(wire.ends(), [reason], "{what}");
                     assert_eq!(wire.exchange.counters().bad_input, 1);
