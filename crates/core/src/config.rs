@@ -114,8 +114,8 @@ impl Default for RingConfig {
 
 /// A section `[sockets.NAME]`.
 ///
-/// What concerns creation (`backlog`, `mode`, `user`, `group`, `nodelay`, `reuse_port`, `ipv6_only`) is used only for
-/// sockets that the process binds itself: inherited ones were made by the service manager, as its unit says.
+/// What concerns creation (`backlog`, `mode`, `user`, `group`, `reuse_port`, `ipv6_only`) is used only for sockets that the
+/// process binds itself: inherited ones were made by the service manager, as its unit says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketConfig {
     /// The service that answers. Default: the one that is called like the socket.
@@ -138,7 +138,8 @@ pub struct SocketConfig {
     pub user: Option<Id>,
     /// The group of a unix socket, a name or a number. Default none: the group of the process.
     pub group: Option<Id>,
-    /// Whether TCP answers are sent without waiting for more (TCP_NODELAY, tcp(7)). Default true.
+    /// Whether TCP answers are sent without waiting for more (TCP_NODELAY, tcp(7)). Default true, which sets it on
+    /// inherited listeners, too; false leaves those as their unit (`NoDelay=`) made them.
     pub nodelay: bool,
     /// Whether each worker of the partition gets a TCP listener of its own (SO_REUSEPORT, socket(7)), so that the
     /// kernel spreads connections by their addresses. Default false: one listener, and connections are dealt evenly.

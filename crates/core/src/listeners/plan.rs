@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use rustix::net::sockopt::set_tcp_nodelay;
+
 use super::bind::{Options, bind};
 use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
@@ -40,6 +42,7 @@ enum Planned {
         number: RawFd,
         fd: OwnedFd,
         address: Address,
+        nodelay: bool,
     },
     Bind {
         listen: ListenAddress,
@@ -273,7 +276,14 @@ impl Entry {
                 number,
                 fd,
                 address,
-            } => (fd, address, Origin::Inherited { number }, None),
+                nodelay,
+            } => {
+                if nodelay && matches!(address, Address::Tcp(_)) {
+                    // Accepted sockets inherit it. A unit without NoDelay=yes has rarely meant to hold answers back.
+                    let _ = set_tcp_nodelay(&fd, true);
+                }
+                (fd, address, Origin::Inherited { number }, None)
+            }
             Planned::Bind {
                 listen,
                 options,
@@ -367,6 +377,7 @@ fn sources(
                 number,
                 fd,
                 address,
+                nodelay: socket.nodelay,
             }),
             Err(found) => problems.push(StartProblem::NotListener {
                 number,

@@ -10,6 +10,7 @@ use ringhold_core::config::Partition;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::{Address, Listener, Origin, Source, partitions, plan, rehearse};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::sockopt::{set_tcp_nodelay, tcp_nodelay};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
@@ -68,6 +69,25 @@ fn an_inherited_listener_keeps_its_flags_and_its_backlog() {
         let listener: TcpListener = listeners.into_iter().next().unwrap().socket.into();
         drop(listener.accept().unwrap());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn answers_on_an_inherited_listener_are_not_held_back_unless_the_unit_decides() {
+    for (config, unit, expected) in [
+        ("", false, true),
+        ("nodelay = true", false, true),
+        ("nodelay = false", false, false),
+        ("nodelay = false", true, true),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        set_tcp_nodelay(&listener, unit).unwrap();
+        let listeners = opened(
+            &format!("[sockets.rpc]\n{config}"),
+            inherited([("rpc", listener.into())]),
+        );
+        let nodelay = tcp_nodelay(&listeners[0].socket).unwrap();
+        assert_eq!(nodelay, expected, "{config:?} with NoDelay={unit}");
     }
 }
 
