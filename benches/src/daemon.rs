@@ -26,14 +26,16 @@ pub fn build_example(name: &str) -> io::Result<PathBuf> {
     build_with(&arguments, &format!("examples/{name}"))
 }
 
-fn build_with(arguments: &[&str], result: &str) -> io::Result<PathBuf> {
+/// Builds what the arguments of `cargo build --release` name: where `result` of it is, a path below the build directory.
+pub(crate) fn build_with(arguments: &[&str], result: &str) -> io::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--release", "--quiet"])
         .args(arguments)
         .status()?;
     if !status.success() {
-        return Err(io::Error::other(format!("{result} cannot be built")));
+        let what = arguments.join(" ");
+        return Err(io::Error::other(format!("{what} cannot be built")));
     }
     // This program is target/release/deps/NAME.
     let own = std::env::current_exe()?;

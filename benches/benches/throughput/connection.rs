@@ -1,0 +1,280 @@
+//! Many connections to one server, driven by one thread that never sleeps.
+//!
+//! Sleeping would make the server pay for waking this thread, once or many times a message depending on how busy it is,
+//! which no client on another machine makes it do.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+
+use ringhold_benches::server::Server;
+use rustix::event::{Timespec, epoll};
+
+use crate::grid::Transport;
+use crate::message::{FIRST, Message};
+
+/// What is received at once.
+const RECEIVE_BYTES: usize = 256 << 10;
+
+/// What is sent at once, at most, unless one message is larger.
+const SEND_BYTES: usize = 256 << 10;
+
+/// How many connections one look at them all finds ready, at most.
+const EVENTS: usize = 1024;
+
+/// One connection: how far its sending and its receiving are.
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
+    /// Messages that may be sent now and are not yet.
+    pub(crate) due: usize,
+    /// The number of the next message to be sent, and how many of its bytes are.
+    pub(crate) next: u32,
+    pub(crate) sent: usize,
+    /// The number of the next message to come, and how many of its bytes have.
+    pub(crate) expected: u32,
+    pub(crate) received: usize,
+    /// Whether the poll tells when there is room for more.
+    awaits_room: bool,
+}
+
+/// Messages to send, one behind the other as often as they fit.
+pub(crate) struct Outgoing {
+    batch: Vec<u8>,
+    length: usize,
+    number_at: Option<usize>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(message: &Message, at_once: usize) -> Self {
+        let count = (SEND_BYTES / message.len()).clamp(1, at_once.max(1));
+        Outgoing {
+            batch: message.bytes.repeat(count),
+            length: message.len(),
+            number_at: message.number_at,
+        }
+    }
+
+    /// How many messages a call of [`Outgoing::send_once`] sends at most.
+    fn room(&self) -> usize {
+        self.batch.len() / self.length
+    }
+
+    /// Sends what is due. Returns whether the kernel took all of it.
+    pub(crate) fn send(&mut self, to: &mut Connection) -> bool {
+        while to.due > 0 {
+            if !self.send_once(to) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends what is due, or as much as fits into one write. Returns whether the kernel took that.
+    pub(crate) fn send_once(&mut self, to: &mut Connection) -> bool {
+        let count = to.due.min(self.room());
+        if let Some(at) = self.number_at {
+            for (index, message) in self
+                .batch
+                .chunks_exact_mut(self.length)
+                .take(count)
+                .enumerate()
+            {
+                let number = to.next.wrapping_add(index as u32);
+                message[at..at + 4].copy_from_slice(&number.to_be_bytes());
+            }
+        }
+        let end = count * self.length;
+        let written = match rustix::io::write(&to.socket, &self.batch[to.sent..end]) {
+            Ok(written) => to.sent + written,
+            Err(rustix::io::Errno::AGAIN) => return false,
+            Err(error) => panic!("cannot send: {error}"),
+        };
+        let whole = written / self.length;
+        to.next = to.next.wrapping_add(whole as u32);
+        to.due -= whole;
+        to.sent = written % self.length;
+        written == end
+    }
+}
+
+/// What each connection is to receive, again and again.
+pub(crate) struct Incoming {
+    message: Message,
+}
+
+impl Incoming {
+    pub(crate) fn new(message: Message) -> Self {
+        Incoming { message }
+    }
+
+    /// Checks received bytes; returns how many messages are whole with them.
+    ///
+    /// # Panics
+    ///
+    /// If a byte is wrong.
+    fn check(&mut self, from: &mut Connection, mut bytes: &[u8]) -> usize {
+        let length = self.message.len();
+        let mut whole = 0;
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(length - from.received));
+            self.message.number(from.expected);
+            let expected = &self.message.bytes[from.received..from.received + piece.len()];
+            assert!(
+                piece == expected,
+                "message {} is wrong behind byte {}: {:x?} instead of {:x?}",
+                from.expected,
+                from.received,
+                &piece[..piece.len().min(32)],
+                &expected[..piece.len().min(32)],
+            );
+            from.received += piece.len();
+            if from.received == length {
+                from.received = 0;
+                from.expected = from.expected.wrapping_add(1);
+                whole += 1;
+            }
+            bytes = rest;
+        }
+        whole
+    }
+}
+
+/// The connections of one load.
+pub(crate) struct Crowd {
+    pub(crate) connections: Vec<Connection>,
+    poll: OwnedFd,
+    events: Vec<MaybeUninit<epoll::Event>>,
+    buffer: Vec<u8>,
+}
+
+/// What a connection is ready for.
+#[derive(Clone, Copy)]
+pub(crate) struct Ready {
+    pub(crate) index: usize,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+impl Crowd {
+    /// Takes connected sockets over.
+    pub(crate) fn new(sockets: impl IntoIterator<Item = OwnedFd>) -> Self {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let connections: Vec<Connection> = sockets.into_iter().map(Connection::new).collect();
+        for (index, connection) in connections.iter().enumerate() {
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::add(&poll, &connection.socket, data, READABLE).unwrap();
+        }
+        Crowd {
+            connections,
+            poll,
+            events: vec![MaybeUninit::uninit(); EVENTS],
+            buffer: vec![0; RECEIVE_BYTES],
+        }
+    }
+
+    /// Connects so many times.
+    pub(crate) fn connect(server: &Server, transport: Transport, count: usize) -> Self {
+        Self::new((0..count).map(|_| connect(server, transport).unwrap()))
+    }
+
+    /// Makes the list of those that are ready; it does not wait for any.
+    pub(crate) fn look(&mut self, ready: &mut Vec<Ready>) {
+        ready.clear();
+        let (found, _) = match epoll::wait(&self.poll, &mut self.events[..], Some(&NOW)) {
+            Err(rustix::io::Errno::INTR) => return,
+            found => found.unwrap(),
+        };
+        ready.extend(found.iter().map(|event| {
+            let flags = event.flags;
+            Ready {
+                index: event.data.u64() as usize,
+                readable: flags
+                    .intersects(READABLE | epoll::EventFlags::HUP | epoll::EventFlags::ERR),
+                writable: flags.contains(epoll::EventFlags::OUT),
+            }
+        }));
+    }
+
+    /// Receives everything that is there on a connection: how many messages are whole with it.
+    pub(crate) fn receive(&mut self, index: usize, incoming: &mut Incoming) -> usize {
+        let connection = &mut self.connections[index];
+        let mut whole = 0;
+        loop {
+            let length = match rustix::io::read(&connection.socket, &mut self.buffer[..]) {
+                Ok(0) => panic!("the server ended the connection"),
+                Ok(length) => length,
+                Err(rustix::io::Errno::AGAIN) => return whole,
+                Err(error) => panic!("cannot receive: {error}"),
+            };
+            whole += incoming.check(connection, &self.buffer[..length]);
+            // That less came than would have fitted means that there is no more (epoll(7)).
+            if length < self.buffer.len() {
+                return whole;
+            }
+        }
+    }
+
+    /// Sends what is due on a connection, and sees to it that the rest is sent later.
+    pub(crate) fn send(&mut self, index: usize, outgoing: &mut Outgoing) {
+        let done = outgoing.send(&mut self.connections[index]);
+        self.await_room(index, !done);
+    }
+
+    /// Says whether [`Crowd::look`] is to find the connection when there is room for more.
+    pub(crate) fn await_room(&mut self, index: usize, wanted: bool) {
+        let connection = &mut self.connections[index];
+        if connection.awaits_room == wanted {
+            return;
+        }
+        connection.awaits_room = wanted;
+        let flags = if wanted {
+            READABLE | epoll::EventFlags::OUT
+        } else {
+            READABLE
+        };
+        let data = epoll::EventData::new_u64(index as u64);
+        epoll::modify(&self.poll, &connection.socket, data, flags).unwrap();
+    }
+
+    /// Begins to count anew, while nothing is under way.
+    pub(crate) fn number_from_first(&mut self) {
+        for connection in &mut self.connections {
+            assert!(connection.sent == 0 && connection.received == 0 && connection.due == 0);
+            (connection.next, connection.expected) = (FIRST, FIRST);
+        }
+    }
+}
+
+const READABLE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+impl Connection {
+    fn new(socket: OwnedFd) -> Self {
+        rustix::io::ioctl_fionbio(&socket, true).unwrap();
+        Connection {
+            socket,
+            due: 0,
+            next: FIRST,
+            sent: 0,
+            expected: FIRST,
+            received: 0,
+            awaits_room: false,
+        }
+    }
+}
+
+/// A connection, blocking for now.
+pub(crate) fn connect(server: &Server, transport: Transport) -> io::Result<OwnedFd> {
+    Ok(match transport {
+        Transport::Tcp => {
+            let stream = std::net::TcpStream::connect(server.tcp)?;
+            stream.set_nodelay(true)?;
+            stream.into()
+        }
+        Transport::Unix => std::os::unix::net::UnixStream::connect(&server.unix)?.into(),
+    })
+}

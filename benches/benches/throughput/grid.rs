@@ -1,0 +1,132 @@
+//! The cells: what is measured, over what, with how much at once.
+
+use std::fmt;
+
+/// What is under way at once in a cell, at most.
+const IN_FLIGHT_MAX: usize = 64 << 20;
+
+/// What the messages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Requests, each with its reply.
+    Echo,
+    /// Frames in, nothing out.
+    Ingest,
+    /// One publisher's frames to many readers.
+    Fanout,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cell {
+    pub(crate) kind: Kind,
+    pub(crate) transport: Transport,
+    /// Those of the clients; of a fan-out, the readers.
+    pub(crate) connections: usize,
+    /// Requests that are under way on each connection; of a fan-out, publications. An ingest has no use for it.
+    pub(crate) depth: usize,
+    /// Bytes.
+    pub(crate) payload: usize,
+}
+
+const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Unix];
+
+/// All cells.
+pub(crate) fn full() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    let mut add = |kind, connections: &[usize], depths: &[usize], payloads: &[usize]| {
+        for transport in TRANSPORTS {
+            for &payload in payloads {
+                for &connections in connections {
+                    cells.extend(depths.iter().map(|&depth| Cell {
+                        kind,
+                        transport,
+                        connections,
+                        depth,
+                        payload,
+                    }));
+                }
+            }
+        }
+    };
+    let payloads = [16, 200, 16 << 10, 1 << 20];
+    add(Kind::Echo, &[1, 64, 1024], &[1, 16, 64], &payloads);
+    add(Kind::Ingest, &[1, 64, 1024], &[1], &[200, 16 << 10]);
+    add(Kind::Fanout, &[1, 100, 1000], &[1, 8], &[200]);
+    cells.retain(|cell| cell.connections * cell.depth * cell.payload <= IN_FLIGHT_MAX);
+    cells
+}
+
+/// Those that say most, for daily use.
+pub(crate) fn quick() -> Vec<Cell> {
+    let wanted = [
+        "echo/tcp/1x1/200B",
+        "echo/tcp/64x1/200B",
+        "echo/tcp/64x16/200B",
+        "echo/tcp/1024x1/200B",
+        "echo/tcp/64x1/16KiB",
+        "echo/unix/1x1/200B",
+        "echo/unix/64x1/200B",
+        "echo/unix/64x16/200B",
+        "echo/unix/64x1/16KiB",
+        "ingest/tcp/64/200B",
+        "ingest/unix/64/200B",
+        "fanout/tcp/1000x1/200B",
+    ];
+    let mut cells = full();
+    cells.retain(|cell| wanted.contains(&cell.to_string().as_str()));
+    cells
+}
+
+impl Transport {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Unix => "unix",
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Echo => "echo",
+            Kind::Ingest => "ingest",
+            Kind::Fanout => "fanout",
+        }
+    }
+}
+
+/// Its name, such as `echo/tcp/64x16/200B`.
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, transport) = (self.kind.name(), self.transport.name());
+        write!(f, "{kind}/{transport}/{}", self.connections)?;
+        if self.kind != Kind::Ingest {
+            write!(f, "x{}", self.depth)?;
+        }
+        write!(f, "/{}", Bytes(self.payload))
+    }
+}
+
+/// A size, in the largest unit that it is a multiple of.
+struct Bytes(usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Bytes(bytes) = *self;
+        if bytes >= 1 << 20 && bytes % (1 << 20) == 0 {
+            write!(f, "{}MiB", bytes >> 20)
+        } else if bytes >= 1 << 10 && bytes % (1 << 10) == 0 {
+            write!(f, "{}KiB", bytes >> 10)
+        } else {
+            write!(f, "{bytes}B")
+        }
+    }
+}
