@@ -177,11 +177,19 @@ pub(crate) fn write_fault(out: &mut Vec<u8>, strings: Strings, id: u32, fault: &
 
 /// Appends `[1, id,`.
 fn write_header(out: &mut Vec<u8>, id: u32) {
-    // With room for nil behind the longest id.
-    out.reserve(8);
-    out.extend_from_slice(&[Marker::FixArray(4).to_u8(), 1]);
-    // Writing to a vector cannot fail.
-    let _ = rmp::encode::write_uint(out, u64::from(id));
+    let [a, b, c, d] = id.to_be_bytes();
+    let array = Marker::FixArray(4).to_u8();
+    // The id in the shortest form that holds it, as rmp writes it; a test compares. All eight bytes are appended, which
+    // is one store, and those behind the header taken back.
+    let (header, length) = match id {
+        0..=0x7f => ([array, 1, d, 0, 0, 0, 0, 0], 3),
+        0x80..=0xff => ([array, 1, Marker::U8.to_u8(), d, 0, 0, 0, 0], 4),
+        0x100..=0xffff => ([array, 1, Marker::U16.to_u8(), c, d, 0, 0, 0], 5),
+        _ => ([array, 1, Marker::U32.to_u8(), a, b, c, d, 0], 7),
+    };
+    let end = out.len() + length;
+    out.extend_from_slice(&header);
+    out.truncate(end);
 }
 
 #[cfg(test)]
@@ -210,6 +218,18 @@ mod tests {
                     params: b"\x92\x01\x02"
                 })
             );
+        }
+    }
+
+    #[test]
+    fn ids_are_written_in_their_shortest_form() {
+        let edges = [0, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000, u32::MAX];
+        for id in edges {
+            let mut ours = vec![9];
+            write_header(&mut ours, id);
+            let mut theirs = vec![9, 0x94, 1];
+            rmp::encode::write_uint(&mut theirs, u64::from(id)).unwrap();
+            assert_eq!(ours, theirs, "{id}");
         }
     }
 

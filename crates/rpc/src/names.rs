@@ -58,6 +58,20 @@ impl Hasher for NameHasher {
     }
 }
 
+/// Whether two names are the same: what `==` says, without its call for names of the usual lengths.
+pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    fn edges<const N: usize>(name: &[u8]) -> Option<(&[u8; N], &[u8; N])> {
+        Some((name.first_chunk()?, name.last_chunk()?))
+    }
+    // Chunks of half the length or more overlap or meet.
+    one.len() == other.len()
+        && match one.len() {
+            4..=8 => edges::<4>(one) == edges::<4>(other),
+            9..=16 => edges::<8>(one) == edges::<8>(other),
+            _ => one == other,
+        }
+}
+
 /// A name as it is shown to people: in quotes, escaped, not longer than a line.
 pub(crate) fn quoted(name: &[u8]) -> String {
     // Four bytes are the longest character; what is cut off is not looked at.
@@ -104,6 +118,20 @@ pub(crate) fn nearest<'n>(wrong: &[u8], known: impl Iterator<Item = &'n str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_the_same_only_if_every_byte_is() {
+        for length in 0..40 {
+            let name: Vec<u8> = (0..length).collect();
+            assert!(is_same(&name, &name.clone()));
+            assert!(!is_same(&name, &[&name[..], b"x"].concat()));
+            for at in 0..name.len() {
+                let mut other = name.clone();
+                other[at] ^= 0x80;
+                assert!(!is_same(&name, &other), "{length} bytes, byte {at}");
+            }
+        }
+    }
 
     #[test]
     fn names_of_every_length_are_found_and_told_apart() {

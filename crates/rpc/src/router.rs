@@ -10,7 +10,7 @@ use crate::builtin;
 use crate::call::Call;
 use crate::context::Context;
 use crate::fault::Fault;
-use crate::names::Index;
+use crate::names::{Index, is_same};
 use crate::responder::Responder;
 
 /// The methods of a service. Each worker has a router of its own, so handlers may own state that is neither `Send` nor
@@ -43,6 +43,8 @@ use crate::responder::Responder;
 pub struct Router {
     entries: Vec<Entry>,
     index: Index,
+    /// Position of the entry that was found last: one client mostly asks for the same method again.
+    last: usize,
 }
 
 pub(crate) struct Entry {
@@ -76,6 +78,7 @@ impl Router {
         Router {
             entries: Vec::new(),
             index: Index::default(),
+            last: 0,
         }
     }
 
@@ -269,8 +272,11 @@ impl Router {
     }
 
     pub(crate) fn find(&mut self, name: &[u8]) -> Option<&mut Entry> {
-        let position = *self.index.get(name)?;
-        self.entries.get_mut(position)
+        let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
+        if !self.entries.get(self.last).is_some_and(is_last) {
+            self.last = *self.index.get(name)?;
+        }
+        self.entries.get_mut(self.last)
     }
 
     /// Whether `name` means a built-in method.
