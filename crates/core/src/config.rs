@@ -98,7 +98,8 @@ pub struct RingConfig {
     /// Receive buffers that a worker starts with, a power of two from 2 to 32768 (io_uring_register_buf_ring(3)). Few
     /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Default 64.
     pub buffers: u32,
-    /// Bytes of one receive buffer, a power of two from 1 KiB to 1 MiB. Default 16 KiB.
+    /// Bytes of one receive buffer, a power of two from 1 KiB to 1 MiB; what is not received into is not
+    /// touched. Default 64 KiB.
     pub buffer_bytes: usize,
 }
 
@@ -107,7 +108,7 @@ impl Default for RingConfig {
         Self {
             entries: 4096,
             buffers: 64,
-            buffer_bytes: 16 << 10,
+            buffer_bytes: 64 << 10,
         }
     }
 }

@@ -25,9 +25,6 @@ const FRAMES_PER_TURN_MAX: usize = 2048;
 /// allocation that sharing takes is not worth it.
 const SHARE_CARRIED_BYTES_MIN: usize = 32 * 1024;
 
-/// A carried frame reserves at most so much ahead of what has arrived, whatever its header announces.
-const RESERVE_BYTES_MAX: usize = 64 * 1024;
-
 /// One service of one worker, with the sessions of all its connections.
 pub(crate) trait Host {
     /// Makes the session of a new connection.
@@ -201,9 +198,7 @@ impl<S: Service> Hosted<S> {
         }
         let mut partial = reply.desk.pools.partial();
         let left = &bytes[rest.start..];
-        partial
-            .bytes
-            .reserve(left.len() + rest.missing.min(RESERVE_BYTES_MAX));
+        partial.make_room(left.len(), rest.missing, &mut reply.desk.pools);
         partial.bytes.extend_from_slice(left);
         partial.consume(0, rest.scanned, parked, rest.missing);
         reply.connection.input = Some(partial);

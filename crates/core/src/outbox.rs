@@ -9,10 +9,17 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::pool::Pools;
+use crate::pool::{BUFFER_BYTES_MAX, Pools};
 
 /// Shared bytes up to this length are copied into the tail: below it a copy costs less than another segment.
 const COPY_BYTES_MAX: usize = 512;
+
+/// A tail of more than this is sealed, so that what is queued is a chain of buffers that can be used again rather than one
+/// that is copied as it grows.
+const TAIL_BYTES_MAX: usize = BUFFER_BYTES_MAX / 2;
+
+/// A tail that has outgrown this gets all the capacity at once that it can be used again with.
+const TAIL_SMALL_BYTES_MAX: usize = 4 * 1024;
 
 /// How many segments one send takes at most. The kernel's limit is 1024 (`UIO_MAXIOV`); beyond a few dozen the cost
 /// per segment dominates.
@@ -108,6 +115,9 @@ impl Outbox {
             queue
         });
         let before = queue.tail.len();
+        if before > TAIL_SMALL_BYTES_MAX && queue.tail.capacity() < BUFFER_BYTES_MAX {
+            queue.tail.reserve_exact(BUFFER_BYTES_MAX - before);
+        }
         let mut guard = TailGuard {
             queue,
             before,
@@ -116,6 +126,9 @@ impl Outbox {
         let result = write(&mut guard.queue.tail);
         guard.done = true;
         drop(guard);
+        if queue.tail.len() > TAIL_BYTES_MAX {
+            queue.seal(pools);
+        }
         self.release_if_empty(pools);
         result
     }
@@ -153,6 +166,29 @@ impl Outbox {
             })
     }
 
+    /// Takes everything out if it is one piece that was written, none of which was sent, and leaves the outbox empty.
+    pub(crate) fn take_written(&mut self, pools: &mut Pools) -> Option<Vec<u8>> {
+        let queue = self.queue.as_mut()?;
+        if queue.flying || !queue.sealed.is_empty() || queue.tail.is_empty() {
+            return None;
+        }
+        queue.len = 0;
+        let written = std::mem::take(&mut queue.tail);
+        self.release_if_empty(pools);
+        Some(written)
+    }
+
+    /// Puts back what [`Outbox::take_written`] took, before everything that was queued since; the first `sent` bytes of it
+    /// were sent.
+    pub(crate) fn put_back(&mut self, pools: &mut Pools, written: Vec<u8>, sent: usize) {
+        debug_assert!(sent < written.len());
+        let queue = self.queue.get_or_insert_with(|| pools.queue());
+        debug_assert!(!queue.flying && queue.offset == 0, "nothing overtook it");
+        queue.len += written.len() - sent;
+        queue.offset = sent;
+        queue.sealed.push_front(Segment::Owned(written));
+    }
+
     /// Ends the send that [`Outbox::begin`] began: the first `bytes` bytes were taken by the kernel.
     pub(crate) fn sent(&mut self, pools: &mut Pools, mut bytes: usize) {
         let Some(queue) = self.queue.as_mut() else {
@@ -170,8 +206,10 @@ impl Outbox {
             }
             bytes -= left;
             queue.offset = 0;
-            if let Some(Segment::Owned(buffer)) = queue.sealed.pop_front() {
-                pools.give_buffer(buffer);
+            match queue.sealed.pop_front() {
+                Some(Segment::Owned(buffer)) => pools.give_buffer(buffer),
+                Some(Segment::Shared(bytes)) => pools.reclaim(bytes),
+                None => {}
             }
         }
         self.release_if_empty(pools);

@@ -3,6 +3,14 @@
 use bytes::{Buf, BytesMut};
 use ringhold_framer::Parked;
 
+use crate::connection::LARGE_FRAME_BYTES_MIN;
+use crate::pool::{BUFFER_BYTES_MAX, Pools};
+
+/// Whatever the header of a large frame announced, memory follows what has arrived: room is made for so many times that,
+/// but at least for so much. Making room means copying, so it is to happen rarely.
+const GROWTH_FACTOR: usize = 16;
+const GROWTH_BYTES_MIN: usize = 256 * 1024;
+
 /// The received bytes of one connection that no service call has consumed: the beginning of a frame whose end has
 /// not arrived, or whole frames that wait because dispatch is paused.
 ///
@@ -30,6 +38,27 @@ impl Partial {
     pub(crate) fn held(&self) -> usize {
         let expected = self.missing.min(self.bytes.capacity() - self.bytes.len());
         self.bytes.len() + expected + self.lent
+    }
+
+    /// Makes room for `more` bytes that have arrived and for what comes behind them if `missing` bytes do, or for the
+    /// beginning of it. It is made when there is none to speak of.
+    pub(crate) fn make_room(&mut self, more: usize, missing: usize, pools: &mut Pools) {
+        let (length, capacity) = (self.bytes.len() + more, self.bytes.capacity());
+        if capacity >= length + missing.min(GROWTH_BYTES_MIN) {
+            return;
+        }
+        let ahead = if missing < LARGE_FRAME_BYTES_MIN {
+            missing
+        } else {
+            missing.min(GROWTH_BYTES_MIN.max(GROWTH_FACTOR * length))
+        };
+        if length + ahead <= BUFFER_BYTES_MAX {
+            self.bytes.reserve(more + ahead);
+            return;
+        }
+        let mut large = pools.large(length + ahead);
+        large.extend_from_slice(&self.bytes);
+        pools.give_large(std::mem::replace(&mut self.bytes, large));
     }
 
     /// Notes what [`crate::host::Rest`] says of the bytes, after the first `used` of them were dispatched.

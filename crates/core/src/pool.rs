@@ -1,13 +1,24 @@
-//! Buffers that one worker uses again and again.
+//! Memory that one worker uses again and again.
+//!
+//! What is given back lies on a shelf for the next one who needs it. What nobody has needed for a while leaves the shelf
+//! bit by bit, so that a burst of traffic does not keep its memory for good.
+
+use bytes::{Bytes, BytesMut};
 
 use crate::outbox::Queue;
 use crate::partial::Partial;
 use crate::tickets::TicketSlab;
 
-/// A buffer above this size is given back to the allocator rather than kept.
-const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// What all kept buffers of a worker, and all its kept partial inputs, may hold together.
-const KEPT_BYTES_MAX: usize = 512 * 1024;
+/// An ordinary buffer is not larger than this; what has grown beyond is given back to the allocator.
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The same for the buffers of large frames.
+const LARGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What one shelf holds at most.
+const SHELF_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What one shelf may hold for good.
+const REST_BYTES_MAX: usize = 512 * 1024;
+/// How often a shelf that holds more than that gives up half of what nobody needed meanwhile.
+const PERIOD_MS: u64 = 1_000;
 /// How many of each other kind are kept.
 const KEPT_BOXES_MAX: usize = 256;
 /// A queue with room for more segments than this is given back to the allocator.
@@ -15,46 +26,140 @@ const KEPT_SEGMENTS_MAX: usize = 64;
 /// What had room for more open tickets than this is given back to the allocator.
 const KEPT_TICKETS_MAX: usize = 64;
 
-/// Empty buffers, queues, partial inputs and sets of tickets of one worker, so that an idle connection holds none and a busy one does
-/// not allocate.
+/// What has a capacity, in bytes.
+trait Capacity {
+    fn bytes(&self) -> usize;
+}
+
+impl Capacity for Vec<u8> {
+    fn bytes(&self) -> usize {
+        self.capacity()
+    }
+}
+
+impl Capacity for BytesMut {
+    fn bytes(&self) -> usize {
+        self.capacity()
+    }
+}
+
+impl Capacity for Box<Partial> {
+    fn bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// Things of one kind; the last one that was put there is the first one to be taken.
+struct Shelf<T> {
+    things: Vec<T>,
+    /// Sum of their capacities.
+    bytes: usize,
+    /// The fewest that lay there since the shelf was looked through.
+    idle: usize,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Shelf {
+            things: Vec::new(),
+            bytes: 0,
+            idle: 0,
+        }
+    }
+}
+
+impl<T: Capacity> Shelf<T> {
+    fn take(&mut self) -> Option<T> {
+        let thing = self.things.pop()?;
+        self.bytes -= thing.bytes();
+        self.idle = self.idle.min(self.things.len());
+        Some(thing)
+    }
+
+    /// Drops it if the shelf is full.
+    fn put(&mut self, thing: T) {
+        let bytes = thing.bytes();
+        if self.bytes + bytes <= SHELF_BYTES_MAX {
+            self.bytes += bytes;
+            self.things.push(thing);
+        }
+    }
+
+    fn is_swollen(&self) -> bool {
+        self.bytes > REST_BYTES_MAX
+    }
+
+    /// Drops half of what nobody needed since the last call, beginning with what has lain there longest.
+    fn look_through(&mut self) -> bool {
+        let mut surplus = self.idle.div_ceil(2);
+        let bytes = &mut self.bytes;
+        let before = self.things.len();
+        self.things.retain(|thing| {
+            let goes = surplus > 0 && *bytes > REST_BYTES_MAX;
+            if goes {
+                surplus -= 1;
+                *bytes -= thing.bytes();
+            }
+            !goes
+        });
+        self.idle = self.things.len();
+        self.things.len() < before
+    }
+}
+
+/// Empty buffers, queues, partial inputs and sets of tickets of one worker, so that an idle connection holds none and a
+/// busy one does not allocate.
 #[derive(Default)]
 pub(crate) struct Pools {
-    buffers: Vec<Vec<u8>>,
-    /// Sum of the capacities in `buffers`.
-    buffer_bytes: usize,
+    buffers: Shelf<Vec<u8>>,
+    larges: Shelf<BytesMut>,
+    partials: Shelf<Box<Partial>>,
     #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
     queues: Vec<Box<Queue>>,
     #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
-    partials: Vec<Box<Partial>>,
-    /// Sum of the capacities in `partials`.
-    partial_bytes: usize,
-    #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
     tickets: Vec<Box<TicketSlab>>,
+    /// When the shelves are looked through next, on the worker's clock.
+    due: u64,
 }
 
 impl Pools {
     /// An empty buffer, with capacity if one was kept.
     pub(crate) fn buffer(&mut self) -> Vec<u8> {
-        match self.buffers.pop() {
-            Some(buffer) => {
-                self.buffer_bytes -= buffer.capacity();
-                buffer
-            }
-            None => Vec::new(),
-        }
+        self.buffers.take().unwrap_or_default()
     }
 
     pub(crate) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
-        let capacity = buffer.capacity();
-        if capacity == 0
-            || capacity > KEPT_BUFFER_BYTES_MAX
-            || self.buffer_bytes + capacity > KEPT_BYTES_MAX
-        {
-            return;
+        if (1..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.buffers.put(buffer);
         }
-        buffer.clear();
-        self.buffer_bytes += capacity;
-        self.buffers.push(buffer);
+    }
+
+    /// An empty buffer with room for a large frame of so many bytes.
+    pub(crate) fn large(&mut self, capacity: usize) -> BytesMut {
+        match self.larges.take() {
+            Some(large) if large.capacity() >= capacity => large,
+            // To grow it would copy what is in it, which is nothing.
+            _ => BytesMut::with_capacity(capacity),
+        }
+    }
+
+    pub(crate) fn give_large(&mut self, mut large: BytesMut) {
+        large.clear();
+        // An advanced buffer hides what lies before its beginning until it is asked for more than it shows.
+        let _ = large.try_reclaim(large.capacity() + 1);
+        if (BUFFER_BYTES_MAX + 1..=LARGE_BYTES_MAX).contains(&large.capacity()) {
+            self.larges.put(large);
+        }
+    }
+
+    /// Takes shared bytes that are done with back if nobody else has them and they are worth it.
+    pub(crate) fn reclaim(&mut self, shared: Bytes) {
+        if shared.len() > BUFFER_BYTES_MAX
+            && let Ok(large) = shared.try_into_mut()
+        {
+            self.give_large(large);
+        }
     }
 
     pub(crate) fn queue(&mut self) -> Box<Queue> {
@@ -69,17 +174,15 @@ impl Pools {
     }
 
     pub(crate) fn partial(&mut self) -> Box<Partial> {
-        let partial = self.partials.pop().unwrap_or_default();
-        self.partial_bytes -= partial.bytes.capacity();
-        partial
+        self.partials.take().unwrap_or_default()
     }
 
     pub(crate) fn give_partial(&mut self, mut partial: Box<Partial>) {
-        partial.reset(KEPT_BUFFER_BYTES_MAX.min(KEPT_BYTES_MAX - self.partial_bytes));
-        if self.partials.len() < KEPT_BOXES_MAX {
-            self.partial_bytes += partial.bytes.capacity();
-            self.partials.push(partial);
+        if partial.bytes.capacity() > BUFFER_BYTES_MAX {
+            self.give_large(std::mem::take(&mut partial.bytes));
         }
+        partial.reset(BUFFER_BYTES_MAX);
+        self.partials.put(partial);
     }
 
     pub(crate) fn tickets(&mut self) -> Box<TicketSlab> {
@@ -91,6 +194,25 @@ impl Pools {
         if self.tickets.len() < KEPT_BOXES_MAX && tickets.capacity() <= KEPT_TICKETS_MAX {
             self.tickets.push(tickets);
         }
+    }
+
+    /// When [`Pools::tick`] has something to do, on the worker's clock.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let swollen =
+            self.buffers.is_swollen() || self.larges.is_swollen() || self.partials.is_swollen();
+        swollen.then_some(self.due)
+    }
+
+    /// Gives up what nobody needs, if it is time. Returns whether there was anything.
+    pub(crate) fn tick(&mut self, now: u64) -> bool {
+        if now < self.due {
+            return false;
+        }
+        self.due = now + PERIOD_MS;
+        let buffers = self.buffers.look_through();
+        let larges = self.larges.look_through();
+        let partials = self.partials.look_through();
+        buffers || larges || partials
     }
 }
 
@@ -116,9 +238,51 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_bounded_and_goes_when_nobody_needs_it() {
+        let mut pools = Pools::default();
+        for _ in 0..10_000 {
+            pools.give_buffer(Vec::with_capacity(BUFFER_BYTES_MAX));
+            pools.give_large(BytesMut::with_capacity(LARGE_BYTES_MAX));
+            pools.give_large(BytesMut::with_capacity(LARGE_BYTES_MAX + 1));
+        }
+        assert_eq!(pools.buffers.bytes, SHELF_BYTES_MAX);
+        assert_eq!(pools.larges.bytes, SHELF_BYTES_MAX);
+        let mut now = 0;
+        let mut looks = 0;
+        while let Some(due) = pools.next_due() {
+            assert!(due > now || looks == 0);
+            now = due;
+            pools.tick(now);
+            // Two of the small ones are in use all the time.
+            let two = [pools.buffer(), pools.buffer()];
+            two.into_iter().for_each(|one| pools.give_buffer(one));
+            looks += 1;
+        }
+        assert!((5..20).contains(&looks), "{looks} looks");
+        assert!(pools.buffers.bytes <= REST_BYTES_MAX && pools.buffers.things.len() >= 2);
+        assert_eq!(pools.larges.bytes, 0);
+        assert!(!pools.tick(now + PERIOD_MS));
+    }
+
+    #[test]
+    fn the_buffer_of_a_large_frame_comes_back_when_nobody_else_has_it() {
+        let mut pools = Pools::default();
+        let mut large = pools.large(300_000);
+        large.extend_from_slice(&[7; 200_000]);
+        let shared = large.freeze();
+        let part = shared.slice(5..190_000);
+        pools.reclaim(shared);
+        assert_eq!(pools.larges.things.len(), 0, "somebody has a part of it");
+        pools.reclaim(part);
+        assert_eq!(pools.larges.things.len(), 1);
+        assert!(pools.large(300_000).capacity() >= 300_000);
+        assert_eq!(pools.larges.bytes, 0);
+    }
+
+    #[test]
     fn partial_inputs_are_kept_up_to_a_sum() {
         let mut pools = Pools::default();
-        let partials: Vec<Box<Partial>> = (0..100)
+        let partials: Vec<Box<Partial>> = (0..1_000)
             .map(|_| {
                 let mut partial = pools.partial();
                 partial.bytes.extend_from_slice(&[0; 50_000]);
@@ -129,11 +293,11 @@ mod tests {
         for partial in partials {
             pools.give_partial(partial);
         }
-        assert!(pools.partial_bytes <= KEPT_BYTES_MAX);
-        assert!(pools.partial_bytes > KEPT_BYTES_MAX / 2);
-        while !pools.partials.is_empty() {
+        assert!(pools.partials.bytes <= SHELF_BYTES_MAX);
+        assert!(pools.partials.bytes > SHELF_BYTES_MAX / 2);
+        while !pools.partials.things.is_empty() {
             pools.partial();
         }
-        assert_eq!(pools.partial_bytes, 0);
+        assert_eq!(pools.partials.bytes, 0);
     }
 }

@@ -187,6 +187,39 @@ impl<L: Link> Shard<L> {
         });
     }
 
+    /// Takes out what is to be sent, if nothing depends on when that is done: the engine is about to send it, and says only
+    /// if it cannot ([`Shard::unsent`]). To the connection it is as good as sent.
+    pub(crate) fn launch(&mut self, slot: u32, bytes_max: usize) -> Option<Vec<u8>> {
+        if self.phase != Phase::Serving {
+            return None;
+        }
+        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
+        if !matches!(connection.life, Life::Open)
+            || connection.paused
+            || connection.outbox.len() > bytes_max
+        {
+            return None;
+        }
+        let desk = &mut self.desk;
+        let bytes = connection.outbox.take_written(&mut desk.pools)?;
+        connection.clock.traffic = desk.now;
+        desk.name_counters(connection.name)
+            .bytes_out
+            .add(bytes.len() as u64);
+        connection.account(desk);
+        Some(bytes)
+    }
+
+    /// What was launched has not been sent, apart from the first `sent` bytes.
+    pub(crate) fn unsent(&mut self, slot: u32, bytes: Vec<u8>, sent: usize) {
+        self.with(slot, |connection, desk| {
+            desk.name_counters(connection.name)
+                .bytes_out
+                .subtract((bytes.len() - sent) as u64);
+            connection.outbox.put_back(&mut desk.pools, bytes, sent);
+        });
+    }
+
     /// The FIN that [`Finish::Shutdown`] asked for was sent.
     pub(crate) fn shut(&mut self, slot: u32) {
         self.with(slot, |connection, desk| connection.shut(desk.now));
@@ -245,6 +278,9 @@ impl<L: Link> Shard<L> {
     /// The time, in milliseconds on the worker's clock. Time limits that are exceeded by now take effect.
     pub(crate) fn tick(&mut self, now: u64) {
         self.desk.now = now;
+        if self.desk.pools.tick(now) {
+            self.crew.has_surplus.store(true, Ordering::Relaxed);
+        }
         if self.wheel.next_due().is_none_or(|due| due > now) {
             return;
         }
@@ -359,7 +395,8 @@ impl<L: Link> Shard<L> {
             }
             Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };
-        [self.wheel.next_due(), stop].into_iter().flatten().min()
+        let dues = [self.wheel.next_due(), stop, self.desk.pools.next_due()];
+        dues.into_iter().flatten().min()
     }
 
     pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {

@@ -9,15 +9,11 @@ impl<L: Link> Shard<L> {
     /// Takes the buffer of the large frame that is under way, to receive into its spare capacity, at most the second
     /// value's number of bytes. It must be given back with [`Shard::large_received`].
     pub(crate) fn take_large(&mut self, slot: u32) -> Option<(BytesMut, usize)> {
-        /// Grown by doubling, but at least by so much, whatever the header announced: memory follows what arrived.
-        const GROWTH_BYTES_MIN: usize = 256 * 1024;
         let connection = &mut self.connections.get_mut(slot as usize)?.connection;
         let partial = connection.input.as_mut()?;
         debug_assert_eq!(partial.scanned, partial.bytes.len());
-        let mut bytes = std::mem::take(&mut partial.bytes);
-        if bytes.capacity() - bytes.len() < partial.missing.min(GROWTH_BYTES_MIN) {
-            bytes.reserve(partial.missing.min(GROWTH_BYTES_MIN.max(bytes.len())));
-        }
+        partial.make_room(0, partial.missing, &mut self.desk.pools);
+        let bytes = std::mem::take(&mut partial.bytes);
         let room = partial.missing.min(bytes.capacity() - bytes.len());
         partial.lent = bytes.len() + room;
         connection.account(&mut self.desk);

@@ -71,7 +71,7 @@ fn every_default_is_as_documented() {
     let ring = RingConfig {
         entries: 4096,
         buffers: 64,
-        buffer_bytes: 16 * 1024,
+        buffer_bytes: 64 * 1024,
     };
     assert_eq!(config.ring, ring);
 
