@@ -234,9 +234,8 @@ pub(crate) fn an_end_right_behind_data_is_noticed(engine: Engine) {
 }
 
 pub(crate) fn a_storm_of_resets_leaves_nothing_behind(engine: Engine) {
-    for ring in ["", SMALL] {
+    for (ring, buffers) in [("buffers = 16", 16), (SMALL, 2)] {
         let (bed, gate) = start(engine, ring);
-        let buffers = if ring == SMALL { 2 } else { 64 };
         let fresh = gate.lack(&bed, "echo", 2, buffers);
         bed.until_open(0);
         let before = bed.total().opened;

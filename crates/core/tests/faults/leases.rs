@@ -117,7 +117,7 @@ fn until_nothing_is_leased(bed: &Bed) {
 }
 
 pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engine) {
-    for buffers in [2, 4, 64] {
+    for buffers in [2, 4, 16] {
         let (bed, gate) = start(engine, buffers, || {
             let mut last: VecDeque<Kept> = VecDeque::new();
             move |kept| {

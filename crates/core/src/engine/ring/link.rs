@@ -24,8 +24,8 @@ pub(crate) struct RingLink {
     pub(super) buffers_in_turn: u32,
     /// The watch for the peer's end.
     pub(super) watch: Watch,
-    /// A send is in flight.
-    pub(super) sending: bool,
+    /// A send of so many bytes is in flight.
+    pub(super) sending: u32,
     /// The send that is in flight was asked to end.
     pub(super) send_cancelled: bool,
     /// The last send found no room, and nobody has reported any since.
@@ -59,7 +59,7 @@ impl RingLink {
             turn: 0,
             buffers_in_turn: 0,
             watch: Watch::No,
-            sending: false,
+            sending: 0,
             send_cancelled: false,
             blocked: false,
             room: Room::No,
@@ -76,7 +76,7 @@ impl RingLink {
     }
 
     pub(super) fn in_flight(&self) -> bool {
-        self.sending
+        self.sending > 0
             || self.receive_in_flight()
             || matches!(self.watch, Watch::Armed | Watch::Cancelled)
             || self.room != Room::No
@@ -133,19 +133,22 @@ impl Message {
         })
     }
 
-    /// Points the message at `slices`, at most [`SEND_SEGMENTS_MAX`] of them.
+    /// Points the message at `slices`, at most [`SEND_SEGMENTS_MAX`] of them. Returns where it is and how long they are
+    /// together.
     pub(super) fn gather<'s>(
         &mut self,
         slices: impl Iterator<Item = &'s [u8]>,
-    ) -> *const libc::msghdr {
+    ) -> (*const libc::msghdr, usize) {
         let mut count = 0;
+        let mut length = 0;
         for (part, slice) in self.parts.iter_mut().zip(slices) {
             part.iov_base = slice.as_ptr().cast_mut().cast();
             part.iov_len = slice.len();
             count += 1;
+            length += slice.len();
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
         self.header.msg_iovlen = count;
-        &raw const self.header
+        (&raw const self.header, length)
     }
 }

@@ -5,6 +5,7 @@
 
 mod accept;
 mod buffers;
+mod flights;
 mod link;
 mod operation;
 mod probe;
@@ -29,6 +30,7 @@ use slab::Slab;
 
 use self::accept::Listening;
 use self::buffers::Buffers;
+use self::flights::Flights;
 use self::link::{Message, Receiving};
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
@@ -44,14 +46,14 @@ pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 
-/// With DEFER_TASKRUN some kernels (6.13 and later) run only so many deferred completions in an enter that waits for
-/// one. After a batch of this size there may be more, which an enter that asks for many and does not wait will run.
+/// With DEFER_TASKRUN some kernels (6.13 and later) run only so many deferred completions in one enter. After a batch of
+/// this size there may be more, so that the next one does not wait.
 const DEFERRED_BATCH: usize = 20;
 
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
-/// links, `wake`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
+/// links, `flights`, `wake`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
     queue: Queue<'r>,
@@ -73,6 +75,8 @@ struct Engine<'r> {
     parcels: Vec<Parcel>,
     /// Buffers of large frames that are being received into.
     larges: Slab<BytesMut>,
+    /// Sends that the next enter makes.
+    flights: Flights,
     /// Unused parameters of gathering sends.
     #[expect(
         clippy::vec_box,
@@ -146,6 +150,7 @@ pub(crate) fn run(
         batch: 0,
         parcels: Vec::new(),
         larges: Slab::new(),
+        flights: Flights::default(),
         messages: Vec::new(),
         wake: Box::new(0),
         wake_armed: false,
@@ -217,6 +222,7 @@ impl Engine<'_> {
             }
             self.mailbox.awake();
             self.dispatch_all(&mut chunk)?;
+            self.land(&mut chunk)?;
         }
     }
 
@@ -296,6 +302,7 @@ impl Engine<'_> {
         match operation.kind {
             Kind::Receive => self.received(operation, completion),
             Kind::Send => self.sent(operation, completion),
+            Kind::Flight => self.crashed(operation, completion),
             Kind::Large => self.large_received(operation, completion),
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
@@ -358,9 +365,14 @@ impl Engine<'_> {
             Finish::Release => return self.release(slot, generation, desire.send),
         }
         let link = self.shard.link(slot);
-        let (blocked, sending) = link.map_or((false, false), |link| (link.blocked, link.sending));
+        let (blocked, sending) =
+            link.map_or((false, false), |link| (link.blocked, link.sending > 0));
         match (desire.send, blocked) {
-            (true, false) => self.send(slot, generation)?,
+            (true, false) => {
+                if !self.launch(slot, generation)? {
+                    self.send(slot, generation)?;
+                }
+            }
             (true, true) => self.arm_room(slot, generation)?,
             (false, _) if !sending => self.cancel_room(slot, generation)?,
             (false, _) => {}

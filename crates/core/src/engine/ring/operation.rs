@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Watch = 7,
     /// A multishot poll for room to send.
     Room = 8,
+    /// A send that completes only if not everything was sent.
+    Flight = 9,
 }
 
 /// One operation in flight.
@@ -59,6 +61,7 @@ impl Operation {
             6 => Kind::Cancel,
             7 => Kind::Watch,
             8 => Kind::Room,
+            9 => Kind::Flight,
             _ => return None,
         };
         Some(Operation {
@@ -84,6 +87,7 @@ mod tests {
             Kind::Cancel,
             Kind::Watch,
             Kind::Room,
+            Kind::Flight,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

@@ -3,7 +3,7 @@
 //! Kernel versions prove nothing: distributions backport features, and some break them. So each feature that the
 //! engine is built on is used once, in about a millisecond altogether, before the engine is chosen.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -14,6 +14,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::Poll;
 use super::buffers::{Buffers, GROUP};
+use super::flights::flight;
 use super::queue::{Chunk, Completion, Queue, Wait};
 use super::receive::{Shots, receive};
 use super::setup::{self, Unavailable};
@@ -33,6 +34,7 @@ const PATIENCE_MS: u64 = 1000;
 
 const TARGET: u64 = 1;
 const CANCEL: u64 = 2;
+const LAST: u64 = 3;
 
 /// Tries everything, on a thread of its own, since the ring belongs to the thread that made it.
 pub(crate) fn probe() -> Report {
@@ -93,7 +95,8 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
         result.map_err(|error| Unavailable { step: name, error })
     };
     essential("multishot receive", tests.receive())?;
-    essential("multishot accept", tests.accept())
+    essential("multishot accept", tests.accept())?;
+    essential("silent sends", tests.send())
 }
 
 /// Which of the set-up flags is the one that the kernel refuses.
@@ -198,6 +201,55 @@ impl<'r> Tests<'r> {
         self.cancel()
     }
 
+    /// A send that the kernel takes whole must say nothing, and one that it takes in part must say how much that was.
+    fn send(&mut self) -> io::Result<()> {
+        let (ours, theirs) = UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        // More than there is room for, whatever net.core.wmem_max allows.
+        let bytes = vec![0; 16 << 20];
+        for length in [1, bytes.len()] {
+            let send = flight(Fd(ours.as_raw_fd()), &bytes[..length]).user_data(TARGET);
+            let last = opcode::Nop::new().build().user_data(LAST);
+            for entry in [send, last] {
+                // SAFETY: the send is over, and its bytes are not looked at any more, when what was queued behind it is.
+                #[expect(unsafe_code, reason = "submitting an operation")]
+                unsafe {
+                    self.queue.push(&entry)?;
+                }
+            }
+            let told = self.until_last()?;
+            let sent = match told {
+                None => length,
+                Some(told) if told.result > 0 => told.result as usize,
+                Some(told) => return Err(unexpected("nothing was sent", &told)),
+            };
+            if received(&theirs)? != sent || told.is_some() != (sent < length) {
+                let what = format!("of {length} bytes {sent} were said to be sent");
+                return Err(io::Error::other(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until what was queued last is over. Returns what the target said before.
+    fn until_last(&mut self) -> io::Result<Option<Completion>> {
+        let mut chunk = Chunk::new();
+        let mut told = None;
+        for _ in 0..10 {
+            self.queue
+                .enter(Wait::AtMost(PATIENCE_MS), &self.counters)?;
+            let count = self.queue.reap(&mut chunk);
+            for completion in &chunk.0[..count] {
+                match completion.user_data {
+                    TARGET => told = Some(*completion),
+                    LAST => return Ok(told),
+                    _ => {}
+                }
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    }
+
     fn submit_and_wait(&mut self, entry: &squeue::Entry) -> io::Result<Completion> {
         // SAFETY: the entry points to nothing.
         #[expect(unsafe_code, reason = "submitting an operation")]
@@ -249,6 +301,20 @@ impl Drop for Tests<'_> {
         // The kernel drops the group with the ring at the latest, which outlives this value by a moment only if this
         // fails; nothing is in flight then that could still use a buffer.
         let _ = self.queue.submitter().unregister_buf_ring(GROUP);
+    }
+}
+
+/// How many bytes there are to be received.
+fn received(mut socket: &UnixStream) -> io::Result<usize> {
+    let mut buffer = [0; 64 * 1024];
+    let mut total = 0;
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(length) => total += length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(total),
+            Err(error) => return Err(error),
+        }
     }
 }
 

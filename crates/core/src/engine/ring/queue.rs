@@ -17,10 +17,6 @@ const ENTER_NO_IOWAIT: u32 = 1 << 7;
 /// So many completions are taken from the ring before they are dispatched.
 const CHUNK: usize = 128;
 
-/// How many deferred completions a non-blocking enter asks for. With DEFER_TASKRUN the kernel (6.13 and later) runs at
-/// most max(20, wanted) of them in one call.
-const WANT_ALL: u32 = 1024;
-
 /// One completion, copied out of the ring.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Completion {
@@ -63,6 +59,8 @@ pub(super) struct Queue<'r> {
     overflow: VecDeque<Entry>,
     /// Calls into the kernel since the last enter, to make room in the submission queue.
     submits: u64,
+    /// Operations that were queued so far.
+    pushed: u64,
 }
 
 impl<'r> Queue<'r> {
@@ -80,6 +78,7 @@ impl<'r> Queue<'r> {
             flags,
             overflow: VecDeque::new(),
             submits: 0,
+            pushed: 0,
         }
     }
 
@@ -99,6 +98,7 @@ impl<'r> Queue<'r> {
     /// completion was taken.
     #[expect(unsafe_code, reason = "handing memory to the kernel")]
     pub(super) unsafe fn push(&mut self, entry: &Entry) -> io::Result<()> {
+        self.pushed += 1;
         // SAFETY: the caller vouches for the entry.
         if !self.overflow.is_empty() || unsafe { self.submission.push(entry) }.is_err() {
             self.overflow.push_back(entry.clone());
@@ -141,19 +141,20 @@ impl<'r> Queue<'r> {
         self.submission.sync();
         let to_submit = self.submission.len() as u32;
         let timespec = match wait {
-            Wait::No => Some(Timespec::new()),
+            // To ask for more with a timeout of zero would run more of the deferred work in one call, but the kernel arms
+            // a timer for that, which costs as much as a message.
+            Wait::No | Wait::Forever => None,
             Wait::AtMost(ms) => Some(
                 Timespec::new()
                     .sec(ms / 1000)
                     .nsec((ms % 1000) as u32 * 1_000_000),
             ),
-            Wait::Forever => None,
         };
         let mut args = SubmitArgs::new();
         if let Some(timespec) = &timespec {
             args = args.timespec(timespec);
         }
-        let want = if wait == Wait::No { WANT_ALL } else { 1 };
+        let want = u32::from(wait != Wait::No);
         counters.enters.add(1 + std::mem::take(&mut self.submits));
         #[expect(
             unsafe_code,
@@ -197,6 +198,22 @@ impl<'r> Queue<'r> {
     pub(super) fn has_completions(&mut self) -> bool {
         self.completion.sync();
         !self.completion.is_empty()
+    }
+
+    /// How many operations were queued so far, which is the number of the last one.
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// The number of the last operation that the kernel has begun. What can be known of it at once is among the
+    /// completions, unless they have overflowed.
+    pub(super) fn begun(&self) -> u64 {
+        self.pushed - self.submission.len() as u64 - self.overflow.len() as u64
+    }
+
+    /// Whether completions wait in the kernel for room.
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.submission.cq_overflow()
     }
 
     /// Whether the kernel has deferred work that the next enter would run.

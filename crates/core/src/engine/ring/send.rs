@@ -21,23 +21,23 @@ impl Engine<'_> {
         let Some((outbox, link, pools)) = self.shard.sending(slot) else {
             return Ok(());
         };
-        debug_assert!(!link.sending, "one send a connection");
+        debug_assert!(link.sending == 0, "one send a connection");
         let fd = link.fd();
         let mut slices = outbox.begin(pools);
-        let send = if slices.len() == 1
+        let (send, length) = if slices.len() == 1
             && let Some(slice) = slices.next()
         {
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
-            opcode::Send::new(fd, slice.as_ptr(), length)
-                .flags(FLAGS)
-                .build()
+            let send = opcode::Send::new(fd, slice.as_ptr(), length).flags(FLAGS);
+            (send.build(), length)
         } else {
             let mut message = self.messages.pop().unwrap_or_else(Message::new);
-            let header = message.gather(slices);
+            let (header, length) = message.gather(slices);
             link.message = Some(message);
-            opcode::SendMsg::new(fd, header).flags(FLAGS as u32).build()
+            let send = opcode::SendMsg::new(fd, header).flags(FLAGS as u32);
+            (send.build(), u32::try_from(length).unwrap_or(u32::MAX))
         };
-        link.sending = true;
+        link.sending = length;
         link.send_cancelled = false;
         let send = send.user_data(Operation::new(Kind::Send, generation, slot).pack());
         // SAFETY: sealed segments of an outbox neither move nor change until `Outbox::sent`, which is called at the
@@ -57,16 +57,17 @@ impl Engine<'_> {
             );
             return;
         };
-        link.sending = false;
+        let length = std::mem::take(&mut link.sending) as usize;
         if let Some(message) = link.message.take()
             && self.messages.len() < MESSAGES_KEPT_MAX
         {
             self.messages.push(message);
         }
-        link.blocked = completion.result == -libc::EAGAIN;
         // Even a send that was cancelled may have been taken in part.
-        self.shard
-            .sent(slot, usize::try_from(completion.result).unwrap_or(0));
+        let taken = usize::try_from(completion.result).unwrap_or(0);
+        // Whoever took a part has no room for the rest.
+        link.blocked = completion.result == -libc::EAGAIN || taken > 0 && taken < length;
+        self.shard.sent(slot, taken);
         match -completion.result {
             ..=0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
             errno => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
@@ -77,7 +78,7 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if !link.sending || std::mem::replace(&mut link.send_cancelled, true) {
+        if link.sending == 0 || std::mem::replace(&mut link.send_cancelled, true) {
             return Ok(());
         }
         self.cancel(Operation::new(Kind::Send, generation, slot))

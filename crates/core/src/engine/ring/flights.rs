@@ -1,0 +1,120 @@
+//! Sends that say nothing if all goes well.
+//!
+//! A send never waits (see `room`), so it is over when the enter that begins it returns. If everything was sent, there is
+//! nothing to say: no completion is asked for (IOSQE_CQE_SKIP_SUCCESS), and what was sent left the outbox when the send
+//! was queued, so that a connection is visited once for each message instead of twice. A send that the kernel takes only
+//! in part or not at all fails (MSG_WAITALL), and what is left goes back to the front of the outbox.
+//!
+//! Before anything else happens on a connection, all flights have landed: two could otherwise overtake each other.
+
+use std::collections::VecDeque;
+use std::io;
+
+use io_uring::types::Fd;
+use io_uring::{opcode, squeue};
+
+use super::Engine;
+use super::operation::{Kind, Operation};
+use super::queue::{Chunk, Completion, Wait};
+use super::room::Room;
+
+/// All of it, now, or a failure that says how much.
+const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+
+/// What is sent without a word is not longer than this. The bytes are neither counted nor limited while they are under way,
+/// which can be for as long as the worker sleeps.
+const BYTES_MAX: usize = 64 * 1024;
+
+/// The sends that were queued and have not landed, in the order in which the kernel makes them.
+#[derive(Default)]
+pub(super) struct Flights {
+    queue: VecDeque<Flight>,
+    /// Those before this place have neither failed nor will they: failures come in order.
+    unfailed: usize,
+}
+
+struct Flight {
+    /// The number of the operation in the submission queue.
+    order: u64,
+    slot: u32,
+    /// What is sent; the kernel reads it until the flight has landed. Empty once it has failed.
+    bytes: Vec<u8>,
+}
+
+impl Engine<'_> {
+    /// Queues a send of all that a connection has to say, if it may go without an answer. Returns whether it does.
+    pub(super) fn launch(&mut self, slot: u32, generation: u32) -> io::Result<bool> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(false);
+        };
+        let fd = link.fd();
+        if link.room != Room::No {
+            return Ok(false);
+        }
+        let Some(bytes) = self.shard.launch(slot, BYTES_MAX) else {
+            return Ok(false);
+        };
+        let send =
+            flight(fd, &bytes).user_data(Operation::new(Kind::Flight, generation, slot).pack());
+        // SAFETY: the bytes are on the heap, and `flights` keeps them unchanged until the flight has landed; see
+        // `Engine` for what happens when it never does.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&send)?;
+        }
+        let order = self.queue.pushed();
+        self.flights.queue.push_back(Flight { order, slot, bytes });
+        Ok(true)
+    }
+
+    /// A flight failed: what was not sent is to be sent again, or the connection is over.
+    pub(super) fn crashed(&mut self, operation: Operation, completion: &Completion) {
+        let failed = self.flights.queue.iter_mut().enumerate();
+        let mut candidates = failed.skip(self.flights.unfailed);
+        let Some((place, flight)) = candidates.find(|(_, flight)| flight.slot == operation.slot)
+        else {
+            debug_assert!(false, "a flight fails once, before it lands");
+            return;
+        };
+        let bytes = std::mem::take(&mut flight.bytes);
+        self.flights.unfailed = place + 1;
+        let slot = operation.slot;
+        let Some(link) = self.shard.link_of(slot, operation.generation) else {
+            debug_assert!(false, "nothing is closed before its flight has landed");
+            return;
+        };
+        let sent = usize::try_from(completion.result).unwrap_or(0);
+        // Whoever took a part has no room for the rest.
+        link.blocked = sent > 0 || completion.result == -libc::EAGAIN;
+        self.shard.unsent(slot, bytes, sent);
+        match -completion.result {
+            ..=0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+            errno => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// Waits for what is known at once: until every flight was begun, and every failure was told.
+    pub(super) fn land(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        let Some(last) = self.flights.queue.back().map(|flight| flight.order) else {
+            return Ok(());
+        };
+        while self.queue.begun() < last || self.queue.has_overflowed() {
+            self.enter(Wait::No)?;
+            self.dispatch_all(chunk)?;
+        }
+        self.flights.unfailed = 0;
+        for flight in self.flights.queue.drain(..) {
+            self.shard.desk.pools.give_buffer(flight.bytes);
+        }
+        Ok(())
+    }
+}
+
+/// A send that completes only if not everything was sent.
+pub(super) fn flight(fd: Fd, bytes: &[u8]) -> squeue::Entry {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    opcode::Send::new(fd, bytes.as_ptr(), length)
+        .flags(FLAGS)
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+}
