@@ -157,7 +157,15 @@ impl Connection {
 
     /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter; in the same way it
     /// stops when too many deferred replies are owed.
+    #[inline]
     pub(crate) fn update_pause(&mut self, desk: &Desk) {
+        let usual = !self.paused && self.tickets.is_empty();
+        if !usual || self.outbox.len() > desk.limits.outbox_bytes / 2 {
+            self.change_pause(desk);
+        }
+    }
+
+    fn change_pause(&mut self, desk: &Desk) {
         let was = self.paused;
         let part = if was { 2 } else { 1 };
         self.paused = self.outbox.len() > desk.limits.outbox_bytes / 2 / part

@@ -62,6 +62,14 @@ impl Segment {
 }
 
 impl Queue {
+    /// Gives it a tail to write to, unless it has one.
+    pub(crate) fn with_tail(mut self: Box<Self>, tail: impl FnOnce() -> Vec<u8>) -> Box<Self> {
+        if self.tail.capacity() == 0 {
+            self.tail = tail();
+        }
+        self
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0 && !self.flying
     }
@@ -102,18 +110,13 @@ impl Outbox {
     }
 
     /// Lets `write` append to the tail. If it panics, the tail is as it was before.
+    #[inline]
     pub(crate) fn write<R>(
         &mut self,
         pools: &mut Pools,
         write: impl FnOnce(&mut Vec<u8>) -> R,
     ) -> R {
-        let queue = self.queue.get_or_insert_with(|| {
-            let mut queue = pools.queue();
-            if queue.tail.capacity() == 0 {
-                queue.tail = pools.buffer();
-            }
-            queue
-        });
+        let queue = self.queue.get_or_insert_with(|| pools.queue_with_buffer());
         let before = queue.tail.len();
         if before > TAIL_SMALL_BYTES_MAX && queue.tail.capacity() < BUFFER_BYTES_MAX {
             queue.tail.reserve_exact(BUFFER_BYTES_MAX - before);
@@ -128,8 +131,9 @@ impl Outbox {
         drop(guard);
         if queue.tail.len() > TAIL_BYTES_MAX {
             queue.seal(pools);
+        } else if queue.len == 0 {
+            self.release_if_empty(pools);
         }
-        self.release_if_empty(pools);
         result
     }
 

@@ -166,6 +166,14 @@ impl Pools {
         self.queues.pop().unwrap_or_default()
     }
 
+    /// A queue with a buffer to write to.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn queue_with_buffer(&mut self) -> Box<Queue> {
+        let queue = self.queue();
+        queue.with_tail(|| self.buffer())
+    }
+
     pub(crate) fn give_queue(&mut self, queue: Box<Queue>) {
         debug_assert!(queue.is_empty());
         if self.queues.len() < KEPT_BOXES_MAX && queue.segment_capacity() <= KEPT_SEGMENTS_MAX {

@@ -49,6 +49,8 @@ pub(crate) struct Shard<L> {
     due: Vec<Timed>,
     next_generation: u32,
     phase: Phase,
+    /// The shortest time limit of an open connection, in milliseconds.
+    patience: u64,
     /// How long a stop waits for deferred replies.
     pub(crate) drain: Duration,
     /// The stop that is under way ends in a handover.
@@ -92,7 +94,15 @@ impl<L: Link> Shard<L> {
         hosts: Vec<Box<dyn Host>>,
         drain: Duration,
     ) -> Self {
+        let limits = &desk.limits;
+        let patience = [
+            limits.idle_timeout,
+            limits.frame_timeout,
+            limits.write_timeout,
+        ];
+        let patience = patience.into_iter().filter(|limit| !limit.is_zero()).min();
         Shard {
+            patience: patience.map_or(u64::MAX, milliseconds),
             desk,
             crew,
             connections: Slots::new(),
@@ -536,8 +546,12 @@ impl<L: Link> Shard<L> {
             entry.is_ready = true;
             self.ready.push(slot);
         }
-        // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
-        if let Some((at, _)) = connection.due(&self.desk.limits)
+        // An entry that comes up too early is looked at again then; only one that would come too late is replaced. None
+        // does that comes up before a time limit can be over that begins now: those that began before were looked at then.
+        let patient = matches!(connection.life, Life::Open)
+            && entry.timed <= self.desk.now.saturating_add(self.patience);
+        if !patient
+            && let Some((at, _)) = connection.due(&self.desk.limits)
             && at < entry.timed
         {
             entry.timed = at;

@@ -93,7 +93,18 @@ impl Framer {
     ///
     /// # Errors
     /// The frame is refused: see [`ErrorKind`]. The error stays, whatever is fed, until [`reset`](Framer::reset).
+    #[inline]
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
+        if self.is_idle()
+            && let Some(used) = small(bytes, self.limits)
+        {
+            return Ok(Progress::Complete { used });
+        }
+        self.read_on(bytes)
+    }
+
+    /// Reads on, whatever the frame is like.
+    fn read_on(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
         let mut used = 0;
         loop {
             let rest = &bytes[used..];
@@ -365,6 +376,54 @@ impl Framer {
         self.place.inside = Inside::Failed(kind);
         Error::new(kind, offset)
     }
+}
+
+/// A frame of more objects than this is none of the small ones.
+const SMALL_OBJECTS_MAX: usize = 64;
+
+/// Where a frame of few objects ends that is whole and within the limits; `None` if it is anything else, or if more would
+/// have to be known to tell.
+///
+/// Nearly every message is such a frame, and most of what the state machine keeps is not needed for one: no levels, since it
+/// is not deeper than it has arrays and maps, and no bound, since it has all its bytes. Those few objects of any other frame
+/// are looked at once more.
+#[inline]
+fn small(bytes: &[u8], limits: Limits) -> Option<usize> {
+    let mut next = 0;
+    let mut due = 1;
+    let mut levels = 0;
+    for _ in 0..SMALL_OBJECTS_MAX {
+        let byte = *bytes.get(next)?;
+        let class = CLASS[usize::from(byte)];
+        due -= 1;
+        if class > 0 {
+            next += class as usize;
+        } else if class != SIZED {
+            levels += 1;
+            due += usize::from(class.unsigned_abs());
+            next += 1;
+        } else {
+            let sized = sized(byte);
+            if sized.is_reserved() {
+                return None;
+            }
+            let length = sized.length(bytes.get(next..)?.first_chunk()?) as usize;
+            next += usize::from(sized.header);
+            if sized.objects == 0 {
+                next += usize::from(sized.extra) + length;
+            } else {
+                levels += 1;
+                due += length * usize::from(sized.objects);
+            }
+        }
+        if due == 0 {
+            let is_within = next <= bytes.len()
+                && next as u64 <= u64::from(limits.frame_bytes)
+                && levels <= limits.depth;
+            return is_within.then_some(next);
+        }
+    }
+    None
 }
 
 /// Lengths within `frame_bytes` must be positions too.

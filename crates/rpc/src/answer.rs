@@ -60,8 +60,20 @@ impl<'a> Answer<'a> {
     }
 
     /// Answers with a value that is msgpack already: exactly one object.
-    pub fn encoded(self, object: &[u8]) -> Answered {
-        self.write(|out| out.extend_from_slice(object))
+    pub fn encoded(mut self, object: &[u8]) -> Answered {
+        let Some(id) = self.id else {
+            return Answered(());
+        };
+        if self.strings != Strings::Current || object.is_empty() {
+            return self.write(|out| out.extend_from_slice(object));
+        }
+        debug_assert!(is_one_object(object), "a result is one msgpack object");
+        self.reply.write(|out| {
+            envelope::write_result_header(out, id);
+            out.extend_from_slice(object);
+        });
+        self.done.set(true);
+        Answered(())
     }
 
     /// Answers with a value that is msgpack already, exactly one object. When it is large it is queued without being

@@ -40,7 +40,10 @@ pub(crate) enum Malformed {
 pub(crate) fn parse(frame: &[u8]) -> Result<Message<'_>, Malformed> {
     // Nearly every message begins like this: an array of four, and type 0, both in their shortest form.
     if let [0x94, 0, rest @ ..] = frame {
-        return request(4, Bytes::new(rest));
+        return match usual_request(rest) {
+            Some(request) => Ok(request),
+            None => request(4, Bytes::new(rest)),
+        };
     }
     let mut rest = Bytes::new(frame);
     let Ok(count) = decode::read_array_len(&mut rest) else {
@@ -56,6 +59,24 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Message<'_>, Malformed> {
         Ok(kind) => malformed(format!("there is no message type {kind}")),
         Err(_) => malformed("the message type is not an unsigned integer"),
     }
+}
+
+/// The request behind `[4 elements, type 0`, if id and method are written as nearly everybody does; `None` if they are
+/// not, or anything is wrong.
+#[inline]
+fn usual_request(rest: &[u8]) -> Option<Message<'_>> {
+    let (id, rest) = match rest {
+        // As Marker::U32 and a positive fixint.
+        [0xce, a, b, c, d, rest @ ..] => (u32::from_be_bytes([*a, *b, *c, *d]), rest),
+        [id @ 0..=0x7f, rest @ ..] => (u32::from(*id), rest),
+        _ => return None,
+    };
+    let (head, rest) = rest.split_first()?;
+    let Marker::FixStr(length) = Marker::from_u8(*head) else {
+        return None;
+    };
+    let (method, params) = rest.split_at_checked(usize::from(length))?;
+    is_array(params).then_some(Message::Request { id, method, params })
 }
 
 fn request(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
@@ -159,8 +180,7 @@ pub(crate) fn write_response(
 
 /// Appends `[1, id, nil,`.
 pub(crate) fn write_result_header(out: &mut Vec<u8>, id: u32) {
-    write_header(out, id);
-    out.push(Marker::Null.to_u8());
+    append(out, header(id, Marker::Null.to_u8()), 1);
 }
 
 /// Appends `[1, id, fault, nil]`.
@@ -177,17 +197,28 @@ pub(crate) fn write_fault(out: &mut Vec<u8>, strings: Strings, id: u32, fault: &
 
 /// Appends `[1, id,`.
 fn write_header(out: &mut Vec<u8>, id: u32) {
+    append(out, header(id, 0), 0);
+}
+
+/// `[1, id,` and one more byte, with the id in the shortest form that holds it, as rmp writes it; a test compares. The
+/// number says how many bytes come before the additional one.
+#[inline]
+fn header(id: u32, more: u8) -> ([u8; 8], usize) {
     let [a, b, c, d] = id.to_be_bytes();
     let array = Marker::FixArray(4).to_u8();
-    // The id in the shortest form that holds it, as rmp writes it; a test compares. All eight bytes are appended, which
-    // is one store, and those behind the header taken back.
-    let (header, length) = match id {
-        0..=0x7f => ([array, 1, d, 0, 0, 0, 0, 0], 3),
-        0x80..=0xff => ([array, 1, Marker::U8.to_u8(), d, 0, 0, 0, 0], 4),
-        0x100..=0xffff => ([array, 1, Marker::U16.to_u8(), c, d, 0, 0, 0], 5),
-        _ => ([array, 1, Marker::U32.to_u8(), a, b, c, d, 0], 7),
-    };
-    let end = out.len() + length;
+    match id {
+        0..=0x7f => ([array, 1, d, more, 0, 0, 0, 0], 3),
+        0x80..=0xff => ([array, 1, Marker::U8.to_u8(), d, more, 0, 0, 0], 4),
+        0x100..=0xffff => ([array, 1, Marker::U16.to_u8(), c, d, more, 0, 0], 5),
+        _ => ([array, 1, Marker::U32.to_u8(), a, b, c, d, more], 7),
+    }
+}
+
+/// Appends the header and `more` bytes behind it. All eight bytes are written, which is one store, and the rest taken
+/// back.
+#[inline]
+fn append(out: &mut Vec<u8>, (header, length): ([u8; 8], usize), more: usize) {
+    let end = out.len() + length + more;
     out.extend_from_slice(&header);
     out.truncate(end);
 }
