@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use ringhold_benches::server::Server;
 
-use crate::accounting::CpuClock;
+use crate::accounting::{Counting, CpuClock, Tool, has_ring_workers};
 use crate::grid::Cell;
 use crate::load::{self, Load};
+use crate::results::{CellResult, Measured, Window};
 
 /// How long a server may do nothing that is seen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -16,65 +17,67 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Effort {
     pub(crate) window: Duration,
     pub(crate) rounds: usize,
-}
-
-/// What was done in one window, and what it took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) messages: u64,
-    pub(crate) cpu: Duration,
-    pub(crate) wall: Duration,
-}
-
-impl Window {
-    /// Nanoseconds.
-    pub(crate) fn cpu_per_message(&self) -> f64 {
-        self.cpu.as_nanos() as f64 / self.messages as f64
-    }
-
-    /// Messages a second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.messages as f64 / self.wall.as_secs_f64()
-    }
-
-    /// How much of its CPU the server used, 1 being all of it.
-    pub(crate) fn busy(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.wall.as_secs_f64()
-    }
-}
-
-/// A server's windows in a cell.
-pub(crate) struct Measured {
-    pub(crate) server: String,
-    /// One a round.
-    pub(crate) windows: Vec<Window>,
+    /// What counts system calls, in a window of its own.
+    pub(crate) counter: Option<Tool>,
 }
 
 /// Measures a cell: in each round one window of each server, in an order that changes from round to round.
-pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> Vec<Measured> {
+pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResult {
     let mut loads: Vec<_> = servers
         .iter()
         .map(|server| (load::of(cell, server), CpuClock::of(server.pid())))
         .collect();
-    let mut measured: Vec<_> = servers
-        .iter()
-        .map(|server| Measured {
-            server: server.name.clone(),
-            windows: Vec::with_capacity(effort.rounds),
-        })
-        .collect();
     for (load, clock) in &mut loads {
         window(load.as_mut(), *clock, effort.window / 2);
     }
+    let mut windows = vec![Vec::with_capacity(effort.rounds); servers.len()];
     for round in 0..effort.rounds {
         for place in 0..servers.len() {
             let server = (round + place) % servers.len();
             let (load, clock) = &mut loads[server];
-            let window = window(load.as_mut(), *clock, effort.window);
-            measured[server].windows.push(window);
+            windows[server].push(window(load.as_mut(), *clock, effort.window));
         }
     }
-    measured
+    let measured = servers.iter().zip(loads).zip(windows);
+    let measured = measured.map(|((server, (mut load, _)), windows)| Measured {
+        server: server.name.clone(),
+        windows,
+        syscalls: effort
+            .counter
+            .and_then(|tool| syscalls(load.as_mut(), server, tool, effort.window / 2)),
+        ring_workers: has_ring_workers(server.pid()),
+    });
+    CellResult {
+        cell: *cell,
+        measured: measured.collect(),
+    }
+}
+
+/// System calls a message, from rest to rest.
+fn syscalls(load: &mut dyn Load, server: &Server, tool: Tool, length: Duration) -> Option<f64> {
+    let counting = Counting::start(tool, server.pid());
+    load.start();
+    let messages = run(load, length) + come_to_rest(load);
+    let calls = counting.finish()?;
+    Some(calls as f64 / messages as f64)
+}
+
+/// Keeps load on a server, and says how fast it is.
+pub(crate) fn hold(cell: &Cell, server: &Server, length: Duration) {
+    let mut load = load::of(cell, server);
+    let begin = Instant::now();
+    while begin.elapsed() < length {
+        let window = window(
+            load.as_mut(),
+            CpuClock::of(server.pid()),
+            Duration::from_secs(1),
+        );
+        println!(
+            "{:.1} ns CPU/message, {:.0} messages/s",
+            window.cpu_per_message(),
+            window.rate()
+        );
+    }
 }
 
 /// Runs a load, and measures when it has run for a moment.
