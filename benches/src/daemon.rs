@@ -118,14 +118,19 @@ impl Daemon {
     ///
     /// That the file cannot be read.
     pub fn resident(&self) -> io::Result<u64> {
-        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
-        let kib = rollup.lines().find_map(|line| {
-            let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
-            kib.trim().parse::<u64>().ok()
-        });
-        kib.map(|kib| kib * 1024)
-            .ok_or_else(|| io::Error::other("smaps_rollup without Rss"))
+        resident(self.pid())
     }
+}
+
+/// Resident memory of a process in bytes; see [`Daemon::resident`].
+pub(crate) fn resident(pid: u32) -> io::Result<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kib = rollup.lines().find_map(|line| {
+        let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
+        kib.trim().parse::<u64>().ok()
+    });
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other("smaps_rollup without Rss"))
 }
 
 impl Drop for Daemon {
