@@ -9,7 +9,7 @@ use crate::grid::{Bytes, Cell, Kind, Transport};
 use crate::load::paced::{Paced, Times, times};
 use crate::measure::{self, Effort};
 use crate::results::is_peer;
-use crate::statistics::{Spread, median, spread};
+use ringhold_benches::statistics::{Spread, median, spread};
 
 /// Ringhold as it is configured for latency. It is measured in [`Manner::RoundTrips`] only.
 pub(crate) const SPINNING: &str = "ringhold-spin";

@@ -23,7 +23,6 @@ mod plots;
 mod report;
 mod results;
 mod stage;
-mod statistics;
 mod summary;
 mod table;
 mod targets;
@@ -45,6 +44,9 @@ fn main() {
     }
     let options = Options::parse();
     let (cells, latency_cells) = (options.cells(), options.latency_cells());
+    if cells.is_empty() && latency_cells.is_empty() {
+        return println!("there is no cell with such a name");
+    }
     ringhold_core::rlimit::raise().unwrap();
     let spinning = latency_cells
         .iter()

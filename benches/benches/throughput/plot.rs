@@ -109,7 +109,8 @@ impl fmt::Display for Chart {
                 y + 4.0,
                 escaped(&row.label)
             )?;
-            for mark in &row.marks {
+            // The first series lies on top.
+            for mark in row.marks.iter().rev() {
                 let colour = COLOURS[mark.series % COLOURS.len()];
                 writeln!(
                     f,
@@ -126,8 +127,8 @@ impl fmt::Display for Chart {
 
 /// 1, 2 and 5 times the powers of ten, within a range; more of them if there would be hardly any.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
-    let steps: &[f64] = if high / low < 6.0 {
-        &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+    let steps: &[f64] = if high / low < 12.0 {
+        &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0]
     } else if high / low < 1000.0 {
         &[1.0, 2.0, 5.0]
     } else {

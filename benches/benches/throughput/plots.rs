@@ -4,7 +4,7 @@ use crate::grid::{Kind, Transport};
 use crate::latency::{LatencyResult, Manner};
 use crate::plot::{Chart, Mark, Row};
 use crate::results::{CellResult, Measured};
-use crate::statistics::spread;
+use ringhold_benches::statistics::spread;
 
 /// A chart and the name of its file.
 pub(crate) type Named = (&'static str, Chart);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringhold_benches::server::{BARE, PEERS, RINGHOLD};
 
 use crate::grid::Cell;
-use crate::statistics::{Spread, median, spread};
+use ringhold_benches::statistics::{Spread, median, spread};
 
 /// What was done in one window, and what it took.
 #[derive(Clone, Copy, Debug)]

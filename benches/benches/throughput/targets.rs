@@ -5,8 +5,8 @@ use ringhold_benches::server::RINGHOLD;
 use crate::grid::{Cell, Kind, Transport};
 use crate::latency::{LatencyResult, Manner, SPINNING};
 use crate::results::CellResult;
-use crate::statistics::{Spread, geometric_mean};
 use crate::table::Table;
+use ringhold_benches::statistics::{Spread, geometric_mean};
 
 /// Of a target: what it is, what was found, and whether that meets it.
 struct Verdict {
