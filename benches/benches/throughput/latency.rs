@@ -60,26 +60,36 @@ pub(crate) struct Timed {
     pub(crate) server: String,
     /// One a round.
     rounds: Vec<Times>,
-    /// How late requests were sent, which is the load generator's doing.
-    pub(crate) late: Times,
+    /// Likewise, how late requests were sent.
+    late: Vec<Times>,
 }
 
 impl Timed {
-    /// Of all rounds together, in nanoseconds.
-    pub(crate) fn all(&self) -> Times {
-        let mut all = times();
-        for round in &self.rounds {
-            all.add(round).unwrap();
-        }
-        all
-    }
-
-    /// A quantile in each round.
+    /// A quantile in each round, in nanoseconds.
     fn quantiles(&self, quantile: f64) -> Vec<f64> {
         let rounds = self.rounds.iter();
         rounds
             .map(|round| round.value_at_quantile(quantile) as f64)
             .collect()
+    }
+
+    /// A quantile's median over the rounds, in microseconds: one long stall of the machine would be most of what is above
+    /// p99.9 in all rounds together.
+    pub(crate) fn micros(&self, quantile: f64) -> f64 {
+        median(&self.quantiles(quantile)) / 1e3
+    }
+
+    /// The longest of all, in microseconds.
+    pub(crate) fn max_micros(&self) -> f64 {
+        let longest = self.rounds.iter().map(Times::max).max();
+        longest.unwrap_or(0) as f64 / 1e3
+    }
+
+    /// As [`Timed::micros`], of how late requests were sent, which is the load generator's doing.
+    pub(crate) fn late_micros(&self, quantile: f64) -> f64 {
+        let rounds = self.late.iter();
+        let quantiles = rounds.map(|round| round.value_at_quantile(quantile) as f64);
+        median(&quantiles.collect::<Vec<_>>()) / 1e3
     }
 }
 
@@ -128,7 +138,7 @@ pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -
         .map(|server| Timed {
             server: server.name.clone(),
             rounds: Vec::new(),
-            late: times(),
+            late: Vec::new(),
         })
         .collect();
     let run = |load: &mut Paced, length| match rate {
@@ -143,7 +153,7 @@ pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -
             let server = (round + place) % servers.len();
             let (latency, late) = run(&mut loads[server], effort.window);
             timed[server].rounds.push(latency);
-            timed[server].late.add(late).unwrap();
+            timed[server].late.push(late);
         }
     }
     LatencyResult {
@@ -183,8 +193,6 @@ pub(crate) fn print(result: &LatencyResult) {
         Manner::RoundTrips => (SPINNING, 0.5),
     };
     for one in &result.timed {
-        let all = one.all();
-        let at = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
         let beside = match result.ratio(own, &one.server, quantile) {
             Some(ratio) if one.server != own => {
                 format!("  {own}'s p{} is {ratio} of it", quantile * 100.0)
@@ -194,10 +202,10 @@ pub(crate) fn print(result: &LatencyResult) {
         println!(
             "  {:<13} p50 {:>7.1} µs  p99 {:>7.1} µs  p99.9 {:>7.1} µs  max {:>8.1} µs{beside}",
             one.server,
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            all.max() as f64 / 1e3,
+            one.micros(0.5),
+            one.micros(0.99),
+            one.micros(0.999),
+            one.max_micros(),
         );
     }
 }

@@ -18,7 +18,8 @@ impl Machine {
     /// At the beginning.
     pub(crate) fn look(effort: Effort, cpus: [usize; 2]) -> Self {
         let arguments = std::env::args().skip(1);
-        let arguments: Vec<String> = arguments.filter(|argument| argument != "--bench").collect();
+        let arguments = arguments.filter(|argument| argument != "--bench");
+        let arguments: Vec<String> = arguments.map(quoted).collect();
         let mut command = "cargo bench -p ringhold-benches --bench throughput".to_owned();
         if !arguments.is_empty() {
             command = format!("{command} -- {}", arguments.join(" "));
@@ -74,6 +75,14 @@ impl fmt::Display for Machine {
             self.load_at_begin,
             load()
         )
+    }
+}
+
+fn quoted(argument: String) -> String {
+    if argument.contains(' ') {
+        format!("'{argument}'")
+    } else {
+        argument
     }
 }
 

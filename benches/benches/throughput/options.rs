@@ -1,5 +1,6 @@
 //! What stands behind `--` on the command line.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
@@ -54,6 +55,15 @@ pub(crate) enum Wanted {
     Program(Program),
 }
 
+impl Wanted {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Wanted::Known(name) => name,
+            Wanted::Program(program) => &program.name,
+        }
+    }
+}
+
 impl std::str::FromStr for Wanted {
     type Err = String;
 
@@ -62,7 +72,7 @@ impl std::str::FromStr for Wanted {
             let mut words = command.split_whitespace();
             return Ok(Wanted::Program(Program {
                 name: name.into(),
-                path: words.next().unwrap_or_default().into(),
+                path: found(Path::new(words.next().unwrap_or_default())),
                 arguments: words.map(Into::into).collect(),
             }));
         }
@@ -73,6 +83,16 @@ impl std::str::FromStr for Wanted {
         Err(format!(
             "known servers are {RINGHOLD}, {known}; others are NAME=PROGRAM"
         ))
+    }
+}
+
+/// Cargo starts benches in the directory of their package, which is not where their user is.
+fn found(path: &Path) -> PathBuf {
+    let from_workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    if path.exists() {
+        path.into()
+    } else {
+        from_workspace
     }
 }
 

@@ -150,19 +150,17 @@ impl Report {
         ]);
         for result in &self.latencies {
             for one in &result.timed {
-                let all = one.all();
-                let micros = |nanos: u64| format!("{:.1}", nanos as f64 / 1e3);
                 let late = result
                     .rate
-                    .map(|_| micros(one.late.value_at_quantile(0.999)));
+                    .map(|_| format!("{:.1}", one.late_micros(0.999)));
                 table.row([
                     result.cell.to_string(),
                     or_dash(result.rate.map(|rate| format!("{rate:.0}"))),
                     one.server.clone(),
-                    micros(all.value_at_quantile(0.5)),
-                    micros(all.value_at_quantile(0.99)),
-                    micros(all.value_at_quantile(0.999)),
-                    micros(all.max()),
+                    format!("{:.1}", one.micros(0.5)),
+                    format!("{:.1}", one.micros(0.99)),
+                    format!("{:.1}", one.micros(0.999)),
+                    format!("{:.1}", one.max_micros()),
                     or_dash(late),
                 ]);
             }

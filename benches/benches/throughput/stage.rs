@@ -57,7 +57,7 @@ impl Stage {
     }
 }
 
-/// The programs, those that are known freshly built.
+/// The programs in the order in which they are wanted, those that are known freshly built.
 fn programs(wanted: &[Wanted], spinning: bool) -> Vec<Program> {
     let known = |name: &str| wanted.contains(&Wanted::Known(name.into()));
     let mut programs = Vec::new();
@@ -77,5 +77,11 @@ fn programs(wanted: &[Wanted], spinning: bool) -> Vec<Program> {
         Wanted::Known(_) => None,
         Wanted::Program(program) => Some(program.clone()),
     }));
+    let place = |program: &Program| {
+        wanted
+            .iter()
+            .position(|wanted| wanted.name() == program.name)
+    };
+    programs.sort_by_key(|program| place(program).unwrap_or(usize::MAX));
     programs
 }
