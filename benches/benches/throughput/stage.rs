@@ -1,9 +1,11 @@
 //! The servers, all of them running, and the two CPUs.
 
 use std::ffi::OsString;
+use std::fs::File;
 
 use ringhold_benches::server::{BARE, PEERS, Program, RINGHOLD, Server};
 use ringhold_core::cpus;
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::grid::{Cell, Kind};
@@ -18,12 +20,14 @@ pub(crate) struct Stage {
     /// The CPU of the load generator, and that of the servers.
     pub(crate) cpus: [usize; 2],
     _dir: TempDir,
+    _turn: Option<File>,
 }
 
 impl Stage {
     /// Builds and starts the servers, and pins this thread.
     pub(crate) fn set(wanted: &[Wanted], spinning: bool) -> Self {
         let programs = programs(wanted, spinning);
+        let turn = take_turn();
         let all = cpus::available().unwrap();
         let cpus = [all[0], all[all.len().min(2) - 1]];
         if all.len() == 1 {
@@ -37,6 +41,7 @@ impl Stage {
             servers,
             cpus,
             _dir: dir,
+            _turn: turn,
         }
     }
 
@@ -55,6 +60,18 @@ impl Stage {
             .filter(|server| spins || server.name != SPINNING)
             .collect()
     }
+}
+
+/// Waits until no other such bench runs on this machine, as they would share the CPUs. Nobody is kept from anything by a
+/// file that is not there or not theirs.
+fn take_turn() -> Option<File> {
+    let path = std::env::temp_dir().join("ringhold-throughput.lock");
+    let file = File::options().create(true).append(true).open(path).ok()?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        println!("waiting for the end of another run");
+        flock(&file, FlockOperation::LockExclusive).ok()?;
+    }
+    Some(file)
 }
 
 /// The programs in the order in which they are wanted, those that are known freshly built.
