@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 pub(crate) struct Chart {
     pub(crate) title: String,
     /// What the figures are.
-    pub(crate) axis: String,
+    pub(crate) caption: String,
     /// Each has a colour.
     pub(crate) series: Vec<String>,
     pub(crate) rows: Vec<Row>,
@@ -39,87 +39,112 @@ const RIGHT: f64 = 840.0;
 const TOP: f64 = 64.0;
 const STEP: f64 = 18.0;
 
-impl Chart {
-    /// The least and the greatest figure, with a margin.
-    fn range(&self) -> (f64, f64) {
-        let marks = self.rows.iter().flat_map(|row| &row.marks);
-        let values = marks
-            .flat_map(|mark| [mark.low, mark.high])
-            .chain(self.guides.iter().copied());
-        let values = values.filter(|value| value.is_finite() && *value > 0.0);
-        let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
-        (low / 1.1, high * 1.1)
+/// Where values are.
+struct Axis {
+    low: f64,
+    high: f64,
+    /// Below the last row.
+    bottom: f64,
+}
+
+impl Axis {
+    fn place(&self, value: f64) -> f64 {
+        LEFT + (RIGHT - LEFT) * (value / self.low).ln() / (self.high / self.low).ln()
     }
 }
 
-impl fmt::Display for Chart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (low, high) = self.range();
-        let place = |value: f64| LEFT + (RIGHT - LEFT) * (value / low).ln() / (high / low).ln();
-        let bottom = TOP + STEP * self.rows.len() as f64;
-        let height = bottom + 44.0;
-        writeln!(
-            f,
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">
-<rect width="{WIDTH}" height="{height}" fill="white"/>
-<text x="10" y="20" font-size="15">{}</text>
-<text x="{}" y="{}" text-anchor="middle">{}</text>"#,
-            escaped(&self.title),
-            (LEFT + RIGHT) / 2.0,
-            bottom + 36.0,
-            escaped(&self.axis)
-        )?;
+impl Chart {
+    /// From the least to the greatest figure, with a margin.
+    fn axis(&self) -> Axis {
+        let marks = self.rows.iter().flat_map(|row| &row.marks);
+        let values = marks.flat_map(|mark| [mark.low, mark.high]);
+        let values = values
+            .chain(self.guides.iter().copied())
+            .filter(|value| value.is_finite() && *value > 0.0);
+        let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
+        Axis {
+            low: low / 1.1,
+            high: high * 1.1,
+            bottom: TOP + STEP * self.rows.len() as f64,
+        }
+    }
+
+    fn write_legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, name) in self.series.iter().enumerate() {
             let (x, colour) = (
                 LEFT + 105.0 * number as f64,
                 COLOURS[number % COLOURS.len()],
             );
+            let (text, name) = (x + 8.0, escaped(name));
             writeln!(
                 f,
-                r#"<circle cx="{x}" cy="38" r="4" fill="{colour}"/><text x="{}" y="42">{}</text>"#,
-                x + 8.0,
-                escaped(name)
+                r#"<circle cx="{x}" cy="38" r="4" fill="{colour}"/><text x="{text}" y="42">{name}</text>"#
             )?;
         }
-        for tick in ticks(low, high) {
-            let x = place(tick);
+        Ok(())
+    }
+
+    fn write_axis(&self, f: &mut fmt::Formatter<'_>, axis: &Axis) -> fmt::Result {
+        let (top, bottom) = (TOP - 10.0, axis.bottom);
+        for tick in ticks(axis.low, axis.high) {
+            let (x, label) = (axis.place(tick), bottom + 16.0);
             writeln!(
                 f,
-                r##"<line x1="{x:.1}" y1="{}" x2="{x:.1}" y2="{bottom}" stroke="#ddd"/><text x="{x:.1}" y="{}" text-anchor="middle">{tick}</text>"##,
-                TOP - 10.0,
-                bottom + 16.0
+                r##"<line x1="{x:.1}" y1="{top}" x2="{x:.1}" y2="{bottom}" stroke="#ddd"/><text x="{x:.1}" y="{label}" text-anchor="middle">{tick}</text>"##
             )?;
         }
         for guide in &self.guides {
-            let x = place(*guide);
+            let x = axis.place(*guide);
             writeln!(
                 f,
-                r##"<line x1="{x:.1}" y1="{}" x2="{x:.1}" y2="{bottom}" stroke="#444" stroke-dasharray="4 3"/>"##,
-                TOP - 10.0
+                r##"<line x1="{x:.1}" y1="{top}" x2="{x:.1}" y2="{bottom}" stroke="#444" stroke-dasharray="4 3"/>"##
             )?;
         }
-        for (number, row) in self.rows.iter().enumerate() {
-            let y = TOP + STEP * number as f64;
+        Ok(())
+    }
+}
+
+impl Row {
+    fn write(&self, f: &mut fmt::Formatter<'_>, y: f64, axis: &Axis) -> fmt::Result {
+        let (x, label) = (LEFT - 8.0, escaped(&self.label));
+        let below = y + 4.0;
+        writeln!(
+            f,
+            r#"<text x="{x}" y="{below}" text-anchor="end">{label}</text>"#
+        )?;
+        // The first series lies on top.
+        for mark in self.marks.iter().rev() {
+            let colour = COLOURS[mark.series % COLOURS.len()];
+            let [low, value, high] =
+                [mark.low, mark.value, mark.high].map(|value| axis.place(value));
             writeln!(
                 f,
-                r#"<text x="{}" y="{}" text-anchor="end">{}</text>"#,
-                LEFT - 8.0,
-                y + 4.0,
-                escaped(&row.label)
+                r#"<line x1="{low:.1}" y1="{y}" x2="{high:.1}" y2="{y}" stroke="{colour}" stroke-width="2"/><circle cx="{value:.1}" cy="{y}" r="4" fill="{colour}"/>"#
             )?;
-            // The first series lies on top.
-            for mark in row.marks.iter().rev() {
-                let colour = COLOURS[mark.series % COLOURS.len()];
-                writeln!(
-                    f,
-                    r#"<line x1="{:.1}" y1="{y}" x2="{:.1}" y2="{y}" stroke="{colour}" stroke-width="2"/><circle cx="{:.1}" cy="{y}" r="4" fill="{colour}"/>"#,
-                    place(mark.low),
-                    place(mark.high),
-                    place(mark.value)
-                )?;
-            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Chart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let axis = self.axis();
+        let height = axis.bottom + 44.0;
+        let (middle, below) = ((LEFT + RIGHT) / 2.0, axis.bottom + 36.0);
+        let (title, caption) = (escaped(&self.title), escaped(&self.caption));
+        writeln!(
+            f,
+            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">
+<rect width="{WIDTH}" height="{height}" fill="white"/>
+<text x="10" y="20" font-size="15">{title}</text>
+<text x="{middle}" y="{below}" text-anchor="middle">{caption}</text>"#
+        )?;
+        self.write_legend(f)?;
+        self.write_axis(f, &axis)?;
+        for (number, row) in self.rows.iter().enumerate() {
+            row.write(f, TOP + STEP * number as f64, &axis)?;
         }
         writeln!(f, "</svg>")
     }

@@ -64,7 +64,7 @@ fn ratios(title: &str, cells: &[&CellResult]) -> Chart {
     };
     Chart {
         title: format!("{title}: ringhold's CPU per message, the others' being 1"),
-        axis: "median of the rounds' ratios, with its 95 % interval; less is better".into(),
+        caption: "median of the rounds' ratios, with its 95 % interval; less is better".into(),
         series: ["best peer", "bare io_uring"].map(String::from).into(),
         rows: cells.iter().filter_map(row).collect(),
         guides: vec![1.0],
@@ -102,7 +102,7 @@ fn costs(title: &str, cells: &[&CellResult]) -> Chart {
     });
     Chart {
         title: format!("{title}: CPU per message"),
-        axis: "nanoseconds, median of the rounds; less is better".into(),
+        caption: "nanoseconds, median of the rounds; less is better".into(),
         rows: rows.collect(),
         guides: Vec::new(),
         series,
@@ -136,7 +136,7 @@ fn times(latencies: &[LatencyResult]) -> Chart {
     }
     Chart {
         title: "Time from when a request should be sent to its reply".into(),
-        axis: "microseconds, medians over the rounds; less is better".into(),
+        caption: "microseconds, medians over the rounds; less is better".into(),
         series: ["p50", "p99", "p99.9"].map(String::from).into(),
         rows,
         guides: Vec::new(),
