@@ -18,18 +18,20 @@ pub(crate) fn all() -> Vec<&'static str> {
     std::iter::once(RINGHOLD).chain(PEERS).collect()
 }
 
-/// Measures these servers and prints a table: bytes of memory per connection.
-pub(crate) fn compare(names: &[&str], connections: usize, rounds: usize) {
+/// Builds these servers.
+pub(crate) fn programs(names: &[&str]) -> Vec<Program> {
     let mut programs = Vec::new();
     if names.contains(&RINGHOLD) {
         programs.push(Program::ringhold().unwrap());
     }
-    let peers: Vec<&str> = PEERS
-        .into_iter()
-        .filter(|peer| names.contains(peer))
-        .collect();
+    let mut peers = PEERS.to_vec();
+    peers.retain(|peer| names.contains(peer));
     programs.extend(Program::peers(&peers).unwrap());
+    programs
+}
 
+/// Measures these servers and prints a table: bytes of memory per connection.
+pub(crate) fn compare(programs: &[Program], connections: usize, rounds: usize) {
     println!(
         "\nB of resident memory per connection, of {connections}, medians over {rounds} rounds\n"
     );
@@ -39,7 +41,7 @@ pub(crate) fn compare(names: &[&str], connections: usize, rounds: usize) {
     println!(
         "|-------------|----------:|--------------------:|-----------:|---------------------:|"
     );
-    for program in &programs {
+    for program in programs {
         let [a, b, c, d] = CASES.map(|(transport, bytes, pace)| {
             let each = (0..rounds).map(|_| each(program, transport, bytes, pace, connections));
             median(each)

@@ -96,12 +96,14 @@ fn main() {
         .position(|argument| argument == "--servers");
     let servers = match place {
         Some(place) => arguments[place + 1].split(',').collect(),
-        None => {
-            measure_daemon(connections, rounds);
-            beside::all()
-        }
+        None => beside::all(),
     };
-    beside::compare(&servers, connections, rounds);
+    // Before anything is measured.
+    let programs = beside::programs(&servers);
+    if place.is_none() {
+        measure_daemon(connections, rounds);
+    }
+    beside::compare(&programs, connections, rounds);
 }
 
 fn measure_daemon(connections: usize, rounds: usize) {

@@ -88,7 +88,7 @@ fn write(report: &Report, save: bool) {
     }
     for dir in dirs {
         report.write(&dir).unwrap();
-        println!("the report is {}", dir.join("report.md").display());
+        println!("\nthe report is {}", dir.join("report.md").display());
     }
 }
 

@@ -31,7 +31,7 @@ impl Report {
             targets::table(&self.cells, &self.latencies),
         ] {
             if !table.is_empty() {
-                println!("\n{table}");
+                print!("\n{table}");
             }
         }
     }
@@ -55,9 +55,9 @@ impl Report {
             if table.is_empty() {
                 return;
             }
-            let _ = writeln!(out, "\n## {title}\n\n{table}");
+            let _ = write!(out, "\n## {title}\n\n{table}");
             for (name, chart) in charts.iter().filter(|(name, _)| shown.contains(name)) {
-                let _ = writeln!(out, "![{}]({name})\n", chart.title);
+                let _ = writeln!(out, "\n![{}]({name})", chart.title);
             }
         };
         section("Targets", targets::table(&self.cells, &self.latencies), &[]);
