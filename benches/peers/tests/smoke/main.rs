@@ -11,6 +11,7 @@ mod peer;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use conversation::{bin, echo, echo_reply, event, notification, request};
 use peer::{Kind, Peer, Ring, Stream};
@@ -65,6 +66,81 @@ macro_rules! service {
 }
 
 service!(tokio, "peer-tokio", Ring::No);
+
+/// The one that only knows bytes.
+mod bare {
+    use super::*;
+
+    fn each(test: fn(&Peer, Kind)) {
+        let Some(peer) = Peer::start(env!("CARGO_BIN_EXE_peer-bare"), Ring::Raw) else {
+            return;
+        };
+        for kind in [Kind::Tcp, Kind::Unix] {
+            test(&peer, kind);
+        }
+    }
+
+    #[test]
+    fn bytes_come_back_in_order() {
+        each(|peer, kind| {
+            for length in [1, 1000, 100_000, 1 << 20, 20 << 20] {
+                let mut stream = peer.connect(kind);
+                let bytes = bin(length, 3);
+                let mut writer = stream.try_clone();
+                let sent = bytes.clone();
+                let sending = std::thread::spawn(move || {
+                    for piece in sent.chunks(70_001) {
+                        writer.write_all(piece).unwrap();
+                    }
+                    writer.shutdown(Shutdown::Write);
+                });
+                // A reader that is slow at first: sends are short, and what is held has a limit.
+                std::thread::sleep(Duration::from_millis(50));
+                expect(&mut stream, &bytes);
+                sending.join().unwrap();
+                assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_harms_no_other() {
+        each(|peer, kind| {
+            let mut deaf = peer.connect(kind);
+            let mut writer = deaf.try_clone();
+            let sending = std::thread::spawn(move || {
+                // Ends with an error when the test is over.
+                let _ = writer.write_all(&vec![7; 256 << 20]);
+            });
+            for round in 0..100 {
+                let mut stream = peer.connect(kind);
+                let bytes = bin(50_000, round);
+                stream.write_all(&bytes).unwrap();
+                expect(&mut stream, &bytes);
+            }
+            expect(&mut deaf, &[7; 1000]);
+            deaf.shutdown(Shutdown::Both);
+            sending.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn many_connections_are_served_at_once() {
+        each(many_connections_are_echoed_at_once);
+    }
+}
+
+fn many_connections_are_echoed_at_once(peer: &Peer, kind: Kind) {
+    let mut streams: Vec<Stream> = (0..200).map(|_| peer.connect(kind)).collect();
+    for round in 0..3 {
+        for (seed, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(&bin(100 + round, seed as u8)).unwrap();
+        }
+        for (seed, stream) in streams.iter_mut().enumerate() {
+            expect(stream, &bin(100 + round, seed as u8));
+        }
+    }
+}
 
 fn pipelined_echoes_may_be_cut_anywhere(peer: &Peer, kind: Kind) {
     let mut requests = Vec::new();

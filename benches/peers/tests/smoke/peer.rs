@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use io_uring::{Builder, IoUring};
 use tempfile::TempDir;
 
 /// So long a read may take; a peer that hangs would otherwise hang the test.
@@ -17,6 +18,8 @@ const READ_TIME_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Ring {
     /// Nothing.
     No,
+    /// io_uring of Linux 6.1 or newer.
+    Raw,
 }
 
 /// Killed when the value is dropped.
@@ -88,9 +91,13 @@ impl Drop for Peer {
 }
 
 fn missing(ring: Ring) -> Option<String> {
-    match ring {
-        Ring::No => None,
-    }
+    let mut builder: Builder = IoUring::builder();
+    let made = match ring {
+        Ring::No => return None,
+        Ring::Raw => builder.setup_single_issuer().setup_defer_taskrun().build(8),
+    };
+    let error = made.err()?;
+    Some(format!("an io_uring ({ring:?}) cannot be made: {error}"))
 }
 
 /// A blocking connection.
