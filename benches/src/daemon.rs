@@ -28,19 +28,21 @@ pub fn build_example(name: &str) -> io::Result<PathBuf> {
 
 /// Builds what the arguments of `cargo build --release` name: where `result` of it is, a path below the build directory.
 pub(crate) fn build_with(arguments: &[&str], result: &str) -> io::Result<PathBuf> {
+    // This program is TARGET/release/deps/NAME, wherever it was started.
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(3).unwrap_or(Path::new("."));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--release", "--quiet", "--target-dir"])
+        .arg(target)
         .args(arguments)
         .status()?;
     if !status.success() {
         let what = arguments.join(" ");
         return Err(io::Error::other(format!("{what} cannot be built")));
     }
-    // This program is target/release/deps/NAME.
-    let own = std::env::current_exe()?;
-    let release = own.ancestors().nth(2).unwrap_or(Path::new("."));
-    Ok(release.join(result))
+    Ok(target.join("release").join(result))
 }
 
 /// A daemon that serves `rpc` on one TCP and one unix socket; killed when the value is dropped.
@@ -118,14 +120,19 @@ impl Daemon {
     ///
     /// That the file cannot be read.
     pub fn resident(&self) -> io::Result<u64> {
-        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
-        let kib = rollup.lines().find_map(|line| {
-            let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
-            kib.trim().parse::<u64>().ok()
-        });
-        kib.map(|kib| kib * 1024)
-            .ok_or_else(|| io::Error::other("smaps_rollup without Rss"))
+        resident(self.pid())
     }
+}
+
+/// Resident memory of a process in bytes; see [`Daemon::resident`].
+pub(crate) fn resident(pid: u32) -> io::Result<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kib = rollup.lines().find_map(|line| {
+        let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
+        kib.trim().parse::<u64>().ok()
+    });
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other("smaps_rollup without Rss"))
 }
 
 impl Drop for Daemon {

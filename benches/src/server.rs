@@ -121,6 +121,15 @@ impl Server {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// Resident memory in bytes, as [`Daemon::resident`](daemon::Daemon::resident) has it.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel does not tell.
+    pub fn resident(&self) -> io::Result<u64> {
+        daemon::resident(self.pid())
+    }
 }
 
 impl Drop for Server {

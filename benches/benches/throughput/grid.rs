@@ -116,7 +116,7 @@ impl fmt::Display for Cell {
 }
 
 /// A size, in the largest unit that it is a multiple of.
-struct Bytes(usize);
+pub(crate) struct Bytes(pub(crate) usize);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

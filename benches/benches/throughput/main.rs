@@ -9,19 +9,33 @@
 )]
 
 mod accounting;
+mod baseline;
 mod connection;
 mod grid;
+mod latency;
 mod load;
+mod machine;
 mod measure;
 mod message;
 mod options;
+mod plot;
+mod plots;
+mod report;
+mod results;
+mod stage;
+mod summary;
+mod table;
+mod targets;
+
+use std::path::Path;
+use std::time::Duration;
 
 use clap::Parser;
-use ringhold_benches::server::{BARE, PEERS, Program, RINGHOLD, Server};
-use ringhold_core::cpus;
 
-use grid::{Cell, Kind};
-use options::{Options, Wanted};
+use machine::Machine;
+use options::Options;
+use report::Report;
+use stage::Stage;
 
 fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -29,58 +43,65 @@ fn main() {
         return;
     }
     let options = Options::parse();
+    let (cells, latency_cells) = (options.cells(), options.latency_cells());
+    if cells.is_empty() && latency_cells.is_empty() {
+        return println!("there is no cell with such a name");
+    }
     ringhold_core::rlimit::raise().unwrap();
-    let programs = programs(&options.servers());
-    let all = cpus::available().unwrap();
-    let (own, servers_cpu) = (all[0], *all.last().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let servers: Vec<Server> = programs
+    let spinning = latency_cells
         .iter()
-        .map(|program| Server::start(program, dir.path(), servers_cpu).unwrap())
-        .collect();
-    cpus::pin(own).unwrap();
-    for cell in options.cells() {
-        let servers: Vec<&Server> = servers
-            .iter()
-            .filter(|server| takes_part(server, &cell))
-            .collect();
-        println!("{cell}");
-        for measured in measure::cell(&cell, &servers, options.effort()) {
-            let mut windows = measured.windows;
-            windows.sort_by(|a, b| a.cpu_per_message().total_cmp(&b.cpu_per_message()));
-            let middle = windows[windows.len() / 2];
-            println!(
-                "  {:<12} {:>9.1} ns/message {:>10.0} messages/s {:>4.0} % busy",
-                measured.server,
-                middle.cpu_per_message(),
-                middle.rate(),
-                middle.busy() * 100.0
-            );
-        }
+        .any(|cell| cell.manner == latency::Manner::RoundTrips);
+    let stage = Stage::set(&options.servers(), spinning);
+    if let Some(seconds) = options.hold {
+        return hold(&stage, &cells, Duration::from_secs(seconds));
+    }
+    let effort = options.effort();
+    let mut report = Report {
+        machine: Machine::look(effort, stage.cpus),
+        cells: Vec::new(),
+        latencies: Vec::new(),
+    };
+    for cell in &cells {
+        let result = measure::cell(cell, &stage.servers_for(cell), effort);
+        summary::print_cell(&result);
+        report.cells.push(result);
+    }
+    for cell in &latency_cells {
+        let servers = stage.servers_for_latency(cell);
+        let result = latency::measure(cell, &servers, options.latency_effort(cell.manner));
+        latency::print(&result);
+        report.latencies.push(result);
+    }
+    let (save, compare) = (&options.save_baseline, &options.baseline);
+    baseline::record(&report.cells, save.as_deref(), compare.as_deref());
+    report.print();
+    write(&report, options.save);
+}
+
+/// Writes the report below the build directory, and to the documentation if that is asked for.
+fn write(report: &Report, save: bool) {
+    let own = std::env::current_exe().unwrap();
+    // This program is target/release/deps/NAME.
+    let mut dirs = vec![own.ancestors().nth(3).unwrap().join("bench-report")];
+    if save {
+        dirs.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks"));
+    }
+    for dir in dirs {
+        report.write(&dir).unwrap();
+        println!("\nthe report is {}", dir.join("report.md").display());
     }
 }
 
-/// The programs, those that are known freshly built.
-fn programs(wanted: &[Wanted]) -> Vec<Program> {
-    let known = |name: &str| wanted.contains(&Wanted::Known(name.into()));
-    let mut programs = Vec::new();
-    if known(RINGHOLD) {
-        programs.push(Program::ringhold().unwrap());
-    }
-    let peers: Vec<&str> = PEERS.into_iter().filter(|name| known(name)).collect();
-    programs.extend(Program::peers(&peers).unwrap());
-    programs.extend(wanted.iter().filter_map(|wanted| match wanted {
-        Wanted::Known(_) => None,
-        Wanted::Program(name, path) => Some(Program {
-            name: name.clone(),
-            path: path.clone(),
-            arguments: Vec::new(),
-        }),
-    }));
-    programs
-}
-
-/// What does not parse can only echo.
-fn takes_part(server: &Server, cell: &Cell) -> bool {
-    server.name != BARE || cell.kind == Kind::Echo
+/// Keeps load on the first server in the first cell, for a profiler beside.
+fn hold(stage: &Stage, cells: &[grid::Cell], length: Duration) {
+    let Some(cell) = cells.first() else {
+        return println!("there is no such cell");
+    };
+    let server = stage.servers_for(cell)[0];
+    println!(
+        "{cell}: {} has the process number {}",
+        server.name,
+        server.pid()
+    );
+    measure::hold(cell, server, length);
 }

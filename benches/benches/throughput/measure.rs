@@ -4,123 +4,151 @@ use std::time::{Duration, Instant};
 
 use ringhold_benches::server::Server;
 
-use crate::accounting::CpuClock;
+use crate::accounting::{Counting, CpuClock, Tool, has_ring_workers};
 use crate::grid::Cell;
 use crate::load::{self, Load};
+use crate::results::{CellResult, Measured, Window};
 
 /// How long a server may do nothing that is seen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A window is at least so many messages, however long they take: fewer could be those that the server had done before.
+const MESSAGES_MIN: u64 = 32;
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) window: Duration,
     pub(crate) rounds: usize,
-}
-
-/// What was done in one window, and what it took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) messages: u64,
-    pub(crate) cpu: Duration,
-    pub(crate) wall: Duration,
-}
-
-impl Window {
-    /// Nanoseconds.
-    pub(crate) fn cpu_per_message(&self) -> f64 {
-        self.cpu.as_nanos() as f64 / self.messages as f64
-    }
-
-    /// Messages a second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.messages as f64 / self.wall.as_secs_f64()
-    }
-
-    /// How much of its CPU the server used, 1 being all of it.
-    pub(crate) fn busy(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.wall.as_secs_f64()
-    }
-}
-
-/// A server's windows in a cell.
-pub(crate) struct Measured {
-    pub(crate) server: String,
-    /// One a round.
-    pub(crate) windows: Vec<Window>,
+    /// What counts system calls, in a window of its own.
+    pub(crate) counter: Option<Tool>,
 }
 
 /// Measures a cell: in each round one window of each server, in an order that changes from round to round.
-pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> Vec<Measured> {
-    let mut loads: Vec<_> = servers
-        .iter()
-        .map(|server| (load::of(cell, server), CpuClock::of(server.pid())))
-        .collect();
-    let mut measured: Vec<_> = servers
-        .iter()
-        .map(|server| Measured {
-            server: server.name.clone(),
-            windows: Vec::with_capacity(effort.rounds),
-        })
-        .collect();
-    for (load, clock) in &mut loads {
-        window(load.as_mut(), *clock, effort.window / 2);
+pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResult {
+    let subjects = servers.iter().map(|server| Subject::new(cell, server));
+    let mut subjects: Vec<Subject<'_>> = subjects.collect();
+    for subject in &mut subjects {
+        subject.window(effort.window / 2);
     }
+    let mut windows = vec![Vec::with_capacity(effort.rounds); servers.len()];
     for round in 0..effort.rounds {
         for place in 0..servers.len() {
             let server = (round + place) % servers.len();
-            let (load, clock) = &mut loads[server];
-            let window = window(load.as_mut(), *clock, effort.window);
-            measured[server].windows.push(window);
+            windows[server].push(subjects[server].window(effort.window));
         }
     }
-    measured
+    let measured = subjects
+        .iter_mut()
+        .zip(windows)
+        .map(|(subject, windows)| Measured {
+            server: subject.server.name.clone(),
+            windows,
+            syscalls: effort
+                .counter
+                .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
+            ring_workers: has_ring_workers(subject.server.pid()),
+        });
+    CellResult {
+        cell: *cell,
+        measured: measured.collect(),
+    }
 }
 
-/// Runs a load, and measures when it has run for a moment.
-fn window(load: &mut dyn Load, clock: CpuClock, length: Duration) -> Window {
-    load.start();
-    run(load, length / 10);
-    if load.counts_sent() {
-        come_to_rest(load);
-        load.start();
-    }
-    let (begin, cpu) = (Instant::now(), clock.now());
-    let mut messages = run(load, length);
-    if load.counts_sent() {
-        messages += come_to_rest(load);
-    }
-    let window = Window {
-        messages,
-        cpu: clock.now() - cpu,
-        wall: begin.elapsed(),
-    };
-    if !load.counts_sent() {
-        come_to_rest(load);
-    }
-    window
-}
-
-/// Runs a load for so long: how many messages were done.
-fn run(load: &mut dyn Load, length: Duration) -> u64 {
+/// Keeps load on a server, and says how fast it is.
+pub(crate) fn hold(cell: &Cell, server: &Server, length: Duration) {
+    let mut subject = Subject::new(cell, server);
     let begin = Instant::now();
-    let mut messages = 0;
-    // A message that takes longer than the window is waited for.
-    while begin.elapsed() < length || messages == 0 {
-        messages += load.turn();
-        assert!(begin.elapsed() < length + PATIENCE, "the server hangs");
+    while begin.elapsed() < length {
+        let window = subject.window(Duration::from_secs(1));
+        println!(
+            "{:.1} ns CPU/message, {:.0} messages/s",
+            window.cpu_per_message(),
+            window.rate()
+        );
     }
-    messages
 }
 
-/// Stops a load and lets the server do what it has: how many messages were done.
-fn come_to_rest(load: &mut dyn Load) -> u64 {
-    let begin = Instant::now();
-    load.stop();
-    let mut messages = 0;
-    while !load.is_at_rest() {
-        messages += load.turn();
-        assert!(begin.elapsed() < PATIENCE, "the server hangs");
+/// A server with the load of a cell.
+struct Subject<'a> {
+    cell: &'a Cell,
+    server: &'a Server,
+    load: Box<dyn Load>,
+    clock: CpuClock,
+}
+
+impl<'a> Subject<'a> {
+    fn new(cell: &'a Cell, server: &'a Server) -> Self {
+        Subject {
+            cell,
+            server,
+            load: load::of(cell, server),
+            clock: CpuClock::of(server.pid()),
+        }
     }
-    messages
+
+    /// Runs the load, and measures when it has run for a moment.
+    fn window(&mut self, length: Duration) -> Window {
+        let counts_sent = self.load.counts_sent();
+        self.load.start();
+        self.run(length / 10);
+        if counts_sent {
+            self.come_to_rest();
+            self.load.start();
+        }
+        let (begin, cpu) = (Instant::now(), self.clock.now());
+        let mut messages = self.run(length);
+        if counts_sent {
+            messages += self.come_to_rest();
+        }
+        let window = Window {
+            messages,
+            cpu: self.clock.now() - cpu,
+            wall: begin.elapsed(),
+        };
+        if !counts_sent {
+            self.come_to_rest();
+        }
+        window
+    }
+
+    /// System calls a message, from rest to rest.
+    fn syscalls(&mut self, tool: Tool, length: Duration) -> Option<f64> {
+        let counting = Counting::start(tool, self.server.pid());
+        self.load.start();
+        let messages = self.run(length) + self.come_to_rest();
+        let calls = counting.finish()?;
+        Some(calls as f64 / messages as f64)
+    }
+
+    /// Runs the load for so long: how many messages were done.
+    fn run(&mut self, length: Duration) -> u64 {
+        let begin = Instant::now();
+        let mut messages = 0;
+        while begin.elapsed() < length || messages < MESSAGES_MIN {
+            messages += self.load.turn();
+            self.check(begin, length);
+        }
+        messages
+    }
+
+    /// Stops the load and lets the server do what it has: how many messages were done.
+    fn come_to_rest(&mut self) -> u64 {
+        let begin = Instant::now();
+        self.load.stop();
+        let mut messages = 0;
+        while !self.load.is_at_rest() {
+            messages += self.load.turn();
+            self.check(begin, Duration::ZERO);
+        }
+        messages
+    }
+
+    fn check(&self, begin: Instant, length: Duration) {
+        let (server, cell) = (&self.server.name, self.cell);
+        assert!(
+            begin.elapsed() < length + PATIENCE,
+            "{server} hangs in {cell}"
+        );
+    }
 }

@@ -34,6 +34,44 @@ impl Message {
         })
     }
 
+    /// `[2, "ping", [payload]]`
+    pub(crate) fn ping(payload: usize) -> Self {
+        Self::build(payload, |out| {
+            notification_head(out, "ping");
+            None
+        })
+    }
+
+    /// `[2, "publish", [payload]]`, the payload beginning with the number.
+    pub(crate) fn publish(payload: usize) -> Self {
+        Self::build(payload, |out| {
+            notification_head(out, "publish");
+            None
+        })
+        .numbered_in(payload)
+    }
+
+    /// `[2, "event", [payload]]`, the payload beginning with the number.
+    pub(crate) fn event(payload: usize) -> Self {
+        Self::build(payload, |out| {
+            notification_head(out, "event");
+            None
+        })
+        .numbered_in(payload)
+    }
+
+    /// `[2, "subscribe", []]`
+    pub(crate) fn subscribe() -> Self {
+        let mut bytes = Vec::new();
+        notification_head(&mut bytes, "subscribe");
+        bytes.pop();
+        let _ = encode::write_array_len(&mut bytes, 0);
+        Message {
+            bytes,
+            number_at: None,
+        }
+    }
+
     /// What `head` writes, and then so many bytes of payload.
     fn build(payload: usize, head: impl FnOnce(&mut Vec<u8>) -> Option<usize>) -> Self {
         let mut bytes = Vec::with_capacity(payload + 32);
@@ -42,6 +80,11 @@ impl Message {
         // Not all the same, so that a byte in the wrong place is seen.
         bytes.extend((0..payload).map(|at| (at % 251) as u8));
         Message { bytes, number_at }
+    }
+
+    fn numbered_in(mut self, payload: usize) -> Self {
+        self.number_at = Some(self.bytes.len() - payload);
+        self
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -62,4 +105,12 @@ fn request_head(out: &mut Vec<u8>, kind: u8) -> usize {
     let _ = encode::write_pfix(out, kind);
     let _ = encode::write_u32(out, FIRST);
     out.len() - 4
+}
+
+/// An array of three, its type, its method, and the beginning of its one parameter.
+fn notification_head(out: &mut Vec<u8>, method: &str) {
+    let _ = encode::write_array_len(out, 3);
+    let _ = encode::write_pfix(out, 2);
+    let _ = encode::write_str(out, method);
+    let _ = encode::write_array_len(out, 1);
 }

@@ -1,12 +1,14 @@
 //! What stands behind `--` on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use ringhold_benches::server::{PEERS, RINGHOLD};
+use ringhold_benches::server::{PEERS, Program, RINGHOLD};
 
+use crate::accounting::Tool;
 use crate::grid::{self, Cell};
+use crate::latency::{self, LatencyCell, Manner};
 use crate::measure::Effort;
 
 #[derive(Parser, Debug)]
@@ -17,7 +19,7 @@ pub(crate) struct Options {
     /// A dozen cells, and less of each: three minutes
     #[arg(long)]
     pub(crate) quick: bool,
-    /// These servers only: ringhold, tokio, tokio-uring, monoio, compio, bare; NAME=PATH is a program of one's own
+    /// These servers only: ringhold, tokio, tokio-uring, monoio, compio, bare; NAME=PROGRAM is one of your own, with arguments if need be
     #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<Wanted>,
     /// Windows of each server in a cell
@@ -26,6 +28,21 @@ pub(crate) struct Options {
     /// Length of a window in milliseconds
     #[arg(long)]
     pub(crate) window: Option<u64>,
+    /// Write the report to docs/benchmarks, too
+    #[arg(long)]
+    pub(crate) save: bool,
+    /// Keep criterion's baseline under this name
+    #[arg(long)]
+    pub(crate) save_baseline: Option<String>,
+    /// Compare with the baseline of this name, and leave it as it is
+    #[arg(long)]
+    pub(crate) baseline: Option<String>,
+    /// Keep load on the first of the servers in the first of the cells for so many seconds, and say its process number
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) hold: Option<u64>,
+    /// Do not count system calls
+    #[arg(long)]
+    pub(crate) no_syscalls: bool,
     /// What cargo bench says, and cargo test does not
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
@@ -35,38 +52,70 @@ pub(crate) struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Known(String),
-    Program(String, PathBuf),
+    Program(Program),
+}
+
+impl Wanted {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Wanted::Known(name) => name,
+            Wanted::Program(program) => &program.name,
+        }
+    }
 }
 
 impl std::str::FromStr for Wanted {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some((name, path)) = text.split_once('=') {
-            return Ok(Wanted::Program(name.into(), path.into()));
+        if let Some((name, command)) = text.split_once('=') {
+            let mut words = command.split_whitespace();
+            return Ok(Wanted::Program(Program {
+                name: name.into(),
+                path: found(Path::new(words.next().unwrap_or_default())),
+                arguments: words.map(Into::into).collect(),
+            }));
         }
         if text == RINGHOLD || PEERS.contains(&text) {
             return Ok(Wanted::Known(text.into()));
         }
         let known = PEERS.join(", ");
         Err(format!(
-            "known servers are {RINGHOLD}, {known}; others are NAME=PATH"
+            "known servers are {RINGHOLD}, {known}; others are NAME=PROGRAM"
         ))
     }
 }
 
+/// Cargo starts benches in the directory of their package, which is not where their user is.
+fn found(path: &Path) -> PathBuf {
+    let from_workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    if path.exists() {
+        path.into()
+    } else {
+        from_workspace
+    }
+}
+
 impl Options {
+    fn wants(&self, cell: &impl ToString) -> bool {
+        let filter = self.filter.as_deref().unwrap_or("");
+        cell.to_string().contains(filter)
+    }
+
     pub(crate) fn cells(&self) -> Vec<Cell> {
-        let all = if self.quick {
+        let mut cells = if self.quick {
             grid::quick()
         } else {
             grid::full()
         };
-        let filter = self.filter.as_deref().unwrap_or("");
-        let wanted = all
-            .into_iter()
-            .filter(|cell| cell.to_string().contains(filter));
-        wanted.collect()
+        cells.retain(|cell| self.wants(cell));
+        cells
+    }
+
+    pub(crate) fn latency_cells(&self) -> Vec<LatencyCell> {
+        let mut cells = latency::cells();
+        cells.retain(|cell| self.wants(cell));
+        cells
     }
 
     /// All of them, unless some are named.
@@ -83,6 +132,23 @@ impl Options {
         Effort {
             window: Duration::from_millis(self.window.unwrap_or(window)),
             rounds: self.rounds.unwrap_or(rounds).max(1),
+            counter: if self.no_syscalls { None } else { Tool::find() },
+        }
+    }
+
+    /// High percentiles take longer to find.
+    pub(crate) fn latency_effort(&self, manner: Manner) -> Effort {
+        let factor = match manner {
+            Manner::Paced => 4,
+            Manner::RoundTrips => 1,
+        };
+        let effort = self.effort();
+        Effort {
+            window: effort.window * factor,
+            rounds: self
+                .rounds
+                .map_or(effort.rounds.min(10), |rounds| rounds.max(1)),
+            counter: None,
         }
     }
 }

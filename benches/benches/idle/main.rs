@@ -1,19 +1,23 @@
 //! What an idle connection costs: resident memory of the daemon with many connections that made one request each, and
 //! after they have closed.
 //!
-//! `cargo bench -p ringhold-benches --bench idle`, and behind `--`: `--connections N`, `--rounds N`.
+//! `cargo bench -p ringhold-benches --bench idle`, and behind `--`: `--connections N`, `--rounds N`, and `--servers A,B` to
+//! leave the daemon out and compare only these servers of the bench `throughput`.
 //!
 //! Each round has a daemon of its own. Before the count begins, its receive buffers and pools are warm and its heaps
 //! trimmed, so that the difference is what the connections cost. One more connection stays open throughout, as in real
-//! life. Takes some eight minutes, nearly all of it waiting.
+//! life. Takes some eight minutes, nearly all of it waiting, and then a few for the servers of the bench
+//! `throughput`, of which ringhold is one, with less ado.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     reason = "a bench that cannot go on should say where"
 )]
 
+mod beside;
+
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -84,11 +88,26 @@ fn main() {
     if connections < wanted {
         println!("the limit of descriptors allows {connections} connections only");
     }
-    let program = daemon::build().unwrap();
-
     println!(
         "command: cargo bench -p ringhold-benches --bench idle -- --connections {connections} --rounds {rounds}"
     );
+    let place = arguments
+        .iter()
+        .position(|argument| argument == "--servers");
+    let servers = match place {
+        Some(place) => arguments[place + 1].split(',').collect(),
+        None => beside::all(),
+    };
+    // Before anything is measured.
+    let programs = beside::programs(&servers);
+    if place.is_none() {
+        measure_daemon(connections, rounds);
+    }
+    beside::compare(&programs, connections, rounds);
+}
+
+fn measure_daemon(connections: usize, rounds: usize) {
+    let program = daemon::build().unwrap();
     println!("resident memory of the daemon, medians over {rounds} rounds");
     println!(
         "{:<9} {:>7} {:<6} {:>10} {:>22} {:>6} {:>19} {:>6}",
@@ -238,13 +257,17 @@ fn warm_up(daemon: &Daemon, watcher: &mut Client) {
 }
 
 fn connect(daemon: &Daemon, transport: Transport) -> Box<dyn Stream> {
+    connect_to(daemon.tcp, &daemon.unix, transport)
+}
+
+fn connect_to(tcp: SocketAddr, unix: &Path, transport: Transport) -> Box<dyn Stream> {
     match transport {
         Transport::Tcp => {
-            let stream = TcpStream::connect(daemon.tcp).unwrap();
+            let stream = TcpStream::connect(tcp).unwrap();
             stream.set_nodelay(true).unwrap();
             Box::new(stream)
         }
-        Transport::Unix => Box::new(UnixStream::connect(&daemon.unix).unwrap()),
+        Transport::Unix => Box::new(UnixStream::connect(unix).unwrap()),
     }
 }
 
@@ -287,10 +310,15 @@ fn resident(daemon: &Daemon, watcher: &mut Client, connections: u64) -> u64 {
     while open(watcher) != connections {
         std::thread::sleep(Duration::from_millis(10));
     }
+    settled(|| daemon.resident().unwrap())
+}
+
+/// A figure when it has stopped changing.
+fn settled(figure: impl Fn() -> u64) -> u64 {
     let mut last = 0;
     loop {
         std::thread::sleep(Duration::from_millis(100));
-        let now = daemon.resident().unwrap();
+        let now = figure();
         if std::mem::replace(&mut last, now) == now {
             return now;
         }

@@ -1,0 +1,211 @@
+//! How long a request takes: at a rate that all servers can keep, and one after the other.
+
+use std::fmt;
+use std::time::Duration;
+
+use ringhold_benches::server::{RINGHOLD, Server};
+
+use crate::grid::{Bytes, Cell, Kind, Transport};
+use crate::load::paced::{Paced, Times, times};
+use crate::measure::{self, Effort};
+use crate::results::is_peer;
+use ringhold_benches::statistics::{Spread, median, spread};
+
+/// Ringhold as it is configured for latency. It is measured in [`Manner::RoundTrips`] only.
+pub(crate) const SPINNING: &str = "ringhold-spin";
+
+/// How requests follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// At half the rate that the slowest of the servers reaches with one request under way on each connection.
+    Paced,
+    /// Each when the one before is answered.
+    RoundTrips,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LatencyCell {
+    pub(crate) manner: Manner,
+    pub(crate) transport: Transport,
+    pub(crate) connections: usize,
+    pub(crate) payload: usize,
+}
+
+impl fmt::Display for LatencyCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let manner = match self.manner {
+            Manner::Paced => "latency",
+            Manner::RoundTrips => "roundtrip",
+        };
+        let (transport, payload) = (self.transport.name(), Bytes(self.payload));
+        write!(f, "{manner}/{transport}/{}/{payload}", self.connections)
+    }
+}
+
+/// All of them.
+pub(crate) fn cells() -> Vec<LatencyCell> {
+    let cell = |manner, connections| {
+        [Transport::Tcp, Transport::Unix].map(|transport| LatencyCell {
+            manner,
+            transport,
+            connections,
+            payload: 200,
+        })
+    };
+    [cell(Manner::Paced, 64), cell(Manner::RoundTrips, 1)].concat()
+}
+
+/// A server in a cell.
+pub(crate) struct Timed {
+    pub(crate) server: String,
+    /// One a round.
+    rounds: Vec<Times>,
+    /// Likewise, how late requests were sent.
+    late: Vec<Times>,
+}
+
+impl Timed {
+    /// A quantile in each round, in nanoseconds.
+    fn quantiles(&self, quantile: f64) -> Vec<f64> {
+        let rounds = self.rounds.iter();
+        rounds
+            .map(|round| round.value_at_quantile(quantile) as f64)
+            .collect()
+    }
+
+    /// A quantile's median over the rounds, in microseconds: one long stall of the machine would be most of what is above
+    /// p99.9 in all rounds together.
+    pub(crate) fn micros(&self, quantile: f64) -> f64 {
+        median(&self.quantiles(quantile)) / 1e3
+    }
+
+    /// The longest of all, in microseconds.
+    pub(crate) fn max_micros(&self) -> f64 {
+        let longest = self.rounds.iter().map(Times::max).max();
+        longest.unwrap_or(0) as f64 / 1e3
+    }
+
+    /// As [`Timed::micros`], of how late requests were sent, which is the load generator's doing.
+    pub(crate) fn late_micros(&self, quantile: f64) -> f64 {
+        let rounds = self.late.iter();
+        let quantiles = rounds.map(|round| round.value_at_quantile(quantile) as f64);
+        median(&quantiles.collect::<Vec<_>>()) / 1e3
+    }
+}
+
+/// All servers in a cell.
+pub(crate) struct LatencyResult {
+    pub(crate) cell: LatencyCell,
+    /// Requests a second.
+    pub(crate) rate: Option<f64>,
+    pub(crate) timed: Vec<Timed>,
+}
+
+impl LatencyResult {
+    pub(crate) fn of(&self, server: &str) -> Option<&Timed> {
+        self.timed.iter().find(|one| one.server == server)
+    }
+
+    /// One server's quantile divided by another's, in each round.
+    pub(crate) fn ratio(&self, own: &str, other: &str, quantile: f64) -> Option<Spread> {
+        let own = self.of(own)?.quantiles(quantile);
+        let other = self.of(other)?.quantiles(quantile);
+        let ratios: Vec<f64> = own
+            .iter()
+            .zip(other)
+            .map(|(own, other)| own / other)
+            .collect();
+        Some(spread(&ratios))
+    }
+
+    /// The peer with the lowest of this quantile.
+    pub(crate) fn best_peer(&self, quantile: f64) -> Option<&Timed> {
+        let level = |one: &Timed| median(&one.quantiles(quantile));
+        let peers = self.timed.iter().filter(|one| is_peer(&one.server));
+        peers.min_by(|a, b| level(a).total_cmp(&level(b)))
+    }
+}
+
+/// Measures a cell, the servers in turn as in [`measure::cell`].
+pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -> LatencyResult {
+    let rate = (cell.manner == Manner::Paced).then(|| common_rate(cell, servers));
+    let mut loads: Vec<Paced> = servers
+        .iter()
+        .map(|server| Paced::new(server, cell.transport, cell.connections, cell.payload))
+        .collect();
+    let mut timed: Vec<Timed> = servers
+        .iter()
+        .map(|server| Timed {
+            server: server.name.clone(),
+            rounds: Vec::new(),
+            late: Vec::new(),
+        })
+        .collect();
+    let run = |load: &mut Paced, length| match rate {
+        Some(rate) => load.run(rate, length),
+        None => (load.round_trips(length), times()),
+    };
+    for load in &mut loads {
+        run(load, effort.window / 4);
+    }
+    for round in 0..effort.rounds {
+        for place in 0..servers.len() {
+            let server = (round + place) % servers.len();
+            let (latency, late) = run(&mut loads[server], effort.window);
+            timed[server].rounds.push(latency);
+            timed[server].late.push(late);
+        }
+    }
+    LatencyResult {
+        cell: *cell,
+        rate,
+        timed,
+    }
+}
+
+/// Half of what the slowest server does, requests a second.
+fn common_rate(cell: &LatencyCell, servers: &[&Server]) -> f64 {
+    let saturated = Cell {
+        kind: Kind::Echo,
+        transport: cell.transport,
+        connections: cell.connections,
+        depth: 1,
+        payload: cell.payload,
+    };
+    let effort = Effort {
+        window: Duration::from_millis(100),
+        rounds: 5,
+        counter: None,
+    };
+    let result = measure::cell(&saturated, servers, effort);
+    let rates = result.measured.iter().map(|one| one.rate());
+    rates.fold(f64::INFINITY, f64::min) / 2.0
+}
+
+/// A cell on the terminal, in microseconds.
+pub(crate) fn print(result: &LatencyResult) {
+    match result.rate {
+        Some(rate) => println!("{} at {rate:.0} requests/s", result.cell),
+        None => println!("{}", result.cell),
+    }
+    let (own, quantile) = match result.cell.manner {
+        Manner::Paced => (RINGHOLD, 0.999),
+        Manner::RoundTrips => (SPINNING, 0.5),
+    };
+    for one in &result.timed {
+        let beside = match result.ratio(own, &one.server, quantile) {
+            Some(ratio) if one.server != own => {
+                format!("  {own}'s p{} is {ratio} of it", quantile * 100.0)
+            }
+            _ => String::new(),
+        };
+        println!(
+            "  {:<13} p50 {:>7.1} µs  p99 {:>7.1} µs  p99.9 {:>7.1} µs  max {:>8.1} µs{beside}",
+            one.server,
+            one.micros(0.5),
+            one.micros(0.99),
+            one.micros(0.999),
+            one.max_micros(),
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! The tables at the end, on the terminal and in a file.
+
+use std::fmt::{Display, Write};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use ringhold_benches::server::RINGHOLD;
+
+use crate::latency::LatencyResult;
+use crate::machine::Machine;
+use crate::plots;
+use crate::results::{CellResult, Measured};
+use crate::table::Table;
+use crate::targets;
+
+/// All that was measured, and how.
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) cells: Vec<CellResult>,
+    pub(crate) latencies: Vec<LatencyResult>,
+}
+
+impl Report {
+    /// For the terminal.
+    pub(crate) fn print(&self) {
+        println!("\n{}", self.machine);
+        for table in [
+            self.summary(),
+            self.latency(),
+            targets::table(&self.cells, &self.latencies),
+        ] {
+            if !table.is_empty() {
+                print!("\n{table}");
+            }
+        }
+    }
+
+    /// Writes it and its charts.
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        let charts = plots::all(&self.cells, &self.latencies);
+        for (name, chart) in &charts {
+            fs::write(dir.join(name), chart.to_string())?;
+        }
+        fs::write(dir.join("report.md"), self.markdown(&charts))
+    }
+
+    fn markdown(&self, charts: &[plots::Named]) -> String {
+        let mut out = String::from(
+            "# Throughput\n\nWritten by the bench; [benchmarks.md](../benchmarks.md) says what it means.\n\n",
+        );
+        let _ = writeln!(out, "{}", self.machine);
+        let mut section = |title: &str, table: Table, shown: &[&str]| {
+            if table.is_empty() {
+                return;
+            }
+            let _ = write!(out, "\n## {title}\n\n{table}");
+            for (name, chart) in charts.iter().filter(|(name, _)| shown.contains(name)) {
+                let _ = writeln!(out, "\n![{}]({name})", chart.title);
+            }
+        };
+        section("Targets", targets::table(&self.cells, &self.latencies), &[]);
+        let ratios = [
+            "echo-tcp-ratio.svg",
+            "echo-unix-ratio.svg",
+            "one-way-ratio.svg",
+        ];
+        section(
+            "CPU per message beside the best peer",
+            self.summary(),
+            &ratios,
+        );
+        let costs = ["echo-tcp-cpu.svg", "echo-unix-cpu.svg", "one-way-cpu.svg"];
+        let cost = |one: &Measured| format!("{:.1}", one.cpu_per_message());
+        section("CPU per message in ns", self.everybody(cost), &costs);
+        let rate = |one: &Measured| format!("{:.0}", one.rate());
+        section("Messages per second", self.everybody(rate), &[]);
+        let busy = |one: &Measured| format!("{:.0}", one.busy() * 100.0);
+        section(
+            "How busy the server's CPU was, in %",
+            self.everybody(busy),
+            &[],
+        );
+        section("System calls per message", self.everybody(syscalls), &[]);
+        section("Latency in µs", self.latency(), &["latency.svg"]);
+        out
+    }
+
+    /// Ringhold beside the best of the others.
+    fn summary(&self) -> Table {
+        let mut table = Table::new([
+            "cell",
+            "ringhold ns",
+            "best peer ns",
+            "which",
+            "ringhold / best",
+            "ringhold / bare",
+            "syscalls",
+            "its syscalls",
+        ]);
+        for result in &self.cells {
+            let Some(own) = result.of(RINGHOLD) else {
+                continue;
+            };
+            let best = result.best_peer();
+            let from_best = |figure: &dyn Fn(&Measured) -> String| best.map_or("-".into(), figure);
+            table.row([
+                result.cell.to_string(),
+                format!("{:.1}", own.cpu_per_message()),
+                from_best(&|best| format!("{:.1}", best.cpu_per_message())),
+                from_best(&|best| best.server.clone()),
+                or_dash(result.ratio_to_best()),
+                or_dash(result.ratio_to_bare()),
+                syscalls(own),
+                from_best(&syscalls),
+            ]);
+        }
+        table
+    }
+
+    /// A figure of every server.
+    fn everybody(&self, figure: impl Fn(&Measured) -> String) -> Table {
+        let mut servers: Vec<&str> = Vec::new();
+        for one in self.cells.iter().flat_map(|result| &result.measured) {
+            if !servers.contains(&one.server.as_str()) {
+                servers.push(&one.server);
+            }
+        }
+        let mut table = Table::new(std::iter::once("cell").chain(servers.iter().copied()));
+        for result in &self.cells {
+            let figures = servers
+                .iter()
+                .map(|server| or_dash(result.of(server).map(&figure)));
+            table.row(std::iter::once(result.cell.to_string()).chain(figures));
+        }
+        table
+    }
+
+    fn latency(&self) -> Table {
+        let mut table = Table::new([
+            "cell",
+            "requests/s",
+            "server",
+            "p50",
+            "p99",
+            "p99.9",
+            "max",
+            "sent late p99.9",
+        ]);
+        for result in &self.latencies {
+            for one in &result.timed {
+                let late = result
+                    .rate
+                    .map(|_| format!("{:.1}", one.late_micros(0.999)));
+                table.row([
+                    result.cell.to_string(),
+                    or_dash(result.rate.map(|rate| format!("{rate:.0}"))),
+                    one.server.clone(),
+                    format!("{:.1}", one.micros(0.5)),
+                    format!("{:.1}", one.micros(0.99)),
+                    format!("{:.1}", one.micros(0.999)),
+                    format!("{:.1}", one.max_micros()),
+                    or_dash(late),
+                ]);
+            }
+        }
+        table
+    }
+}
+
+fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or("-".into(), |value| value.to_string())
+}
+
+/// With a star where the kernel had threads that work for the ring.
+fn syscalls(one: &Measured) -> String {
+    let star = if one.ring_workers { "*" } else { "" };
+    or_dash(one.syscalls.map(|calls| format!("{calls:.3}{star}")))
+}

@@ -1,0 +1,108 @@
+//! What was found in a cell, and how ringhold stands beside the others.
+
+use std::time::Duration;
+
+use ringhold_benches::server::{BARE, PEERS, RINGHOLD};
+
+use crate::grid::Cell;
+use ringhold_benches::statistics::{Spread, median, spread};
+
+/// What was done in one window, and what it took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) messages: u64,
+    pub(crate) cpu: Duration,
+    pub(crate) wall: Duration,
+}
+
+impl Window {
+    /// Nanoseconds.
+    pub(crate) fn cpu_per_message(&self) -> f64 {
+        self.cpu.as_nanos() as f64 / self.messages as f64
+    }
+
+    /// Messages a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.messages as f64 / self.wall.as_secs_f64()
+    }
+
+    /// How much of its CPU the server used, 1 being all of it.
+    pub(crate) fn busy(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+}
+
+/// A server in a cell.
+pub(crate) struct Measured {
+    pub(crate) server: String,
+    /// One a round.
+    pub(crate) windows: Vec<Window>,
+    /// System calls a message, if they could be counted.
+    pub(crate) syscalls: Option<f64>,
+    /// Whether the kernel has threads that work for its ring.
+    pub(crate) ring_workers: bool,
+}
+
+impl Measured {
+    fn median(&self, figure: fn(&Window) -> f64) -> f64 {
+        let figures: Vec<f64> = self.windows.iter().map(figure).collect();
+        median(&figures)
+    }
+
+    /// Nanoseconds.
+    pub(crate) fn cpu_per_message(&self) -> f64 {
+        self.median(Window::cpu_per_message)
+    }
+
+    /// Messages a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.median(Window::rate)
+    }
+
+    pub(crate) fn busy(&self) -> f64 {
+        self.median(Window::busy)
+    }
+}
+
+/// All servers in a cell.
+pub(crate) struct CellResult {
+    pub(crate) cell: Cell,
+    pub(crate) measured: Vec<Measured>,
+}
+
+impl CellResult {
+    pub(crate) fn of(&self, server: &str) -> Option<&Measured> {
+        self.measured.iter().find(|one| one.server == server)
+    }
+
+    /// The peer that does it for the least CPU.
+    pub(crate) fn best_peer(&self) -> Option<&Measured> {
+        let peers = self.measured.iter().filter(|one| is_peer(&one.server));
+        peers.min_by(|a, b| a.cpu_per_message().total_cmp(&b.cpu_per_message()))
+    }
+
+    /// Ringhold's CPU a message in each round, divided by that of this server.
+    pub(crate) fn ratios(&self, server: &Measured) -> Option<Vec<f64>> {
+        let pairs = self.of(RINGHOLD)?.windows.iter().zip(&server.windows);
+        let ratio =
+            |(own, other): (&Window, &Window)| own.cpu_per_message() / other.cpu_per_message();
+        Some(pairs.map(ratio).collect())
+    }
+
+    pub(crate) fn ratio(&self, server: &Measured) -> Option<Spread> {
+        self.ratios(server).map(|ratios| spread(&ratios))
+    }
+
+    pub(crate) fn ratio_to_best(&self) -> Option<Spread> {
+        self.ratio(self.best_peer()?)
+    }
+
+    pub(crate) fn ratio_to_bare(&self) -> Option<Spread> {
+        self.ratio(self.of(BARE)?)
+    }
+}
+
+/// Whether it does what ringhold does: what only sends back, and programs of one's own, are no peers.
+pub(crate) fn is_peer(server: &str) -> bool {
+    server != BARE && PEERS.contains(&server)
+}

@@ -1,0 +1,31 @@
+//! What is said on the terminal.
+
+use ringhold_benches::server::RINGHOLD;
+
+use crate::results::CellResult;
+
+/// A cell, as soon as it is measured.
+pub(crate) fn print_cell(result: &CellResult) {
+    println!("{}", result.cell);
+    for one in &result.measured {
+        let syscalls = one
+            .syscalls
+            .map_or("n/a".into(), |calls| format!("{calls:.3}"));
+        let beside = match result.ratio(one) {
+            Some(ratio) if one.server != RINGHOLD => format!("  {RINGHOLD} is {ratio} of it"),
+            _ => String::new(),
+        };
+        println!(
+            "  {:<13}{:>9.1} ns CPU/message  {:>9.0} messages/s  {:>3.0} % busy  {syscalls:>6} syscalls/message{}{beside}",
+            one.server,
+            one.cpu_per_message(),
+            one.rate(),
+            one.busy() * 100.0,
+            if one.ring_workers {
+                "  (ring workers)"
+            } else {
+                ""
+            },
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! What ringhold is to reach beside its peers, and whether it does.
+
+use ringhold_benches::server::RINGHOLD;
+
+use crate::grid::{Cell, Kind, Transport};
+use crate::latency::{LatencyResult, Manner, SPINNING};
+use crate::results::CellResult;
+use crate::table::Table;
+use ringhold_benches::statistics::{Spread, geometric_mean};
+
+/// Of a target: what it is, what was found, and whether that meets it.
+struct Verdict {
+    target: String,
+    found: String,
+    met: bool,
+}
+
+/// All targets that something was measured for.
+pub(crate) fn table(cells: &[CellResult], latencies: &[LatencyResult]) -> Table {
+    let mut table = Table::new(["target", "found", "verdict"]);
+    let verdicts = echo(cells, Transport::Tcp, 0.95, 0.90)
+        .into_iter()
+        .chain(echo(cells, Transport::Unix, 0.85, 0.75))
+        .chain(bare(cells))
+        .chain(one_way(cells))
+        .chain(latencies.iter().filter_map(latency));
+    for verdict in verdicts {
+        let met = if verdict.met { "met" } else { "**missed**" };
+        table.row([verdict.target, verdict.found, met.into()]);
+    }
+    table
+}
+
+/// A cell's CPU a message, ringhold's divided by another's, beside its name.
+type Ratio<'a> = (&'a Cell, Spread);
+
+/// Which cells a target is about.
+type Choice = fn(&Cell) -> bool;
+
+fn echo(cells: &[CellResult], transport: Transport, limit: f64, stretch: f64) -> Vec<Verdict> {
+    let wanted = |cell: &Cell| cell.kind == Kind::Echo && cell.transport == transport;
+    let cells: Vec<&CellResult> = cells.iter().filter(|result| wanted(&result.cell)).collect();
+    let ratios = cells
+        .iter()
+        .filter_map(|result| Some((&result.cell, result.ratio_to_best()?)));
+    let ratios: Vec<Ratio<'_>> = ratios.collect();
+    if ratios.is_empty() {
+        return Vec::new();
+    }
+    let what = format!(
+        "echo/{}, CPU a message beside the best peer",
+        transport.name()
+    );
+    let above: Vec<Ratio<'_>> = ratios
+        .iter()
+        .filter(|(_, ratio)| ratio.low > 1.0)
+        .copied()
+        .collect();
+    let groups = cells
+        .iter()
+        .filter_map(|result| result.ratios(result.best_peer()?));
+    let mean = geometric_mean(&groups.collect::<Vec<_>>());
+    let reached = if mean.median <= stretch {
+        ", the stretch too"
+    } else {
+        ""
+    };
+    vec![
+        Verdict {
+            target: format!("{what}: no interval wholly above 1.00"),
+            found: format!("{} of {} are{}", above.len(), ratios.len(), names(&above)),
+            met: above.is_empty(),
+        },
+        Verdict {
+            target: format!("{what}: geometric mean {limit:.2} (stretch {stretch:.2})"),
+            found: format!("{mean}{reached}"),
+            met: mean.median <= limit,
+        },
+    ]
+}
+
+/// The worst of them by name.
+fn names(ratios: &[Ratio<'_>]) -> String {
+    let mut worst: Vec<&Ratio<'_>> = ratios.iter().collect();
+    worst.sort_by(|a, b| b.1.median.total_cmp(&a.1.median));
+    let named: Vec<String> = worst
+        .iter()
+        .take(3)
+        .map(|(cell, ratio)| format!("{cell} {ratio}"))
+        .collect();
+    match named.len() {
+        0 => String::new(),
+        count if count < ratios.len() => format!(": {}, ...", named.join(", ")),
+        _ => format!(": {}", named.join(", ")),
+    }
+}
+
+/// Ringhold beside what does not parse.
+fn bare(cells: &[CellResult]) -> Vec<Verdict> {
+    const SMALL: Choice = |cell| cell.depth > 1 && cell.payload <= 200;
+    let kinds: [(&str, f64, Choice); 2] = [
+        ("pipelined small messages", 1.15, SMALL),
+        ("the other messages", 1.05, |cell| !SMALL(cell)),
+    ];
+    let verdict = |(what, limit, wanted): (&str, f64, Choice)| {
+        let wanted = cells.iter().filter(|result| wanted(&result.cell));
+        let ratios: Vec<Ratio<'_>> = wanted
+            .filter_map(|result| Some((&result.cell, result.ratio_to_bare()?)))
+            .collect();
+        let above = ratios.iter().filter(|(_, ratio)| ratio.median > limit);
+        let above: Vec<Ratio<'_>> = above.copied().collect();
+        (!ratios.is_empty()).then(|| Verdict {
+            target: format!("{what}, CPU beside bare io_uring: at most {limit:.2}"),
+            found: format!(
+                "{} of {} are above{}",
+                above.len(),
+                ratios.len(),
+                names(&above)
+            ),
+            met: above.is_empty(),
+        })
+    };
+    kinds.into_iter().filter_map(verdict).collect()
+}
+
+/// Frames in, and one frame to many.
+fn one_way(cells: &[CellResult]) -> Vec<Verdict> {
+    const TIMES: f64 = 1.5;
+    const INGEST: Choice = |cell| cell.kind == Kind::Ingest && cell.payload == 200;
+    const FANOUT: Choice = |cell| cell.kind == Kind::Fanout && cell.connections == 1000;
+    let kinds: [(&str, Choice); 2] = [
+        ("ingest of 200 B frames", INGEST),
+        ("fan-out to 1000 readers", FANOUT),
+    ];
+    let verdict = |(what, wanted): (&str, Choice)| {
+        let wanted = cells.iter().filter(|result| wanted(&result.cell));
+        let times: Vec<(&Cell, f64)> = wanted
+            .filter_map(|result| Some((&result.cell, 1.0 / result.ratio_to_best()?.median)))
+            .collect();
+        let (worst, least) = times.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some(Verdict {
+            target: format!("{what}, frames a CPU second: {TIMES} times the best peer's"),
+            found: format!(
+                "{least:.2} times or more, in {} cells; least: {worst}",
+                times.len()
+            ),
+            met: *least >= TIMES,
+        })
+    };
+    kinds.into_iter().filter_map(verdict).collect()
+}
+
+fn latency(result: &LatencyResult) -> Option<Verdict> {
+    let transport = result.cell.transport.name();
+    Some(match result.cell.manner {
+        Manner::Paced => {
+            let best = &result.best_peer(0.999)?.server;
+            let ratio = result.ratio(RINGHOLD, best, 0.999)?;
+            Verdict {
+                target: format!("{transport}, p99.9 at half the rate: lower than the best peer's"),
+                found: format!("{ratio} times that of {best}"),
+                met: ratio.median < 1.0,
+            }
+        }
+        Manner::RoundTrips => {
+            let ratio = result.ratio(SPINNING, "tokio", 0.5)?;
+            Verdict {
+                target: format!("{transport}, with spin, median of a round trip: half of tokio's"),
+                found: format!("{ratio} times that of tokio"),
+                met: ratio.median <= 0.5,
+            }
+        }
+    })
+}

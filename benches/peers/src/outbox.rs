@@ -1,0 +1,166 @@
+//! What waits to be sent to a subscriber: events, and its own replies.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+
+/// A subscriber that lets so much pile up is cut.
+const WAITING_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes in several pieces, to be written in order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Appends a piece.
+    pub fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.bytes += piece.len();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// Takes the first piece.
+    pub fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.pop_front()?;
+        self.bytes -= piece.len();
+        Some(piece)
+    }
+}
+
+impl Buf for Batch {
+    fn remaining(&self) -> usize {
+        self.bytes
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let count = slices.len().min(self.pieces.len());
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        count
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.bytes, "advanced beyond the end");
+        self.bytes -= count;
+        while let Some(piece) = self.pieces.front_mut() {
+            if count < piece.len() {
+                piece.advance(count);
+                return;
+            }
+            count -= piece.len();
+            self.pieces.pop_front();
+        }
+    }
+}
+
+/// The queue of one subscriber. Whoever publishes fills it, whoever writes to the connection empties it.
+#[derive(Debug, Default)]
+pub struct Outbox(RefCell<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Batch,
+    writer: Option<Waker>,
+    closed: bool,
+}
+
+impl Outbox {
+    /// Appends a piece, unless the subscriber is so slow that it is to be cut.
+    pub fn push(&self, piece: Bytes) {
+        let state = &mut *self.0.borrow_mut();
+        if state.closed {
+            return;
+        }
+        state.waiting.push(piece);
+        if state.waiting.bytes > WAITING_BYTES_MAX {
+            state.waiting = Batch::default();
+            state.closed = true;
+        }
+        if let Some(writer) = state.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// Ends it; what waits is not sent any more.
+    pub fn close(&self) {
+        let state = &mut *self.0.borrow_mut();
+        state.closed = true;
+        if let Some(writer) = state.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// Waits until there is something, and swaps it for the batch, which should be empty. `false` once it is closed.
+    pub async fn take(&self, batch: &mut Batch) -> bool {
+        poll_fn(|context| self.poll_take(context, batch)).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> Vec<u8> {
+        let state = self.0.borrow();
+        state.waiting.pieces.iter().flatten().copied().collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.borrow().closed
+    }
+
+    fn poll_take(&self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
+        let state = &mut *self.0.borrow_mut();
+        if state.closed {
+            return Poll::Ready(false);
+        }
+        if state.waiting.bytes > 0 {
+            std::mem::swap(&mut state.waiting, batch);
+            return Poll::Ready(true);
+        }
+        state.writer = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_advanced_over_pieces() {
+        let mut batch = Batch::default();
+        for piece in [&b"ab"[..], b"", b"cde", b"f"] {
+            batch.push(Bytes::copy_from_slice(piece));
+        }
+        let mut slices = [IoSlice::new(&[]); 2];
+        assert_eq!(batch.chunks_vectored(&mut slices), 2);
+        assert_eq!((&*slices[0], &*slices[1]), (&b"ab"[..], &b"cde"[..]));
+        batch.advance(3);
+        assert_eq!((batch.chunk(), batch.remaining()), (&b"de"[..], 3));
+        assert_eq!(batch.pop().as_deref(), Some(&b"de"[..]));
+        batch.advance(1);
+        assert_eq!((batch.chunk(), batch.remaining()), (&b""[..], 0));
+    }
+
+    #[test]
+    fn a_subscriber_that_takes_nothing_is_cut() {
+        let outbox = Outbox::default();
+        let piece = Bytes::from(vec![0; WAITING_BYTES_MAX]);
+        outbox.push(piece);
+        assert!(!outbox.0.borrow().closed);
+        outbox.push(Bytes::from_static(b"x"));
+        let state = outbox.0.borrow();
+        assert!(state.closed && state.waiting.bytes == 0);
+    }
+}

@@ -1,0 +1,125 @@
+//! What the messages mean.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use ringhold_framer::{Framer, Limits, Progress};
+use slab::Slab;
+
+use crate::envelope::{self, Message};
+use crate::outbox::Outbox;
+use crate::replies::Replies;
+use crate::session::Garbage;
+
+/// From this length on an echoed value is sent from where it was received instead of being copied.
+const SHARE_BYTES_MIN: usize = 32 * 1024;
+
+/// What all sessions of the one thread share.
+#[derive(Debug)]
+pub struct Service {
+    pub(crate) framer: Framer,
+    subscribers: Slab<Rc<Outbox>>,
+    /// What was published since the last [`Service::flush_events`].
+    events: BytesMut,
+}
+
+/// A session's entry in the list of subscribers.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    key: usize,
+    pub(crate) outbox: Rc<Outbox>,
+}
+
+/// A result that is too long to be copied: this part of the frame.
+#[derive(Debug)]
+pub(crate) struct Large {
+    pub(crate) id: u32,
+    pub(crate) result: Range<usize>,
+}
+
+impl Service {
+    /// Without subscribers.
+    pub fn new() -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            framer: Framer::new(Limits::default()),
+            subscribers: Slab::new(),
+            events: BytesMut::new(),
+        }))
+    }
+
+    /// Lets the framer see more bytes. A frame that it refuses costs the connection, not the framer.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Garbage> {
+        self.framer.feed(bytes).map_err(|_| {
+            self.framer.reset();
+            Garbage
+        })
+    }
+
+    /// Does what a message asks for. A large result is left to the caller, who knows whether its bytes can be kept.
+    pub(crate) fn message(
+        &mut self,
+        frame: &[u8],
+        subscription: &mut Option<Subscription>,
+        replies: &mut Replies,
+    ) -> Result<Option<Large>, Garbage> {
+        match envelope::parse(frame).ok_or(Garbage)? {
+            Message::Request { id, method, params } => match method {
+                b"echo" => {
+                    let result = envelope::only(params);
+                    if result.len() >= SHARE_BYTES_MIN {
+                        // The parameters end where the frame does.
+                        let result = frame.len() - result.len()..frame.len();
+                        return Ok(Some(Large { id, result }));
+                    }
+                    replies.result(id, result);
+                }
+                b"ping" => replies.result(id, b"\xa4pong"),
+                _ => replies.error(id, "there is no such method"),
+            },
+            Message::Notification { method, params } => match method {
+                b"publish" => self.publish(params),
+                b"subscribe" if subscription.is_none() => {
+                    // It gets what is published from here on.
+                    self.flush_events();
+                    *subscription = Some(self.subscribe());
+                }
+                _ => {}
+            },
+            Message::Response => {}
+        }
+        Ok(None)
+    }
+
+    fn publish(&mut self, params: &[u8]) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        self.events.reserve(8 + params.len());
+        self.events.extend_from_slice(b"\x93\x02\xa5event");
+        self.events.extend_from_slice(params);
+    }
+
+    /// Gives what was published to the subscribers: one buffer, shared by all of them.
+    pub(crate) fn flush_events(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        let events = self.events.split().freeze();
+        for (_, outbox) in &self.subscribers {
+            outbox.push(events.clone());
+        }
+    }
+
+    fn subscribe(&mut self) -> Subscription {
+        let outbox = Rc::new(Outbox::default());
+        let key = self.subscribers.insert(outbox.clone());
+        Subscription { key, outbox }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, subscription: &Subscription) {
+        self.subscribers.remove(subscription.key);
+        subscription.outbox.close();
+    }
+}
