@@ -4,6 +4,7 @@
 //! the touched connections desire, submit everything and wait in one system call, dispatch what completed.
 
 mod accept;
+mod alarm;
 mod buffers;
 mod flights;
 mod link;
@@ -29,6 +30,7 @@ use rustix::net::Shutdown;
 use slab::Slab;
 
 use self::accept::Listening;
+use self::alarm::Alarm;
 use self::buffers::Buffers;
 use self::flights::Flights;
 use self::link::{Message, Receiving};
@@ -53,7 +55,7 @@ const DEFERRED_BATCH: usize = 20;
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
-/// links, `flights`, `wake`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
+/// links, `flights`, `wake`, `alarm`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
     queue: Queue<'r>,
@@ -86,6 +88,7 @@ struct Engine<'r> {
     /// Where the mailbox's eventfd is read to.
     wake: Box<u64>,
     wake_armed: bool,
+    alarm: Alarm,
 }
 
 /// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
@@ -154,6 +157,7 @@ pub(crate) fn run(
         messages: Vec::new(),
         wake: Box::new(0),
         wake_armed: false,
+        alarm: Alarm::new(),
     });
     engine.arm_all()?;
     ready(Ok(()));
@@ -245,10 +249,10 @@ impl Engine<'_> {
             .into_iter()
             .flatten()
             .min();
-        Ok(match due {
-            Some(due) => Wait::AtMost(due.saturating_sub(self.shard.desk.now).max(1)),
-            None => Wait::Forever,
-        })
+        if let Some(due) = due {
+            self.wake_at(due)?;
+        }
+        Ok(Wait::Forever)
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -313,6 +317,7 @@ impl Engine<'_> {
                     self.arm_wake()?;
                 }
             }
+            Kind::Alarm => self.alarm.went_off(),
             // What counts is the completion of the operation that was cancelled.
             Kind::Cancel => {}
         }
@@ -497,7 +502,10 @@ impl Engine<'_> {
         if self.wake_armed {
             self.cancel(Operation::new(Kind::Wake, 0, 0))?;
         }
-        while self.wake_armed {
+        if self.alarm.is_armed() {
+            self.cancel(Operation::new(Kind::Alarm, 0, 0))?;
+        }
+        while self.wake_armed || self.alarm.is_armed() {
             self.enter(Wait::AtMost(100))?;
             self.dispatch_all(&mut chunk)?;
         }

@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Room = 8,
     /// A send that completes only if not everything was sent.
     Flight = 9,
+    /// The timeout.
+    Alarm = 10,
 }
 
 /// One operation in flight.
@@ -62,6 +64,7 @@ impl Operation {
             7 => Kind::Watch,
             8 => Kind::Room,
             9 => Kind::Flight,
+            10 => Kind::Alarm,
             _ => return None,
         };
         Some(Operation {
@@ -88,6 +91,7 @@ mod tests {
             Kind::Watch,
             Kind::Room,
             Kind::Flight,
+            Kind::Alarm,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);
