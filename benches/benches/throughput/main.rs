@@ -20,6 +20,7 @@ mod message;
 mod options;
 mod plot;
 mod plots;
+mod precedence;
 mod report;
 mod results;
 mod stage;
@@ -43,6 +44,7 @@ fn main() {
         return;
     }
     let options = Options::parse();
+    precedence::new_session();
     let (cells, latency_cells) = (options.cells(), options.latency_cells());
     if cells.is_empty() && latency_cells.is_empty() {
         return println!("there is no cell with such a name");
@@ -52,6 +54,9 @@ fn main() {
         .iter()
         .any(|cell| cell.manner == latency::Manner::RoundTrips);
     let stage = Stage::set(&options.servers(), spinning);
+    if !options.share {
+        precedence::take();
+    }
     if let Some(seconds) = options.hold {
         return hold(&stage, &cells, Duration::from_secs(seconds));
     }

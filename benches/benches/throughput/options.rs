@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Keep load on the first of the servers in the first of the cells for so many seconds, and say its process number
     #[arg(long, value_name = "SECONDS")]
     pub(crate) hold: Option<u64>,
+    /// Let what else runs on the machine have its part of the CPUs, which disturbs
+    #[arg(long)]
+    pub(crate) share: bool,
     /// Do not count system calls
     #[arg(long)]
     pub(crate) no_syscalls: bool,

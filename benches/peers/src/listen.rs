@@ -37,7 +37,8 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Reads the command line, moves the calling thread to its CPU, allows as many descriptors as there may be, and binds.
+    /// Reads the command line, moves the calling thread to its CPU, allows as many descriptors as there may be, and
+    /// binds.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// A subscriber that lets so much pile up is cut.
 const WAITING_BYTES_MAX: usize = 8 << 20;
@@ -32,6 +32,27 @@ impl Batch {
         let piece = self.pieces.pop_front()?;
         self.bytes -= piece.len();
         Some(piece)
+    }
+
+    /// Takes the first piece, joined by those behind it as long as all of them have at most `bytes_max` bytes.
+    pub fn pop_joined(&mut self, bytes_max: usize) -> Option<Bytes> {
+        let piece = self.pop()?;
+        let mut joined = BytesMut::new();
+        while let Some(next) = self.pieces.front()
+            && piece.len().max(joined.len()) + next.len() <= bytes_max
+        {
+            if joined.is_empty() {
+                joined.reserve(bytes_max.min(piece.len() + self.bytes));
+                joined.extend_from_slice(&piece);
+            }
+            joined.extend_from_slice(next);
+            self.pop();
+        }
+        if joined.is_empty() {
+            Some(piece)
+        } else {
+            Some(joined.freeze())
+        }
     }
 }
 
@@ -151,6 +172,17 @@ mod tests {
         assert_eq!(batch.pop().as_deref(), Some(&b"de"[..]));
         batch.advance(1);
         assert_eq!((batch.chunk(), batch.remaining()), (&b""[..], 0));
+    }
+
+    #[test]
+    fn small_pieces_are_joined_in_order() {
+        let mut batch = Batch::default();
+        for piece in [&b"ab"[..], b"cd", b"efghi", b"j", b"k"] {
+            batch.push(Bytes::copy_from_slice(piece));
+        }
+        let joined: Vec<Bytes> = std::iter::from_fn(|| batch.pop_joined(4)).collect();
+        assert_eq!(joined, [&b"abcd"[..], b"efghi", b"jk"]);
+        assert_eq!(batch.remaining(), 0);
     }
 
     #[test]

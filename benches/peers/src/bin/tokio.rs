@@ -3,15 +3,18 @@
 //! # How it is tuned
 //! - A `LocalRuntime`, so that tasks need no atomics of their own: as fast as a `LocalSet` on a current-thread runtime
 //!   (1.00), and simpler.
-//! - What is received goes through one buffer for all connections. It is lent to a read while that is polled, so an idle
-//!   connection has no buffer, and the memory is always warm. A `BytesMut` and `read_buf` per connection costs the same
-//!   with few connections (0.99 to 1.02) and more with a thousand (1.05), and holds 16 KiB for each of them.
-//!   `readable` and `try_read` into the shared buffer have the same memory, but cost more (1.02 to 1.15): after a short
-//!   read `poll_read` knows that the socket is empty, where `try_read` has to ask once more.
-//! - The replies to all messages of a read leave in one write, at once, from a buffer that is shared as well; only what the
-//!   socket does not take is kept with the connection.
+//! - What is received goes through one buffer for all connections. It is lent to a read while that is polled, so an
+//!   idle connection has no buffer, and the memory is always warm. A `BytesMut` and `read_buf` per connection costs
+//!   the same with few connections (0.99 to 1.02) and more with a thousand (1.05), and holds 16 KiB for each of them.
+//!   `readable` and `try_read` into the shared buffer have the same memory, but cost more (1.02 to 1.15): after a
+//!   short read `poll_read` knows that the socket is empty, where `try_read` has to ask once more.
+//! - That buffer has 128 KiB. With 64 KiB, 16 messages of 16 KiB take more calls (1.10 to 1.13); 256 KiB are no better
+//!   (1.00 to 1.02). For small messages it makes no difference.
+//! - The replies to all messages of a read leave in one write, at once, from a buffer that is shared as well; only
+//!   what the socket does not take is kept with the connection.
 //! - The rest of a large message is read where it is to lie, 256 KiB at a time (64 KiB: 1.05 to 1.09; 1 MiB: 0.99 to
-//!   1.02), and echoed from there by a gathering write (copied: 1.02 to 1.27).
+//!   1.02), and echoed from there by a gathering write (copied: 1.02 to 1.27). To read its beginning there as well,
+//!   once a connection has sent a large message, is no gain (1.03 to 1.12).
 //! - The number of tasks between two looks at epoll, 61, makes no difference from 16 to 1024.
 //!
 //! The ratios are server CPU per message relative to the code as it is.
@@ -31,7 +34,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::spawn_local;
 
 /// What all connections receive into.
-const BUFFER_BYTES: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 128 * 1024;
 
 /// A message of which more than this is missing is received into a buffer of its own.
 const OWN_BYTES_MIN: usize = 32 * 1024;
@@ -119,8 +122,8 @@ where
     }
 }
 
-/// Receives into the shared buffer, handles what is whole, and sends the replies if the socket takes them. Those that it
-/// does not take are `unsent`. `false` at the end of the stream.
+/// Receives into the shared buffer, handles what is whole, and sends the replies if the socket takes them. Those that
+/// it does not take are `unsent`. `false` at the end of the stream.
 fn poll_turn<S>(
     context: &mut Context<'_>,
     mut stream: &mut S,

@@ -66,13 +66,14 @@ macro_rules! service {
 }
 
 service!(tokio, "peer-tokio", Ring::No);
+service!(monoio, "peer-monoio", Ring::Deferring);
 
 /// The one that only knows bytes.
 mod bare {
     use super::*;
 
     fn each(test: fn(&Peer, Kind)) {
-        let Some(peer) = Peer::start(env!("CARGO_BIN_EXE_peer-bare"), Ring::Raw) else {
+        let Some(peer) = Peer::start(env!("CARGO_BIN_EXE_peer-bare"), Ring::Deferring) else {
             return;
         };
         for kind in [Kind::Tcp, Kind::Unix] {

@@ -18,8 +18,8 @@ const READ_TIME_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Ring {
     /// Nothing.
     No,
-    /// io_uring of Linux 6.1 or newer.
-    Raw,
+    /// io_uring with deferred work, of Linux 6.1 or newer.
+    Deferring,
 }
 
 /// Killed when the value is dropped.
@@ -94,7 +94,7 @@ fn missing(ring: Ring) -> Option<String> {
     let mut builder: Builder = IoUring::builder();
     let made = match ring {
         Ring::No => return None,
-        Ring::Raw => builder.setup_single_issuer().setup_defer_taskrun().build(8),
+        Ring::Deferring => builder.setup_single_issuer().setup_defer_taskrun().build(8),
     };
     let error = made.err()?;
     Some(format!("an io_uring ({ring:?}) cannot be made: {error}"))

@@ -1,7 +1,7 @@
 //! The receive buffers that all connections share: a provided-buffer ring (io_uring_register_buf_ring(3)).
 //!
-//! The kernel takes buffers in the order of the ring. So only a few are in it at a time, and those that were used last go
-//! in first: the memory of the others is cold.
+//! The kernel takes buffers in the order of the ring. So only a few are in it at a time, and those that were used last
+//! go in first: the memory of the others is cold.
 
 use std::ffi::c_void;
 use std::io;
@@ -69,6 +69,8 @@ pub(crate) struct Buffers {
     wanted: usize,
     /// Turns since the ring was found empty.
     calm: u32,
+    /// What the last buffers held on average, in bytes.
+    fill: usize,
 }
 
 impl Buffers {
@@ -93,6 +95,7 @@ impl Buffers {
             offered: 0,
             wanted: OFFERED_MIN,
             calm: 0,
+            fill: 0,
         })
     }
 
@@ -107,9 +110,10 @@ impl Buffers {
         base.wrapping_add(usize::from(buffer) * BUFFER_BYTES)
     }
 
-    /// Notes that the kernel took a buffer off the ring.
-    pub(crate) fn taken(&mut self) {
+    /// Notes that the kernel took a buffer off the ring, and how much it put there.
+    pub(crate) fn taken(&mut self, length: usize) {
         self.offered -= 1;
+        self.fill = (self.fill * 15 + length) / 16;
     }
 
     /// Ends the use of a buffer.
@@ -117,9 +121,12 @@ impl Buffers {
         self.free.push(buffer);
     }
 
-    /// Notes that the ring was found empty: there should be more in it.
+    /// Notes that the ring was found empty. There should be more in it, unless they are full anyway: then more of them
+    /// would only be cold before they are sent.
     pub(crate) fn starved(&mut self) {
-        self.wanted = (self.wanted * 2).min(usize::from(BUFFERS_MAX));
+        if self.fill < BUFFER_BYTES / 2 {
+            self.wanted = (self.wanted * 2).min(usize::from(BUFFERS_MAX));
+        }
         self.calm = 0;
     }
 
@@ -143,8 +150,8 @@ impl Buffers {
     fn write_entry(&mut self, buffer: u16) {
         let index = usize::from(self.tail & (BUFFERS_MAX - 1));
         let entries = self.entries.base.as_ptr().cast::<BufRingEntry>();
-        // SAFETY: the index is within the mapping, the kernel reads no entry at or beyond the published tail, and nobody
-        // else writes any. Fields are set one by one: the tail overlays a field of entry 0.
+        // SAFETY: the index is within the mapping, the kernel reads no entry at or beyond the published tail, and
+        // nobody else writes any. Fields are set one by one: the tail overlays a field of entry 0.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
         let entry = unsafe { &mut *entries.wrapping_add(index) };
         entry.set_addr(self.address(buffer) as u64);

@@ -125,8 +125,8 @@ impl Connection {
         types::Fd(self.socket.as_raw_fd())
     }
 
-    /// A receive into whichever buffers come next. That of many goes on until there is none or the stream ends, and looks
-    /// at the socket only when that is readable.
+    /// A receive into whichever buffers come next. That of many goes on until there is none or the stream ends, and
+    /// looks at the socket only when that is readable.
     pub(crate) fn receive(&self, slot: usize, how: Receiving) -> Entry {
         let flags = match how {
             Receiving::Many => RECV_MULTISHOT | RECVSEND_POLL_FIRST,
@@ -140,8 +140,8 @@ impl Connection {
             .user_data(Operation::Receive(slot).pack())
     }
 
-    /// A poll for the end of the peer's side. A receive of many that takes all the data misses the end if that came with
-    /// it, up to Linux 6.18 at least.
+    /// A poll for the end of the peer's side. A receive of many that takes all the data misses the end if that came
+    /// with it, up to Linux 6.18 at least.
     pub(crate) fn watch(&self, slot: usize) -> Entry {
         opcode::PollAdd::new(self.fd(), libc::POLLRDHUP as u32)
             .build()

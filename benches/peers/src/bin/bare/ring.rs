@@ -11,8 +11,8 @@ const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
 const SUBMISSIONS: u32 = 4096;
 
-/// More than one enter can complete, so that it never overflows: a backlog of accepts, and 32 receives each for as many
-/// connections as the kernel looks after at once.
+/// More than one enter can complete, so that it never overflows: a backlog of accepts, and 32 receives each for as
+/// many connections as the kernel looks after at once.
 const COMPLETIONS: u32 = 32 * 1024;
 
 /// With DEFER_TASKRUN the kernel runs so many pieces of deferred work in an enter, unless it is asked for more
