@@ -3,7 +3,12 @@
 //! The queue is `std::sync::mpsc`. A worker that is about to sleep announces it, looks at the queue once more and
 //! then sleeps on its eventfd; whoever posts writes to the eventfd only if sleep was announced, so that a busy worker
 //! costs its posters no system call.
+//!
+//! A service that pushes to connections of its own worker posts on the worker's own thread. Such mail does not go through
+//! the shared queue but through one of the thread's, which costs no atomic operations.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -70,6 +75,19 @@ struct Wake {
     sleeping: AtomicBool,
 }
 
+/// The mailbox that belongs to a thread, and what was posted to it on that thread.
+struct Own {
+    /// Tells the mailboxes apart.
+    wake: *const Wake,
+    mail: VecDeque<Mail>,
+}
+
+thread_local! {
+    static OWN: RefCell<Own> = const {
+        RefCell::new(Own { wake: std::ptr::null(), mail: VecDeque::new() })
+    };
+}
+
 /// A mailbox and its sending side.
 pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
     let (sender, receiver) = mpsc::channel();
@@ -88,6 +106,16 @@ pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
 impl Post {
     /// Queues `mail`. Gives it back if the worker has ended.
     pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
+        let elsewhere = OWN.with_borrow_mut(|own| {
+            if own.wake != Arc::as_ptr(&self.wake) {
+                return Some(mail);
+            }
+            own.mail.push_back(mail);
+            None
+        });
+        let Some(mail) = elsewhere else {
+            return Ok(());
+        };
         self.sender.send(mail).map_err(|error| error.0)?;
         if self.wake.sleeping.swap(false, Ordering::SeqCst) {
             // The counter of an eventfd takes 2^64 - 2 wake-ups before a write could block or fail.
@@ -98,8 +126,18 @@ impl Post {
 }
 
 impl Mailbox {
+    /// From now on what the calling thread posts stays on it. Only this thread may look for mail afterwards.
+    pub(crate) fn adopt(&self) {
+        OWN.with_borrow_mut(|own| own.wake = Arc::as_ptr(&self.wake));
+    }
+
     pub(crate) fn next(&self) -> Option<Mail> {
-        self.receiver.try_recv().ok()
+        let own = OWN.with_borrow_mut(|own| {
+            (own.wake == Arc::as_ptr(&self.wake))
+                .then(|| own.mail.pop_front())
+                .flatten()
+        });
+        own.or_else(|| self.receiver.try_recv().ok())
     }
 
     /// Announces sleep. If this returns mail, the worker must not sleep.
@@ -164,6 +202,34 @@ mod tests {
         assert_eq!(wakeups(&mailbox), 1);
         assert!(matches!(mailbox.next(), Some(Mail::Look)));
         assert!(matches!(mailbox.next(), Some(Mail::Stop { .. })));
+    }
+
+    #[test]
+    fn what_its_own_thread_posts_stays_in_order_and_comes_first() {
+        let (post, mailbox) = mailbox().unwrap();
+        let (other, others) = super::mailbox().unwrap();
+        mailbox.adopt();
+        let stop = |hand_over| Mail::Stop { hand_over };
+        std::thread::scope(|scope| {
+            scope.spawn(|| post.send(Mail::Look).ok().unwrap());
+        });
+        post.send(stop(false)).ok().unwrap();
+        post.send(stop(true)).ok().unwrap();
+        other.send(Mail::Room).ok().unwrap();
+        let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next()).collect();
+        assert!(matches!(
+            mail[..],
+            [
+                Mail::Stop { hand_over: false },
+                Mail::Stop { hand_over: true },
+                Mail::Look
+            ]
+        ));
+        assert!(matches!(others.next(), Some(Mail::Room)));
+        assert!(mailbox.prepare_sleep().is_none());
+        post.send(Mail::Look).ok().unwrap();
+        assert_eq!(wakeups(&mailbox), 0, "it is awake, since it posts");
+        assert!(mailbox.prepare_sleep().is_some());
     }
 
     #[test]

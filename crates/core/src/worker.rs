@@ -71,6 +71,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> io::Res
             "cannot pin the worker to CPU {cpu}: {error}"
         );
     }
+    post.mailbox.adopt();
     let worker = Worker {
         index: post.index,
         count: post.crew.posts.len(),

@@ -45,6 +45,11 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Message<'_>, Malformed> {
             None => request(4, Bytes::new(rest)),
         };
     }
+    if let [0x93, 2, rest @ ..] = frame
+        && let Some((method, params)) = usual_call(rest)
+    {
+        return Ok(Message::Notification { method, params });
+    }
     let mut rest = Bytes::new(frame);
     let Ok(count) = decode::read_array_len(&mut rest) else {
         return malformed("the message is not an array");
@@ -71,12 +76,19 @@ fn usual_request(rest: &[u8]) -> Option<Message<'_>> {
         [id @ 0..=0x7f, rest @ ..] => (u32::from(*id), rest),
         _ => return None,
     };
+    let (method, params) = usual_call(rest)?;
+    Some(Message::Request { id, method, params })
+}
+
+/// Method and parameters, if the name is a short str.
+#[inline]
+fn usual_call(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = rest.split_first()?;
     let Marker::FixStr(length) = Marker::from_u8(*head) else {
         return None;
     };
     let (method, params) = rest.split_at_checked(usize::from(length))?;
-    is_array(params).then_some(Message::Request { id, method, params })
+    is_array(params).then_some((method, params))
 }
 
 fn request(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {

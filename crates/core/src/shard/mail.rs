@@ -74,24 +74,24 @@ impl<L: Link> Shard<L> {
     }
 
     fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
-        if !self.has(to) {
+        let Some(entry) = self.connections.get_mut(to.slot as usize) else {
+            return;
+        };
+        let (connection, desk) = (&mut entry.connection, &mut self.desk);
+        if connection.id != to {
             return;
         }
-        if let Some(entry) = self.connections.get(to.slot as usize)
-            && let Some(handle) = entry.handle.get()
-        {
+        if let Some(handle) = entry.handle.get() {
             handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
         }
-        self.with(to.slot, |connection, desk| {
-            if !connection.takes_frames() {
-                return;
-            }
+        if connection.takes_frames() {
             if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
                 connection.close(Close::Overflow, desk);
             } else {
                 connection.outbox.share(&mut desk.pools, bytes);
             }
-        });
+        }
+        self.conclude(to.slot);
     }
 
     fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
