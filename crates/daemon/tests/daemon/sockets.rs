@@ -20,15 +20,16 @@ with_both_engines! {
 }
 
 fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end(engine: &str) {
+    // Both engines are tested at the same time.
+    let name = format!("unix:@ringhold-test-{engine}-{}", std::process::id());
     let daemon = Daemon::start_on(
         engine,
         "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]\n\
-         [sockets.more]\nservice = \"rpc\"\nlisten = [\"[::1]:0\", \"unix:@ringhold-test-PID\"]\n"
-            .replace("PID", &std::process::id().to_string())
+         [sockets.more]\nservice = \"rpc\"\nlisten = [\"[::1]:0\", \"ABSTRACT\"]\n"
+            .replace("ABSTRACT", &name)
             .as_str(),
     );
     let path = daemon.manager.path("rpc.sock");
-    let name = format!("unix:@ringhold-test-{}", std::process::id());
     for address in [
         daemon.address("rpc"),
         daemon.address("more"),

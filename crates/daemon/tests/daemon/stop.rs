@@ -203,7 +203,7 @@ fn a_client_that_reads_late_still_gets_every_reply(engine: &str) {
         wire.send(&bytes);
     }
     until("all requests", || {
-        (crate::harness::counter(&address, "rpc", "frames_in") >= u64::from(REQUESTS)).then_some(())
+        (counter(&address, "rpc", "frames_in") >= u64::from(REQUESTS)).then_some(())
     });
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for("STOPPING=1");
