@@ -40,7 +40,7 @@ use crate::host::Hosted;
 use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
 use crate::memory::{Memory, Meter};
-use crate::metrics::{Metrics, NameTotals};
+use crate::metrics::{Metrics, NameTotals, Snapshot};
 use crate::peer::{ConnectionId, Handles};
 use crate::placement::Dealer;
 use crate::pool::Pools;
@@ -80,26 +80,41 @@ impl Exchange {
 
     /// With a service that is made as [`Server::service`](crate::Server::service) makes it, and these limits.
     pub fn with_worker<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> Self {
-        Self::build(make, limits)
+        Self::build(make, limits, &["test"])
+    }
+
+    /// With these limits, and a service that answers on sockets of these names.
+    pub fn with_names<S: Service>(service: S, limits: Limits, names: &[&str]) -> Self {
+        Self::build(|_| service, limits, names)
+    }
+
+    fn build<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits, names: &[&str]) -> Self {
+        Self::try_build(make, limits, names)
             .unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"))
     }
 
-    fn build<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> io::Result<Self> {
+    fn try_build<S: Service>(
+        make: impl FnOnce(&Worker) -> S,
+        limits: Limits,
+        names: &[&str],
+    ) -> io::Result<Self> {
         let (post, mailbox) = mailbox()?;
-        let name: Arc<str> = "test".into();
-        let metrics = Arc::new(Metrics::new(vec![name.clone()], 1));
+        let names: Vec<Arc<str>> = names.iter().map(|name| (*name).into()).collect();
+        let metrics = Arc::new(Metrics::new(names.clone(), 1));
         let service = make(&Worker {
             index: 0,
             count: 1,
             metrics: metrics.clone(),
         });
         let memory = Memory::new(limits.memory as u64, 1);
-        let dealer = Dealer::new(1, limits.connections, [vec![0]]);
-        let names: Arc<[Name]> = [Name {
-            name,
-            service: Some(0),
-        }]
-        .into();
+        let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
+        let names: Arc<[Name]> = names
+            .into_iter()
+            .map(|name| Name {
+                name,
+                service: Some(0),
+            })
+            .collect();
         let crew = Crew::new(
             vec![post.clone()],
             names.clone(),
@@ -143,10 +158,27 @@ impl Exchange {
         })
     }
 
-    /// A client connects.
+    /// A client connects, to the first name.
     pub fn connect(&mut self) -> Client {
-        self.shard.crew.dealer.hold(0, 0);
-        let id = self.shard.open(0, Wire::default());
+        self.connect_with(0)
+    }
+
+    /// A client connects to the socket of this name.
+    ///
+    /// # Panics
+    ///
+    /// If it is none of those that [`Exchange::with_names`] was given.
+    pub fn connect_to(&mut self, name: &str) -> Client {
+        let mut names = self.shard.desk.names.iter();
+        match names.position(|known| &*known.name == name) {
+            Some(index) => self.connect_with(index),
+            None => panic!("no socket is called {name}"),
+        }
+    }
+
+    fn connect_with(&mut self, name: usize) -> Client {
+        self.shard.crew.dealer.hold(name, 0);
+        let id = self.shard.open(name as u16, Wire::default());
         self.ids.push(id);
         self.settle();
         Client(self.ids.len() - 1)
@@ -269,9 +301,14 @@ impl Exchange {
             .is_some_and(|desire| matches!(desire.receive, Receive::Stream | Receive::Large))
     }
 
-    /// The counters.
+    /// The counters of all names.
     pub fn counters(&self) -> NameTotals {
-        self.shard.desk.metrics.snapshot().total()
+        self.snapshot().total()
+    }
+
+    /// All counters.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shard.desk.metrics.snapshot()
     }
 
     /// Bytes that the connections make the worker hold.
@@ -339,6 +376,33 @@ mod tests {
             reply.write(|out| out.resize(out.len() + 60_000, 0xc0));
             Flow::Continue
         }
+    }
+
+    #[test]
+    fn each_name_has_its_own_connections_and_counters() {
+        struct Name;
+
+        impl Service for Name {
+            type Session = ();
+
+            fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+                reply.write(|out| out.extend_from_slice(peer.socket_name().as_bytes()));
+                Ok(())
+            }
+
+            fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+                Flow::Continue
+            }
+        }
+
+        let mut exchange = Exchange::with_names(Name, Limits::default(), &["one", "other"]);
+        let clients = ["one", "other", "other"].map(|name| exchange.connect_to(name));
+        assert_eq!(exchange.take_sent(clients[1]), b"other");
+        exchange.receive(clients[2], &[1, 2]);
+        let snapshot = exchange.snapshot();
+        let counters = |name| snapshot.name(name).map(|name| (name.open, name.frames_in));
+        assert_eq!(counters("one"), Some((1, 0)));
+        assert_eq!(counters("other"), Some((2, 2)));
     }
 
     #[test]

@@ -114,6 +114,18 @@ impl Bed {
             .unwrap()
     }
 
+    /// The address of the first TCP listener of this name.
+    pub(crate) fn address_of(&self, name: &str) -> SocketAddr {
+        let listeners = self.running.listeners();
+        let mut named = listeners.filter(|listener| &*listener.name == name);
+        named
+            .find_map(|listener| match listener.address {
+                Address::Tcp(address) => Some(address),
+                _ => None,
+            })
+            .unwrap()
+    }
+
     /// A connection to the first TCP listener.
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.address())
@@ -158,12 +170,17 @@ impl Bed {
 
     /// Stops the server and waits for its end. Returns the last counters.
     pub(crate) fn finish(self) -> NameTotals {
+        self.end().total()
+    }
+
+    /// As [`Bed::finish`], with the counters of each name.
+    pub(crate) fn end(self) -> Snapshot {
         assert_no_kernel_workers();
         self.running.stop();
         self.running.join().unwrap();
         let snapshot = self.metrics.snapshot();
         assert_eq!(snapshot.total().open, 0, "{snapshot:#?}");
-        snapshot.total()
+        snapshot
     }
 }
 
