@@ -217,6 +217,8 @@ impl<L: Link> Shard<L> {
             .bytes_out
             .add(bytes.len() as u64);
         connection.account(desk);
+        // With nothing left to write, it may be idle from now on.
+        self.note_limits(slot);
         Some(bytes)
     }
 
@@ -546,16 +548,27 @@ impl<L: Link> Shard<L> {
             entry.is_ready = true;
             self.ready.push(slot);
         }
-        // An entry that comes up too early is looked at again then; only one that would come too late is replaced. None
-        // does that comes up before a time limit can be over that begins now: those that began before were looked at then.
-        let patient = matches!(connection.life, Life::Open)
+        self.note_limits(slot);
+        self.touch(slot);
+    }
+
+    /// Sees to it that the connection comes up in the wheel before any of its time limits can be over.
+    fn note_limits(&mut self, slot: u32) {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        // None can be over before this entry if it begins now, and those that began before were noted then.
+        let patient = matches!(entry.connection.life, Life::Open)
             && entry.timed <= self.desk.now.saturating_add(self.patience);
-        if !patient
-            && let Some((at, _)) = connection.due(&self.desk.limits)
+        if patient {
+            return;
+        }
+        // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
+        if let Some((at, _)) = entry.connection.due(&self.desk.limits)
             && at < entry.timed
         {
             entry.timed = at;
-            let generation = connection.id.generation;
+            let generation = entry.connection.id.generation;
             self.wheel.insert(
                 at,
                 Timed {
@@ -564,10 +577,6 @@ impl<L: Link> Shard<L> {
                     at,
                 },
             );
-        }
-        if !entry.is_touched {
-            entry.is_touched = true;
-            self.touched.push(slot);
         }
     }
 

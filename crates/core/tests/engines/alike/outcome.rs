@@ -78,8 +78,9 @@ impl Reason {
     pub(crate) fn counters(&self) -> NameTotals {
         let mut counters = NameTotals::default();
         match self {
-            Reason::Finished | Reason::Refused | Reason::Stopping | Reason::Other(_) => {}
-            Reason::Truncated | Reason::Framing(_) | Reason::TopLevel(_) | Reason::Asked => {
+            Reason::Finished | Reason::Stopping | Reason::Other(_) => {}
+            Reason::Refused | Reason::Asked => counters.ended_by_service = 1,
+            Reason::Truncated | Reason::Framing(_) | Reason::TopLevel(_) => {
                 counters.bad_input = 1;
             }
             Reason::Failed => counters.failed = 1,
