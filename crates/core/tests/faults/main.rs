@@ -120,6 +120,7 @@ tests! {
         questions_that_stay_open_are_abandoned,
     }
     quiet {
+        work_that_is_done_costs_no_turns,
         whatever_is_waited_for_costs_no_turns,
         urgent_data_does_no_harm,
     }

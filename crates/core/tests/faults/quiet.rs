@@ -29,6 +29,32 @@ fn assert_quiet(bed: &Bed) {
     assert_no_kernel_workers();
 }
 
+/// A kernel may say that there is more to be done when everything has been.
+pub(crate) fn work_that_is_done_costs_no_turns(engine: Engine) {
+    let (bed, _) = crate::tickets::start(
+        engine,
+        "
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]",
+    );
+    let mut clients: Vec<TcpStream> = (0..64).map(|_| bed.connect("echo")).collect();
+    let asked = frame(100, 1);
+    for _ in 0..20 {
+        for _ in 0..50 {
+            // One thread asks and reads while the workers answer, so that their work comes in while they do it.
+            for client in &mut clients {
+                client.write_all(&asked).unwrap();
+            }
+            for client in &mut clients {
+                client::expect(client, &asked);
+            }
+        }
+        assert_quiet(&bed);
+    }
+    drop(clients);
+    bed.finish();
+}
+
 pub(crate) fn whatever_is_waited_for_costs_no_turns(engine: Engine) {
     let more = "
         [sockets.echo]

@@ -16,7 +16,7 @@ use crate::engine::Unavailable;
 const ENTRIES: u32 = 8;
 
 /// No answer of the kernel takes this long on sockets that have data already.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const READABLE: Operation = Operation::Readable {
     slot: 0,

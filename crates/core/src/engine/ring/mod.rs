@@ -48,10 +48,6 @@ pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 
-/// With DEFER_TASKRUN some kernels (6.13 and later) run only so many deferred completions in one enter. After a batch of
-/// this size there may be more, so that the next one does not wait.
-const DEFERRED_BATCH: usize = 20;
-
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
@@ -71,8 +67,6 @@ struct Engine<'r> {
     yields: Vec<(u32, u32)>,
     /// Counts the turns, for the share of the buffers.
     turn: u32,
-    /// How many completions the last turn dispatched.
-    batch: usize,
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
     /// Buffers of large frames that are being received into.
@@ -150,7 +144,6 @@ pub(crate) fn run(
         starved: VecDeque::new(),
         yields: Vec::new(),
         turn: 0,
-        batch: 0,
         parcels: Vec::new(),
         larges: Slab::new(),
         flights: Flights::default(),
@@ -232,10 +225,11 @@ impl Engine<'_> {
 
     /// Whether to sleep, and how long.
     fn plan_wait(&mut self) -> io::Result<Wait> {
-        let deferred = self.batch >= DEFERRED_BATCH || self.queue.has_deferred_work();
+        // Completions that the kernel has deferred are no reason: an enter that would wait runs them first, and does not
+        // wait then. The ring's flag that there are some can stay behind after they were run.
         // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
         // has anything to receive.
-        if self.shard.is_busy() || !self.starved.is_empty() || deferred {
+        if self.shard.is_busy() || !self.starved.is_empty() {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -262,27 +256,26 @@ impl Engine<'_> {
     /// Looks for completions without sleeping for as long as configured, then waits.
     fn spin(&mut self, wait: Wait) -> io::Result<()> {
         let end = Instant::now() + self.spin;
-        loop {
-            self.enter(Wait::No)?;
-            if self.queue.has_completions() {
-                return Ok(());
-            }
+        self.enter(Wait::No)?;
+        while !self.queue.has_completions() {
             if Instant::now() >= end {
                 return self.enter(wait);
             }
+            if self.queue.may_have_deferred_work() {
+                self.enter(Wait::No)?;
+            }
             std::hint::spin_loop();
         }
+        Ok(())
     }
 
     /// Dispatches everything that has completed by now.
     fn dispatch_all(&mut self, chunk: &mut Chunk) -> io::Result<()> {
-        self.batch = 0;
         loop {
             let count = self.queue.reap(chunk);
             if count == 0 {
                 return Ok(());
             }
-            self.batch += count;
             self.shard
                 .desk
                 .counters()

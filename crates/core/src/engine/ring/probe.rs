@@ -30,7 +30,7 @@ const CONFIG: RingConfig = RingConfig {
 };
 
 /// No answer of the kernel takes this long on sockets that have data already.
-const PATIENCE_MS: u64 = 1000;
+const PATIENCE_MS: u64 = 20_000;
 
 const TARGET: u64 = 1;
 const CANCEL: u64 = 2;

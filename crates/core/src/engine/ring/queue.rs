@@ -216,8 +216,9 @@ impl<'r> Queue<'r> {
         self.submission.cq_overflow()
     }
 
-    /// Whether the kernel has deferred work that the next enter would run.
-    pub(super) fn has_deferred_work(&mut self) -> bool {
+    /// Whether the kernel has completions to make in the next enter, as far as the ring's flag tells. It can stay behind
+    /// after they were made, so that nobody may go on for ever because of it.
+    pub(super) fn may_have_deferred_work(&self) -> bool {
         self.submission.taskrun() || self.submission.cq_overflow()
     }
 }
