@@ -48,6 +48,7 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
                 .counter
                 .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
             ring_workers: has_ring_workers(subject.server.pid()),
+            busy_at_rest: subject.rest.busy(),
         });
     CellResult {
         cell: *cell,
@@ -69,12 +70,40 @@ pub(crate) fn hold(cell: &Cell, server: &Server, length: Duration) {
     }
 }
 
+/// What a server uses while others are measured, which should be nothing.
+#[derive(Default)]
+struct Rest {
+    /// When its last window was over, and what it had used by then.
+    since: Option<(Instant, Duration)>,
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Rest {
+    fn begin(&mut self, clock: CpuClock) {
+        self.since = Some((Instant::now(), clock.now()));
+    }
+
+    fn end(&mut self, clock: CpuClock) {
+        if let Some((since, cpu)) = self.since.take() {
+            self.wall += since.elapsed();
+            self.cpu += clock.now() - cpu;
+        }
+    }
+
+    /// How much of its CPU it used, 1 being all of it.
+    fn busy(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    }
+}
+
 /// A server with the load of a cell.
 struct Subject<'a> {
     cell: &'a Cell,
     server: &'a Server,
     load: Box<dyn Load>,
     clock: CpuClock,
+    rest: Rest,
 }
 
 impl<'a> Subject<'a> {
@@ -84,12 +113,14 @@ impl<'a> Subject<'a> {
             server,
             load: load::of(cell, server),
             clock: CpuClock::of(server.pid()),
+            rest: Rest::default(),
         }
     }
 
     /// Runs the load, and measures when it has run for a moment.
     fn window(&mut self, length: Duration) -> Window {
         let counts_sent = self.load.counts_sent();
+        self.rest.end(self.clock);
         self.load.start();
         self.run(length / 10);
         if counts_sent {
@@ -109,6 +140,7 @@ impl<'a> Subject<'a> {
         if !counts_sent {
             self.come_to_rest();
         }
+        self.rest.begin(self.clock);
         window
     }
 
