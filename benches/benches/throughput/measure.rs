@@ -12,9 +12,6 @@ use crate::results::{CellResult, Measured, Window};
 /// How long a server may do nothing that is seen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A window is at least so many messages, however long they take: fewer could be those that the server had done before.
-const MESSAGES_MIN: u64 = 32;
-
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
@@ -153,11 +150,13 @@ impl<'a> Subject<'a> {
         Some(calls as f64 / messages as f64)
     }
 
-    /// Runs the load for so long: how many messages were done.
+    /// Runs the load for so long: how many messages were done. They are at least as many as are under way at once, however
+    /// long that takes: fewer could be those that the server had done before.
     fn run(&mut self, length: Duration) -> u64 {
+        let least = (self.cell.connections * self.cell.depth) as u64;
         let begin = Instant::now();
         let mut messages = 0;
-        while begin.elapsed() < length || messages < MESSAGES_MIN {
+        while begin.elapsed() < length || messages < least {
             messages += self.load.turn();
             self.check(begin, length);
         }
