@@ -46,7 +46,7 @@ impl Program {
         })
     }
 
-    /// Builds these peers, all in one go.
+    /// Builds these peers, all in one go. If all are wanted, those that there are.
     ///
     /// # Errors
     ///
@@ -57,8 +57,10 @@ impl Program {
         }
         let binaries: Vec<String> = names.iter().map(|name| format!("peer-{name}")).collect();
         let mut arguments = vec!["--package", "ringhold-peers"];
-        for binary in &binaries {
-            arguments.extend(["--bin", binary]);
+        if names == PEERS {
+            arguments.push("--bins");
+        } else {
+            arguments.extend(binaries.iter().flat_map(|binary| ["--bin", binary]));
         }
         let release = daemon::build_with(&arguments, "")?;
         let peers = names.iter().zip(&binaries).map(|(name, binary)| Program {
@@ -66,7 +68,7 @@ impl Program {
             path: release.join(binary),
             arguments: Vec::new(),
         });
-        Ok(peers.collect())
+        Ok(peers.filter(|peer| peer.path.exists()).collect())
     }
 }
 

@@ -93,6 +93,7 @@ fn write(report: &Report, save: bool) {
     }
     for dir in dirs {
         report.write(&dir).unwrap();
+        let dir = dir.canonicalize().unwrap();
         println!("\nthe report is {}", dir.join("report.md").display());
     }
 }

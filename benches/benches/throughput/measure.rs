@@ -12,9 +12,6 @@ use crate::results::{CellResult, Measured, Window};
 /// How long a server may do nothing that is seen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A window is at least so many messages, however long they take: fewer could be those that the server had done before.
-const MESSAGES_MIN: u64 = 32;
-
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
@@ -48,6 +45,7 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
                 .counter
                 .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
             ring_workers: has_ring_workers(subject.server.pid()),
+            busy_at_rest: subject.rest.busy(),
         });
     CellResult {
         cell: *cell,
@@ -69,12 +67,40 @@ pub(crate) fn hold(cell: &Cell, server: &Server, length: Duration) {
     }
 }
 
+/// What a server uses while others are measured, which should be nothing.
+#[derive(Default)]
+struct Rest {
+    /// When its last window was over, and what it had used by then.
+    since: Option<(Instant, Duration)>,
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Rest {
+    fn begin(&mut self, clock: CpuClock) {
+        self.since = Some((Instant::now(), clock.now()));
+    }
+
+    fn end(&mut self, clock: CpuClock) {
+        if let Some((since, cpu)) = self.since.take() {
+            self.wall += since.elapsed();
+            self.cpu += clock.now() - cpu;
+        }
+    }
+
+    /// How much of its CPU it used, 1 being all of it.
+    fn busy(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    }
+}
+
 /// A server with the load of a cell.
 struct Subject<'a> {
     cell: &'a Cell,
     server: &'a Server,
     load: Box<dyn Load>,
     clock: CpuClock,
+    rest: Rest,
 }
 
 impl<'a> Subject<'a> {
@@ -84,12 +110,14 @@ impl<'a> Subject<'a> {
             server,
             load: load::of(cell, server),
             clock: CpuClock::of(server.pid()),
+            rest: Rest::default(),
         }
     }
 
     /// Runs the load, and measures when it has run for a moment.
     fn window(&mut self, length: Duration) -> Window {
         let counts_sent = self.load.counts_sent();
+        self.rest.end(self.clock);
         self.load.start();
         self.run(length / 10);
         if counts_sent {
@@ -109,6 +137,7 @@ impl<'a> Subject<'a> {
         if !counts_sent {
             self.come_to_rest();
         }
+        self.rest.begin(self.clock);
         window
     }
 
@@ -121,11 +150,13 @@ impl<'a> Subject<'a> {
         Some(calls as f64 / messages as f64)
     }
 
-    /// Runs the load for so long: how many messages were done.
+    /// Runs the load for so long: how many messages were done. They are at least as many as are under way at once, however
+    /// long that takes: fewer could be those that the server had done before.
     fn run(&mut self, length: Duration) -> u64 {
+        let least = (self.cell.connections * self.cell.depth) as u64;
         let begin = Instant::now();
         let mut messages = 0;
-        while begin.elapsed() < length || messages < MESSAGES_MIN {
+        while begin.elapsed() < length || messages < least {
             messages += self.load.turn();
             self.check(begin, length);
         }

@@ -31,10 +31,10 @@ const COLOURS: [&str; 8] = [
     "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999",
 ];
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 880.0;
 /// Where the axis begins and ends.
-const LEFT: f64 = 190.0;
-const RIGHT: f64 = 840.0;
+const LEFT: f64 = 210.0;
+const RIGHT: f64 = 860.0;
 /// Above the first row, and between rows.
 const TOP: f64 = 64.0;
 const STEP: f64 = 18.0;

@@ -82,6 +82,12 @@ impl Report {
             self.everybody(busy),
             &[],
         );
+        let idle = |one: &Measured| format!("{:.1}", one.busy_at_rest * 100.0);
+        section(
+            "How busy it was while others were measured, in %",
+            self.everybody(idle),
+            &[],
+        );
         section("System calls per message", self.everybody(syscalls), &[]);
         section("Latency in µs", self.latency(), &["latency.svg"]);
         out

@@ -41,6 +41,8 @@ pub(crate) struct Measured {
     pub(crate) syscalls: Option<f64>,
     /// Whether the kernel has threads that work for its ring.
     pub(crate) ring_workers: bool,
+    /// How much of its CPU it used while the others were measured, 1 being all of it.
+    pub(crate) busy_at_rest: f64,
 }
 
 impl Measured {

@@ -4,6 +4,9 @@ use ringhold_benches::server::RINGHOLD;
 
 use crate::results::CellResult;
 
+/// So much of a CPU is nothing.
+const IDLE: f64 = 0.02;
+
 /// A cell, as soon as it is measured.
 pub(crate) fn print_cell(result: &CellResult) {
     println!("{}", result.cell);
@@ -27,5 +30,12 @@ pub(crate) fn print_cell(result: &CellResult) {
                 ""
             },
         );
+        if one.busy_at_rest > IDLE {
+            println!(
+                "  {} also used {:.0} % of the CPU while the others were measured, which disturbs them",
+                one.server,
+                one.busy_at_rest * 100.0
+            );
+        }
     }
 }
