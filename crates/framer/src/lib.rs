@@ -2,8 +2,9 @@
 //!
 //! A stream of msgpack objects carries no lengths: the end of an object is known only once every header inside it has
 //! been read. A [`Framer`] reads those headers, and nothing else, as the bytes arrive. It passes over the payload of
-//! strings, binaries and extensions without looking at it, can be interrupted after any byte, and never looks at a byte
-//! twice, so a message that trickles in costs as much work as one that arrives whole.
+//! strings, binaries and extensions without looking at it, can be interrupted after any byte, and never begins anew, so a
+//! message that trickles in costs as much work as one that arrives whole. (At most the first 64 objects that are fed of a
+//! frame are looked at twice: a shorter loop tries whether they are all of it.)
 //!
 //! ```
 //! use ringhold_framer::{Framer, Limits, Progress};
