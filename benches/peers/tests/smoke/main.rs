@@ -67,6 +67,7 @@ macro_rules! service {
 
 service!(tokio, "peer-tokio", Ring::No);
 service!(monoio, "peer-monoio", Ring::Deferring);
+service!(compio, "peer-compio", Ring::Deferring);
 
 /// The one that only knows bytes.
 mod bare {
