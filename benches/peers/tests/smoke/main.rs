@@ -66,6 +66,7 @@ macro_rules! service {
 }
 
 service!(tokio, "peer-tokio", Ring::No);
+service!(tokio_uring, "peer-tokio-uring", Ring::Cooperating);
 service!(monoio, "peer-monoio", Ring::Deferring);
 service!(compio, "peer-compio", Ring::Deferring);
 
