@@ -2,11 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use crate::replies::Replies;
 
 /// A subscriber that lets so much pile up is cut.
 const WAITING_BYTES_MAX: usize = 8 << 20;
@@ -25,6 +28,11 @@ impl Batch {
             self.bytes += piece.len();
             self.pieces.push_back(piece);
         }
+    }
+
+    /// The pieces, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.pieces.iter()
     }
 
     /// Takes the first piece.
@@ -88,22 +96,42 @@ impl Buf for Batch {
 }
 
 /// The queue of one subscriber. Whoever publishes fills it, whoever writes to the connection empties it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Outbox(RefCell<State>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     waiting: Batch,
     writer: Option<Waker>,
+    /// Whether the writer is busy with what it took.
+    writing: bool,
+    shortcut: Option<Shortcut>,
     closed: bool,
 }
 
+/// Sends as many of some bytes as can be sent at once.
+type Shortcut = Box<dyn Fn(&[u8]) -> usize>;
+
 impl Outbox {
+    /// From now on whoever pushes sends as well, as long as nothing waits; `send` says how many bytes it could send.
+    pub fn set_shortcut(&self, send: impl Fn(&[u8]) -> usize + 'static) {
+        self.0.borrow_mut().shortcut = Some(Box::new(send));
+    }
+
     /// Appends a piece, unless the subscriber is so slow that it is to be cut.
-    pub fn push(&self, piece: Bytes) {
+    pub fn push(&self, mut piece: Bytes) {
         let state = &mut *self.0.borrow_mut();
         if state.closed {
             return;
+        }
+        if let Some(send) = &state.shortcut
+            && !state.writing
+            && state.waiting.bytes == 0
+        {
+            piece.advance(send(&piece));
+            if piece.is_empty() {
+                return;
+            }
         }
         state.waiting.push(piece);
         if state.waiting.bytes > WAITING_BYTES_MAX {
@@ -115,7 +143,16 @@ impl Outbox {
         }
     }
 
-    /// Ends it; what waits is not sent any more.
+    /// Appends the replies to the subscriber's own requests.
+    pub fn push_replies(&self, replies: &mut Replies) {
+        let mut batch = Batch::default();
+        replies.take(&mut batch);
+        while let Some(piece) = batch.pop() {
+            self.push(piece);
+        }
+    }
+
+    /// Ends it: nothing is appended any more.
     pub fn close(&self) {
         let state = &mut *self.0.borrow_mut();
         state.closed = true;
@@ -124,7 +161,8 @@ impl Outbox {
         }
     }
 
-    /// Waits until there is something, and swaps it for the batch, which should be empty. `false` once it is closed.
+    /// Waits until there is something, and swaps it for the batch, which should be empty. `false` when there will be
+    /// nothing more.
     pub async fn take(&self, batch: &mut Batch) -> bool {
         poll_fn(|context| self.poll_take(context, batch)).await
     }
@@ -142,15 +180,26 @@ impl Outbox {
 
     fn poll_take(&self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
         let state = &mut *self.0.borrow_mut();
-        if state.closed {
-            return Poll::Ready(false);
-        }
-        if state.waiting.bytes > 0 {
+        state.writing = state.waiting.bytes > 0;
+        if state.writing {
             std::mem::swap(&mut state.waiting, batch);
             return Poll::Ready(true);
         }
+        if state.closed {
+            return Poll::Ready(false);
+        }
         state.writer = Some(context.waker().clone());
         Poll::Pending
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.borrow();
+        f.debug_struct("Outbox")
+            .field("waiting", &state.waiting)
+            .field("closed", &state.closed)
+            .finish_non_exhaustive()
     }
 }
 

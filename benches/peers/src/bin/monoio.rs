@@ -111,19 +111,18 @@ async fn receive(stream: &mut impl AsyncReadRent, session: &mut Session) -> io::
 }
 
 async fn send(stream: &mut impl AsyncWriteRent, replies: &mut Replies) -> io::Result<()> {
-    let Some(bytes) = replies.plain() else {
-        let mut batch = Batch::default();
-        replies.take(&mut batch);
-        return send_batch(stream, &mut batch).await;
-    };
-    if bytes.is_empty() {
+    if replies.is_empty() {
         return Ok(());
     }
-    let (result, mut sent) = stream.write_all(std::mem::take(bytes)).await;
-    sent.clear();
-    *bytes = sent;
-    result?;
-    Ok(())
+    if let Some(bytes) = replies.plain() {
+        let (result, mut sent) = stream.write_all(std::mem::take(bytes)).await;
+        sent.clear();
+        *bytes = sent;
+        return result.map(drop);
+    }
+    let mut batch = Batch::default();
+    replies.take(&mut batch);
+    send_batch(stream, &mut batch).await
 }
 
 async fn send_batch(stream: &mut impl AsyncWriteRent, batch: &mut Batch) -> io::Result<()> {
@@ -140,7 +139,6 @@ where
     S: AsyncReadRent + AsyncWriteRent + Split + 'static,
 {
     let (mut reader, mut writer) = stream.into_split();
-    let mut batch = Batch::default();
     let mut replies = Replies::default();
     let same = outbox.clone();
     spawn(async move {
@@ -150,10 +148,7 @@ where
     });
     while receive(&mut reader, &mut session).await? {
         session.received(&mut replies)?;
-        replies.take(&mut batch);
-        while let Some(piece) = batch.pop() {
-            outbox.push(piece);
-        }
+        outbox.push_replies(&mut replies);
     }
     Ok(())
 }

@@ -66,7 +66,9 @@ macro_rules! service {
 }
 
 service!(tokio, "peer-tokio", Ring::No);
+service!(tokio_uring, "peer-tokio-uring", Ring::Cooperating);
 service!(monoio, "peer-monoio", Ring::Deferring);
+service!(compio, "peer-compio", Ring::Deferring);
 
 /// The one that only knows bytes.
 mod bare {
@@ -220,8 +222,12 @@ fn every_subscriber_gets_every_event(peer: &Peer, kind: Kind) {
             expect(subscriber, &events);
         }
     }
-    // One goes, the others stay, and requests of theirs are answered between events.
-    subscribers.remove(1);
+    // One ends, the others stay, and requests of theirs are answered between events.
+    let mut ended = subscribers.remove(1);
+    ended.write_all(&request(9, "ping", b"\x90")).unwrap();
+    ended.shutdown(Shutdown::Write);
+    expect(&mut ended, b"\x94\x01\x09\xc0\xa4pong");
+    assert_eq!(ended.read(&mut [0; 8]).unwrap(), 0);
     for subscriber in &mut subscribers {
         subscriber.write_all(&echo(5, b"\xa1x")).unwrap();
         expect(subscriber, &echo_reply(5, b"\xa1x"));
@@ -259,11 +265,19 @@ fn many_connections_are_served_at_once(peer: &Peer, kind: Kind) {
 }
 
 fn the_end_and_garbage_close_the_connection(peer: &Peer, kind: Kind) {
-    let mut ended = peer.connect(kind);
-    ended.write_all(&echo(1, b"\x01")).unwrap();
-    expect(&mut ended, &echo_reply(1, b"\x01"));
-    ended.shutdown(Shutdown::Write);
-    assert_eq!(ended.read(&mut [0; 8]).unwrap(), 0);
+    // The end comes behind the reply, or with the request.
+    for early in [false, true] {
+        let mut ended = peer.connect(kind);
+        ended.write_all(&echo(1, b"\x01")).unwrap();
+        if early {
+            ended.shutdown(Shutdown::Write);
+        }
+        expect(&mut ended, &echo_reply(1, b"\x01"));
+        if !early {
+            ended.shutdown(Shutdown::Write);
+        }
+        assert_eq!(ended.read(&mut [0; 8]).unwrap(), 0);
+    }
 
     for garbage in [&b"\xc1"[..], b"\x05", b"\x91\x00", b"\xdd\xff\xff\xff\xff"] {
         let mut stream = peer.connect(kind);

@@ -18,6 +18,8 @@ const READ_TIME_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Ring {
     /// Nothing.
     No,
+    /// io_uring with a single issuer, of Linux 6.0 or newer.
+    Cooperating,
     /// io_uring with deferred work, of Linux 6.1 or newer.
     Deferring,
 }
@@ -94,6 +96,7 @@ fn missing(ring: Ring) -> Option<String> {
     let mut builder: Builder = IoUring::builder();
     let made = match ring {
         Ring::No => return None,
+        Ring::Cooperating => builder.setup_single_issuer().setup_coop_taskrun().build(8),
         Ring::Deferring => builder.setup_single_issuer().setup_defer_taskrun().build(8),
     };
     let error = made.err()?;

@@ -16,7 +16,8 @@
 //! - Sends never wait, gather up to 64 buffers, and complete only if something is left (`MSG_DONTWAIT`,
 //!   `SKIP_SUCCESS`): when the enter that submitted them has returned, they are over. With one connection that halves
 //!   the calls, from two a message to one, because a send does not end the wait for the next message (sends that
-//!   complete: 1.01 to 1.09); with 64 it makes no difference (0.98 to 1.02). Calling send(2) is no better (1.00 to 1.07).
+//!   complete: 1.01 to 1.09); with 64 it makes no difference (0.98 to 1.02). Calling send(2) is no better (1.00 to
+//!   1.07).
 //! - A poll for the end of the peer's side goes along with each connection, because a multishot receive may miss it.
 //!   It costs 0 to 4 %.
 //!
