@@ -382,6 +382,52 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_goes_back_before_what_was_queued_since() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.take_written(&mut pools), None);
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"first"));
+        let first = outbox.take_written(&mut pools).unwrap();
+        assert_eq!(first, b"first");
+        assert!(outbox.is_empty());
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"second"));
+        outbox.share(&mut pools, Bytes::from(vec![b'3'; 600]));
+        outbox.put_back(&mut pools, first, 2);
+        assert_eq!((outbox.len(), outbox.held()), (3 + 6 + 600, 5 + 6 + 600));
+        assert_eq!(
+            outbox.take_written(&mut pools),
+            None,
+            "it is several pieces"
+        );
+        let all = [b"rstsecond", &[b'3'; 600][..]].concat();
+        assert_eq!(collect(&mut outbox, &mut pools), all);
+        assert_eq!(outbox.take_written(&mut pools), None, "a send is under way");
+        outbox.sent(&mut pools, 4);
+        assert_eq!(outbox.take_all(&mut pools), all[4..]);
+    }
+
+    #[test]
+    fn what_is_written_in_bits_is_a_chain_of_buffers_that_can_be_used_again() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        let mut expected = Vec::new();
+        for number in 0..500u32 {
+            let bytes = [number as u8; 1000];
+            expected.extend_from_slice(&bytes);
+            outbox.write(&mut pools, |tail| tail.extend_from_slice(&bytes));
+        }
+        assert_eq!(collect(&mut outbox, &mut pools), expected);
+        outbox.sent(&mut pools, expected.len());
+        assert!(outbox.is_empty());
+        let kept: Vec<usize> = (0..20).map(|_| pools.buffer().capacity()).collect();
+        let whole = kept.iter().filter(|kept| **kept == BUFFER_BYTES_MAX);
+        assert!(
+            whole.count() >= expected.len() / BUFFER_BYTES_MAX,
+            "{kept:?}"
+        );
+    }
+
+    #[test]
     fn an_empty_write_queues_nothing() {
         let mut pools = Pools::default();
         let mut outbox = Outbox::default();

@@ -18,9 +18,7 @@ use crate::frame::Lend;
 use crate::heap::Burst;
 use crate::host::Host;
 use crate::mailbox::Mail;
-use crate::outbox::Outbox;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
-use crate::pool::Pools;
 use crate::reply::Reply;
 use crate::slots::Slots;
 use crate::timers::Wheel;
@@ -28,6 +26,7 @@ use crate::timers::Wheel;
 mod large;
 mod mail;
 mod parting;
+mod sending;
 mod stopping;
 
 pub(crate) use self::mail::Errand;
@@ -180,55 +179,6 @@ impl<L: Link> Shard<L> {
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
         self.with(slot, |connection, desk| {
             connection.close(Close::Failed(error), desk)
-        });
-    }
-
-    /// A send ended; the kernel took `bytes` bytes.
-    pub(crate) fn sent(&mut self, slot: u32, bytes: usize) {
-        self.with(slot, |connection, desk| {
-            connection.outbox.sent(&mut desk.pools, bytes);
-            if bytes > 0 {
-                connection.clock.write = desk.now;
-                connection.clock.traffic = desk.now;
-                desk.name_counters(connection.name)
-                    .bytes_out
-                    .add(bytes as u64);
-            }
-        });
-    }
-
-    /// Takes out what is to be sent, if nothing depends on when that is done: the engine is about to send it, and says only
-    /// if it cannot ([`Shard::unsent`]). To the connection it is as good as sent.
-    pub(crate) fn launch(&mut self, slot: u32, bytes_max: usize) -> Option<Vec<u8>> {
-        if self.phase != Phase::Serving {
-            return None;
-        }
-        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
-        if !matches!(connection.life, Life::Open)
-            || connection.paused
-            || connection.outbox.len() > bytes_max
-        {
-            return None;
-        }
-        let desk = &mut self.desk;
-        let bytes = connection.outbox.take_written(&mut desk.pools)?;
-        connection.clock.traffic = desk.now;
-        desk.name_counters(connection.name)
-            .bytes_out
-            .add(bytes.len() as u64);
-        connection.account(desk);
-        // With nothing left to write, it may be idle from now on.
-        self.note_limits(slot);
-        Some(bytes)
-    }
-
-    /// What was launched has not been sent, apart from the first `sent` bytes.
-    pub(crate) fn unsent(&mut self, slot: u32, bytes: Vec<u8>, sent: usize) {
-        self.with(slot, |connection, desk| {
-            desk.name_counters(connection.name)
-                .bytes_out
-                .subtract((bytes.len() - sent) as u64);
-            connection.outbox.put_back(&mut desk.pools, bytes, sent);
         });
     }
 
@@ -432,16 +382,6 @@ impl<L: Link> Shard<L> {
         self.connections
             .get(id.slot as usize)
             .is_some_and(|entry| entry.connection.id == id)
-    }
-
-    /// What a send needs: the outbox, the engine's part, and the pools.
-    pub(crate) fn sending(&mut self, slot: u32) -> Option<(&mut Outbox, &mut L, &mut Pools)> {
-        let entry = self.connections.get_mut(slot as usize)?;
-        Some((
-            &mut entry.connection.outbox,
-            &mut entry.link,
-            &mut self.desk.pools,
-        ))
     }
 
     pub(crate) fn touch(&mut self, slot: u32) {

@@ -54,6 +54,10 @@ impl Engine<'_> {
         let Some(bytes) = self.shard.launch(slot, BYTES_MAX) else {
             return Ok(false);
         };
+        debug_assert!(
+            self.flights.queue.iter().all(|flight| flight.slot != slot),
+            "the second could overtake the first"
+        );
         let send =
             flight(fd, &bytes).user_data(Operation::new(Kind::Flight, generation, slot).pack());
         // SAFETY: the bytes are on the heap, and `flights` keeps them unchanged until the flight has landed; see
