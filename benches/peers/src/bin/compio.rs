@@ -1,19 +1,19 @@
 //! The peer on compio: io_uring, one task a connection, multishot receives into a pool of buffers.
 //!
 //! # How it is tuned
-//! - The ring is set up with `single_issuer`, `defer_taskrun`, `coop_taskrun` and `taskrun_flag`. Without any of them,
-//!   which is the default, it costs 1.10; without `defer_taskrun` 1.00.
+//! - The ring is set up with `single_issuer`, `defer_taskrun`, `coop_taskrun` and `taskrun_flag`. None of them, which
+//!   is the default, costs 1.10 to 1.31; all but `defer_taskrun` 1.00 to 1.32.
 //! - Up to 16,384 tasks run before the ring is looked at in between. With the default, 61, more connections than that
-//!   cost dearly (1024: 1.77; 64: 1.00 to 1.02), because such a look waits, for no time, and so arms a timer.
+//!   cost dearly (1024: 1.31 to 1.77; 64: 0.99 to 1.02), because such a look waits, for no time, and so arms a timer.
 //! - `read_multi`, multishot receives into the pool. `read_managed`, one at a time from the same pool, costs 1.06 to
 //!   1.26; `read` into a `BytesMut` of the connection 1.03 to 1.14.
 //! - But that is what a connection begins with, and stays with while it sends much at once: pieces of large messages
-//!   would have to be copied together (1 MiB: 1.26; 16 messages of 16 KiB: 1.30). It is also the way out when the pool
-//!   is empty.
+//!   would have to be copied together (1 MiB: 1.26; 16 messages of 16 KiB: 1.04 to 1.30). It is also the way out when
+//!   the pool is empty.
 //! - 64 buffers of 64 KiB. 32 and 128 KiB (0.96 to 1.10), and 256 and 1024 buffers (0.95 to 1.12), are no clear
 //!   difference.
 //!
-//! The ratios are server CPU per message relative to the code as it is.
+//! The ratios are server CPU per message relative to the code as it is, over several runs on a busy machine.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;

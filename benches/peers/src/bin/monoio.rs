@@ -2,20 +2,21 @@
 //!
 //! # How it is tuned
 //! - The ring is set up with `SINGLE_ISSUER`, `DEFER_TASKRUN`, `COOP_TASKRUN` and `TASKRUN_FLAG`. monoio's default,
-//!   none of them, costs 1.15 on unix and 1.22 on TCP with 64 connections; `SINGLE_ISSUER` alone 1.00 and 1.18 to
-//!   1.24, with `COOP_TASKRUN` 1.00 and 1.07. The size of the ring makes no difference from 256 to 16,384 (0.99 to
-//!   1.01).
+//!   none of them, costs 0.96 to 1.22, `SINGLE_ISSUER` alone 0.96 to 1.24, with `COOP_TASKRUN` 0.98 to 1.07: most on
+//!   TCP, and when the machine is busy. The size of the ring makes no difference from 256 to 16,384 (0.99 to 1.01).
 //! - One `BytesMut` a connection to receive into, behind what there is of a message. A `Vec` that is received into
-//!   from its start, with the beginnings of messages copied elsewhere, is as good for small messages (0.98 to 1.00)
+//!   from its start, with the beginnings of messages copied elsewhere, is as good for small messages (0.93 to 1.04)
 //!   and worse for 16 messages of 16 KiB (1.10 to 1.20).
-//! - At least 64 KiB for each receive. 32 KiB cost 1.07 to 1.24 for 16 messages of 16 KiB, and 0.96 to 1.00 for small
-//!   ones; 256 KiB 0.85 to 1.07 and 0.99 to 1.03.
+//! - At least 64 KiB of room for each receive. 32 KiB cost 1.07 to 1.24 for 16 messages of 16 KiB, and 0.96 to 1.00
+//!   for small ones; 256 KiB 0.85 to 1.07 and 0.99 to 1.03; room that grows from 16 KiB when it was filled 0.99 to
+//!   1.12 and 0.97 to 1.00.
 //! - One write for all replies of a receive, and the next receive behind it. To receive while the replies are sent
-//!   costs 1.14 to 1.24: when a receive is submitted later, what it asks for has often come already.
-//! - Waiting with `readable`, and a buffer from a pool only then, costs 1.12 to 1.19; streams of the `poll-io`
-//!   feature, with one buffer for all connections, 1.21.
+//!   costs 1.08 to 1.24 with 64 connections (with one 0.95 to 1.04): when a receive is submitted later, what it asks
+//!   for has often come already.
+//! - Waiting with `readable`, and a buffer from a pool only then, costs 0.97 to 1.19; streams of the `poll-io`
+//!   feature, with one buffer for all connections, 0.92 with one connection and 1.08 to 1.21 with more.
 //!
-//! The ratios are server CPU per message relative to the code as it is.
+//! The ratios are server CPU per message relative to the code as it is, over several runs on a busy machine.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;

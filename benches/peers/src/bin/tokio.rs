@@ -1,15 +1,14 @@
 //! The peer on tokio: epoll, one task a connection.
 //!
 //! # How it is tuned
-//! - A `LocalRuntime`, so that tasks need no atomics of their own: as fast as a `LocalSet` on a current-thread runtime
-//!   (1.00), and simpler.
+//! - A `LocalRuntime`, so that tasks need not be `Send`. A `LocalSet` on a current-thread runtime costs 1.00 to 1.09.
 //! - What is received goes through one buffer for all connections. It is lent to a read while that is polled, so an
-//!   idle connection has no buffer, and the memory is always warm. A `BytesMut` and `read_buf` per connection costs
-//!   the same with few connections (0.99 to 1.02) and more with a thousand (1.05), and holds 16 KiB for each of them.
-//!   `readable` and `try_read` into the shared buffer have the same memory, but cost more (1.02 to 1.15): after a
-//!   short read `poll_read` knows that the socket is empty, where `try_read` has to ask once more.
-//! - That buffer has 128 KiB. With 64 KiB, 16 messages of 16 KiB take more calls (1.10 to 1.13); 256 KiB are no better
-//!   (1.00 to 1.02). For small messages it makes no difference.
+//!   idle connection has no buffer, and the memory is always warm. A `BytesMut` of 16 KiB and `read_buf` for each
+//!   connection are as good for small messages (0.98 to 1.08), and cost up to 1.9 for 16 messages of 16 KiB.
+//!   `readable` and `try_read` into the shared buffer cost 1.02 to 1.19: after a short read `poll_read` knows that the
+//!   socket is empty, where `try_read` has to ask once more.
+//! - That buffer has 128 KiB. 64 KiB cost 1.10 to 1.13 for 16 messages of 16 KiB; 256 KiB are no better (0.94 to
+//!   1.04). For small messages it makes no difference.
 //! - The replies to all messages of a read leave in one write, at once, from a buffer that is shared as well; only
 //!   what the socket does not take is kept with the connection.
 //! - The rest of a large message is read where it is to lie, 256 KiB at a time (64 KiB: 1.05 to 1.09; 1 MiB: 0.99 to
@@ -19,7 +18,7 @@
 //!   only for what its socket does not take. To wake it always costs 1.06 to 1.14 on unix and 0.98 to 1.07 on TCP.
 //! - The number of tasks between two looks at epoll, 61, makes no difference from 16 to 1024.
 //!
-//! The ratios are server CPU per message relative to the code as it is.
+//! The ratios are server CPU per message relative to the code as it is, over several runs on a busy machine.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;

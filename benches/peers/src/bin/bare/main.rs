@@ -2,26 +2,27 @@
 //!
 //! # How it is tuned
 //! - `SINGLE_ISSUER`, `DEFER_TASKRUN`, `COOP_TASKRUN`, `TASKRUN_FLAG`, a registered ring descriptor; multishot accept,
-//!   and multishot receive into shared buffers. Registered ("direct") sockets (0.97 to 1.02) and a ring without the
+//!   and multishot receive into shared buffers. Registered ("direct") sockets (0.96 to 1.02) and a ring without the
 //!   array of indices (0.98 to 1.01) make no difference.
 //! - One enter a turn, which waits for one completion. When there may be more than the kernel hands out at once, the
-//!   next enter does not wait, and asks for none: for many, with a timeout of zero, it would arm a timer that fires at
-//!   once (1.50 on unix and 1.21 on TCP with 64 connections; 0.96 with 1024 on unix).
+//!   next enter does not wait, and asks for none. If it asks for many, with a timeout of zero, it arms a timer that
+//!   fires at once (64 connections: 1.09 to 1.50 on unix, 1.04 to 1.21 on TCP; 1024: 0.96 to 1.02), and the flag that
+//!   there is deferred work can stay set when there is none.
 //! - 64 buffers of 32 KiB in the ring, those that were used last before others. With 16 KiB a message of that size and
 //!   its envelope take two (1.53 to 2.3); larger ones are no better (64 KiB: 0.96 to 1.02), nor are 256 of them (1.00
 //!   to 1.02). There are more when the ring is found empty, but not if they are full: they would be out of the cache
 //!   before they are sent (1.02 to 1.11 for messages of 16 KiB and 1 MiB).
 //! - Bytes are sent from the buffers that they were received in. A copy, which gives the buffer back at once, costs
-//!   the same for small messages (0.99 to 1.01) and more for 16 KiB (1.06 to 1.07).
+//!   the same for small messages (0.98 to 1.04) and more for 16 KiB (1.06 to 1.07).
 //! - Sends never wait, gather up to 64 buffers, and complete only if something is left (`MSG_DONTWAIT`,
 //!   `SKIP_SUCCESS`): when the enter that submitted them has returned, they are over. With one connection that halves
-//!   the calls, from two a message to one, because a send does not end the wait for the next message (sends that
-//!   complete: 1.01 to 1.09); with 64 it makes no difference (0.98 to 1.02). Calling send(2) is no better (1.00 to
+//!   the calls, from two a message to one, because a send does not end the wait for the next message; in CPU that is 0
+//!   to 9 %. With 64 it makes no difference (sends that complete: 0.96 to 1.02), nor does calling send(2) (0.94 to
 //!   1.07).
 //! - A poll for the end of the peer's side goes along with each connection, because a multishot receive may miss it.
 //!   It costs 0 to 4 %.
 //!
-//! The ratios are server CPU per message relative to the code as it is.
+//! The ratios are server CPU per message relative to the code as it is, over several runs on a busy machine.
 
 mod buffers;
 mod connection;

@@ -111,7 +111,10 @@ impl<'r> Queue<'r> {
         hurry: bool,
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
-        let more = hurry || self.batch >= DEFERRED_BATCH || self.submission.taskrun();
+        // The flag can be left behind by work that was run already, so it is believed only while something completes.
+        // An enter that waits runs what there is, too.
+        let flagged = self.batch > 0 && self.submission.taskrun();
+        let more = hurry || self.batch >= DEFERRED_BATCH || flagged;
         self.submission.sync();
         let to_submit = self.submission.len() as u32;
         // SAFETY: there is no argument that the kernel would read.
