@@ -71,6 +71,18 @@ impl Expected<'_> {
             format!("connected {} times", seen.connected)
         })?;
         is_beginning("frame", &seen.calls, &self.reading.calls, self.is_certain())?;
+        if self.reading.fate == Fate::Stopped {
+            let ends = self.reading.calls.iter().scan(0, |end, call| {
+                *end += call.len();
+                Some(*end)
+            });
+            let whole = ends
+                .take_while(|end| *end <= outcome.taken as usize)
+                .count();
+            ensure(seen.calls.len() >= whole, || {
+                format!("{} of {whole} frames that were received", seen.calls.len())
+            })?;
+        }
         ensure(seen.changed.is_empty(), || {
             format!("frames have changed that were kept: {:?}", seen.changed)
         })
@@ -164,11 +176,9 @@ impl Expected<'_> {
         let mut counters = outcome.counters;
         let why = seen.ends.first().unwrap_or(&reading.why);
         let mut expected = why.counters();
-        expected.opened = 1;
+        (expected.accepted, expected.opened) = (1, 1);
         expected.frames_in = seen.calls.len() as u64;
         expected.abandoned = seen.abandoned.len() as u64;
-        // An exchange accepts nothing.
-        expected.accepted = counters.accepted.min(1);
         // How often a kernel takes less than it is given is its own matter.
         counters.pauses = 0;
         let (bytes_in, bytes_out) = (counters.bytes_in as usize, counters.bytes_out as usize);

@@ -1,10 +1,11 @@
 //! What became of the clients of one run.
 
 use ringhold_core::Close;
-use ringhold_core::metrics::NameTotals;
+use ringhold_core::metrics::{NameTotals, Snapshot};
 use ringhold_framer::{Framer, Limits, Progress};
 
 use super::actor::{Observed, lane};
+use super::script::socket_name;
 
 /// What became of one client, as far as it can be compared.
 #[derive(Debug, Default)]
@@ -14,8 +15,10 @@ pub(crate) struct Outcome {
     pub(crate) received: Vec<u8>,
     /// How the connection ended for it; `None` if it left before.
     pub(crate) end: Option<End>,
-    /// Whether the connection was open on both sides when the server was told to stop.
+    /// Whether the connection was open when the server was told to stop.
     pub(crate) stays: bool,
+    /// Bytes that the server had received by then, at least.
+    pub(crate) taken: u64,
     pub(crate) seen: Observed,
     /// The counters of the socket name that is only for this client.
     pub(crate) counters: NameTotals,
@@ -90,6 +93,11 @@ impl Reason {
         }
         counters
     }
+}
+
+/// The counters of the socket name of this client.
+pub(crate) fn counters_of(snapshot: &Snapshot, client: usize) -> NameTotals {
+    snapshot.name(&socket_name(client)).unwrap()
 }
 
 /// What a client was sent, message by message.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringhold_core::testing::{Client, Exchange};
 
 use super::actor::{Actor, Shared};
-use super::outcome::{End, Outcome};
+use super::outcome::{End, Outcome, counters_of};
 use super::script::{Decision, Ending, Leave, Script, Step, socket_name};
 
 /// What a client has got and the server has taken of it at one time.
@@ -47,6 +47,8 @@ struct State {
     is_synced: bool,
     is_inexact: bool,
     is_settled: bool,
+    /// Bytes that were received before the server was told to stop.
+    taken: u64,
 }
 
 struct World<'a> {
@@ -160,8 +162,7 @@ impl World<'_> {
             return Mark::default();
         };
         state.received.extend(self.exchange.take_sent(client));
-        let snapshot = self.exchange.snapshot();
-        let counters = snapshot.name(&socket_name(number)).unwrap();
+        let counters = counters_of(&self.exchange.snapshot(), number);
         Mark {
             received: state.received.len(),
             bytes_in: counters.bytes_in,
@@ -182,6 +183,9 @@ impl World<'_> {
             self.exchange.advance(Duration::from_secs(1000));
         }
         if ending == Ending::Early {
+            for number in 0..self.states.len() {
+                self.states[number].taken = self.mark(number).bytes_in;
+            }
             self.exchange.stop_within(Duration::from_secs(30));
         }
         for state in &self.states {
@@ -242,7 +246,9 @@ impl World<'_> {
         let Some(client) = state.client else {
             return Outcome::default();
         };
-        let snapshot = self.exchange.snapshot();
+        let mut counters = counters_of(&self.exchange.snapshot(), number);
+        // An exchange has no listeners.
+        counters.accepted = 1;
         self.shared.let_go(number);
         let end = match self.exchange.is_shut(client) {
             true => End::Fin,
@@ -254,7 +260,8 @@ impl World<'_> {
             end: (!state.left).then_some(end),
             stays: !state.left && !at_end.is_over,
             seen: self.shared.with(number, std::mem::take),
-            counters: snapshot.name(&socket_name(number)).unwrap(),
+            taken: state.taken,
+            counters,
         }
     }
 }

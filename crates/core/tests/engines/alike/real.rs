@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringhold_core::metrics::{NameTotals, Snapshot};
+use ringhold_core::metrics::NameTotals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::actor::{Actor, Shared};
 use super::client::Client;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, counters_of};
 use super::pure::{Mark, Run};
 use super::script::{Ending, Script, Step, socket_name};
 use crate::bed::Bed;
@@ -231,9 +231,15 @@ impl World<'_> {
             self.rest(&staying)?;
         }
         let snapshot = self.bed.snapshot();
-        let is_open = |number: &usize| counters_of(&snapshot, *number).open == 1;
-        let open: Vec<usize> = staying.iter().copied().filter(is_open).collect();
-        self.stop(&staying, &open)
+        let mut outcomes: Vec<Outcome> = self.clients.iter().map(|_| Outcome::default()).collect();
+        for number in staying {
+            let counters = counters_of(&snapshot, number);
+            let client = self.client(number);
+            (client.is_paused, client.keeps_open) = (false, false);
+            outcomes[number].stays = client.end.is_none() && counters.open == 1;
+            outcomes[number].taken = counters.bytes_in;
+        }
+        self.stop(outcomes)
     }
 
     /// Lets everybody get what is due.
@@ -269,16 +275,8 @@ impl World<'_> {
         Ok(())
     }
 
-    fn stop(mut self, staying: &[usize], open: &[usize]) -> Result<Vec<Outcome>, String> {
-        let mut outcomes: Vec<Outcome> = self.clients.iter().map(|_| Outcome::default()).collect();
-        for number in open {
-            outcomes[*number].stays = self.client(*number).end.is_none();
-        }
+    fn stop(mut self, mut outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, String> {
         self.bed.stop();
-        for number in staying {
-            let client = self.client(*number);
-            (client.is_paused, client.keeps_open) = (false, false);
-        }
         self.until("all have seen the end", |world| {
             if world.script.settings.ending == Ending::Early {
                 let clients = 0..world.clients.len();
@@ -301,8 +299,4 @@ impl World<'_> {
         }
         Ok(outcomes)
     }
-}
-
-fn counters_of(snapshot: &Snapshot, client: usize) -> NameTotals {
-    snapshot.name(&socket_name(client)).unwrap()
 }
