@@ -266,8 +266,9 @@ impl Maker {
                 self.add(client, Event::Decide { ticket, decision });
             }
             8 | 9 => self.leave(client),
-            11 => self.rush(client),
-            10 if self.random.once_in(6) => {
+            10 => self.rush(client),
+            11 if self.random.once_in(6) => {
+                // What came behind would race with the end.
                 temper.is_done = true;
                 self.send_items(client, vec![Item::Any(7), Item::Ask(Ask::Flood)]);
             }
