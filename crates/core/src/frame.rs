@@ -45,7 +45,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Keeps the frame past the call: a copy when it is small, a counted lease on the receive buffer when it is
-    /// large and the engine can spare the buffer.
+    /// large and the engine can spare the buffer. Of a connection with much to say it cannot.
     pub fn to_bytes(&self) -> Bytes {
         self.keep(self.bytes)
     }

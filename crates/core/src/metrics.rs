@@ -118,6 +118,8 @@ counters! {
         accept_backoffs,
         /// Receive buffers that are lent to services now.
         leased,
+        /// Receives of connections with much to say, one piece after the other through one warm buffer.
+        pieces,
     }
 }
 

@@ -410,6 +410,13 @@ impl<L: Link> Shard<L> {
             .is_some_and(|connection| matches!(connection.life, Life::Open) && !connection.paused)
     }
 
+    /// Whether it has input that will be dispatched in the next turn.
+    pub(crate) fn is_ready(&self, slot: u32) -> bool {
+        self.connections
+            .get(slot as usize)
+            .is_some_and(|entry| entry.is_ready)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.connections.len()
     }

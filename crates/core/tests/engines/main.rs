@@ -5,6 +5,7 @@
 mod accepting;
 mod alike;
 mod bed;
+mod bulk;
 mod descriptors;
 mod stopping;
 mod streams;

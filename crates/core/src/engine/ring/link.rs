@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::types::Fd;
 
+use super::bulk::Bulky;
 use super::room::Room;
 use super::watch::Watch;
 use crate::engine::peer_address;
@@ -19,9 +20,12 @@ pub(crate) struct RingLink {
     pub(super) receive_cancelled: bool,
     /// Its receive is asked to end because it has used up its share of the buffers.
     pub(super) yielding: bool,
-    /// The turn in which it last used up a buffer, and how many in that turn.
+    /// The turn in which it last used up a buffer, and how many in that turn, of how many bytes together.
     pub(super) turn: u32,
     pub(super) buffers_in_turn: u32,
+    pub(super) bytes_in_turn: u32,
+    /// Set while it has much to say.
+    pub(super) bulk: Option<Bulky>,
     /// The watch for the peer's end.
     pub(super) watch: Watch,
     /// A send of so many bytes is in flight.
@@ -47,6 +51,12 @@ pub(super) enum Receiving {
     Large(u32),
     /// It found no buffer, or others had found none before it, and waits in the queue.
     Starved,
+    /// It waits for its turn at the warm buffer.
+    Queued,
+    /// A receive into the warm buffer is in flight.
+    Piece,
+    /// A poll for something to receive is in flight.
+    Polled,
 }
 
 impl RingLink {
@@ -58,6 +68,8 @@ impl RingLink {
             yielding: false,
             turn: 0,
             buffers_in_turn: 0,
+            bytes_in_turn: 0,
+            bulk: None,
             watch: Watch::No,
             sending: 0,
             send_cancelled: false,
@@ -72,7 +84,10 @@ impl RingLink {
     }
 
     pub(super) fn receive_in_flight(&self) -> bool {
-        matches!(self.receiving, Receiving::Stream | Receiving::Large(_))
+        match self.receiving {
+            Receiving::Stream | Receiving::Large(_) | Receiving::Piece | Receiving::Polled => true,
+            Receiving::No | Receiving::Starved | Receiving::Queued => false,
+        }
     }
 
     pub(super) fn in_flight(&self) -> bool {

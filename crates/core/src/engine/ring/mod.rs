@@ -6,6 +6,8 @@
 mod accept;
 mod alarm;
 mod buffers;
+mod bulk;
+mod desires;
 mod flights;
 mod link;
 mod operation;
@@ -26,23 +28,21 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use io_uring::opcode;
 use io_uring::types::{CancelBuilder, Fd};
-use rustix::net::Shutdown;
 use slab::Slab;
 
 use self::accept::Listening;
 use self::alarm::Alarm;
 use self::buffers::Buffers;
+use self::bulk::Bulk;
 use self::flights::Flights;
-use self::link::{Message, Receiving};
+use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
-use self::watch::Watch;
 use crate::config::RingConfig;
-use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock, read_last};
+use crate::engine::{Acceptor, Clock};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
-use crate::shard::{Errand, Phase, Shard};
+use crate::shard::{Errand, Shard};
 
 pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
@@ -51,7 +51,7 @@ pub(crate) use self::setup::Unavailable;
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
-/// links, `flights`, `wake`, `alarm`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
+/// links, `flights`, `bulk`, `wake`, `alarm`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
     queue: Queue<'r>,
@@ -69,6 +69,8 @@ struct Engine<'r> {
     turn: u32,
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
+    /// The connections that have much to say.
+    bulk: Bulk,
     /// Buffers of large frames that are being received into.
     larges: Slab<BytesMut>,
     /// Sends that the next enter makes.
@@ -145,6 +147,7 @@ pub(crate) fn run(
         yields: Vec::new(),
         turn: 0,
         parcels: Vec::new(),
+        bulk: Bulk::new(),
         larges: Slab::new(),
         flights: Flights::default(),
         messages: Vec::new(),
@@ -203,6 +206,7 @@ impl Engine<'_> {
             self.update_touched()?;
             self.cancel_yielding()?;
             self.replenish()?;
+            self.arm_piece()?;
             if self.shard.is_done() && !self.shard.is_busy() {
                 // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
                 let Some(mail) = self.mailbox.next() else {
@@ -229,7 +233,7 @@ impl Engine<'_> {
         // wait then. The ring's flag that there are some can stay behind after they were run.
         // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
         // has anything to receive.
-        if self.shard.is_busy() || !self.starved.is_empty() {
+        if self.shard.is_busy() || !self.starved.is_empty() || self.bulk.is_wanted() {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -301,6 +305,8 @@ impl Engine<'_> {
             Kind::Send => self.sent(operation, completion),
             Kind::Flight => self.crashed(operation, completion),
             Kind::Large => self.large_received(operation, completion),
+            Kind::Piece => self.piece_received(operation, completion),
+            Kind::Readable => self.readable(operation),
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
             Kind::Accept => self.accepted(operation, completion)?,
@@ -333,134 +339,6 @@ impl Engine<'_> {
             Some(Errand::StopAccepting) => self.stop_accepting(),
             None => Ok(()),
         }
-    }
-
-    fn update_touched(&mut self) -> io::Result<()> {
-        while let Some(slot) = self.shard.next_touched() {
-            self.update(slot)?;
-        }
-        Ok(())
-    }
-
-    /// Does what a connection desires.
-    fn update(&mut self, slot: u32) -> io::Result<()> {
-        let (Some(desire), Some(generation)) =
-            (self.shard.desire(slot), self.shard.generation(slot))
-        else {
-            return Ok(());
-        };
-        match desire.finish {
-            Finish::No => {}
-            Finish::Shutdown => {
-                if let Some(link) = self.shard.link(slot) {
-                    // It fails if the peer has reset the connection, which the receive reports, too.
-                    let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
-                }
-                self.shard.shut(slot);
-                return Ok(());
-            }
-            Finish::Close => return self.close(slot, generation),
-            Finish::Release => return self.release(slot, generation, desire.send),
-        }
-        let link = self.shard.link(slot);
-        let (blocked, sending) =
-            link.map_or((false, false), |link| (link.blocked, link.sending > 0));
-        match (desire.send, blocked) {
-            (true, false) => {
-                if !self.launch(slot, generation)? {
-                    self.send(slot, generation)?;
-                }
-            }
-            (true, true) => self.arm_room(slot, generation)?,
-            (false, _) if !sending => self.cancel_room(slot, generation)?,
-            (false, _) => {}
-        }
-        self.update_receive(slot, generation, desire.receive)
-    }
-
-    fn update_receive(&mut self, slot: u32, generation: u32, desired: Receive) -> io::Result<()> {
-        let Some(link) = self.shard.link(slot) else {
-            return Ok(());
-        };
-        if link.watch == Watch::Fired {
-            link.watch = Watch::Over;
-            if link.receiving == Receiving::Stream {
-                // It is begun again and then looks at the state of the socket.
-                return self.cancel_receive(slot, generation);
-            }
-        }
-        match (desired, link.receiving) {
-            (Receive::Stream, Receiving::No) => {
-                // A fresh connection has rarely sent anything yet. One that was accepted while stopping is read at
-                // once, because it is about to be asked to end.
-                let poll = if self.shard.phase() == Phase::Serving {
-                    Poll::First
-                } else {
-                    Poll::No
-                };
-                self.arm_stream(slot, generation, poll)
-            }
-            (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
-            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream)
-            | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
-                self.cancel_receive(slot, generation)
-            }
-            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Starved) => {
-                // Its place in the queue is found to be void when its turn comes.
-                link.receiving = Receiving::No;
-                self.shard.touch(slot);
-                Ok(())
-            }
-            (Receive::Stop, Receiving::No) => {
-                if matches!(self.shard.phase(), Phase::Draining { .. }) {
-                    read_last(&mut self.shard, slot);
-                }
-                Ok(())
-            }
-            (Receive::Stream, Receiving::Stream | Receiving::Large(_) | Receiving::Starved)
-            | (Receive::Large, Receiving::Large(_))
-            | (Receive::Pause, Receiving::No) => Ok(()),
-        }
-    }
-
-    /// Closes a connection once nothing is in flight on it; until then, ends what is.
-    fn close(&mut self, slot: u32, generation: u32) -> io::Result<()> {
-        self.cancel_receive(slot, generation)?;
-        self.cancel_send(slot, generation)?;
-        self.cancel_watch(slot, generation)?;
-        self.cancel_room(slot, generation)?;
-        let Some(link) = self.shard.link(slot) else {
-            return Ok(());
-        };
-        if link.in_flight() {
-            return Ok(());
-        }
-        // The descriptor may have duplicates elsewhere; the peer must see the end all the same.
-        let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
-        let link = self.shard.closed(slot);
-        if let Some(message) = link.message {
-            self.messages.push(message);
-        }
-        Ok(())
-    }
-
-    /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
-    fn release(&mut self, slot: u32, generation: u32, send: bool) -> io::Result<()> {
-        self.cancel_receive(slot, generation)?;
-        self.cancel_watch(slot, generation)?;
-        self.cancel_room(slot, generation)?;
-        let Some(link) = self.shard.link(slot) else {
-            return Ok(());
-        };
-        if send && !link.blocked {
-            return self.send(slot, generation);
-        }
-        if !link.in_flight()
-            && let Some(parcel) = self.shard.release(slot)
-        {
-            self.parcels.push(parcel);
-        }
-        Ok(())
     }
 
     /// Asks the kernel to end the operation of this identity.

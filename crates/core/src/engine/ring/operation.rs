@@ -28,6 +28,10 @@ pub(super) enum Kind {
     Flight = 9,
     /// The timeout.
     Alarm = 10,
+    /// A receive into the worker's warm buffer.
+    Piece = 11,
+    /// A poll for something to receive.
+    Readable = 12,
 }
 
 /// One operation in flight.
@@ -65,6 +69,8 @@ impl Operation {
             8 => Kind::Room,
             9 => Kind::Flight,
             10 => Kind::Alarm,
+            11 => Kind::Piece,
+            12 => Kind::Readable,
             _ => return None,
         };
         Some(Operation {
@@ -92,6 +98,8 @@ mod tests {
             Kind::Room,
             Kind::Flight,
             Kind::Alarm,
+            Kind::Piece,
+            Kind::Readable,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

@@ -6,6 +6,7 @@ use bytes::BufMut;
 use io_uring::{opcode, squeue};
 
 use super::buffers::GROUP;
+use super::bulk::BULKY_BYTES_MIN;
 use super::link::Receiving;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
@@ -79,7 +80,7 @@ impl Engine<'_> {
         }
         let length = usize::try_from(completion.result).unwrap_or(0);
         if let Some(buffer) = completion.buffer() {
-            self.count_buffer(slot, operation.generation);
+            self.count_buffer(slot, operation.generation, length);
             let received = self.buffers.received(buffer, length);
             if expected && length > 0 {
                 self.shard.received(slot, received.bytes, Some(&received));
@@ -97,9 +98,10 @@ impl Engine<'_> {
         }
     }
 
-    /// Notes that a connection used up a buffer. While others wait for one, a connection that has had its share of
-    /// this turn goes to the end of the queue: a multishot receive would otherwise take buffer after buffer.
-    fn count_buffer(&mut self, slot: u32, generation: u32) {
+    /// Notes that a connection used up a buffer, for so many bytes. While others wait for one, a connection that has had its
+    /// share of this turn goes to the end of the queue: a multishot receive would otherwise take buffer after buffer.
+    /// One that has much to say is received from in another way.
+    fn count_buffer(&mut self, slot: u32, generation: u32, length: usize) {
         let quota = (self.buffers.entries() / QUOTA_OF_BUFFERS).max(1) as u32;
         let (turn, contended) = (self.turn, !self.starved.is_empty());
         let Some(link) = self.shard.link_of(slot, generation) else {
@@ -108,8 +110,14 @@ impl Engine<'_> {
         if link.turn != turn {
             link.turn = turn;
             link.buffers_in_turn = 0;
+            link.bytes_in_turn = 0;
         }
         link.buffers_in_turn += 1;
+        // No buffer has 4 GiB.
+        link.bytes_in_turn = link.bytes_in_turn.saturating_add(length as u32);
+        if link.bytes_in_turn >= BULKY_BYTES_MIN {
+            link.bulk.get_or_insert_default();
+        }
         if contended && link.buffers_in_turn >= quota && link.receiving == Receiving::Stream {
             link.yielding = true;
             self.yields.push((slot, generation));
@@ -128,7 +136,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
+    pub(super) fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
         let Some(link) = self.shard.link_of(slot, generation) else {
             return;
         };
@@ -237,7 +245,10 @@ impl Engine<'_> {
         let kind = match link.receiving {
             Receiving::Stream => Kind::Receive,
             Receiving::Large(_) => Kind::Large,
-            Receiving::No | Receiving::Starved => {
+            Receiving::Polled => Kind::Readable,
+            // It is over before the next turn.
+            Receiving::Piece => return Ok(()),
+            Receiving::No | Receiving::Starved | Receiving::Queued => {
                 link.receiving = Receiving::No;
                 return Ok(());
             }

@@ -1,0 +1,163 @@
+//! Doing what connections desire.
+
+use std::io;
+
+use rustix::net::Shutdown;
+
+use super::link::Receiving;
+use super::watch::Watch;
+use super::{Engine, Poll};
+use crate::connection::{Finish, Receive};
+use crate::engine::read_last;
+use crate::shard::Phase;
+
+impl Engine<'_> {
+    pub(super) fn update_touched(&mut self) -> io::Result<()> {
+        while let Some(slot) = self.shard.next_touched() {
+            self.update(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Does what a connection desires.
+    fn update(&mut self, slot: u32) -> io::Result<()> {
+        let (Some(desire), Some(generation)) =
+            (self.shard.desire(slot), self.shard.generation(slot))
+        else {
+            return Ok(());
+        };
+        match desire.finish {
+            Finish::No => {}
+            Finish::Shutdown => {
+                if let Some(link) = self.shard.link(slot) {
+                    // It fails if the peer has reset the connection, which the receive reports, too.
+                    let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
+                }
+                self.shard.shut(slot);
+                return Ok(());
+            }
+            Finish::Close => return self.close(slot, generation),
+            Finish::Release => return self.release(slot, generation, desire.send),
+        }
+        let link = self.shard.link(slot);
+        let (blocked, sending) =
+            link.map_or((false, false), |link| (link.blocked, link.sending > 0));
+        match (desire.send, blocked) {
+            (true, false) => {
+                if !self.launch(slot, generation)? {
+                    self.send(slot, generation)?;
+                }
+            }
+            (true, true) => self.arm_room(slot, generation)?,
+            (false, _) if !sending => self.cancel_room(slot, generation)?,
+            (false, _) => {}
+        }
+        self.update_receive(slot, generation, desire.receive)
+    }
+
+    fn update_receive(&mut self, slot: u32, generation: u32, desired: Receive) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.watch == Watch::Fired {
+            link.watch = Watch::Over;
+            if link.receiving == Receiving::Stream {
+                // It is begun again and then looks at the state of the socket.
+                return self.cancel_receive(slot, generation);
+            }
+        }
+        match (desired, link.receiving) {
+            (Receive::Stream, Receiving::No) if link.bulk.is_some() => {
+                self.arm_bulk(slot, generation)
+            }
+            (Receive::Stream, Receiving::Stream) if link.bulk.is_some() => {
+                self.cancel_receive(slot, generation)
+            }
+            (Receive::Stream, Receiving::No) => {
+                // A fresh connection has rarely sent anything yet. One that was accepted while stopping is read at
+                // once, because it is about to be asked to end.
+                let poll = if self.shard.phase() == Phase::Serving {
+                    Poll::First
+                } else {
+                    Poll::No
+                };
+                self.arm_stream(slot, generation, poll)
+            }
+            (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
+            (
+                Receive::Pause | Receive::Stop | Receive::Large,
+                Receiving::Stream | Receiving::Polled,
+            )
+            | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
+                self.cancel_receive(slot, generation)
+            }
+            (
+                Receive::Pause | Receive::Stop | Receive::Large,
+                Receiving::Starved | Receiving::Queued,
+            ) => {
+                // Its place in the queue is found to be void when its turn comes.
+                link.receiving = Receiving::No;
+                self.shard.touch(slot);
+                Ok(())
+            }
+            (Receive::Stop, Receiving::No) => {
+                if matches!(self.shard.phase(), Phase::Draining { .. }) {
+                    read_last(&mut self.shard, slot);
+                }
+                Ok(())
+            }
+            // A piece is over before the next turn.
+            (_, Receiving::Piece)
+            | (
+                Receive::Stream,
+                Receiving::Stream
+                | Receiving::Large(_)
+                | Receiving::Starved
+                | Receiving::Queued
+                | Receiving::Polled,
+            )
+            | (Receive::Large, Receiving::Large(_))
+            | (Receive::Pause, Receiving::No) => Ok(()),
+        }
+    }
+
+    /// Closes a connection once nothing is in flight on it; until then, ends what is.
+    fn close(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        self.cancel_receive(slot, generation)?;
+        self.cancel_send(slot, generation)?;
+        self.cancel_watch(slot, generation)?;
+        self.cancel_room(slot, generation)?;
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.in_flight() {
+            return Ok(());
+        }
+        // The descriptor may have duplicates elsewhere; the peer must see the end all the same.
+        let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
+        let link = self.shard.closed(slot);
+        if let Some(message) = link.message {
+            self.messages.push(message);
+        }
+        Ok(())
+    }
+
+    /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
+    fn release(&mut self, slot: u32, generation: u32, send: bool) -> io::Result<()> {
+        self.cancel_receive(slot, generation)?;
+        self.cancel_watch(slot, generation)?;
+        self.cancel_room(slot, generation)?;
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if send && !link.blocked {
+            return self.send(slot, generation);
+        }
+        if !link.in_flight()
+            && let Some(parcel) = self.shard.release(slot)
+        {
+            self.parcels.push(parcel);
+        }
+        Ok(())
+    }
+}
