@@ -120,6 +120,10 @@ counters! {
         leased,
         /// Receives of connections with much to say, one piece after the other through one warm buffer.
         pieces,
+        /// Receives that did not wait, of connections on a busy worker, and how many of them were in vain.
+        looks,
+        /// See `looks`.
+        looks_in_vain,
     }
 }
 

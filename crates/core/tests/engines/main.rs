@@ -7,5 +7,6 @@ mod alike;
 mod bed;
 mod bulk;
 mod descriptors;
+mod eager;
 mod stopping;
 mod streams;

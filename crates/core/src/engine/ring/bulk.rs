@@ -12,7 +12,7 @@ use std::io;
 use io_uring::opcode;
 
 use super::Engine;
-use super::link::Receiving;
+use super::link::{Pace, Receiving};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 
@@ -45,7 +45,7 @@ pub(super) struct Bulk {
     buffer: Vec<u8>,
     /// A receive into it is in flight.
     is_taken: bool,
-    /// Connections that wait for it: slot and generation. Void if that connection is not [`Receiving::Queued`].
+    /// Connections that wait for it: slot and generation. Void if that connection is not bulky and [`Receiving::Queued`].
     queue: VecDeque<(u32, u32)>,
     /// Who had it last, and how many times in a row.
     last: (u32, u32),
@@ -99,8 +99,10 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        let is_dry = link.bulk.as_mut().map(|bulky| &mut bulky.is_dry);
-        if !is_dry.is_some_and(std::mem::take) {
+        let Pace::Bulky(bulky) = &mut link.pace else {
+            return Ok(());
+        };
+        if !std::mem::take(&mut bulky.is_dry) {
             link.receiving = Receiving::Queued;
             self.bulk.enqueue((slot, generation));
             return Ok(());
@@ -136,7 +138,9 @@ impl Engine<'_> {
             && let Some((slot, generation)) = self.bulk.dequeue()
         {
             let link = self.shard.link_of(slot, generation);
-            let Some(link) = link.filter(|link| link.receiving == Receiving::Queued) else {
+            let Some(link) = link.filter(|link| {
+                link.receiving == Receiving::Queued && matches!(link.pace, Pace::Bulky(_))
+            }) else {
                 continue;
             };
             link.receiving = Receiving::Piece;
@@ -178,6 +182,8 @@ impl Engine<'_> {
         match completion.result {
             1.. => {}
             0 => self.shard.ended(slot),
+            // There is nothing, or a signal came.
+            error if matches!(-error, libc::EAGAIN | libc::EINTR) => {}
             error => self.receive_failed(slot, operation.generation, -error),
         }
         self.rate_piece(slot, completion.result);
@@ -188,7 +194,7 @@ impl Engine<'_> {
         let Some((outbox, link, _)) = self.shard.sending(slot) else {
             return;
         };
-        let Some(bulky) = &mut link.bulk else {
+        let Pace::Bulky(bulky) = &mut link.pace else {
             return;
         };
         // A socket that gave less than there was room for was empty. Whoever gets an answer may go on by the time it is sent.
@@ -200,7 +206,7 @@ impl Engine<'_> {
             _ => {}
         }
         if bulky.small >= SMALL_PIECES_MAX {
-            link.bulk = None;
+            link.pace = Pace::default();
         }
     }
 }

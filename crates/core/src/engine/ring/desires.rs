@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::net::Shutdown;
 
-use super::link::Receiving;
+use super::link::{Pace, Receiving};
 use super::watch::Watch;
 use super::{Engine, Poll};
 use crate::connection::{Finish, Receive};
@@ -66,13 +66,16 @@ impl Engine<'_> {
                 return self.cancel_receive(slot, generation);
             }
         }
+        let is_patient = matches!(link.pace, Pace::Patient { .. });
         match (desired, link.receiving) {
-            (Receive::Stream, Receiving::No) if link.bulk.is_some() => {
-                self.arm_bulk(slot, generation)
-            }
-            (Receive::Stream, Receiving::Stream) if link.bulk.is_some() => {
+            // It has become eager or bulky.
+            (Receive::Stream, Receiving::Stream) if link.is_multishot && !is_patient => {
                 self.cancel_receive(slot, generation)
             }
+            (Receive::Stream, Receiving::No) if !is_patient => match link.pace {
+                Pace::Bulky(_) => self.arm_bulk(slot, generation),
+                _ => self.arm_eager(slot, generation),
+            },
             (Receive::Stream, Receiving::No) => {
                 // A fresh connection has rarely sent anything yet. One that was accepted while stopping is read at
                 // once, because it is about to be asked to end.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use io_uring::types::Fd;
 
 use super::bulk::Bulky;
+use super::eager::Eager;
 use super::room::Room;
 use super::watch::Watch;
 use crate::engine::peer_address;
@@ -24,8 +25,12 @@ pub(crate) struct RingLink {
     pub(super) turn: u32,
     pub(super) buffers_in_turn: u32,
     pub(super) bytes_in_turn: u32,
-    /// Set while it has much to say.
-    pub(super) bulk: Option<Bulky>,
+    /// How it is received from.
+    pub(super) pace: Pace,
+    /// It is made eager after so many crowded turns, or after fewer if that is too few.
+    pub(super) eager_after: u16,
+    /// The receive into shared buffers that is in flight is a multishot one.
+    pub(super) is_multishot: bool,
     /// The watch for the peer's end.
     pub(super) watch: Watch,
     /// A send of so many bytes is in flight.
@@ -51,12 +56,29 @@ pub(super) enum Receiving {
     Large(u32),
     /// It found no buffer, or others had found none before it, and waits in the queue.
     Starved,
-    /// It waits for its turn at the warm buffer.
+    /// It waits for its turn, to look or for the warm buffer.
     Queued,
     /// A receive into the warm buffer is in flight.
     Piece,
     /// A poll for something to receive is in flight.
     Polled,
+}
+
+/// How a connection is received from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pace {
+    /// A multishot receive waits for whatever comes. It has brought something in so many crowded turns in a row.
+    Patient { crowded: u16 },
+    /// See [`super::eager`].
+    Eager(Eager),
+    /// See [`super::bulk`].
+    Bulky(Bulky),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace::Patient { crowded: 0 }
+    }
 }
 
 impl RingLink {
@@ -69,7 +91,9 @@ impl RingLink {
             turn: 0,
             buffers_in_turn: 0,
             bytes_in_turn: 0,
-            bulk: None,
+            pace: Pace::default(),
+            eager_after: 0,
+            is_multishot: false,
             watch: Watch::No,
             sending: 0,
             send_cancelled: false,

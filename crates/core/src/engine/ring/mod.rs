@@ -8,6 +8,7 @@ mod alarm;
 mod buffers;
 mod bulk;
 mod desires;
+mod eager;
 mod flights;
 mod link;
 mod operation;
@@ -34,6 +35,7 @@ use self::accept::Listening;
 use self::alarm::Alarm;
 use self::buffers::Buffers;
 use self::bulk::Bulk;
+use self::eager::Crowd;
 use self::flights::Flights;
 use self::link::Message;
 use self::operation::{Kind, Operation};
@@ -69,7 +71,9 @@ struct Engine<'r> {
     turn: u32,
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
-    /// The connections that have much to say.
+    /// The eager connections.
+    crowd: Crowd,
+    /// The bulky ones.
     bulk: Bulk,
     /// Buffers of large frames that are being received into.
     larges: Slab<BytesMut>,
@@ -147,6 +151,7 @@ pub(crate) fn run(
         yields: Vec::new(),
         turn: 0,
         parcels: Vec::new(),
+        crowd: Crowd::default(),
         bulk: Bulk::new(),
         larges: Slab::new(),
         flights: Flights::default(),
@@ -197,6 +202,7 @@ impl Engine<'_> {
         loop {
             self.shard.desk.counters().engine.turns.add(1);
             self.turn = self.turn.wrapping_add(1);
+            self.crowd.begin_turn();
             self.shard.tick(self.clock.now());
             while let Some(mail) = self.mailbox.next() {
                 self.deliver(mail)?;
@@ -206,6 +212,7 @@ impl Engine<'_> {
             self.update_touched()?;
             self.cancel_yielding()?;
             self.replenish()?;
+            self.look()?;
             self.arm_piece()?;
             if self.shard.is_done() && !self.shard.is_busy() {
                 // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
@@ -233,7 +240,8 @@ impl Engine<'_> {
         // wait then. The ring's flag that there are some can stay behind after they were run.
         // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
         // has anything to receive.
-        if self.shard.is_busy() || !self.starved.is_empty() || self.bulk.is_wanted() {
+        let is_asked = self.crowd.is_waiting() || self.bulk.is_wanted();
+        if self.shard.is_busy() || !self.starved.is_empty() || is_asked {
             return Ok(Wait::No);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -389,9 +397,13 @@ impl Engine<'_> {
     }
 }
 
-/// Whether a receive looks for data at once or waits until the socket is readable.
+/// When a receive looks for data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Poll {
+    /// When the socket is readable.
     First,
+    /// At once, and if there is none, when the socket is readable.
     No,
+    /// At once and only then.
+    Never,
 }

@@ -6,8 +6,8 @@ use bytes::BufMut;
 use io_uring::{opcode, squeue};
 
 use super::buffers::GROUP;
-use super::bulk::BULKY_BYTES_MIN;
-use super::link::Receiving;
+use super::bulk::{BULKY_BYTES_MIN, Bulky};
+use super::link::{Pace, Receiving};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::watch::Watch;
@@ -41,7 +41,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn arm_receive(
+    pub(super) fn arm_receive(
         &mut self,
         slot: u32,
         generation: u32,
@@ -55,6 +55,7 @@ impl Engine<'_> {
         let receive = receive(link.fd(), shots, poll)
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream;
+        link.is_multishot = shots == Shots::Many;
         link.receive_cancelled = false;
         link.yielding = false;
         // SAFETY: the entry points to nothing; the buffers are those of the group.
@@ -115,8 +116,11 @@ impl Engine<'_> {
         link.buffers_in_turn += 1;
         // No buffer has 4 GiB.
         link.bytes_in_turn = link.bytes_in_turn.saturating_add(length as u32);
-        if link.bytes_in_turn >= BULKY_BYTES_MIN {
-            link.bulk.get_or_insert_default();
+        if length > 0 {
+            self.crowd.note(link);
+        }
+        if link.bytes_in_turn >= BULKY_BYTES_MIN && !matches!(link.pace, Pace::Bulky(_)) {
+            link.pace = Pace::Bulky(Bulky::default());
         }
         if contended && link.buffers_in_turn >= quota && link.receiving == Receiving::Stream {
             link.yielding = true;
@@ -151,7 +155,8 @@ impl Engine<'_> {
                 link.receiving = Receiving::Starved;
                 self.starved.push_back((slot, generation));
             }
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOBUFS => {}
+            libc::EAGAIN => self.missed(slot),
+            libc::ECANCELED | libc::EINTR | libc::ENOBUFS => {}
             _ => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
         }
     }
@@ -277,10 +282,15 @@ pub(super) fn receive(fd: io_uring::types::Fd, shots: Shots, poll: Poll) -> sque
     };
     let first = match poll {
         Poll::First => RECVSEND_POLL_FIRST,
-        Poll::No => 0,
+        Poll::No | Poll::Never => 0,
+    };
+    let flags = match poll {
+        Poll::First | Poll::No => 0,
+        Poll::Never => libc::MSG_DONTWAIT,
     };
     opcode::Recv::new(fd, std::ptr::null_mut(), 0)
         .buf_group(GROUP)
+        .flags(flags)
         .ioprio(many | first)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)

@@ -1,0 +1,128 @@
+//! Asking first, and waiting only if there is nothing.
+//!
+//! A multishot receive is woken by whoever sends, which on a busy worker costs more than to look: the wake-up was written by
+//! another CPU, and so was the list that it waits in. By the time that a worker with many connections has answered
+//! all of them, the first ones have gone on already. So a connection that was served in many crowded turns becomes *eager*: once its
+//! answers are on their way, one receive looks for what comes next and does not wait (MSG_DONTWAIT). If that was in vain,
+//! another one waits; if it is so too often, the connection goes back to the multishot receive.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::link::{Pace, Receiving, RingLink};
+use super::receive::Shots;
+use super::{Engine, Poll};
+
+/// A turn in which so many receives brought something is crowded.
+const CROWD_MIN: u32 = 16;
+
+/// A connection becomes eager after so many crowded turns in a row. Each time that this turns out to be wrong it takes
+/// twice as many.
+const CROWDED_TURNS_MIN: u16 = 16;
+const CROWDED_TURNS_MAX: u16 = 4096;
+
+/// A look in vain costs about what two others save. Once it has been so much too often, a connection is eager no more.
+const MISS: u8 = 2;
+const IN_VAIN_MAX: u8 = 16;
+
+/// What is known of an eager connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Eager {
+    /// The last look was in vain, so the next receive waits.
+    missed: bool,
+    /// How much more often it has looked in vain than not.
+    in_vain: u8,
+}
+
+/// How crowded the turns are, and who is about to look.
+#[derive(Default)]
+pub(super) struct Crowd {
+    /// Receives that brought something, in this turn and in the one before.
+    now: u32,
+    before: u32,
+    /// Eager connections that are about to look: slot and generation. Void if that connection is not eager and
+    /// [`Receiving::Queued`].
+    queue: VecDeque<(u32, u32)>,
+}
+
+impl Crowd {
+    pub(super) fn begin_turn(&mut self) {
+        self.before = std::mem::take(&mut self.now);
+    }
+
+    /// Whether somebody is to look in the next turn.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Notes that a receive into shared buffers brought something.
+    pub(super) fn note(&mut self, link: &mut RingLink) {
+        self.now += 1;
+        match &mut link.pace {
+            Pace::Patient { crowded } if self.before >= CROWD_MIN => {
+                *crowded += 1;
+                if *crowded >= link.eager_after.max(CROWDED_TURNS_MIN) {
+                    link.pace = Pace::Eager(Eager::default());
+                }
+            }
+            Pace::Patient { crowded } => *crowded = 0,
+            Pace::Eager(eager) => {
+                if !std::mem::take(&mut eager.missed) {
+                    eager.in_vain = eager.in_vain.saturating_sub(1);
+                }
+            }
+            Pace::Bulky(_) => {}
+        }
+    }
+}
+
+impl Engine<'_> {
+    /// Goes on with an eager connection: it looks, or waits if it has just looked.
+    pub(super) fn arm_eager(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        let missed = matches!(link.pace, Pace::Eager(eager) if eager.missed);
+        if missed {
+            return self.arm_receive(slot, generation, Shots::One, Poll::First);
+        }
+        link.receiving = Receiving::Queued;
+        self.crowd.queue.push_back((slot, generation));
+        Ok(())
+    }
+
+    /// Lets some look: as many as half of the buffers, so that those who wait find one, too.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        let looks = (self.buffers.entries() - self.buffers.leased()).div_ceil(2);
+        for _ in 0..looks {
+            let Some((slot, generation)) = self.crowd.queue.pop_front() else {
+                break;
+            };
+            let is_queued = |link: &mut RingLink| {
+                link.receiving == Receiving::Queued && matches!(link.pace, Pace::Eager(_))
+            };
+            if self.shard.link_of(slot, generation).is_some_and(is_queued) {
+                self.shard.desk.counters().engine.looks.add(1);
+                self.arm_receive(slot, generation, Shots::One, Poll::Never)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A look was in vain.
+    pub(super) fn missed(&mut self, slot: u32) {
+        self.shard.desk.counters().engine.looks_in_vain.add(1);
+        let Some(link) = self.shard.link(slot) else {
+            return;
+        };
+        let Pace::Eager(eager) = &mut link.pace else {
+            return;
+        };
+        eager.missed = true;
+        eager.in_vain += MISS;
+        if eager.in_vain >= IN_VAIN_MAX {
+            link.pace = Pace::default();
+            link.eager_after = (link.eager_after.max(CROWDED_TURNS_MIN) * 2).min(CROWDED_TURNS_MAX);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Many connections on one worker. The ring engine asks them for more before it waits.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+use socket2::SockRef;
+
+use crate::bed::{Bed, GREETING, engines, exchange, expect, expect_end, frame};
+
+const CLIENTS: usize = 200;
+
+/// A server with one worker, and clients that have said much at the same time for a while.
+fn start(engine: &str) -> (Bed, Vec<TcpStream>) {
+    let config = "
+        workers = 1
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]
+    ";
+    let bed = Bed::start(engine, config);
+    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect()).collect();
+    for mut client in &clients {
+        expect(&mut client, &[GREETING]);
+    }
+    let is_ring = engine == "ring";
+    let mut rounds = 0;
+    bed.until("looks", |bed| {
+        rounds += 1;
+        crowd(&clients, rounds);
+        let looks = bed.engine().looks;
+        rounds > 60 && (looks > 0) == is_ring
+    });
+    (bed, clients)
+}
+
+/// Everybody says something, then everybody hears it.
+fn crowd(clients: &[TcpStream], round: u32) {
+    let said = |i: usize| frame(20 + i, round * 1000 + i as u32);
+    for (i, mut client) in clients.iter().enumerate() {
+        client.write_all(&said(i)).unwrap();
+    }
+    for (i, mut client) in clients.iter().enumerate() {
+        expect(&mut client, &said(i));
+    }
+}
+
+#[test]
+fn a_crowd_is_answered_in_order() {
+    for engine in engines() {
+        let (bed, clients) = start(engine);
+        let said: Vec<Vec<u8>> = (0..CLIENTS)
+            .map(|i| {
+                (0..300)
+                    .flat_map(|seed| frame(6 + (i + seed as usize) % 90, seed))
+                    .collect()
+            })
+            .collect();
+        // Bit by bit, cut wherever it happens.
+        for part in 0..60 {
+            for (i, mut client) in clients.iter().enumerate() {
+                let size = said[i].len().div_ceil(60);
+                let end = said[i].len().min((part + 1) * size);
+                client
+                    .write_all(&said[i][(part * size).min(end)..end])
+                    .unwrap();
+            }
+        }
+        for (i, mut client) in clients.iter().enumerate() {
+            expect(&mut client, &said[i]);
+        }
+        drop(clients);
+        let total = bed.finish();
+        assert_eq!(
+            (total.bad_input, total.bytes_in + CLIENTS as u64),
+            (0, total.bytes_out)
+        );
+    }
+}
+
+#[test]
+fn when_the_crowd_is_over_nobody_is_asked_in_vain() {
+    for engine in engines() {
+        let (bed, clients) = start(engine);
+        let mut seed = 0;
+        bed.until("a round without looks", |bed| {
+            let before = bed.engine().looks;
+            for client in &clients {
+                seed += 1;
+                exchange(client, &frame(30, seed));
+            }
+            bed.engine().looks == before
+        });
+        let counters = bed.engine();
+        assert_eq!(counters.looks_in_vain > 0, engine == "ring");
+        assert!(counters.looks_in_vain <= counters.looks);
+        drop(clients);
+        bed.finish();
+    }
+}
+
+#[test]
+fn everybody_who_leaves_a_crowd_is_seen_to_leave() {
+    for engine in engines() {
+        let (bed, mut clients) = start(engine);
+        for (i, mut client) in clients.iter().enumerate() {
+            match i % 4 {
+                // With an answer to wait for, or without.
+                0 => {
+                    client.write_all(&frame(50, 1)).unwrap();
+                    client.shutdown(Shutdown::Write).unwrap();
+                    expect(&mut client, &frame(50, 1));
+                    expect_end(&mut client);
+                }
+                1 => {
+                    client.shutdown(Shutdown::Write).unwrap();
+                    expect_end(&mut client);
+                }
+                2 => SockRef::from(client)
+                    .set_linger(Some(std::time::Duration::ZERO))
+                    .unwrap(),
+                _ => {}
+            }
+        }
+        let staying = clients.split_off(CLIENTS - 2);
+        drop(clients);
+        bed.until("two connections", |bed| bed.total().open == 2);
+        drop(staying);
+        bed.until("no connection", |bed| bed.total().open == 0);
+        let total = bed.finish();
+        assert_eq!((total.failed, total.bad_input), (CLIENTS as u64 / 4, 0));
+    }
+}
+
+#[test]
+fn a_crowd_can_be_stopped() {
+    for engine in engines() {
+        let (bed, clients) = start(engine);
+        for mut client in &clients {
+            client.write_all(&frame(50, 1)).unwrap();
+        }
+        bed.stop();
+        for mut client in &clients {
+            expect(&mut client, &frame(50, 1));
+            expect_end(&mut client);
+        }
+        bed.finish();
+    }
+}
