@@ -137,6 +137,15 @@ impl Outbox {
         result
     }
 
+    /// Queues bytes that others are given, too, as [`Outbox::share`] does.
+    pub(crate) fn push(&mut self, pools: &mut Pools, bytes: &Bytes) {
+        if bytes.len() <= COPY_BYTES_MAX {
+            self.write(pools, |tail| tail.extend_from_slice(bytes));
+        } else {
+            self.share(pools, bytes.clone());
+        }
+    }
+
     /// Queues shared bytes behind everything that was written before.
     pub(crate) fn share(&mut self, pools: &mut Pools, bytes: Bytes) {
         if bytes.len() <= COPY_BYTES_MAX {

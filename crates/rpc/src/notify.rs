@@ -55,7 +55,7 @@ impl Notifier {
     /// type.
     pub fn send(&self, notification: &Notification) -> Result<(), NotifyError> {
         let bytes = notification.bytes_for(self.strings)?;
-        self.handle.push(bytes).map_err(NotifyError::Push)
+        self.handle.push_shared(bytes).map_err(NotifyError::Push)
     }
 
     /// Whether the connection still takes notifications. It may end at any moment after this.
@@ -119,9 +119,9 @@ impl Notification {
         &self.0.current
     }
 
-    fn bytes_for(&self, strings: Strings) -> Result<Bytes, NotifyError> {
+    fn bytes_for(&self, strings: Strings) -> Result<&Bytes, NotifyError> {
         match strings {
-            Strings::Current => Ok(self.0.current.clone()),
+            Strings::Current => Ok(&self.0.current),
             Strings::OldRaw => self
                 .0
                 .old_raw
@@ -130,8 +130,8 @@ impl Notification {
                         .map(Bytes::from)
                         .map_err(|fault| fault.to_string())
                 })
-                .clone()
-                .map_err(NotifyError::Encode),
+                .as_ref()
+                .map_err(|error| NotifyError::Encode(error.clone())),
         }
     }
 }
