@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::outbox::Queue;
+use crate::outbox::{Queue, Segment};
 use crate::partial::Partial;
 use crate::tickets::TicketSlab;
 
@@ -159,6 +159,14 @@ impl Pools {
             && let Ok(large) = shared.try_into_mut()
         {
             self.give_large(large);
+        }
+    }
+
+    /// Takes a piece back that was sent.
+    pub(crate) fn give_segment(&mut self, segment: Segment) {
+        match segment {
+            Segment::Owned(buffer) => self.give_buffer(buffer),
+            Segment::Shared(bytes) => self.reclaim(bytes),
         }
     }
 
