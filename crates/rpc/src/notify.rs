@@ -11,6 +11,9 @@ use serde::Serialize;
 use crate::answer::serialize;
 use crate::strings::{Strings, to_old_raw};
 
+/// Room for so many bytes is made at once, since a notification that grows bit by bit is moved again and again.
+const USUAL_BYTES: usize = 256;
+
 /// Sends notifications to one connection, from any thread.
 ///
 /// They arrive in the order in which one thread sends them, behind the replies of calls that came before. A client that
@@ -95,7 +98,8 @@ impl Notification {
     ///
     /// [`NotifyError::Encode`] if the parameters cannot be serialized.
     pub fn new<T: Serialize + ?Sized>(method: &str, params: &T) -> Result<Self, NotifyError> {
-        let mut out = vec![Marker::FixArray(3).to_u8(), 2];
+        let mut out = Vec::with_capacity(USUAL_BYTES);
+        out.extend_from_slice(&[Marker::FixArray(3).to_u8(), 2]);
         // Writing to a vector cannot fail.
         let _ = rmp::encode::write_str(&mut out, method);
         let start = out.len();
