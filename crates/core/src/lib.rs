@@ -52,6 +52,7 @@ mod control;
 mod crew;
 mod desk;
 mod engine;
+mod fan;
 mod frame;
 mod handover;
 mod heap;

@@ -5,7 +5,8 @@
 //! costs its posters no system call.
 //!
 //! A service that pushes to connections of its own worker posts on the worker's own thread. Such mail does not go through
-//! the shared queue but through one of the thread's, which costs no atomic operations.
+//! the shared queue but through one of the thread's, which costs no atomic operations, and pushes are gathered in a
+//! [`Fan`] before they become mail.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,15 +19,22 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::fan::{Fan, Fanned};
 use crate::handover::parcel::Parcel;
-use crate::peer::ConnectionId;
+use crate::peer::{ConnectionId, HandleState};
 
 /// What a worker can be told.
 pub(crate) enum Mail {
     /// A connection that another worker accepted on the listeners of a socket name. The mailbox owns the descriptor.
     Accepted { name: u16, socket: OwnedFd },
-    /// Bytes that a [`Handle`](crate::Handle) pushed.
-    Push { to: ConnectionId, bytes: Bytes },
+    /// Bytes that a [`Handle`](crate::Handle) pushed, `here`: on the worker's own thread.
+    Push {
+        to: ConnectionId,
+        bytes: Bytes,
+        here: bool,
+    },
+    /// What handles pushed to several connections on the worker's own thread.
+    Fan(Box<Fanned>),
     /// A handle's connection was pushed more than it may hold: end it.
     Overflow { to: ConnectionId },
     /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
@@ -80,12 +88,27 @@ struct Own {
     /// Tells the mailboxes apart.
     wake: *const Wake,
     mail: VecDeque<Mail>,
+    /// Comes behind `mail`.
+    fan: Fan,
+}
+
+impl Own {
+    fn post(&mut self, mail: Mail) {
+        self.mail.extend(self.fan.complete());
+        self.mail.push_back(mail);
+    }
+
+    fn next(&mut self) -> Option<Mail> {
+        self.mail.pop_front().or_else(|| self.fan.complete())
+    }
 }
 
 thread_local! {
-    static OWN: RefCell<Own> = const {
-        RefCell::new(Own { wake: std::ptr::null(), mail: VecDeque::new() })
-    };
+    static OWN: RefCell<Own> = RefCell::new(Own {
+        wake: std::ptr::null(),
+        mail: VecDeque::new(),
+        fan: Fan::default(),
+    });
 }
 
 /// A mailbox and its sending side.
@@ -110,7 +133,7 @@ impl Post {
             if own.wake != Arc::as_ptr(&self.wake) {
                 return Some(mail);
             }
-            own.mail.push_back(mail);
+            own.post(mail);
             None
         });
         let Some(mail) = elsewhere else {
@@ -123,18 +146,39 @@ impl Post {
         }
         Ok(())
     }
+
+    /// Queues a push if the calling thread is the worker's own. Returns whether it is.
+    pub(crate) fn push_here(&self, to: ConnectionId, state: &HandleState, bytes: &Bytes) -> bool {
+        OWN.with_borrow_mut(|own| {
+            let here = own.wake == Arc::as_ptr(&self.wake);
+            if here && let Some(mail) = own.fan.push(to, state, bytes) {
+                own.mail.push_back(mail);
+            }
+            here
+        })
+    }
+}
+
+/// Takes back what [`Mail::Fan`] came in.
+pub(crate) fn reuse(fanned: Box<Fanned>) {
+    OWN.with_borrow_mut(|own| own.fan.reuse(fanned));
 }
 
 impl Mailbox {
-    /// From now on what the calling thread posts stays on it. Only this thread may look for mail afterwards.
+    /// From now on what the calling thread posts stays on it, unless the thread has another mailbox already. Only this
+    /// thread may look for mail afterwards.
     pub(crate) fn adopt(&self) {
-        OWN.with_borrow_mut(|own| own.wake = Arc::as_ptr(&self.wake));
+        OWN.with_borrow_mut(|own| {
+            if own.wake.is_null() {
+                own.wake = Arc::as_ptr(&self.wake);
+            }
+        });
     }
 
     pub(crate) fn next(&self) -> Option<Mail> {
         let own = OWN.with_borrow_mut(|own| {
             (own.wake == Arc::as_ptr(&self.wake))
-                .then(|| own.mail.pop_front())
+                .then(|| own.next())
                 .flatten()
         });
         own.or_else(|| self.receiver.try_recv().ok())
@@ -160,6 +204,21 @@ impl Mailbox {
     /// Becomes readable when a sleeping worker is to wake up; reading eight bytes resets it.
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
         self.wake.event.as_fd()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let mail = OWN.with_borrow_mut(|own| {
+            if own.wake != Arc::as_ptr(&self.wake) {
+                return VecDeque::new();
+            }
+            own.wake = std::ptr::null();
+            own.mail.extend(own.fan.complete());
+            std::mem::take(&mut own.mail)
+        });
+        // Not while it is borrowed: what is in there may have something to post when it goes.
+        drop(mail);
     }
 }
 
@@ -230,6 +289,49 @@ mod tests {
         post.send(Mail::Look).ok().unwrap();
         assert_eq!(wakeups(&mailbox), 0, "it is awake, since it posts");
         assert!(mailbox.prepare_sleep().is_some());
+    }
+
+    #[test]
+    fn other_mail_does_not_overtake_pushes() {
+        let (post, mailbox) = mailbox().unwrap();
+        mailbox.adopt();
+        let state = HandleState::new(1000);
+        let to = ConnectionId {
+            worker: 0,
+            generation: 0,
+            slot: 0,
+        };
+        let event = Bytes::from(vec![1]);
+        assert!(post.push_here(to, &state, &event));
+        post.send(Mail::Look).ok().unwrap();
+        assert!(post.push_here(to, &state, &event));
+        let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next()).collect();
+        assert!(matches!(
+            mail[..],
+            [
+                Mail::Push { here: true, .. },
+                Mail::Look,
+                Mail::Push { here: true, .. }
+            ]
+        ));
+        std::thread::scope(|scope| {
+            let elsewhere = scope.spawn(|| post.push_here(to, &state, &event));
+            assert!(!elsewhere.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_thread_has_one_mailbox_at_a_time() {
+        let (post, first) = mailbox().unwrap();
+        let (other, second) = mailbox().unwrap();
+        first.adopt();
+        second.adopt();
+        post.send(Mail::Look).ok().unwrap();
+        other.send(Mail::Room).ok().unwrap();
+        assert!(matches!(second.next(), Some(Mail::Room)));
+        drop(first);
+        second.adopt();
+        assert!(second.next().is_none(), "that was the first one's");
     }
 
     #[test]

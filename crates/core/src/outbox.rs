@@ -47,17 +47,31 @@ pub(crate) struct Queue {
     flying: bool,
 }
 
-enum Segment {
+/// One piece of what is queued.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Segment {
+    /// Written for this connection.
     Owned(Vec<u8>),
+    /// Others may have it, too.
     Shared(Bytes),
 }
 
 impl Segment {
-    fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Segment::Owned(bytes) => bytes,
             Segment::Shared(bytes) => bytes,
         }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+}
+
+impl Default for Segment {
+    fn default() -> Self {
+        Segment::Owned(Vec::new())
     }
 }
 
@@ -137,6 +151,15 @@ impl Outbox {
         result
     }
 
+    /// Queues bytes that others are given, too, as [`Outbox::share`] does.
+    pub(crate) fn push(&mut self, pools: &mut Pools, bytes: &Bytes) {
+        if bytes.len() <= COPY_BYTES_MAX {
+            self.write(pools, |tail| tail.extend_from_slice(bytes));
+        } else {
+            self.share(pools, bytes.clone());
+        }
+    }
+
     /// Queues shared bytes behind everything that was written before.
     pub(crate) fn share(&mut self, pools: &mut Pools, bytes: Bytes) {
         if bytes.len() <= COPY_BYTES_MAX {
@@ -170,27 +193,31 @@ impl Outbox {
             })
     }
 
-    /// Takes everything out if it is one piece that was written, none of which was sent, and leaves the outbox empty.
-    pub(crate) fn take_written(&mut self, pools: &mut Pools) -> Option<Vec<u8>> {
+    /// Takes everything out if it is one piece, none of which was sent, and leaves the outbox empty.
+    pub(crate) fn take_piece(&mut self, pools: &mut Pools) -> Option<Segment> {
         let queue = self.queue.as_mut()?;
-        if queue.flying || !queue.sealed.is_empty() || queue.tail.is_empty() {
+        if queue.flying || queue.offset > 0 {
             return None;
         }
+        let piece = match (queue.sealed.len(), queue.tail.is_empty()) {
+            (0, false) => Segment::Owned(std::mem::take(&mut queue.tail)),
+            (1, true) => queue.sealed.pop_front()?,
+            _ => return None,
+        };
         queue.len = 0;
-        let written = std::mem::take(&mut queue.tail);
         self.release_if_empty(pools);
-        Some(written)
+        Some(piece)
     }
 
-    /// Puts back what [`Outbox::take_written`] took, before everything that was queued since; the first `sent` bytes of it
+    /// Puts back what [`Outbox::take_piece`] took, before everything that was queued since; the first `sent` bytes of it
     /// were sent.
-    pub(crate) fn put_back(&mut self, pools: &mut Pools, written: Vec<u8>, sent: usize) {
-        debug_assert!(sent < written.len());
+    pub(crate) fn put_back(&mut self, pools: &mut Pools, piece: Segment, sent: usize) {
+        debug_assert!(sent < piece.len());
         let queue = self.queue.get_or_insert_with(|| pools.queue());
         debug_assert!(!queue.flying && queue.offset == 0, "nothing overtook it");
-        queue.len += written.len() - sent;
+        queue.len += piece.len() - sent;
         queue.offset = sent;
-        queue.sealed.push_front(Segment::Owned(written));
+        queue.sealed.push_front(piece);
     }
 
     /// Ends the send that [`Outbox::begin`] began: the first `bytes` bytes were taken by the kernel.
@@ -210,10 +237,8 @@ impl Outbox {
             }
             bytes -= left;
             queue.offset = 0;
-            match queue.sealed.pop_front() {
-                Some(Segment::Owned(buffer)) => pools.give_buffer(buffer),
-                Some(Segment::Shared(bytes)) => pools.reclaim(bytes),
-                None => {}
+            if let Some(segment) = queue.sealed.pop_front() {
+                pools.give_segment(segment);
             }
         }
         self.release_if_empty(pools);
@@ -385,25 +410,41 @@ mod tests {
     fn what_was_taken_goes_back_before_what_was_queued_since() {
         let mut pools = Pools::default();
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.take_written(&mut pools), None);
+        assert_eq!(outbox.take_piece(&mut pools), None);
         outbox.write(&mut pools, |tail| tail.extend_from_slice(b"first"));
-        let first = outbox.take_written(&mut pools).unwrap();
-        assert_eq!(first, b"first");
+        let first = outbox.take_piece(&mut pools).unwrap();
+        assert_eq!(first, Segment::Owned(b"first".to_vec()));
         assert!(outbox.is_empty());
         outbox.write(&mut pools, |tail| tail.extend_from_slice(b"second"));
         outbox.share(&mut pools, Bytes::from(vec![b'3'; 600]));
         outbox.put_back(&mut pools, first, 2);
         assert_eq!((outbox.len(), outbox.held()), (3 + 6 + 600, 5 + 6 + 600));
-        assert_eq!(
-            outbox.take_written(&mut pools),
-            None,
-            "it is several pieces"
-        );
+        assert_eq!(outbox.take_piece(&mut pools), None, "it is several pieces");
         let all = [b"rstsecond", &[b'3'; 600][..]].concat();
         assert_eq!(collect(&mut outbox, &mut pools), all);
-        assert_eq!(outbox.take_written(&mut pools), None, "a send is under way");
+        assert_eq!(outbox.take_piece(&mut pools), None, "a send is under way");
         outbox.sent(&mut pools, 4);
         assert_eq!(outbox.take_all(&mut pools), all[4..]);
+    }
+
+    #[test]
+    fn one_shared_piece_is_taken_as_it_is() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        let shared = Bytes::from(vec![b's'; COPY_BYTES_MAX + 1]);
+        outbox.push(&mut pools, &shared);
+        let taken = outbox.take_piece(&mut pools).unwrap();
+        assert_eq!(taken, Segment::Shared(shared.clone()));
+        assert_eq!(taken.as_slice().as_ptr(), shared.as_ptr());
+        assert!(outbox.is_empty());
+        outbox.put_back(&mut pools, taken, 1);
+        assert_eq!(outbox.len(), COPY_BYTES_MAX);
+        assert_eq!(outbox.take_piece(&mut pools), None, "a part of it was sent");
+        assert_eq!(outbox.take_all(&mut pools), shared[1..]);
+        outbox.push(&mut pools, &shared);
+        outbox.push(&mut pools, &shared);
+        assert_eq!(outbox.take_piece(&mut pools), None, "they are two");
+        assert_eq!(outbox.take_all(&mut pools), shared.repeat(2));
     }
 
     #[test]

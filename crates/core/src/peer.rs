@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
@@ -102,13 +102,7 @@ pub(crate) struct Handles {
 
 impl Handles {
     pub(crate) fn handle(&self, id: ConnectionId, state: &OnceCell<Arc<HandleState>>) -> Handle {
-        let shared = state.get_or_init(|| {
-            Arc::new(HandleState {
-                state: AtomicU8::new(OPEN),
-                pushed: AtomicUsize::new(0),
-                pushed_max: self.pushed_max,
-            })
-        });
+        let shared = state.get_or_init(|| Arc::new(HandleState::new(self.pushed_max)));
         Handle {
             id,
             shared: shared.clone(),
@@ -121,8 +115,12 @@ impl Handles {
 pub(crate) struct HandleState {
     /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once.
     state: AtomicU8,
-    /// Bytes that were pushed and not yet put into the outbox.
-    pub(crate) pushed: AtomicUsize,
+    /// Bytes that other threads than the worker's pushed and that were not yet put into the outbox.
+    pushed: AtomicUsize,
+    /// The same for the worker's thread, which alone writes it.
+    pushed_here: AtomicUsize,
+    /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
+    fan: AtomicU64,
     pushed_max: usize,
 }
 
@@ -134,6 +132,16 @@ const GONE: u8 = 1;
 const OVERFLOWED: u8 = 2;
 
 impl HandleState {
+    pub(crate) fn new(pushed_max: usize) -> Self {
+        HandleState {
+            state: AtomicU8::new(OPEN),
+            pushed: AtomicUsize::new(0),
+            pushed_here: AtomicUsize::new(0),
+            fan: AtomicU64::new(0),
+            pushed_max,
+        }
+    }
+
     /// From now on pushes are answered with this error. What was said first stays. Returns whether this was it.
     pub(crate) fn end(&self, error: PushError) -> bool {
         let state = match error {
@@ -143,6 +151,23 @@ impl HandleState {
         self.state
             .compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// Bytes that were pushed have reached the connection.
+    pub(crate) fn arrived(&self, bytes: usize, here: bool) {
+        if here {
+            let pushed = self.pushed_here.load(Ordering::Relaxed);
+            self.pushed_here.store(pushed - bytes, Ordering::Relaxed);
+        } else {
+            self.pushed.fetch_sub(bytes, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
+    pub(crate) fn enter_fan(&self, number: u64) -> bool {
+        let is_new = self.fan.load(Ordering::Relaxed) != number;
+        self.fan.store(number, Ordering::Relaxed);
+        is_new
     }
 
     fn check(&self) -> Result<(), PushError> {
@@ -210,19 +235,52 @@ impl Handle {
     /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, because of
     /// which the connection is closed.
     pub fn push(&self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
-        let bytes = bytes.into();
-        self.shared.check()?;
-        let length = bytes.len();
-        let before = self.shared.pushed.fetch_add(length, Ordering::AcqRel);
-        if before.saturating_add(length) > self.shared.pushed_max {
-            if self.shared.end(PushError::Overflow) {
-                let _ = self.post.send(Mail::Overflow { to: self.id });
-            }
-            return Err(PushError::Overflow);
+        self.push_shared(&bytes.into())
+    }
+
+    /// Queues `bytes` on the connection as [`Handle::push`] does. Whoever pushes the same bytes to many connections, with
+    /// one push after the other, saves a reference for each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::push`].
+    pub fn push_shared(&self, bytes: &Bytes) -> Result<(), PushError> {
+        let shared = &*self.shared;
+        shared.check()?;
+        let here = shared.pushed_here.load(Ordering::Relaxed);
+        let pushed = here.saturating_add(shared.pushed.load(Ordering::Relaxed));
+        if pushed.saturating_add(bytes.len()) > shared.pushed_max {
+            return Err(self.overflow());
         }
-        self.post
-            .send(Mail::Push { to: self.id, bytes })
-            .map_err(|_| PushError::Gone)
+        if self.post.push_here(self.id, shared, bytes) {
+            // Nobody else writes it.
+            shared
+                .pushed_here
+                .store(here + bytes.len(), Ordering::Relaxed);
+            return Ok(());
+        }
+        self.push_from_elsewhere(bytes.clone())
+    }
+
+    fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
+        let before = self.shared.pushed.fetch_add(bytes.len(), Ordering::AcqRel);
+        if before.saturating_add(bytes.len()) > self.shared.pushed_max {
+            return Err(self.overflow());
+        }
+        let mail = Mail::Push {
+            to: self.id,
+            bytes,
+            here: false,
+        };
+        self.post.send(mail).map_err(|_| PushError::Gone)
+    }
+
+    #[cold]
+    fn overflow(&self) -> PushError {
+        if self.shared.end(PushError::Overflow) {
+            let _ = self.post.send(Mail::Overflow { to: self.id });
+        }
+        PushError::Overflow
     }
 }
 

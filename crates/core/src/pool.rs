@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::outbox::Queue;
+use crate::outbox::{Queue, Segment};
 use crate::partial::Partial;
 use crate::tickets::TicketSlab;
 
@@ -19,7 +19,7 @@ const SHELF_BYTES_MAX: usize = 16 * 1024 * 1024;
 const REST_BYTES_MAX: usize = 512 * 1024;
 /// How often a shelf that holds more than that gives up half of what nobody needed meanwhile.
 const PERIOD_MS: u64 = 1_000;
-/// How many of each other kind are kept.
+/// How many sets of tickets are kept.
 const KEPT_BOXES_MAX: usize = 256;
 /// A queue with room for more segments than this is given back to the allocator.
 const KEPT_SEGMENTS_MAX: usize = 64;
@@ -46,6 +46,12 @@ impl Capacity for BytesMut {
 impl Capacity for Box<Partial> {
     fn bytes(&self) -> usize {
         self.bytes.capacity()
+    }
+}
+
+impl Capacity for Box<Queue> {
+    fn bytes(&self) -> usize {
+        size_of::<Queue>() + self.segment_capacity() * size_of::<Segment>()
     }
 }
 
@@ -114,8 +120,7 @@ pub(crate) struct Pools {
     buffers: Shelf<Vec<u8>>,
     larges: Shelf<BytesMut>,
     partials: Shelf<Box<Partial>>,
-    #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
-    queues: Vec<Box<Queue>>,
+    queues: Shelf<Box<Queue>>,
     #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
     tickets: Vec<Box<TicketSlab>>,
     /// When the shelves are looked through next, on the worker's clock.
@@ -162,8 +167,16 @@ impl Pools {
         }
     }
 
+    /// Takes a piece back that was sent.
+    pub(crate) fn give_segment(&mut self, segment: Segment) {
+        match segment {
+            Segment::Owned(buffer) => self.give_buffer(buffer),
+            Segment::Shared(bytes) => self.reclaim(bytes),
+        }
+    }
+
     pub(crate) fn queue(&mut self) -> Box<Queue> {
-        self.queues.pop().unwrap_or_default()
+        self.queues.take().unwrap_or_default()
     }
 
     /// A queue with a buffer to write to.
@@ -176,8 +189,8 @@ impl Pools {
 
     pub(crate) fn give_queue(&mut self, queue: Box<Queue>) {
         debug_assert!(queue.is_empty());
-        if self.queues.len() < KEPT_BOXES_MAX && queue.segment_capacity() <= KEPT_SEGMENTS_MAX {
-            self.queues.push(queue);
+        if queue.segment_capacity() <= KEPT_SEGMENTS_MAX {
+            self.queues.put(queue);
         }
     }
 
@@ -206,8 +219,10 @@ impl Pools {
 
     /// When [`Pools::tick`] has something to do, on the worker's clock.
     pub(crate) fn next_due(&self) -> Option<u64> {
-        let swollen =
-            self.buffers.is_swollen() || self.larges.is_swollen() || self.partials.is_swollen();
+        let swollen = self.buffers.is_swollen()
+            || self.larges.is_swollen()
+            || self.partials.is_swollen()
+            || self.queues.is_swollen();
         swollen.then_some(self.due)
     }
 
@@ -220,7 +235,8 @@ impl Pools {
         let buffers = self.buffers.look_through();
         let larges = self.larges.look_through();
         let partials = self.partials.look_through();
-        buffers || larges || partials
+        let queues = self.queues.look_through();
+        buffers || larges || partials || queues
     }
 }
 
@@ -239,10 +255,10 @@ mod tests {
             outbox.share(&mut pools, Bytes::from(vec![0; 600]));
         }
         outbox.clear(&mut pools);
-        assert!(pools.queues.is_empty());
+        assert_eq!(pools.queues.things.len(), 0);
         outbox.share(&mut pools, Bytes::from(vec![0; 600]));
         outbox.clear(&mut pools);
-        assert_eq!(pools.queues.len(), 1);
+        assert_eq!(pools.queues.things.len(), 1);
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Exchange {
         names: &[&str],
     ) -> io::Result<Self> {
         let (post, mailbox) = mailbox()?;
+        mailbox.adopt();
         let names: Vec<Arc<str>> = names.iter().map(|name| (*name).into()).collect();
         let metrics = Arc::new(Metrics::new(names.clone(), 1));
         let service = make(&Worker {

@@ -11,6 +11,9 @@ use serde::Serialize;
 use crate::answer::serialize;
 use crate::strings::{Strings, to_old_raw};
 
+/// Room for so many bytes is made at once, since a notification that grows bit by bit is moved again and again.
+const USUAL_BYTES: usize = 256;
+
 /// Sends notifications to one connection, from any thread.
 ///
 /// They arrive in the order in which one thread sends them, behind the replies of calls that came before. A client that
@@ -55,7 +58,7 @@ impl Notifier {
     /// type.
     pub fn send(&self, notification: &Notification) -> Result<(), NotifyError> {
         let bytes = notification.bytes_for(self.strings)?;
-        self.handle.push(bytes).map_err(NotifyError::Push)
+        self.handle.push_shared(bytes).map_err(NotifyError::Push)
     }
 
     /// Whether the connection still takes notifications. It may end at any moment after this.
@@ -95,7 +98,8 @@ impl Notification {
     ///
     /// [`NotifyError::Encode`] if the parameters cannot be serialized.
     pub fn new<T: Serialize + ?Sized>(method: &str, params: &T) -> Result<Self, NotifyError> {
-        let mut out = vec![Marker::FixArray(3).to_u8(), 2];
+        let mut out = Vec::with_capacity(USUAL_BYTES);
+        out.extend_from_slice(&[Marker::FixArray(3).to_u8(), 2]);
         // Writing to a vector cannot fail.
         let _ = rmp::encode::write_str(&mut out, method);
         let start = out.len();
@@ -119,9 +123,9 @@ impl Notification {
         &self.0.current
     }
 
-    fn bytes_for(&self, strings: Strings) -> Result<Bytes, NotifyError> {
+    fn bytes_for(&self, strings: Strings) -> Result<&Bytes, NotifyError> {
         match strings {
-            Strings::Current => Ok(self.0.current.clone()),
+            Strings::Current => Ok(&self.0.current),
             Strings::OldRaw => self
                 .0
                 .old_raw
@@ -130,8 +134,8 @@ impl Notification {
                         .map(Bytes::from)
                         .map_err(|fault| fault.to_string())
                 })
-                .clone()
-                .map_err(NotifyError::Encode),
+                .as_ref()
+                .map_err(|error| NotifyError::Encode(error.clone())),
         }
     }
 }

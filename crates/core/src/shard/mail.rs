@@ -1,12 +1,10 @@
 //! Mail that a worker gets: what others push, answer, hand over or want.
 
-use std::sync::atomic::Ordering;
-
 use super::Shard;
 use crate::close::Close;
 use crate::handover::parcel::Parcel;
 use crate::host::Host;
-use crate::mailbox::Mail;
+use crate::mailbox::{self, Mail};
 use crate::peer::{ConnectionId, Link};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::shard::Phase;
@@ -56,7 +54,13 @@ impl<L: Link> Shard<L> {
                 self.resume();
                 return Some(Errand::Accept);
             }
-            Mail::Push { to, bytes } => self.push(to, bytes),
+            Mail::Push { to, bytes, here } => self.push(to, &bytes, here),
+            Mail::Fan(fanned) => {
+                for (to, bytes) in fanned.columns() {
+                    self.push(to, bytes, true);
+                }
+                mailbox::reuse(fanned);
+            }
             Mail::Overflow { to } => self.with_id(to, |connection, desk| {
                 // If it is ending anyway, what was queued before is still written.
                 if connection.takes_frames() {
@@ -73,7 +77,7 @@ impl<L: Link> Shard<L> {
         None
     }
 
-    fn push(&mut self, to: ConnectionId, bytes: bytes::Bytes) {
+    fn push(&mut self, to: ConnectionId, bytes: &bytes::Bytes, here: bool) {
         let Some(entry) = self.connections.get_mut(to.slot as usize) else {
             return;
         };
@@ -82,13 +86,13 @@ impl<L: Link> Shard<L> {
             return;
         }
         if let Some(handle) = entry.handle.get() {
-            handle.pushed.fetch_sub(bytes.len(), Ordering::AcqRel);
+            handle.arrived(bytes.len(), here);
         }
         if connection.takes_frames() {
             if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
                 connection.close(Close::Overflow, desk);
             } else {
-                connection.outbox.share(&mut desk.pools, bytes);
+                connection.outbox.push(&mut desk.pools, bytes);
             }
         }
         self.conclude(to.slot);

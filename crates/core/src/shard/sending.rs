@@ -2,7 +2,7 @@
 
 use super::{Phase, Shard};
 use crate::connection::Life;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Segment};
 use crate::peer::Link;
 use crate::pool::Pools;
 
@@ -33,7 +33,7 @@ impl<L: Link> Shard<L> {
 
     /// Takes out what is to be sent, if nothing depends on when that is done: the engine is about to send it, and says only
     /// if it cannot ([`Shard::unsent`]). To the connection it is as good as sent.
-    pub(crate) fn launch(&mut self, slot: u32, bytes_max: usize) -> Option<Vec<u8>> {
+    pub(crate) fn launch(&mut self, slot: u32, bytes_max: usize) -> Option<Segment> {
         if self.phase != Phase::Serving {
             return None;
         }
@@ -45,7 +45,7 @@ impl<L: Link> Shard<L> {
             return None;
         }
         let desk = &mut self.desk;
-        let bytes = connection.outbox.take_written(&mut desk.pools)?;
+        let bytes = connection.outbox.take_piece(&mut desk.pools)?;
         connection.clock.traffic = desk.now;
         desk.name_counters(connection.name)
             .bytes_out
@@ -57,7 +57,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// What was launched has not been sent, apart from the first `sent` bytes.
-    pub(crate) fn unsent(&mut self, slot: u32, bytes: Vec<u8>, sent: usize) {
+    pub(crate) fn unsent(&mut self, slot: u32, bytes: Segment, sent: usize) {
         self.with(slot, |connection, desk| {
             desk.name_counters(connection.name)
                 .bytes_out

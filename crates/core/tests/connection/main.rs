@@ -4,6 +4,7 @@
 
 mod counters;
 mod ending;
+mod fanout;
 mod frames;
 mod handles;
 mod large;

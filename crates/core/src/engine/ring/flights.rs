@@ -5,6 +5,8 @@
 //! was queued, so that a connection is visited once for each message instead of twice. A send that the kernel takes only
 //! in part or not at all fails (MSG_WAITALL), and what is left goes back to the front of the outbox.
 //!
+//! One piece is sent like that, be it written for the connection or shared with others. Several are gathered, see `send`.
+//!
 //! Before anything else happens on a connection, all flights have landed: two could otherwise overtake each other.
 
 use std::collections::VecDeque;
@@ -17,6 +19,7 @@ use super::Engine;
 use super::operation::{Kind, Operation};
 use super::queue::{Chunk, Completion, Wait};
 use super::room::Room;
+use crate::outbox::Segment;
 
 /// All of it, now, or a failure that says how much.
 const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
@@ -38,7 +41,7 @@ struct Flight {
     order: u64,
     slot: u32,
     /// What is sent; the kernel reads it until the flight has landed. Empty once it has failed.
-    bytes: Vec<u8>,
+    bytes: Segment,
 }
 
 impl Engine<'_> {
@@ -58,9 +61,9 @@ impl Engine<'_> {
             self.flights.queue.iter().all(|flight| flight.slot != slot),
             "the second could overtake the first"
         );
-        let send =
-            flight(fd, &bytes).user_data(Operation::new(Kind::Flight, generation, slot).pack());
-        // SAFETY: the bytes are on the heap, and `flights` keeps them unchanged until the flight has landed; see
+        let send = flight(fd, bytes.as_slice())
+            .user_data(Operation::new(Kind::Flight, generation, slot).pack());
+        // SAFETY: the bytes are not in the segment itself, and `flights` keeps it unchanged until the flight has landed; see
         // `Engine` for what happens when it never does.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
@@ -108,7 +111,7 @@ impl Engine<'_> {
         }
         self.flights.unfailed = 0;
         for flight in self.flights.queue.drain(..) {
-            self.shard.desk.pools.give_buffer(flight.bytes);
+            self.shard.desk.pools.give_segment(flight.bytes);
         }
         Ok(())
     }
