@@ -77,32 +77,34 @@ impl<S: Service> Hosted<S> {
         lender: Option<&dyn Lend>,
         reply: &mut Reply<'_>,
     ) -> Rest {
-        let mut start = 0;
+        let mut rest = bytes;
         let mut missing = 0;
         let mut count = 0;
-        while start + scanned < bytes.len() && reply.connection.takes_frames() {
+        let mut session = session_of(&mut self.sessions, reply);
+        while rest.len() > scanned && reply.connection.takes_frames() {
             if scanned == 0 {
                 if count == FRAMES_PER_TURN_MAX || reply.connection.paused {
                     break;
                 }
-                if !S::TOP_LEVEL.allows(bytes[start]) {
-                    reply
-                        .connection
-                        .close(Close::TopLevel(bytes[start]), reply.desk);
+                if !S::TOP_LEVEL.allows(rest[0]) {
+                    let why = Close::TopLevel(rest[0]);
+                    reply.connection.close(why, reply.desk);
                     break;
                 }
             }
-            match reply.desk.framer.feed(&bytes[start + scanned..]) {
+            match reply.desk.framer.feed(&rest[scanned..]) {
                 Ok(Progress::Complete { used }) => {
-                    let end = start + scanned + used;
+                    let (frame, behind) = rest.split_at(scanned + used);
                     count += 1;
-                    self.frame(Frame::new(&bytes[start..end], lender), reply);
-                    start = end;
+                    self.uncounted += 1;
+                    let frame = Frame::new(frame, lender);
+                    give(&mut self.service, session.as_deref_mut(), frame, reply);
+                    rest = behind;
                     scanned = 0;
                 }
                 Ok(Progress::More { at_least }) => {
                     missing = at_least;
-                    scanned = bytes.len() - start;
+                    scanned = rest.len();
                 }
                 Err(error) => {
                     reply.desk.framer.reset();
@@ -113,7 +115,7 @@ impl<S: Service> Hosted<S> {
             }
         }
         Rest {
-            start,
+            start: bytes.len() - rest.len(),
             scanned,
             missing,
         }
@@ -121,19 +123,8 @@ impl<S: Service> Hosted<S> {
 
     fn frame(&mut self, frame: Frame<'_>, reply: &mut Reply<'_>) {
         self.uncounted += 1;
-        let session = reply
-            .connection
-            .session
-            .and_then(|key| self.sessions.get_mut(key as usize));
-        let Some(session) = session else {
-            debug_assert!(false, "frames are given to open sessions only");
-            return;
-        };
-        match self.service.frame(session, frame, reply) {
-            Flow::Continue => reply.connection.update_pause(reply.desk),
-            Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
-            Flow::Reject(reason) => reply.connection.close(Close::Rejected(reason), reply.desk),
-        }
+        let session = session_of(&mut self.sessions, reply);
+        give(&mut self.service, session, frame, reply);
     }
 
     /// Gives the carried frame, which is all of `partial`, to the service.
@@ -228,6 +219,35 @@ impl<S: Service> Hosted<S> {
             reply.connection.close(Close::Panicked, reply.desk);
         }
         result.ok()
+    }
+}
+
+/// The session of the connection that a reply belongs to.
+fn session_of<'s, T>(sessions: &'s mut Slots<T>, reply: &Reply<'_>) -> Option<&'s mut T> {
+    let session = sessions.get_mut(reply.connection.session? as usize);
+    debug_assert!(
+        session.is_some(),
+        "a session is kept until the connection has ended"
+    );
+    session
+}
+
+/// Gives one frame to the service and does what it says.
+#[inline(always)]
+fn give<S: Service>(
+    service: &mut S,
+    session: Option<&mut S::Session>,
+    frame: Frame<'_>,
+    reply: &mut Reply<'_>,
+) {
+    let Some(session) = session else {
+        debug_assert!(false, "frames are given to open sessions only");
+        return;
+    };
+    match service.frame(session, frame, reply) {
+        Flow::Continue => reply.connection.update_pause(reply.desk),
+        Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
+        Flow::Reject(reason) => reply.connection.close(Close::Rejected(reason), reply.desk),
     }
 }
 

@@ -16,8 +16,10 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
+use rmp::Marker;
+
 use crate::parked::{Inside, Parked, Place};
-use crate::table::{CLASS, HEADER_MAX, SIZED, sized};
+use crate::table::{CLASS, HEADER_MAX, OBJECTS, SIZED, sized};
 use crate::{Error, ErrorKind};
 
 /// What a frame may cost. Both limits are exact: a frame that just reaches them is accepted.
@@ -96,11 +98,53 @@ impl Framer {
     #[inline]
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
         if self.is_idle()
-            && let Some(used) = small(bytes, self.limits)
+            && let Some(used) = self.small(bytes)
         {
             return Ok(Progress::Complete { used });
         }
         self.read_on(bytes)
+    }
+
+    /// Where a frame of few objects ends that is whole and within the limits; `None` if it is anything else, or if more
+    /// would have to be known to tell.
+    ///
+    /// Nearly every message is such a frame, and most of what the state machine keeps is not needed for one: no levels,
+    /// since it is not deeper than it has objects, and no bound, since it has all its bytes. Those few objects of any
+    /// other frame are looked at once more.
+    #[inline]
+    fn small(&self, bytes: &[u8]) -> Option<usize> {
+        let bytes = &bytes[..bytes.len().min(self.limits.frame_bytes as usize)];
+        let mut next = 0;
+        let mut due = 1;
+        for _ in 0..self.limits.depth.min(SMALL_OBJECTS_MAX) {
+            let byte = *bytes.get(next)?;
+            let class = CLASS[usize::from(byte)];
+            due -= 1;
+            if byte < FIXSTR {
+                // Small numbers, arrays and maps, which most frames begin with. The processor can foresee that, and need
+                // not wait for a table to know where the next object begins.
+                next += 1;
+                due += usize::from(OBJECTS[usize::from(byte)]);
+            } else if class != SIZED {
+                next += class as usize;
+            } else {
+                let sized = sized(byte);
+                if sized.is_reserved() {
+                    return None;
+                }
+                let length = sized.length(bytes.get(next..)?.first_chunk()?) as usize;
+                next += usize::from(sized.header);
+                if sized.objects == 0 {
+                    next += usize::from(sized.extra) + length;
+                } else {
+                    due += length * usize::from(sized.objects);
+                }
+            }
+            if due == 0 {
+                return (next <= bytes.len()).then_some(next);
+            }
+        }
+        None
     }
 
     /// Reads on, whatever the frame is like.
@@ -379,52 +423,10 @@ impl Framer {
 }
 
 /// A frame of more objects than this is none of the small ones.
-const SMALL_OBJECTS_MAX: usize = 64;
+const SMALL_OBJECTS_MAX: u16 = 64;
 
-/// Where a frame of few objects ends that is whole and within the limits; `None` if it is anything else, or if more would
-/// have to be known to tell.
-///
-/// Nearly every message is such a frame, and most of what the state machine keeps is not needed for one: no levels, since it
-/// is not deeper than it has arrays and maps, and no bound, since it has all its bytes. Those few objects of any other frame
-/// are looked at once more.
-#[inline]
-fn small(bytes: &[u8], limits: Limits) -> Option<usize> {
-    let mut next = 0;
-    let mut due = 1;
-    let mut levels = 0;
-    for _ in 0..SMALL_OBJECTS_MAX {
-        let byte = *bytes.get(next)?;
-        let class = CLASS[usize::from(byte)];
-        due -= 1;
-        if class > 0 {
-            next += class as usize;
-        } else if class != SIZED {
-            levels += 1;
-            due += usize::from(class.unsigned_abs());
-            next += 1;
-        } else {
-            let sized = sized(byte);
-            if sized.is_reserved() {
-                return None;
-            }
-            let length = sized.length(bytes.get(next..)?.first_chunk()?) as usize;
-            next += usize::from(sized.header);
-            if sized.objects == 0 {
-                next += usize::from(sized.extra) + length;
-            } else {
-                levels += 1;
-                due += length * usize::from(sized.objects);
-            }
-        }
-        if due == 0 {
-            let is_within = next <= bytes.len()
-                && next as u64 <= u64::from(limits.frame_bytes)
-                && levels <= limits.depth;
-            return is_within.then_some(next);
-        }
-    }
-    None
-}
+/// Below it are the types that have one byte: positive fixint, fixmap and fixarray.
+const FIXSTR: u8 = Marker::FixStr(0).to_u8();
 
 /// Lengths within `frame_bytes` must be positions too.
 const _: () = assert!(usize::BITS >= u32::BITS);

@@ -22,6 +22,19 @@ pub(crate) static CLASS: [i8; 256] = {
     table
 };
 
+/// The objects in an array or a map of [`CLASS`]; zero for all else.
+pub(crate) static OBJECTS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        if CLASS[byte] < 0 && CLASS[byte] != SIZED {
+            table[byte] = CLASS[byte].unsigned_abs();
+        }
+        byte += 1;
+    }
+    table
+};
+
 const fn class(byte: u8) -> i8 {
     match Marker::from_u8(byte) {
         Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::False | Marker::True => 1,
@@ -146,6 +159,12 @@ mod tests {
                 0xc1 | 0xc4..=0xc9 | 0xd9..=0xdf => SIZED,
             };
             assert_eq!(CLASS[usize::from(byte)], expected, "{byte:#04x}");
+            let objects = match byte {
+                0x80..=0x8f => 2 * (byte & 0x0f),
+                0x90..=0x9f => byte & 0x0f,
+                _ => 0,
+            };
+            assert_eq!(OBJECTS[usize::from(byte)], objects, "{byte:#04x}");
             if expected == SIZED {
                 assert_eq!(sized(byte).is_reserved(), byte == 0xc1, "{byte:#04x}");
             }

@@ -60,12 +60,13 @@ impl<'a> Answer<'a> {
     }
 
     /// Answers with a value that is msgpack already: exactly one object.
+    #[inline]
     pub fn encoded(mut self, object: &[u8]) -> Answered {
         let Some(id) = self.id else {
             return Answered(());
         };
         if self.strings != Strings::Current || object.is_empty() {
-            return self.write(|out| out.extend_from_slice(object));
+            return self.encoded_otherwise(object);
         }
         debug_assert!(is_one_object(object), "a result is one msgpack object");
         self.reply.write(|out| {
@@ -74,6 +75,12 @@ impl<'a> Answer<'a> {
         });
         self.done.set(true);
         Answered(())
+    }
+
+    /// As [`Answer::encoded`], for what is not sent as it is.
+    #[cold]
+    fn encoded_otherwise(self, object: &[u8]) -> Answered {
+        self.write(|out| out.extend_from_slice(object))
     }
 
     /// Answers with a value that is msgpack already, exactly one object. When it is large it is queued without being

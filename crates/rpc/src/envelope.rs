@@ -11,19 +11,21 @@ use rmp::decode::{self, Bytes};
 use crate::fault::Fault;
 use crate::strings::Strings;
 
-/// What a frame turned out to be. The slices are parts of the frame.
+/// What a frame turned out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    /// `[0, id, method, params]`
-    Request {
-        id: u32,
-        method: &'a [u8],
-        params: &'a [u8],
-    },
+    Call(Envelope<'a>),
     /// `[1, id, error, result]`
     Response,
-    /// `[2, method, params]`
-    Notification { method: &'a [u8], params: &'a [u8] },
+}
+
+/// A request, `[0, id, method, params]`, or without an id a notification, `[2, method, params]`. The slices are parts of
+/// the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) id: Option<u32>,
+    pub(crate) method: &'a [u8],
+    pub(crate) params: &'a [u8],
 }
 
 /// Why a frame is none of the three messages.
@@ -35,21 +37,34 @@ pub(crate) enum Malformed {
     Message { why: Cow<'static, str> },
 }
 
-/// Reads the envelope of a frame, which must be one whole msgpack object. What lies inside the parameters is not
-/// looked at.
+/// The envelope of a call that is written as nearly everybody does; `None` if it is not, or anything is wrong. Then
+/// [`parse`] has to be asked. What lies inside the parameters is not looked at.
+#[inline]
+pub(crate) fn usual(frame: &[u8]) -> Option<Envelope<'_>> {
+    // As markers: an array of four or three elements, the type and the id in their shortest form or the id as a u32, a
+    // fixstr, a fixarray.
+    let (id, rest) = match frame {
+        [0x94, 0, 0xce, a, b, c, d, rest @ ..] => {
+            (Some(u32::from_be_bytes([*a, *b, *c, *d])), rest)
+        }
+        [0x94, 0, id @ 0..=0x7f, rest @ ..] => (Some(u32::from(*id)), rest),
+        [0x94, 0, 0xcd, a, b, rest @ ..] => (Some(u32::from_be_bytes([0, 0, *a, *b])), rest),
+        [0x94, 0, 0xcc, id, rest @ ..] => (Some(u32::from(*id)), rest),
+        [0x93, 2, rest @ ..] => (None, rest),
+        _ => return None,
+    };
+    let (head @ 0xa0..=0xbf, rest) = rest.split_first()? else {
+        return None;
+    };
+    let (method, params) = rest.split_at_checked(usize::from(head & 0x1f))?;
+    let [0x90..=0x9f, ..] = params else {
+        return None;
+    };
+    Some(Envelope { id, method, params })
+}
+
+/// Reads the envelope of a frame, which must be one whole msgpack object, however it is written.
 pub(crate) fn parse(frame: &[u8]) -> Result<Message<'_>, Malformed> {
-    // Nearly every message begins like this: an array of four, and type 0, both in their shortest form.
-    if let [0x94, 0, rest @ ..] = frame {
-        return match usual_request(rest) {
-            Some(request) => Ok(request),
-            None => request(4, Bytes::new(rest)),
-        };
-    }
-    if let [0x93, 2, rest @ ..] = frame
-        && let Some((method, params)) = usual_call(rest)
-    {
-        return Ok(Message::Notification { method, params });
-    }
     let mut rest = Bytes::new(frame);
     let Ok(count) = decode::read_array_len(&mut rest) else {
         return malformed("the message is not an array");
@@ -66,31 +81,6 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Message<'_>, Malformed> {
     }
 }
 
-/// The request behind `[4 elements, type 0`, if id and method are written as nearly everybody does; `None` if they are
-/// not, or anything is wrong.
-#[inline]
-fn usual_request(rest: &[u8]) -> Option<Message<'_>> {
-    let (id, rest) = match rest {
-        // As Marker::U32 and a positive fixint.
-        [0xce, a, b, c, d, rest @ ..] => (u32::from_be_bytes([*a, *b, *c, *d]), rest),
-        [id @ 0..=0x7f, rest @ ..] => (u32::from(*id), rest),
-        _ => return None,
-    };
-    let (method, params) = usual_call(rest)?;
-    Some(Message::Request { id, method, params })
-}
-
-/// Method and parameters, if the name is a short str.
-#[inline]
-fn usual_call(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (head, rest) = rest.split_first()?;
-    let Marker::FixStr(length) = Marker::from_u8(*head) else {
-        return None;
-    };
-    let (method, params) = rest.split_at_checked(usize::from(length))?;
-    is_array(params).then_some((method, params))
-}
-
 fn request(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
     let id = read_id(&mut rest)?;
     let wrong = |why: Cow<'static, str>| Err(Malformed::Request { id, why });
@@ -103,7 +93,11 @@ fn request(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
     if !is_array(params) {
         return wrong("the parameters of a request must be an array".into());
     }
-    Ok(Message::Request { id, method, params })
+    Ok(Message::Call(Envelope {
+        id: Some(id),
+        method,
+        params,
+    }))
 }
 
 fn response(count: u32, mut rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
@@ -126,7 +120,11 @@ fn notification(count: u32, rest: Bytes<'_>) -> Result<Message<'_>, Malformed> {
     if !is_array(params) {
         return malformed("the parameters of a notification are not an array");
     }
-    Ok(Message::Notification { method, params })
+    Ok(Message::Call(Envelope {
+        id: None,
+        method,
+        params,
+    }))
 }
 
 fn malformed<T>(why: impl Into<Cow<'static, str>>) -> Result<T, Malformed> {
@@ -255,11 +253,11 @@ mod tests {
             let frame = [b"\x94\x00\x07", head, b"add\x92\x01\x02"].concat();
             assert_eq!(
                 parse(&frame),
-                Ok(Message::Request {
-                    id: 7,
+                Ok(Message::Call(Envelope {
+                    id: Some(7),
                     method: b"add",
                     params: b"\x92\x01\x02"
-                })
+                }))
             );
         }
     }
@@ -276,6 +274,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_usual_ways_to_write_a_call() {
+        let call = |id| Envelope {
+            id,
+            method: b"add",
+            params: b"\x92\x01\x02",
+        };
+        for (head, id) in [
+            (&b"\x94\x00\x07"[..], Some(7)),
+            (b"\x94\x00\xcc\x80", Some(0x80)),
+            (b"\x94\x00\xcd\x01\x02", Some(0x102)),
+            (b"\x94\x00\xce\x01\x02\x03\x04", Some(0x102_0304)),
+            (b"\x93\x02", None),
+        ] {
+            let frame = [head, b"\xa3add\x92\x01\x02"].concat();
+            assert_eq!(usual(&frame), Some(call(id)));
+        }
+    }
+
     proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
@@ -283,14 +300,18 @@ mod tests {
         }
 
         #[test]
-        fn never_panics_near_a_message(
+        fn near_a_message_what_is_usual_is_what_is_read(
             kind in 0u8..4,
+            id in prop_oneof![Just(vec![]), Just(vec![1]), proptest::collection::vec(0xcau8..0xd0, 1..6)],
+            name in prop_oneof![Just(vec![0xa1, b'x']), proptest::collection::vec(any::<u8>(), 0..3)],
             bytes in proptest::collection::vec(any::<u8>(), 0..20),
             count in 0x90u8..0x97,
         ) {
-            let mut frame = vec![count, kind, 1];
-            frame.extend(bytes);
-            let _ = parse(&frame);
+            let frame = [vec![count, kind], id, name, bytes].concat();
+            let read = parse(&frame);
+            if let Some(envelope) = usual(&frame) {
+                prop_assert_eq!(read, Ok(Message::Call(envelope)));
+            }
         }
     }
 }

@@ -22,7 +22,12 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(params: &'de [u8]) -> Result<T, E
 }
 
 /// The only parameter, undecoded; `None` if there are several or none.
+#[inline]
 pub(crate) fn only(params: &[u8]) -> Option<&[u8]> {
+    // A fixarray, as nearly everybody writes it.
+    if let [0x91, only @ ..] = params {
+        return Some(only);
+    }
     let mut rest = rmp::decode::Bytes::new(params);
     match rmp::decode::read_array_len(&mut rest) {
         Ok(1) => Some(rest.remaining_slice()),

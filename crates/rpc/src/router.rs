@@ -271,6 +271,7 @@ impl Router {
         });
     }
 
+    #[inline]
     pub(crate) fn find(&mut self, name: &[u8]) -> Option<&mut Entry> {
         let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
         if !self.entries.get(self.last).is_some_and(is_last) {

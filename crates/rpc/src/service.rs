@@ -11,7 +11,7 @@ use ringhold_core::{
 use crate::answer::Answer;
 use crate::builtin;
 use crate::call::Call;
-use crate::envelope::{self, Malformed, Message};
+use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
 use crate::names::{nearest, quoted};
 use crate::router::Router;
@@ -57,35 +57,73 @@ impl Rpc {
     }
 
     /// Calls the handler of a method, if there is one, and sees to it that a request gets its reply.
-    fn call(&mut self, call: Call<'_>, session: &mut Session, reply: &mut Reply<'_>) {
-        let Some(entry) = self.router.find(call.method) else {
-            return self.unknown(call, reply);
+    #[inline]
+    fn call(
+        &mut self,
+        frame: Frame<'_>,
+        envelope: Envelope<'_>,
+        session: &mut Session,
+        reply: &mut Reply<'_>,
+    ) -> Flow {
+        let Envelope { id, method, params } = envelope;
+        let Some(entry) = self.router.find(method) else {
+            self.unknown(id, method, reply);
+            return Flow::Continue;
         };
         let done = Cell::new(false);
-        let answer = Answer {
-            reply: reply.reborrow(),
-            session,
-            id: call.id,
-            strings: self.strings,
-            done: &done,
-        };
         // Unwind safety: what a panicking handler was writing has been taken back by the outbox, `done` says whether the
         // client has its reply, and what the handler's own state looks like is up to the handler, as documented.
-        let result = catch_unwind(AssertUnwindSafe(|| (entry.handler)(call, answer)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let call = Call {
+                frame,
+                id,
+                method,
+                params,
+            };
+            let answer = Answer {
+                reply: reply.reborrow(),
+                session,
+                id,
+                strings: self.strings,
+                done: &done,
+            };
+            (entry.handler)(call, answer)
+        }));
         if let Err(panic) = result {
-            self.panicked(call, &*panic, done.get(), reply);
+            let unanswered = id.filter(|_| !done.get());
+            self.panicked(unanswered, method, &*panic, reply);
+        }
+        match session.take_closing() {
+            None => Flow::Continue,
+            Some(reason) => Flow::Close(reason),
         }
     }
 
+    /// The call in a frame that is not written as nearly everybody does; otherwise what becomes of the connection.
     #[cold]
-    fn unknown(&self, call: Call<'_>, reply: &mut Reply<'_>) {
-        let name = quoted(call.method);
-        let Some(id) = call.id else {
+    fn unusual<'f>(&self, frame: Frame<'f>, reply: &mut Reply<'_>) -> Result<Envelope<'f>, Flow> {
+        match envelope::parse(frame.bytes()) {
+            Ok(Message::Call(envelope)) => return Ok(envelope),
+            Ok(Message::Response) => {
+                tracing::debug!(connection = %reply.connection(), "ignored a response to no request of ours");
+            }
+            Err(Malformed::Request { id, why }) => self.fault(id, &Fault::new(why), reply),
+            Err(Malformed::Message { why }) => {
+                return Err(Flow::reject(format!("this is not MessagePack-RPC: {why}")));
+            }
+        }
+        Err(Flow::Continue)
+    }
+
+    #[cold]
+    fn unknown(&self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
+        let name = quoted(method);
+        let Some(id) = id else {
             tracing::debug!(connection = %reply.connection(), "ignored a notification of the unknown method {name}");
             return;
         };
         let known = self.router.methods();
-        let fault = match nearest(call.method, known.iter().map(|(name, _)| *name)) {
+        let fault = match nearest(method, known.iter().map(|(name, _)| *name)) {
             Some(nearest) => Fault::new(format!(
                 "there is no method {name}; did you mean {nearest:?}?"
             )),
@@ -94,9 +132,16 @@ impl Rpc {
         self.fault(id, &fault, reply);
     }
 
+    /// Reports the panic of a handler, to the client as well if it has no reply yet.
     #[cold]
-    fn panicked(&self, call: Call<'_>, panic: &dyn Any, done: bool, reply: &mut Reply<'_>) {
-        let name = quoted(call.method);
+    fn panicked(
+        &self,
+        unanswered: Option<u32>,
+        method: &[u8],
+        panic: &dyn Any,
+        reply: &mut Reply<'_>,
+    ) {
+        let name = quoted(method);
         let message = panic
             .downcast_ref::<&str>()
             .copied()
@@ -108,9 +153,7 @@ impl Rpc {
             "the handler of {name} panicked: {message}"
         );
         reply.count_panic();
-        if let Some(id) = call.id
-            && !done
-        {
+        if let Some(id) = unanswered {
             let fault = Fault::new(format!("the handler of {name} panicked"));
             self.fault(id, &fault, reply);
         }
@@ -130,33 +173,16 @@ impl Service for Rpc {
         Ok(Session::default())
     }
 
+    #[inline]
     fn frame(&mut self, session: &mut Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let (id, method, params) = match envelope::parse(frame.bytes()) {
-            Ok(Message::Request { id, method, params }) => (Some(id), method, params),
-            Ok(Message::Notification { method, params }) => (None, method, params),
-            Ok(Message::Response) => {
-                tracing::debug!(connection = %reply.connection(), "ignored a response to no request of ours");
-                return Flow::Continue;
-            }
-            Err(Malformed::Request { id, why }) => {
-                self.fault(id, &Fault::new(why), reply);
-                return Flow::Continue;
-            }
-            Err(Malformed::Message { why }) => {
-                return Flow::reject(format!("this is not MessagePack-RPC: {why}"));
-            }
+        let envelope = match envelope::usual(frame.bytes()) {
+            Some(envelope) => envelope,
+            None => match self.unusual(frame, reply) {
+                Ok(envelope) => envelope,
+                Err(flow) => return flow,
+            },
         };
-        let call = Call {
-            frame,
-            id,
-            method,
-            params,
-        };
-        self.call(call, session, reply);
-        match session.take_closing() {
-            None => Flow::Continue,
-            Some(reason) => Flow::Close(reason),
-        }
+        self.call(frame, envelope, session, reply)
     }
 
     fn abandoned(

@@ -120,7 +120,7 @@ impl Exchange {
         };
         let flight = match wire.flight.take() {
             Some(flight) => flight,
-            None if begin => outbox.begin(pools).flatten().copied().collect(),
+            None if begin => outbox.begin(pools).collect::<Vec<_>>().concat(),
             None => return false,
         };
         let count = wire.read(&flight);
