@@ -115,7 +115,7 @@ impl Framer {
     fn small(&self, bytes: &[u8]) -> Option<usize> {
         let bytes = &bytes[..bytes.len().min(self.limits.frame_bytes as usize)];
         let mut next = 0;
-        let mut due = 1;
+        let mut due = 1_u64;
         for _ in 0..self.limits.depth.min(SMALL_OBJECTS_MAX) {
             let byte = *bytes.get(next)?;
             let class = CLASS[usize::from(byte)];
@@ -124,7 +124,7 @@ impl Framer {
                 // Small numbers, arrays and maps, which most frames begin with. The processor can foresee that, and need
                 // not wait for a table to know where the next object begins.
                 next += 1;
-                due += usize::from(OBJECTS[usize::from(byte)]);
+                due += u64::from(OBJECTS[usize::from(byte)]);
             } else if class != SIZED {
                 next += class as usize;
             } else {
@@ -133,11 +133,15 @@ impl Framer {
                     return None;
                 }
                 let length = sized.length(bytes.get(next..)?.first_chunk()?) as usize;
+                if length > bytes.len() {
+                    // As a position it might not be one where they have 32 bits.
+                    return None;
+                }
                 next += usize::from(sized.header);
                 if sized.objects == 0 {
                     next += usize::from(sized.extra) + length;
                 } else {
-                    due += length * usize::from(sized.objects);
+                    due += length as u64 * u64::from(sized.objects);
                 }
             }
             if due == 0 {
