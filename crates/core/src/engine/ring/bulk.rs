@@ -3,30 +3,36 @@
 //! A multishot receive takes everything that a socket has before any of it is answered, into as many buffers, and none of
 //! them is in the cache when its turn comes, nor are the replies when they are sent. So a connection that fills a
 //! buffer is *bulky*: it is asked for one piece, which is handled and answered, then for the next one, until it has
-//! nothing left. Only then a poll waits for more. A receive into the warm buffer never waits, so it is over when the
-//! enter that begins it returns.
+//! nothing left. Only then a poll waits for more.
+//!
+//! Pieces are received with recv(2): whether there is more to do in a turn depends on what the last piece brought.
 
 use std::collections::VecDeque;
 use std::io;
 
 use io_uring::opcode;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use super::Engine;
-use super::link::{Pace, Receiving};
+use super::link::{Pace, Receiving, RingLink};
 use super::operation::{Kind, Operation};
-use super::queue::Completion;
+use crate::connection::{Desire, Finish, Receive};
 
 /// A connection that sends so much in a turn is bulky.
 pub(super) const BULKY_BYTES_MIN: u32 = 48 * 1024;
 
 /// Pieces smaller than this are no reason to stay so.
-const SMALL_PIECE_BYTES: i32 = 8 * 1024;
+const SMALL_PIECE_BYTES: usize = 8 * 1024;
 
 /// After so many small pieces in a row a connection is not bulky any more.
 const SMALL_PIECES_MAX: u8 = 16;
 
 /// The warm buffer. Half of a usual second-level cache stays free for the replies.
 const PIECE_BYTES: usize = 128 * 1024;
+
+/// So many pieces are received in a turn, if none of them is answered.
+const PIECES_PER_TURN_MAX: usize = 16;
 
 /// So many pieces in a row one connection gets while others wait.
 const STREAK_MAX: u32 = 16;
@@ -43,8 +49,6 @@ pub(super) struct Bulky {
 /// The warm buffer, and who wants it.
 pub(super) struct Bulk {
     buffer: Vec<u8>,
-    /// A receive into it is in flight.
-    is_taken: bool,
     /// Connections that wait for it: slot and generation. Void if that connection is not bulky and [`Receiving::Queued`].
     queue: VecDeque<(u32, u32)>,
     /// Who had it last, and how many times in a row.
@@ -56,7 +60,6 @@ impl Bulk {
     pub(super) fn new() -> Self {
         Bulk {
             buffer: vec![0; PIECE_BYTES],
-            is_taken: false,
             queue: VecDeque::new(),
             last: (0, 0),
             streak: 0,
@@ -121,92 +124,89 @@ impl Engine<'_> {
 
     /// There is something to receive, or the poll was ended.
     pub(super) fn readable(&mut self, operation: Operation) {
-        let Some(link) = self.shard.link_of(operation.slot, operation.generation) else {
+        let who = (operation.slot, operation.generation);
+        let Some(link) = self.shard.link_of(who.0, who.1) else {
             debug_assert!(
                 false,
                 "a slot is not reused while an operation is in flight"
             );
             return;
         };
-        link.receiving = Receiving::No;
-        self.shard.touch(operation.slot);
+        if link.receive_cancelled {
+            link.receiving = Receiving::No;
+            self.shard.touch(who.0);
+        } else {
+            link.receiving = Receiving::Queued;
+            self.bulk.enqueue(who);
+        }
     }
 
-    /// Gives the warm buffer to the next in the queue.
-    pub(super) fn arm_piece(&mut self) -> io::Result<()> {
-        while !self.bulk.is_taken
-            && let Some((slot, generation)) = self.bulk.dequeue()
-        {
-            let link = self.shard.link_of(slot, generation);
-            let Some(link) = link.filter(|link| {
-                link.receiving == Receiving::Queued && matches!(link.pace, Pace::Bulky(_))
-            }) else {
-                continue;
+    /// Receives from those in the queue, one piece after the other, until somebody has been answered.
+    pub(super) fn receive_pieces(&mut self) {
+        for _ in 0..PIECES_PER_TURN_MAX {
+            let Some((slot, generation)) = self.bulk.dequeue() else {
+                return;
             };
-            link.receiving = Receiving::Piece;
-            link.receive_cancelled = false;
-            let target = self.bulk.buffer.as_mut_ptr();
-            let receive = opcode::Recv::new(link.fd(), target, PIECE_BYTES as u32)
-                .flags(libc::MSG_DONTWAIT)
-                .build()
-                .user_data(Operation::new(Kind::Piece, generation, slot).pack());
-            self.bulk.is_taken = true;
-            self.shard.desk.counters().engine.pieces.add(1);
-            // SAFETY: the buffer is as long, and nobody touches it until the completion clears `is_taken`; see `Engine`
-            // for what happens when there is none.
-            #[expect(unsafe_code, reason = "submitting an operation")]
-            unsafe {
-                self.queue.push(&receive)?;
+            let is_queued = |link: &mut RingLink| {
+                link.receiving == Receiving::Queued && matches!(link.pace, Pace::Bulky(_))
+            };
+            if !self.shard.link_of(slot, generation).is_some_and(is_queued) {
+                continue;
+            }
+            if self.receive_piece(slot) {
+                return;
             }
         }
-        Ok(())
     }
 
-    pub(super) fn piece_received(&mut self, operation: Operation, completion: &Completion) {
-        let slot = operation.slot;
-        self.bulk.is_taken = false;
-        let Some(link) = self.shard.link_of(slot, operation.generation) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
-            return;
+    /// Receives one piece, if that is still desired. Returns whether it is answered.
+    fn receive_piece(&mut self, slot: u32) -> bool {
+        let desire = self.shard.desire(slot);
+        let Some(link) = self.shard.link(slot) else {
+            return false;
         };
         link.receiving = Receiving::No;
-        self.shard.touch(slot);
-        let length = usize::try_from(completion.result).unwrap_or(0);
-        if length > 0 {
+        let is_desired =
+            |desire: Desire| desire.receive == Receive::Stream && desire.finish == Finish::No;
+        if !desire.is_some_and(is_desired) {
+            self.shard.touch(slot);
+            return false;
+        }
+        let buffer = &mut self.bulk.buffer[..];
+        let result = rustix::net::recv(&link.socket, buffer, RecvFlags::DONTWAIT);
+        self.shard.desk.counters().engine.pieces.add(1);
+        match result {
+            Ok((0, _)) => self.shard.ended(slot),
             // Whoever keeps a part of it gets a copy: if it were lent, it would not be warm next time.
-            self.shard.received(slot, &self.bulk.buffer[..length], None);
+            Ok((length, _)) => self.shard.received(slot, &self.bulk.buffer[..length], None),
+            Err(Errno::AGAIN | Errno::INTR) => self.shard.touch(slot),
+            Err(error) => self.shard.failed(slot, error.into()),
         }
-        match completion.result {
-            1.. => {}
-            0 => self.shard.ended(slot),
-            // There is nothing, or a signal came.
-            error if matches!(-error, libc::EAGAIN | libc::EINTR) => {}
-            error => self.receive_failed(slot, operation.generation, -error),
-        }
-        self.rate_piece(slot, completion.result);
+        self.rate_piece(slot, result.map(|(length, _)| length))
     }
 
-    /// Decides how to go on after a receive into the warm buffer.
-    fn rate_piece(&mut self, slot: u32, result: i32) {
+    /// Decides how to go on after a piece. Returns whether there is something to send.
+    fn rate_piece(&mut self, slot: u32, result: Result<usize, Errno>) -> bool {
         let Some((outbox, link, _)) = self.shard.sending(slot) else {
-            return;
+            return false;
         };
-        let Pace::Bulky(bulky) = &mut link.pace else {
-            return;
-        };
-        // A socket that gave less than there was room for was empty. Whoever gets an answer may go on by the time it is sent.
-        let was_emptied = result < PIECE_BYTES as i32 && outbox.is_empty();
-        bulky.is_dry = was_emptied || result == -libc::EAGAIN;
-        match result {
-            1..SMALL_PIECE_BYTES => bulky.small += 1,
-            SMALL_PIECE_BYTES.. => bulky.small = 0,
-            _ => {}
+        let is_answered = !outbox.is_empty();
+        if let Pace::Bulky(bulky) = &mut link.pace {
+            // A socket that gave less than there was room for was empty. Whoever gets an answer may go on by the time that it
+            // is sent.
+            bulky.is_dry = match result {
+                Ok(length) => length < PIECE_BYTES && !is_answered,
+                Err(error) => error == Errno::AGAIN,
+            };
+            match result {
+                Ok(SMALL_PIECE_BYTES..) => bulky.small = 0,
+                Ok(_) => bulky.small += 1,
+                Err(_) => {}
+            }
+            if bulky.small >= SMALL_PIECES_MAX {
+                link.pace = Pace::default();
+            }
         }
-        if bulky.small >= SMALL_PIECES_MAX {
-            link.pace = Pace::default();
-        }
+        is_answered
     }
 }

@@ -109,9 +109,7 @@ impl Engine<'_> {
                 }
                 Ok(())
             }
-            // A piece is over before the next turn.
-            (_, Receiving::Piece)
-            | (
+            (
                 Receive::Stream,
                 Receiving::Stream
                 | Receiving::Large(_)

@@ -58,8 +58,6 @@ pub(super) enum Receiving {
     Starved,
     /// It waits for its turn, to look or for the warm buffer.
     Queued,
-    /// A receive into the warm buffer is in flight.
-    Piece,
     /// A poll for something to receive is in flight.
     Polled,
 }
@@ -109,7 +107,7 @@ impl RingLink {
 
     pub(super) fn receive_in_flight(&self) -> bool {
         match self.receiving {
-            Receiving::Stream | Receiving::Large(_) | Receiving::Piece | Receiving::Polled => true,
+            Receiving::Stream | Receiving::Large(_) | Receiving::Polled => true,
             Receiving::No | Receiving::Starved | Receiving::Queued => false,
         }
     }

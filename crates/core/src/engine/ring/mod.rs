@@ -53,7 +53,7 @@ pub(crate) use self::setup::Unavailable;
 /// One worker's engine, for as long as it runs.
 ///
 /// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
-/// links, `flights`, `bulk`, `wake`, `alarm`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
+/// links, `flights`, `wake`, `alarm`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
     queue: Queue<'r>,
@@ -208,12 +208,12 @@ impl Engine<'_> {
                 self.deliver(mail)?;
             }
             self.shard.work();
+            self.receive_pieces();
             self.retry_accepts()?;
             self.update_touched()?;
             self.cancel_yielding()?;
             self.replenish()?;
             self.look()?;
-            self.arm_piece()?;
             if self.shard.is_done() && !self.shard.is_busy() {
                 // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
                 let Some(mail) = self.mailbox.next() else {
@@ -313,7 +313,6 @@ impl Engine<'_> {
             Kind::Send => self.sent(operation, completion),
             Kind::Flight => self.crashed(operation, completion),
             Kind::Large => self.large_received(operation, completion),
-            Kind::Piece => self.piece_received(operation, completion),
             Kind::Readable => self.readable(operation),
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),

@@ -28,10 +28,8 @@ pub(super) enum Kind {
     Flight = 9,
     /// The timeout.
     Alarm = 10,
-    /// A receive into the worker's warm buffer.
-    Piece = 11,
     /// A poll for something to receive.
-    Readable = 12,
+    Readable = 11,
 }
 
 /// One operation in flight.
@@ -69,8 +67,7 @@ impl Operation {
             8 => Kind::Room,
             9 => Kind::Flight,
             10 => Kind::Alarm,
-            11 => Kind::Piece,
-            12 => Kind::Readable,
+            11 => Kind::Readable,
             _ => return None,
         };
         Some(Operation {
@@ -98,7 +95,6 @@ mod tests {
             Kind::Room,
             Kind::Flight,
             Kind::Alarm,
-            Kind::Piece,
             Kind::Readable,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {

@@ -140,7 +140,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    pub(super) fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
+    fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
         let Some(link) = self.shard.link_of(slot, generation) else {
             return;
         };
@@ -251,8 +251,6 @@ impl Engine<'_> {
             Receiving::Stream => Kind::Receive,
             Receiving::Large(_) => Kind::Large,
             Receiving::Polled => Kind::Readable,
-            // It is over before the next turn.
-            Receiving::Piece => return Ok(()),
             Receiving::No | Receiving::Starved | Receiving::Queued => {
                 link.receiving = Receiving::No;
                 return Ok(());
