@@ -10,7 +10,8 @@ use crate::params;
 /// A request or a notification, as its handler sees it: the parameters are bytes of the frame, not decoded.
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
-    pub(crate) frame: Frame<'a>,
+    /// By reference: to copy it costs a store that the processor cannot forward.
+    pub(crate) frame: &'a Frame<'a>,
     pub(crate) id: Option<u32>,
     pub(crate) method: &'a [u8],
     pub(crate) params: &'a [u8],

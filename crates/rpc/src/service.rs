@@ -60,7 +60,7 @@ impl Rpc {
     #[inline]
     fn call(
         &mut self,
-        frame: Frame<'_>,
+        frame: &Frame<'_>,
         envelope: Envelope<'_>,
         session: &mut Session,
         reply: &mut Reply<'_>,
@@ -182,7 +182,7 @@ impl Service for Rpc {
                 Err(flow) => return flow,
             },
         };
-        self.call(frame, envelope, session, reply)
+        self.call(&frame, envelope, session, reply)
     }
 
     fn abandoned(
