@@ -28,8 +28,8 @@ const SMALL_PIECE_BYTES: usize = 8 * 1024;
 /// After so many small pieces in a row a connection is not bulky any more.
 const SMALL_PIECES_MAX: u8 = 16;
 
-/// The warm buffer. Half of a usual second-level cache stays free for the replies.
-const PIECE_BYTES: usize = 128 * 1024;
+/// The warm buffer. It and as many replies fit into a usual second-level cache.
+const PIECE_BYTES: usize = 192 * 1024;
 
 /// So many pieces are received in a turn, if none of them is answered.
 const PIECES_PER_TURN_MAX: usize = 16;
