@@ -17,6 +17,8 @@ const LARGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const SHELF_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What one shelf may hold for good.
 const REST_BYTES_MAX: usize = 512 * 1024;
+/// What a reply buffer begins with. Growing to it would take half a dozen steps.
+const BUFFER_BYTES_MIN: usize = 1024;
 /// How often a shelf that holds more than that gives up half of what nobody needed meanwhile.
 const PERIOD_MS: u64 = 1_000;
 /// How many sets of tickets are kept.
@@ -130,7 +132,8 @@ pub(crate) struct Pools {
 impl Pools {
     /// An empty buffer, with capacity if one was kept.
     pub(crate) fn buffer(&mut self) -> Vec<u8> {
-        self.buffers.take().unwrap_or_default()
+        let fresh = || Vec::with_capacity(BUFFER_BYTES_MIN);
+        self.buffers.take().unwrap_or_else(fresh)
     }
 
     pub(crate) fn give_buffer(&mut self, mut buffer: Vec<u8>) {

@@ -10,9 +10,9 @@ use std::sync::atomic::AtomicUsize;
 use counting::{Load, allocations, count_this_thread};
 use ringhold_rpc::{Router, Rpc};
 
-/// What a pool may still grow by, when after the warm-up more happens at a time than before: a buffer for each connection,
-/// each of which grows in a few steps. A single allocation a message would be a hundred thousand.
-const STRAY_MAX: usize = 200;
+/// What a pool may still grow by, when after the warm-up more happens at a time than before: a buffer for each connection
+/// or two. A single allocation a message would be a hundred thousand.
+const STRAY_MAX: usize = 50;
 
 /// The allocations of the workers while `requests` are answered with `replies` on 16 connections, 400 times, on servers
 /// whose router is `router`.
