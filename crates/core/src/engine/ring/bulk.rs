@@ -210,3 +210,39 @@ impl Engine<'_> {
         is_answered
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_goes_on_comes_first_but_not_for_ever() {
+        let (one, other) = ((1, 7), (2, 7));
+        let mut bulk = Bulk::new();
+        bulk.enqueue(one);
+        bulk.enqueue(other);
+        let mut turns = Vec::new();
+        for _ in 0..40 {
+            let who = bulk.dequeue().unwrap();
+            turns.push(who);
+            bulk.enqueue(who);
+        }
+        let expected = [[one; 16], [other; 16]].concat();
+        assert_eq!(turns[..32], expected);
+        assert_eq!(turns[32..], [one; 8]);
+    }
+
+    #[test]
+    fn the_queue_is_as_long_as_it_has_connections() {
+        let mut bulk = Bulk::new();
+        for slot in [4, 5, 6] {
+            bulk.enqueue((slot, 0));
+        }
+        for slot in [4, 5, 6] {
+            assert!(bulk.is_wanted());
+            assert_eq!(bulk.dequeue(), Some((slot, 0)));
+        }
+        assert!(!bulk.is_wanted());
+        assert_eq!(bulk.dequeue(), None);
+    }
+}

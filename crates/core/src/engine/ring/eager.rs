@@ -115,14 +115,90 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return;
         };
-        let Pace::Eager(eager) = &mut link.pace else {
-            return;
-        };
-        eager.missed = true;
-        eager.in_vain += MISS;
-        if eager.in_vain >= IN_VAIN_MAX {
-            link.pace = Pace::default();
-            link.eager_after = (link.eager_after.max(CROWDED_TURNS_MIN) * 2).min(CROWDED_TURNS_MAX);
+        note_miss(link);
+    }
+}
+
+/// Notes that a look at what a connection has sent was in vain.
+fn note_miss(link: &mut RingLink) {
+    let Pace::Eager(eager) = &mut link.pace else {
+        return;
+    };
+    eager.missed = true;
+    eager.in_vain += MISS;
+    if eager.in_vain >= IN_VAIN_MAX {
+        link.pace = Pace::default();
+        link.eager_after = (link.eager_after.max(CROWDED_TURNS_MIN) * 2).min(CROWDED_TURNS_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn link() -> RingLink {
+        RingLink::new(UnixStream::pair().unwrap().0.into())
+    }
+
+    fn is_eager(link: &RingLink) -> bool {
+        matches!(link.pace, Pace::Eager(_))
+    }
+
+    /// The turns, in which so many connections receive, until this one is eager.
+    fn turns_until_eager(crowd: &mut Crowd, link: &mut RingLink, others: u32) -> Option<u16> {
+        (0..2 * CROWDED_TURNS_MAX).find(|_| {
+            crowd.begin_turn();
+            let mut other = link_like_it();
+            (0..others).for_each(|_| crowd.note(&mut other));
+            crowd.note(link);
+            is_eager(link)
+        })
+    }
+
+    fn link_like_it() -> RingLink {
+        let mut link = link();
+        link.eager_after = u16::MAX;
+        link
+    }
+
+    #[test]
+    fn a_connection_is_eager_after_crowded_turns_only() {
+        let (mut crowd, mut link) = (Crowd::default(), link());
+        let few = CROWD_MIN - 2;
+        assert_eq!(turns_until_eager(&mut crowd, &mut link, few), None);
+        let turns = turns_until_eager(&mut crowd, &mut link, few + 1);
+        // The first one comes behind one that was not crowded.
+        assert_eq!(turns, Some(CROWDED_TURNS_MIN));
+    }
+
+    #[test]
+    fn it_takes_longer_each_time_that_looks_were_in_vain() {
+        let (mut crowd, mut link) = (Crowd::default(), link());
+        let mut all = Vec::new();
+        for _ in 0..11 {
+            all.push(turns_until_eager(&mut crowd, &mut link, CROWD_MIN).unwrap());
+            let misses = (0..).take_while(|_| {
+                let was = is_eager(&link);
+                note_miss(&mut link);
+                was
+            });
+            assert_eq!(misses.count(), usize::from(IN_VAIN_MAX / MISS));
+        }
+        assert_eq!(all[..4], [16, 31, 63, 127]);
+        assert_eq!(all[9..], [CROWDED_TURNS_MAX - 1; 2]);
+    }
+
+    #[test]
+    fn looks_that_find_something_make_up_for_others() {
+        let (mut crowd, mut link) = (Crowd::default(), link());
+        turns_until_eager(&mut crowd, &mut link, CROWD_MIN);
+        for _ in 0..100 {
+            note_miss(&mut link);
+            // The receive that waits, and two looks.
+            (0..3).for_each(|_| crowd.note(&mut link));
+            assert!(is_eager(&link));
         }
     }
 }
