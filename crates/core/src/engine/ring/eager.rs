@@ -34,12 +34,27 @@ pub(super) struct Eager {
     in_vain: u8,
 }
 
+/// Looks of a turn are to bring about so much, and what they bring at a time is what it was before. What is received and its
+/// answers should be in the cache until they are sent.
+const LOOK_BYTES: u64 = 256 * 1024;
+
+/// How many look in a turn at least, however much they bring.
+const LOOKS_MIN: u64 = 4;
+
+/// Receives that brought something, and how many bytes together.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    receives: u32,
+    bytes: u64,
+}
+
 /// How crowded the turns are, and who is about to look.
 #[derive(Default)]
 pub(super) struct Crowd {
-    /// Receives that brought something, in this turn and in the one before.
-    now: u32,
-    before: u32,
+    /// Of this turn.
+    now: Tally,
+    /// Of the one before.
+    before: Tally,
     /// Eager connections that are about to look: slot and generation. Void if that connection is not eager and
     /// [`Receiving::Queued`].
     queue: VecDeque<(u32, u32)>,
@@ -50,16 +65,25 @@ impl Crowd {
         self.before = std::mem::take(&mut self.now);
     }
 
+    /// How many may look in a turn if there are so many buffers. Half of them are for those who wait.
+    fn looks_max(&self, buffers: usize) -> usize {
+        let Tally { receives, bytes } = self.before;
+        let average = bytes / u64::from(receives.max(1));
+        let looks = (LOOK_BYTES / average.max(1)).max(LOOKS_MIN);
+        buffers.div_ceil(2).min(looks as usize)
+    }
+
     /// Whether somebody is to look in the next turn.
     pub(super) fn is_waiting(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// Notes that a receive into shared buffers brought something.
-    pub(super) fn note(&mut self, link: &mut RingLink) {
-        self.now += 1;
+    /// Notes that a receive into shared buffers brought so many bytes.
+    pub(super) fn note(&mut self, link: &mut RingLink, bytes: usize) {
+        self.now.receives += 1;
+        self.now.bytes += bytes as u64;
         match &mut link.pace {
-            Pace::Patient { crowded } if self.before >= CROWD_MIN => {
+            Pace::Patient { crowded } if self.before.receives >= CROWD_MIN => {
                 *crowded += 1;
                 if *crowded >= link.eager_after.max(CROWDED_TURNS_MIN) {
                     link.pace = Pace::Eager(Eager::default());
@@ -91,10 +115,10 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Lets some look: as many as half of the buffers, so that those who wait find one, too.
+    /// Lets some look.
     pub(super) fn look(&mut self) -> io::Result<()> {
-        let looks = (self.buffers.entries() - self.buffers.leased()).div_ceil(2);
-        for _ in 0..looks {
+        let buffers = self.buffers.entries() - self.buffers.leased();
+        for _ in 0..self.crowd.looks_max(buffers) {
             let Some((slot, generation)) = self.crowd.queue.pop_front() else {
                 break;
             };
@@ -151,8 +175,8 @@ mod tests {
         (0..2 * CROWDED_TURNS_MAX).find(|_| {
             crowd.begin_turn();
             let mut other = link_like_it();
-            (0..others).for_each(|_| crowd.note(&mut other));
-            crowd.note(link);
+            (0..others).for_each(|_| crowd.note(&mut other, 30));
+            crowd.note(link, 30);
             is_eager(link)
         })
     }
@@ -191,13 +215,36 @@ mod tests {
     }
 
     #[test]
+    fn as_many_look_as_the_cache_and_the_buffers_allow() {
+        let mut crowd = Crowd::default();
+        assert_eq!(crowd.looks_max(64), 32, "nothing is known");
+        for (bytes, buffers, looks) in [
+            (30, 64, 32),
+            (30, 1, 1),
+            (16_384, 64, 16),
+            (16_384, 20, 10),
+            (65_536, 1024, 4),
+            (1_000_000, 64, 4),
+        ] {
+            let mut link = link();
+            (0..20).for_each(|_| crowd.note(&mut link, bytes));
+            crowd.begin_turn();
+            assert_eq!(
+                crowd.looks_max(buffers),
+                looks,
+                "{bytes} bytes, {buffers} buffers"
+            );
+        }
+    }
+
+    #[test]
     fn looks_that_find_something_make_up_for_others() {
         let (mut crowd, mut link) = (Crowd::default(), link());
         turns_until_eager(&mut crowd, &mut link, CROWD_MIN);
         for _ in 0..100 {
             note_miss(&mut link);
             // The receive that waits, and two looks.
-            (0..3).for_each(|_| crowd.note(&mut link));
+            (0..3).for_each(|_| crowd.note(&mut link, 30));
             assert!(is_eager(&link));
         }
     }

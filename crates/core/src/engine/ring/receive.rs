@@ -117,7 +117,7 @@ impl Engine<'_> {
         // No buffer has 4 GiB.
         link.bytes_in_turn = link.bytes_in_turn.saturating_add(length as u32);
         if length > 0 {
-            self.crowd.note(link);
+            self.crowd.note(link, length);
         }
         if link.bytes_in_turn >= BULKY_BYTES_MIN && !matches!(link.pace, Pace::Bulky(_)) {
             link.pace = Pace::Bulky(Bulky::default());
