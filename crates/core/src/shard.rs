@@ -6,6 +6,7 @@
 //! touches one place in memory.
 
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,8 +40,9 @@ pub(crate) struct Shard<L> {
     connections: Slots<Entry<L>>,
     burst: Burst,
     hosts: Vec<Box<dyn Host>>,
-    /// Slots to ask for their desire at the end of the turn.
-    touched: Vec<u32>,
+    /// Slots to ask for their desire at the end of the turn, in the order in which something happened to them: who has
+    /// waited longest is answered first.
+    touched: VecDeque<u32>,
     /// Slots with input that can be dispatched.
     ready: Vec<u32>,
     wheel: Wheel<Timed>,
@@ -107,7 +109,7 @@ impl<L: Link> Shard<L> {
             connections: Slots::new(),
             burst: Burst::default(),
             hosts,
-            touched: Vec::new(),
+            touched: VecDeque::new(),
             ready: Vec::new(),
             wheel: Wheel::new(),
             due: Vec::new(),
@@ -305,7 +307,7 @@ impl<L: Link> Shard<L> {
 
     pub(crate) fn next_touched(&mut self) -> Option<u32> {
         loop {
-            let slot = self.touched.pop()?;
+            let slot = self.touched.pop_front()?;
             if let Some(entry) = self.connections.get_mut(slot as usize)
                 && entry.is_touched
             {
@@ -389,7 +391,7 @@ impl<L: Link> Shard<L> {
             && !entry.is_touched
         {
             entry.is_touched = true;
-            self.touched.push(slot);
+            self.touched.push_back(slot);
         }
     }
 

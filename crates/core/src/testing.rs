@@ -407,6 +407,18 @@ mod tests {
     }
 
     #[test]
+    fn who_has_waited_longest_is_answered_first() {
+        let mut exchange = Exchange::new(Talkative);
+        let clients = [(); 4].map(|()| exchange.connect());
+        let order = [2, 0, 3, 1, 3].map(|number| clients[number].0 as u32);
+        for slot in order {
+            exchange.shard.received(slot, &[0x01], None);
+        }
+        let touched = std::iter::from_fn(|| exchange.shard.next_touched());
+        assert_eq!(touched.collect::<Vec<_>>(), order[..4]);
+    }
+
+    #[test]
     fn memory_that_an_engine_is_about_to_give_back_costs_nobody_else_a_connection() {
         let limits = Limits {
             memory: 100_000,
