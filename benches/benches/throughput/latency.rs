@@ -11,7 +11,7 @@ use crate::measure::{self, Effort};
 use crate::results::is_peer;
 use ringhold_benches::statistics::{Spread, median, spread};
 
-/// Ringhold as it is configured for latency. It is measured in [`Manner::RoundTrips`] only.
+/// Ringhold as it is configured for latency, in latency cells only.
 pub(crate) const SPINNING: &str = "ringhold-spin";
 
 /// How requests follow each other.

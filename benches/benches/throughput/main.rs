@@ -50,10 +50,7 @@ fn main() {
         return println!("there is no cell with such a name");
     }
     ringhold_core::rlimit::raise().unwrap();
-    let spinning = latency_cells
-        .iter()
-        .any(|cell| cell.manner == latency::Manner::RoundTrips);
-    let stage = Stage::set(&options.servers(), spinning);
+    let stage = Stage::set(&options.servers(), !latency_cells.is_empty());
     if !options.share {
         precedence::take();
     }
@@ -72,7 +69,7 @@ fn main() {
         report.cells.push(result);
     }
     for cell in &latency_cells {
-        let servers = stage.servers_for_latency(cell);
+        let servers = stage.servers_for_latency();
         let result = latency::measure(cell, &servers, options.latency_effort(cell.manner));
         latency::print(&result);
         report.latencies.push(result);

@@ -139,18 +139,20 @@ impl Options {
         }
     }
 
-    /// High percentiles take longer to find.
+    /// High percentiles take many requests, but a window in which the machine stalls tells nothing about them. So there are
+    /// many short ones.
     pub(crate) fn latency_effort(&self, manner: Manner) -> Effort {
-        let factor = match manner {
-            Manner::Paced => 4,
-            Manner::RoundTrips => 1,
-        };
         let effort = self.effort();
+        let rounds = self
+            .rounds
+            .map_or(effort.rounds.min(10), |rounds| rounds.max(1));
+        let (window, rounds) = match manner {
+            Manner::Paced => (effort.window / 3, rounds * 6),
+            Manner::RoundTrips => (effort.window, rounds),
+        };
         Effort {
-            window: effort.window * factor,
-            rounds: self
-                .rounds
-                .map_or(effort.rounds.min(10), |rounds| rounds.max(1)),
+            window,
+            rounds,
             counter: None,
         }
     }

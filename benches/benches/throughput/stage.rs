@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::grid::{Cell, Kind};
-use crate::latency::{LatencyCell, Manner, SPINNING};
+use crate::latency::SPINNING;
 use crate::options::Wanted;
 
 /// What [`SPINNING`] is started with.
@@ -53,12 +53,8 @@ impl Stage {
         servers.collect()
     }
 
-    pub(crate) fn servers_for_latency(&self, cell: &LatencyCell) -> Vec<&Server> {
-        let spins = cell.manner == Manner::RoundTrips;
-        let servers = self.servers.iter();
-        servers
-            .filter(|server| spins || server.name != SPINNING)
-            .collect()
+    pub(crate) fn servers_for_latency(&self) -> Vec<&Server> {
+        self.servers.iter().collect()
     }
 }
 
