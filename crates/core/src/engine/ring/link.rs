@@ -23,7 +23,7 @@ pub(crate) struct RingLink {
     pub(super) yielding: bool,
     /// The turn in which it last used up a buffer, and how many in that turn, of how many bytes together.
     pub(super) turn: u32,
-    pub(super) buffers_in_turn: u32,
+    pub(super) buffers_in_turn: u16,
     pub(super) bytes_in_turn: u32,
     /// How it is received from.
     pub(super) pace: Pace,
@@ -187,5 +187,15 @@ impl Message {
         self.header.msg_iov = self.parts.as_mut_ptr();
         self.header.msg_iovlen = count;
         (&raw const self.header, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_costs_little() {
+        assert!(size_of::<RingLink>() <= 48);
     }
 }

@@ -103,7 +103,7 @@ impl Engine<'_> {
     /// share of this turn goes to the end of the queue: a multishot receive would otherwise take buffer after buffer.
     /// One that has much to say is received from in another way.
     fn count_buffer(&mut self, slot: u32, generation: u32, length: usize) {
-        let quota = (self.buffers.entries() / QUOTA_OF_BUFFERS).max(1) as u32;
+        let quota = (self.buffers.entries() / QUOTA_OF_BUFFERS).max(1);
         let (turn, contended) = (self.turn, !self.starved.is_empty());
         let Some(link) = self.shard.link_of(slot, generation) else {
             return;
@@ -113,7 +113,7 @@ impl Engine<'_> {
             link.buffers_in_turn = 0;
             link.bytes_in_turn = 0;
         }
-        link.buffers_in_turn += 1;
+        link.buffers_in_turn = link.buffers_in_turn.saturating_add(1);
         // No buffer has 4 GiB.
         link.bytes_in_turn = link.bytes_in_turn.saturating_add(length as u32);
         if length > 0 {
@@ -122,7 +122,10 @@ impl Engine<'_> {
         if link.bytes_in_turn >= BULKY_BYTES_MIN && !matches!(link.pace, Pace::Bulky(_)) {
             link.pace = Pace::Bulky(Bulky::default());
         }
-        if contended && link.buffers_in_turn >= quota && link.receiving == Receiving::Stream {
+        if contended
+            && usize::from(link.buffers_in_turn) >= quota
+            && link.receiving == Receiving::Stream
+        {
             link.yielding = true;
             self.yields.push((slot, generation));
         }
