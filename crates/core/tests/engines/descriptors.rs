@@ -55,6 +55,8 @@ fn serve(engine: &str) {
         line.unwrap();
         println!("rested {}", bed.engine().accept_backoffs);
     }
+    // What is looked at in the end needs a descriptor, too.
+    bed.until("no connection", |bed| bed.total().open == 0);
     let turns = bed.engine().turns;
     let total = bed.finish();
     assert_eq!((total.opened, total.failed), (100, 0));
