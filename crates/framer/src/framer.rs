@@ -19,6 +19,7 @@ use alloc::vec;
 use rmp::Marker;
 
 use crate::parked::{Inside, Parked, Place};
+use crate::shape::Shape;
 use crate::table::{CLASS, HEADER_MAX, OBJECTS, SIZED, sized};
 use crate::{Error, ErrorKind};
 
@@ -69,6 +70,8 @@ pub struct Framer {
     depth: usize,
     /// The floor of each open level, from index one up to `depth`. Index zero is the ground, on which nothing is due.
     floors: Box<[u32]>,
+    /// What a frame of late was like. No part of the state: what is answered does not depend on it.
+    shape: Shape,
 }
 
 impl Framer {
@@ -80,6 +83,7 @@ impl Framer {
             place: Place::START,
             depth: 0,
             floors,
+            shape: Shape::UNKNOWN,
         }
     }
 
@@ -98,11 +102,26 @@ impl Framer {
     #[inline]
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
         if self.is_idle()
-            && let Some(used) = self.small(bytes)
+            && let Some(used) = self.shape.end(bytes)
         {
             return Ok(Progress::Complete { used });
         }
-        self.read_on(bytes)
+        self.read(bytes)
+    }
+
+    /// Reads on, or a frame that is not like the ones before.
+    fn read(&mut self, bytes: &[u8]) -> Result<Progress, Error> {
+        if !self.is_idle() {
+            return self.read_on(bytes);
+        }
+        let progress = match self.small(bytes) {
+            Some(used) => Progress::Complete { used },
+            None => self.read_on(bytes)?,
+        };
+        if let Progress::Complete { used } = progress {
+            self.shape.missed(&bytes[..used]);
+        }
+        Ok(progress)
     }
 
     /// Where a frame of few objects ends that is whole and within the limits; `None` if it is anything else, or if more

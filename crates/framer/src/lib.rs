@@ -4,7 +4,8 @@
 //! been read. A [`Framer`] reads those headers, and nothing else, as the bytes arrive. It passes over the payload of
 //! strings, binaries and extensions without looking at it, can be interrupted after any byte, and never begins anew, so a
 //! message that trickles in costs as much work as one that arrives whole. (At most the first 64 objects that are fed of a
-//! frame are looked at twice: a shorter loop tries whether they are all of it.)
+//! frame are looked at twice: a shorter loop tries whether they are all of it. Of a frame with the same headers as one before
+//! nothing is read but those.)
 //!
 //! ```
 //! use ringhold_framer::{Framer, Limits, Progress};
@@ -37,6 +38,7 @@ extern crate alloc;
 mod error;
 mod framer;
 mod parked;
+mod shape;
 mod table;
 mod top_level;
 

@@ -28,18 +28,9 @@ impl TopLevel {
     /// error says what it is.
     #[inline]
     pub fn allows(self, first_byte: u8) -> bool {
-        let array = || {
-            matches!(
-                Marker::from_u8(first_byte),
-                Marker::FixArray(_) | Marker::Array16 | Marker::Array32
-            )
-        };
-        let map = || {
-            matches!(
-                Marker::from_u8(first_byte),
-                Marker::FixMap(_) | Marker::Map16 | Marker::Map32
-            )
-        };
+        // Nearly everybody writes those with a number of elements in the type byte.
+        let array = || is_fix_array(first_byte) || is_long_array(first_byte);
+        let map = || is_fix_map(first_byte) || is_long_map(first_byte);
         match self {
             Self::Any => true,
             Self::Array => array(),
@@ -47,6 +38,24 @@ impl TopLevel {
             Self::ArrayOrMap => array() || map(),
         }
     }
+}
+
+const fn is_fix_array(byte: u8) -> bool {
+    matches!(Marker::from_u8(byte), Marker::FixArray(_))
+}
+
+const fn is_fix_map(byte: u8) -> bool {
+    matches!(Marker::from_u8(byte), Marker::FixMap(_))
+}
+
+#[cold]
+const fn is_long_array(byte: u8) -> bool {
+    matches!(Marker::from_u8(byte), Marker::Array16 | Marker::Array32)
+}
+
+#[cold]
+const fn is_long_map(byte: u8) -> bool {
+    matches!(Marker::from_u8(byte), Marker::Map16 | Marker::Map32)
 }
 
 #[cfg(test)]

@@ -24,6 +24,14 @@ fn check_cut(limits: Limits, input: &[u8], cuts: Vec<usize>) {
     check_pieces(&mut Framer::new(limits), input, &verdicts, cuts);
 }
 
+/// Fed to an idle framer, which is idle again afterwards.
+fn check_one(framer: &mut Framer, input: &[u8]) {
+    let verdict = judge(input, framer.limits());
+    let verdicts: Vec<_> = (0..=input.len()).map(|_| verdict).collect();
+    check_pieces(framer, input, &verdicts, []);
+    framer.reset();
+}
+
 /// How many bytes rmpv reads, or `None` if the object is not all there. It takes 0xc1 for nil, so input whose frame has
 /// one in the place of an object is not for it; neither is what is nested deeper than a few hundred levels.
 fn read_by_rmpv(input: &[u8]) -> Option<usize> {
@@ -103,6 +111,29 @@ proptest! {
                 ErrorKind::TooLarge => prop_assert_eq!(read_by_rmpv(&input), None),
                 kind => prop_assert!(false, "{:?}", kind),
             },
+        }
+    }
+
+    /// A framer that has come to know a frame says of others that look much like it what one says that knows none.
+    #[test]
+    fn frames_like_one_that_is_known(
+        frame in frame(), others in vec((vec((any::<Index>(), any::<u8>()), 0..3), any::<Index>(), vec(any::<u8>(), 0..20)), 1..12),
+        frame_bytes in 0u32..400, depth in 0u16..6,
+    ) {
+        for limits in [WIDE, Limits { frame_bytes, depth }] {
+            let mut framer = Framer::new(limits);
+            for (damage, end, tail) in &others {
+                for _ in 0..3 {
+                    check_one(&mut framer, &frame);
+                }
+                let mut other = frame.clone();
+                for (place, byte) in damage {
+                    let place = place.index(other.len());
+                    other[place] = *byte;
+                }
+                check_one(&mut framer, &[&other[..], tail].concat());
+                check_one(&mut framer, &other[..end.index(other.len() + 1)]);
+            }
         }
     }
 
