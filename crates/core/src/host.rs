@@ -79,11 +79,11 @@ impl<S: Service> Hosted<S> {
     ) -> Rest {
         let mut rest = bytes;
         let mut missing = 0;
-        let mut count = 0;
         let mut session = session_of(&mut self.sessions, reply);
-        while rest.len() > scanned && reply.connection.takes_frames() {
+        let mut goes_on = reply.connection.takes_frames();
+        while goes_on && rest.len() > scanned {
             if scanned == 0 {
-                if count == FRAMES_PER_TURN_MAX || reply.connection.paused {
+                if self.uncounted >= FRAMES_PER_TURN_MAX || reply.connection.paused {
                     break;
                 }
                 if !S::TOP_LEVEL.allows(rest[0]) {
@@ -95,10 +95,9 @@ impl<S: Service> Hosted<S> {
             match reply.desk.framer.feed(&rest[scanned..]) {
                 Ok(Progress::Complete { used }) => {
                     let (frame, behind) = rest.split_at(scanned + used);
-                    count += 1;
                     self.uncounted += 1;
                     let frame = Frame::new(frame, lender);
-                    give(&mut self.service, session.as_deref_mut(), frame, reply);
+                    goes_on = give(&mut self.service, session.as_deref_mut(), frame, reply);
                     rest = behind;
                     scanned = 0;
                 }
@@ -111,6 +110,7 @@ impl<S: Service> Hosted<S> {
                     reply.connection.close(Close::Framing(error), reply.desk);
                     // Nothing is parked of a frame that was refused.
                     scanned = 0;
+                    goes_on = false;
                 }
             }
         }
@@ -232,23 +232,27 @@ fn session_of<'s, T>(sessions: &'s mut Slots<T>, reply: &Reply<'_>) -> Option<&'
     session
 }
 
-/// Gives one frame to the service and does what it says.
+/// Gives one frame to the service and does what it says. Returns whether the connection takes more.
 #[inline(always)]
 fn give<S: Service>(
     service: &mut S,
     session: Option<&mut S::Session>,
     frame: Frame<'_>,
     reply: &mut Reply<'_>,
-) {
+) -> bool {
     let Some(session) = session else {
         debug_assert!(false, "frames are given to open sessions only");
-        return;
+        return false;
     };
     match service.frame(session, frame, reply) {
-        Flow::Continue => reply.connection.update_pause(reply.desk),
+        Flow::Continue => {
+            reply.connection.update_pause(reply.desk);
+            return true;
+        }
         Flow::Close(reason) => reply.connection.close(Close::Service(reason), reply.desk),
         Flow::Reject(reason) => reply.connection.close(Close::Rejected(reason), reply.desk),
     }
+    false
 }
 
 impl<S: Service> Host for Hosted<S> {

@@ -74,6 +74,20 @@ impl Reply<'_> {
         self.connection.outbox.write(&mut self.desk.pools, write)
     }
 
+    /// Appends the first `length` bytes of `head` and then `body` to what is sent to the peer. It is what
+    /// [`Reply::write`] would do, and the cheapest way to answer with a short header and bytes that are there already.
+    ///
+    /// # Panics
+    ///
+    /// If `length` is above eight.
+    #[inline]
+    pub fn append(&mut self, head: [u8; 8], length: usize, body: &[u8]) {
+        assert!(length <= head.len());
+        self.connection
+            .outbox
+            .append(&mut self.desk.pools, head, length, body);
+    }
+
     /// Queues shared bytes. Large ones are not copied, so one published frame can be queued on a thousand
     /// connections.
     pub fn share(&mut self, bytes: Bytes) {

@@ -61,18 +61,20 @@ impl<'a> Answer<'a> {
 
     /// Answers with a value that is msgpack already: exactly one object.
     #[inline]
-    pub fn encoded(mut self, object: &[u8]) -> Answered {
-        let Some(id) = self.id else {
-            return Answered(());
-        };
+    pub fn encoded(self, object: &[u8]) -> Answered {
+        match self.id {
+            Some(id) => self.encoded_to(id, object),
+            None => Answered(()),
+        }
+    }
+
+    fn encoded_to(mut self, id: u32, object: &[u8]) -> Answered {
         if self.strings != Strings::Current || object.is_empty() {
             return self.encoded_otherwise(object);
         }
         debug_assert!(is_one_object(object), "a result is one msgpack object");
-        self.reply.write(|out| {
-            envelope::write_result_header(out, id);
-            out.extend_from_slice(object);
-        });
+        let (head, length) = envelope::result_header(id);
+        self.reply.append(head, length, object);
         self.done.set(true);
         Answered(())
     }

@@ -193,6 +193,13 @@ pub(crate) fn write_result_header(out: &mut Vec<u8>, id: u32) {
     append(out, header(id, Marker::Null.to_u8()), 1);
 }
 
+/// `[1, id, nil,`: so many of the bytes.
+#[inline]
+pub(crate) fn result_header(id: u32) -> ([u8; 8], usize) {
+    let (bytes, length) = header(id, Marker::Null.to_u8());
+    (bytes, length + 1)
+}
+
 /// Appends `[1, id, fault, nil]`.
 pub(crate) fn write_fault(out: &mut Vec<u8>, strings: Strings, id: u32, fault: &Fault) {
     write_header(out, id);

@@ -70,6 +70,7 @@ mod fault;
 mod names;
 mod notify;
 mod params;
+mod recent;
 mod responder;
 mod router;
 mod service;

@@ -271,13 +271,21 @@ impl Router {
         });
     }
 
+    /// The number of a method, and whether it is the one that was asked for before.
     #[inline]
-    pub(crate) fn find(&mut self, name: &[u8]) -> Option<&mut Entry> {
+    pub(crate) fn find(&mut self, name: &[u8]) -> Option<(usize, bool)> {
         let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
-        if !self.entries.get(self.last).is_some_and(is_last) {
+        let again = self.entries.get(self.last).is_some_and(is_last);
+        if !again {
             self.last = *self.index.get(name)?;
         }
-        self.entries.get_mut(self.last)
+        Some((self.last, again))
+    }
+
+    /// The method of this number.
+    #[inline]
+    pub(crate) fn entry(&mut self, number: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(number)
     }
 
     /// Whether `name` means a built-in method.

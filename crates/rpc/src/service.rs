@@ -14,6 +14,7 @@ use crate::call::Call;
 use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
 use crate::names::{nearest, quoted};
+use crate::recent::Recent;
 use crate::router::Router;
 use crate::session::Session;
 use crate::strings::Strings;
@@ -36,6 +37,7 @@ use crate::strings::Strings;
 pub struct Rpc {
     router: Router,
     strings: Strings,
+    recent: Recent,
 }
 
 impl Rpc {
@@ -45,6 +47,7 @@ impl Rpc {
         Rpc {
             router,
             strings: Strings::default(),
+            recent: Recent::NONE,
         }
     }
 
@@ -56,18 +59,40 @@ impl Rpc {
         self
     }
 
-    /// Calls the handler of a method, if there is one, and sees to it that a request gets its reply.
-    #[inline]
+    /// The call in a frame and the number of its method, whether or not it is like one before; otherwise what becomes of
+    /// the connection.
+    fn read<'f>(
+        &mut self,
+        frame: &Frame<'f>,
+        reply: &mut Reply<'_>,
+    ) -> Result<(Envelope<'f>, usize), Flow> {
+        let usual = envelope::usual(frame.bytes());
+        let envelope = match usual {
+            Some(envelope) => envelope,
+            None => self.unusual(frame, reply)?,
+        };
+        let Some((method, again)) = self.router.find(envelope.method) else {
+            self.unknown(envelope.id, envelope.method, reply);
+            return Err(Flow::Continue);
+        };
+        if again && usual.is_some() {
+            self.recent.note(frame.bytes(), &envelope, method);
+        }
+        Ok((envelope, method))
+    }
+
+    /// Calls the handler of a method and sees to it that a request gets its reply.
+    #[inline(always)]
     fn call(
         &mut self,
         frame: &Frame<'_>,
-        envelope: Envelope<'_>,
+        (envelope, number): (Envelope<'_>, usize),
         session: &mut Session,
         reply: &mut Reply<'_>,
     ) -> Flow {
         let Envelope { id, method, params } = envelope;
-        let Some(entry) = self.router.find(method) else {
-            self.unknown(id, method, reply);
+        let Some(entry) = self.router.entry(number) else {
+            debug_assert!(false, "a router loses no method");
             return Flow::Continue;
         };
         let done = Cell::new(false);
@@ -101,7 +126,7 @@ impl Rpc {
 
     /// The call in a frame that is not written as nearly everybody does; otherwise what becomes of the connection.
     #[cold]
-    fn unusual<'f>(&self, frame: Frame<'f>, reply: &mut Reply<'_>) -> Result<Envelope<'f>, Flow> {
+    fn unusual<'f>(&self, frame: &Frame<'f>, reply: &mut Reply<'_>) -> Result<Envelope<'f>, Flow> {
         match envelope::parse(frame.bytes()) {
             Ok(Message::Call(envelope)) => return Ok(envelope),
             Ok(Message::Response) => {
@@ -175,14 +200,14 @@ impl Service for Rpc {
 
     #[inline]
     fn frame(&mut self, session: &mut Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let envelope = match envelope::usual(frame.bytes()) {
-            Some(envelope) => envelope,
-            None => match self.unusual(frame, reply) {
-                Ok(envelope) => envelope,
+        let call = match self.recent.envelope(frame.bytes()) {
+            Some(call) => call,
+            None => match self.read(&frame, reply) {
+                Ok(call) => call,
                 Err(flow) => return flow,
             },
         };
-        self.call(&frame, envelope, session, reply)
+        self.call(&frame, call, session, reply)
     }
 
     fn abandoned(
