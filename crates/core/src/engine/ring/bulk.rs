@@ -92,6 +92,13 @@ impl Bulk {
     }
 }
 
+impl RingLink {
+    fn goes_on(&mut self) -> bool {
+        let is_full = matches!(self.pace, Pace::Bulky(Bulky { is_dry: false, .. }));
+        is_full && self.receiving == Receiving::No
+    }
+}
+
 impl Engine<'_> {
     /// Goes on with a bulky connection: with its next piece, or when there is one.
     pub(super) fn arm_bulk(&mut self, slot: u32, generation: u32) -> io::Result<()> {
@@ -142,10 +149,10 @@ impl Engine<'_> {
     }
 
     /// Receives from those in the queue, one piece after the other, until somebody has been answered.
-    pub(super) fn receive_pieces(&mut self) {
+    pub(super) fn receive_pieces(&mut self) -> io::Result<()> {
         for _ in 0..PIECES_PER_TURN_MAX {
             let Some((slot, generation)) = self.bulk.dequeue() else {
-                return;
+                return Ok(());
             };
             let is_queued = |link: &mut RingLink| {
                 link.receiving == Receiving::Queued && matches!(link.pace, Pace::Bulky(_))
@@ -154,9 +161,18 @@ impl Engine<'_> {
                 continue;
             }
             if self.receive_piece(slot) {
-                return;
+                return Ok(());
+            }
+            // A connection that is not answered and had all that there was room for goes on at once.
+            if self
+                .shard
+                .link_of(slot, generation)
+                .is_some_and(RingLink::goes_on)
+            {
+                self.arm_bulk(slot, generation)?;
             }
         }
+        Ok(())
     }
 
     /// Receives one piece, if that is still desired. Returns whether it is answered.

@@ -208,7 +208,7 @@ impl Engine<'_> {
                 self.deliver(mail)?;
             }
             self.shard.work();
-            self.receive_pieces();
+            self.receive_pieces()?;
             self.retry_accepts()?;
             self.update_touched()?;
             self.cancel_yielding()?;
