@@ -25,14 +25,15 @@ pub(crate) struct Effort {
 pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResult {
     let subjects = servers.iter().map(|server| Subject::new(cell, server));
     let mut subjects: Vec<Subject<'_>> = subjects.collect();
-    for subject in &mut subjects {
-        subject.window(effort.window / 2);
-    }
     let mut windows = vec![Vec::with_capacity(effort.rounds); servers.len()];
     for round in 0..effort.rounds {
         for place in 0..servers.len() {
             let server = (round + place) % servers.len();
-            windows[server].push(subjects[server].window(effort.window));
+            let subject = &mut subjects[server];
+            if round > 0 {
+                subject.connect_anew();
+            }
+            windows[server].push(subject.window(effort.window));
         }
     }
     let measured = subjects
@@ -114,12 +115,20 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// What TCP and the memory of the sockets settle into can be twice as fast or slow, and stays so for as long as the
+    /// connections live. So each round has its own: the median is then not one throw of a coin.
+    fn connect_anew(&mut self) {
+        self.rest.end(self.clock);
+        self.load = load::of(self.cell, self.server);
+        self.rest.begin(self.clock);
+    }
+
     /// Runs the load, and measures when it has run for a moment.
     fn window(&mut self, length: Duration) -> Window {
         let counts_sent = self.load.counts_sent();
         self.rest.end(self.clock);
         self.load.start();
-        self.run(length / 10);
+        self.run(length / 2);
         if counts_sent {
             self.come_to_rest();
             self.load.start();
@@ -138,6 +147,14 @@ impl<'a> Subject<'a> {
             self.come_to_rest();
         }
         self.rest.begin(self.clock);
+        if std::env::var_os("DBG").is_some() {
+            eprintln!(
+                "W {} {} {:.1}",
+                self.cell,
+                self.server.name,
+                window.cpu_per_message()
+            );
+        }
         window
     }
 
