@@ -1,10 +1,11 @@
 //! How long a request takes: at a rate that all servers can keep, and one after the other.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringhold_benches::server::{RINGHOLD, Server};
 
+use crate::accounting::CpuClock;
 use crate::grid::{Bytes, Cell, Kind, Transport};
 use crate::load::paced::{Paced, Times, times};
 use crate::measure::{self, Effort};
@@ -62,6 +63,8 @@ pub(crate) struct Timed {
     rounds: Vec<Times>,
     /// Likewise, how late requests were sent.
     late: Vec<Times>,
+    /// Likewise, how much of its CPU the server used, 1 being all of it.
+    busy: Vec<f64>,
 }
 
 impl Timed {
@@ -83,6 +86,11 @@ impl Timed {
     pub(crate) fn max_micros(&self) -> f64 {
         let longest = self.rounds.iter().map(Times::max).max();
         longest.unwrap_or(0) as f64 / 1e3
+    }
+
+    /// How much of its CPU the server used, 1 being all of it: the median over the rounds.
+    pub(crate) fn busy(&self) -> f64 {
+        median(&self.busy)
     }
 
     /// As [`Timed::micros`], of how late requests were sent, which is the load generator's doing.
@@ -139,6 +147,7 @@ pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -
             server: server.name.clone(),
             rounds: Vec::new(),
             late: Vec::new(),
+            busy: Vec::new(),
         })
         .collect();
     let run = |load: &mut Paced, length| match rate {
@@ -151,7 +160,12 @@ pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -
     for round in 0..effort.rounds {
         for place in 0..servers.len() {
             let server = (round + place) % servers.len();
+            let clock = CpuClock::of(servers[server].pid());
+            let (begin, cpu) = (Instant::now(), clock.now());
             let (latency, late) = run(&mut loads[server], effort.window);
+            let cpu = clock.now() - cpu;
+            let busy = cpu.as_secs_f64() / begin.elapsed().as_secs_f64();
+            timed[server].busy.push(busy);
             timed[server].rounds.push(latency);
             timed[server].late.push(late);
         }
@@ -200,12 +214,13 @@ pub(crate) fn print(result: &LatencyResult) {
             _ => String::new(),
         };
         println!(
-            "  {:<13} p50 {:>7.1} µs  p99 {:>7.1} µs  p99.9 {:>7.1} µs  max {:>8.1} µs{beside}",
+            "  {:<13} p50 {:>7.1} µs  p99 {:>7.1} µs  p99.9 {:>7.1} µs  max {:>8.1} µs  {:>3.0} % busy{beside}",
             one.server,
             one.micros(0.5),
             one.micros(0.99),
             one.micros(0.999),
             one.max_micros(),
+            100.0 * one.busy(),
         );
     }
 }

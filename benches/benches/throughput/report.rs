@@ -152,6 +152,7 @@ impl Report {
             "p99",
             "p99.9",
             "max",
+            "CPU busy",
             "sent late p99.9",
         ]);
         for result in &self.latencies {
@@ -167,6 +168,7 @@ impl Report {
                     format!("{:.1}", one.micros(0.99)),
                     format!("{:.1}", one.micros(0.999)),
                     format!("{:.1}", one.max_micros()),
+                    format!("{:.0} %", 100.0 * one.busy()),
                     or_dash(late),
                 ]);
             }

@@ -35,6 +35,8 @@ struct Schedule {
     /// Seconds from one to the next.
     step: f64,
     connections: usize,
+    /// So many requests come first that are not timed: the server's memory has left the caches while others were measured.
+    warm: usize,
     /// How many requests there are in all, and how many were sent and answered.
     total: usize,
     sent: usize,
@@ -43,11 +45,14 @@ struct Schedule {
 
 impl Schedule {
     fn new(rate: f64, length: Duration, connections: usize) -> Self {
+        let timed = (rate * length.as_secs_f64()) as usize;
+        let warm = timed / 4;
         Schedule {
             begin: Instant::now(),
             step: 1.0 / rate,
             connections,
-            total: (rate * length.as_secs_f64()) as usize,
+            warm,
+            total: warm + timed,
             sent: 0,
             answered: 0,
         }
@@ -83,7 +88,8 @@ impl Paced {
         }
     }
 
-    /// Sends so many requests a second for so long. The times to their replies, and how late they were sent.
+    /// Sends so many requests a second for so long, and for a moment before. The times to their replies, and how late they
+    /// were sent.
     pub(crate) fn run(&mut self, rate: f64, length: Duration) -> (Times, Times) {
         let (mut latency, mut late) = (times(), times());
         self.crowd.number_from_first();
@@ -114,7 +120,9 @@ impl Paced {
         let to = schedule.due(now);
         for request in from..to {
             self.crowd.connections[request % schedule.connections].due += 1;
-            late.saturating_record(schedule.since(request, now).max(1));
+            if request >= schedule.warm {
+                late.saturating_record(schedule.since(request, now).max(1));
+            }
         }
         schedule.sent = to;
         // If there are more, they are on the same connections.
@@ -131,8 +139,9 @@ impl Paced {
         let now = Instant::now();
         for number in (first as usize..).take(count) {
             let request = number * self.schedule.connections + index;
-            let since = self.schedule.since(request, now);
-            latency.saturating_record(since.max(1));
+            if request >= self.schedule.warm {
+                latency.saturating_record(self.schedule.since(request, now).max(1));
+            }
         }
         self.schedule.answered += count;
         now
