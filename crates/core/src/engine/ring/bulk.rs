@@ -163,7 +163,7 @@ impl Engine<'_> {
             if self.receive_piece(slot) {
                 return Ok(());
             }
-            // A connection that is not answered and had all that there was room for goes on at once.
+            // A connection that is not answered and had much goes on at once.
             if self
                 .shard
                 .link_of(slot, generation)
@@ -208,10 +208,10 @@ impl Engine<'_> {
         };
         let is_answered = !outbox.is_empty();
         if let Pace::Bulky(bulky) = &mut link.pace {
-            // A socket that gave less than there was room for was empty. Whoever gets an answer may go on by the time that it
-            // is sent.
+            // A socket that gave less than there was room for was empty. More may have come by now if it was not much less, and
+            // whoever gets an answer may go on by the time that it is sent.
             bulky.is_dry = match result {
-                Ok(length) => length < PIECE_BYTES && !is_answered,
+                Ok(length) => length < PIECE_BYTES / 2 && !is_answered,
                 Err(error) => error == Errno::AGAIN,
             };
             match result {
