@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
         depth: u16::from(*depth),
     };
     whole(stream, limits);
+    familiar(stream, limits);
     let mut split = Split {
         framer: Framer::new(limits),
         parks: flags & 0x20 != 0,
@@ -59,6 +60,32 @@ fn whole(stream: &[u8], limits: Limits) {
         assert_eq!(found, finish);
         assert_eq!(framer.is_idle(), finish.is_none());
         return;
+    }
+}
+
+/// The first frame of the stream three times, so that it is known, and then whatever the rest of the stream makes of it: each two
+/// bytes of it are a place and what is there instead.
+fn familiar(stream: &[u8], limits: Limits) {
+    let Verdict::End(length) = judge(stream, limits) else {
+        return;
+    };
+    let (frame, changes) = stream.split_at(length);
+    let mut framer = Framer::new(limits);
+    let mut other = [frame, frame].concat();
+    for change in [[0, frame[0]].as_slice(); 3]
+        .into_iter()
+        .chain(changes.chunks_exact(2).take(PIECES_MAX))
+    {
+        let [place, byte] = change else { return };
+        let place = usize::from(*place) % other.len();
+        let before = std::mem::replace(&mut other[place], *byte);
+        for bytes in [&other[..], &other[..length]] {
+            assert_eq!(verdict(framer.feed(bytes), 0), judge(bytes, limits));
+            framer.reset();
+        }
+        if place % 2 == 0 {
+            other[place] = before;
+        }
     }
 }
 
