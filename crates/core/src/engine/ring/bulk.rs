@@ -160,8 +160,10 @@ impl Engine<'_> {
             if !self.shard.link_of(slot, generation).is_some_and(is_queued) {
                 continue;
             }
-            if self.receive_piece(slot) {
-                return Ok(());
+            match self.receive_piece(slot) {
+                None => continue,
+                Some(true) => return Ok(()),
+                Some(false) => {}
             }
             // A connection that is not answered and had much goes on at once.
             if self
@@ -176,17 +178,15 @@ impl Engine<'_> {
     }
 
     /// Receives one piece, if that is still desired. Returns whether it is answered.
-    fn receive_piece(&mut self, slot: u32) -> bool {
+    fn receive_piece(&mut self, slot: u32) -> Option<bool> {
         let desire = self.shard.desire(slot);
-        let Some(link) = self.shard.link(slot) else {
-            return false;
-        };
+        let link = self.shard.link(slot)?;
         link.receiving = Receiving::No;
         let is_desired =
             |desire: Desire| desire.receive == Receive::Stream && desire.finish == Finish::No;
         if !desire.is_some_and(is_desired) {
             self.shard.touch(slot);
-            return false;
+            return None;
         }
         let buffer = &mut self.bulk.buffer[..];
         let result = rustix::net::recv(&link.socket, buffer, RecvFlags::DONTWAIT);
@@ -198,7 +198,7 @@ impl Engine<'_> {
             Err(Errno::AGAIN | Errno::INTR) => self.shard.touch(slot),
             Err(error) => self.shard.failed(slot, error.into()),
         }
-        self.rate_piece(slot, result.map(|(length, _)| length))
+        Some(self.rate_piece(slot, result.map(|(length, _)| length)))
     }
 
     /// Decides how to go on after a piece. Returns whether there is something to send.
