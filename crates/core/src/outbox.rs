@@ -509,7 +509,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let mut expected = Vec::new();
         for number in 0..3000_usize {
-            let head = number.to_le_bytes();
+            let head = (number as u64).to_le_bytes();
             let body = vec![number as u8; number % 700];
             outbox.append(&mut pools, head, number % 9, &body);
             expected.extend_from_slice(&head[..number % 9]);
