@@ -7,8 +7,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -77,7 +79,7 @@ pub(crate) struct Contents {
 /// new duplicates.
 pub(crate) fn look(outlet: &OwnedFd) -> io::Result<Contents> {
     let mut contents = Contents::default();
-    set_peek_offset(outlet, 0)?;
+    setsockopt(outlet, PeekOffset, &0)?;
     loop {
         let mut count = [0; 2];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
@@ -108,28 +110,18 @@ pub(crate) fn look(outlet: &OwnedFd) -> io::Result<Contents> {
     }
 }
 
-/// From where MSG_PEEK looks (SO_PEEK_OFF, socket(7)): with an offset, each peek moves it on by what it saw.
-fn set_peek_offset(socket: &OwnedFd, offset: libc::c_int) -> io::Result<()> {
-    #[expect(unsafe_code, reason = "none of the safe wrappers has this option")]
-    // SAFETY: the option takes an int, whose address and size are given, and the call keeps neither.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEEK_OFF,
-            (&raw const offset).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
+sockopt_impl!(
+    /// From where MSG_PEEK looks (SO_PEEK_OFF, socket(7)): with an offset, each peek moves it on by what it saw.
+    PeekOffset,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_PEEK_OFF,
+    libc::c_int
+);
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
