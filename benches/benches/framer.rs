@@ -169,24 +169,12 @@ mod msgpuck {
         let mut hints = [0; 256];
         let mut byte = 0;
         while byte < hints.len() {
-            hints[byte] = match Marker::from_u8(byte as u8) {
-                Marker::FixPos(_)
-                | Marker::FixNeg(_)
-                | Marker::Null
-                | Marker::False
-                | Marker::True => 0,
-                Marker::U8 | Marker::I8 => 1,
-                Marker::U16 | Marker::I16 | Marker::FixExt1 => 2,
-                Marker::FixExt2 => 3,
-                Marker::U32 | Marker::I32 | Marker::F32 => 4,
-                Marker::FixExt4 => 5,
-                Marker::U64 | Marker::I64 | Marker::F64 => 8,
-                Marker::FixExt8 => 9,
-                Marker::FixExt16 => 17,
-                Marker::FixStr(len) => len as i8,
+            let marker = Marker::from_u8(byte as u8);
+            hints[byte] = match (super::payload(marker), marker) {
+                (Some(payload), _) => payload as i8,
                 // Those without elements are one byte.
-                Marker::FixArray(len) => -(len as i8),
-                Marker::FixMap(len) => -2 * len as i8,
+                (None, Marker::FixArray(len)) => -(len as i8),
+                (None, Marker::FixMap(len)) => -2 * len as i8,
                 _ => LONG,
             };
             byte += 1;
@@ -255,17 +243,12 @@ fn skip(bytes: &mut &[u8]) -> Option<()> {
 
 fn skip_object(bytes: &mut &[u8]) -> Option<()> {
     let [marker] = take(bytes)?;
-    let payload = match Marker::from_u8(marker) {
-        Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::False | Marker::True => 0,
-        Marker::U8 | Marker::I8 => 1,
-        Marker::U16 | Marker::I16 | Marker::FixExt1 => 2,
-        Marker::FixExt2 => 3,
-        Marker::U32 | Marker::I32 | Marker::F32 => 4,
-        Marker::FixExt4 => 5,
-        Marker::U64 | Marker::I64 | Marker::F64 => 8,
-        Marker::FixExt8 => 9,
-        Marker::FixExt16 => 17,
-        Marker::FixStr(len) => usize::from(len),
+    let marker = Marker::from_u8(marker);
+    if let Some(payload) = payload(marker) {
+        *bytes = bytes.get(payload..)?;
+        return Some(());
+    }
+    let payload = match marker {
         Marker::Str8 | Marker::Bin8 => usize::from(u8::from_be_bytes(take(bytes)?)),
         Marker::Str16 | Marker::Bin16 => usize::from(u16::from_be_bytes(take(bytes)?)),
         Marker::Str32 | Marker::Bin32 => u32::from_be_bytes(take(bytes)?) as usize,
@@ -290,10 +273,27 @@ fn skip_object(bytes: &mut &[u8]) -> Option<()> {
             let len = u32::from_be_bytes(take(bytes)?);
             return skip_objects(bytes, 2 * u64::from(len));
         }
-        Marker::Reserved => return None,
+        _ => return None,
     };
     *bytes = bytes.get(payload..)?;
     Some(())
+}
+
+/// The bytes behind the type byte, where that alone decides how many they are.
+const fn payload(marker: Marker) -> Option<usize> {
+    Some(match marker {
+        Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::False | Marker::True => 0,
+        Marker::U8 | Marker::I8 => 1,
+        Marker::U16 | Marker::I16 | Marker::FixExt1 => 2,
+        Marker::FixExt2 => 3,
+        Marker::U32 | Marker::I32 | Marker::F32 => 4,
+        Marker::FixExt4 => 5,
+        Marker::U64 | Marker::I64 | Marker::F64 => 8,
+        Marker::FixExt8 => 9,
+        Marker::FixExt16 => 17,
+        Marker::FixStr(len) => len as usize,
+        _ => return None,
+    })
 }
 
 fn skip_objects(bytes: &mut &[u8], count: u64) -> Option<()> {
