@@ -30,6 +30,9 @@ struct Arguments {
     /// How long the idle worker looks for work before it sleeps.
     #[arg(long, default_value = "0s")]
     spin: String,
+    /// The congestion control of TCP connections.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Which engine: auto, ring or portable.
     #[arg(long, default_value = "auto")]
     engine: String,
@@ -43,10 +46,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments.tcp.to_string(),
         format!("unix:{}", arguments.unix.display()),
     ];
-    let config = format!(
+    let mut config = format!(
         "engine = {:?}\nspin = {:?}\n[limits]\nconnections = 20000\n[sockets.rpc]\nlisten = {listen:?}\n",
         arguments.engine, arguments.spin
     );
+    if let Some(name) = arguments.congestion {
+        config += &format!("congestion = {name:?}\n");
+    }
     let running = Server::new(Config::parse(&config, "built-in")?)
         .service("rpc", |worker| Rpc::new(worker, router()))
         .start()?;

@@ -1,7 +1,7 @@
 //! A server as a process of its own, pinned to one CPU: ringhold, or one of its peers.
 //!
-//! Such a program is started as `PROGRAM --tcp 127.0.0.1:0 --unix PATH --cpu N`, listens on both, and prints
-//! `listening IP:PORT` when it is ready.
+//! Such a program is started as `PROGRAM --tcp 127.0.0.1:0 --unix PATH --cpu N`, with `--congestion NAME` if that is wanted,
+//! listens on both, and prints `listening IP:PORT` when it is ready.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
@@ -81,19 +81,27 @@ pub struct Server {
     pub tcp: SocketAddr,
     /// Where its unix socket is.
     pub unix: PathBuf,
+    /// The congestion control of its TCP connections, if it is not the default.
+    pub congestion: Option<String>,
 }
 
 impl Server {
-    /// Starts `program` on `cpu`, with its unix socket in `dir`.
+    /// Starts `program` on `cpu`, with its unix socket in `dir` and this congestion control, or the default.
     ///
     /// # Errors
     ///
     /// That it cannot be started, or does not say where it listens.
-    pub fn start(program: &Program, dir: &Path, cpu: usize) -> io::Result<Self> {
+    pub fn start(
+        program: &Program,
+        dir: &Path,
+        cpu: usize,
+        congestion: Option<&str>,
+    ) -> io::Result<Self> {
         let unix = dir.join(format!("{}.sock", program.name));
         let mut child = Command::new(&program.path)
             .args(["--tcp", "127.0.0.1:0", "--cpu", &cpu.to_string(), "--unix"])
             .arg(&unix)
+            .args(congestion.map(|name| format!("--congestion={name}")))
             .args(&program.arguments)
             .env_remove("NOTIFY_SOCKET")
             .env_remove("LISTEN_PID")
@@ -108,6 +116,7 @@ impl Server {
             child,
             tcp,
             unix,
+            congestion: congestion.map(str::to_owned),
         };
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let address = line?.and_then(|line| line.strip_prefix("listening ")?.trim().parse().ok());

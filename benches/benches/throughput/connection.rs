@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use ringhold_benches::server::Server;
 use rustix::event::{Timespec, epoll};
+use rustix::net::sockopt::set_tcp_congestion;
 
 use crate::grid::Transport;
 use crate::message::{FIRST, Message};
@@ -273,6 +274,9 @@ pub(crate) fn connect(server: &Server, transport: Transport) -> io::Result<Owned
         Transport::Tcp => {
             let stream = std::net::TcpStream::connect(server.tcp)?;
             stream.set_nodelay(true)?;
+            if let Some(name) = &server.congestion {
+                set_tcp_congestion(&stream, name)?;
+            }
             stream.into()
         }
         Transport::Unix => std::os::unix::net::UnixStream::connect(&server.unix)?.into(),

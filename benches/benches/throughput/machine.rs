@@ -11,12 +11,13 @@ pub(crate) struct Machine {
     effort: Effort,
     /// The CPU of the load generator, and that of the servers.
     cpus: [usize; 2],
+    congestion: String,
     load_at_begin: String,
 }
 
 impl Machine {
     /// At the beginning.
-    pub(crate) fn look(effort: Effort, cpus: [usize; 2]) -> Self {
+    pub(crate) fn look(effort: Effort, cpus: [usize; 2], congestion: &str) -> Self {
         let arguments = std::env::args().skip(1);
         let arguments = arguments.filter(|argument| argument != "--bench");
         let arguments: Vec<String> = arguments.map(quoted).collect();
@@ -28,6 +29,7 @@ impl Machine {
             command,
             effort,
             cpus,
+            congestion: congestion.into(),
             load_at_begin: load(),
         }
     }
@@ -60,7 +62,12 @@ impl fmt::Display for Machine {
             value("model name"),
             if guest { " of a virtual machine" } else { "" }
         )?;
-        writeln!(f, "- kernel: Linux {}", kernel.trim())?;
+        writeln!(
+            f,
+            "- kernel: Linux {}, TCP with {}",
+            kernel.trim(),
+            self.congestion
+        )?;
         writeln!(f, "- compiler: {}", said("rustc", &["--version"]))?;
         writeln!(
             f,

@@ -10,6 +10,7 @@
 
 mod accounting;
 mod baseline;
+mod congestion;
 mod connection;
 mod grid;
 mod latency;
@@ -50,7 +51,8 @@ fn main() {
         return println!("there is no cell with such a name");
     }
     ringhold_core::rlimit::raise().unwrap();
-    let stage = Stage::set(&options.servers(), !latency_cells.is_empty());
+    let congestion = options.congestion();
+    let stage = Stage::set(&options.servers(), !latency_cells.is_empty(), congestion);
     if !options.share {
         precedence::take();
     }
@@ -59,7 +61,7 @@ fn main() {
     }
     let effort = options.effort();
     let mut report = Report {
-        machine: Machine::look(effort, stage.cpus),
+        machine: Machine::look(effort, stage.cpus, congestion),
         cells: Vec::new(),
         latencies: Vec::new(),
     };

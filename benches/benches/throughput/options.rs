@@ -7,6 +7,7 @@ use clap::Parser;
 use ringhold_benches::server::{PEERS, Program, RINGHOLD};
 
 use crate::accounting::Tool;
+use crate::congestion;
 use crate::grid::{self, Cell};
 use crate::latency::{self, LatencyCell, Manner};
 use crate::measure::Effort;
@@ -43,6 +44,9 @@ pub(crate) struct Options {
     /// Let what else runs on the machine have its part of the CPUs, which disturbs
     #[arg(long)]
     pub(crate) share: bool,
+    /// The congestion control of TCP connections, which is cubic unless only reno is allowed
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// Do not count system calls
     #[arg(long)]
     pub(crate) no_syscalls: bool,
@@ -119,6 +123,13 @@ impl Options {
         let mut cells = latency::cells();
         cells.retain(|cell| self.wants(cell));
         cells
+    }
+
+    pub(crate) fn congestion(&self) -> &str {
+        match &self.congestion {
+            Some(name) => name,
+            None => congestion::usual(),
+        }
     }
 
     /// All of them, unless some are named.

@@ -25,7 +25,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Builds and starts the servers, and pins this thread.
-    pub(crate) fn set(wanted: &[Wanted], spinning: bool) -> Self {
+    pub(crate) fn set(wanted: &[Wanted], spinning: bool, congestion: &str) -> Self {
         let programs = programs(wanted, spinning);
         let turn = take_turn();
         let all = cpus::available().unwrap();
@@ -34,7 +34,8 @@ impl Stage {
             println!("there is but one CPU: the servers share it with the load generator");
         }
         let dir = tempfile::tempdir().unwrap();
-        let start = |program| Server::start(program, dir.path(), cpus[1]).unwrap();
+        let start =
+            |program| Server::start(program, dir.path(), cpus[1], Some(congestion)).unwrap();
         let servers = programs.iter().map(start).collect();
         cpus::pin(cpus[0]).unwrap();
         Stage {

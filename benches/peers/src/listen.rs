@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use clap::Parser;
+use rustix::net::sockopt::set_tcp_congestion;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// The CPU to run on
     #[arg(long)]
     cpu: Option<usize>,
+    /// The congestion control of TCP connections
+    #[arg(long)]
+    congestion: Option<String>,
 }
 
 /// Where clients connect to. The sockets are non-blocking, and what is accepted on TCP has TCP_NODELAY.
@@ -61,6 +65,9 @@ impl Listeners {
         tcp.set_reuse_address(true)?;
         // Accepted sockets inherit it.
         tcp.set_tcp_nodelay(true)?;
+        if let Some(name) = &arguments.congestion {
+            set_tcp_congestion(&tcp, name)?;
+        }
         let unix = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         for (socket, address) in [
             (&tcp, SockAddr::from(arguments.tcp)),

@@ -115,8 +115,8 @@ impl Default for RingConfig {
 
 /// A section `[sockets.NAME]`.
 ///
-/// What concerns creation (`backlog`, `mode`, `user`, `group`, `reuse_port`, `ipv6_only`) is used only for sockets that the
-/// process binds itself: inherited ones were made by the service manager, as its unit says.
+/// What concerns creation (`backlog`, `mode`, `user`, `group`, `reuse_port`, `ipv6_only`, `congestion`) is used only for sockets
+/// that the process binds itself: inherited ones were made by the service manager, as its unit says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketConfig {
     /// The service that answers. Default: the one that is called like the socket.
@@ -148,6 +148,9 @@ pub struct SocketConfig {
     /// Whether an IPv6 listener refuses IPv4 clients (IPV6_V6ONLY, ipv6(7)). Default none: as
     /// `net.ipv6.bindv6only` says, which is dual stack unless someone changed it.
     pub ipv6_only: Option<bool>,
+    /// The congestion control of TCP connections (TCP_CONGESTION, tcp(7)), at most 15 bytes. Default none: as
+    /// `net.ipv4.tcp_congestion_control` says.
+    pub congestion: Option<String>,
 }
 
 impl SocketConfig {
@@ -166,6 +169,7 @@ impl SocketConfig {
             nodelay: true,
             reuse_port: false,
             ipv6_only: None,
+            congestion: None,
         }
     }
 

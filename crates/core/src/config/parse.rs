@@ -163,6 +163,9 @@ fn socket(name: &str, section: &mut Section<'_, '_>, workers: Workers) -> Socket
         ipv6_only: section.read("ipv6_only", default.ipv6_only, |value| {
             boolean(value).map(Some)
         }),
+        congestion: section.read("congestion", default.congestion, |value| {
+            congestion(value).map(Some)
+        }),
     };
     if let Workers::Count(count) = workers
         && let Err(index) = socket.workers.resolve(count)
@@ -272,6 +275,19 @@ fn id(value: &Value<'_>) -> Result<Option<Id>, Fault> {
             number(0..=u32::MAX - 1)(value).map(|number| Some(Id::Number(number)))
         }
         other => Err(format!("it must be a name or a number, not {}", described(other)).into()),
+    }
+}
+
+/// The name of an algorithm, which the kernel keeps in 16 bytes with a zero behind it (TCP_CA_NAME_MAX).
+fn congestion(value: &Value<'_>) -> Result<String, Fault> {
+    let name = string(value)?;
+    let is_name = (1..16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_name {
+        Ok(name.to_owned())
+    } else {
+        let wrong =
+            format!("{name:?} is no congestion control; one is called \"cubic\", for example");
+        Err(wrong.into())
     }
 }
 

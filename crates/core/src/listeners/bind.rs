@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_congestion;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::names::Owners;
@@ -23,6 +24,7 @@ pub(super) struct Options {
     pub(super) nodelay: bool,
     pub(super) reuse_port: bool,
     pub(super) ipv6_only: Option<bool>,
+    pub(super) congestion: Option<String>,
 }
 
 impl Options {
@@ -34,6 +36,7 @@ impl Options {
             nodelay: config.nodelay,
             reuse_port: config.reuse_port,
             ipv6_only: config.ipv6_only,
+            congestion: config.congestion.clone(),
         }
     }
 }
@@ -142,6 +145,9 @@ fn tcp_socket(address: SocketAddr, options: &Options, reuse_port: bool) -> Resul
     socket.set_reuse_port(reuse_port)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(options.nodelay)?;
+    if let Some(name) = &options.congestion {
+        set_tcp_congestion(&socket, name).map_err(|error| congestion_failure(name, error))?;
+    }
     if let (SocketAddr::V6(_), Some(only)) = (address, options.ipv6_only) {
         socket.set_only_v6(only)?;
     }
@@ -175,6 +181,21 @@ fn tcp_failure(address: SocketAddr, error: io::Error) -> Failure {
         _ => "the kernel refuses".to_owned(),
     };
     Failure(reason, Some(error))
+}
+
+fn congestion_failure(name: &str, error: Errno) -> Failure {
+    let reason = match error {
+        Errno::NOENT => format!(
+            "the kernel has no congestion control {name:?}; \"sysctl net.ipv4.tcp_available_congestion_control\" lists those \
+             that it has"
+        ),
+        Errno::PERM => format!(
+            "congestion control {name:?} is not for everyone; add it to net.ipv4.tcp_allowed_congestion_control, or give the \
+             service CAP_NET_ADMIN"
+        ),
+        _ => "the kernel refuses".to_owned(),
+    };
+    Failure(reason, Some(error.into()))
 }
 
 fn unix_abstract(name: &str, options: &Options) -> Result<Bound, Failure> {

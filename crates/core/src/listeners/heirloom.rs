@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::Shutdown;
-use rustix::net::sockopt::{ipv6_v6only, set_tcp_nodelay, socket_reuseport};
+use rustix::net::sockopt::{ipv6_v6only, set_tcp_nodelay, socket_reuseport, tcp_congestion};
+use socket2::{Domain, Socket, Type};
 
 use super::bind::{Bound, Options, adjust};
 use super::{Address, BoundPath};
@@ -70,6 +71,14 @@ impl Heirloom {
             return Ok(true);
         };
         if socket_reuseport(&self.socket)? != options.reuse_port {
+            return Ok(false);
+        }
+        let congestion = match &options.congestion {
+            Some(name) => name.clone(),
+            // The default, which a fresh socket has.
+            None => tcp_congestion(Socket::new(Domain::IPV4, Type::STREAM, None)?)?,
+        };
+        if tcp_congestion(&self.socket)? != congestion {
             return Ok(false);
         }
         Ok(match options.ipv6_only {

@@ -88,6 +88,7 @@ fn every_default_is_as_documented() {
         nodelay: true,
         reuse_port: false,
         ipv6_only: None,
+        congestion: None,
     };
     assert_eq!(parse("[sockets.rpc]").sockets["rpc"], socket);
     assert_eq!(SocketConfig::new("rpc"), socket);
@@ -128,6 +129,7 @@ fn every_key_is_read() {
         nodelay = false
         reuse_port = true
         ipv6_only = true
+        congestion = "cubic"
         "#,
     );
     assert_eq!(config.engine, EngineChoice::Portable);
@@ -171,6 +173,7 @@ fn every_key_is_read() {
         nodelay: false,
         reuse_port: true,
         ipv6_only: Some(true),
+        congestion: Some("cubic".to_owned()),
     };
     assert_eq!(config.sockets["log"], socket);
     assert_eq!(socket.descriptor_name("log"), "ringhold-log.socket");

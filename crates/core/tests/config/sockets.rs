@@ -52,6 +52,23 @@ fn partitions() {
 }
 
 #[test]
+fn what_cannot_be_a_congestion_control_is_none() {
+    for bad in [
+        "\"\"",
+        "\"a-name-of-16-byte\"",
+        "\"new reno\"",
+        "\"cubic\\u0000\"",
+        "1",
+    ] {
+        let error = error(&format!("[sockets.a]\ncongestion = {bad}"));
+        assert!(
+            error.starts_with("test.toml:2: bad value for \"congestion\" in [sockets.a]: "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_partition_beyond_the_workers_names_the_socket() {
     assert_eq!(
         error("workers = 2\n[sockets.rpc]\nenable = true\nworkers = \"1-2\""),

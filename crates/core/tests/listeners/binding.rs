@@ -58,6 +58,27 @@ fn nodelay_can_be_turned_off() {
 }
 
 #[test]
+fn connections_have_the_congestion_control_of_the_configuration() {
+    let text = "[sockets.rpc]\nlisten = \"127.0.0.1:0\"";
+    let unasked = opened(text, Inherited::none());
+    let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+    let found = sockopt::tcp_congestion(&unasked[0].socket).unwrap();
+    assert_eq!(found, default.trim());
+
+    // Every kernel has it, and every process may use it.
+    let listeners = opened(&format!("{text}\ncongestion = \"reno\""), Inherited::none());
+    let client = TcpStream::connect(address(&listeners[0])).unwrap();
+    let accepted = rustix::net::accept(&listeners[0].socket).unwrap();
+    assert_eq!(sockopt::tcp_congestion(&accepted).unwrap(), "reno");
+    drop(client);
+
+    let error = refused(&format!("{text}\ncongestion = \"none-such\""));
+    let expected =
+        "cannot listen on 127.0.0.1:0: the kernel has no congestion control \"none-such\"; ";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
 fn reuse_port_makes_one_listener_for_each_worker() {
     let name = format!("ringhold-test-{}-reuse", std::process::id());
     let text = format!(

@@ -301,6 +301,7 @@ fn changed_socket_options_are_applied() {
         "reuse_port = true",
         "nodelay = false",
         "reuse_port = true\nbacklog = 7",
+        "congestion = \"reno\"",
         "",
     ]
     .iter()
