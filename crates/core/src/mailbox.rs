@@ -197,8 +197,10 @@ impl Mailbox {
     }
 
     /// Takes the announcement back.
+    ///
+    /// A poster that does not see it yet wakes the worker for nothing.
     pub(crate) fn awake(&self) {
-        self.wake.sleeping.swap(false, Ordering::SeqCst);
+        self.wake.sleeping.store(false, Ordering::Relaxed);
     }
 
     /// Becomes readable when a sleeping worker is to wake up; reading eight bytes resets it.

@@ -70,7 +70,7 @@ impl<'r> Queue<'r> {
         // Saves the kernel a look-up per call; where it is not possible, the descriptor itself does.
         let _ = submitter.register_ring_fd();
         // Without NO_IOWAIT a sleeping worker is accounted as waiting for a disk.
-        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG | if no_iowait { ENTER_NO_IOWAIT } else { 0 };
+        let flags = ENTER_GETEVENTS | if no_iowait { ENTER_NO_IOWAIT } else { 0 };
         Queue {
             submitter,
             submission,
@@ -150,21 +150,26 @@ impl<'r> Queue<'r> {
                     .nsec((ms % 1000) as u32 * 1_000_000),
             ),
         };
-        let mut args = SubmitArgs::new();
-        if let Some(timespec) = &timespec {
-            args = args.timespec(timespec);
-        }
+        let args = timespec
+            .as_ref()
+            .map(|timespec| SubmitArgs::new().timespec(timespec));
+        // Without a timeout there is nothing for the kernel to read.
+        let flags = match args {
+            Some(_) => self.flags | ENTER_EXT_ARG,
+            None => self.flags,
+        };
         let want = u32::from(wait != Wait::No);
         counters.enters.add(1 + std::mem::take(&mut self.submits));
         #[expect(
             unsafe_code,
             reason = "the safe calls know neither GETEVENTS without a wait nor NO_IOWAIT"
         )]
-        // SAFETY: the arguments are those of io_uring_enter(2) with IORING_ENTER_EXT_ARG: `args` is the kernel's
-        // struct io_uring_getevents_arg and lives, as does the timespec it points to, until the call returns.
+        // SAFETY: the arguments are those of io_uring_enter(2): with IORING_ENTER_EXT_ARG `args` is the kernel's struct
+        // io_uring_getevents_arg and lives, as does the timespec it points to, until the call returns. Otherwise there is
+        // no set of signals.
         let entered = unsafe {
             self.submitter
-                .enter(to_submit, want, self.flags, Some(&args))
+                .enter(to_submit, want, flags, args.as_ref())
         };
         self.submission.sync();
         if self.submission.cq_overflow() {
