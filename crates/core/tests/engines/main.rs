@@ -8,5 +8,6 @@ mod bed;
 mod bulk;
 mod descriptors;
 mod eager;
+mod one_way;
 mod stopping;
 mod streams;

@@ -97,6 +97,47 @@ fn large_requests(engine: &'static str) {
     manager.stop_for_good();
 }
 
+/// Who sends at length without being answered is waited for in a way of its own.
+#[test]
+fn a_stream_of_notifications_goes_on_where_it_was() {
+    ENGINES.into_iter().for_each(streams_of_notifications);
+}
+
+fn streams_of_notifications(engine: &'static str) {
+    let (mut manager, addresses) = both(engine);
+    let event = [
+        2.into(),
+        "ping".into(),
+        Value::Array(vec![Value::Binary(vec![7; 16_000])]),
+    ];
+    let mut whole = Vec::new();
+    rmpv::encode::write_value(&mut whole, &Value::Array(event.to_vec())).unwrap();
+    let burst = whole.repeat(40);
+    let mut wires = [0, 1].map(|index: usize| Wire::connect(&addresses[index]));
+    for step in STEPS {
+        let before = counter(&addresses[0], "rpc", "bytes_in") as usize;
+        for round in 1..=3 {
+            for wire in &mut wires {
+                wire.send(&burst);
+            }
+            until("both bursts have arrived", || {
+                let bytes = counter(&addresses[0], "rpc", "bytes_in") as usize;
+                (bytes >= before + 2 * round * burst.len()).then_some(())
+            });
+        }
+        let cut = burst.len() - 1000;
+        for wire in &mut wires {
+            wire.send(&burst[..cut]);
+        }
+        step(&mut manager);
+        for wire in &mut wires {
+            wire.send(&burst[cut..]);
+            wire.echo(1, 1);
+        }
+    }
+    manager.stop_for_good();
+}
+
 const BIG: usize = 4 << 20;
 
 /// The reply to `big`, byte for byte.

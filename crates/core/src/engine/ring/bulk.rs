@@ -17,6 +17,7 @@ use rustix::net::RecvFlags;
 use super::Engine;
 use super::link::{Pace, Receiving, RingLink};
 use super::operation::{Kind, Operation};
+use super::queue::Completion;
 use crate::connection::{Desire, Finish, Receive};
 
 /// A connection that sends so much in a turn is bulky.
@@ -42,8 +43,36 @@ const STREAK_MAX: u32 = 16;
 pub(super) struct Bulky {
     /// There is nothing to receive for now.
     is_dry: bool,
+    /// Its last piece was answered.
+    is_answered: bool,
+    /// It sends large frames, which are not received in pieces.
+    has_larges: bool,
     /// Small pieces in a row.
     small: u8,
+}
+
+/// The poll for something to receive of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readable {
+    /// None is in flight.
+    No,
+    /// In flight.
+    Armed,
+    /// In flight and asked to end.
+    Cancelled,
+}
+
+impl Bulky {
+    /// Whether a poll is to go on after it has reported something. To begin another one costs more than a report while
+    /// the connection is being received from anyway. But who is answered waits for that before it goes on, and a large receive
+    /// would be woken along with the poll.
+    fn is_polled_on(self) -> bool {
+        !self.is_answered && !self.has_larges
+    }
+
+    pub(super) fn note_large(&mut self) {
+        self.has_larges = true;
+    }
 }
 
 /// The warm buffer, and who wants it.
@@ -117,9 +146,14 @@ impl Engine<'_> {
             self.bulk.enqueue((slot, generation));
             return Ok(());
         }
+        let goes_on = bulky.is_polled_on();
         link.receiving = Receiving::Polled;
-        link.receive_cancelled = false;
+        if link.readable != Readable::No {
+            return Ok(());
+        }
+        link.readable = Readable::Armed;
         let poll = opcode::PollAdd::new(link.fd(), libc::POLLIN as u32)
+            .multi(goes_on)
             .build()
             .user_data(Operation::new(Kind::Readable, generation, slot).pack());
         // SAFETY: the entry points to nothing.
@@ -129,8 +163,8 @@ impl Engine<'_> {
         }
     }
 
-    /// There is something to receive, or the poll was ended.
-    pub(super) fn readable(&mut self, operation: Operation) {
+    /// There is something to receive, or the poll has ended.
+    pub(super) fn readable(&mut self, operation: Operation, completion: &Completion) {
         let who = (operation.slot, operation.generation);
         let Some(link) = self.shard.link_of(who.0, who.1) else {
             debug_assert!(
@@ -139,13 +173,34 @@ impl Engine<'_> {
             );
             return;
         };
-        if link.receive_cancelled {
-            link.receiving = Receiving::No;
-            self.shard.touch(who.0);
-        } else {
-            link.receiving = Receiving::Queued;
-            self.bulk.enqueue(who);
+        let is_cancelled = link.readable == Readable::Cancelled;
+        if !completion.more() {
+            link.readable = Readable::No;
         }
+        match (link.receiving, &mut link.pace) {
+            (Receiving::Polled, _) if !is_cancelled => {
+                link.receiving = Receiving::Queued;
+                self.bulk.enqueue(who);
+            }
+            (Receiving::Polled, _) => link.receiving = Receiving::No,
+            // It may have come behind what was received last.
+            (_, Pace::Bulky(bulky)) => bulky.is_dry = false,
+            _ => {}
+        }
+        if is_cancelled {
+            self.shard.touch(who.0);
+        }
+    }
+
+    pub(super) fn cancel_readable(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
+        if link.readable != Readable::Armed {
+            return Ok(());
+        }
+        link.readable = Readable::Cancelled;
+        self.cancel(Operation::new(Kind::Readable, generation, slot))
     }
 
     /// Receives from those in the queue, one piece after the other, until somebody has been answered.
@@ -208,6 +263,7 @@ impl Engine<'_> {
         };
         let is_answered = !outbox.is_empty();
         if let Pace::Bulky(bulky) = &mut link.pace {
+            bulky.is_answered = is_answered;
             // A socket that gave less than there was room for was empty. More may have come by now if it was not much less, and
             // whoever gets an answer may go on by the time that it is sent.
             bulky.is_dry = match result {

@@ -59,6 +59,12 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
+        if desired != Receive::Stream || !matches!(link.pace, Pace::Bulky(_)) {
+            self.cancel_readable(slot, generation)?;
+        }
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
         if link.watch == Watch::Fired {
             link.watch = Watch::Over;
             if link.receiving == Receiving::Stream {
@@ -87,16 +93,13 @@ impl Engine<'_> {
                 self.arm_stream(slot, generation, poll)
             }
             (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
-            (
-                Receive::Pause | Receive::Stop | Receive::Large,
-                Receiving::Stream | Receiving::Polled,
-            )
+            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream)
             | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
                 self.cancel_receive(slot, generation)
             }
             (
                 Receive::Pause | Receive::Stop | Receive::Large,
-                Receiving::Starved | Receiving::Queued,
+                Receiving::Starved | Receiving::Queued | Receiving::Polled,
             ) => {
                 // Its place in the queue is found to be void when its turn comes.
                 link.receiving = Receiving::No;
@@ -126,6 +129,7 @@ impl Engine<'_> {
     fn close(&mut self, slot: u32, generation: u32) -> io::Result<()> {
         self.cancel_receive(slot, generation)?;
         self.cancel_send(slot, generation)?;
+        self.cancel_readable(slot, generation)?;
         self.cancel_watch(slot, generation)?;
         self.cancel_room(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {
@@ -146,6 +150,7 @@ impl Engine<'_> {
     /// Lets a connection go that is at rest: writes until the kernel takes no more, then gives up what is left.
     fn release(&mut self, slot: u32, generation: u32, send: bool) -> io::Result<()> {
         self.cancel_receive(slot, generation)?;
+        self.cancel_readable(slot, generation)?;
         self.cancel_watch(slot, generation)?;
         self.cancel_room(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::types::Fd;
 
-use super::bulk::Bulky;
+use super::bulk::{Bulky, Readable};
 use super::eager::Eager;
 use super::room::Room;
 use super::watch::Watch;
@@ -31,6 +31,8 @@ pub(crate) struct RingLink {
     pub(super) eager_after: u16,
     /// The receive into shared buffers that is in flight is a multishot one.
     pub(super) is_multishot: bool,
+    /// The poll for something to receive.
+    pub(super) readable: Readable,
     /// The watch for the peer's end.
     pub(super) watch: Watch,
     /// A send of so many bytes is in flight.
@@ -58,7 +60,7 @@ pub(super) enum Receiving {
     Starved,
     /// It waits for its turn, to look or for the warm buffer.
     Queued,
-    /// A poll for something to receive is in flight.
+    /// It waits for the poll for something to receive.
     Polled,
 }
 
@@ -92,6 +94,7 @@ impl RingLink {
             pace: Pace::default(),
             eager_after: 0,
             is_multishot: false,
+            readable: Readable::No,
             watch: Watch::No,
             sending: 0,
             send_cancelled: false,
@@ -107,8 +110,8 @@ impl RingLink {
 
     pub(super) fn receive_in_flight(&self) -> bool {
         match self.receiving {
-            Receiving::Stream | Receiving::Large(_) | Receiving::Polled => true,
-            Receiving::No | Receiving::Starved | Receiving::Queued => false,
+            Receiving::Stream | Receiving::Large(_) => true,
+            Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => false,
         }
     }
 
@@ -116,6 +119,7 @@ impl RingLink {
         self.sending > 0
             || self.receive_in_flight()
             || matches!(self.watch, Watch::Armed | Watch::Cancelled)
+            || self.readable != Readable::No
             || self.room != Room::No
     }
 }

@@ -313,7 +313,7 @@ impl Engine<'_> {
             Kind::Send => self.sent(operation, completion),
             Kind::Flight => self.crashed(operation, completion),
             Kind::Large => self.large_received(operation, completion),
-            Kind::Readable => self.readable(operation),
+            Kind::Readable => self.readable(operation, completion),
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
             Kind::Accept => self.accepted(operation, completion)?,

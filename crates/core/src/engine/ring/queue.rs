@@ -167,10 +167,7 @@ impl<'r> Queue<'r> {
         // SAFETY: the arguments are those of io_uring_enter(2): with IORING_ENTER_EXT_ARG `args` is the kernel's struct
         // io_uring_getevents_arg and lives, as does the timespec it points to, until the call returns. Otherwise there is
         // no set of signals.
-        let entered = unsafe {
-            self.submitter
-                .enter(to_submit, want, flags, args.as_ref())
-        };
+        let entered = unsafe { self.submitter.enter(to_submit, want, flags, args.as_ref()) };
         self.submission.sync();
         if self.submission.cq_overflow() {
             counters.overflows.add(1);

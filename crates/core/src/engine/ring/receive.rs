@@ -207,6 +207,9 @@ impl Engine<'_> {
             .user_data(Operation::new(Kind::Large, generation, slot).pack());
         link.receiving = Receiving::Large(key as u32);
         link.receive_cancelled = false;
+        if let Pace::Bulky(bulky) = &mut link.pace {
+            bulky.note_large();
+        }
         // SAFETY: the target is spare capacity of a buffer that `larges` holds, untouched, until the completion; see
         // `Engine` for what happens when there is none.
         #[expect(unsafe_code, reason = "submitting an operation")]
@@ -253,8 +256,7 @@ impl Engine<'_> {
         let kind = match link.receiving {
             Receiving::Stream => Kind::Receive,
             Receiving::Large(_) => Kind::Large,
-            Receiving::Polled => Kind::Readable,
-            Receiving::No | Receiving::Starved | Receiving::Queued => {
+            Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => {
                 link.receiving = Receiving::No;
                 return Ok(());
             }
