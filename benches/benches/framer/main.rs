@@ -11,6 +11,8 @@
 
 #![allow(missing_docs, reason = "criterion's macros define undocumented items")]
 
+mod msgpuck;
+
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -47,6 +49,10 @@ fn whole(c: &mut Criterion) {
         });
         measure(&mut group, &stream, "msgpuck-skip", || {
             all_of(bytes, msgpuck::skip)
+        });
+        #[cfg(msgpuck)]
+        measure(&mut group, &stream, "msgpuck", || {
+            all_of(bytes, msgpuck::check)
         });
         measure(&mut group, &stream, "recursive-skip", || {
             all_of(bytes, skip)
@@ -157,80 +163,6 @@ fn ignore(bytes: &mut &[u8]) -> Option<()> {
     IgnoredAny::deserialize(&mut reader).ok()?;
     *bytes = &bytes[reader.position() as usize..];
     Some(())
-}
-
-/// The algorithm of `mp_check` of msgpuck (<https://github.com/tarantool/msgpuck>), the fastest known reader in C: a table of hints and
-/// a count of the objects that are still to come. It has no limits, and nothing to go on from.
-mod msgpuck {
-    use rmp::Marker;
-
-    /// Zero and above: so many bytes follow the type byte. Below, an array or a map with so many objects in it, or [`LONG`].
-    static HINTS: [i8; 256] = {
-        let mut hints = [0; 256];
-        let mut byte = 0;
-        while byte < hints.len() {
-            let marker = Marker::from_u8(byte as u8);
-            hints[byte] = match (super::payload(marker), marker) {
-                (Some(payload), _) => payload as i8,
-                // Those without elements are one byte.
-                (None, Marker::FixArray(len)) => -(len as i8),
-                (None, Marker::FixMap(len)) => -2 * len as i8,
-                _ => LONG,
-            };
-            byte += 1;
-        }
-        hints
-    };
-    const LONG: i8 = i8::MIN;
-
-    pub(super) fn skip(bytes: &mut &[u8]) -> Option<()> {
-        let mut next = 0;
-        let mut due = 1_i64;
-        while due > 0 {
-            let byte = *bytes.get(next)?;
-            next += 1;
-            due -= 1;
-            let hint = HINTS[usize::from(byte)];
-            if hint >= 0 {
-                next += hint as usize;
-            } else if hint != LONG {
-                due -= i64::from(hint);
-            } else {
-                due += long(byte, bytes, &mut next)?;
-            }
-        }
-        *bytes = bytes.get(next..)?;
-        Some(())
-    }
-
-    /// The objects in what has its length behind the type byte.
-    fn long(byte: u8, bytes: &[u8], next: &mut usize) -> Option<i64> {
-        let payload = match Marker::from_u8(byte) {
-            Marker::Str8 | Marker::Bin8 => length::<1>(bytes, next)?,
-            Marker::Str16 | Marker::Bin16 => length::<2>(bytes, next)?,
-            Marker::Str32 | Marker::Bin32 => length::<4>(bytes, next)?,
-            Marker::Ext8 => length::<1>(bytes, next)? + 1,
-            Marker::Ext16 => length::<2>(bytes, next)? + 1,
-            Marker::Ext32 => length::<4>(bytes, next)? + 1,
-            Marker::Array16 => return Some(length::<2>(bytes, next)? as i64),
-            Marker::Array32 => return Some(length::<4>(bytes, next)? as i64),
-            Marker::Map16 => return Some(2 * length::<2>(bytes, next)? as i64),
-            Marker::Map32 => return Some(2 * length::<4>(bytes, next)? as i64),
-            _ => return None,
-        };
-        *next += payload as usize;
-        Some(0)
-    }
-
-    fn length<const N: usize>(bytes: &[u8], next: &mut usize) -> Option<u64> {
-        let length: &[u8; N] = bytes.get(*next..)?.first_chunk()?;
-        *next += N;
-        Some(
-            length
-                .iter()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-        )
-    }
 }
 
 /// What one writes first: a match over rmp's markers that calls itself for what is inside. It has no limits.
