@@ -25,6 +25,14 @@ const TICKETS_MAX: usize = 4096;
 /// From this announced size on a frame is received straight into a buffer of its own.
 pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 64 * 1024;
 
+/// Nobody is served further ahead than this while it reads, although `outbox_bytes` may allow more: replies that wait have
+/// left the cache by the time that they are sent, and so has the memory for the next ones.
+const UNREAD_BYTES_MAX: usize = 512 * 1024;
+
+/// Who has taken nothing for so many milliseconds, although there was something, is busy otherwise: it may even have to write
+/// all its requests before it reads any reply. It is noticed when the timer wheel ticks next.
+const READING_MS: u64 = 10;
+
 /// The state of one connection, engine-independent.
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
@@ -39,6 +47,8 @@ pub(crate) struct Connection {
     pub(crate) life: Life,
     /// Dispatch waits until the peer has read more of its replies.
     pub(crate) paused: bool,
+    /// The pause is only to last while the peer reads; see [`UNREAD_BYTES_MAX`].
+    pub(crate) is_ahead: bool,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
     pub(crate) metered: usize,
     /// The engine receives no more, because the server stops.
@@ -123,6 +133,7 @@ impl Connection {
             tickets: Tickets::default(),
             life: Life::Open,
             paused: false,
+            is_ahead: false,
             metered: 0,
             quiet: false,
             clock: Clock {
@@ -156,21 +167,26 @@ impl Connection {
     }
 
     /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter; in the same way it
-    /// stops when too many deferred replies are owed.
+    /// stops when too many deferred replies are owed, or when it is [ahead](UNREAD_BYTES_MAX) of a peer that reads.
     #[inline]
     pub(crate) fn update_pause(&mut self, desk: &Desk) {
         let usual = !self.paused && self.tickets.is_empty();
-        if !usual || self.outbox.len() > desk.limits.outbox_bytes / 2 {
+        if !usual || self.outbox.len() > UNREAD_BYTES_MAX.min(desk.limits.outbox_bytes / 2) {
             self.change_pause(desk);
         }
     }
 
     fn change_pause(&mut self, desk: &Desk) {
-        let was = self.paused;
-        let part = if was { 2 } else { 1 };
-        self.paused = self.outbox.len() > desk.limits.outbox_bytes / 2 / part
-            || self.tickets.len() >= TICKETS_MAX / part;
-        if self.paused && !was && self.takes_frames() {
+        let part = |was| if was { 2 } else { 1 };
+        let was_ahead = self.is_ahead;
+        let was_full = self.paused && !was_ahead;
+        let unsent = self.outbox.len();
+        let is_full = unsent > desk.limits.outbox_bytes / 2 / part(was_full)
+            || self.tickets.len() >= TICKETS_MAX / part(was_full);
+        let is_reading = self.clock.write == 0 || desk.now < self.clock.write + READING_MS;
+        self.is_ahead = !is_full && is_reading && unsent > UNREAD_BYTES_MAX / part(was_ahead);
+        self.paused = is_full || self.is_ahead;
+        if is_full && !was_full && self.takes_frames() {
             desk.name_counters(self.name).pauses.add(1);
         }
     }
@@ -340,13 +356,20 @@ impl Connection {
         }
     }
 
+    /// When to look at the connection again, on the worker's clock.
+    pub(crate) fn due(&self, limits: &Limits) -> Option<u64> {
+        let over = self.over(limits).map(|(at, _)| at);
+        let unread = self.is_ahead.then(|| self.clock.write + READING_MS);
+        over.into_iter().chain(unread).min()
+    }
+
     /// When a time limit may be exceeded next, and by what, on the worker's clock.
-    pub(crate) fn due(&self, limits: &Limits) -> Option<(u64, Close)> {
-        let mut due: Option<(u64, Close)> = None;
+    pub(crate) fn over(&self, limits: &Limits) -> Option<(u64, Close)> {
+        let mut over: Option<(u64, Close)> = None;
         let mut consider = |since: u64, limit: Duration, why: Close| {
             let at = since.saturating_add(milliseconds(limit));
-            if !limit.is_zero() && due.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
-                due = Some((at, why));
+            if !limit.is_zero() && over.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
+                over = Some((at, why));
             }
         };
         match self.life {
@@ -364,7 +387,7 @@ impl Connection {
         if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
             consider(self.clock.write, limits.write_timeout, Close::WriteTimeout);
         }
-        due
+        over
     }
 
     /// Bytes of memory that the peer makes the process hold. Of one that is about to be closed they are as good as

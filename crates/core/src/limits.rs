@@ -12,7 +12,8 @@ pub struct Limits {
     /// [`Limits::MAX_DEPTH`].
     pub depth: u32,
     /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
-    /// caught up; a single reply may exceed it, what others push to the connection may not. Default 8 MiB.
+    /// caught up; while it reads, that happens above 512 KiB already. A single reply may exceed it, what others push to the
+    /// connection may not. Default 8 MiB.
     pub outbox_bytes: usize,
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
     /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].

@@ -265,7 +265,7 @@ impl<L: Link> Shard<L> {
             entry.timed = NEVER;
             let over = entry
                 .connection
-                .due(&self.desk.limits)
+                .over(&self.desk.limits)
                 .filter(|(at, _)| *at <= now);
             self.with(slot, |connection, desk| {
                 if let Some((_, why)) = over {
@@ -508,12 +508,13 @@ impl<L: Link> Shard<L> {
         };
         // None can be over before this entry if it begins now, and those that began before were noted then.
         let patient = matches!(entry.connection.life, Life::Open)
+            && !entry.connection.is_ahead
             && entry.timed <= self.desk.now.saturating_add(self.patience);
         if patient {
             return;
         }
         // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
-        if let Some((at, _)) = entry.connection.due(&self.desk.limits)
+        if let Some(at) = entry.connection.due(&self.desk.limits)
             && at < entry.timed
         {
             entry.timed = at;

@@ -1,5 +1,7 @@
 //! Peers that do not read what they asked for.
 
+use std::time::Duration;
+
 use ringhold_core::PushError;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Client;
@@ -89,6 +91,68 @@ fn exactly_half_of_the_outbox_does_not_pause() {
     rig.receive(client, &[1]);
     assert!(!rig.reads(client));
     assert_eq!(rig.counters().pauses, 1);
+}
+
+/// `count` frames of 10,000 bytes each.
+fn ten_thousands(count: usize) -> Vec<u8> {
+    (0..count).flat_map(|i| bin(9_997, i as u8)).collect()
+}
+
+/// With an outbox of 8 MiB, and a client that has asked for 7 MB and does not read.
+fn greedy() -> (Rig, Client, Vec<u8>) {
+    let mut rig = Rig::with(limits(8 << 20), Manner::default());
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    let stream = ten_thousands(700);
+    assert!(rig.receive(client, &stream));
+    (rig, client, stream)
+}
+
+#[test]
+fn who_reads_is_not_served_far_ahead() {
+    let (mut rig, client, stream) = greedy();
+    assert_eq!(rig.frames(), 53, "the first ones above 512 KiB");
+    assert!(!rig.reads(client));
+    // Not before 256 KiB are left.
+    rig.set_window(client, Some(267_000));
+    assert_eq!(rig.frames(), 53);
+    rig.set_window(client, Some(1_000));
+    assert_eq!(rig.frames(), 80);
+    let mut sent = rig.take_sent(client);
+    sent.extend(read_all(&mut rig, client, 77_777));
+    assert!(sent == stream, "nothing is lost, nothing is out of order");
+    assert_eq!(rig.counters().pauses, 0, "it has never not read");
+    assert!(rig.reads(client));
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn who_writes_everything_before_it_reads_is_served_up_to_half_of_the_outbox() {
+    let (mut rig, client, stream) = greedy();
+    rig.advance(Duration::from_millis(9));
+    assert_eq!(rig.frames(), 53);
+    rig.advance(Duration::from_millis(50));
+    assert_eq!(rig.frames(), 420, "the first ones above 4 MiB");
+    assert_eq!(rig.counters().pauses, 1);
+    rig.advance(Duration::from_millis(1000));
+    assert_eq!(rig.frames(), 420);
+    assert!(read_all(&mut rig, client, 300_000) == stream);
+    assert!(rig.reads(client));
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn who_reads_a_little_is_waited_for_again() {
+    let (mut rig, client, _) = greedy();
+    for _ in 0..10 {
+        rig.advance(Duration::from_millis(9));
+        rig.set_window(client, Some(1));
+        assert_eq!(rig.frames(), 53);
+    }
+    rig.advance(Duration::from_millis(50));
+    assert_eq!(rig.frames(), 420);
 }
 
 #[test]
