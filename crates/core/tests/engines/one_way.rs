@@ -2,11 +2,14 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::SockRef;
 
 use crate::bed::{Bed, connect_unix, engines, expect, expect_end, frame};
@@ -151,6 +154,72 @@ fn ends_are_seen_while_nothing_is_under_way() {
         let total = bed.finish();
         assert_eq!((total.failed, total.bad_input), (1, 1), "{engine}");
     }
+}
+
+#[test]
+fn an_end_right_behind_the_last_bytes_is_seen() {
+    for engine in engines() {
+        let bed = start(engine);
+        for round in 1..=40 {
+            let (mut tcp, mut unix) = clients(&bed);
+            tcp.send(burst(0));
+            unix.send(burst(0));
+            let all = 40 * round;
+            bed.until("all frames", |bed| bed.total().frames_in >= all);
+            // The server is told of both at once.
+            tcp.stream.write_all(&frame(1000, 0)[..999]).unwrap();
+            tcp.stream.shutdown(Shutdown::Write).unwrap();
+            unix.stream.write_all(&frame(1000, 0)[..999]).unwrap();
+            unix.stream.shutdown(Shutdown::Write).unwrap();
+            expect_end(&mut tcp.stream);
+            expect_end(&mut unix.stream);
+        }
+        assert_eq!(bed.finish().bad_input, 80, "{engine}");
+    }
+}
+
+/// The kernel gives what is before and behind urgent data, or descriptors that are passed, in two receives, although all of it
+/// is there.
+#[test]
+fn what_is_behind_a_gap_arrives() {
+    for engine in engines() {
+        let bed = start(engine);
+        let (mut tcp, mut unix) = clients(&bed);
+        for round in 1..=20 {
+            tcp.send(burst(0));
+            unix.send(burst(0));
+            bed.until("all frames", |bed| bed.total().frames_in == 44 * round - 4);
+            let halves = [frame(1000, 1), frame(2000, 2)];
+            for half in &halves {
+                tcp.sent.write(half);
+                unix.sent.write(half);
+            }
+            // The last byte is the urgent one, which is no part of the stream.
+            let urgent = [&halves[0][..], &[0xc1]].concat();
+            SockRef::from(&tcp.stream)
+                .send_out_of_band(&urgent)
+                .unwrap();
+            tcp.stream.write_all(&halves[1]).unwrap();
+            pass_a_descriptor(&unix.stream, &halves[0]);
+            unix.stream.write_all(&halves[1]).unwrap();
+            bed.until("what is behind", |bed| bed.total().frames_in == 44 * round);
+        }
+        tcp.ask();
+        unix.ask();
+        drop((tcp, unix));
+        bed.finish();
+    }
+}
+
+/// Sends `bytes` with a descriptor.
+fn pass_a_descriptor(stream: &UnixStream, bytes: &[u8]) {
+    let fds = [stream.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let slices = [IoSlice::new(bytes)];
+    let sent = rustix::net::sendmsg(stream, &slices, &mut control, SendFlags::empty()).unwrap();
+    assert_eq!(sent, bytes.len());
 }
 
 #[test]

@@ -264,10 +264,13 @@ impl Engine<'_> {
         let is_answered = !outbox.is_empty();
         if let Pace::Bulky(bulky) = &mut link.pace {
             bulky.is_answered = is_answered;
+            // What a poll that goes on has reported it does not report again: neither an end behind the last piece, nor what
+            // is behind a gap that the kernel leaves after urgent data or passed descriptors.
+            let is_sure = bulky.is_polled_on();
             // A socket that gave less than there was room for was empty. More may have come by now if it was not much less, and
             // whoever gets an answer may go on by the time that it is sent.
             bulky.is_dry = match result {
-                Ok(length) => length < PIECE_BYTES / 2 && !is_answered,
+                Ok(length) => length < PIECE_BYTES / 2 && !is_answered && !is_sure,
                 Err(error) => error == Errno::AGAIN,
             };
             match result {
