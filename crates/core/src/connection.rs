@@ -45,16 +45,24 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
     pub(crate) life: Life,
-    /// Dispatch waits until the peer has read more of its replies.
-    pub(crate) paused: bool,
-    /// The pause is only to last while the peer reads; see [`UNREAD_BYTES_MAX`].
-    pub(crate) is_ahead: bool,
+    pub(crate) pause: Pause,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
     pub(crate) metered: usize,
     /// The engine receives no more, because the server stops.
     pub(crate) quiet: bool,
     /// Times on the worker's clock, for the time limits; see [`Connection::due`].
     pub(crate) clock: Clock,
+}
+
+/// Whether dispatch waits, and reading with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// It does not.
+    No,
+    /// Until the peer, which reads, has read more of its replies; see [`UNREAD_BYTES_MAX`].
+    Ahead,
+    /// Until the peer has read more, or more deferred replies are answered.
+    Full,
 }
 
 /// Since when a connection waits for what; milliseconds on the worker's clock.
@@ -132,8 +140,7 @@ impl Connection {
             outbox: Outbox::default(),
             tickets: Tickets::default(),
             life: Life::Open,
-            paused: false,
-            is_ahead: false,
+            pause: Pause::No,
             metered: 0,
             quiet: false,
             clock: Clock {
@@ -159,10 +166,16 @@ impl Connection {
         }
     }
 
+    /// Whether dispatch waits.
+    #[inline]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause != Pause::No
+    }
+
     /// Whether there are bytes that can be dispatched now.
     pub(crate) fn is_ready(&self) -> bool {
         self.takes_frames()
-            && !self.paused
+            && !self.is_paused()
             && self.input.as_ref().is_some_and(|input| input.is_backlog())
     }
 
@@ -170,23 +183,27 @@ impl Connection {
     /// stops when too many deferred replies are owed, or when it is [ahead](UNREAD_BYTES_MAX) of a peer that reads.
     #[inline]
     pub(crate) fn update_pause(&mut self, desk: &Desk) {
-        let usual = !self.paused && self.tickets.is_empty();
+        let usual = !self.is_paused() && self.tickets.is_empty();
         if !usual || self.outbox.len() > UNREAD_BYTES_MAX.min(desk.limits.outbox_bytes / 2) {
             self.change_pause(desk);
         }
     }
 
     fn change_pause(&mut self, desk: &Desk) {
-        let part = |was| if was { 2 } else { 1 };
-        let was_ahead = self.is_ahead;
-        let was_full = self.paused && !was_ahead;
+        let was = self.pause;
+        let part = |pause| if was == pause { 2 } else { 1 };
         let unsent = self.outbox.len();
-        let is_full = unsent > desk.limits.outbox_bytes / 2 / part(was_full)
-            || self.tickets.len() >= TICKETS_MAX / part(was_full);
+        let is_full = unsent > desk.limits.outbox_bytes / 2 / part(Pause::Full)
+            || self.tickets.len() >= TICKETS_MAX / part(Pause::Full);
         let is_reading = self.clock.write == 0 || desk.now < self.clock.write + READING_MS;
-        self.is_ahead = !is_full && is_reading && unsent > UNREAD_BYTES_MAX / part(was_ahead);
-        self.paused = is_full || self.is_ahead;
-        if is_full && !was_full && self.takes_frames() {
+        self.pause = if is_full {
+            Pause::Full
+        } else if is_reading && unsent > UNREAD_BYTES_MAX / part(Pause::Ahead) {
+            Pause::Ahead
+        } else {
+            Pause::No
+        };
+        if is_full && was != Pause::Full && self.takes_frames() {
             desk.name_counters(self.name).pauses.add(1);
         }
     }
@@ -301,7 +318,7 @@ impl Connection {
     pub(crate) fn settle(&mut self, desk: &mut Desk) {
         if matches!(self.life, Life::Ended)
             && !self.is_ready()
-            && !self.paused
+            && !self.is_paused()
             && self.tickets.is_empty()
         {
             let why = if self.input.is_some() {
@@ -342,7 +359,7 @@ impl Connection {
     }
 
     fn desired_receive(&self) -> Receive {
-        if self.paused {
+        if self.is_paused() {
             return Receive::Pause;
         }
         match &self.input {
@@ -359,7 +376,7 @@ impl Connection {
     /// When to look at the connection again, on the worker's clock.
     pub(crate) fn due(&self, limits: &Limits) -> Option<u64> {
         let over = self.over(limits).map(|(at, _)| at);
-        let unread = self.is_ahead.then(|| self.clock.write + READING_MS);
+        let unread = (self.pause == Pause::Ahead).then(|| self.clock.write + READING_MS);
         over.into_iter().chain(unread).min()
     }
 
@@ -406,7 +423,7 @@ impl Connection {
             .as_ref()
             .is_some_and(|input| input.parked.is_some());
         // A peer cannot complete a frame while it is not read.
-        if !incomplete || self.paused {
+        if !incomplete || self.is_paused() {
             self.clock.frame = 0;
         } else if self.clock.frame == 0 {
             self.clock.frame = desk.now;
@@ -427,4 +444,14 @@ impl Connection {
 /// A time on the worker's clock. Rounded up, since a limit must not take effect early, nor become zero.
 pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_costs_little() {
+        assert!(size_of::<Connection>() <= 128);
+    }
 }

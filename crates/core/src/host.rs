@@ -83,7 +83,7 @@ impl<S: Service> Hosted<S> {
         let mut goes_on = reply.connection.takes_frames();
         while goes_on && rest.len() > scanned {
             if scanned == 0 {
-                if self.uncounted >= FRAMES_PER_TURN_MAX || reply.connection.paused {
+                if self.uncounted >= FRAMES_PER_TURN_MAX || reply.connection.is_paused() {
                     break;
                 }
                 if !S::TOP_LEVEL.allows(rest[0]) {
@@ -146,7 +146,7 @@ impl<S: Service> Hosted<S> {
     fn input_behind<'b>(&mut self, bytes: &'b [u8], reply: &mut Reply<'_>) -> Option<&'b [u8]> {
         let mut partial = reply.connection.input.take()?;
         let mut rest = None;
-        let wait = partial.is_backlog() || reply.connection.paused;
+        let wait = partial.is_backlog() || reply.connection.is_paused();
         let taken = match (wait, partial.parked.take()) {
             (false, Some(parked)) => {
                 reply.desk.framer.resume(parked);
@@ -319,7 +319,7 @@ impl<S: Service> Host for Hosted<S> {
         let Some(mut partial) = reply.connection.input.take() else {
             return;
         };
-        if !partial.is_backlog() || reply.connection.paused {
+        if !partial.is_backlog() || reply.connection.is_paused() {
             reply.connection.input = Some(partial);
             return;
         }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::close::Close;
-use crate::connection::{Connection, Desire, Finish, LINGER, Life, Receive, milliseconds};
+use crate::connection::{Connection, Desire, Finish, LINGER, Life, Pause, Receive, milliseconds};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
@@ -408,8 +408,9 @@ impl<L: Link> Shard<L> {
             .connections
             .get(slot as usize)
             .map(|entry| &entry.connection);
-        connection
-            .is_some_and(|connection| matches!(connection.life, Life::Open) && !connection.paused)
+        connection.is_some_and(|connection| {
+            matches!(connection.life, Life::Open) && !connection.is_paused()
+        })
     }
 
     /// Whether it has input that will be dispatched in the next turn.
@@ -482,7 +483,7 @@ impl<L: Link> Shard<L> {
             && !self.hands_over
             && matches!(connection.life, Life::Open)
             && !connection.is_ready()
-            && !connection.paused
+            && !connection.is_paused()
             && connection.tickets.is_empty()
         {
             connection.close(Close::Stopping, &mut self.desk);
@@ -508,7 +509,7 @@ impl<L: Link> Shard<L> {
         };
         // None can be over before this entry if it begins now, and those that began before were noted then.
         let patient = matches!(entry.connection.life, Life::Open)
-            && !entry.connection.is_ahead
+            && entry.connection.pause != Pause::Ahead
             && entry.timed <= self.desk.now.saturating_add(self.patience);
         if patient {
             return;

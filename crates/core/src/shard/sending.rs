@@ -39,7 +39,7 @@ impl<L: Link> Shard<L> {
         }
         let connection = &mut self.connections.get_mut(slot as usize)?.connection;
         if !matches!(connection.life, Life::Open)
-            || connection.paused
+            || connection.is_paused()
             || connection.outbox.len() > bytes_max
         {
             return None;
