@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::Shutdown;
-use rustix::net::sockopt::{ipv6_v6only, set_tcp_nodelay, socket_reuseport, tcp_congestion};
+use rustix::net::sockopt::{
+    ipv6_v6only, set_tcp_congestion, set_tcp_nodelay, socket_reuseport, tcp_congestion,
+};
 use socket2::{Domain, Socket, Type};
 
 use super::bind::{Bound, Options, adjust};
@@ -40,7 +42,7 @@ impl Heirloom {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// Makes it what the configuration says now: backlog, mode, owners, nodelay. `None` if that cannot be done, in which
+    /// Makes it what the configuration says now: backlog, mode, owners, nodelay, congestion. `None` if that cannot be done, in which
     /// case it is closed and is to be bound anew.
     pub(super) fn adapt(self, options: &Options) -> Option<Bound> {
         let Some(address) = self.adapted(options) else {
@@ -58,7 +60,10 @@ impl Heirloom {
         let address = Address::of(self.socket.as_fd()).ok().flatten()?;
         match (&self.path, &address) {
             (Some(path), _) => adjust(path.path(), options).ok()?,
-            (None, Address::Tcp(_)) => set_tcp_nodelay(&self.socket, options.nodelay).ok()?,
+            (None, Address::Tcp(_)) => {
+                set_tcp_nodelay(&self.socket, options.nodelay).ok()?;
+                self.set_congestion(options).ok()?;
+            }
             (None, _) => {}
         }
         // Listening again changes the backlog and nothing else (listen(2)).
@@ -66,19 +71,23 @@ impl Heirloom {
         Some(address)
     }
 
+    fn set_congestion(&self, options: &Options) -> io::Result<()> {
+        let name = match &options.congestion {
+            Some(name) => name.clone(),
+            // The default, which a fresh socket has.
+            None => tcp_congestion(Socket::new(Domain::IPV4, Type::STREAM, None)?)?,
+        };
+        if tcp_congestion(&self.socket)? != name {
+            set_tcp_congestion(&self.socket, &name)?;
+        }
+        Ok(())
+    }
+
     fn is_bound_like(&self, listen: &ListenAddress, options: &Options) -> io::Result<bool> {
         let ListenAddress::Tcp(address) = listen else {
             return Ok(true);
         };
         if socket_reuseport(&self.socket)? != options.reuse_port {
-            return Ok(false);
-        }
-        let congestion = match &options.congestion {
-            Some(name) => name.clone(),
-            // The default, which a fresh socket has.
-            None => tcp_congestion(Socket::new(Domain::IPV4, Type::STREAM, None)?)?,
-        };
-        if tcp_congestion(&self.socket)? != congestion {
             return Ok(false);
         }
         Ok(match options.ipv6_only {
