@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::Engine;
-use super::link::{Pace, Receiving, RingLink};
+use super::link::{Pace, Polling, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use crate::connection::{Desire, Finish, Receive};
@@ -49,17 +49,6 @@ pub(super) struct Bulky {
     has_larges: bool,
     /// Small pieces in a row.
     small: u8,
-}
-
-/// The poll for something to receive of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Readable {
-    /// None is in flight.
-    No,
-    /// In flight.
-    Armed,
-    /// In flight and asked to end.
-    Cancelled,
 }
 
 impl Bulky {
@@ -148,10 +137,10 @@ impl Engine<'_> {
         }
         let goes_on = bulky.is_polled_on();
         link.receiving = Receiving::Polled;
-        if link.readable != Readable::No {
+        if link.readable != Polling::No {
             return Ok(());
         }
-        link.readable = Readable::Armed;
+        link.readable = Polling::Armed;
         let poll = opcode::PollAdd::new(link.fd(), libc::POLLIN as u32)
             .multi(goes_on)
             .build()
@@ -173,9 +162,9 @@ impl Engine<'_> {
             );
             return;
         };
-        let is_cancelled = link.readable == Readable::Cancelled;
+        let is_cancelled = link.readable == Polling::Cancelled;
         if !completion.more() {
-            link.readable = Readable::No;
+            link.readable = Polling::No;
         }
         match (link.receiving, &mut link.pace) {
             (Receiving::Polled, _) if !is_cancelled => {
@@ -196,10 +185,10 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if link.readable != Readable::Armed {
+        if link.readable != Polling::Armed {
             return Ok(());
         }
-        link.readable = Readable::Cancelled;
+        link.readable = Polling::Cancelled;
         self.cancel(Operation::new(Kind::Readable, generation, slot))
     }
 

@@ -16,9 +16,9 @@ use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 
 use super::Engine;
+use super::link::Polling;
 use super::operation::{Kind, Operation};
 use super::queue::{Chunk, Completion, Wait};
-use super::room::Room;
 use crate::outbox::Segment;
 
 /// All of it, now, or a failure that says how much.
@@ -51,7 +51,7 @@ impl Engine<'_> {
             return Ok(false);
         };
         let fd = link.fd();
-        if link.room != Room::No {
+        if link.room != Polling::No {
             return Ok(false);
         }
         let Some(bytes) = self.shard.launch(slot, BYTES_MAX) else {

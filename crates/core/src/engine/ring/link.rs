@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::types::Fd;
 
-use super::bulk::{Bulky, Readable};
+use super::bulk::Bulky;
 use super::eager::Eager;
-use super::room::Room;
 use super::watch::Watch;
 use crate::engine::peer_address;
 use crate::outbox::SEND_SEGMENTS_MAX;
@@ -32,7 +31,7 @@ pub(crate) struct RingLink {
     /// The receive into shared buffers that is in flight is a multishot one.
     pub(super) is_multishot: bool,
     /// The poll for something to receive.
-    pub(super) readable: Readable,
+    pub(super) readable: Polling,
     /// The watch for the peer's end.
     pub(super) watch: Watch,
     /// A send of so many bytes is in flight.
@@ -42,7 +41,7 @@ pub(crate) struct RingLink {
     /// The last send found no room, and nobody has reported any since.
     pub(super) blocked: bool,
     /// The poll for room.
-    pub(super) room: Room,
+    pub(super) room: Polling,
     /// Parameters of the send that is in flight, if it gathers several segments.
     pub(super) message: Option<Box<Message>>,
 }
@@ -62,6 +61,17 @@ pub(super) enum Receiving {
     Queued,
     /// It waits for the poll for something to receive.
     Polled,
+}
+
+/// A poll of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Polling {
+    /// None is in flight.
+    No,
+    /// In flight.
+    Armed,
+    /// In flight and asked to end.
+    Cancelled,
 }
 
 /// How a connection is received from.
@@ -94,12 +104,12 @@ impl RingLink {
             pace: Pace::default(),
             eager_after: 0,
             is_multishot: false,
-            readable: Readable::No,
+            readable: Polling::No,
             watch: Watch::No,
             sending: 0,
             send_cancelled: false,
             blocked: false,
-            room: Room::No,
+            room: Polling::No,
             message: None,
         }
     }
@@ -119,8 +129,8 @@ impl RingLink {
         self.sending > 0
             || self.receive_in_flight()
             || matches!(self.watch, Watch::Armed | Watch::Cancelled)
-            || self.readable != Readable::No
-            || self.room != Room::No
+            || self.readable != Polling::No
+            || self.room != Polling::No
     }
 }
 

@@ -10,19 +10,9 @@ use std::io;
 use io_uring::opcode;
 
 use super::Engine;
+use super::link::Polling;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
-
-/// The poll for room of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
-    /// None is in flight.
-    No,
-    /// In flight.
-    Armed,
-    /// In flight and asked to end.
-    Cancelled,
-}
 
 impl Engine<'_> {
     /// Waits for room.
@@ -30,10 +20,10 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if link.room != Room::No {
+        if link.room != Polling::No {
             return Ok(());
         }
-        link.room = Room::Armed;
+        link.room = Polling::Armed;
         let poll = opcode::PollAdd::new(link.fd(), libc::POLLOUT as u32)
             .multi(true)
             .build()
@@ -55,7 +45,7 @@ impl Engine<'_> {
             return;
         };
         if !completion.more() {
-            link.room = Room::No;
+            link.room = Polling::No;
             // Whatever ended it, the next send tells how things are.
             link.blocked = false;
         }
@@ -71,10 +61,10 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if link.room != Room::Armed {
+        if link.room != Polling::Armed {
             return Ok(());
         }
-        link.room = Room::Cancelled;
+        link.room = Polling::Cancelled;
         self.cancel(Operation::new(Kind::Room, generation, slot))
     }
 }
