@@ -8,6 +8,7 @@ mod bed;
 mod bulk;
 mod descriptors;
 mod eager;
+mod leftovers;
 mod one_way;
 mod stopping;
 mod streams;

@@ -136,14 +136,16 @@ impl Engine<'_> {
             return Ok(());
         }
         let goes_on = bulky.is_polled_on();
+        let file = link.file(slot);
         link.receiving = Receiving::Polled;
         if link.readable != Polling::No {
             return Ok(());
         }
         link.readable = Polling::Armed;
-        let poll = opcode::PollAdd::new(link.fd(), libc::POLLIN as u32)
+        let poll = opcode::PollAdd::new(file.fd, libc::POLLIN as u32)
             .multi(goes_on)
             .build()
+            .flags(file.flags)
             .user_data(Operation::new(Kind::Readable, generation, slot).pack());
         // SAFETY: the entry points to nothing.
         #[expect(unsafe_code, reason = "submitting an operation")]

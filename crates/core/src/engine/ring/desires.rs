@@ -140,6 +140,7 @@ impl Engine<'_> {
         }
         // The descriptor may have duplicates elsewhere; the peer must see the end all the same.
         let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
+        self.unregister(slot);
         let link = self.shard.closed(slot);
         if let Some(message) = link.message {
             self.messages.push(message);
@@ -159,9 +160,11 @@ impl Engine<'_> {
         if send && !link.blocked {
             return self.send(slot, generation);
         }
-        if !link.in_flight()
-            && let Some(parcel) = self.shard.release(slot)
-        {
+        if link.in_flight() {
+            return Ok(());
+        }
+        self.unregister(slot);
+        if let Some(parcel) = self.shard.release(slot) {
             self.parcels.push(parcel);
         }
         Ok(())

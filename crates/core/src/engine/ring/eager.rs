@@ -17,9 +17,9 @@ use super::{Engine, Poll};
 const CROWD_MIN: u32 = 16;
 
 /// A connection becomes eager after so many crowded turns in a row. Each time that this turns out to be wrong it takes
-/// twice as many.
-const CROWDED_TURNS_MIN: u16 = 16;
-const CROWDED_TURNS_MAX: u16 = 4096;
+/// twice as many, up to [`PATIENCE_MAX`] times.
+const CROWDED_TURNS_MIN: u32 = 16;
+const PATIENCE_MAX: u8 = 8;
 
 /// A look in vain costs about what two others save. Once it has been so much too often, a connection is eager no more.
 const MISS: u8 = 2;
@@ -85,7 +85,7 @@ impl Crowd {
         match &mut link.pace {
             Pace::Patient { crowded } if self.before.receives >= CROWD_MIN => {
                 *crowded += 1;
-                if *crowded >= link.eager_after.max(CROWDED_TURNS_MIN) {
+                if u32::from(*crowded) >= CROWDED_TURNS_MIN << link.patience {
                     link.pace = Pace::Eager(Eager::default());
                 }
             }
@@ -152,7 +152,7 @@ fn note_miss(link: &mut RingLink) {
     eager.in_vain += MISS;
     if eager.in_vain >= IN_VAIN_MAX {
         link.pace = Pace::default();
-        link.eager_after = (link.eager_after.max(CROWDED_TURNS_MIN) * 2).min(CROWDED_TURNS_MAX);
+        link.patience = (link.patience + 1).min(PATIENCE_MAX);
     }
 }
 
@@ -161,6 +161,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    const CROWDED_TURNS_MAX: u32 = CROWDED_TURNS_MIN << PATIENCE_MAX;
 
     fn link() -> RingLink {
         RingLink::new(UnixStream::pair().unwrap().0.into())
@@ -171,7 +173,7 @@ mod tests {
     }
 
     /// The turns, in which so many connections receive, until this one is eager.
-    fn turns_until_eager(crowd: &mut Crowd, link: &mut RingLink, others: u32) -> Option<u16> {
+    fn turns_until_eager(crowd: &mut Crowd, link: &mut RingLink, others: u32) -> Option<u32> {
         (0..2 * CROWDED_TURNS_MAX).find(|_| {
             crowd.begin_turn();
             let mut other = link_like_it();
@@ -183,7 +185,7 @@ mod tests {
 
     fn link_like_it() -> RingLink {
         let mut link = link();
-        link.eager_after = u16::MAX;
+        link.patience = u8::try_from(u16::MAX.ilog2()).unwrap();
         link
     }
 

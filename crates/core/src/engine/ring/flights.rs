@@ -50,7 +50,7 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(false);
         };
-        let fd = link.fd();
+        let file = link.file(slot);
         if link.room != Polling::No {
             return Ok(false);
         }
@@ -61,7 +61,8 @@ impl Engine<'_> {
             self.flights.queue.iter().all(|flight| flight.slot != slot),
             "the second could overtake the first"
         );
-        let send = flight(fd, bytes.as_slice())
+        let send = flight(file.fd, bytes.as_slice())
+            .flags(file.flags)
             .user_data(Operation::new(Kind::Flight, generation, slot).pack());
         // SAFETY: the bytes are not in the segment itself, and `flights` keeps it unchanged until the flight has landed; see
         // `Engine` for what happens when it never does.

@@ -1,9 +1,7 @@
 //! What the ring engine keeps for one connection.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-use io_uring::types::Fd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::bulk::Bulky;
 use super::eager::Eager;
@@ -15,6 +13,8 @@ use crate::peer::{Link, PeerAddress};
 /// The socket of a connection and the operations that are in flight on it.
 pub(crate) struct RingLink {
     pub(super) socket: OwnedFd,
+    /// The kernel knows it by its slot, see [`super::files`].
+    pub(super) is_registered: bool,
     pub(super) receiving: Receiving,
     /// The receive that is in flight was asked to end.
     pub(super) receive_cancelled: bool,
@@ -26,8 +26,8 @@ pub(crate) struct RingLink {
     pub(super) bytes_in_turn: u32,
     /// How it is received from.
     pub(super) pace: Pace,
-    /// It is made eager after so many crowded turns, or after fewer if that is too few.
-    pub(super) eager_after: u16,
+    /// How often it was eager in vain.
+    pub(super) patience: u8,
     /// The receive into shared buffers that is in flight is a multishot one.
     pub(super) is_multishot: bool,
     /// The poll for something to receive.
@@ -95,6 +95,7 @@ impl RingLink {
     pub(super) fn new(socket: OwnedFd) -> Self {
         RingLink {
             socket,
+            is_registered: false,
             receiving: Receiving::No,
             receive_cancelled: false,
             yielding: false,
@@ -102,7 +103,7 @@ impl RingLink {
             buffers_in_turn: 0,
             bytes_in_turn: 0,
             pace: Pace::default(),
-            eager_after: 0,
+            patience: 0,
             is_multishot: false,
             readable: Polling::No,
             watch: Watch::No,
@@ -112,10 +113,6 @@ impl RingLink {
             room: Polling::No,
             message: None,
         }
-    }
-
-    pub(super) fn fd(&self) -> Fd {
-        Fd(self.socket.as_raw_fd())
     }
 
     pub(super) fn receive_in_flight(&self) -> bool {

@@ -9,6 +9,7 @@ mod buffers;
 mod bulk;
 mod desires;
 mod eager;
+mod files;
 mod flights;
 mod link;
 mod operation;
@@ -36,6 +37,7 @@ use self::alarm::Alarm;
 use self::buffers::Buffers;
 use self::bulk::Bulk;
 use self::eager::Crowd;
+use self::files::Files;
 use self::flights::Flights;
 use self::link::Message;
 use self::operation::{Kind, Operation};
@@ -57,6 +59,7 @@ pub(crate) use self::setup::Unavailable;
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
     queue: Queue<'r>,
+    files: Files,
     buffers: Buffers,
     shard: Shard<RingLink>,
     acceptors: Vec<Listening>,
@@ -119,6 +122,11 @@ pub(crate) fn run(
         }
     };
     let queue = Queue::new(&mut ring);
+    let files = if probe::lets_go_of_files() {
+        Files::register(queue.submitter(), shard.desk.limits.connections)
+    } else {
+        Files::none()
+    };
     // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
     // leaked.
     #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
@@ -141,6 +149,7 @@ pub(crate) fn run(
     };
     let mut engine = ManuallyDrop::new(Engine {
         queue,
+        files,
         buffers,
         shard,
         acceptors: acceptors.into_iter().map(Listening::new).collect(),

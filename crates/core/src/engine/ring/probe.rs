@@ -4,7 +4,7 @@
 //! engine is built on is used once, in about a millisecond altogether, before the engine is chosen.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +14,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::Poll;
 use super::buffers::{Buffers, GROUP};
+use super::files::{File, Files};
 use super::flights::flight;
 use super::queue::{Chunk, Completion, Queue, Wait};
 use super::receive::{Shots, receive};
@@ -96,7 +97,21 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
     };
     essential("multishot receive", tests.receive())?;
     essential("multishot accept", tests.accept())?;
-    essential("silent sends", tests.send())
+    essential("silent sends", tests.send())?;
+    report.optional(
+        "registered sockets",
+        tests.files().is_ok(),
+        "their descriptors",
+    );
+    Ok(())
+}
+
+/// Whether sockets can be registered, see [`super::files`]. On a ring of its own, which takes a fraction of a millisecond.
+pub(super) fn lets_go_of_files() -> bool {
+    let Ok(mut ring) = setup::ring(&CONFIG) else {
+        return false;
+    };
+    Tests::new(&mut ring).is_ok_and(|mut tests| tests.files().is_ok())
 }
 
 /// Which of the set-up flags is the one that the kernel refuses.
@@ -229,6 +244,36 @@ impl<'r> Tests<'r> {
             }
         }
         Ok(())
+    }
+
+    /// A socket that was registered, taken out and closed must be gone at once, though an operation on another one goes on.
+    fn files(&mut self) -> io::Result<()> {
+        let files = Files::register(self.queue.submitter(), 2);
+        let (waiting, _peer) = UnixStream::pair()?;
+        let (closing, mut peer) = UnixStream::pair()?;
+        peer.set_nonblocking(true)?;
+        for (slot, socket) in [(0, &waiting), (1, &closing)] {
+            if !files.add(self.queue.submitter(), slot, socket.as_fd()) {
+                return Err(io::Error::from(io::ErrorKind::Unsupported));
+            }
+        }
+        let place = File::place(0);
+        let poll = opcode::PollAdd::new(place.fd, libc::POLLIN as u32)
+            .build()
+            .flags(place.flags)
+            .user_data(TARGET);
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&poll)?;
+        }
+        self.queue.enter(Wait::No, &self.counters)?;
+        files.remove(self.queue.submitter(), 1);
+        drop(closing);
+        // The end of the peer; as long as the socket is there, this fails with EAGAIN.
+        let ended = peer.read(&mut [0]);
+        self.cancel()?;
+        ended.map(drop)
     }
 
     /// Waits until what was queued last is over. Returns what the target said before.

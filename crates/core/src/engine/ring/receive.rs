@@ -52,7 +52,9 @@ impl Engine<'_> {
             return Ok(());
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
-        let receive = receive(link.fd(), shots, poll)
+        let file = link.file(slot);
+        let receive = receive(file.fd, shots, poll)
+            .flags(file.flags)
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream;
         link.is_multishot = shots == Shots::Many;
@@ -202,8 +204,10 @@ impl Engine<'_> {
             return Ok(());
         };
         let length = u32::try_from(room).unwrap_or(u32::MAX);
-        let receive = opcode::Recv::new(link.fd(), target, length)
+        let file = link.file(slot);
+        let receive = opcode::Recv::new(file.fd, target, length)
             .build()
+            .flags(file.flags)
             .user_data(Operation::new(Kind::Large, generation, slot).pack());
         link.receiving = Receiving::Large(key as u32);
         link.receive_cancelled = false;

@@ -24,9 +24,11 @@ impl Engine<'_> {
             return Ok(());
         }
         link.room = Polling::Armed;
-        let poll = opcode::PollAdd::new(link.fd(), libc::POLLOUT as u32)
+        let file = link.file(slot);
+        let poll = opcode::PollAdd::new(file.fd, libc::POLLOUT as u32)
             .multi(true)
             .build()
+            .flags(file.flags)
             .user_data(Operation::new(Kind::Room, generation, slot).pack());
         // SAFETY: the entry points to nothing.
         #[expect(unsafe_code, reason = "submitting an operation")]

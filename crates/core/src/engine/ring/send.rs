@@ -22,24 +22,26 @@ impl Engine<'_> {
             return Ok(());
         };
         debug_assert!(link.sending == 0, "one send a connection");
-        let fd = link.fd();
+        let file = link.file(slot);
         let mut slices = outbox.begin(pools);
         let (send, length) = if slices.len() == 1
             && let Some(slice) = slices.next()
         {
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
-            let send = opcode::Send::new(fd, slice.as_ptr(), length).flags(FLAGS);
+            let send = opcode::Send::new(file.fd, slice.as_ptr(), length).flags(FLAGS);
             (send.build(), length)
         } else {
             let mut message = self.messages.pop().unwrap_or_else(Message::new);
             let (header, length) = message.gather(slices);
             link.message = Some(message);
-            let send = opcode::SendMsg::new(fd, header).flags(FLAGS as u32);
+            let send = opcode::SendMsg::new(file.fd, header).flags(FLAGS as u32);
             (send.build(), u32::try_from(length).unwrap_or(u32::MAX))
         };
         link.sending = length;
         link.send_cancelled = false;
-        let send = send.user_data(Operation::new(Kind::Send, generation, slot).pack());
+        let send = send
+            .flags(file.flags)
+            .user_data(Operation::new(Kind::Send, generation, slot).pack());
         // SAFETY: sealed segments of an outbox neither move nor change until `Outbox::sent`, which is called at the
         // completion, and the parameters stay in the link until then.
         #[expect(unsafe_code, reason = "submitting an operation")]

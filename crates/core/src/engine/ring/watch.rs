@@ -38,9 +38,12 @@ impl Engine<'_> {
         if link.watch != Watch::No {
             return Ok(());
         }
+        link.register(&self.files, self.queue.submitter(), slot);
         link.watch = Watch::Armed;
-        let poll = opcode::PollAdd::new(link.fd(), libc::POLLRDHUP as u32)
+        let file = link.file(slot);
+        let poll = opcode::PollAdd::new(file.fd, libc::POLLRDHUP as u32)
             .build()
+            .flags(file.flags)
             .user_data(Operation::new(Kind::Watch, generation, slot).pack());
         // SAFETY: the entry points to nothing.
         #[expect(unsafe_code, reason = "submitting an operation")]
