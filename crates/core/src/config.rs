@@ -96,7 +96,8 @@ pub struct RingConfig {
     /// Entries of the submission queue, a power of two from 8 to 32768 (`IORING_MAX_ENTRIES`). Default 4096.
     pub entries: u32,
     /// Receive buffers that a worker starts with, a power of two from 2 to 32768 (io_uring_register_buf_ring(3)). Few
-    /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Default 64.
+    /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Half as many more, at most
+    /// 32, are set aside for receives that do not wait. Default 64.
     pub buffers: u32,
     /// Bytes of one receive buffer, a power of two from 1 KiB to 1 MiB; what is not received into is not
     /// touched. Default 64 KiB.

@@ -4,6 +4,9 @@
 //! takes a buffer when it completes a receive and names it in the completion; from then until it is published again
 //! the memory is ours to read. A buffer that a service keeps a part of is *leased*: it is published again when the
 //! last lease is dropped, on whatever thread that happens.
+//!
+//! Some more are set aside for receives that are over when the enter that begins them returns, so that the buffer can be
+//! named beforehand: that is cheaper than to have the kernel choose one, and the one that was used last is still in the cache.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
@@ -23,6 +26,9 @@ const ALIGNMENT: usize = 4096;
 
 /// The id of the one group of buffers that a worker has.
 pub(super) const GROUP: u16 = 0;
+
+/// Half as many buffers as the kernel gets are set aside, but not more than this.
+const ASIDE_MAX: u16 = 32;
 
 /// Page-aligned memory, freed when the value is dropped.
 struct Memory {
@@ -97,6 +103,8 @@ pub(super) struct Buffers {
     /// The entries, shared with the kernel.
     ring: Memory,
     entries: u16,
+    /// Those of the buffers from number `entries` on that are free. The one that was used last is at the end.
+    aside: Vec<u16>,
     /// Where the next entry goes; published by `publish`.
     tail: u16,
     /// Entries written since the last `publish`.
@@ -122,7 +130,8 @@ impl Buffers {
         buffer_bytes: usize,
     ) -> io::Result<Self> {
         debug_assert!(entries.is_power_of_two() && entries <= 1 << 15);
-        let count = entries as usize;
+        let aside = (entries / 2).min(ASIDE_MAX);
+        let count = usize::from(entries + aside);
         let store = Store {
             memory: Memory::new(count * buffer_bytes)?,
             buffer_bytes,
@@ -130,7 +139,7 @@ impl Buffers {
             returned: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             returned_count: AtomicUsize::new(0),
         };
-        let ring = Memory::new(count * size_of::<BufRingEntry>())?;
+        let ring = Memory::new(usize::from(entries) * size_of::<BufRingEntry>())?;
         // SAFETY: the memory is aligned to a page, as large as the entries, and outlives the registration as the
         // caller vouches.
         unsafe {
@@ -140,11 +149,12 @@ impl Buffers {
             store: Arc::new(store),
             ring,
             entries,
+            aside: Vec::with_capacity(aside.into()),
             tail: 0,
             unpublished: 0,
             leased: 0,
         };
-        for buffer in 0..entries {
+        for buffer in 0..entries + aside {
             buffers.recycle(buffer);
         }
         buffers.publish();
@@ -160,14 +170,20 @@ impl Buffers {
         self.leased as usize
     }
 
-    /// The first `length` bytes of a buffer that a completion named, until it is given back.
+    /// A buffer for a receive that names it, and how long it is. The kernel may write to it until the receive has completed.
+    pub(super) fn take_aside(&mut self) -> Option<(u16, *mut u8, usize)> {
+        let buffer = self.aside.pop()?;
+        Some((buffer, self.store.address(buffer), self.store.buffer_bytes))
+    }
+
+    /// The first `length` bytes of a buffer that a completion used, until it is given back.
     pub(super) fn received(&self, buffer: u16, length: usize) -> Received<'_> {
         assert!(
-            buffer < self.entries && length <= self.store.buffer_bytes,
-            "the kernel names buffers that it was given"
+            usize::from(buffer) < self.store.leases.len() && length <= self.store.buffer_bytes,
+            "the kernel uses buffers that it was given"
         );
-        // SAFETY: the range lies within the allocation. The kernel filled it and took the buffer off the ring, so
-        // nobody writes to it until `give_back`, which needs `self` mutably and therefore comes after the borrow.
+        // SAFETY: the range lies within the allocation. The kernel filled it and took the buffer off the ring, or it is one
+        // that was set aside, so nobody writes to it until `give_back`, which needs `self` mutably and therefore comes after the borrow.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
         let bytes = unsafe { std::slice::from_raw_parts(self.store.address(buffer), length) };
         Received {
@@ -205,8 +221,12 @@ impl Buffers {
         }
     }
 
-    /// Writes the entry of a free buffer; the kernel sees it after `publish`.
+    /// Takes note of a free buffer: among those that are set aside, or by its entry, which the kernel sees after `publish`.
     fn recycle(&mut self, buffer: u16) {
+        if buffer >= self.entries {
+            self.aside.push(buffer);
+            return;
+        }
         let index = (self.tail & (self.entries - 1)) as usize;
         let entry = self
             .ring

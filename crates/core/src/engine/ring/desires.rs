@@ -106,6 +106,8 @@ impl Engine<'_> {
                 self.shard.touch(slot);
                 Ok(())
             }
+            // It is over by the time that this can be told of it.
+            (_, Receiving::Look(_)) => Ok(()),
             (Receive::Stop, Receiving::No) => {
                 if matches!(self.shard.phase(), Phase::Draining { .. }) {
                     read_last(&mut self.shard, slot);

@@ -9,7 +9,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use io_uring::opcode;
+
 use super::link::{Pace, Receiving, RingLink};
+use super::operation::{Kind, Operation};
+use super::queue::Completion;
 use super::receive::Shots;
 use super::{Engine, Poll};
 
@@ -127,10 +131,57 @@ impl Engine<'_> {
             };
             if self.shard.link_of(slot, generation).is_some_and(is_queued) {
                 self.shard.desk.counters().engine.looks.add(1);
-                self.arm_receive(slot, generation, Shots::One, Poll::Never)?;
+                self.look_at(slot, generation)?;
             }
         }
         Ok(())
+    }
+
+    fn look_at(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some((buffer, target, length)) = self.buffers.take_aside() else {
+            // Services keep parts of all of them.
+            return self.arm_receive(slot, generation, Shots::One, Poll::Never);
+        };
+        let Some(link) = self.shard.link(slot) else {
+            self.buffers.give_back(buffer, false);
+            return Ok(());
+        };
+        debug_assert!(!link.receive_in_flight(), "one receive a connection");
+        let file = link.file(slot);
+        let look = opcode::Recv::new(file.fd, target, u32::try_from(length).unwrap_or(u32::MAX))
+            .flags(libc::MSG_DONTWAIT)
+            .build()
+            .flags(file.flags)
+            .user_data(Operation::new(Kind::Look, generation, slot).pack());
+        link.receiving = Receiving::Look(buffer);
+        // SAFETY: the buffer belongs to the receive until it completes, and lives as long as the engine; see there for what
+        // happens when it never does.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&look)
+        }
+    }
+
+    /// A look is over.
+    pub(super) fn looked(&mut self, operation: Operation, completion: &Completion) {
+        let Some(link) = self.shard.link_of(operation.slot, operation.generation) else {
+            debug_assert!(
+                false,
+                "a slot is not reused while an operation is in flight"
+            );
+            return;
+        };
+        let Receiving::Look(buffer) = link.receiving else {
+            debug_assert!(false, "a look completes once");
+            return;
+        };
+        link.receiving = Receiving::No;
+        self.shard.touch(operation.slot);
+        match usize::try_from(completion.result) {
+            Ok(length @ 1..) => self.use_up(operation, buffer, length),
+            _ => self.buffers.give_back(buffer, false),
+        }
+        self.conclude_receive(operation, completion.result);
     }
 
     /// A look was in vain.

@@ -53,6 +53,8 @@ pub(super) enum Receiving {
     No,
     /// A receive into shared buffers is in flight.
     Stream,
+    /// A receive that does not wait is in flight, into this buffer, which was set aside.
+    Look(u16),
     /// A receive into the connection's own buffer is in flight, whose memory is at this key.
     Large(u32),
     /// It found no buffer, or others had found none before it, and waits in the queue.
@@ -117,7 +119,7 @@ impl RingLink {
 
     pub(super) fn receive_in_flight(&self) -> bool {
         match self.receiving {
-            Receiving::Stream | Receiving::Large(_) => true,
+            Receiving::Stream | Receiving::Look(_) | Receiving::Large(_) => true,
             Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => false,
         }
     }

@@ -321,6 +321,7 @@ impl Engine<'_> {
             Kind::Receive => self.received(operation, completion),
             Kind::Send => self.sent(operation, completion),
             Kind::Flight => self.crashed(operation, completion),
+            Kind::Look => self.looked(operation, completion),
             Kind::Large => self.large_received(operation, completion),
             Kind::Readable => self.readable(operation, completion),
             Kind::Watch => self.watch_ended(operation, completion),

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Alarm = 10,
     /// A poll for something to receive.
     Readable = 11,
+    /// A receive into a buffer that was set aside, which does not wait.
+    Look = 12,
 }
 
 /// One operation in flight.
@@ -68,6 +70,7 @@ impl Operation {
             9 => Kind::Flight,
             10 => Kind::Alarm,
             11 => Kind::Readable,
+            12 => Kind::Look,
             _ => return None,
         };
         Some(Operation {
@@ -96,6 +99,7 @@ mod tests {
             Kind::Flight,
             Kind::Alarm,
             Kind::Readable,
+            Kind::Look,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

@@ -83,21 +83,33 @@ impl Engine<'_> {
         }
         let length = usize::try_from(completion.result).unwrap_or(0);
         if let Some(buffer) = completion.buffer() {
-            self.count_buffer(slot, operation.generation, length);
-            let received = self.buffers.received(buffer, length);
-            if expected && length > 0 {
-                self.shard.received(slot, received.bytes, Some(&received));
-            }
-            let lent = received.was_lent();
-            self.buffers.give_back(buffer, lent);
+            self.use_up(operation, buffer, length);
         }
-        if !expected {
-            return;
+        if expected {
+            self.conclude_receive(operation, completion.result);
         }
-        match completion.result {
+    }
+
+    /// Passes on what was received in a buffer, and gives that back.
+    pub(super) fn use_up(&mut self, operation: Operation, buffer: u16, length: usize) {
+        let Operation {
+            slot, generation, ..
+        } = operation;
+        self.count_buffer(slot, generation, length);
+        let received = self.buffers.received(buffer, length);
+        if length > 0 && self.shard.link_of(slot, generation).is_some() {
+            self.shard.received(slot, received.bytes, Some(&received));
+        }
+        let lent = received.was_lent();
+        self.buffers.give_back(buffer, lent);
+    }
+
+    /// Passes on what a receive brought instead of bytes.
+    pub(super) fn conclude_receive(&mut self, operation: Operation, result: i32) {
+        match result {
             1.. => {}
-            0 => self.shard.ended(slot),
-            error => self.receive_failed(slot, operation.generation, -error),
+            0 => self.shard.ended(operation.slot),
+            error => self.receive_failed(operation.slot, operation.generation, -error),
         }
     }
 
@@ -245,11 +257,7 @@ impl Engine<'_> {
             bytes.set_len(bytes.len() + length);
         }
         self.shard.large_received(slot, bytes);
-        match completion.result {
-            1.. => {}
-            0 => self.shard.ended(slot),
-            error => self.receive_failed(slot, operation.generation, -error),
-        }
+        self.conclude_receive(operation, completion.result);
         self.shard.touch(slot);
     }
 
@@ -260,6 +268,8 @@ impl Engine<'_> {
         let kind = match link.receiving {
             Receiving::Stream => Kind::Receive,
             Receiving::Large(_) => Kind::Large,
+            // It does not wait.
+            Receiving::Look(_) => return Ok(()),
             Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => {
                 link.receiving = Receiving::No;
                 return Ok(());
