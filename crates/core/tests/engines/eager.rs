@@ -2,7 +2,10 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{Sender, channel};
 
+use bytes::Bytes;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 use socket2::SockRef;
 
 use crate::bed::{Bed, GREETING, engines, exchange, expect, expect_end, frame};
@@ -143,5 +146,91 @@ fn a_crowd_can_be_stopped() {
             expect_end(&mut client);
         }
         bed.finish();
+    }
+}
+
+/// Answers every frame with nil, and gives it to somebody else.
+struct Giver(Sender<Bytes>);
+
+impl Service for Giver {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.0.send(frame.to_bytes()).unwrap();
+        reply.write(|out| out.push(0xc0));
+        Flow::Continue
+    }
+}
+
+#[test]
+fn what_a_crowd_says_can_be_kept() {
+    for engine in engines() {
+        let config = "workers = 1\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n";
+        let (give, take) = channel();
+        let bed = Bed::start_serving(engine, config, |server| {
+            server.service("echo", move |_| Giver(give.clone()))
+        });
+        let is_ring = engine == "ring";
+        let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect()).collect();
+        let mut seed = 0;
+        // Everybody says something, and goes on without waiting for the answers. Looks bring what comes after the first
+        // frames, so those are too short to be lent.
+        let mut crowd = || {
+            let mut said = Vec::new();
+            for i in 0..10 * CLIENTS {
+                seed += 1;
+                let size = if i < CLIENTS { 100 } else { 1100 };
+                said.push(frame(size + i % CLIENTS, seed));
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for (mut client, frame) in clients.iter().cycle().zip(&said) {
+                        client.write_all(frame).unwrap();
+                    }
+                });
+                for mut client in &clients {
+                    expect(&mut client, &[0xc0; 10]);
+                }
+            });
+            said
+        };
+        let take_all = || take.try_iter().collect::<Vec<Bytes>>();
+        let sorted = |mut frames: Vec<Vec<u8>>| {
+            frames.sort_unstable();
+            frames
+        };
+        bed.until("looks", |bed| {
+            crowd();
+            drop(take_all());
+            (bed.engine().looks > 1000) == is_ring
+        });
+        let said = crowd();
+        let kept = take_all();
+        assert_eq!(bed.engine().leased > 0, is_ring);
+        let looks = bed.engine().looks;
+        // The others go on, into other buffers or into none that can be kept.
+        for _ in 0..10 {
+            let said = crowd();
+            let others = take_all().iter().map(|frame| frame.to_vec()).collect();
+            assert!(sorted(others) == sorted(said), "{engine}");
+        }
+        assert_eq!(bed.engine().looks > looks, is_ring);
+        let unchanged = kept.iter().map(|frame| frame.to_vec()).collect();
+        assert!(sorted(unchanged) == sorted(said), "{engine}");
+        drop(kept);
+        // A worker counts its leases when it takes a turn.
+        bed.until("no lease", |bed| {
+            let mut client = &clients[0];
+            client.write_all(&frame(100, 0)).unwrap();
+            expect(&mut client, &[0xc0]);
+            bed.engine().leased == 0
+        });
+        drop(clients);
+        let total = bed.finish();
+        assert_eq!(total.bad_input, 0);
     }
 }
