@@ -12,7 +12,7 @@ use std::io;
 
 use io_uring::opcode;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{AddressFamily, RecvFlags};
 
 use super::Engine;
 use super::link::{Pace, Polling, Receiving, RingLink};
@@ -89,10 +89,9 @@ impl Bulk {
         !self.queue.is_empty()
     }
 
-    /// Puts a connection into the queue. Who has just had the buffer goes first, within limits: what is behind its last piece
-    /// has just been written, and what it is answered is about to be read.
-    fn enqueue(&mut self, who: (u32, u32)) {
-        if who == self.last && self.streak < STREAK_MAX {
+    /// Puts a connection into the queue. If it has just had the buffer and `may_stay`, it goes first, within limits.
+    fn enqueue(&mut self, who: (u32, u32), may_stay: bool) {
+        if may_stay && who == self.last && self.streak < STREAK_MAX {
             self.queue.push_front(who);
         } else {
             self.queue.push_back(who);
@@ -111,6 +110,26 @@ impl Bulk {
 }
 
 impl RingLink {
+    pub(super) fn become_bulky(&mut self) {
+        self.pace = Pace::Bulky(Bulky::default());
+        let domain = rustix::net::sockopt::socket_domain(&self.socket);
+        self.is_tcp = domain.is_ok_and(|domain| domain != AddressFamily::UNIX);
+    }
+
+    /// Whether it may have its next piece before others have theirs. Over a unix socket what is behind its last piece has just
+    /// been written, and what it is answered is about to be read. Over TCP that was no gain where nothing is answered,
+    /// and where much is, CPU is saved by letting everybody in turn (docs/decisions/0008-much-is-received-in-pieces.md).
+    fn may_stay(&self) -> bool {
+        let is_answered = matches!(
+            self.pace,
+            Pace::Bulky(Bulky {
+                is_answered: true,
+                ..
+            })
+        );
+        !(self.is_tcp && is_answered)
+    }
+
     fn goes_on(&mut self) -> bool {
         let is_full = matches!(self.pace, Pace::Bulky(Bulky { is_dry: false, .. }));
         is_full && self.receiving == Receiving::No
@@ -132,7 +151,8 @@ impl Engine<'_> {
         };
         if !std::mem::take(&mut bulky.is_dry) {
             link.receiving = Receiving::Queued;
-            self.bulk.enqueue((slot, generation));
+            let may_stay = link.may_stay();
+            self.bulk.enqueue((slot, generation), may_stay);
             return Ok(());
         }
         let goes_on = bulky.is_polled_on();
@@ -171,7 +191,8 @@ impl Engine<'_> {
         match (link.receiving, &mut link.pace) {
             (Receiving::Polled, _) if !is_cancelled => {
                 link.receiving = Receiving::Queued;
-                self.bulk.enqueue(who);
+                let may_stay = link.may_stay();
+                self.bulk.enqueue(who, may_stay);
             }
             (Receiving::Polled, _) => link.receiving = Receiving::No,
             // It may have come behind what was received last.
@@ -285,13 +306,13 @@ mod tests {
     fn who_goes_on_comes_first_but_not_for_ever() {
         let (one, other) = ((1, 7), (2, 7));
         let mut bulk = Bulk::new();
-        bulk.enqueue(one);
-        bulk.enqueue(other);
+        bulk.enqueue(one, true);
+        bulk.enqueue(other, true);
         let mut turns = Vec::new();
         for _ in 0..40 {
             let who = bulk.dequeue().unwrap();
             turns.push(who);
-            bulk.enqueue(who);
+            bulk.enqueue(who, true);
         }
         let expected = [[one; 16], [other; 16]].concat();
         assert_eq!(turns[..32], expected);
@@ -299,10 +320,24 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_stay_takes_turns() {
+        let (one, other) = ((1, 7), (2, 7));
+        let mut bulk = Bulk::new();
+        bulk.enqueue(one, false);
+        bulk.enqueue(other, false);
+        let turns = (0..6).map(|_| {
+            let who = bulk.dequeue().unwrap();
+            bulk.enqueue(who, false);
+            who
+        });
+        assert_eq!(turns.collect::<Vec<_>>(), [one, other].repeat(3));
+    }
+
+    #[test]
     fn the_queue_is_as_long_as_it_has_connections() {
         let mut bulk = Bulk::new();
         for slot in [4, 5, 6] {
-            bulk.enqueue((slot, 0));
+            bulk.enqueue((slot, 0), true);
         }
         for slot in [4, 5, 6] {
             assert!(bulk.is_wanted());

@@ -5,6 +5,7 @@ use std::io;
 use rustix::net::Shutdown;
 
 use super::link::{Pace, Receiving};
+use super::receive::Shots;
 use super::watch::Watch;
 use super::{Engine, Poll};
 use crate::connection::{Finish, Receive};
@@ -67,7 +68,7 @@ impl Engine<'_> {
         };
         if link.watch == Watch::Fired {
             link.watch = Watch::Over;
-            if link.receiving == Receiving::Stream {
+            if matches!(link.receiving, Receiving::Stream(_)) {
                 // It is begun again and then looks at the state of the socket.
                 return self.cancel_receive(slot, generation);
             }
@@ -75,7 +76,7 @@ impl Engine<'_> {
         let is_patient = matches!(link.pace, Pace::Patient { .. });
         match (desired, link.receiving) {
             // It has become eager or bulky.
-            (Receive::Stream, Receiving::Stream) if link.is_multishot && !is_patient => {
+            (Receive::Stream, Receiving::Stream(Shots::Many)) if !is_patient => {
                 self.cancel_receive(slot, generation)
             }
             (Receive::Stream, Receiving::No) if !is_patient => match link.pace {
@@ -93,7 +94,7 @@ impl Engine<'_> {
                 self.arm_stream(slot, generation, poll)
             }
             (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
-            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream)
+            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream(_))
             | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
                 self.cancel_receive(slot, generation)
             }
@@ -116,7 +117,7 @@ impl Engine<'_> {
             }
             (
                 Receive::Stream,
-                Receiving::Stream
+                Receiving::Stream(_)
                 | Receiving::Large(_)
                 | Receiving::Starved
                 | Receiving::Queued

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::bulk::Bulky;
 use super::eager::Eager;
+use super::receive::Shots;
 use super::watch::Watch;
 use crate::engine::peer_address;
 use crate::outbox::SEND_SEGMENTS_MAX;
@@ -28,8 +29,8 @@ pub(crate) struct RingLink {
     pub(super) pace: Pace,
     /// How often it was eager in vain.
     pub(super) patience: u8,
-    /// The receive into shared buffers that is in flight is a multishot one.
-    pub(super) is_multishot: bool,
+    /// It is one over TCP; not asked before it becomes bulky.
+    pub(super) is_tcp: bool,
     /// The poll for something to receive.
     pub(super) readable: Polling,
     /// The watch for the peer's end.
@@ -52,7 +53,7 @@ pub(super) enum Receiving {
     /// Not at all.
     No,
     /// A receive into shared buffers is in flight.
-    Stream,
+    Stream(Shots),
     /// A receive that does not wait is in flight, into this buffer, which was set aside.
     Look(u16),
     /// A receive into the connection's own buffer is in flight, whose memory is at this key.
@@ -106,7 +107,7 @@ impl RingLink {
             bytes_in_turn: 0,
             pace: Pace::default(),
             patience: 0,
-            is_multishot: false,
+            is_tcp: false,
             readable: Polling::No,
             watch: Watch::No,
             sending: 0,
@@ -119,7 +120,7 @@ impl RingLink {
 
     pub(super) fn receive_in_flight(&self) -> bool {
         match self.receiving {
-            Receiving::Stream | Receiving::Look(_) | Receiving::Large(_) => true,
+            Receiving::Stream(_) | Receiving::Look(_) | Receiving::Large(_) => true,
             Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => false,
         }
     }

@@ -6,7 +6,7 @@ use bytes::BufMut;
 use io_uring::{opcode, squeue};
 
 use super::buffers::GROUP;
-use super::bulk::{BULKY_BYTES_MIN, Bulky};
+use super::bulk::BULKY_BYTES_MIN;
 use super::link::{Pace, Receiving};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
@@ -56,8 +56,7 @@ impl Engine<'_> {
         let receive = receive(file.fd, shots, poll)
             .flags(file.flags)
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
-        link.receiving = Receiving::Stream;
-        link.is_multishot = shots == Shots::Many;
+        link.receiving = Receiving::Stream(shots);
         link.receive_cancelled = false;
         link.yielding = false;
         // SAFETY: the entry points to nothing; the buffers are those of the group.
@@ -134,11 +133,11 @@ impl Engine<'_> {
             self.crowd.note(link, length);
         }
         if link.bytes_in_turn >= BULKY_BYTES_MIN && !matches!(link.pace, Pace::Bulky(_)) {
-            link.pace = Pace::Bulky(Bulky::default());
+            link.become_bulky();
         }
         if contended
             && usize::from(link.buffers_in_turn) >= quota
-            && link.receiving == Receiving::Stream
+            && matches!(link.receiving, Receiving::Stream(_))
         {
             link.yielding = true;
             self.yields.push((slot, generation));
@@ -148,8 +147,9 @@ impl Engine<'_> {
     /// Ends the receives of connections that have had their share.
     pub(super) fn cancel_yielding(&mut self) -> io::Result<()> {
         while let Some((slot, generation)) = self.yields.pop() {
-            let stays =
-                |link: &mut super::RingLink| link.yielding && link.receiving == Receiving::Stream;
+            let stays = |link: &mut super::RingLink| {
+                link.yielding && matches!(link.receiving, Receiving::Stream(_))
+            };
             if self.shard.link_of(slot, generation).is_some_and(stays) {
                 self.cancel_receive(slot, generation)?;
             }
@@ -266,7 +266,7 @@ impl Engine<'_> {
             return Ok(());
         };
         let kind = match link.receiving {
-            Receiving::Stream => Kind::Receive,
+            Receiving::Stream(_) => Kind::Receive,
             Receiving::Large(_) => Kind::Large,
             // It does not wait.
             Receiving::Look(_) => return Ok(()),
