@@ -117,8 +117,8 @@ impl RingLink {
     }
 
     /// Whether it may have its next piece before others have theirs. Over a unix socket what is behind its last piece has just
-    /// been written, and what it is answered is about to be read. Over TCP that was no gain where nothing is answered,
-    /// and where much is, CPU is saved by letting everybody in turn (docs/decisions/0008-much-is-received-in-pieces.md).
+    /// been written, and what it is answered is about to be read. Over TCP it costs less to go round all that are answered
+    /// (docs/decisions/0008-much-is-received-in-pieces.md).
     fn may_stay(&self) -> bool {
         let is_answered = matches!(
             self.pace,

@@ -138,13 +138,12 @@ impl Engine<'_> {
     }
 
     fn look_at(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
         let Some((buffer, target, length)) = self.buffers.take_aside() else {
             // Services keep parts of all of them.
             return self.arm_receive(slot, generation, Shots::One, Poll::Never);
-        };
-        let Some(link) = self.shard.link(slot) else {
-            self.buffers.give_back(buffer, false);
-            return Ok(());
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
         let file = link.file(slot);

@@ -81,22 +81,24 @@ impl Engine<'_> {
             self.shard.touch(slot);
         }
         let length = usize::try_from(completion.result).unwrap_or(0);
-        if let Some(buffer) = completion.buffer() {
-            self.use_up(operation, buffer, length);
+        match completion.buffer() {
+            Some(buffer) if expected => self.use_up(operation, buffer, length),
+            Some(buffer) => self.buffers.give_back(buffer, false),
+            None => {}
         }
         if expected {
             self.conclude_receive(operation, completion.result);
         }
     }
 
-    /// Passes on what was received in a buffer, and gives that back.
+    /// Passes on what a connection that is there has received in a buffer, and gives that back.
     pub(super) fn use_up(&mut self, operation: Operation, buffer: u16, length: usize) {
         let Operation {
             slot, generation, ..
         } = operation;
         self.count_buffer(slot, generation, length);
         let received = self.buffers.received(buffer, length);
-        if length > 0 && self.shard.link_of(slot, generation).is_some() {
+        if length > 0 {
             self.shard.received(slot, received.bytes, Some(&received));
         }
         let lent = received.was_lent();
