@@ -9,8 +9,11 @@ fn main() {
         return;
     };
     let own = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    let hints = checkout.join("hints.c");
     cc::Build::new()
-        .files(["msgpuck.c", "hints.c"].map(|file| checkout.join(file)))
+        .file(checkout.join("msgpuck.c"))
+        // Version 1.0 has the table in the file above.
+        .files(hints.exists().then_some(hints))
         .include(&checkout)
         .define("NDEBUG", None)
         .opt_level(3)

@@ -146,6 +146,9 @@ impl Framer {
                 due += u64::from(OBJECTS[usize::from(byte)]);
             } else if class != SIZED {
                 next += class as usize;
+            } else if byte == STR8 {
+                // Nearly all that have a length of their own; foreseen like the above, it need not wait for two tables.
+                next += 2 + usize::from(*bytes.get(next + 1)?);
             } else {
                 let sized = sized(byte);
                 if sized.is_reserved() {
@@ -450,6 +453,9 @@ const SMALL_OBJECTS_MAX: u16 = 64;
 
 /// Below it are the types that have one byte: positive fixint, fixmap and fixarray.
 const FIXSTR: u8 = Marker::FixStr(0).to_u8();
+
+/// The type of texts of 32 to 255 bytes.
+const STR8: u8 = Marker::Str8.to_u8();
 
 /// Lengths within `frame_bytes` must be positions too.
 const _: () = assert!(usize::BITS >= u32::BITS);
