@@ -65,6 +65,18 @@ pub(crate) enum Pause {
     Full,
 }
 
+/// Whether a connection that ends waits for mail that was posted to it before: pushes that were accepted, answers that were
+/// given. Behind all of it a fence is posted in the worker's mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fence {
+    /// None is posted: it has just begun to end, or nobody could have posted anything.
+    No,
+    /// It waits.
+    Posted,
+    /// What comes now was posted too late.
+    Passed,
+}
+
 /// Since when a connection waits for what; milliseconds on the worker's clock.
 #[derive(Default)]
 pub(crate) struct Clock {
@@ -87,7 +99,11 @@ pub(crate) enum Life {
     /// The peer has ended its side. What it asked for is still answered.
     Ended,
     /// It is over for this reason: what is queued is written, then the FIN is sent. `ended`: the peer's FIN was seen.
-    Closing { why: Close, ended: bool },
+    Closing {
+        why: Close,
+        ended: bool,
+        fence: Fence,
+    },
     /// The FIN was sent; the peer's is awaited.
     Shut { why: Close },
     /// Nothing more is to be done than to close it.
@@ -153,6 +169,36 @@ impl Connection {
     /// Whether frames are still given to the service.
     pub(crate) fn takes_frames(&self) -> bool {
         matches!(self.life, Life::Open | Life::Ended)
+    }
+
+    /// Whether what others push and answer is still written.
+    pub(crate) fn takes_mail(&self) -> bool {
+        match self.life {
+            Life::Open | Life::Ended => true,
+            Life::Closing { fence, .. } => fence == Fence::Posted,
+            Life::Shut { .. } | Life::Over { .. } => false,
+        }
+    }
+
+    /// Notes that a fence has to be posted, if it has just begun to end. Returns whether it has.
+    pub(crate) fn put_fence(&mut self) -> bool {
+        match &mut self.life {
+            Life::Closing {
+                fence: fence @ Fence::No,
+                ..
+            } => {
+                *fence = Fence::Posted;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The fence was delivered.
+    pub(crate) fn pass_fence(&mut self) {
+        if let Life::Closing { fence, .. } = &mut self.life {
+            *fence = Fence::Passed;
+        }
     }
 
     /// What is to be answered to those who push to it.
@@ -225,7 +271,11 @@ impl Connection {
             desk.pools.give_partial(input);
         }
         self.life = if why.flushes() {
-            Life::Closing { why, ended }
+            Life::Closing {
+                why,
+                ended,
+                fence: Fence::No,
+            }
         } else {
             Life::Over { why }
         };
@@ -251,7 +301,8 @@ impl Connection {
             self.life,
             Life::Closing {
                 why: Close::Finished | Close::Truncated,
-                ended: true
+                ended: true,
+                ..
             }
         ) && !self.outbox.is_empty()
     }
@@ -295,7 +346,11 @@ impl Connection {
     pub(crate) fn ended(&mut self) {
         self.life = match std::mem::replace(&mut self.life, Life::Open) {
             Life::Open => Life::Ended,
-            Life::Closing { why, .. } => Life::Closing { why, ended: true },
+            Life::Closing { why, fence, .. } => Life::Closing {
+                why,
+                ended: true,
+                fence,
+            },
             Life::Shut { why } => Life::Over { why },
             other @ (Life::Ended | Life::Over { .. }) => other,
         };
@@ -305,8 +360,12 @@ impl Connection {
     pub(crate) fn shut(&mut self, now: u64) {
         self.clock.shut = now;
         self.life = match std::mem::replace(&mut self.life, Life::Open) {
-            Life::Closing { why, ended: false } => Life::Shut { why },
-            Life::Closing { why, ended: true } => Life::Over { why },
+            Life::Closing {
+                why, ended: false, ..
+            } => Life::Shut { why },
+            Life::Closing {
+                why, ended: true, ..
+            } => Life::Over { why },
             other => {
                 debug_assert!(false, "only a closing connection sends its FIN");
                 other
@@ -337,17 +396,19 @@ impl Connection {
         let (receive, send, finish) = match &self.life {
             Life::Open => (self.desired_receive(), send, Finish::No),
             Life::Ended => (Receive::Stop, send, Finish::No),
-            Life::Closing { ended: true, .. } => (
-                Receive::Stop,
-                send,
-                if unsent { Finish::No } else { Finish::Close },
-            ),
-            // What arrives is discarded, so that the close does not become a reset.
-            Life::Closing { .. } => (
-                Receive::Stream,
-                send,
-                if unsent { Finish::No } else { Finish::Shutdown },
-            ),
+            Life::Closing { ended, fence, .. } => {
+                let finish = match ended {
+                    _ if unsent || *fence == Fence::Posted => Finish::No,
+                    true => Finish::Close,
+                    false => Finish::Shutdown,
+                };
+                // What arrives is discarded, so that the close does not become a reset.
+                let receive = match ended {
+                    true => Receive::Stop,
+                    false => Receive::Stream,
+                };
+                (receive, send, finish)
+            }
             Life::Shut { .. } => (Receive::Stream, false, Finish::No),
             Life::Over { .. } => (Receive::Stop, false, Finish::Close),
         };

@@ -24,6 +24,8 @@ pub(crate) struct Crew {
     acceptors: AtomicUsize,
     /// A worker reads no more, because a handover has nothing to wait for any more.
     parts: AtomicBool,
+    /// By worker: it gives its services no more frames, because of a handover.
+    rests: Vec<AtomicBool>,
     /// A burst of connections is over, and what it needed can be given back to the system.
     pub(crate) has_surplus: AtomicBool,
 }
@@ -38,6 +40,7 @@ impl Crew {
         acceptors: usize,
     ) -> Arc<Self> {
         Arc::new(Crew {
+            rests: posts.iter().map(|_| AtomicBool::new(false)).collect(),
             posts,
             names,
             dealer,
@@ -80,6 +83,18 @@ impl Crew {
 
     pub(crate) fn is_parting(&self) -> bool {
         self.parts.load(Ordering::Acquire)
+    }
+
+    /// A worker gives its services no more frames.
+    pub(crate) fn rest(&self, worker: usize) {
+        if !self.rests[worker].swap(true, Ordering::AcqRel) && self.all_rest() {
+            self.wake_all();
+        }
+    }
+
+    /// Whether none of the workers gives frames to its services any more. What they pushed is in the mailboxes.
+    pub(crate) fn all_rest(&self) -> bool {
+        self.rests.iter().all(|rests| rests.load(Ordering::Acquire))
     }
 
     /// A deferred reply was given, or will not be.

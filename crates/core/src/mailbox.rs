@@ -61,6 +61,8 @@ pub(crate) enum Mail {
     Stop { hand_over: bool },
     /// Accept no more.
     StopAccepting,
+    /// What was posted for this connection before it began to end has been delivered.
+    Fence { to: ConnectionId },
     /// Something that a stopping worker waits for has changed; look again.
     Look,
 }
@@ -145,6 +147,12 @@ impl Post {
             let _ = rustix::io::write(&self.wake.event, &1u64.to_ne_bytes());
         }
         Ok(())
+    }
+
+    /// Queues `mail` of the worker's own behind all that any thread has posted to it by now.
+    pub(crate) fn send_behind(&self, mail: Mail) {
+        // Its own thread's mail comes first. The worker is awake, since it calls this, and its mailbox there.
+        let _ = self.sender.send(mail);
     }
 
     /// Queues a push if the calling thread is the worker's own. Returns whether it is.

@@ -163,6 +163,11 @@ impl HandleState {
         }
     }
 
+    /// Whether all bytes that were pushed have reached the connection.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::Acquire) == 0
+    }
+
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
     pub(crate) fn enter_fan(&self, number: u64) -> bool {
         let is_new = self.fan.load(Ordering::Relaxed) != number;
@@ -265,6 +270,7 @@ impl Handle {
     fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
         let before = self.shared.pushed.fetch_add(bytes.len(), Ordering::AcqRel);
         if before.saturating_add(bytes.len()) > self.shared.pushed_max {
+            self.shared.arrived(bytes.len(), false);
             return Err(self.overflow());
         }
         let mail = Mail::Push {

@@ -31,6 +31,7 @@ mod sending;
 mod stopping;
 
 pub(crate) use self::mail::Errand;
+use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
 
 /// One worker's connections and services.
@@ -56,6 +57,9 @@ pub(crate) struct Shard<L> {
     pub(crate) drain: Duration,
     /// The stop that is under way ends in a handover.
     hands_over: bool,
+    rest: Rest,
+    /// How many connections are [loud](Entry::is_loud).
+    loud: usize,
     /// No byte moves on any connection: the predecessor still answers for them.
     holds: bool,
 }
@@ -74,6 +78,8 @@ struct Entry<L> {
     /// It had a deferred reply under way while stopping, and is not read any more: if it were read on when that is
     /// answered, its next requests could open tickets again and again.
     is_frozen: bool,
+    /// It is counted as one that holds up a handover, because something may still be received on it.
+    is_loud: bool,
     /// It is counted among the open tickets, because a handover waits until its last output is written.
     is_awaited: bool,
 }
@@ -117,6 +123,8 @@ impl<L: Link> Shard<L> {
             phase: Phase::Serving,
             drain,
             hands_over: false,
+            rest: Rest::No,
+            loud: 0,
             holds: false,
         }
     }
@@ -150,6 +158,7 @@ impl<L: Link> Shard<L> {
             is_ready: false,
             timed: NEVER,
             is_frozen: false,
+            is_loud: false,
             is_awaited: false,
         });
         self.burst.grown(self.connections.len());
@@ -207,6 +216,7 @@ impl<L: Link> Shard<L> {
         if entry.is_awaited {
             self.crew.ticket_closed();
         }
+        self.loud -= usize::from(entry.is_loud);
         let life = std::mem::replace(&mut connection.life, Life::Open);
         let why = match life {
             Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => why,
@@ -279,7 +289,11 @@ impl<L: Link> Shard<L> {
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
         // Those that are not done with their share come behind these, for the next turn.
-        let count = if self.holds { 0 } else { self.ready.len() };
+        let count = if self.dispatches() {
+            self.ready.len()
+        } else {
+            0
+        };
         for index in 0..count {
             let slot = self.ready[index];
             if let Some(entry) = self.connections.get_mut(slot as usize) {
@@ -347,7 +361,9 @@ impl<L: Link> Shard<L> {
 
     /// Whether work is left that needs no event to go on.
     pub(crate) fn is_busy(&self) -> bool {
-        (!self.ready.is_empty() && !self.holds) || !self.touched.is_empty()
+        (!self.ready.is_empty() && self.dispatches())
+            || !self.touched.is_empty()
+            || self.comes_to_rest()
     }
 
     /// When [`Shard::tick`] must be called at the latest, on the worker's clock.
@@ -424,6 +440,11 @@ impl<L: Link> Shard<L> {
         self.connections.len()
     }
 
+    /// Whether frames that wait are given to the services.
+    fn dispatches(&self) -> bool {
+        !self.holds && self.rest == Rest::No
+    }
+
     // --- inside ---------------------------------------------------------------------------------------------------
 
     fn entry(&mut self, slot: u32) -> Option<&mut Entry<L>> {
@@ -473,6 +494,7 @@ impl<L: Link> Shard<L> {
     /// After anything happened to a connection: pause or go on, notice the end, keep the books.
     fn conclude(&mut self, slot: u32) {
         self.note_promises(slot);
+        self.note_loud(slot);
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;
         };
@@ -489,10 +511,15 @@ impl<L: Link> Shard<L> {
             connection.close(Close::Stopping, &mut self.desk);
         }
         connection.account(&mut self.desk);
-        if let Some(handle) = entry.handle.get()
+        let handle = entry.handle.get();
+        if let Some(handle) = handle
             && let Some(error) = connection.push_error()
         {
             handle.end(error);
+        }
+        if (handle.is_some() || !connection.tickets.is_empty()) && connection.put_fence() {
+            let to = connection.id;
+            self.desk.handles.post.send_behind(Mail::Fence { to });
         }
         if connection.is_ready() && !entry.is_ready {
             entry.is_ready = true;

@@ -229,6 +229,14 @@ impl Exchange {
         }
     }
 
+    /// Bytes of the client arrive together with the end of its side.
+    pub fn end_with(&mut self, client: Client, bytes: &[u8]) {
+        if let Some(wire) = self.wire(client) {
+            wire.incoming.push_back(Bytes::copy_from_slice(bytes));
+            self.end(client);
+        }
+    }
+
     /// The client resets the connection.
     pub fn reset(&mut self, client: Client) {
         if let Some(wire) = self.wire(client) {
@@ -277,6 +285,14 @@ impl Exchange {
         self.shard.drain = drain;
         let _ = self.shard.deliver(Mail::Stop { hand_over: false });
         self.settle();
+    }
+
+    /// The server is told to stop, and waits for nothing, when bytes of the client have arrived that are not read yet.
+    pub fn stop_unread(&mut self, client: Client, bytes: &[u8]) {
+        if let Some(wire) = self.wire(client) {
+            wire.incoming.push_back(Bytes::copy_from_slice(bytes));
+        }
+        self.stop();
     }
 
     /// What the client was sent since the last call.

@@ -72,6 +72,9 @@ impl<L: Link> Shard<L> {
             Mail::Shed => {
                 self.shed();
             }
+            Mail::Fence { to } => {
+                self.with_id(to, |connection, _| connection.pass_fence());
+            }
             Mail::Look => {}
         }
         None
@@ -88,7 +91,7 @@ impl<L: Link> Shard<L> {
         if let Some(handle) = entry.handle.get() {
             handle.arrived(bytes.len(), here);
         }
-        if connection.takes_frames() {
+        if connection.takes_mail() {
             if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
                 connection.close(Close::Overflow, desk);
             } else {
@@ -104,7 +107,7 @@ impl<L: Link> Shard<L> {
             if connection.tickets.close(&mut desk.pools, serial).is_some() {
                 crew.ticket_closed();
                 connection.clock.traffic = desk.now;
-                if connection.takes_frames() {
+                if connection.takes_mail() {
                     connection.outbox.share(&mut desk.pools, bytes);
                 }
             }

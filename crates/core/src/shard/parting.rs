@@ -4,12 +4,24 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Phase, Shard, peer};
+use super::{Entry, Phase, Shard, peer};
 use crate::close::Close;
-use crate::connection::{Connection, Desire, Finish, Life, Receive};
+use crate::connection::{Desire, Finish, Life, Receive};
 use crate::handover::parcel::Parcel;
-use crate::peer::{ConnectionId, Link};
+use crate::peer::{ConnectionId, Link, PushError};
 use crate::service::Saved;
+
+/// How far a worker is on the way to let its connections go. What its services push to others must reach those before they
+/// are handed over, so no worker lets any connection go as long as another one may give a frame to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Its services may be given frames.
+    No,
+    /// They are given none any more; what has come and was not dispatched is the successor's.
+    Own,
+    /// Nor are those of the others: connections are let go.
+    All,
+}
 
 impl<L: Link> Shard<L> {
     /// Whether connections are handed over at the end, rather than closed.
@@ -34,13 +46,67 @@ impl<L: Link> Shard<L> {
         };
     }
 
-    /// Whether a connection is at rest and can be given away: nothing more will be received, everything whole was
-    /// dispatched or waits for a slow peer, and no answer is owed.
-    fn is_at_rest(&self, connection: &Connection) -> bool {
-        connection.quiet
+    /// Counts those on which something may still be received, once a handover has only them to wait for.
+    pub(super) fn note_loud(&mut self, slot: u32) {
+        if !self.hands_over || !matches!(self.phase, Phase::Draining { .. }) {
+            return;
+        }
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        let is_loud = entry.connection.takes_frames() && !entry.connection.quiet;
+        if is_loud != entry.is_loud {
+            entry.is_loud = is_loud;
+            self.loud = if is_loud {
+                self.loud + 1
+            } else {
+                self.loud - 1
+            };
+        }
+    }
+
+    /// Whether a handover finds nothing more that it would give to a service.
+    pub(super) fn comes_to_rest(&self) -> bool {
+        self.hands_over
+            && matches!(self.phase, Phase::Draining { .. })
+            && self.rest == Rest::No
+            && self.loud == 0
+            && self.ready.is_empty()
+    }
+
+    /// Lets connections go once no service of any worker is given frames. If it `is_late`, that is not waited for.
+    pub(super) fn advance_rest(&mut self, is_late: bool) {
+        if self.rest == Rest::No && (is_late || self.comes_to_rest()) {
+            self.rest = Rest::Own;
+            self.crew.rest(self.desk.worker as usize);
+        }
+        if self.rest == Rest::Own && (is_late || self.crew.all_rest()) {
+            self.rest = Rest::All;
+            // Who pushes from elsewhere is told, from now on, and what was pushed before is awaited.
+            for (_, entry) in self.connections.iter() {
+                if let Some(handle) = entry.handle.get() {
+                    handle.end(PushError::Gone);
+                }
+            }
+            self.touch_all();
+        }
+    }
+
+    /// Whether every worker knows that this one gives no more frames to its services.
+    pub(super) fn rests(&self) -> bool {
+        self.rest != Rest::No
+    }
+
+    /// Whether a connection is at rest and can be given away: nothing more will be received, what was pushed to it has
+    /// reached it, and no answer is owed.
+    fn is_at_rest(&self, entry: &Entry<L>) -> bool {
+        let connection = &entry.connection;
+        let handle = entry.handle.get();
+        self.rest == Rest::All
+            && connection.quiet
             && (connection.takes_frames() || connection.owes_only_output())
-            && !connection.is_ready()
             && connection.tickets.is_empty()
+            && handle.is_none_or(|handle| handle.is_delivered())
     }
 
     /// Whether a handover takes the connection off this worker now: because it is at rest, or because it is being closed
@@ -53,10 +119,10 @@ impl<L: Link> Shard<L> {
         self.hands_over
             && matches!(self.phase, Phase::Draining { .. })
             && match connection.life {
-                Life::Open | Life::Ended => self.is_at_rest(connection),
-                Life::Closing { .. } => {
-                    !connection.owes_only_output() || self.is_at_rest(connection)
-                }
+                Life::Open | Life::Ended => self.is_at_rest(entry),
+                // What was pushed to it before comes first.
+                Life::Closing { .. } if connection.takes_mail() => false,
+                Life::Closing { .. } => !connection.owes_only_output() || self.is_at_rest(entry),
                 Life::Shut { .. } => true,
                 Life::Over { .. } => false,
             }
@@ -75,8 +141,8 @@ impl<L: Link> Shard<L> {
     /// Takes a connection that is at rest off, with nothing in flight on it. `None` if it is closed instead, because it
     /// was being closed already or its service cannot save the session.
     pub(crate) fn release(&mut self, slot: u32) -> Option<Parcel> {
-        let connection = &self.connections.get(slot as usize)?.connection;
-        if !self.hands_over || !self.is_at_rest(connection) {
+        let entry = self.connections.get(slot as usize)?;
+        if !self.hands_over || !self.is_at_rest(entry) {
             self.give_up(slot);
             return None;
         }

@@ -30,6 +30,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. })
             && self.connections.is_empty()
+            && (!self.hands_over || self.rests())
             && self.crew.acceptors() == 0
     }
 
@@ -69,7 +70,10 @@ impl<L: Link> Shard<L> {
     /// their clients until the last is through.
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
-        self.touch_all();
+        for slot in self.slots() {
+            self.note_loud(slot);
+            self.touch(slot);
+        }
         if self.hands_over {
             self.crew.part();
             let own = &self.crew.posts[self.desk.worker as usize];
@@ -92,6 +96,11 @@ impl<L: Link> Shard<L> {
                 }
             }
             Phase::Draining { .. } => {}
+        }
+        if let Phase::Draining { until } = self.phase
+            && self.hands_over
+        {
+            self.advance_rest(now >= until);
         }
         if let Phase::Draining { until } = self.phase
             && now >= until

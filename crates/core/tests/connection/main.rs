@@ -8,6 +8,7 @@ mod fanout;
 mod frames;
 mod handles;
 mod large;
+mod last_words;
 mod limits;
 mod memory;
 mod model;

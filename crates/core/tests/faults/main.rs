@@ -102,6 +102,7 @@ tests! {
         readers_may_leave_in_the_middle,
         a_reader_that_does_not_keep_up_is_closed,
         many_threads_may_push_at_once,
+        what_was_pushed_before_the_end_is_delivered,
         a_panic_costs_one_connection,
     }
     tickets {

@@ -325,3 +325,39 @@ pub(crate) fn a_panic_costs_one_connection(engine: Engine) {
     drop(witnesses);
     bed.finish();
 }
+
+/// Pushes every frame back instead of answering.
+struct Pushing;
+
+impl Service for Pushing {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.handle().push(frame.to_bytes()).unwrap();
+        match frame[0] {
+            0 => Flow::close("asked to"),
+            _ => Flow::Continue,
+        }
+    }
+}
+
+/// The peer may end its side right behind its requests, or the service the connection behind its push.
+pub(crate) fn what_was_pushed_before_the_end_is_delivered(engine: Engine) {
+    let config = "workers = 1\n[sockets.pushing]\nlisten = [\"127.0.0.1:0\"]";
+    let bed = Bed::start(engine, config, |server| {
+        server.service("pushing", |_| Pushing)
+    });
+    for last in [1, 0] {
+        for _ in 0..300 {
+            let mut client = bed.connect("pushing");
+            client.write_all(&[5, 6, last]).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(client::rest(&mut client), [5, 6, last]);
+        }
+    }
+    bed.finish();
+}

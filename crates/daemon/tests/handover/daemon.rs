@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::{
-    Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, block_signals,
+    Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, block_signals,
 };
 use ringhold_rpc::{Responder, Router, Rpc};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -76,6 +76,7 @@ fn serve(config: &Path) {
         .service("counter", |_| Counter {
             flags: PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default()),
         })
+        .service("bus", |_| Bus)
         .service("fragile", |_| {
             let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
             if flags.join("abort-at-start").exists() {
@@ -172,5 +173,46 @@ impl Service for Counter {
             return Err(RestoreError::new("an odd count, on purpose"));
         }
         Ok(count)
+    }
+}
+
+/// Passes every number on to all who sent nil before, and confirms it with a true.
+struct Bus;
+
+/// Those who sent nil, whichever worker they are on.
+static READERS: Mutex<Vec<Handle>> = Mutex::new(Vec::new());
+
+impl Service for Bus {
+    /// Whether it is a reader.
+    type Session = bool;
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<bool, Refusal> {
+        Ok(false)
+    }
+
+    fn frame(&mut self, is_reader: &mut bool, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        if frame[0] == 0xc0 {
+            *is_reader = true;
+            READERS.lock().unwrap().push(reply.handle());
+        } else {
+            let event = frame.to_bytes();
+            let mut readers = READERS.lock().unwrap();
+            readers.retain(|reader| reader.push_shared(&event).is_ok());
+        }
+        reply.write(|out| out.push(0xc3));
+        Flow::Continue
+    }
+
+    fn save(&self, is_reader: &bool) -> Saved {
+        if *is_reader {
+            Saved::Bytes(Bytes::from_static(b"reader"))
+        } else {
+            Saved::Stateless
+        }
+    }
+
+    fn restore(&mut self, peer: &Peer<'_>, _: &[u8]) -> Result<bool, RestoreError> {
+        READERS.lock().unwrap().push(peer.handle());
+        Ok(true)
     }
 }

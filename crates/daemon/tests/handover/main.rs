@@ -15,6 +15,7 @@ mod bursts;
 mod changes;
 mod crash;
 mod deferred;
+mod events;
 mod load_through;
 mod program;
 mod sessions;

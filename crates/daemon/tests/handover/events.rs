@@ -1,0 +1,93 @@
+//! What connections push to each other while they are handed over.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::manager::Manager;
+use crate::wire::Wire;
+
+const READERS: usize = 8;
+const PUBLISHERS: u64 = 2;
+/// Events that a publisher has under way.
+const BATCH: u64 = 200;
+
+/// An event: its publisher and its number.
+fn event(publisher: u64, number: u64) -> [u8; 9] {
+    let mut frame = [0xcf; 9];
+    frame[1..].copy_from_slice(&(publisher << 32 | number).to_be_bytes());
+    frame
+}
+
+/// Publishes until it is told to end. Returns how many were confirmed.
+fn publish(mut wire: Wire, publisher: u64, ends: &AtomicBool) -> u64 {
+    let mut confirmed = 0;
+    while !ends.load(Ordering::Relaxed) {
+        let batch: Vec<u8> = (confirmed..confirmed + BATCH)
+            .flat_map(|number| event(publisher, number))
+            .collect();
+        wire.send(&batch);
+        assert_eq!(wire.exactly(BATCH as usize), [0xc3; BATCH as usize]);
+        confirmed += BATCH;
+    }
+    confirmed
+}
+
+/// Every event that a service was given reaches every reader once and in order, although publishers and readers are on
+/// different workers that are given up at different moments.
+#[test]
+fn no_event_is_lost_between_connections() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure("workers = 2\n[sockets.bus]\n");
+        let address = manager.listen_unix("bus");
+        manager.start();
+        let mut readers: Vec<Wire> = (0..READERS).map(|_| Wire::connect(&address)).collect();
+        for reader in &mut readers {
+            reader.send(b"\xc0");
+            assert_eq!(reader.exactly(1), [0xc3]);
+        }
+        let ends = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let publishers: Vec<_> = (0..PUBLISHERS)
+                .map(|publisher| {
+                    let wire = Wire::connect(&address);
+                    let ends = &ends;
+                    scope.spawn(move || publish(wire, publisher, ends))
+                })
+                .collect();
+            let readers: Vec<_> = readers
+                .into_iter()
+                .map(|mut wire| {
+                    scope.spawn(move || {
+                        let mut next = [0; PUBLISHERS as usize];
+                        loop {
+                            let frame = wire.exactly(9);
+                            let value = u64::from_be_bytes(frame[1..].try_into().unwrap());
+                            if value == u64::MAX {
+                                return next;
+                            }
+                            let publisher = (value >> 32) as usize;
+                            assert_eq!(value & u64::from(u32::MAX), next[publisher]);
+                            next[publisher] += 1;
+                        }
+                    })
+                })
+                .collect();
+            for step in [Manager::restart, Manager::reload].repeat(4) {
+                step(&mut manager);
+            }
+            ends.store(true, Ordering::Relaxed);
+            let confirmed: Vec<u64> = publishers
+                .into_iter()
+                .map(|publisher| publisher.join().unwrap())
+                .collect();
+            let mut last = Wire::connect(&address);
+            last.send(&[0xcf, 255, 255, 255, 255, 255, 255, 255, 255]);
+            assert_eq!(last.exactly(1), [0xc3]);
+            for reader in readers {
+                assert_eq!(reader.join().unwrap()[..], confirmed);
+            }
+        });
+        manager.stop_for_good();
+    }
+}
