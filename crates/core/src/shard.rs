@@ -249,9 +249,15 @@ impl<L: Link> Shard<L> {
         entry.link
     }
 
-    /// The time, in milliseconds on the worker's clock. Time limits that are exceeded by now take effect.
-    pub(crate) fn tick(&mut self, now: u64) {
+    /// The time, in milliseconds on the worker's clock. It is told after every wait and before what happened meanwhile,
+    /// since that has happened now and not when the wait began.
+    pub(crate) fn woken(&mut self, now: u64) {
         self.desk.now = now;
+    }
+
+    /// Time limits that are exceeded by now take effect, behind everything that has happened.
+    pub(crate) fn tick(&mut self) {
+        let now = self.desk.now;
         if self.desk.pools.tick(now) {
             self.crew.has_surplus.store(true, Ordering::Relaxed);
         }

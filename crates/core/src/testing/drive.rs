@@ -65,7 +65,8 @@ impl Link for Wire {
 impl Exchange {
     /// Turns until nothing more happens by itself.
     pub(super) fn settle(&mut self) {
-        self.shard.tick(self.now);
+        self.shard.woken(self.now);
+        self.shard.tick();
         loop {
             while let Some(mail) = self.mailbox.next() {
                 let _ = self.shard.deliver(mail);

@@ -85,6 +85,8 @@ tests! {
         a_reader_that_never_reads_is_cut,
         a_frame_that_never_ends_is_cut,
         who_says_nothing_is_cut,
+        nobody_is_cut_for_what_was_before,
+        nobody_is_idle_from_the_start,
     }
     slots {
         no_answer_reaches_another_connection,

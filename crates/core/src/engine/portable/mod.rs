@@ -139,14 +139,14 @@ pub(crate) fn run(
 impl Engine {
     /// Turns until the shard is done.
     async fn serve(mut self) -> io::Result<Vec<Parcel>> {
-        self.shard.tick(self.clock.now());
+        self.shard.woken(self.clock.now());
         for index in 0..self.acceptors.len() {
             self.arm_accept(index);
         }
         self.arm_wake();
         loop {
             self.shard.desk.counters().engine.turns.add(1);
-            self.shard.tick(self.clock.now());
+            self.shard.tick();
             while let Some(mail) = self.mailbox.next() {
                 self.deliver(mail);
             }
@@ -245,6 +245,7 @@ impl Engine {
 
     /// Dispatches everything that has completed by now. Returns how much it was.
     fn dispatch_all(&mut self) -> io::Result<u64> {
+        self.shard.woken(self.clock.now());
         let mut count = 0;
         self.flights.collect();
         while let Some((operation, outcome)) = self.flights.next() {

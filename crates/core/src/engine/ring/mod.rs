@@ -197,7 +197,7 @@ fn probe_operations(ring: &mut io_uring::IoUring) -> Result<(), Unavailable> {
 
 impl Engine<'_> {
     fn arm_all(&mut self) -> io::Result<()> {
-        self.shard.tick(self.clock.now());
+        self.shard.woken(self.clock.now());
         for index in 0..self.acceptors.len() {
             self.arm_accept(index)?;
         }
@@ -212,7 +212,7 @@ impl Engine<'_> {
             self.shard.desk.counters().engine.turns.add(1);
             self.turn = self.turn.wrapping_add(1);
             self.crowd.begin_turn();
-            self.shard.tick(self.clock.now());
+            self.shard.tick();
             while let Some(mail) = self.mailbox.next() {
                 self.deliver(mail)?;
             }
@@ -238,6 +238,7 @@ impl Engine<'_> {
                 self.enter(wait)?;
             }
             self.mailbox.awake();
+            self.shard.woken(self.clock.now());
             self.dispatch_all(&mut chunk)?;
             self.land(&mut chunk)?;
         }
