@@ -19,9 +19,9 @@ pub(crate) struct Crew {
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) open_tickets: OpenTickets,
-    /// Listeners that may still accept. While stopping, no worker ends before this is zero, since any of them could
-    /// be dealt a connection.
-    acceptors: AtomicUsize,
+    /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
+    /// could be dealt a connection.
+    acceptors: Vec<AtomicUsize>,
     /// A worker reads no more, because a handover has nothing to wait for any more.
     parts: AtomicBool,
     /// By worker: it gives its services no more frames, because of a handover.
@@ -37,7 +37,7 @@ impl Crew {
         dealer: Dealer,
         memory: Arc<Memory>,
         metrics: Arc<Metrics>,
-        acceptors: usize,
+        acceptors: Vec<usize>,
     ) -> Arc<Self> {
         Arc::new(Crew {
             rests: posts.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -47,7 +47,7 @@ impl Crew {
             memory,
             metrics,
             open_tickets: OpenTickets::default(),
-            acceptors: AtomicUsize::new(acceptors),
+            acceptors: acceptors.into_iter().map(AtomicUsize::new).collect(),
             parts: AtomicBool::new(false),
             has_surplus: AtomicBool::new(false),
         })
@@ -63,15 +63,23 @@ impl Crew {
         })
     }
 
-    /// A listener will accept no more.
-    pub(crate) fn acceptor_ended(&self) {
-        if self.acceptors.fetch_sub(1, Ordering::AcqRel) == 1 {
+    /// A listener of this worker will accept no more.
+    pub(crate) fn acceptor_ended(&self, worker: usize) {
+        if self.acceptors[worker].fetch_sub(1, Ordering::AcqRel) == 1 {
             self.wake_all();
         }
     }
 
     pub(crate) fn acceptors(&self) -> usize {
-        self.acceptors.load(Ordering::Acquire)
+        let acceptors = self.acceptors.iter();
+        acceptors.map(|count| count.load(Ordering::Acquire)).sum()
+    }
+
+    /// A worker has ended, or was never begun: nobody is to wait for it.
+    pub(crate) fn worker_ended(&self, worker: usize) {
+        self.acceptors[worker].store(0, Ordering::Release);
+        self.rests[worker].store(true, Ordering::Release);
+        self.wake_all();
     }
 
     /// The waiting before a handover is over, for all workers.

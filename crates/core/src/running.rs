@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::crew::Crew;
 use crate::desk::Name;
-use crate::engine::{Acceptor, EngineKind};
+use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
 use crate::heap;
@@ -36,7 +36,7 @@ pub struct Running {
 /// What became of the workers' threads.
 struct Ends {
     /// By worker; `None` while it runs.
-    results: Mutex<Vec<Option<io::Result<Vec<Parcel>>>>>,
+    results: Mutex<Vec<Option<Served>>>,
     /// Becomes readable when any worker ends.
     event: OwnedFd,
 }
@@ -44,19 +44,21 @@ struct Ends {
 /// Reports the end of a worker's thread, a panic included.
 struct EndGuard {
     ends: Arc<Ends>,
+    crew: Arc<Crew>,
     index: usize,
-    result: io::Result<Vec<Parcel>>,
+    served: Served,
 }
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        let result = std::mem::replace(&mut self.result, Ok(Vec::new()));
+        self.crew.worker_ended(self.index);
+        let served = std::mem::replace(&mut self.served, Served::nothing(Ok(())));
         let mut results = self
             .ends
             .results
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        results[self.index] = Some(result);
+        results[self.index] = Some(served);
         let _ = rustix::io::write(&self.ends.event, &1u64.to_ne_bytes());
     }
 }
@@ -93,7 +95,12 @@ impl Running {
                 names.iter().map(|name| name.name.clone()).collect(),
                 count,
             )),
-            listeners.len(),
+            (0..count)
+                .map(|worker| {
+                    let owned = listeners.iter().filter(|listener| listener.owner == worker);
+                    owned.count()
+                })
+                .collect(),
         );
         let ends = Arc::new(Ends {
             results: Mutex::new((0..count).map(|_| None).collect()),
@@ -134,7 +141,14 @@ impl Running {
                 mailbox,
                 acceptors,
             };
-            running.spawn(post, report.clone())?;
+            if let Err(error) = running.spawn(post, report.clone()) {
+                for missing in index..count {
+                    running.crew.worker_ended(missing);
+                }
+                running.stop();
+                running.collect();
+                return Err(error.into());
+            }
         }
         drop(report);
         running.wait_until_armed(&reports)?;
@@ -148,14 +162,15 @@ impl Running {
     ) -> io::Result<()> {
         let guard = EndGuard {
             ends: self.ends.clone(),
+            crew: self.crew.clone(),
             index: post.index,
-            result: Err(io::Error::other("the worker panicked")),
+            served: Served::nothing(Err(io::Error::other("the worker panicked"))),
         };
         let thread = std::thread::Builder::new()
             .name(format!("ringhold-{}", post.index))
             .spawn(move || {
                 let mut guard = guard;
-                guard.result = worker::run(post, |armed| {
+                guard.served = worker::run(post, move |armed| {
                     // Nobody listens any more if another worker could not start; this one is told to stop.
                     let _ = report.send(armed);
                 });
@@ -164,40 +179,28 @@ impl Running {
         Ok(())
     }
 
+    /// Waits until every worker has reported. If one cannot serve, none is left when this returns.
     fn wait_until_armed(
         &mut self,
         reports: &mpsc::Receiver<Result<(), String>>,
     ) -> Result<(), ServerError> {
-        for _ in 0..self.workers.len() {
-            match reports.recv() {
-                Ok(Ok(())) => {}
-                Ok(Err(unavailable)) => return Err(ServerError::Engine(unavailable)),
-                Err(_) => return Err(self.first_failure()),
-            }
-        }
-        Ok(())
-    }
-
-    fn first_failure(&mut self) -> ServerError {
-        for worker in self.workers.drain(..) {
-            let _ = worker.join();
-        }
-        let mut results = self
-            .ends
-            .results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut failures =
-            results
-                .iter_mut()
-                .enumerate()
-                .filter_map(|(worker, result)| match result.take() {
-                    Some(Err(error)) => Some(ServerError::Worker { worker, error }),
-                    _ => None,
-                });
-        failures
-            .next()
-            .unwrap_or_else(|| ServerError::Engine("a worker ended before it was ready".into()))
+        let failed = (0..self.workers.len()).find_map(|_| match reports.recv() {
+            Ok(Ok(())) => None,
+            Ok(Err(unavailable)) => Some(Some(unavailable)),
+            // All others have reported, and one has ended without.
+            Err(_) => Some(None),
+        });
+        let Some(unavailable) = failed else {
+            return Ok(());
+        };
+        self.stop();
+        let (_, failed) = self.collect();
+        Err(match unavailable {
+            Some(unavailable) => ServerError::Engine(unavailable),
+            None => failed.unwrap_or_else(|| {
+                ServerError::Engine("a worker ended before it was ready".into())
+            }),
+        })
     }
 
     /// The listeners, as they are.
@@ -321,12 +324,12 @@ impl Running {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for (worker, result) in results.iter_mut().enumerate() {
-            match result.take() {
-                Some(Ok(more)) => parcels.extend(more),
-                Some(Err(error)) => {
-                    failed.get_or_insert(ServerError::Worker { worker, error });
-                }
-                None => {}
+            let Some(served) = result.take() else {
+                continue;
+            };
+            parcels.extend(served.parcels);
+            if let Err(error) = served.result {
+                failed.get_or_insert(ServerError::Worker { worker, error });
             }
         }
         (parcels, failed)

@@ -377,7 +377,9 @@ impl<L: Link> Shard<L> {
         let stop = match self.phase {
             Phase::Serving => None,
             Phase::Draining { until } if self.desk.now >= until => {
-                Some(until.saturating_add(milliseconds(LINGER)))
+                // Behind that everything is waited for that comes as mail.
+                let last = until.saturating_add(milliseconds(LINGER));
+                (self.desk.now < last).then_some(last)
             }
             Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };

@@ -122,7 +122,7 @@ impl Exchange {
             dealer,
             memory.clone(),
             metrics.clone(),
-            0,
+            vec![0],
         );
         let desk = Desk {
             worker: 0,

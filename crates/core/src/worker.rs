@@ -1,6 +1,5 @@
 //! A worker: one thread with its services, its connections and its engine.
 
-use std::io;
 use std::sync::Arc;
 
 use ringhold_framer::Framer;
@@ -8,8 +7,7 @@ use ringhold_framer::Framer;
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::{Desk, Name};
-use crate::engine::{Acceptor, EngineKind, portable, ring};
-use crate::handover::parcel::Parcel;
+use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::host::Host;
 use crate::mailbox::Mailbox;
 use crate::memory::Meter;
@@ -62,7 +60,7 @@ pub(crate) struct Post {
 
 /// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its listeners are
 /// armed, or with the reason why they cannot be.
-pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> io::Result<Vec<Parcel>> {
+pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served {
     if let Some(cpu) = post.cpu
         && let Err(error) = crate::cpus::pin(cpu)
     {

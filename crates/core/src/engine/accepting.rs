@@ -180,7 +180,7 @@ impl Accepting {
             self.hand_to(worker, socket, shard);
         }
         self.state = State::Ended;
-        shard.crew.acceptor_ended();
+        shard.crew.acceptor_ended(shard.desk.worker as usize);
     }
 
     /// The worker for a new connection, which is counted there; `None` if there is no room.

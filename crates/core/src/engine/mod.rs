@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use crate::handover::parcel::Parcel;
 use crate::listeners::Listener;
 use crate::peer::{Link, PeerAddress};
 use crate::shard::Shard;
@@ -43,6 +44,24 @@ impl Clock {
     /// When it will be, or was, `now`.
     pub(crate) fn instant(&self, now: u64) -> Instant {
         self.0 + Duration::from_millis(now.saturating_sub(1))
+    }
+}
+
+/// What a worker leaves when it ends.
+pub(crate) struct Served {
+    /// Connections that were let go, for the successor.
+    pub(crate) parcels: Vec<Parcel>,
+    /// Why it failed, if it did. Connections that it still had are lost then.
+    pub(crate) result: io::Result<()>,
+}
+
+impl Served {
+    /// It has not served at all, or not to the end.
+    pub(crate) fn nothing(result: io::Result<()>) -> Self {
+        Served {
+            parcels: Vec::new(),
+            result,
+        }
     }
 }
 

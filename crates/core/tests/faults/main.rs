@@ -11,6 +11,7 @@ mod bed;
 mod client;
 mod cuts;
 mod ends;
+mod failures;
 mod frames;
 mod leases;
 mod pushes;
@@ -87,6 +88,10 @@ tests! {
         who_says_nothing_is_cut,
         nobody_is_cut_for_what_was_before,
         nobody_is_idle_from_the_start,
+    }
+    failures {
+        a_start_that_fails_leaves_nothing_behind,
+        a_failed_worker_does_not_hold_up_a_stop,
     }
     slots {
         no_answer_reaches_another_connection,

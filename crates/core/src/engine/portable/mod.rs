@@ -32,7 +32,7 @@ use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock, Unavailable, read_last};
+use crate::engine::{Acceptor, Clock, Served, Unavailable, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
@@ -76,9 +76,7 @@ enum Wait {
 /// `ready` is called once when connections to every listener will be served, or with the reason why the engine cannot
 /// work here. In the latter case the shard and the listeners are unused.
 ///
-/// # Errors
-///
-/// Those of reading an eventfd.
+/// It fails if an eventfd cannot be read.
 pub(crate) fn run(
     config: &RingConfig,
     spin: Duration,
@@ -86,12 +84,12 @@ pub(crate) fn run(
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
-) -> io::Result<Vec<Parcel>> {
+) -> Served {
     let runtime = match setup::runtime(config.entries) {
         Ok(runtime) => runtime,
         Err(unavailable) => {
             ready(Err(unavailable));
-            return Ok(Vec::new());
+            return Served::nothing(Ok(()));
         }
     };
     let served = runtime.block_on(async {
@@ -101,7 +99,7 @@ pub(crate) fn run(
             Err(error) => {
                 const STEP: &str = "setting O_NONBLOCK on a listener";
                 ready(Err(Unavailable::new(STEP, error)));
-                return Ok(Vec::new());
+                return Served::nothing(Ok(()));
             }
         };
         let engine = Engine {
@@ -120,14 +118,14 @@ pub(crate) fn run(
         ready(Ok(()));
         // A task of its own, since waking the outermost one costs a system call.
         match tokio_uring::spawn(engine.serve()).await {
-            Ok(result) => result,
+            Ok(served) => served,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => Err(io::Error::other(error)),
+                Err(error) => Served::nothing(Err(io::Error::other(error))),
             },
         }
     });
-    if served.as_ref().is_ok_and(|parcels| !parcels.is_empty()) {
+    if !served.parcels.is_empty() {
         // A poll for each connection that was let go is left. To drop the runtime would cancel them in one go, and
         // tokio-uring aborts the process if the answers do not fit its completion queue. They take nothing, and this
         // process makes room for its successor, so they may as well stay until its end.
@@ -137,8 +135,16 @@ pub(crate) fn run(
 }
 
 impl Engine {
+    async fn serve(mut self) -> Served {
+        let result = self.turn().await;
+        Served {
+            parcels: self.parcels,
+            result,
+        }
+    }
+
     /// Turns until the shard is done.
-    async fn serve(mut self) -> io::Result<Vec<Parcel>> {
+    async fn turn(&mut self) -> io::Result<()> {
         self.shard.woken(self.clock.now());
         for index in 0..self.acceptors.len() {
             self.arm_accept(index);
@@ -161,7 +167,7 @@ impl Engine {
                 let Some(mail) = self.mailbox.next() else {
                     debug_assert!(self.acceptors.iter().all(Listening::has_ended));
                     debug_assert!(self.shard.len() == 0);
-                    return Ok(self.parcels);
+                    return Ok(());
                 };
                 self.deliver(mail);
                 continue;

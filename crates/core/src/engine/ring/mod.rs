@@ -43,7 +43,7 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
-use crate::engine::{Acceptor, Clock};
+use crate::engine::{Acceptor, Clock, Served};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Shard};
@@ -63,7 +63,8 @@ struct Engine<'r> {
     buffers: Buffers,
     shard: Shard<RingLink>,
     acceptors: Vec<Listening>,
-    mailbox: Mailbox,
+    /// Not leaked with the rest: after a failure, who posts is to be told that nobody reads.
+    mailbox: &'r Mailbox,
     clock: Clock,
     spin: Duration,
     /// Connections that found no receive buffer, in the order in which they did: slot and generation.
@@ -91,6 +92,8 @@ struct Engine<'r> {
     /// Where the mailbox's eventfd is read to.
     wake: Box<u64>,
     wake_armed: bool,
+    /// The worker is done, and ends what is still in flight.
+    finishes: bool,
     alarm: Alarm,
 }
 
@@ -99,9 +102,8 @@ struct Engine<'r> {
 /// `ready` is called once when every listener is armed, or with the reason why the engine cannot work here. In the
 /// latter case the shard and the listeners are unused.
 ///
-/// # Errors
-///
-/// What io_uring_enter(2) answers when nothing can be done about it. Connections and what they hold are leaked then.
+/// It fails with what io_uring_enter(2) answers when nothing can be done about it. Connections and what they hold are leaked
+/// then.
 pub(crate) fn run(
     config: &RingConfig,
     spin: Duration,
@@ -109,7 +111,7 @@ pub(crate) fn run(
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
-) -> io::Result<Vec<Parcel>> {
+) -> Served {
     let made = setup::ring(config).and_then(|mut ring| {
         probe_operations(&mut ring)?;
         Ok(ring)
@@ -118,7 +120,7 @@ pub(crate) fn run(
         Ok(ring) => ring,
         Err(unavailable) => {
             ready(Err(unavailable));
-            return Ok(Vec::new());
+            return Served::nothing(Ok(()));
         }
     };
     let queue = Queue::new(&mut ring);
@@ -144,7 +146,7 @@ pub(crate) fn run(
                 step: "registering a ring of receive buffers",
                 error,
             }));
-            return Ok(Vec::new());
+            return Served::nothing(Ok(()));
         }
     };
     let mut engine = ManuallyDrop::new(Engine {
@@ -153,7 +155,7 @@ pub(crate) fn run(
         buffers,
         shard,
         acceptors: acceptors.into_iter().map(Listening::new).collect(),
-        mailbox,
+        mailbox: &mailbox,
         clock: Clock::new(),
         spin,
         starved: VecDeque::new(),
@@ -167,14 +169,20 @@ pub(crate) fn run(
         messages: Vec::new(),
         wake: Box::new(0),
         wake_armed: false,
+        finishes: false,
         alarm: Alarm::new(),
     });
-    engine.arm_all()?;
+    if let Err(error) = engine.arm_all() {
+        return Served::nothing(Err(error));
+    }
     ready(Ok(()));
-    engine.serve()?;
-    engine.finish()?;
-    let mut engine = ManuallyDrop::into_inner(engine);
-    Ok(std::mem::take(&mut engine.parcels))
+    let result = engine.serve().and_then(|()| engine.finish());
+    // Nothing is in flight on these, whatever has failed.
+    let parcels = std::mem::take(&mut engine.parcels);
+    if result.is_ok() {
+        drop(ManuallyDrop::into_inner(engine));
+    }
+    Served { parcels, result }
 }
 
 /// Asks the kernel whether it knows the operations that the engine is built on.
@@ -330,7 +338,8 @@ impl Engine<'_> {
             Kind::Accept => self.accepted(operation, completion)?,
             Kind::Wake => {
                 self.wake_armed = false;
-                if !self.shard.is_done() {
+                // Also if nothing seems to be left to do: this mail may bring something.
+                if !self.finishes {
                     self.arm_wake()?;
                 }
             }
@@ -388,6 +397,7 @@ impl Engine<'_> {
     /// Ends what is still in flight when the shard is done, so that the memory can go.
     fn finish(&mut self) -> io::Result<()> {
         let mut chunk = Chunk::new();
+        self.finishes = true;
         if self.wake_armed {
             self.cancel(Operation::new(Kind::Wake, 0, 0))?;
         }

@@ -1,0 +1,127 @@
+//! A worker that fails costs what it had, and nobody waits for it.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use ringhold_core::config::Config;
+use ringhold_core::listeners::Address;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, ServerError, Service};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::bed::{Engine, LEAKS};
+use crate::client;
+
+/// Tells which worker it is on, and can make it fail.
+struct Fragile {
+    worker: usize,
+}
+
+const ASK: u8 = 1;
+const FAIL: u8 = 2;
+
+/// Panics where no service is called: when the engine has sent it.
+struct Bomb([u8; 4096]);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose, outside of all services");
+    }
+}
+
+impl Service for Fragile {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        match frame[0] {
+            FAIL => reply.share(Bytes::from_owner(Bomb([0; 4096]))),
+            _ => reply.write(|out| out.push(self.worker as u8)),
+        }
+        Flow::Continue
+    }
+}
+
+fn server(engine: Engine, listen: SocketAddr) -> Server {
+    let text = format!(
+        "engine = \"{}\"\nworkers = 2\n[sockets.fragile]\nlisten = [\"{listen}\"]",
+        engine.key()
+    );
+    Server::new(Config::parse(&text, "test").unwrap())
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// Whichever worker cannot be made, the start fails with its failure, and the address is free again.
+pub(crate) fn a_start_that_fails_leaves_nothing_behind(engine: Engine) {
+    for broken in 0..2 {
+        let address = free_address();
+        let started = server(engine, address)
+            .service("fragile", move |worker| {
+                assert_ne!(worker.index(), broken, "on purpose, when it is made");
+                Fragile {
+                    worker: worker.index(),
+                }
+            })
+            .start();
+        match started {
+            Err(ServerError::Worker { worker, .. }) => assert_eq!(worker, broken),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it started"),
+        }
+        TcpListener::bind(address).unwrap();
+    }
+}
+
+/// The one that accepts fails: the others serve on until they are told to stop, and then end.
+pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
+    let running = server(engine, "127.0.0.1:0".parse().unwrap())
+        .service("fragile", |worker| Fragile {
+            worker: worker.index(),
+        })
+        .start()
+        .unwrap();
+    let listener = running.listeners().next().unwrap();
+    let Address::Tcp(address) = listener.address else {
+        panic!("{:?}", listener.address);
+    };
+    let mut clients: [Vec<TcpStream>; 2] = Default::default();
+    for _ in 0..4 {
+        let mut client = client::connect(address);
+        client.write_all(&[ASK]).unwrap();
+        let mut worker = [0];
+        std::io::Read::read_exact(&mut client, &mut worker).unwrap();
+        clients[usize::from(worker[0])].push(client);
+    }
+    let [failing, serving] = &mut clients;
+    assert_eq!((failing.len(), serving.len()), (2, 2));
+    // The kernel might still use what such a worker had.
+    LEAKS.store(true, Ordering::Relaxed);
+    failing[0].write_all(&[FAIL]).unwrap();
+    let ended = running.ended();
+    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+    for client in &*serving {
+        client::exchange(client, &[ASK], &[1]);
+    }
+    running.stop();
+    for client in serving {
+        client::expect_end(client);
+    }
+    match running.join() {
+        Err(ServerError::Worker { worker: 0, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
