@@ -77,6 +77,10 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
     }
 }
 
+/// So much mail is delivered in one turn. What else there is comes in the next ones, so that those who post cannot keep a
+/// worker from its sockets.
+pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
+
 /// At the end of a connection at most so many bytes are read that the kernel had received by then.
 const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
 

@@ -32,7 +32,7 @@ use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock, Served, Unavailable, read_last};
+use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, Unavailable, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
@@ -153,7 +153,10 @@ impl Engine {
         loop {
             self.shard.desk.counters().engine.turns.add(1);
             self.shard.tick();
-            while let Some(mail) = self.mailbox.next() {
+            for _ in 0..MAIL_PER_TURN_MAX {
+                let Some(mail) = self.mailbox.next() else {
+                    break;
+                };
                 self.deliver(mail);
             }
             self.shard.work();

@@ -221,10 +221,10 @@ impl Engine<'_> {
             let Some((slot, generation)) = self.bulk.dequeue() else {
                 return Ok(());
             };
-            let is_queued = |link: &mut RingLink| {
+            let waits = |link: &RingLink| {
                 link.receiving == Receiving::Queued && matches!(link.pace, Pace::Bulky(_))
             };
-            if !self.shard.link_of(slot, generation).is_some_and(is_queued) {
+            if !self.may_begin(slot, generation, waits) {
                 continue;
             }
             match self.receive_piece(slot) {

@@ -98,8 +98,11 @@ impl Engine<'_> {
             | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
                 self.cancel_receive(slot, generation)
             }
-            (
-                Receive::Pause | Receive::Stop | Receive::Large,
+            // It keeps its place, which is void if it is still paused when its turn comes.
+            (Receive::Pause, Receiving::Starved | Receiving::Queued) => Ok(()),
+            (Receive::Pause, Receiving::Polled)
+            | (
+                Receive::Stop | Receive::Large,
                 Receiving::Starved | Receiving::Queued | Receiving::Polled,
             ) => {
                 // Its place in the queue is found to be void when its turn comes.

@@ -126,10 +126,10 @@ impl Engine<'_> {
             let Some((slot, generation)) = self.crowd.queue.pop_front() else {
                 break;
             };
-            let is_queued = |link: &mut RingLink| {
+            let waits = |link: &RingLink| {
                 link.receiving == Receiving::Queued && matches!(link.pace, Pace::Eager(_))
             };
-            if self.shard.link_of(slot, generation).is_some_and(is_queued) {
+            if self.may_begin(slot, generation, waits) {
                 self.shard.desk.counters().engine.looks.add(1);
                 self.look_at(slot, generation)?;
             }

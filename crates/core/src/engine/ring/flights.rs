@@ -106,7 +106,11 @@ impl Engine<'_> {
         let Some(last) = self.flights.queue.back().map(|flight| flight.order) else {
             return Ok(());
         };
-        while self.queue.begun() < last || self.queue.has_overflowed() {
+        // Dispatching may submit in its turn, and what that completes at once is there only now.
+        while self.queue.begun() < last
+            || self.queue.has_overflowed()
+            || self.queue.has_completions()
+        {
             self.enter(Wait::No)?;
             self.dispatch_all(chunk)?;
         }

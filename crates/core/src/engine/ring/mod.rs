@@ -43,7 +43,7 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
-use crate::engine::{Acceptor, Clock, Served};
+use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Shard};
@@ -221,7 +221,10 @@ impl Engine<'_> {
             self.turn = self.turn.wrapping_add(1);
             self.crowd.begin_turn();
             self.shard.tick();
-            while let Some(mail) = self.mailbox.next() {
+            for _ in 0..MAIL_PER_TURN_MAX {
+                let Some(mail) = self.mailbox.next() else {
+                    break;
+                };
                 self.deliver(mail)?;
             }
             self.shard.work();

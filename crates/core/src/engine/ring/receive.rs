@@ -7,7 +7,7 @@ use io_uring::{opcode, squeue};
 
 use super::buffers::GROUP;
 use super::bulk::BULKY_BYTES_MIN;
-use super::link::{Pace, Receiving};
+use super::link::{Pace, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::watch::Watch;
@@ -149,7 +149,7 @@ impl Engine<'_> {
     /// Ends the receives of connections that have had their share.
     pub(super) fn cancel_yielding(&mut self) -> io::Result<()> {
         while let Some((slot, generation)) = self.yields.pop() {
-            let stays = |link: &mut super::RingLink| {
+            let stays = |link: &mut RingLink| {
                 link.yielding && matches!(link.receiving, Receiving::Stream(_))
             };
             if self.shard.link_of(slot, generation).is_some_and(stays) {
@@ -196,15 +196,37 @@ impl Engine<'_> {
             let Some((slot, generation)) = self.starved.pop_front() else {
                 break;
             };
-            match self.shard.link_of(slot, generation) {
-                Some(link) if link.receiving == Receiving::Starved => {
-                    link.receiving = Receiving::No;
-                    self.arm_receive(slot, generation, Shots::One, Poll::First)?;
-                }
-                _ => {}
+            let waits = |link: &RingLink| link.receiving == Receiving::Starved;
+            if self.may_begin(slot, generation, waits)
+                && let Some(link) = self.shard.link(slot)
+            {
+                link.receiving = Receiving::No;
+                self.arm_receive(slot, generation, Shots::One, Poll::First)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the connection whose turn has come in a queue `waits` there and is still to receive.
+    pub(super) fn may_begin(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        waits: impl Fn(&RingLink) -> bool,
+    ) -> bool {
+        let link = self.shard.link_of(slot, generation);
+        if !link.is_some_and(|link| waits(link)) {
+            return false;
+        }
+        if self.shard.takes_input(slot) {
+            return true;
+        }
+        // It is paused, and comes again when it goes on.
+        if let Some(link) = self.shard.link(slot) {
+            link.receiving = Receiving::No;
+        }
+        self.shard.touch(slot);
+        false
     }
 
     /// Begins to receive into the buffer of the large frame that is under way.
