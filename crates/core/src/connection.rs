@@ -110,6 +110,14 @@ pub(crate) enum Life {
     Over { why: Close },
 }
 
+/// What is over when a time limit is exceeded.
+pub(crate) enum Over {
+    /// The connection, for this reason.
+    Connection(Close),
+    /// The time of its deferred replies.
+    Replies,
+}
+
 /// What the engine is to do for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Desire {
@@ -441,29 +449,38 @@ impl Connection {
         over.into_iter().chain(unread).min()
     }
 
-    /// When a time limit may be exceeded next, and by what, on the worker's clock.
-    pub(crate) fn over(&self, limits: &Limits) -> Option<(u64, Close)> {
-        let mut over: Option<(u64, Close)> = None;
-        let mut consider = |since: u64, limit: Duration, why: Close| {
+    /// When a time limit may be exceeded next, on the worker's clock, and what is over then.
+    pub(crate) fn over(&self, limits: &Limits) -> Option<(u64, Over)> {
+        let mut over: Option<(u64, Over)> = None;
+        let mut consider = |since: u64, limit: Duration, what: Over| {
             let at = since.saturating_add(milliseconds(limit));
             if !limit.is_zero() && over.as_ref().is_none_or(|(earliest, _)| at < *earliest) {
-                over = Some((at, why));
+                over = Some((at, what));
             }
         };
         match self.life {
             Life::Open => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {
-                    consider(self.clock.traffic, limits.idle_timeout, Close::Idle);
+                    let what = Over::Connection(Close::Idle);
+                    consider(self.clock.traffic, limits.idle_timeout, what);
                 }
                 if self.clock.frame > 0 {
-                    consider(self.clock.frame, limits.frame_timeout, Close::FrameTimeout);
+                    let what = Over::Connection(Close::FrameTimeout);
+                    consider(self.clock.frame, limits.frame_timeout, what);
                 }
             }
-            Life::Shut { .. } => consider(self.clock.shut, LINGER, Close::WriteTimeout),
+            Life::Ended if !self.tickets.is_empty() => {
+                consider(self.clock.traffic, limits.reply_timeout, Over::Replies);
+            }
+            Life::Shut { .. } => {
+                let what = Over::Connection(Close::WriteTimeout);
+                consider(self.clock.shut, LINGER, what);
+            }
             Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
         }
         if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
-            consider(self.clock.write, limits.write_timeout, Close::WriteTimeout);
+            let what = Over::Connection(Close::WriteTimeout);
+            consider(self.clock.write, limits.write_timeout, what);
         }
         over
     }

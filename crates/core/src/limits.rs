@@ -30,6 +30,9 @@ pub struct Limits {
     pub frame_timeout: Duration,
     /// A peer that takes nothing for this long while bytes wait for it is cut. Default 30 seconds; zero is never.
     pub write_timeout: Duration,
+    /// A peer that has ended its side and waits for deferred replies gets none of them any more, when nothing was sent to
+    /// it and none of them was given for this long: whoever has really gone looks the same. Default 5 minutes; zero is never.
+    pub reply_timeout: Duration,
 }
 
 impl Limits {
@@ -53,6 +56,7 @@ impl Default for Limits {
             idle_timeout: Duration::ZERO,
             frame_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
+            reply_timeout: Duration::from_secs(300),
         }
     }
 }

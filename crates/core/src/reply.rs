@@ -41,6 +41,8 @@ pub enum Abandoned {
     Dropped,
     /// The server stops or restarts and could not wait any longer.
     Stopping,
+    /// The peer has ended its side, and nothing came of it for `limits.reply_timeout`.
+    TimedOut,
 }
 
 impl fmt::Display for Abandoned {
@@ -48,6 +50,7 @@ impl fmt::Display for Abandoned {
         f.write_str(match self {
             Abandoned::Dropped => "the handler gave no answer",
             Abandoned::Stopping => "the server is restarting and could not wait for the answer",
+            Abandoned::TimedOut => "the handler gave no answer within limits.reply_timeout",
         })
     }
 }

@@ -12,7 +12,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::close::Close;
-use crate::connection::{Connection, Desire, Finish, LINGER, Life, Pause, Receive, milliseconds};
+use crate::connection::{
+    Connection, Desire, Finish, LINGER, Life, Over, Pause, Receive, milliseconds,
+};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
@@ -20,7 +22,7 @@ use crate::heap::Burst;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
-use crate::reply::Reply;
+use crate::reply::{Abandoned, Reply};
 use crate::slots::Slots;
 use crate::timers::Wheel;
 
@@ -283,11 +285,14 @@ impl<L: Link> Shard<L> {
                 .connection
                 .over(&self.desk.limits)
                 .filter(|(at, _)| *at <= now);
-            self.with(slot, |connection, desk| {
-                if let Some((_, why)) = over {
-                    connection.close(why, desk);
+            match over {
+                Some((_, Over::Connection(why))) => {
+                    self.with(slot, |connection, desk| connection.close(why, desk))
                 }
-            });
+                Some((_, Over::Replies)) => self.abandon_all_of(slot, Abandoned::TimedOut),
+                // It comes up again when it is due.
+                None => self.conclude(slot),
+            }
         }
         self.due = due;
     }

@@ -130,7 +130,6 @@ impl<L: Link> Shard<L> {
         if self.crew.open_tickets.count() == 0 {
             return;
         }
-        let crew = self.crew.clone();
         let slots: Vec<u32> = self
             .connections
             .iter()
@@ -138,12 +137,18 @@ impl<L: Link> Shard<L> {
             .map(|(slot, _)| slot as u32)
             .collect();
         for slot in slots {
-            self.with_host(slot, |host, reply| {
-                for ticket in reply.connection.tickets.close_all() {
-                    crew.ticket_closed();
-                    give_up(host, reply, ticket, Abandoned::Stopping);
-                }
-            });
+            self.abandon_all_of(slot, Abandoned::Stopping);
         }
+    }
+
+    /// Gives up on every deferred reply of one connection.
+    pub(super) fn abandon_all_of(&mut self, slot: u32, why: Abandoned) {
+        let crew = self.crew.clone();
+        self.with_host(slot, |host, reply| {
+            for ticket in reply.connection.tickets.close_all() {
+                crew.ticket_closed();
+                give_up(host, reply, ticket, why);
+            }
+        });
     }
 }

@@ -59,6 +59,7 @@ fn every_default_is_as_documented() {
         memory: 1024 * 1024 * 1024,
         idle_timeout: Duration::ZERO,
         frame_timeout: Duration::from_secs(30),
+        reply_timeout: Duration::from_secs(300),
         write_timeout: Duration::from_secs(30),
     };
     assert_eq!(config.limits, limits);
@@ -109,6 +110,7 @@ fn every_key_is_read() {
         memory        = "2GiB"
         idle_timeout  = "1h"
         frame_timeout = "250ms"
+        reply_timeout = "2min"
         write_timeout = "2min"
         [handover]
         drain = "1s"
@@ -143,6 +145,7 @@ fn every_key_is_read() {
         memory: 2 << 30,
         idle_timeout: Duration::from_secs(3600),
         frame_timeout: Duration::from_millis(250),
+        reply_timeout: Duration::from_secs(120),
         write_timeout: Duration::from_secs(120),
     };
     assert_eq!(config.limits, limits);

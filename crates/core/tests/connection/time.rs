@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringhold_core::Abandoned;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Client;
 
@@ -425,4 +426,60 @@ fn a_reused_slot_does_not_inherit_a_deadline() {
     rig.advance(ms(999));
     assert!(rig.is_open(client));
     assert_eq!(rig.counters().timed_out, 0);
+}
+
+/// With an apology for each reply that does not come.
+fn half_closed(reply_timeout: u64) -> (Rig, Client) {
+    let limits = Limits {
+        reply_timeout: ms(reply_timeout),
+        ..limits(0, 0, 0)
+    };
+    let manner = Manner {
+        apology: Some(0x55),
+        ..Manner::default()
+    };
+    let mut rig = Rig::with(limits, manner);
+    let client = rig.connect();
+    rig.receive(client, &[defer(1), defer(2), defer(3)].concat());
+    (rig, client)
+}
+
+#[test]
+fn who_has_ended_its_side_does_not_wait_for_ever() {
+    let (mut rig, client) = half_closed(60_000);
+    rig.advance(ms(120_000));
+    assert_eq!(rig.take_sent(client), [], "its side is open");
+    rig.receive(client, &[7]);
+    rig.end(client);
+    assert_eq!(rig.take_sent(client), [7]);
+    rig.advance(ms(59_999));
+    rig.responder().answer(vec![9]);
+    rig.deliver();
+    // It counts from the last reply on.
+    rig.advance(ms(59_999));
+    assert_eq!(rig.take_sent(client), [9]);
+    assert!(rig.is_open(client));
+    rig.advance(ms(1 + PRECISION));
+    assert_eq!(rig.take_sent(client), [0x55, 2, 0x55, 3]);
+    assert!(rig.is_shut(client) && !rig.is_open(client));
+    let abandoned = [2, 3].map(|ticket| (0, ticket, Abandoned::TimedOut));
+    assert_eq!(rig.seen().abandoned, abandoned);
+    assert_eq!(rig.counters().abandoned, 2);
+    assert_eq!(rig.reasons(), ["the peer ended the connection"]);
+    rig.let_go();
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn who_has_ended_its_side_waits_for_ever_if_it_may() {
+    let (mut rig, client) = half_closed(0);
+    rig.end(client);
+    rig.advance(ms(1_000_000_000));
+    assert!(rig.is_open(client));
+    for answer in [1, 2, 3] {
+        rig.responder().answer(vec![answer]);
+        rig.deliver();
+    }
+    assert_eq!(rig.take_sent(client), [1, 2, 3]);
+    rig.assert_empty(&[client]);
 }
