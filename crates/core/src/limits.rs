@@ -18,8 +18,9 @@ pub struct Limits {
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
     /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
-    /// Bytes of partial frames, outboxes and handover state of the whole process. Above it the connection that
-    /// holds most is cut. Default 1 GiB, at least `frame_bytes`.
+    /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut.
+    /// Default 1 GiB, at least `frame_bytes`. A handover takes up to twice that for a moment, and what services save of
+    /// their sessions on top.
     pub memory: usize,
     /// A connection on which nothing was received or sent for this long, and that waits for nothing (a deferred reply,
     /// or a peer that does not read), is closed. Default zero, which is never.

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 
 /// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
-const BATCH: usize = 250;
+pub(crate) const BATCH: usize = 250;
 
 /// The queue's limit in bytes; the kernel counts each message with its overhead and caps this at net.core.wmem_max.
 const QUEUE_BYTES: usize = 1 << 20;

@@ -7,15 +7,19 @@ use std::sync::Arc;
 use rustix::net::sockopt::socket_cookie;
 use serde_bytes::ByteBuf;
 
-use super::carton::Carton;
+use super::carton::{BATCH, Carton};
 use super::parcel::Parcel;
-use super::vault::{self, ConnectionRecord, Estate, ListenerRecord};
+use super::vault::{self, ConnectionRecord, ListenerRecord};
+use crate::heap;
 use crate::listeners::{Listener, Origin};
 
 /// The names of the handover's own descriptors.
 pub(crate) const STATE: &str = "ringhold.state";
 pub(crate) const OUTLET: &str = "ringhold.outlet";
 pub(crate) const INLET: &str = "ringhold.inlet";
+
+/// Each time that so much has gone into the file, the memory that it took before is given back to the system.
+const GIVE_BACK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What carries the descriptors and the state.
 #[derive(Debug)]
@@ -49,46 +53,56 @@ pub(crate) fn pack(
     stored: bool,
 ) -> io::Result<Package> {
     let carton = Carton::new()?;
-    let mut estate = Estate {
-        stored,
-        ..Estate::default()
-    };
-    let bound: Vec<&Arc<Listener>> = listeners
+    let records: Vec<ListenerRecord> = listeners
+        .iter()
+        .map(|listener| listener_record(listener))
+        .collect::<io::Result<_>>()?;
+    let mut vault = vault::Writer::new(stored, &records)?;
+    let bound: Vec<BorrowedFd<'_>> = listeners
         .iter()
         .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))
-        .collect();
-    for listener in listeners {
-        estate.listeners.push(listener_record(listener)?);
-    }
-    let connections = parcels.len();
-    let sockets: Vec<OwnedFd> = parcels
-        .into_iter()
-        .map(|parcel| {
-            let cookie = socket_cookie(&parcel.socket)?;
-            estate.connections.push(ConnectionRecord {
-                cookie,
-                name: parcel.name,
-                input: parcel.input.into(),
-                ended: parcel.ended,
-                output: parcel.output.into(),
-                session: parcel
-                    .session
-                    .map(|session| ByteBuf::from(Vec::from(session))),
-            });
-            Ok(parcel.socket)
-        })
-        .collect::<io::Result<_>>()?;
-    let descriptors: Vec<BorrowedFd<'_>> = bound
-        .iter()
         .map(|listener| listener.socket.as_fd())
-        .chain(sockets.iter().map(AsFd::as_fd))
         .collect();
-    carton.put(&descriptors)?;
+    carton.put(&bound)?;
+    let connections = parcels.len();
+    let mut given_back = 0;
+    let mut parcels = parcels.into_iter();
+    while parcels.len() > 0 {
+        let (sockets, records) = take_apart(parcels.by_ref().take(BATCH))?;
+        let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+        carton.put(&descriptors)?;
+        vault.add(records)?;
+        if vault.bytes() - given_back > GIVE_BACK_BYTES {
+            heap::give_back();
+            given_back = vault.bytes();
+        }
+    }
     Ok(Package {
-        vault: vault::write(&estate)?,
+        vault: vault.finish()?,
         carton,
         connections,
     })
+}
+
+/// The sockets of some parcels, and what is to be known of them.
+fn take_apart(
+    parcels: impl Iterator<Item = Parcel>,
+) -> io::Result<(Vec<OwnedFd>, Vec<ConnectionRecord>)> {
+    let (mut sockets, mut records) = (Vec::new(), Vec::new());
+    for parcel in parcels {
+        records.push(ConnectionRecord {
+            cookie: socket_cookie(&parcel.socket)?,
+            name: parcel.name,
+            input: parcel.input.into(),
+            ended: parcel.ended,
+            output: parcel.output.into(),
+            session: parcel
+                .session
+                .map(|session| ByteBuf::from(Vec::from(session))),
+        });
+        sockets.push(parcel.socket);
+    }
+    Ok((sockets, records))
 }
 
 fn listener_record(listener: &Listener) -> io::Result<ListenerRecord> {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -24,11 +24,18 @@ const HEADER_BYTES: usize = 32;
 /// Where the number of attempts is: outside the checksum, after magic (8), version (4), checksum (4) and length (8).
 const ATTEMPTS_AT: u64 = 24;
 
+/// The markers of msgpack for an array of three, and for one whose length follows in four bytes.
+const ARRAY_OF_3: u8 = 0x93;
+const ARRAY_32: u8 = 0xdd;
+
+/// So much is read from the file at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// A frame of state larger than this is not believed.
 const BODY_BYTES_MAX: u64 = 1 << 40;
 
 /// Everything that is handed over, apart from the descriptors.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Estate {
     /// The service manager keeps the descriptors, too: the successor has to take them out of its store.
     pub(crate) stored: bool,
@@ -110,16 +117,76 @@ impl From<io::Error> for VaultError {
     }
 }
 
-/// Writes an estate into a new memfd.
-pub(crate) fn write(estate: &Estate) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(memfd_create("ringhold-state", flags)?);
-    file.write_all(&[0; HEADER_BYTES])?;
-    let (sum, length) = write_body(&file, estate)?;
+/// An estate that is being written into a new memfd, connection by connection: what they hold need not be there twice.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    file: File,
+    /// Where the number of connections is, which is known in the end.
+    count_at: u64,
+    connections: u32,
+    /// The end of what counts.
+    end: u64,
+}
+
+impl Writer {
+    /// Begins with everything but the connections.
+    pub(crate) fn new(stored: bool, listeners: &[ListenerRecord]) -> io::Result<Self> {
+        let mut head = vec![0; HEADER_BYTES];
+        // The fields of an `Estate`, one after the other.
+        head.push(ARRAY_OF_3);
+        encode(&mut head, &stored)?;
+        encode(&mut head, listeners)?;
+        head.push(ARRAY_32);
+        let count_at = head.len() as u64;
+        head.extend_from_slice(&[0; 4]);
+
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(memfd_create("ringhold-state", flags)?);
+        file.write_all_at(&head, 0)?;
+        Ok(Writer {
+            file,
+            count_at,
+            connections: 0,
+            end: head.len() as u64,
+        })
+    }
+
+    /// Adds connections, each of which is dropped as soon as it is written. On failure none of them was added.
+    pub(crate) fn add(&mut self, records: Vec<ConnectionRecord>) -> io::Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.end))?;
+        let mut out = BufWriter::new(file);
+        let count = records.len() as u32;
+        for record in records {
+            encode(&mut out, &record)?;
+        }
+        out.flush()?;
+        self.end = file.stream_position()?;
+        self.connections += count;
+        Ok(())
+    }
+
+    /// How long the file is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// Leaves what was added, with a header.
+    pub(crate) fn finish(self) -> io::Result<OwnedFd> {
+        self.file.set_len(self.end)?;
+        self.file
+            .write_all_at(&self.connections.to_be_bytes(), self.count_at)?;
+        seal(self.file)
+    }
+}
+
+/// Writes the header of a file that is complete otherwise.
+fn seal(file: File) -> io::Result<OwnedFd> {
+    let length = file.metadata()?.len() - HEADER_BYTES as u64;
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
     header[8..12].copy_from_slice(&VERSION.to_be_bytes());
-    header[12..16].copy_from_slice(&sum.to_be_bytes());
+    header[12..16].copy_from_slice(&checksum(&file)?.to_be_bytes());
     header[16..24].copy_from_slice(&length.to_be_bytes());
     file.write_all_at(&header, 0)?;
     // The size is fixed from here on; the attempts are still to be counted.
@@ -127,19 +194,23 @@ pub(crate) fn write(estate: &Estate) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Returns the checksum and the length of what was written.
-fn write_body(file: &File, estate: &Estate) -> io::Result<(u32, u64)> {
-    let mut body = Checked {
-        file: io::BufWriter::new(file),
-        sum: crc32fast::Hasher::new(),
-        length: 0,
-    };
-    let mut serializer = rmp_serde::Serializer::new(&mut body);
-    estate
-        .serialize(&mut serializer)
-        .map_err(io::Error::other)?;
-    body.flush()?;
-    Ok((body.sum.finalize(), body.length))
+fn encode(out: &mut impl Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    rmp_serde::encode::write(out, value).map_err(io::Error::other)
+}
+
+/// The checksum of everything behind the header.
+fn checksum(mut file: &File) -> io::Result<u32> {
+    let mut sum = crc32fast::Hasher::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(sum.finalize()),
+            Ok(count) => sum.update(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Counts an attempt, then reads the estate. The count is in the file before anything is read, so that an estate which
@@ -176,14 +247,13 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
             "{length} bytes announced in a file of {size}"
         )));
     }
-    // As large as the file is, which the kernel vouches for.
-    let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-    file.read_to_end(&mut body)?;
-    if crc32fast::hash(&body) != word(12) {
+    // First all of it is looked at, then it is read record by record: it need not be in memory twice.
+    if checksum(&file)? != word(12) {
         return Err(VaultError::Damaged("the checksum is wrong".into()));
     }
-    rmp_serde::from_slice(&body).map_err(|error| VaultError::Damaged(error.to_string()))
+    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+    rmp_serde::from_read(BufReader::with_capacity(PIECE_BYTES, file))
+        .map_err(|error| VaultError::Damaged(error.to_string()))
 }
 
 /// Takes the last count of an attempt back.
@@ -193,26 +263,6 @@ pub(crate) fn uncount(vault: &OwnedFd) -> io::Result<()> {
     file.read_exact_at(&mut attempts, ATTEMPTS_AT)?;
     let attempts = u32::from_be_bytes(attempts).saturating_sub(1);
     file.write_all_at(&attempts.to_be_bytes(), ATTEMPTS_AT)
-}
-
-/// Counts and sums what is written through it.
-struct Checked<W> {
-    file: W,
-    sum: crc32fast::Hasher,
-    length: u64,
-}
-
-impl<W: Write> Write for Checked<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.sum.update(&bytes[..count]);
-        self.length += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
 }
 
 #[cfg(test)]
@@ -241,9 +291,80 @@ mod tests {
         }
     }
 
+    fn write(estate: Estate) -> OwnedFd {
+        let mut writer = Writer::new(estate.stored, &estate.listeners).unwrap();
+        let mut records = estate.connections.into_iter();
+        while records.len() > 0 {
+            writer.add(records.by_ref().take(7).collect()).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    /// As a program writes it that has the whole estate in memory.
+    fn write_in_one_piece(estate: &Estate) -> OwnedFd {
+        let fields = (estate.stored, &estate.listeners, &estate.connections);
+        let body = rmp_serde::to_vec(&fields).unwrap();
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(memfd_create("one-piece", flags).unwrap());
+        file.write_all_at(&body, HEADER_BYTES as u64).unwrap();
+        seal(file).unwrap()
+    }
+
+    #[test]
+    fn many_records_are_the_same_in_pieces_and_in_one() {
+        for count in [0, 1, 15, 16, 70_000] {
+            let mut estate = estate();
+            estate.connections = (0..count)
+                .map(|cookie| ConnectionRecord {
+                    cookie,
+                    name: "rpc".into(),
+                    input: vec![0x93; cookie as usize % 5],
+                    ended: false,
+                    output: Vec::new(),
+                    session: None,
+                })
+                .collect();
+            let in_one_piece = read(&write_in_one_piece(&estate)).unwrap();
+            assert!(in_one_piece == estate, "{count} in one piece");
+            let in_pieces = read(&write(estate)).unwrap();
+            assert!(in_pieces == in_one_piece, "{count} in pieces");
+        }
+    }
+
+    /// A frame that is larger than what is read at once, and sessions of any size.
+    #[test]
+    fn large_records_are_read_whole() {
+        let estate = || {
+            let mut estate = estate();
+            for (index, record) in estate.connections.iter_mut().enumerate() {
+                let bytes = |more: usize| vec![index as u8; (index % 10) * PIECE_BYTES / 3 + more];
+                record.input = bytes(0);
+                record.output = bytes(1);
+                record.session = Some(bytes(2).into());
+            }
+            estate
+        };
+        assert!(read(&write(estate())).unwrap() == estate());
+    }
+
+    #[test]
+    fn connections_that_cannot_be_written_are_none() {
+        let mut writer = Writer::new(true, &estate().listeners).unwrap();
+        let mut records = estate().connections;
+        let more = records.split_off(50);
+        writer.add(records).unwrap();
+        // There is room for some of them, but not for all.
+        writer.file.set_len(writer.end + 20_000).unwrap();
+        fcntl_add_seals(&writer.file, SealFlags::GROW).unwrap();
+        assert!(writer.add(more).is_err());
+        let mut left = estate();
+        left.connections.truncate(50);
+        assert_eq!(read(&writer.finish().unwrap()).unwrap(), left);
+    }
+
     #[test]
     fn what_is_written_is_read_three_times_and_then_given_up() {
-        let vault = write(&estate()).unwrap();
+        let vault = write(estate());
         for _ in 0..ATTEMPTS_MAX {
             assert_eq!(read(&vault).unwrap(), estate());
         }
@@ -255,7 +376,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_was_none_does_not_count() {
-        let vault = write(&estate()).unwrap();
+        let vault = write(estate());
         for _ in 0..3 * ATTEMPTS_MAX {
             assert_eq!(read(&vault).unwrap(), estate());
             uncount(&vault).unwrap();
@@ -264,11 +385,9 @@ mod tests {
 
     #[test]
     fn every_changed_byte_is_noticed() {
-        let vault = write(&Estate {
-            connections: Vec::new(),
-            ..estate()
-        })
-        .unwrap();
+        let mut estate = estate();
+        estate.connections.truncate(3);
+        let vault = write(estate);
         let file = File::from(vault.try_clone().unwrap());
         let size = file.metadata().unwrap().len();
         for at in (0..ATTEMPTS_AT).chain(HEADER_BYTES as u64..size) {
@@ -285,7 +404,7 @@ mod tests {
 
     #[test]
     fn the_size_is_sealed_and_other_files_are_refused() {
-        let vault = write(&estate()).unwrap();
+        let vault = write(estate());
         let file = File::from(vault);
         assert!(file.set_len(10).is_err());
         assert!(file.set_len(1 << 20).is_err());
