@@ -2,8 +2,8 @@
 //!
 //! A service manager compares each descriptor that it stores with all that it has, so a thousand stored connections
 //! would cost it half a second. Two descriptors cost nothing: the ends of an AF_UNIX SOCK_SEQPACKET socketpair, in whose
-//! queue the others travel (SCM_RIGHTS, unix(7)), hundreds a message. The queue lives as long as either end is open
-//! somewhere.
+//! queues, one for each direction, the others travel (SCM_RIGHTS, unix(7)), hundreds a message. What waits at an end lives
+//! as long as that end is open somewhere.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -11,6 +11,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -20,29 +21,37 @@ use rustix::net::{
 /// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
 pub(crate) const BATCH: usize = 250;
 
-/// The queue's limit in bytes; the kernel counts each message with its overhead and caps this at net.core.wmem_max.
+/// The limit of each queue in bytes. The kernel caps it at net.core.wmem_max, takes twice that, and counts 768 bytes for a
+/// message: with 212992 bytes, the default of most kernels, the two queues hold 277,500 descriptors.
 const QUEUE_BYTES: usize = 1 << 20;
 
-/// The two ends of the socketpair.
+/// The two ends of the socketpair. Both are kept, so that neither shows a hang-up, for which a service manager would drop
+/// it.
 #[derive(Debug)]
 pub(crate) struct Carton {
-    /// What the successor reads from.
+    /// Where descriptors wait.
     pub(crate) outlet: OwnedFd,
-    /// What descriptors are put in through. Kept with the other end, so that the outlet never shows a hang-up, for
-    /// which a service manager would drop it.
+    /// What they are put in through. When no more go in, the two change places.
     pub(crate) inlet: OwnedFd,
 }
 
 impl Carton {
     pub(crate) fn new() -> io::Result<Self> {
+        Self::with_queues(QUEUE_BYTES)
+    }
+
+    /// With queues of so many bytes, or of what the kernel makes of that.
+    pub(crate) fn with_queues(bytes: usize) -> io::Result<Self> {
         let (inlet, outlet) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )?;
-        // Best effort: what it does not hold is noticed when it is put in.
-        let _ = sockopt::set_socket_send_buffer_size(&inlet, QUEUE_BYTES);
+        for end in [&inlet, &outlet] {
+            // Best effort: what it does not hold is noticed when it is put in.
+            let _ = sockopt::set_socket_send_buffer_size(end, bytes);
+        }
         Ok(Carton { outlet, inlet })
     }
 
@@ -50,20 +59,28 @@ impl Carton {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the queue is full, ETOOMANYREFS if more descriptors are in flight than RLIMIT_NOFILE allows
+    /// `WouldBlock` if both queues are full, ETOOMANYREFS if more descriptors are in flight than RLIMIT_NOFILE allows
     /// (unix(7)).
     pub(crate) fn put(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         for batch in descriptors.chunks(BATCH) {
-            let count = (batch.len() as u16).to_be_bytes();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let fits = ancillary.push(SendAncillaryMessage::ScmRights(batch));
-            debug_assert!(fits, "the space is for a whole batch");
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            sendmsg(&self.inlet, &[IoSlice::new(&count)], &mut ancillary, flags)?;
+            match send(&self.inlet, batch) {
+                Err(Errno::AGAIN) => send(&self.outlet, batch)?,
+                sent => sent?,
+            }
         }
         Ok(())
     }
+}
+
+fn send(end: &OwnedFd, batch: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let count = (batch.len() as u16).to_be_bytes();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(batch));
+    debug_assert!(fits, "the space is for a whole batch");
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    sendmsg(end, &[IoSlice::new(&count)], &mut ancillary, flags)?;
+    Ok(())
 }
 
 /// What was found in a carton.
@@ -75,38 +92,40 @@ pub(crate) struct Contents {
     pub(crate) lost: usize,
 }
 
-/// Looks at everything in the carton and takes nothing out: a crash, or another look, finds it whole. Each look makes
-/// new duplicates.
-pub(crate) fn look(outlet: &OwnedFd) -> io::Result<Contents> {
+/// Looks at everything that waits at these ends of a carton and takes nothing out: a crash, or another look, finds it
+/// whole. Each look makes new duplicates.
+pub(crate) fn look(ends: &[&OwnedFd]) -> io::Result<Contents> {
     let mut contents = Contents::default();
-    setsockopt(outlet, PeekOffset, &0)?;
-    loop {
+    for end in ends {
+        setsockopt(end, PeekOffset, &0)?;
+        while contents.add_from(end)? {}
+    }
+    Ok(contents)
+}
+
+impl Contents {
+    /// Adds the next message of the queue at this end. Returns whether there was one.
+    fn add_from(&mut self, end: &OwnedFd) -> io::Result<bool> {
         let mut count = [0; 2];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let received = match recvmsg(
-            outlet,
-            &mut [IoSliceMut::new(&mut count)],
-            &mut ancillary,
-            flags,
-        ) {
-            Ok(received) => received,
-            Err(rustix::io::Errno::AGAIN) => return Ok(contents),
-            Err(rustix::io::Errno::INTR) => continue,
+        let parts = &mut [IoSliceMut::new(&mut count)];
+        let received = retry_on_intr(|| recvmsg(end, parts, &mut ancillary, flags));
+        match received {
+            Ok(received) if received.bytes > 0 => {}
+            Ok(_) | Err(Errno::AGAIN) => return Ok(false),
             Err(error) => return Err(error.into()),
-        };
-        if received.bytes == 0 {
-            return Ok(contents);
         }
-        let before = contents.descriptors.len();
+        let before = self.descriptors.len();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                contents.descriptors.extend(descriptors);
+                self.descriptors.extend(descriptors);
             }
         }
-        let arrived = contents.descriptors.len() - before;
-        contents.lost += usize::from(u16::from_be_bytes(count)).saturating_sub(arrived);
+        let arrived = self.descriptors.len() - before;
+        self.lost += usize::from(u16::from_be_bytes(count)).saturating_sub(arrived);
+        Ok(true)
     }
 }
 
@@ -137,7 +156,7 @@ mod tests {
             .map(|fd| sockopt::socket_cookie(fd).unwrap())
             .collect();
         for _ in 0..3 {
-            let contents = look(&carton.outlet).unwrap();
+            let contents = look(&[&carton.outlet, &carton.inlet]).unwrap();
             let found: Vec<u64> = contents
                 .descriptors
                 .iter()
@@ -149,10 +168,37 @@ mod tests {
     }
 
     #[test]
+    fn when_one_queue_is_full_the_other_one_is_used() {
+        let (plug, _) = UnixStream::pair().unwrap();
+        let carton = Carton::with_queues(1).unwrap();
+        let mut batches = 0;
+        while carton.put(&[plug.as_fd()]).is_ok() {
+            batches += 1;
+        }
+        let [at_outlet, at_inlet] =
+            [&carton.outlet, &carton.inlet].map(|end| look(&[end]).unwrap().descriptors.len());
+        assert!(at_outlet > 1);
+        assert_eq!((at_inlet, at_outlet + at_inlet), (at_outlet, batches));
+        assert_eq!(
+            look(&[&carton.outlet, &carton.inlet])
+                .unwrap()
+                .descriptors
+                .len(),
+            batches
+        );
+    }
+
+    #[test]
     fn an_empty_carton_is_empty() {
         let carton = Carton::new().unwrap();
-        assert_eq!(look(&carton.outlet).unwrap().descriptors.len(), 0);
+        assert_eq!(
+            look(&[&carton.outlet, &carton.inlet])
+                .unwrap()
+                .descriptors
+                .len(),
+            0
+        );
         drop(carton.inlet);
-        assert_eq!(look(&carton.outlet).unwrap().descriptors.len(), 0);
+        assert_eq!(look(&[&carton.outlet]).unwrap().descriptors.len(), 0);
     }
 }

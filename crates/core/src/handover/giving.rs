@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use serde_bytes::ByteBuf;
 
 use super::carton::{BATCH, Carton};
-use super::parcel::Parcel;
+use super::parcel::{Parcel, shut};
 use super::vault::{self, ConnectionRecord, ListenerRecord};
 use crate::heap;
 use crate::listeners::{Listener, Origin};
@@ -44,38 +45,60 @@ impl Package {
 /// Packs the connections, and the listeners that we bound ourselves; inherited ones are the service manager's, or are
 /// passed on under their own names. `stored` says whether the service manager will keep the package.
 ///
+/// Connections that do not fit are shut down; the log says how many, and what to do.
+///
 /// # Errors
 ///
-/// That the kernel takes no more descriptors in flight or no more memory. The connections are lost then.
+/// That there is no descriptor or no memory for the package itself. The connections are lost then.
 pub(crate) fn pack(
     listeners: &[Arc<Listener>],
     parcels: Vec<Parcel>,
     stored: bool,
 ) -> io::Result<Package> {
-    let carton = Carton::new()?;
     let records: Vec<ListenerRecord> = listeners
         .iter()
         .map(|listener| listener_record(listener))
         .collect::<io::Result<_>>()?;
-    let mut vault = vault::Writer::new(stored, &records)?;
+    let vault = vault::Writer::new(stored, &records)?;
     let bound: Vec<BorrowedFd<'_>> = listeners
         .iter()
         .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))
         .map(|listener| listener.socket.as_fd())
         .collect();
-    carton.put(&bound)?;
-    let connections = parcels.len();
+    fill(Carton::new()?, vault, &bound, parcels)
+}
+
+fn fill(
+    carton: Carton,
+    mut vault: vault::Writer,
+    listeners: &[BorrowedFd<'_>],
+    parcels: Vec<Parcel>,
+) -> io::Result<Package> {
+    let (mut connections, mut lost) = (0, 0);
     let mut given_back = 0;
     let mut parcels = parcels.into_iter();
-    while parcels.len() > 0 {
+    let mut packed = carton.put(listeners);
+    while packed.is_ok() && parcels.len() > 0 {
         let (sockets, records) = take_apart(parcels.by_ref().take(BATCH))?;
-        let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-        carton.put(&descriptors)?;
-        vault.add(records)?;
+        packed = put(&carton, &mut vault, &sockets, records);
         if vault.bytes() - given_back > GIVE_BACK_BYTES {
             heap::give_back();
             given_back = vault.bytes();
         }
+        if packed.is_ok() {
+            connections += sockets.len();
+        } else {
+            lost += sockets.len();
+            sockets.iter().for_each(shut);
+        }
+    }
+    if let Err(error) = packed {
+        lost += parcels.len();
+        parcels.for_each(|parcel| shut(&parcel.socket));
+        tracing::error!(
+            "not everything fits into the handover ({error}), {lost} connections were shut down: {}",
+            advice(&error)
+        );
     }
     Ok(Package {
         vault: vault.finish()?,
@@ -105,6 +128,30 @@ fn take_apart(
     Ok((sockets, records))
 }
 
+/// Puts one batch in: its sockets and what is to be known of them, or, on failure, nothing that the successor would take
+/// for a connection.
+fn put(
+    carton: &Carton,
+    vault: &mut vault::Writer,
+    sockets: &[OwnedFd],
+    records: Vec<ConnectionRecord>,
+) -> io::Result<()> {
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    carton.put(&descriptors)?;
+    vault.add(records)
+}
+
+/// What helps against an obstacle.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::AGAIN) => "the queues that carry them are full; raise net.core.wmem_max",
+        Some(Errno::TOOMANYREFS) => {
+            "this user has too many descriptors in flight; raise LimitNOFILE="
+        }
+        _ => "the kernel has no memory for them; see MemoryMax= of the unit",
+    }
+}
+
 fn listener_record(listener: &Listener) -> io::Result<ListenerRecord> {
     Ok(ListenerRecord {
         cookie: socket_cookie(&listener.socket)?,
@@ -115,4 +162,110 @@ fn listener_record(listener: &Listener) -> io::Result<ListenerRecord> {
         },
         path: listener.path.as_ref().map(|path| path.to_record()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::handover::taking::Inheritance;
+    use crate::inherit::NamedDescriptor;
+    use crate::rlimit;
+
+    /// The smallest queues that the kernel makes; some batches fit.
+    const SMALL_QUEUE_BYTES: usize = 1;
+
+    /// Connections that are told apart by what they have received, and their peers.
+    fn connections(count: usize) -> (Vec<Parcel>, Vec<UnixStream>) {
+        let connection = |number: usize| {
+            let (ours, peer) = UnixStream::pair().unwrap();
+            peer.set_nonblocking(true).unwrap();
+            let parcel = Parcel {
+                socket: ours.into(),
+                name: "rpc".into(),
+                input: Bytes::copy_from_slice(&number.to_be_bytes()),
+                ended: false,
+                output: Bytes::new(),
+                session: None,
+            };
+            (parcel, peer)
+        };
+        (0..count).map(connection).unzip()
+    }
+
+    fn vault() -> vault::Writer {
+        vault::Writer::new(false, &[]).unwrap()
+    }
+
+    /// What a successor finds.
+    fn look(package: &Package) -> Inheritance {
+        let named = |(name, fd): (&str, BorrowedFd<'_>)| NamedDescriptor {
+            name: name.into(),
+            number: 3,
+            fd: fd.try_clone_to_owned().unwrap(),
+        };
+        Inheritance::look(package.descriptors().map(named).into(), 0)
+    }
+
+    fn has_ended(mut peer: &UnixStream) -> bool {
+        match peer.read(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                false
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_shut_down_and_the_rest_is_handed_over() {
+        rlimit::raise().unwrap();
+        let (parcels, peers) = connections(20 * BATCH + 7);
+        let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
+        let package = fill(carton, vault(), &[], parcels).unwrap();
+        let fitting = package.connections;
+        assert!((BATCH..20 * BATCH).contains(&fitting), "{fitting}");
+        assert_eq!(fitting % BATCH, 0);
+
+        let found = look(&package);
+        assert_eq!((found.parcels.len(), found.lost), (fitting, 0));
+        for (number, parcel) in found.parcels.iter().enumerate() {
+            assert_eq!(parcel.input, number.to_be_bytes()[..]);
+        }
+        let ended: Vec<bool> = peers.iter().map(has_ended).collect();
+        let expected: Vec<bool> = (0..peers.len()).map(|number| number >= fitting).collect();
+        assert_eq!(ended, expected);
+        // Nobody else has them: where both are gone, all have ended.
+        drop((package, found));
+        assert!(peers.iter().all(has_ended));
+    }
+
+    #[test]
+    fn a_carton_that_takes_nothing_is_handed_over_empty() {
+        let (parcels, peers) = connections(10);
+        let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
+        let (plug, _) = UnixStream::pair().unwrap();
+        while carton.put(&[plug.as_fd()]).is_ok() {}
+        let package = fill(carton, vault(), &[], parcels).unwrap();
+        assert_eq!(package.connections, 0);
+        assert!(peers.iter().all(has_ended));
+        assert!(look(&package).parcels.is_empty());
+    }
+
+    /// They are in the carton when it turns out that nothing can be written about them.
+    #[test]
+    fn what_cannot_be_described_has_ended_before_the_successor_looks() {
+        let (parcels, peers) = connections(2 * BATCH);
+        let vault = vault();
+        vault.forbid_growth();
+        let package = fill(Carton::new().unwrap(), vault, &[], parcels).unwrap();
+        assert_eq!(package.connections, 0);
+        assert!(peers.iter().all(has_ended));
+        let found = look(&package);
+        assert_eq!((found.parcels.len(), found.lost), (0, BATCH));
+    }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
+use rustix::net::Shutdown;
 
 /// What is left of an established connection: its descriptor and a little state.
 #[derive(Debug)]
@@ -18,4 +19,9 @@ pub(crate) struct Parcel {
     pub(crate) output: Bytes,
     /// What the service saved; `None` for a stateless session.
     pub(crate) session: Option<Bytes>,
+}
+
+/// Ends a connection that nobody will serve. The descriptor may have duplicates, so closing it would not.
+pub(crate) fn shut(socket: &OwnedFd) {
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::Shutdown;
 use rustix::net::sockopt::socket_cookie;
 
 use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
-use super::parcel::Parcel;
+use super::parcel::{Parcel, shut};
 use super::spare::Spare;
 use super::store::{self, PROBE};
 use super::vault::{self, ConnectionRecord, ListenerRecord, VaultError};
@@ -47,7 +46,12 @@ impl Inheritance {
         let find = |name: &str| reserved.iter().find(|descriptor| descriptor.name == name);
         match (find(STATE), find(OUTLET)) {
             (state, Some(outlet)) => {
-                inheritance.unpack(state.map(|state| &state.fd), &outlet.fd);
+                let ends: Vec<&OwnedFd> = [Some(outlet), find(INLET)]
+                    .into_iter()
+                    .flatten()
+                    .map(|end| &end.fd)
+                    .collect();
+                inheritance.unpack(state.map(|state| &state.fd), &ends);
             }
             (Some(_), None) => {
                 tracing::error!(
@@ -108,10 +112,10 @@ impl Inheritance {
         }
     }
 
-    fn unpack(&mut self, state: Option<&OwnedFd>, outlet: &OwnedFd) {
+    fn unpack(&mut self, state: Option<&OwnedFd>, ends: &[&OwnedFd]) {
         // First what takes one descriptor, then what may take all.
         let estate = state.map_or(Err(VaultError::Missing), vault::read);
-        let contents = match carton::look(outlet) {
+        let contents = match carton::look(ends) {
             Ok(contents) => contents,
             Err(error) => {
                 tracing::error!("the predecessor's connections cannot be received: {error}");
@@ -180,9 +184,4 @@ fn heirloom(socket: OwnedFd, record: ListenerRecord) -> Option<Heirloom> {
         listen: record.bound?,
         path: record.path.map(BoundPath::from_record),
     })
-}
-
-/// Ends a connection that nobody will serve. The descriptor may have duplicates, so closing it would not.
-fn shut(socket: &OwnedFd) {
-    let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }

@@ -171,6 +171,12 @@ impl Writer {
         self.end
     }
 
+    /// From now on, adding more than there is room for fails.
+    #[cfg(test)]
+    pub(crate) fn forbid_growth(&self) {
+        fcntl_add_seals(&self.file, SealFlags::GROW).unwrap();
+    }
+
     /// Leaves what was added, with a header.
     pub(crate) fn finish(self) -> io::Result<OwnedFd> {
         self.file.set_len(self.end)?;
@@ -355,11 +361,14 @@ mod tests {
         writer.add(records).unwrap();
         // There is room for some of them, but not for all.
         writer.file.set_len(writer.end + 20_000).unwrap();
-        fcntl_add_seals(&writer.file, SealFlags::GROW).unwrap();
+        writer.forbid_growth();
         assert!(writer.add(more).is_err());
         let mut left = estate();
         left.connections.truncate(50);
-        assert_eq!(read(&writer.finish().unwrap()).unwrap(), left);
+        let bytes = writer.bytes();
+        let vault = writer.finish().unwrap();
+        assert_eq!(read(&vault).unwrap(), left);
+        assert_eq!(File::from(vault).metadata().unwrap().len(), bytes);
     }
 
     #[test]
