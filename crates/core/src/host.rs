@@ -364,6 +364,10 @@ impl<S: Service> Host for Hosted<S> {
             if partial.bytes.is_empty() || !reply.connection.takes_frames() {
                 reply.desk.pools.give_partial(partial);
             } else {
+                if reply.connection.is_paused() || !partial.is_backlog() {
+                    // It rests now, for as long as the peer likes.
+                    partial = partial.without_spent(&mut reply.desk.pools);
+                }
                 reply.connection.input = Some(partial);
             }
         });

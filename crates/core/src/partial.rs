@@ -11,6 +11,9 @@ use crate::pool::{BUFFER_BYTES_MAX, Pools};
 const GROWTH_FACTOR: usize = 16;
 const GROWTH_BYTES_MIN: usize = 256 * 1024;
 
+/// Less memory than this, of bytes that were dispatched before those that are left, is not worth making free.
+const SPENT_BYTES_MIN: usize = 4 * 1024;
+
 /// The received bytes of one connection that no service call has consumed: the beginning of a frame whose end has
 /// not arrived, or whole frames that wait because dispatch is paused.
 ///
@@ -23,6 +26,8 @@ pub(crate) struct Partial {
     pub(crate) parked: Option<Parked>,
     /// At least so many bytes are still missing from the frame, as far as is known; only where all was scanned.
     pub(crate) missing: usize,
+    /// How many bytes were dispatched before those in `bytes`. They may still take memory, which nothing shows.
+    pub(crate) spent: usize,
     /// While the engine has `bytes` to receive into it: what it will hold at most when it comes back. Otherwise 0.
     pub(crate) lent: usize,
 }
@@ -34,7 +39,8 @@ impl Partial {
     }
 
     /// Bytes of memory that the peer makes the process hold here: what has arrived, and what was allocated for the rest
-    /// of the frame because of its header. A buffer may have more capacity than that, which is never touched.
+    /// of the frame because of its header. A buffer may have more capacity than that: it was never touched, or it
+    /// was by an earlier user of a buffer of at most [`BUFFER_BYTES_MAX`].
     pub(crate) fn held(&self) -> usize {
         let expected = self.missing.min(self.bytes.capacity() - self.bytes.len());
         self.bytes.len() + expected + self.lent
@@ -59,6 +65,27 @@ impl Partial {
         let mut large = pools.large(length + ahead);
         large.extend_from_slice(&self.bytes);
         pools.give_large(std::mem::replace(&mut self.bytes, large));
+        self.spent = 0;
+    }
+
+    /// Moves what is left to memory of its size, if more than that was dispatched before it: a connection may rest with the
+    /// beginning of a frame, and is not to keep the memory of a whole backlog for it. Never more is copied than was
+    /// dispatched since the last time.
+    pub(crate) fn without_spent(mut self: Box<Self>, pools: &mut Pools) -> Box<Self> {
+        let left = self.bytes.len();
+        if self.spent < left.max(SPENT_BYTES_MIN) {
+            return self;
+        }
+        let mut fresh = pools.partial();
+        if fresh.bytes.capacity() > 2 * left.max(SPENT_BYTES_MIN) {
+            pools.give_partial(fresh);
+            fresh = Box::default();
+        }
+        fresh.make_room(left, self.missing, pools);
+        fresh.bytes.extend_from_slice(&self.bytes);
+        fresh.consume(0, self.scanned, self.parked.take(), self.missing);
+        pools.give_partial(self);
+        fresh
     }
 
     /// Notes what [`crate::host::Rest`] says of the bytes, after the first `used` of them were dispatched.
@@ -71,6 +98,7 @@ impl Partial {
     ) {
         debug_assert_eq!(scanned == 0, parked.is_none());
         self.bytes.advance(used);
+        self.spent += used;
         self.scanned = scanned;
         self.parked = parked;
         self.missing = missing;
@@ -81,6 +109,7 @@ impl Partial {
         self.scanned = 0;
         self.parked = None;
         self.missing = 0;
+        self.spent = 0;
         self.lent = 0;
         self.bytes.clear();
         // An advanced buffer hides what lies before its beginning until it is asked for more than it shows.
@@ -117,5 +146,47 @@ mod tests {
                 assert!(partial.bytes.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn what_is_left_moves_to_memory_of_its_size() {
+        let mut pools = Pools::default();
+        let mut shelved = pools.partial();
+        shelved.bytes.reserve(BUFFER_BYTES_MAX);
+        pools.give_partial(shelved);
+
+        let bytes: Vec<u8> = (0..50_000).map(|i| (i % 251) as u8).collect();
+        let mut partial = Box::<Partial>::default();
+        partial.bytes.extend_from_slice(&bytes);
+        // How much is dispatched by then, and how much memory may be kept.
+        for (used, capacity_max) in [
+            (20_000, 50_000),
+            (24_999, 50_000),
+            (25_000, 50_000),
+            (45_000, 10_000),
+            (49_000, 10_000),
+            (49_999, 8_192),
+        ] {
+            let before = bytes.len() - partial.bytes.len();
+            partial.consume(used - before, 0, None, 0);
+            partial = partial.without_spent(&mut pools);
+            assert_eq!(partial.bytes, bytes[used..]);
+            let left = partial.bytes.len();
+            assert!(partial.spent < left.max(SPENT_BYTES_MIN));
+            // The buffer hides what was dispatched before.
+            let memory = partial.bytes.capacity() + partial.spent;
+            assert!(memory <= capacity_max, "{memory} bytes for {left}");
+        }
+    }
+
+    #[test]
+    fn a_little_is_not_moved() {
+        let mut pools = Pools::default();
+        let mut partial = Box::<Partial>::default();
+        partial.bytes.extend_from_slice(&[7; SPENT_BYTES_MIN]);
+        partial.consume(SPENT_BYTES_MIN - 1, 0, None, 0);
+        let place = partial.bytes.as_ptr();
+        partial = partial.without_spent(&mut pools);
+        assert_eq!(partial.bytes.as_ptr(), place);
     }
 }

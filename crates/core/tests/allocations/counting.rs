@@ -24,11 +24,24 @@ struct Counting;
 thread_local! {
     /// What counts this thread's allocations.
     static COUNTER: Cell<Option<&'static AtomicUsize>> = const { Cell::new(None) };
+    /// Bytes that this thread has allocated, less those that it has freed.
+    static BALANCE: Cell<isize> = const { Cell::new(0) };
 }
 
 /// Counts what the calling thread allocates from now on.
 pub(crate) fn count_this_thread(counter: &'static AtomicUsize) {
     COUNTER.set(Some(counter));
+}
+
+/// Bytes that the calling thread has allocated, less those that it has freed: meaningful where it does both.
+pub(crate) fn balance_of_this_thread() -> isize {
+    BALANCE.get()
+}
+
+fn balance(allocated: usize, freed: usize) {
+    let _ = BALANCE.try_with(|balance| {
+        balance.set(balance.get() + allocated as isize - freed as isize);
+    });
 }
 
 fn count() {
@@ -43,23 +56,27 @@ fn count() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        balance(layout.size(), 0);
         // SAFETY: the caller keeps the contract of this very function.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
+        balance(layout.size(), 0);
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count();
+        balance(new_size, layout.size());
         // SAFETY: as above; the pointer came from the system's allocator.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        balance(0, layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }

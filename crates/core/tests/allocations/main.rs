@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod counting;
+mod held;
 
 use std::sync::atomic::AtomicUsize;
 
