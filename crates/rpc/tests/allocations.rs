@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(
+    dead_code,
+    reason = "this test counts, and does not look at what is held"
+)]
 #[path = "../../core/tests/allocations/counting.rs"]
 mod counting;
 
