@@ -17,9 +17,11 @@ mod error;
 mod heirloom;
 mod matching;
 mod names;
+mod overlap;
 mod plan;
 mod rehearsal;
 mod rows;
+mod succession;
 
 pub use address::Address;
 pub use check::is_listening;
@@ -27,8 +29,9 @@ pub use error::{StartError, StartProblem};
 pub(crate) use heirloom::Heirloom;
 pub use plan::{Plan, plan};
 pub use rehearsal::rehearse;
-pub(crate) use rehearsal::{Held, rehearse_binding};
+pub(crate) use rehearsal::rehearse_binding;
 pub use rows::{Row, Source, Table};
+pub(crate) use succession::Held;
 
 /// A listening socket: what it is called, who answers, and which workers take its connections.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::control::{Control, Signals, Why};
+use crate::engine::choose;
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
 use crate::handover::preflight::{self, Asked, Question};
@@ -97,6 +98,7 @@ impl Server {
                 )
             })?;
         self.rehearse(&question.inherited, &question.held)?;
+        choose(self.config.engine).map_err(ServerError::Engine)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }

@@ -54,11 +54,11 @@ impl Question {
                 Origin::Inherited { .. } => {
                     question.inherited.push(descriptor_name(&listener.name))
                 }
-                Origin::Bound { listen } => question.held.push(Held {
-                    name: listener.name.to_string(),
-                    listen: listen.to_string(),
-                    address: listener.address.to_string(),
-                }),
+                Origin::Bound { listen } => question.held.push(Held::describe(
+                    &listener.name,
+                    &listen.to_string(),
+                    &listener.socket,
+                )),
             }
         }
         question
@@ -76,10 +76,14 @@ impl Question {
             if let Some(name) = line.strip_prefix("inherited=") {
                 question.inherited.push(name.to_owned());
             } else {
+                let name = line.strip_prefix("bound=")?.to_owned();
+                let mut value = |key| lines.next()?.strip_prefix(key)?.strip_prefix('=');
                 question.held.push(Held {
-                    name: line.strip_prefix("bound=")?.to_owned(),
-                    listen: lines.next()?.strip_prefix("listen=")?.to_owned(),
-                    address: lines.next()?.strip_prefix("address=")?.to_owned(),
+                    name,
+                    listen: value("listen")?.to_owned(),
+                    address: value("address")?.to_owned(),
+                    reuse_port: value("reuse_port")?.parse().ok()?,
+                    v6only: value("v6only")?.parse().ok()?,
                 });
             }
         }
@@ -97,6 +101,8 @@ impl fmt::Display for Question {
             writeln!(f, "bound={}", held.name)?;
             writeln!(f, "listen={}", held.listen)?;
             writeln!(f, "address={}", held.address)?;
+            writeln!(f, "reuse_port={}", held.reuse_port)?;
+            writeln!(f, "v6only={}", held.v6only)?;
         }
         Ok(())
     }
@@ -202,6 +208,8 @@ mod tests {
             name: name.to_owned(),
             listen: listen.to_owned(),
             address: "127.0.0.1:4660".to_owned(),
+            reuse_port: listen.ends_with('0'),
+            v6only: listen.ends_with('1'),
         };
         for (inherited, held) in [
             (vec![], vec![]),

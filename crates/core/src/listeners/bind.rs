@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, MemfdFlags, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_congestion;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -63,6 +63,14 @@ impl Failure {
         error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     }
 
+    /// Section `name` is to listen on `listen`, and the kernel would let only one of the two.
+    pub(super) fn in_the_way(name: &str, listen: &ListenAddress) -> Self {
+        Self(
+            format!("{listen} of socket {name:?} is in the way; remove one of the two"),
+            None,
+        )
+    }
+
     /// The failure to bind `listen` for section `name`.
     pub(super) fn at(self, name: &str, listen: &ListenAddress) -> StartProblem {
         StartProblem::Bind {
@@ -115,9 +123,28 @@ pub(super) fn rehearse(listen: &ListenAddress, options: &Options) -> Result<(), 
             find_stale(path)?;
             let directory = path.parent().unwrap_or(path);
             rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
-                .map_err(|error| path_failure(path, error.into()))
+                .map_err(|error| path_failure(path, error.into()))?;
+            rehearse_options(listen, options)
         }
         ListenAddress::UnixAbstract(name) => abstract_socket(name).map(drop),
+    }
+}
+
+/// Whether somebody removed the path of a socket that listens on `listen`, so that it is to be made anew.
+pub(super) fn is_gone(listen: &ListenAddress) -> bool {
+    matches!(listen, ListenAddress::UnixPath(path) if matches!(stat(path), Ok(None)))
+}
+
+/// Whether a socket that listens on `listen` could be given these options.
+pub(super) fn rehearse_options(listen: &ListenAddress, options: &Options) -> Result<(), Failure> {
+    match listen {
+        ListenAddress::Tcp(address) => new_tcp_socket(*address, options).map(drop),
+        ListenAddress::UnixPath(_) => {
+            // A file that belongs to this process as a path that it makes would (chown(2)).
+            let file = rustix::fs::memfd_create("ringhold-owners", MemfdFlags::CLOEXEC)?;
+            give(&file, options.owners)
+        }
+        ListenAddress::UnixAbstract(_) => Ok(()),
     }
 }
 
@@ -137,12 +164,21 @@ fn tcp(address: SocketAddr, options: &Options, first: bool) -> Result<Bound, Fai
 
 /// A TCP socket bound to `address`, not yet listening.
 fn tcp_socket(address: SocketAddr, options: &Options, reuse_port: bool) -> Result<Socket, Failure> {
+    let socket = new_tcp_socket(address, options)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket
+        .bind(&SockAddr::from(address))
+        .map_err(|error| tcp_failure(address, error))?;
+    Ok(socket)
+}
+
+/// A TCP socket that is yet to be bound to `address`.
+fn new_tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, Failure> {
     // Close-on-exec from the start; socket2 sees to it.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
         .map_err(|error| tcp_failure(address, error))?;
     // So that connections of a former process that are still closing do not keep the port (socket(7)).
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(options.nodelay)?;
     if let Some(name) = &options.congestion {
@@ -151,9 +187,6 @@ fn tcp_socket(address: SocketAddr, options: &Options, reuse_port: bool) -> Resul
     if let (SocketAddr::V6(_), Some(only)) = (address, options.ipv6_only) {
         socket.set_only_v6(only)?;
     }
-    socket
-        .bind(&SockAddr::from(address))
-        .map_err(|error| tcp_failure(address, error))?;
     Ok(socket)
 }
 
@@ -339,14 +372,7 @@ pub(super) fn adjust(path: &Path, options: &Options) -> Result<(), Failure> {
             None,
         ));
     }
-    let Owners { user, group } = options.owners;
-    if user.is_some() || group.is_some() {
-        let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
-        rustix::fs::chownat(&handle, "", user, group, AtFlags::EMPTY_PATH).map_err(|error| {
-            let reason = "this process may not give it that user or group; run it as root, or as a member of the group";
-            Failure(reason.to_owned(), Some(error.into()))
-        })?;
-    }
+    give(&handle, options.owners)?;
     // The umask may have narrowed it. A handle cannot be changed directly before Linux 6.6 (fchmodat2(2)).
     if stat.st_mode & 0o7777 != options.mode {
         use std::os::fd::AsRawFd;
@@ -360,6 +386,18 @@ pub(super) fn adjust(path: &Path, options: &Options) -> Result<(), Failure> {
         })?;
     }
     Ok(())
+}
+
+/// Gives an open file these owners.
+fn give(file: impl AsFd, Owners { user, group }: Owners) -> Result<(), Failure> {
+    if user.is_none() && group.is_none() {
+        return Ok(());
+    }
+    let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+    rustix::fs::chownat(file, "", user, group, AtFlags::EMPTY_PATH).map_err(|error| {
+        let reason = "this process may not give it that user or group; run it as root, or as a member of the group";
+        Failure(reason.to_owned(), Some(error.into()))
+    })
 }
 
 impl BoundPath {

@@ -4,16 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::Shutdown;
-use rustix::net::sockopt::{
-    ipv6_v6only, set_tcp_congestion, set_tcp_nodelay, socket_reuseport, tcp_congestion,
-};
+use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay, tcp_congestion};
 use socket2::{Domain, Socket, Type};
 
 use super::bind::{Bound, Options, adjust};
-use super::{Address, BoundPath};
-use crate::config::ListenAddress;
+use super::{Address, BoundPath, Held};
 
-/// A listener that the predecessor had bound for `listen` of section `name`. Where the configuration still says so it is
+/// A listener that the predecessor had bound for `listen` of section `name`. Where its address is still asked for it is
 /// taken over, so that nobody who connects in between is refused; otherwise it is closed and its path removed.
 #[derive(Debug)]
 pub(crate) struct Heirloom {
@@ -25,11 +22,9 @@ pub(crate) struct Heirloom {
 }
 
 impl Heirloom {
-    /// Whether it was bound for this address of this section, with the options that cannot be changed afterwards.
-    pub(super) fn is_for(&self, name: &str, listen: &ListenAddress, options: &Options) -> bool {
-        self.name == name
-            && self.listen == listen.to_string()
-            && self.is_bound_like(listen, options).unwrap_or(false)
+    /// What is to be known of it, to find out who goes on with it.
+    pub(super) fn describe(&self) -> Held {
+        Held::describe(&self.name, &self.listen, &self.socket)
     }
 
     /// Closes it for good. The descriptor has duplicates until the handover is over, so it must also stop listening:
@@ -42,8 +37,9 @@ impl Heirloom {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// Makes it what the configuration says now: backlog, mode, owners, nodelay, congestion. `None` if that cannot be done, in which
-    /// case it is closed and is to be bound anew.
+    /// Makes it what the configuration says now: backlog, mode, owners, nodelay, congestion. `None` if it is not what it
+    /// was any more or may not be reached by whom the configuration says, in which case it is closed and is to be bound
+    /// anew.
     pub(super) fn adapt(self, options: &Options) -> Option<Bound> {
         let Some(address) = self.adapted(options) else {
             self.discard();
@@ -58,20 +54,25 @@ impl Heirloom {
 
     fn adapted(&self, options: &Options) -> Option<Address> {
         let address = Address::of(self.socket.as_fd()).ok().flatten()?;
-        match (&self.path, &address) {
-            (Some(path), _) => adjust(path.path(), options).ok()?,
-            (None, Address::Tcp(_)) => {
-                set_tcp_nodelay(&self.socket, options.nodelay).ok()?;
-                self.set_congestion(options).ok()?;
-            }
-            (None, _) => {}
+        if let Some(path) = &self.path {
+            adjust(path.path(), options).ok()?;
+        }
+        if address.is_tcp()
+            && let Err(error) = self.set_tcp_options(options)
+        {
+            // Nobody is turned away because of how the bytes travel.
+            tracing::error!(
+                socket = %self.name,
+                "the listener on {address} stays as the predecessor made it, the options of its section cannot be set: {error}"
+            );
         }
         // Listening again changes the backlog and nothing else (listen(2)).
         rustix::net::listen(&self.socket, options.backlog).ok()?;
         Some(address)
     }
 
-    fn set_congestion(&self, options: &Options) -> io::Result<()> {
+    fn set_tcp_options(&self, options: &Options) -> io::Result<()> {
+        set_tcp_nodelay(&self.socket, options.nodelay)?;
         let name = match &options.congestion {
             Some(name) => name.clone(),
             // The default, which a fresh socket has.
@@ -81,19 +82,6 @@ impl Heirloom {
             set_tcp_congestion(&self.socket, &name)?;
         }
         Ok(())
-    }
-
-    fn is_bound_like(&self, listen: &ListenAddress, options: &Options) -> io::Result<bool> {
-        let ListenAddress::Tcp(address) = listen else {
-            return Ok(true);
-        };
-        if socket_reuseport(&self.socket)? != options.reuse_port {
-            return Ok(false);
-        }
-        Ok(match options.ipv6_only {
-            Some(only) if address.is_ipv6() => ipv6_v6only(&self.socket)? == only,
-            _ => true,
-        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Decides what each socket section will use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use rustix::net::sockopt::set_tcp_nodelay;
 use super::bind::{Options, bind};
 use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
+use super::succession::{Held, Wanted, assign};
 use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
 use crate::inherit::{Inherited, NamedDescriptor};
@@ -129,13 +130,9 @@ impl Plan {
     /// As [`Plan::open`], but what the predecessor had bound for an address that is still wanted is taken over. The rest
     /// of that is closed first, since its addresses may be in the way.
     pub(crate) fn open_with(self, heirlooms: Vec<Heirloom>) -> Result<Vec<Listener>, StartError> {
-        let (mut heirlooms, unwanted): (Vec<Heirloom>, Vec<Heirloom>) = heirlooms
-            .into_iter()
-            .partition(|heirloom| self.wants(heirloom));
-        unwanted.into_iter().for_each(Heirloom::discard);
         let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
-        for entry in self.with_extras(&heirlooms) {
-            match entry.open(&listeners, &mut heirlooms) {
+        for (entry, heirloom) in self.with_heirlooms(heirlooms) {
+            match entry.open(listeners.last(), heirloom) {
                 Ok(listener) => listeners.push(listener),
                 Err(problem) => {
                     for listener in &listeners {
@@ -146,30 +143,41 @@ impl Plan {
                 }
             }
         }
-        heirlooms.into_iter().for_each(Heirloom::discard);
         Ok(listeners)
     }
 
-    fn wants(&self, heirloom: &Heirloom) -> bool {
-        self.entries.iter().any(|entry| entry.takes(heirloom))
-    }
+    /// The entries, each with what it takes over, and one more for each heirloom beyond those that are planned: the
+    /// listeners of workers that there are no more (SO_REUSEPORT). Clients may be waiting in their queues, so that they
+    /// are dealt to the others rather than closed. What nobody takes over is closed.
+    fn with_heirlooms(self, heirlooms: Vec<Heirloom>) -> Vec<(Entry, Option<Heirloom>)> {
+        let held: Vec<Held> = heirlooms.iter().map(Heirloom::describe).collect();
+        let wanted: Vec<Wanted<'_>> = self.entries.iter().filter_map(Entry::wanted).collect();
+        let mut assigned = assign(&wanted, &held).into_iter();
+        let mut heirlooms: Vec<Option<Heirloom>> = heirlooms.into_iter().map(Some).collect();
 
-    /// The entries, and one more for each heirloom beyond those that are planned: the listeners of workers that there are
-    /// no more (SO_REUSEPORT). Clients may be waiting in their queues, so that they are dealt to the others rather than
-    /// closed.
-    fn with_extras(self, heirlooms: &[Heirloom]) -> Vec<Entry> {
-        let mut entries = Vec::with_capacity(self.entries.len());
-        let mut planned = self.entries.into_iter().peekable();
-        while let Some(entry) = planned.next() {
-            let is_last = planned.peek().is_none_or(|next| !next.is_copy_of(&entry));
-            let copies = entry.repetition() + 1;
-            let count = heirlooms.iter().filter(|one| entry.takes(one)).count();
-            let extras = (copies..count).filter(|_| is_last);
-            let extras: Vec<Entry> = extras.filter_map(|index| entry.extra(index)).collect();
-            entries.push(entry);
-            entries.extend(extras);
+        let mut pairs = Vec::with_capacity(self.entries.len());
+        let mut at_place: VecDeque<usize> = VecDeque::new();
+        let mut entries = self.entries.into_iter().peekable();
+        while let Some(entry) = entries.next() {
+            if entry.wanted().is_some() {
+                at_place = assigned.next().unwrap_or_default().into();
+            }
+            let mut next = || heirlooms[at_place.pop_front()?].take();
+            let heirloom = next();
+            let mut extras = Vec::new();
+            if entries.peek().is_none_or(|next| !next.is_copy_of(&entry)) {
+                let numbered = (entry.repetition() + 1..).zip(std::iter::from_fn(next));
+                extras.extend(
+                    numbered.filter_map(|(index, heirloom)| {
+                        Some((entry.extra(index)?, Some(heirloom)))
+                    }),
+                );
+            }
+            pairs.push((entry, heirloom));
+            pairs.extend(extras);
         }
-        entries
+        heirlooms.into_iter().flatten().for_each(Heirloom::discard);
+        pairs
     }
 
     fn add(
@@ -216,13 +224,20 @@ impl Plan {
 }
 
 impl Entry {
-    /// Whether it can use what the predecessor had bound.
-    fn takes(&self, heirloom: &Heirloom) -> bool {
+    /// The address that is to be bound, where it is the first to listen there.
+    fn wanted(&self) -> Option<Wanted<'_>> {
         match &self.socket {
             Planned::Bind {
-                listen, options, ..
-            } => heirloom.is_for(&self.name, listen, options),
-            Planned::Inherited { .. } => false,
+                listen,
+                options,
+                repetition: 0,
+                ..
+            } => Some(Wanted {
+                name: &self.name,
+                listen,
+                options,
+            }),
+            _ => None,
         }
     }
 
@@ -265,11 +280,11 @@ impl Entry {
         })
     }
 
-    /// Makes the listener. `before` are those that are open already, `heirlooms` what the predecessor had bound.
+    /// Makes the listener. `before` is the one that was made before, `heirloom` what the predecessor had bound.
     fn open(
         self,
-        before: &[Listener],
-        heirlooms: &mut Vec<Heirloom>,
+        before: Option<&Listener>,
+        heirloom: Option<Heirloom>,
     ) -> Result<Listener, StartProblem> {
         let (socket, address, origin, path) = match self.socket {
             Planned::Inherited {
@@ -290,7 +305,7 @@ impl Entry {
                 repetition,
                 ..
             } => {
-                let exact = match before.last() {
+                let exact = match before {
                     Some(Listener {
                         address: Address::Tcp(address),
                         ..
@@ -300,11 +315,7 @@ impl Entry {
                     }
                     _ => listen.clone(),
                 };
-                let inherited = heirlooms
-                    .iter()
-                    .position(|heirloom| heirloom.is_for(&self.name, &listen, &options))
-                    .and_then(|index| heirlooms.remove(index).adapt(&options));
-                let bound = match inherited {
+                let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&options)) {
                     Some(bound) => bound,
                     None => bind(&self.name, &exact, &options, repetition == 0)?,
                 };

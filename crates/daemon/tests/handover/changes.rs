@@ -12,7 +12,7 @@ use crate::manager::{Manager, until};
 use crate::wire::{Wire, client, counter, request};
 
 /// A TCP address that nobody listens on, as far as one can know.
-fn free() -> Address {
+pub(crate) fn free() -> Address {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     Address::Tcp(listener.local_addr().unwrap())
 }
@@ -29,7 +29,7 @@ fn refuses(address: &Address) -> bool {
 }
 
 /// Names in the order of the alphabet, each with where it listens.
-fn sections(sections: &[(&str, &Address)]) -> String {
+pub(crate) fn sections(sections: &[(&str, &Address)]) -> String {
     let section = |(name, address): &(&str, &Address)| {
         format!("[sockets.{name}]\nservice = \"rpc\"\nlisten = [\"{address}\"]\n")
     };
@@ -190,34 +190,6 @@ fn addresses_are_swapped() {
     manager.stop();
 }
 
-/// What cannot be bound is found out before anything is given up.
-#[test]
-fn an_address_that_is_taken_refuses_the_reload() {
-    let (a, b) = (free(), free());
-    let mut manager = Manager::new(0, &sections(&[("a", &a), ("b", &b)]));
-    let path = manager.path("taken.sock");
-    let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let missing = manager.path("no/such/directory/x.sock");
-    manager.start();
-    let mut wire = Wire::connect(&a);
-    let taken = [
-        Address::Tcp(tcp.local_addr().unwrap()),
-        Address::Unix(path.into()),
-        Address::Unix(missing.into()),
-        // Held by `b`, who keeps it.
-        b.clone(),
-    ];
-    for (index, address) in taken.iter().enumerate() {
-        manager.configure(&sections(&[("a", address), ("b", &b)]));
-        manager.reload();
-        manager.logged(index + 1, &["the reload is refused"]);
-        manager.logged(1, &["socket \"a\" cannot listen on", &address.to_string()]);
-        wire.echo(index as u32, 3);
-    }
-    manager.stop();
-}
-
 /// The workers of the connections, as the counters say.
 fn held(address: &Address) -> Vec<u64> {
     let encoded = client(address).call_raw("status", &[0x90]).unwrap();
@@ -316,6 +288,36 @@ fn changed_socket_options_are_applied() {
     manager.stop();
 }
 
+/// Nobody asked before a restart. Better a service with another option than none.
+#[test]
+fn a_listener_stays_over_a_restart_if_an_option_cannot_be_set() {
+    let a = free();
+    let base = sections(&[("a", &a)]);
+    let mut manager = Manager::new(16, &base);
+    manager.start();
+    let mut wire = Wire::connect(&a);
+    wire.echo(1, 1);
+    manager.configure(&format!("{base}congestion = \"none-such\"\n"));
+    manager.restart();
+    manager.logged(1, &["stays as the predecessor made it", &a.to_string()]);
+    wire.echo(2, 2);
+    Wire::connect(&a).echo(3, 3);
+    manager.stop_for_good();
+}
+
+/// Where the service, which binds `count` addresses, has listened since its start number `times`.
+fn listening(manager: &mut Manager, count: usize, times: usize) -> Vec<String> {
+    manager.logged(count * times, &["listening on", "(bound)"]);
+    let log = manager.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| line.split_once("listening on "));
+    let all: Vec<String> = lines
+        .map(|(_, rest)| rest.split(" (").next().unwrap().to_owned())
+        .collect();
+    all[count * (times - 1)..].to_vec()
+}
+
 #[test]
 fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
     let mut manager = Manager::new(
@@ -323,18 +325,7 @@ fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
         "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\", \"unix:DIR/a.sock\", \"unix:@DIR\"]\n",
     );
     manager.start();
-    let addresses = |manager: &mut Manager, times: usize| -> Vec<String> {
-        manager.logged(4 * times, &["listening on", "(bound)"]);
-        let log = manager.log();
-        let lines = log
-            .lines()
-            .filter_map(|line| line.split_once("listening on "));
-        let all: Vec<String> = lines
-            .map(|(_, rest)| rest.split(" (").next().unwrap().to_owned())
-            .collect();
-        all[4 * (times - 1)..].to_vec()
-    };
-    let first = addresses(&mut manager, 1);
+    let first = listening(&mut manager, 4, 1);
     let path = manager.path("a.sock");
     let inode = |path: &str| {
         use std::os::unix::fs::MetadataExt;
@@ -343,7 +334,7 @@ fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
     let before = inode(&path);
     for round in 2..6 {
         manager.reload();
-        assert_eq!(addresses(&mut manager, round), first);
+        assert_eq!(listening(&mut manager, 4, round), first);
         assert_eq!(inode(&path), before);
     }
     manager.stop();
@@ -352,32 +343,4 @@ fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
     let name =
         socket2::SockAddr::unix(format!("\0{}", manager.path("")).trim_end_matches('/')).unwrap();
     assert!(abstract_socket.connect(&name).is_err());
-}
-
-#[test]
-fn a_broken_configuration_is_refused() {
-    let mut manager = Manager::new(16, "[sockets.rpc]\n");
-    let address = manager.listen_tcp("rpc");
-    manager.start();
-    let mut wire = Wire::connect(&address);
-    let broken = [
-        "[sockets.rpc",
-        "[sockets.rpc]\nworker = 3\n",
-        "[sockets.rpc]\nservice = \"nothing\"\n",
-        "workers = 1\n[sockets.rpc]\nworkers = [5]\n",
-    ];
-    for (index, config) in broken.iter().enumerate() {
-        manager.configure(config);
-        manager.reload();
-        manager.logged(index + 1, &["the reload is refused, nothing has changed"]);
-        wire.echo(index as u32, 5);
-    }
-    std::fs::remove_file(manager.path("ringhold.toml")).unwrap();
-    manager.reload();
-    wire.echo(9, 9);
-    manager.configure("[sockets.rpc]\n");
-    manager.reload();
-    manager.logged(1, &["took over 1 connections"]);
-    wire.echo(10, 10);
-    manager.stop_for_good();
 }

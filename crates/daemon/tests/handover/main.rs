@@ -18,6 +18,7 @@ mod deferred;
 mod events;
 mod load_through;
 mod program;
+mod refused;
 mod sessions;
 mod storeless;
 mod under_way;

@@ -15,7 +15,7 @@ const CONFIG: &str = "[sockets.rpc]\n";
 
 /// A copy of the program under this name, made as a package manager does it: a new file, moved into place. And not by
 /// this process, see [`write_program`].
-fn install(manager: &Manager, name: &str) -> String {
+pub(crate) fn install(manager: &Manager, name: &str) -> String {
     let path = manager.path(name);
     let copy = "cp \"$1\" \"$2.new\" && mv \"$2.new\" \"$2\"";
     let status = Command::new("sh")

@@ -1,0 +1,270 @@
+//! Reloads that are refused, because the successor could not start: nothing has changed then.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use ringhold_client::Address;
+
+use crate::changes::{free, sections};
+use crate::manager::{Manager, RINGHOLD, write_program};
+use crate::program::install;
+use crate::wire::Wire;
+
+/// A service with one connection, which must go on whatever is refused.
+struct Kept {
+    manager: Manager,
+    wire: Wire,
+    address: Address,
+    refusals: usize,
+}
+
+impl Kept {
+    fn new(manager: Manager, address: &Address) -> Self {
+        let mut kept = Kept {
+            manager,
+            wire: Wire::connect(address),
+            address: address.clone(),
+            refusals: 0,
+        };
+        kept.serves();
+        kept
+    }
+
+    fn serves(&mut self) {
+        self.wire.echo(1, 1);
+        Wire::connect(&self.address).echo(2, 2);
+    }
+
+    /// A reload with this configuration is refused for this reason.
+    fn refuses(&mut self, config: &str, why: &str) {
+        self.refusals += 1;
+        self.manager.configure(config);
+        self.manager.reload();
+        self.manager.logged(
+            self.refusals,
+            &["the reload is refused, nothing has changed"],
+        );
+        self.manager.logged(1, &[why]);
+        self.serves();
+    }
+
+    fn accepts(&mut self, config: &str) {
+        self.manager.configure(config);
+        self.manager.reload();
+        self.serves();
+        assert_eq!(
+            self.manager.log().matches("the reload is refused").count(),
+            self.refusals
+        );
+    }
+}
+
+/// A port that nobody listens on, at whatever address.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("[::]:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// What cannot be bound is found out before anything is given up.
+#[test]
+fn an_address_that_is_taken_refuses_the_reload() {
+    let (a, b) = (free(), free());
+    let mut manager = Manager::new(0, &sections(&[("a", &a), ("b", &b)]));
+    let path = manager.path("taken.sock");
+    let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let missing = manager.path("no/such/directory/x.sock");
+    manager.start();
+    let mut wire = Wire::connect(&a);
+    let taken = [
+        Address::Tcp(tcp.local_addr().unwrap()),
+        Address::Unix(path.into()),
+        Address::Unix(missing.into()),
+        // Held by `b`, who keeps it.
+        b.clone(),
+    ];
+    for (index, address) in taken.iter().enumerate() {
+        manager.configure(&sections(&[("a", address), ("b", &b)]));
+        manager.reload();
+        manager.logged(index + 1, &["the reload is refused"]);
+        manager.logged(1, &["socket \"a\" cannot listen on", &address.to_string()]);
+        wire.echo(index as u32, 3);
+    }
+    manager.stop();
+}
+
+/// Each of them alone could be bound.
+#[test]
+fn addresses_that_are_in_the_way_of_each_other_are_refused() {
+    let a = free();
+    let mut manager = Manager::new(0, &sections(&[("a", &a)]));
+    let path = manager.path("new.sock");
+    manager.start();
+    let mut kept = Kept::new(manager, &a);
+    let port = free_port();
+    let config = |of_a: &str, of_b: &str, more: &str| {
+        format!(
+            "[sockets.a]\nservice = \"rpc\"\nlisten = [\"{a}\", {of_a}]\n\
+             [sockets.b]\nservice = \"rpc\"\nlisten = [{of_b}]\n{more}\n"
+        )
+    };
+    let own = format!("\"127.0.0.1:{}\"", free_port());
+    let [any, any_v4, one, other, one_v6] =
+        ["[::]", "0.0.0.0", "127.0.0.1", "127.0.0.2", "[::1]"].map(|ip| format!("\"{ip}:{port}\""));
+    let mut both = |of_a: &str, of_b: &str, more: &str, culprit: &str| {
+        let why = format!("socket {culprit} cannot listen on ");
+        kept.refuses(&config(of_a, of_b, more), &why);
+    };
+    both(&format!("{any}, {any_v4}"), &own, "", "\"a\"");
+    both(&one, &one, "", "\"b\"");
+    both(&one, &one, "reuse_port = true", "\"b\"");
+    both(&any_v4, &other, "", "\"b\"");
+    both(&one, &any, "ipv6_only = false", "\"b\"");
+    both(&one_v6, &any, "ipv6_only = true", "\"b\"");
+    let unix = format!("\"unix:{path}\"");
+    both(&unix, &unix, "", "\"b\"");
+    let name = format!("\"unix:@{path}\"");
+    both(&name, &name, "", "\"b\"");
+
+    // And these are not in the way.
+    kept.accepts(&config(&any_v4, &any, "ipv6_only = true"));
+    kept.accepts(&config(&format!("{one}, {other}"), &one_v6, ""));
+    kept.manager.stop();
+}
+
+/// That the port is ours does not mean that the new address is.
+#[test]
+fn an_address_of_another_process_with_the_same_port_is_refused() {
+    let other = TcpListener::bind("127.0.0.2:0").unwrap();
+    let taken = other.local_addr().unwrap();
+    let ours = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], taken.port())));
+    let mut manager = Manager::new(0, &sections(&[("a", &ours)]));
+    manager.start();
+    let mut kept = Kept::new(manager, &ours);
+    kept.refuses(
+        &sections(&[("a", &Address::Tcp(taken))]),
+        &format!("socket \"a\" cannot listen on {taken}: the port is in use"),
+    );
+    kept.manager.stop();
+}
+
+/// A listener that stays where it is, with an option that cannot be had.
+#[test]
+fn options_that_an_open_listener_cannot_have_are_refused() {
+    let port = free_port();
+    let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+    let config = |only: bool, more: &str| {
+        format!(
+            "[sockets.a]\nservice = \"rpc\"\nlisten = \"{v4}\"\n{more}\n\
+             [sockets.b]\nservice = \"rpc\"\nlisten = \"{v6}\"\nipv6_only = {only}\n"
+        )
+    };
+    let mut manager = Manager::new(0, &config(true, ""));
+    manager.start();
+    let address = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut kept = Kept::new(manager, &address);
+    kept.refuses(
+        &config(true, "congestion = \"none-such\""),
+        &format!("socket \"a\" cannot listen on {v4}: the kernel has no congestion control"),
+    );
+    // Then it would take the place of the other one.
+    kept.refuses(
+        &config(false, ""),
+        &format!("socket \"b\" cannot listen on {v6}: "),
+    );
+    kept.accepts(&config(true, "congestion = \"reno\""));
+    kept.manager.stop();
+}
+
+/// Whoever is not root may not give files away.
+#[test]
+fn an_owner_that_a_path_cannot_have_is_refused() {
+    const NOBODY: u32 = 65_534;
+    let mut manager = Manager::new(0, "");
+    let directory = manager.path("run");
+    fs::create_dir(&directory).unwrap();
+    let config = |more: &str, second: &str| {
+        format!(
+            "[sockets.a]\nservice = \"rpc\"\nlisten = [\"unix:{directory}/a.sock\"{second}]\n\
+             mode = \"0666\"\n{more}\n"
+        )
+    };
+    manager.configure(&config("", ""));
+    if rustix::process::geteuid().is_root() {
+        let copy = install(&manager, "ringhold");
+        let become_nobody = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups");
+        let script = manager.path("as-nobody");
+        write_program(
+            &script,
+            &format!("#!/bin/sh\nexec {become_nobody} {copy} \"$@\"\n"),
+        );
+        manager.run_as(&script);
+        chown(&directory, Some(NOBODY), Some(NOBODY)).unwrap();
+        for (path, mode) in [("", 0o755), ("notify", 0o666), ("ringhold.toml", 0o644)] {
+            fs::set_permissions(manager.path(path), PermissionsExt::from_mode(mode)).unwrap();
+        }
+    }
+    manager.start();
+    let address = Address::Unix(format!("{directory}/a.sock").into());
+    let mut kept = Kept::new(manager, &address);
+    let why = "this process may not give it that user or group";
+    for (id, second) in ["", &format!(", \"unix:{directory}/b.sock\"")]
+        .iter()
+        .enumerate()
+    {
+        kept.refuses(&config("group = 0", second), why);
+        kept.manager
+            .logged(id + 1, &["socket \"a\" cannot listen on", why]);
+    }
+    assert!(!Path::new(&format!("{directory}/b.sock")).exists());
+    kept.accepts(&config("", ""));
+    kept.manager.stop();
+}
+
+/// The program that is asked tries the engine, too.
+#[test]
+fn an_engine_that_does_not_work_is_refused() {
+    let a = free();
+    let mut manager = Manager::new(0, &sections(&[("a", &a)]));
+    let program = install(&manager, "ringhold");
+    manager.run_as(&program);
+    manager.start();
+    let mut kept = Kept::new(manager, &a);
+    // So few that no ring can be opened, and enough for everything else that is asked.
+    fs::remove_file(&program).unwrap();
+    let script = format!("#!/bin/sh\nulimit -n 4\nexec {RINGHOLD} \"$@\" 3>&-\n");
+    write_program(&program, &script);
+    kept.manager.use_engine("ring");
+    kept.refuses(&sections(&[("a", &a)]), "the ring engine is not available");
+    kept.manager.stop();
+}
+
+#[test]
+fn a_broken_configuration_is_refused() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    let broken = [
+        "[sockets.rpc",
+        "[sockets.rpc]\nworker = 3\n",
+        "[sockets.rpc]\nservice = \"nothing\"\n",
+        "workers = 1\n[sockets.rpc]\nworkers = [5]\n",
+    ];
+    for (index, config) in broken.iter().enumerate() {
+        manager.configure(config);
+        manager.reload();
+        manager.logged(index + 1, &["the reload is refused, nothing has changed"]);
+        wire.echo(index as u32, 5);
+    }
+    fs::remove_file(manager.path("ringhold.toml")).unwrap();
+    manager.reload();
+    wire.echo(9, 9);
+    manager.configure("[sockets.rpc]\n");
+    manager.reload();
+    manager.logged(1, &["took over 1 connections"]);
+    wire.echo(10, 10);
+    manager.stop_for_good();
+}
