@@ -318,6 +318,29 @@ fn listening(manager: &mut Manager, count: usize, times: usize) -> Vec<String> {
     all[count * (times - 1)..].to_vec()
 }
 
+/// One address twice, since its port is another one each time.
+#[test]
+fn ports_that_the_kernel_chose_stay_as_many_and_where_they_were() {
+    for (more, count) in [("", 2), ("reuse_port = true", 4)] {
+        let listen = "listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]";
+        let config = format!("workers = 2\n[sockets.rpc]\n{listen}\n{more}\n");
+        let mut manager = Manager::new(0, &config);
+        manager.start();
+        let first = listening(&mut manager, count, 1);
+        let mut wires: Vec<Wire> = first
+            .iter()
+            .map(|address| Wire::connect(&Address::Tcp(address.parse().unwrap())))
+            .collect();
+        for round in 2..5 {
+            manager.reload();
+            assert_eq!(listening(&mut manager, count, round), first);
+            wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+        }
+        assert_eq!(manager.log().matches("listening on").count(), 4 * count);
+        manager.stop();
+    }
+}
+
 #[test]
 fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
     let mut manager = Manager::new(
