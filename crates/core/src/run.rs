@@ -54,8 +54,9 @@ impl Server {
 
         let mut control = Control::new(&signals);
         let [for_handover, for_child] = spare;
-        let end = daemon.serve(&mut control, &running, has_store, for_child)?;
-        drop(for_handover);
+        let (end, for_child) = daemon.serve(&mut control, &running, has_store, for_child)?;
+        // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
+        let spare = [for_handover, for_child];
         match end {
             End::Close => {
                 running.stop();
@@ -65,6 +66,7 @@ impl Server {
             End::Store => {
                 stop_to_hand_over(&running);
                 control.wait_for_end(&running)?;
+                drop(spare);
                 tracing::debug!("every worker has let go");
                 let released = running.release();
                 let failed = daemon.leave(released)?;
@@ -73,6 +75,7 @@ impl Server {
             End::Replace => {
                 stop_to_hand_over(&running);
                 control.wait_for_end(&running)?;
+                drop(spare);
                 tracing::debug!("every worker has let go");
                 return Err(daemon.replace(running.release(), has_store)?.into());
             }
@@ -132,14 +135,14 @@ impl DescriptorNames {
 }
 
 impl Daemon {
-    /// Waits for the end, and says which it is to be. `spare` is what a child needs.
+    /// Waits for the end, and says which it is to be. `spare` is what a child needs, and is returned.
     fn serve(
         &self,
         control: &mut Control<'_>,
         running: &Running,
         has_store: bool,
         mut spare: Spare,
-    ) -> Result<End, ServerError> {
+    ) -> Result<(End, Spare), ServerError> {
         let leave = if has_store { End::Store } else { End::Close };
         loop {
             let refusal = match control.wait(running)? {
@@ -159,17 +162,17 @@ impl Daemon {
                 }
                 Why::Answer(Ok(())) => {
                     tracing::debug!("the new program is ready to take over");
-                    return Ok(End::Replace);
+                    return Ok((End::Replace, spare));
                 }
                 Why::Answer(Err(reason)) => reason,
                 Why::Stop(signal) => {
                     tracing::info!("{signal}: stopping");
                     notify::stopping();
-                    return Ok(leave);
+                    return Ok((leave, spare));
                 }
                 Why::Ended => {
                     notify::stopping();
-                    return Ok(leave);
+                    return Ok((leave, spare));
                 }
             };
             tracing::error!("the reload is refused, nothing has changed: {refusal}");

@@ -5,10 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringhold_client::Address;
+use rmpv::Value;
 
+use crate::built::handover_daemon;
 use crate::load::Load;
 use crate::manager::{Manager, RINGHOLD, until};
-use crate::wire::{Wire, counter};
+use crate::wire::{Wire, counter, request};
 
 const CONFIG: &str = "workers = 2\n[sockets.rpc]\n";
 
@@ -101,9 +103,9 @@ fn signals_before_it_is_ready_do_not_kill() {
     manager.stop_for_good();
 }
 
-/// A program that may open so many files.
-fn limited(manager: &mut Manager, limit: usize) {
-    let script = format!("#!/bin/sh\nulimit -n {limit}\nexec {RINGHOLD} \"$@\"\n");
+/// Runs a program that may open so many files.
+fn limited(manager: &mut Manager, program: &str, limit: usize) {
+    let script = format!("#!/bin/sh\nulimit -n {limit}\nexec {program} \"$@\"\n");
     let path = manager.path("limited");
     let _ = std::fs::remove_file(&path);
     std::fs::write(&path, script).unwrap();
@@ -119,7 +121,7 @@ fn no_descriptor_is_left() {
         manager.use_engine(engine);
         manager.configure(CONFIG);
         let address = manager.listen_tcp("rpc");
-        limited(&mut manager, 100);
+        limited(&mut manager, RINGHOLD, 100);
         manager.start();
         let mut wires: Vec<Wire> = (0..100).map(|_| Wire::connect(&address)).collect();
         manager.logged(1, &["accepting rests", "Too many open files"]);
@@ -147,6 +149,69 @@ fn no_descriptor_is_left() {
     }
 }
 
+/// While a deferred reply is waited for, connections are accepted, but not with the descriptors that the handover needs.
+#[test]
+fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
+    for (engine, signal) in [
+        ("auto", Signal::SIGHUP),
+        ("auto", Signal::SIGTERM),
+        ("portable", Signal::SIGHUP),
+        ("portable", Signal::SIGTERM),
+    ] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure("workers = 1\n[handover]\ndrain = \"60s\"\n[sockets.rpc]\n");
+        let address = manager.listen_tcp("rpc");
+        limited(&mut manager, handover_daemon().to_str().unwrap(), 100);
+        manager.start();
+        let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&address));
+        held.send(&request(1, "hold", &[]));
+        held.echo(2, 2);
+        let mut served: Vec<Wire> = (0..100).map(|_| Wire::connect(&address)).collect();
+        manager.logged(1, &["accepting rests", "Too many open files"]);
+        let count = (0..100)
+            .take_while(|index| served[*index].is_served())
+            .count();
+        assert!(count > 40, "{count}");
+        let mut waiting = served.split_off(count);
+
+        let mark = manager.mark();
+        manager.signal(signal);
+        manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+        // The first of them has asked already. Each takes the place of one that leaves.
+        assert_eq!(
+            take_the_place_of(&mut served, &mut waiting[0]),
+            (0, Ok("pong".into()))
+        );
+        for wire in &mut waiting[1..4] {
+            wire.send(&request(0, "ping", &[]));
+            assert_eq!(take_the_place_of(&mut served, wire), (0, Ok("pong".into())));
+        }
+        other.send(&request(3, "release", &[]));
+        assert_eq!(other.reply(), (3, Ok(1.into())));
+        assert_eq!(held.reply(), (1, Ok("released".into())));
+        if signal == Signal::SIGTERM {
+            let status = manager.ended();
+            assert!(status.success(), "{status}:\n{}", manager.log());
+            manager.start();
+        }
+        manager.wait_for(mark, "READY=1");
+        for wire in [&mut held, &mut other].into_iter().chain(&mut served) {
+            wire.echo(7, 7);
+        }
+        drop(served);
+        waiting.iter_mut().for_each(|wire| wire.echo(8, 8));
+        assert!(!manager.log().contains("were lost"), "{}", manager.log());
+        manager.stop_for_good();
+    }
+}
+
+/// One of `served` ends its connection, and the first reply to `wire`, which could not be accepted, comes.
+fn take_the_place_of(served: &mut Vec<Wire>, wire: &mut Wire) -> (u64, Result<Value, Value>) {
+    served.pop();
+    wire.reply()
+}
+
 /// With a lower limit not all connections can be received. Those are closed and counted; the others go on.
 #[test]
 fn fewer_descriptors_than_connections() {
@@ -156,7 +221,7 @@ fn fewer_descriptors_than_connections() {
     let mut wires: Vec<Wire> = (0..120).map(|_| Wire::connect(&address)).collect();
     wires.iter_mut().for_each(|wire| wire.echo(1, 1));
     manager.stop();
-    limited(&mut manager, 100);
+    limited(&mut manager, RINGHOLD, 100);
     manager.start();
     manager.logged(1, &["too many open files; raise LimitNOFILE="]);
     manager.logged(1, &["connections of the predecessor were lost"]);
@@ -184,7 +249,7 @@ fn five_thousand_connections() {
     for step in [Manager::restart, Manager::reload, Manager::restart] {
         // Those of the first half have a request under way.
         for (id, wire) in wires.iter_mut().enumerate().take(2500) {
-            wire.send(&crate::wire::request(id as u32, "echo", &[id.into()]));
+            wire.send(&request(id as u32, "echo", &[id.into()]));
         }
         step(&mut manager);
         assert_eq!(counter(&tcp, "rpc", "restored"), 5000);
