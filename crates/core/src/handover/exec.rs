@@ -11,6 +11,12 @@ use nix::unistd::execve;
 /// The first descriptor that is passed on (SD_LISTEN_FDS_START, sd_listen_fds(3)).
 const FIRST: RawFd = 3;
 
+/// What is executed if the program's path cannot be.
+const ITSELF: &str = "/proc/self/exe";
+
+/// Where the program's path is, for a successor that was executed as [`ITSELF`].
+const VARIABLE: &str = "RINGHOLD_PROGRAM";
+
 /// The program, as it was started.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
@@ -23,7 +29,12 @@ impl Program {
     /// Notes how this process was started. To be called before anything changes the working directory.
     pub(crate) fn current() -> io::Result<Self> {
         let started = Path::new(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
-        let path = if started.is_absolute() {
+        let path = if started == Path::new(ITSELF)
+            && let Some(path) = std::env::var_os(VARIABLE)
+        {
+            // The next version is to be looked for where this one once was.
+            path.into()
+        } else if started.is_absolute() {
             started.to_owned()
         } else {
             std::env::current_dir()?.join(started)
@@ -65,13 +76,13 @@ impl Program {
             return error;
         }
         let mut error = io::Error::from(io::ErrorKind::InvalidInput);
-        for path in [self.path.as_os_str().as_bytes(), b"/proc/self/exe"] {
-            let Ok(c_path) = CString::new(path) else {
+        for path in [self.path.as_os_str(), OsStr::new(ITSELF)] {
+            let Ok(c_path) = CString::new(path.as_bytes()) else {
                 continue;
             };
             let Err(errno) = execve(&c_path, &arguments, &environment);
             error = errno.into();
-            tracing::error!("cannot execute {}: {error}", String::from_utf8_lossy(path));
+            tracing::error!("cannot execute {}: {error}", path.display());
         }
         error
     }
@@ -83,12 +94,13 @@ impl Program {
             .collect()
     }
 
-    /// The environment of this process, with the announcement of the descriptors.
+    /// The environment of this process, with the announcement of the descriptors, and where the program is.
     fn environment(&self, names: &[&str]) -> io::Result<Vec<CString>> {
-        let announcement = [
-            ("LISTEN_PID", std::process::id().to_string()),
-            ("LISTEN_FDS", names.len().to_string()),
-            ("LISTEN_FDNAMES", names.join(":")),
+        let announcement: [(&str, OsString); 4] = [
+            ("LISTEN_PID", std::process::id().to_string().into()),
+            ("LISTEN_FDS", names.len().to_string().into()),
+            ("LISTEN_FDNAMES", names.join(":").into()),
+            (VARIABLE, self.path.clone().into()),
         ];
         let ours = |name: &OsStr| {
             name == "LISTEN_PIDFDID" || announcement.iter().any(|(key, _)| name == *key)
@@ -96,7 +108,7 @@ impl Program {
         let kept = std::env::vars_os().filter(|(name, _)| !ours(name));
         let announced = announcement
             .iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+            .map(|(name, value)| (OsString::from(name), value.clone()));
         kept.chain(announced)
             .map(|(name, value)| {
                 let mut entry = name.into_vec();

@@ -8,18 +8,23 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use ringhold_client::Address;
 
+use crate::built::handover_daemon;
 use crate::manager::{Manager, RINGHOLD, until, write_program};
-use crate::wire::Wire;
+use crate::wire::{Wire, request};
 
 const CONFIG: &str = "[sockets.rpc]\n";
 
 /// A copy of the program under this name, made as a package manager does it: a new file, moved into place. And not by
 /// this process, see [`write_program`].
 pub(crate) fn install(manager: &Manager, name: &str) -> String {
+    install_copy(manager, RINGHOLD, name)
+}
+
+fn install_copy(manager: &Manager, program: &str, name: &str) -> String {
     let path = manager.path(name);
     let copy = "cp \"$1\" \"$2.new\" && mv \"$2.new\" \"$2\"";
     let status = Command::new("sh")
-        .args(["-c", copy, "-", RINGHOLD, &path])
+        .args(["-c", copy, "-", program, &path])
         .status();
     assert!(status.unwrap().success());
     path
@@ -86,6 +91,46 @@ fn a_replaced_file_is_the_new_version() {
     use std::os::unix::fs::MetadataExt;
     assert_ne!(before.ino(), after.ino());
     wire.echo(1, 1);
+    manager.stop_for_good();
+}
+
+/// The file is gone just when it is to be executed: the running program is executed again, and the next reload looks for
+/// the file where it was.
+#[test]
+fn a_program_that_was_missing_for_a_moment_is_found_again() {
+    let mut manager =
+        Manager::new(16, "[handover]\ndrain = \"60s\"\n[sockets.rpc]\n").with_test_daemon();
+    let daemon = handover_daemon().to_str().unwrap().to_owned();
+    let address = manager.listen_unix("rpc");
+    let path = install_copy(&manager, &daemon, "daemon");
+    manager.run_as(&path);
+    manager.start();
+    let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&address));
+    for round in 1..=2 {
+        held.send(&request(1, "hold", &[]));
+        held.echo(2, 2);
+        let mark = manager.mark();
+        manager.signal(Signal::SIGHUP);
+        manager.logged(round, &["waiting for deferred replies (1 are open)"]);
+        fs::remove_file(&path).unwrap();
+        other.send(&request(3, "release", &[]));
+        assert_eq!(other.reply(), (3, Ok(1.into())));
+        assert_eq!(held.reply(), (1, Ok("released".into())));
+        manager.wait_for(mark, "READY=1");
+        manager.logged(round, &["cannot execute", &path]);
+        assert_eq!(running(&manager), format!("{path} (deleted)"));
+        held.echo(4, 4);
+
+        manager.reload();
+        manager.logged(
+            round,
+            &["the reload is refused", &path, "cannot be started"],
+        );
+        install_copy(&manager, &daemon, "daemon");
+        manager.reload();
+        assert_eq!(running(&manager), path);
+        held.echo(5, 5);
+    }
     manager.stop_for_good();
 }
 
