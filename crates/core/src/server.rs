@@ -154,7 +154,14 @@ impl Server {
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         drop_strays(plan.take_strays());
         let needed = NEEDED_DESCRIPTORS + chosen.engine.descriptors_per_worker() * cpus.len();
-        let inheritance = Inheritance::look(plan.take_reserved(), needed);
+        let mut inheritance = Inheritance::look(plan.take_reserved(), needed);
+        let is_of_use = !inheritance.parcels.is_empty() || !inheritance.listeners.is_empty();
+        if inheritance.is_some() && !is_of_use {
+            // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
+            // open, and some are in there, whether or not anybody can tell what they are.
+            inheritance.commit()?;
+            tracing::info!("took over 0 connections");
+        }
         self.start_from(plan, chosen, cpus, inheritance)
     }
 

@@ -1,15 +1,17 @@
 //! A successor that fails while it restores: the next one finds the same, three times at most.
 
 use std::fs::File;
-use std::io::pipe;
+use std::io::{Read, Write, pipe};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 
 use ringhold_client::Address;
 
 use crate::load::Load;
 use crate::manager::{Manager, Stored};
-use crate::wire::{Wire, counter};
+use crate::wire::{Wire, counter, request};
 
 const CONFIG: &str = "workers = 2
 [sockets.fragile]
@@ -178,6 +180,63 @@ fn damaged_state_is_refused() {
     manager.start();
     manager.logged(1, &["the stored state is damaged: the checksum is wrong"]);
     all_are_closed(&mut manager, &mut wires);
+}
+
+/// Connects to a name in the abstract namespace and calls `ping`, which is answered by socket `name`.
+fn is_served_abstractly(manager: &Manager, name: &str) {
+    let status = Address::Unix(manager.path("rpc.sock").into());
+    let before = counter(&status, name, "frames_in");
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(manager.path("x")).unwrap();
+    let mut stream = UnixStream::connect_addr(&address).unwrap();
+    stream.write_all(&request(1, "ping", &[])).unwrap();
+    let mut answer = [0; 9];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"\x94\x01\x01\xc0\xa4pong");
+    assert_eq!(counter(&status, name, "frames_in"), before + 1);
+}
+
+/// A name in the abstract namespace is in use for as long as the stored socket has any duplicate.
+#[test]
+fn state_that_is_refused_does_not_keep_abstract_names() {
+    // A version of the format, and a number of attempts.
+    for (at, byte) in [(11, 99), (27, 3)] {
+        let config = "[sockets.other]\nservice = \"rpc\"\nlisten = [\"unix:@DIR/x\"]\n\
+                      [sockets.rpc]\nlisten = [\"unix:DIR/rpc.sock\"]\n";
+        let mut manager = Manager::new(16, config);
+        manager.start();
+        is_served_abstractly(&manager, "other");
+        manager.stop();
+        assert_eq!(manager.state().stored(), PARTS);
+        damage(&manager, at, byte);
+        manager.start();
+        manager.logged(1, &["the stored state", ": 2 descriptors are closed"]);
+        manager.wait_until_nothing_is_stored();
+        is_served_abstractly(&manager, "other");
+        manager.stop_for_good();
+    }
+}
+
+#[test]
+fn an_abstract_name_moves_to_another_section() {
+    let config = |name: &str| {
+        format!(
+            "[sockets.{name}]\nservice = \"rpc\"\nlisten = [\"unix:@DIR/x\"]\n\
+             [sockets.rpc]\nlisten = [\"unix:DIR/rpc.sock\"]\n"
+        )
+    };
+    let mut manager = Manager::new(16, &config("a"));
+    manager.start();
+    is_served_abstractly(&manager, "a");
+    for (name, step) in [
+        ("b", Manager::restart as fn(&mut Manager)),
+        ("s", Manager::reload),
+        ("a", Manager::restart),
+    ] {
+        manager.configure(&config(name));
+        step(&mut manager);
+        is_served_abstractly(&manager, name);
+    }
+    manager.stop_for_good();
 }
 
 #[test]
