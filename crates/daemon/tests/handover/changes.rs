@@ -1,6 +1,7 @@
 //! Changes of the configuration that a reload applies.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use ringhold_client::Address;
@@ -366,4 +367,27 @@ fn ports_and_paths_stay_over_a_reload_and_paths_go_at_the_stop() {
     let name =
         socket2::SockAddr::unix(format!("\0{}", manager.path("")).trim_end_matches('/')).unwrap();
     assert!(abstract_socket.connect(&name).is_err());
+}
+
+/// The daemon leaves everything for a successor, but the service manager closes it: what was not read is lost, and the path
+/// stays where it is until the next start.
+#[test]
+fn with_a_store_a_stop_for_good_cuts_and_leaves_paths() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\nlisten = [\"unix:DIR/a.sock\"]\n");
+    manager.start();
+    let path = manager.path("a.sock");
+    let address = Address::Unix(path.clone().into());
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    manager.stop();
+    wire.send(&request(2, "echo", &[2.into()]));
+    manager.state().store.clear();
+    let error = wire.socket.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(Path::new(&path).exists());
+    let error = UnixStream::connect(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    manager.start();
+    Wire::connect(&address).echo(3, 3);
+    manager.stop_for_good();
 }
