@@ -28,20 +28,26 @@ impl Heirloom {
     }
 
     /// Closes it for good. The descriptor has duplicates until the handover is over, so it must also stop listening:
-    /// then the address is free at once, even for another section.
+    /// then the address is free at once, even for another section. A name in the abstract namespace is not: it goes with
+    /// the last duplicate, and is left as it is until then, for a next process if this one cannot start.
     pub(super) fn discard(self) {
         if let Some(Err(error)) = self.path.map(|path| path.remove()) {
             tracing::warn!(socket = %self.name, "cannot remove the path of the predecessor's socket: {error}");
         }
-        // It fails where nobody listens any more.
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        if !matches!(
+            Address::of(&self.socket),
+            Ok(Some(Address::UnixAbstract(_)))
+        ) {
+            // It fails where nobody listens any more.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        }
     }
 
-    /// Makes it what the configuration says now: backlog, mode, owners, nodelay, congestion. `None` if it is not what it
+    /// Makes it what the configuration says of section `name` now: backlog, mode, owners, nodelay, congestion. `None` if it is not what it
     /// was any more or may not be reached by whom the configuration says, in which case it is closed and is to be bound
     /// anew.
-    pub(super) fn adapt(self, options: &Options) -> Option<Bound> {
-        let Some(address) = self.adapted(options) else {
+    pub(super) fn adapt(self, name: &str, options: &Options) -> Option<Bound> {
+        let Some(address) = self.adapted(name, options) else {
             self.discard();
             return None;
         };
@@ -52,7 +58,7 @@ impl Heirloom {
         })
     }
 
-    fn adapted(&self, options: &Options) -> Option<Address> {
+    fn adapted(&self, name: &str, options: &Options) -> Option<Address> {
         let address = Address::of(self.socket.as_fd()).ok().flatten()?;
         if let Some(path) = &self.path {
             adjust(path.path(), options).ok()?;
@@ -62,7 +68,7 @@ impl Heirloom {
         {
             // Nobody is turned away because of how the bytes travel.
             tracing::error!(
-                socket = %self.name,
+                socket = %name,
                 "the listener on {address} stays as the predecessor made it, the options of its section cannot be set: {error}"
             );
         }

@@ -315,7 +315,8 @@ impl Entry {
                     }
                     _ => listen.clone(),
                 };
-                let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&options)) {
+                let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&self.name, &options))
+                {
                     Some(bound) => bound,
                     None => bind(&self.name, &exact, &options, repetition == 0)?,
                 };

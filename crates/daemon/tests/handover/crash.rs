@@ -1,14 +1,15 @@
 //! A successor that fails while it restores: the next one finds the same, three times at most.
 
 use std::fs::File;
-use std::io::{Read, Write, pipe};
+use std::io::{self, Read, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 use ringhold_client::Address;
 
+use crate::changes::free;
 use crate::load::Load;
 use crate::manager::{Manager, Stored};
 use crate::wire::{Wire, counter, request};
@@ -182,12 +183,16 @@ fn damaged_state_is_refused() {
     all_are_closed(&mut manager, &mut wires);
 }
 
-/// Connects to a name in the abstract namespace and calls `ping`, which is answered by socket `name`.
+/// Connects to a name in the abstract namespace.
+fn connect_abstractly(manager: &Manager) -> io::Result<UnixStream> {
+    UnixStream::connect_addr(&SocketAddr::from_abstract_name(manager.path("x"))?)
+}
+
+/// Calls `ping` there, which is answered by socket `name`.
 fn is_served_abstractly(manager: &Manager, name: &str) {
     let status = Address::Unix(manager.path("rpc.sock").into());
     let before = counter(&status, name, "frames_in");
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(manager.path("x")).unwrap();
-    let mut stream = UnixStream::connect_addr(&address).unwrap();
+    let mut stream = connect_abstractly(manager).unwrap();
     stream.write_all(&request(1, "ping", &[])).unwrap();
     let mut answer = [0; 9];
     stream.read_exact(&mut answer).unwrap();
@@ -236,6 +241,42 @@ fn an_abstract_name_moves_to_another_section() {
         step(&mut manager);
         is_served_abstractly(&manager, name);
     }
+    for step in [Manager::reload, Manager::restart] {
+        manager.configure("[sockets.rpc]\nlisten = [\"unix:DIR/rpc.sock\"]\n");
+        step(&mut manager);
+        let error = connect_abstractly(&manager).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        manager.configure(&config("a"));
+        step(&mut manager);
+        is_served_abstractly(&manager, "a");
+    }
+    manager.stop_for_good();
+}
+
+/// What the configuration of a start that failed did not ask for is still there for the next, which does.
+#[test]
+fn a_start_that_fails_leaves_listeners_to_the_next() {
+    let rest = "[sockets.rpc]\nlisten = [\"unix:DIR/rpc.sock\"]\n";
+    let Address::Tcp(port) = free() else {
+        unreachable!()
+    };
+    let config = format!(
+        "[sockets.other]\nservice = \"rpc\"\nlisten = [\"unix:@DIR/x\", \"unix:DIR/other.sock\", \"{port}\"]\n{rest}"
+    );
+    let mut manager = Manager::new(16, &config);
+    manager.start();
+    is_served_abstractly(&manager, "other");
+    manager.stop();
+    manager.configure(&format!(
+        "[sockets.other]\nservice = \"rpc\"\nlisten = [\"unix:@DIR/y\", \"unix:DIR/missing/x\"]\n{rest}"
+    ));
+    manager.launch();
+    assert!(manager.ended().code().is_some_and(|code| code != 0));
+    manager.configure(&config);
+    manager.start();
+    is_served_abstractly(&manager, "other");
+    Wire::connect(&Address::Unix(manager.path("other.sock").into())).echo(1, 1);
+    Wire::connect(&Address::Tcp(port)).echo(1, 1);
     manager.stop_for_good();
 }
 
