@@ -188,13 +188,16 @@ impl Server {
         }
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
-        let started =
-            Running::launch(self, engine, cpus, listeners.clone(), &orphans).and_then(|running| {
-                running.take_over(&mut inheritance)?;
-                Ok(running)
-            });
-        if started.is_err() {
+        let launched = Running::launch(self, engine, cpus, listeners.clone(), &orphans);
+        if launched.is_err() {
             inheritance.put_back();
+        }
+        let started = launched.and_then(|running| {
+            // It may be the state that fails this, so the attempt counts.
+            running.take_over(&mut inheritance)?;
+            Ok(running)
+        });
+        if started.is_err() {
             for listener in &listeners {
                 // The error that stopped us is the one to report.
                 let _ = listener.unlink_new();
