@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use io_uring::types::{CancelBuilder, Fd};
@@ -98,20 +99,22 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
     essential("multishot receive", tests.receive())?;
     essential("multishot accept", tests.accept())?;
     essential("silent sends", tests.send())?;
-    report.optional(
-        "registered sockets",
-        tests.files().is_ok(),
-        "their descriptors",
-    );
+    let lets_go = *LETS_GO_OF_FILES.get_or_init(|| tests.files().is_ok());
+    report.optional("registered sockets", lets_go, "their descriptors");
     Ok(())
 }
 
-/// Whether sockets can be registered, see [`super::files`]. On a ring of its own, which takes a fraction of a millisecond.
+/// What [`Tests::files`] found. It is about the kernel, so whichever worker asks first asks for all.
+static LETS_GO_OF_FILES: OnceLock<bool> = OnceLock::new();
+
+/// Whether sockets can be registered, see [`super::files`].
 pub(super) fn lets_go_of_files() -> bool {
-    let Ok(mut ring) = setup::ring(&CONFIG) else {
-        return false;
-    };
-    Tests::new(&mut ring).is_ok_and(|mut tests| tests.files().is_ok())
+    *LETS_GO_OF_FILES.get_or_init(|| {
+        let Ok(mut ring) = setup::ring(&CONFIG) else {
+            return false;
+        };
+        Tests::new(&mut ring).is_ok_and(|mut tests| tests.files().is_ok())
+    })
 }
 
 /// Which of the set-up flags is the one that the kernel refuses.
