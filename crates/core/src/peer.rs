@@ -188,7 +188,9 @@ impl HandleState {
 ///
 /// The bytes must be whole frames of the service's protocol. They are queued behind everything that the connection
 /// was sent before, in the order in which one thread pushed them, and are delivered after the service call in which
-/// they were pushed.
+/// they were pushed: replies to requests that were received with the present one may come before them. What was accepted
+/// before the connection begins to end is still delivered. A connection that is handed over to a successor takes nothing any
+/// more from its handles, and is none of this process's afterwards.
 #[derive(Clone)]
 pub struct Handle {
     id: ConnectionId,
