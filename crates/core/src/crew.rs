@@ -78,7 +78,7 @@ impl Crew {
     /// A worker has ended, or was never begun: nobody is to wait for it.
     pub(crate) fn worker_ended(&self, worker: usize) {
         self.acceptors[worker].store(0, Ordering::Release);
-        self.rests[worker].store(true, Ordering::Release);
+        self.rests[worker].store(true, Ordering::SeqCst);
         self.wake_all();
     }
 
@@ -95,14 +95,15 @@ impl Crew {
 
     /// A worker gives its services no more frames.
     pub(crate) fn rest(&self, worker: usize) {
-        if !self.rests[worker].swap(true, Ordering::AcqRel) && self.all_rest() {
+        // Sequentially consistent, so that of two workers at least one sees the other's.
+        if !self.rests[worker].swap(true, Ordering::SeqCst) && self.all_rest() {
             self.wake_all();
         }
     }
 
     /// Whether none of the workers gives frames to its services any more. What they pushed is in the mailboxes.
     pub(crate) fn all_rest(&self) -> bool {
-        self.rests.iter().all(|rests| rests.load(Ordering::Acquire))
+        self.rests.iter().all(|rests| rests.load(Ordering::SeqCst))
     }
 
     /// A deferred reply was given, or will not be.

@@ -31,8 +31,8 @@ pub struct Limits {
     pub frame_timeout: Duration,
     /// A peer that takes nothing for this long while bytes wait for it is cut. Default 30 seconds; zero is never.
     pub write_timeout: Duration,
-    /// A peer that has ended its side and waits for deferred replies gets none of them any more, when nothing was sent to
-    /// it and none of them was given for this long: whoever has really gone looks the same. Default 5 minutes; zero is never.
+    /// A peer that has ended its side and waits for deferred replies gets none of them any more, when since then nothing was
+    /// sent to it and none of them was given for this long: whoever has really gone looks the same. Default 5 minutes; zero is never.
     pub reply_timeout: Duration,
 }
 

@@ -184,12 +184,21 @@ impl Mailbox {
     }
 
     pub(crate) fn next(&self) -> Option<Mail> {
+        self.next_within(&mut 1)
+    }
+
+    /// As [`Mailbox::next`], but takes no more than `room` from other threads, and notes what it took. What the worker has
+    /// posted to itself is as much as it was made to do in its last turn.
+    pub(crate) fn next_within(&self, room: &mut usize) -> Option<Mail> {
         let own = OWN.with_borrow_mut(|own| {
             (own.wake == Arc::as_ptr(&self.wake))
                 .then(|| own.next())
                 .flatten()
         });
-        own.or_else(|| self.receiver.try_recv().ok())
+        own.or_else(|| {
+            *room = room.checked_sub(1)?;
+            self.receiver.try_recv().ok()
+        })
     }
 
     /// Announces sleep. If this returns mail, the worker must not sleep.
@@ -299,6 +308,21 @@ mod tests {
         post.send(Mail::Look).ok().unwrap();
         assert_eq!(wakeups(&mailbox), 0, "it is awake, since it posts");
         assert!(mailbox.prepare_sleep().is_some());
+    }
+
+    #[test]
+    fn only_mail_of_others_takes_room() {
+        let (post, mailbox) = mailbox().unwrap();
+        mailbox.adopt();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..3).for_each(|_| post.send(Mail::Look).ok().unwrap()));
+        });
+        (0..5).for_each(|_| post.send(Mail::Room).ok().unwrap());
+        let mut room = 2;
+        let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next_within(&mut room)).collect();
+        assert!(mail[..5].iter().all(|mail| matches!(mail, Mail::Room)));
+        assert!(matches!(mail[5..], [Mail::Look, Mail::Look]));
+        assert!(matches!(mailbox.next(), Some(Mail::Look)));
     }
 
     #[test]

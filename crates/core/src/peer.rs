@@ -270,9 +270,16 @@ impl Handle {
     }
 
     fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
-        let before = self.shared.pushed.fetch_add(bytes.len(), Ordering::AcqRel);
-        if before.saturating_add(bytes.len()) > self.shared.pushed_max {
-            self.shared.arrived(bytes.len(), false);
+        let shared = &*self.shared;
+        let more = |pushed: usize| {
+            let sum = pushed.saturating_add(bytes.len());
+            (sum <= shared.pushed_max).then_some(sum)
+        };
+        if shared
+            .pushed
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_err()
+        {
             return Err(self.overflow());
         }
         let mail = Mail::Push {

@@ -60,6 +60,8 @@ pub(crate) struct Shard<L> {
     /// The stop that is under way ends in a handover.
     hands_over: bool,
     rest: Rest,
+    /// Until then a handover waits for workers that do not come to rest.
+    rest_until: u64,
     /// How many connections are [loud](Entry::is_loud).
     loud: usize,
     /// No byte moves on any connection: the predecessor still answers for them.
@@ -126,6 +128,7 @@ impl<L: Link> Shard<L> {
             drain,
             hands_over: false,
             rest: Rest::No,
+            rest_until: 0,
             loud: 0,
             holds: false,
         }
@@ -185,7 +188,10 @@ impl<L: Link> Shard<L> {
 
     /// The peer ended its side.
     pub(crate) fn ended(&mut self, slot: u32) {
-        self.with(slot, |connection, _| connection.ended());
+        self.with(slot, |connection, desk| {
+            connection.clock.traffic = desk.now;
+            connection.ended();
+        });
     }
 
     /// The socket failed.
@@ -388,7 +394,16 @@ impl<L: Link> Shard<L> {
             }
             Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };
-        let dues = [self.wheel.next_due(), stop, self.desk.pools.next_due()];
+        let rest = (self.hands_over
+            && matches!(self.phase, Phase::Draining { .. })
+            && self.rest != Rest::All)
+            .then_some(self.rest_until);
+        let dues = [
+            self.wheel.next_due(),
+            stop,
+            rest,
+            self.desk.pools.next_due(),
+        ];
         dues.into_iter().flatten().min()
     }
 

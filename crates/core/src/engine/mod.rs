@@ -77,8 +77,8 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
     }
 }
 
-/// So much mail is delivered in one turn. What else there is comes in the next ones, so that those who post cannot keep a
-/// worker from its sockets.
+/// So much mail from other threads is delivered in one turn. What else there is comes in the next ones, so that those who
+/// post cannot keep a worker from its sockets.
 pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
 
 /// At the end of a connection at most so many bytes are read that the kernel had received by then.

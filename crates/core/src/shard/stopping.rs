@@ -70,6 +70,7 @@ impl<L: Link> Shard<L> {
     /// their clients until the last is through.
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
+        self.rest_until = self.desk.now.saturating_add(milliseconds(LINGER));
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);
@@ -97,10 +98,8 @@ impl<L: Link> Shard<L> {
             }
             Phase::Draining { .. } => {}
         }
-        if let Phase::Draining { until } = self.phase
-            && self.hands_over
-        {
-            self.advance_rest(now >= until);
+        if matches!(self.phase, Phase::Draining { .. }) && self.hands_over {
+            self.advance_rest(now >= self.rest_until);
         }
         if let Phase::Draining { until } = self.phase
             && now >= until

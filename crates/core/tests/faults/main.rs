@@ -130,6 +130,7 @@ tests! {
     quiet {
         work_that_is_done_costs_no_turns,
         whatever_is_waited_for_costs_no_turns,
+        ends_cost_no_turns,
         urgent_data_does_no_harm,
     }
 }

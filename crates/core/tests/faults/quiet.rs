@@ -8,7 +8,7 @@ use socket2::SockRef;
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::client;
 use crate::frames::{digest, frame};
-use crate::services::Digest;
+use crate::services::{Digest, Echo};
 use crate::tickets::{ANSWERED, answer, request};
 
 const RINGS: [&str; 2] = ["", "[ring]\nentries = 8\nbuffers = 2\nbuffer_bytes = 1024"];
@@ -138,4 +138,50 @@ pub(crate) fn urgent_data_does_no_harm(engine: Engine) {
         bed.until_open(0);
         bed.finish();
     }
+}
+
+/// Who is being ended and does not read costs no turns either, and what it still sends is taken, so that its answers are not
+/// destroyed by a reset.
+pub(crate) fn ends_cost_no_turns(engine: Engine) {
+    let config = "
+        workers = 1
+        limits.write_timeout = \"0s\"
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\", \"unix:@/echo\"]";
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let asked = frame(400_000, 1);
+    // Little enough to be answered although nobody reads, and enough to be received in other ways than a first request.
+    let small = frame(1000, 2).repeat(200);
+    let narrow = || client::connect_narrow(bed.address("echo"));
+    for (round, asked) in [&asked, &small].into_iter().enumerate() {
+        let mut tcp = narrow();
+        let mut unix = bed.connect_unix("echo");
+        tcp.write_all(asked).unwrap();
+        unix.write_all(asked).unwrap();
+        bed.until("they are answered", |bed| {
+            let frames = [2, 402][round];
+            bed.total().frames_in == frames
+        });
+        for client in [&mut tcp as &mut dyn Write, &mut unix] {
+            // It is no frame.
+            client.write_all(&[0xc1]).unwrap();
+        }
+        bed.until("they are ended", |bed| {
+            bed.total().bad_input == 2 * (round as u64 + 1)
+        });
+        assert_quiet(&bed);
+        let before = bed.total().bytes_in;
+        for client in [&mut tcp as &mut dyn Write, &mut unix] {
+            client.write_all(&small).unwrap();
+        }
+        bed.until_received(before + 2 * small.len() as u64);
+        assert_quiet(&bed);
+        client::expect(&mut tcp, asked);
+        client::expect_end(&mut tcp);
+        client::expect(&mut unix, asked);
+        client::expect_end(&mut unix);
+        drop((tcp, unix));
+        bed.until_open(0);
+    }
+    bed.finish();
 }

@@ -149,23 +149,21 @@ pub(crate) fn who_says_nothing_is_cut(engine: Engine) {
     bed.finish();
 }
 
-/// The worker sleeps for much longer than the limits: those begin with what wakes it up.
+/// The worker sleeps for longer than the limits: those begin with what wakes it up.
 pub(crate) fn nobody_is_cut_for_what_was_before(engine: Engine) {
-    let limits = "frame_timeout = \"400ms\"\nwrite_timeout = \"400ms\"";
+    let limits = "frame_timeout = \"1500ms\"\nwrite_timeout = \"1500ms\"";
     let (bed, _) = start(engine, limits);
     let clients = [bed.connect("echo"), bed.connect("echo")];
-    for _ in 0..2 {
-        for client in &clients {
-            client::exchange(client, &[1, 2, 3], &[1, 2, 3]);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1000));
-        let [whole, mut halves] = [&clients[0], &clients[1]];
-        client::exchange(whole, &[4], &[4]);
-        std::thread::sleep(std::time::Duration::from_millis(1000));
-        halves.write_all(&[0x92, 1]).unwrap();
-        bed.until("it has come", |bed| bed.total().bytes_in % 10 == 9);
-        client::exchange(halves, &[2], &[0x92, 1, 2]);
+    let [whole, mut halves] = [&clients[0], &clients[1]];
+    for client in [whole, halves] {
+        client::exchange(client, &[1, 2, 3], &[1, 2, 3]);
     }
+    std::thread::sleep(SILENCE);
+    client::exchange(whole, &[4], &[4]);
+    std::thread::sleep(SILENCE);
+    halves.write_all(&[0x92, 1]).unwrap();
+    bed.until_received(9);
+    client::exchange(halves, &[2], &[0x92, 1, 2]);
     assert_eq!(bed.total().timed_out, 0);
     drop(clients);
     bed.finish();
@@ -173,12 +171,14 @@ pub(crate) fn nobody_is_cut_for_what_was_before(engine: Engine) {
 
 /// As above: who connects after a long silence has said nothing for no time at all.
 pub(crate) fn nobody_is_idle_from_the_start(engine: Engine) {
-    let (bed, _) = start(engine, "idle_timeout = \"400ms\"");
-    for _ in 0..2 {
-        std::thread::sleep(std::time::Duration::from_millis(1000));
-        let client = bed.connect("echo");
-        client::exchange(&client, &[1], &[1]);
-    }
+    let (bed, _) = start(engine, "idle_timeout = \"1500ms\"");
+    std::thread::sleep(SILENCE);
+    let client = bed.connect("echo");
+    client::exchange(&client, &[1], &[1]);
     assert_eq!(bed.total().timed_out, 0);
+    drop(client);
     bed.finish();
 }
+
+/// Longer than the limits of those who are not to be cut.
+const SILENCE: std::time::Duration = std::time::Duration::from_millis(2000);

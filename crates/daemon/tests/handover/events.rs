@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::manager::Manager;
-use crate::wire::Wire;
+use ringhold_client::Address;
+
+use crate::manager::{Manager, until};
+use crate::wire::{Wire, counter, request};
 
 const READERS: usize = 8;
 const PUBLISHERS: u64 = 2;
@@ -36,58 +38,81 @@ fn publish(mut wire: Wire, publisher: u64, ends: &AtomicBool) -> u64 {
 #[test]
 fn no_event_is_lost_between_connections() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure("workers = 2\n[sockets.bus]\n");
-        let address = manager.listen_unix("bus");
-        manager.start();
-        let mut readers: Vec<Wire> = (0..READERS).map(|_| Wire::connect(&address)).collect();
-        for reader in &mut readers {
-            reader.send(b"\xc0");
-            assert_eq!(reader.exactly(1), [0xc3]);
-        }
-        let ends = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let publishers: Vec<_> = (0..PUBLISHERS)
-                .map(|publisher| {
-                    let wire = Wire::connect(&address);
-                    let ends = &ends;
-                    scope.spawn(move || publish(wire, publisher, ends))
-                })
-                .collect();
-            let readers: Vec<_> = readers
-                .into_iter()
-                .map(|mut wire| {
-                    scope.spawn(move || {
-                        let mut next = [0; PUBLISHERS as usize];
-                        loop {
-                            let frame = wire.exactly(9);
-                            let value = u64::from_be_bytes(frame[1..].try_into().unwrap());
-                            if value == u64::MAX {
-                                return next;
-                            }
-                            let publisher = (value >> 32) as usize;
-                            assert_eq!(value & u64::from(u32::MAX), next[publisher]);
-                            next[publisher] += 1;
-                        }
-                    })
-                })
-                .collect();
-            for step in [Manager::restart, Manager::reload].repeat(4) {
-                step(&mut manager);
-            }
-            ends.store(true, Ordering::Relaxed);
-            let confirmed: Vec<u64> = publishers
-                .into_iter()
-                .map(|publisher| publisher.join().unwrap())
-                .collect();
-            let mut last = Wire::connect(&address);
-            last.send(&[0xcf, 255, 255, 255, 255, 255, 255, 255, 255]);
-            assert_eq!(last.exactly(1), [0xc3]);
-            for reader in readers {
-                assert_eq!(reader.join().unwrap()[..], confirmed);
-            }
-        });
-        manager.stop_for_good();
+        relay(engine, "5s", |_, _| {});
     }
+}
+
+/// Nor if workers are told to read no more at different moments, because a deferred reply has not come.
+#[test]
+fn no_event_is_lost_when_a_reply_is_given_up() {
+    for engine in ["auto", "portable"] {
+        relay(engine, "50ms", |rpc, step| {
+            let mut asking = Wire::connect(rpc);
+            asking.send(&request(1, "hold", &[]));
+            until("it is held", || {
+                (counter(rpc, "rpc", "bytes_in") > 0).then_some(())
+            });
+            step();
+            assert!(matches!(asking.reply(), (1, Err(_))));
+        });
+    }
+}
+
+/// Lets publishers and readers talk to each other over restarts and reloads, each of them `around` something.
+fn relay(engine: &'static str, drain: &str, around: fn(&Address, &mut dyn FnMut())) {
+    let mut manager = Manager::new(16, "").with_test_daemon();
+    manager.use_engine(engine);
+    manager.configure(&format!(
+        "workers = 2\nhandover.drain = \"{drain}\"\n[sockets.bus]\n[sockets.rpc]\n"
+    ));
+    let [address, rpc] = ["bus", "rpc"].map(|name| manager.listen_unix(name));
+    manager.start();
+    let mut readers: Vec<Wire> = (0..READERS).map(|_| Wire::connect(&address)).collect();
+    for reader in &mut readers {
+        reader.send(b"\xc0");
+        assert_eq!(reader.exactly(1), [0xc3]);
+    }
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let publishers: Vec<_> = (0..PUBLISHERS)
+            .map(|publisher| {
+                let wire = Wire::connect(&address);
+                let ends = &ends;
+                scope.spawn(move || publish(wire, publisher, ends))
+            })
+            .collect();
+        let readers: Vec<_> = readers
+            .into_iter()
+            .map(|mut wire| {
+                scope.spawn(move || {
+                    let mut next = [0; PUBLISHERS as usize];
+                    loop {
+                        let frame = wire.exactly(9);
+                        let value = u64::from_be_bytes(frame[1..].try_into().unwrap());
+                        if value == u64::MAX {
+                            return next;
+                        }
+                        let publisher = (value >> 32) as usize;
+                        assert_eq!(value & u64::from(u32::MAX), next[publisher]);
+                        next[publisher] += 1;
+                    }
+                })
+            })
+            .collect();
+        for step in [Manager::restart, Manager::reload].repeat(4) {
+            around(&rpc, &mut || step(&mut manager));
+        }
+        ends.store(true, Ordering::Relaxed);
+        let confirmed: Vec<u64> = publishers
+            .into_iter()
+            .map(|publisher| publisher.join().unwrap())
+            .collect();
+        let mut last = Wire::connect(&address);
+        last.send(&[0xcf, 255, 255, 255, 255, 255, 255, 255, 255]);
+        assert_eq!(last.exactly(1), [0xc3]);
+        for reader in readers {
+            assert_eq!(reader.join().unwrap()[..], confirmed);
+        }
+    });
+    manager.stop_for_good();
 }

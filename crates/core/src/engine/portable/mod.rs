@@ -153,10 +153,8 @@ impl Engine {
         loop {
             self.shard.desk.counters().engine.turns.add(1);
             self.shard.tick();
-            for _ in 0..MAIL_PER_TURN_MAX {
-                let Some(mail) = self.mailbox.next() else {
-                    break;
-                };
+            let mut room = MAIL_PER_TURN_MAX;
+            while let Some(mail) = self.mailbox.next_within(&mut room) {
                 self.deliver(mail);
             }
             self.shard.work();

@@ -221,10 +221,8 @@ impl Engine<'_> {
             self.turn = self.turn.wrapping_add(1);
             self.crowd.begin_turn();
             self.shard.tick();
-            for _ in 0..MAIL_PER_TURN_MAX {
-                let Some(mail) = self.mailbox.next() else {
-                    break;
-                };
+            let mut room = MAIL_PER_TURN_MAX;
+            while let Some(mail) = self.mailbox.next_within(&mut room) {
                 self.deliver(mail)?;
             }
             self.shard.work();

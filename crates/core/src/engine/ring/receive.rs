@@ -12,6 +12,7 @@ use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::watch::Watch;
 use super::{Engine, Poll};
+use crate::connection::{Finish, Receive};
 
 // From <linux/io_uring.h>; io-uring keeps them to itself. A test compares the first with what `RecvMulti` builds.
 const RECVSEND_POLL_FIRST: u16 = 1 << 0;
@@ -218,10 +219,13 @@ impl Engine<'_> {
         if !link.is_some_and(|link| waits(link)) {
             return false;
         }
-        if self.shard.takes_input(slot) {
+        let desire = self.shard.desire(slot);
+        if desire
+            .is_some_and(|desire| desire.finish == Finish::No && desire.receive == Receive::Stream)
+        {
             return true;
         }
-        // It is paused, and comes again when it goes on.
+        // It is paused, or ends, and comes again if it goes on.
         if let Some(link) = self.shard.link(slot) {
             link.receiving = Receiving::No;
         }
