@@ -18,7 +18,7 @@ const EXIT_STATUS: &str = "\
 Exit status:
   0  all is well
   1  it failed: a listener, a worker, or the call itself, which the server answered with an error;
-     of load: a reply was lost, repeated, wrong or an error, or a connection was cut
+     of load: a reply was lost, repeated, wrong or an error, or a connection was cut or could not be finished
   2  the arguments or the configuration are wrong
   3  the server cannot be reached, cut the connection, did not answer in time or broke the protocol";
 
@@ -167,11 +167,12 @@ Examples:
   ringhold load -c 8 -d 64                          as fast as replies come, for 10 seconds
   ringhold load -c 100 -r 50000 -t 1min -s 1KiB     50000 requests a second on schedule, for a minute
   ringhold load -c 0 --short-lived 16 -n 100000     a connection for each request
-  ringhold load --mode notify -c 4 -s 200           one-way, nothing comes back
+  ringhold load --mode notify -c 4 -s 200           one-way, only the end of the connection comes back
   ringhold load --json unix:/run/ringhold/rpc.sock
 
-The exit status is 1 if a reply was lost, repeated, wrong or an error, a connection was cut, or something of the
-planned count is missing; 2 if the load is not possible as it stands, 3 if the server cannot be reached.")]
+The exit status is 1 if a reply was lost, repeated, wrong or an error, a connection was cut or could not be finished
+(bytes that the server did not take; with notify, no end of stream from the server), or something of the planned count
+is missing; 2 if the load is not possible as it stands, 3 if the server cannot be reached.")]
 pub(crate) struct Load {
     /// The server
     #[arg(default_value = DEFAULT_ADDRESS)]
@@ -207,7 +208,7 @@ pub(crate) struct Load {
     /// How long the load runs before it is measured
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     pub(crate) warmup: Duration,
-    /// How long replies are waited for at the end, before they count as lost
+    /// How long replies, or with notify the server's end of stream, are waited for at the end before they count as lost
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) drain: Duration,
     /// Threads that make the load
@@ -244,9 +245,9 @@ pub(crate) struct Load {
 pub(crate) enum Mode {
     /// Requests, each of which is answered
     Call,
-    /// Notifications, which are not answered
+    /// Notifications, which are not answered; at the end the server must end its side, too
     Notify,
-    /// One request on each connection; what the server pushes then is counted
+    /// One request on each connection, which is answered; what the server pushes then is counted
     Subscribe,
 }
 

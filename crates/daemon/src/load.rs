@@ -162,6 +162,7 @@ fn line(mode: Mode, progress: &Progress) -> String {
         ("errors", counts.errors),
         ("violations", counts.violations),
         ("disconnects", counts.disconnects),
+        ("unfinished", counts.unfinished),
         ("failed to connect", counts.failed_connects),
     ];
     for (name, count) in faults.iter().filter(|(_, count)| *count > 0) {

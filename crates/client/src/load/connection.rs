@@ -17,8 +17,8 @@ use crate::stream::Stream;
 const RETRY: u64 = 20_000_000;
 const RETRY_LOCAL: u64 = 2_000_000;
 
-/// How long the server's end of stream is waited for at most; in one-way ingest, where it is the
-/// only sign that everything was taken, as long as the drain allows.
+/// How long the server's end of stream is waited for at most, once everything was answered. One-way
+/// ingest waits as long as the drain allows, because it has no other sign that everything was taken.
 const FINISH: u64 = 1_000_000_000;
 
 /// A connection of a load, through all its reopenings.
@@ -176,18 +176,19 @@ impl Connection {
         let now = context.now;
         let timeout = context.plan.connect_timeout.as_nanos() as u64;
         let drain = context.plan.drain.as_nanos() as u64;
-        let finish = if context.plan.mode == Mode::Notify {
-            drain
-        } else {
-            drain.min(FINISH)
-        };
         match self.state {
             State::Waiting { .. } | State::Connecting { .. } if context.ending => self.end(context),
             State::Waiting { since, at } if at <= now => self.connect(context, since),
             State::Connecting { since } if now - since > timeout => {
                 self.connect_failed(context, &io::ErrorKind::TimedOut.into());
             }
-            State::Finishing { since } if now - since > finish => {
+            State::Finishing { since }
+                if context.plan.mode != Mode::Notify && now - since > drain.min(FINISH) =>
+            {
+                self.finished(context);
+            }
+            State::Finishing { since } if now - since > drain => {
+                self.count_unfinished(context);
                 self.finished(context);
             }
             _ => {}
@@ -209,26 +210,25 @@ impl Connection {
     /// Ends the sending side if everything was sent and answered and nothing more is to come.
     pub(crate) fn finish_if_done(&mut self, context: &mut Context<'_>) {
         let idle = self.window.outstanding() == 0 && self.pending() == 0;
-        if self.state != State::Open || !(context.ending || self.left == 0) {
+        if self.state != State::Open || !(context.ending || self.left == 0) || !idle {
             return;
         }
+        // Whoever pushes has no reason to end its side, so a subscriber does not wait for that.
         if matches!(context.plan.mode, Mode::Subscribe { .. }) {
             return self.finished(context);
         }
-        if !idle {
-            return;
-        }
         match self.stream.as_ref().map(Stream::shut_write) {
-            Some(Ok(())) => {
+            Some(Err(error)) => self.lose(context, Gone::Failed(error)),
+            _ => {
                 self.state = State::Finishing { since: context.now };
                 self.list(context);
             }
-            _ => self.finished(context),
         }
     }
 
     /// Counts what was never answered; the load is over.
     pub(crate) fn settle(&mut self, context: &mut Context<'_>) {
+        self.count_unfinished(context);
         let unsent = self.take_back(context);
         let lost = u64::from(self.window.outstanding()).saturating_sub(unsent);
         if lost > 0 {
@@ -239,6 +239,23 @@ impl Connection {
         if self.state != State::Closed {
             self.end(context);
         }
+    }
+
+    /// Counts a connection that is closed although bytes still wait to be written, or although the
+    /// server has not shown that it took what it was sent one way.
+    fn count_unfinished(&mut self, context: &mut Context<'_>) {
+        let (index, pending) = (self.index, self.pending());
+        let finishing = matches!(self.state, State::Finishing { .. });
+        if pending > 0 {
+            context.problem(|| format!("connection {index}: {pending} bytes were not taken"));
+        } else if finishing && context.plan.mode == Mode::Notify {
+            context.problem(|| {
+                format!("connection {index}: the server did not end its side, so it may not have taken everything")
+            });
+        } else {
+            return;
+        }
+        context.counts.unfinished += 1;
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -355,6 +372,12 @@ impl Connection {
             Gone::Violation(what) => {
                 context.counts.violations += 1;
                 context.problem(|| format!("connection {index}: {what}"));
+            }
+            Gone::Failed(error) if expected && context.plan.mode == Mode::Notify => {
+                context.counts.disconnects += 1;
+                context.problem(|| {
+                    format!("connection {index}: the server cut it instead of ending it, so it may not have taken everything: {error}")
+                });
             }
             Gone::Ended | Gone::Failed(_) if expected => {
                 if context.plan.mode == Mode::Notify {

@@ -54,7 +54,8 @@ pub struct LoadPlan {
     /// How long the load runs before latency and throughput are measured. Replies are checked, and
     /// counted, in the warm-up too. 0.
     pub warmup: Duration,
-    /// How long to wait for replies after the last message was sent, before they count as lost. 5 seconds.
+    /// How long to wait for replies, or in [`Mode::Notify`] for the server's end of stream, after the
+    /// last message was sent, before they count as lost or missing. 5 seconds.
     pub drain: Duration,
     /// How long connecting may take. 5 seconds.
     pub connect_timeout: Duration,
@@ -157,10 +158,11 @@ pub enum Mode {
     /// Requests, each of which must be answered exactly once, with its own payload.
     Call,
     /// Notifications, as many as the server takes: one-way ingest, nothing comes back. At the end
-    /// the sending side is closed, and the server's end of stream waited for.
+    /// the sending side is closed, and the server's end of stream waited for: the only sign that
+    /// everything was taken. A connection without it counts as [unfinished](super::Counts::unfinished).
     Notify,
-    /// One request on each connection to begin with, then nothing: what the server pushes is read,
-    /// checked and counted.
+    /// One request on each connection to begin with, which must be answered, then nothing: what the
+    /// server pushes is read, checked and counted.
     Subscribe {
         /// The encoded parameters of the request, one msgpack array; the method is that of the plan.
         params: Vec<u8>,

@@ -13,7 +13,9 @@ use crate::Address;
 ///
 /// Each request that was sent ends as exactly one of answered, wrong, error or lost:
 /// `sent = answered + wrong + errors + lost` once the load is over. In
-/// [`Mode::Notify`](super::Mode::Notify) only `sent` counts.
+/// [`Mode::Notify`](super::Mode::Notify) nothing is answered, so only `sent` counts of these. With a
+/// sequence to check, [`Mode::Subscribe`](super::Mode::Subscribe) counts lost and wrong
+/// notifications too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counts {
@@ -37,6 +39,10 @@ pub struct Counts {
     pub opened: u64,
     /// Connections that the server ended or cut before the load had ended them.
     pub disconnects: u64,
+    /// Connections with which the load could not come to its end: bytes still waited to be written
+    /// when the [drain](super::LoadPlan::drain) was over or, in [`Mode::Notify`](super::Mode::Notify),
+    /// the server's end of stream had not come.
+    pub unfinished: u64,
     /// Attempts to connect that failed. Those for which this machine had no port left are tried
     /// again and not counted.
     pub failed_connects: u64,
@@ -59,6 +65,7 @@ impl Counts {
         f(&mut self.notifications, other.notifications);
         f(&mut self.opened, other.opened);
         f(&mut self.disconnects, other.disconnects);
+        f(&mut self.unfinished, other.unfinished);
         f(&mut self.failed_connects, other.failed_connects);
         f(&mut self.bytes_sent, other.bytes_sent);
         f(&mut self.bytes_received, other.bytes_received);
@@ -74,6 +81,7 @@ impl Counts {
             errors,
             violations,
             disconnects,
+            unfinished,
             failed_connects,
             ..
         } = self;
@@ -84,6 +92,7 @@ impl Counts {
             errors,
             violations,
             disconnects,
+            unfinished,
             failed_connects,
         ]
         .iter()
@@ -195,15 +204,11 @@ impl fmt::Display for LoadReport {
         )?;
         write!(
             f,
-            "connections {} opened, {} disconnects, {} failed to connect",
-            counts.opened, counts.disconnects, counts.failed_connects
+            "connections {} opened, {} disconnects, {} unfinished, {} failed to connect",
+            counts.opened, counts.disconnects, counts.unfinished, counts.failed_connects
         )?;
         if self.unsent > 0 {
-            write!(
-                f,
-                "\nunfinished  {} of the planned messages were not sent",
-                self.unsent
-            )?;
+            write!(f, "\nmissing     {} of the planned messages", self.unsent)?;
         }
         for problem in &self.problems {
             write!(f, "\nproblem     {problem}")?;
@@ -253,13 +258,14 @@ mod tests {
             }
             .is_clean()
         );
-        let faults: [fn(&mut Counts) -> &mut u64; 7] = [
+        let faults: [fn(&mut Counts) -> &mut u64; 8] = [
             |counts| &mut counts.lost,
             |counts| &mut counts.repeated,
             |counts| &mut counts.wrong,
             |counts| &mut counts.errors,
             |counts| &mut counts.violations,
             |counts| &mut counts.disconnects,
+            |counts| &mut counts.unfinished,
             |counts| &mut counts.failed_connects,
         ];
         for fault in faults {

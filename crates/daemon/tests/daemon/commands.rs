@@ -216,6 +216,25 @@ fn a_load_reports_and_its_status_says_whether_it_was_clean() {
 }
 
 #[test]
+fn a_load_on_a_server_that_does_nothing_fails_in_every_mode() {
+    // Its connections stand, in the backlog, and nobody ever reads or writes them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    for (mode, fault) in [
+        ("call", "lost 1,"),
+        ("notify", "1 unfinished"),
+        ("subscribe", "lost 1,"),
+    ] {
+        let (status, stdout, stderr) = run(&[
+            "load", &address, "--mode", mode, "-n", "5", "-t", "200ms", "--drain", "200ms",
+        ]);
+        assert_eq!((status, stderr.as_str()), (1, ""), "{mode}: {stdout}");
+        assert!(stdout.contains(fault), "{mode}: {stdout}");
+        assert!(stdout.contains("problem  "), "{mode}: {stdout}");
+    }
+}
+
+#[test]
 fn a_load_that_cannot_be_made_says_why() {
     let nobody = free_address().to_string();
     let cases: [(&[&str], i32, &str); 5] = [
