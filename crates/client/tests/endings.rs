@@ -170,3 +170,50 @@ fn one_way_ingest_that_ends_in_a_reset_is_a_fault() {
     assert!(!report.is_clean());
     assert!(has_problem(&report, "instead of ending it"), "{report}");
 }
+
+#[test]
+fn a_load_without_drain_still_sends() {
+    for mode in [Mode::Call, Mode::Notify] {
+        let server = Server::start(Behaviour::default());
+        let report = run(&LoadPlan {
+            mode: mode.clone(),
+            depth: 4,
+            drain: Duration::ZERO,
+            ..plan(server.address.clone())
+        });
+        assert!(report.counts.sent > 0 && !report.stalled, "{report}");
+        if mode == Mode::Call {
+            let Counts {
+                sent,
+                answered,
+                lost,
+                ..
+            } = report.counts;
+            assert!(answered > 0 && lost <= 4, "{report}");
+            assert_eq!(sent, answered + lost, "{report}");
+        }
+    }
+}
+
+#[test]
+fn a_stall_ends_the_load_and_is_said() {
+    let (_listener, address) = silent();
+    for (rate, drain) in [
+        (None, Duration::ZERO),
+        (Some(100.0), Duration::from_millis(1500)),
+    ] {
+        let report = run(&LoadPlan {
+            duration: Duration::from_secs(60),
+            rate,
+            drain,
+            ..plan(address.clone())
+        });
+        let expected = counted(|counts| (counts.sent, counts.lost, counts.opened) = (1, 1, 1));
+        assert_eq!(counts(&report), expected, "{report}");
+        assert!(report.stalled && !report.is_clean(), "{report}");
+        assert!(
+            report.to_string().contains("the load ended early"),
+            "{report}"
+        );
+    }
+}

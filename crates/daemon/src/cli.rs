@@ -171,8 +171,9 @@ Examples:
   ringhold load --json unix:/run/ringhold/rpc.sock
 
 The exit status is 1 if a reply was lost, repeated, wrong or an error, a connection was cut or could not be finished
-(bytes that the server did not take; with notify, no end of stream from the server), or something of the planned count
-is missing; 2 if the load is not possible as it stands, 3 if the server cannot be reached.")]
+(bytes that the server did not take; with notify, no end of stream from the server), something of the planned count is
+missing, nothing was sent, or the load ended early because nothing moved for a second (or for --drain, if longer);
+2 if the load is not possible as it stands, 3 if the server cannot be reached.")]
 pub(crate) struct Load {
     /// The server
     #[arg(default_value = DEFAULT_ADDRESS)]

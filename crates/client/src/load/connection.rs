@@ -209,8 +209,8 @@ impl Connection {
 
     /// Ends the sending side if everything was sent and answered and nothing more is to come.
     pub(crate) fn finish_if_done(&mut self, context: &mut Context<'_>) {
-        let idle = self.window.outstanding() == 0 && self.pending() == 0;
-        if self.state != State::Open || !(context.ending || self.left == 0) || !idle {
+        let done = (context.ending || self.left == 0) && !self.is_waiting();
+        if self.state != State::Open || !done {
             return;
         }
         // Whoever pushes has no reason to end its side, so a subscriber does not wait for that.
@@ -256,6 +256,11 @@ impl Connection {
             return;
         }
         context.counts.unfinished += 1;
+    }
+
+    /// Whether anything that was put together waits to be written or to be answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.window.outstanding() > 0 || self.pending() > 0
     }
 
     pub(super) fn pending(&self) -> usize {

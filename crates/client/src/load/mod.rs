@@ -190,14 +190,19 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
     let mut latency = Latency::new();
     let (mut time, mut unsent, mut longest_gap_ns) = (0, 0, 0);
     let mut problems = Vec::new();
+    let mut stalled = false;
     for outcome in outcomes {
         counts += outcome.counts;
         measured += outcome.measured;
         latency.merge(&outcome.latency);
         time = outcome.time.max(time);
         unsent += outcome.unsent;
+        stalled |= outcome.stalled;
         longest_gap_ns = outcome.longest_gap.max(longest_gap_ns);
         problems.extend(outcome.problems);
+    }
+    if counts.sent == 0 {
+        problems.push("nothing was sent".to_owned());
     }
     let per_second = |count: u64| {
         if time == 0 {
@@ -215,6 +220,7 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
         address: plan.address.clone(),
         counts,
         unsent,
+        stalled,
         duration: Duration::from_nanos(time),
         measured: messages,
         messages_per_second: per_second(messages),

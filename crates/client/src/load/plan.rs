@@ -17,8 +17,8 @@ use crate::Address;
 /// ```
 ///
 /// The load always ends: by its [`count`](Self::count), by its [`duration`](Self::duration),
-/// whichever comes first, or because nothing more can be done (no connection is left, or no reply
-/// came for [`drain`](Self::drain) while the pipelines were full).
+/// whichever comes first, or because nothing more can be done: no connection is left, or it
+/// [stalled](super::LoadReport::stalled).
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
     /// The server.
@@ -116,6 +116,9 @@ impl LoadPlan {
         if self.depth == 0 || self.depth > MAX_DEPTH {
             return refuse("depth", "it must be from 1 to 1048576");
         }
+        if self.count == Some(0) {
+            return refuse("count", "there must be at least one message");
+        }
         if self.payload > self.limits.frame_bytes as usize / 2 {
             return refuse("payload", "it must be at most half of the largest frame");
         }
@@ -205,12 +208,13 @@ mod tests {
         let plan = LoadPlan::new("127.0.0.1:1".parse().unwrap());
         assert_eq!(plan.check(), Ok(()));
         type Change = fn(&mut LoadPlan);
-        let changes: [(&str, Change); 11] = [
+        let changes: [(&str, Change); 12] = [
             ("connections", |plan| plan.connections = 0),
             ("threads", |plan| plan.threads = 0),
             ("threads", |plan| plan.threads = 2),
             ("depth", |plan| plan.depth = 0),
             ("depth", |plan| plan.depth = MAX_DEPTH + 1),
+            ("count", |plan| plan.count = Some(0)),
             ("payload", |plan| plan.payload = 9 << 20),
             ("method", |plan| plan.method = "m".repeat(5000)),
             ("rate", |plan| plan.rate = Some(f64::NAN)),

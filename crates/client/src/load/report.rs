@@ -142,6 +142,10 @@ pub struct LoadReport {
     /// Messages of the planned count that were not sent (or not received, for a subscriber) before
     /// the load ended. 0 without a count.
     pub unsent: u64,
+    /// Whether the load ended before its time because nothing moved any more: requests or bytes were
+    /// outstanding, and the server neither answered nor took anything for a second, or for the
+    /// [drain](super::LoadPlan::drain) if that is longer.
+    pub stalled: bool,
     /// How long was measured: from the end of the warm-up until the sending ended or, when a count
     /// ended it, until the last reply. In seconds when serialized.
     #[serde(rename = "seconds", serialize_with = "seconds")]
@@ -165,11 +169,11 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Whether every request was answered exactly once and rightly, nothing was cut, and nothing of
-    /// the plan was left undone.
+    /// Whether every request was answered exactly once and rightly, nothing was cut, nothing of the
+    /// plan was left undone, and anything was sent at all.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.counts.is_clean() && self.unsent == 0
+        self.counts.is_clean() && self.unsent == 0 && !self.stalled && self.counts.sent > 0
     }
 }
 
@@ -209,6 +213,9 @@ impl fmt::Display for LoadReport {
         )?;
         if self.unsent > 0 {
             write!(f, "\nmissing     {} of the planned messages", self.unsent)?;
+        }
+        if self.stalled {
+            f.write_str("\nstalled     the load ended early, because nothing moved any more")?;
         }
         for problem in &self.problems {
             write!(f, "\nproblem     {problem}")?;
@@ -297,17 +304,12 @@ mod tests {
         assert_eq!(counts - twice, Counts::default());
     }
 
-    #[test]
-    fn its_serialized_form_is_flat() {
-        let counts = Counts {
-            sent: 7,
-            lost: 1,
-            ..Counts::default()
-        };
-        let report = LoadReport {
+    fn report(counts: Counts) -> LoadReport {
+        LoadReport {
             address: "127.0.0.1:4660".parse().unwrap(),
             counts,
             unsent: 0,
+            stalled: false,
             duration: Duration::from_millis(1500),
             measured: 6,
             messages_per_second: 4.0,
@@ -316,7 +318,34 @@ mod tests {
             latency: Latency::new(),
             longest_gap_ns: 9,
             problems: vec!["one".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_load_that_sent_nothing_or_stalled_or_left_something_out_is_not_clean() {
+        let counts = Counts {
+            sent: 1,
+            ..Counts::default()
         };
+        assert!(report(counts).is_clean());
+        assert!(!report(Counts::default()).is_clean());
+        let changes: [fn(&mut LoadReport); 2] =
+            [|report| report.stalled = true, |report| report.unsent = 1];
+        for change in changes {
+            let mut report = report(counts);
+            change(&mut report);
+            assert!(!report.is_clean(), "{report}");
+        }
+    }
+
+    #[test]
+    fn its_serialized_form_is_flat() {
+        let counts = Counts {
+            sent: 7,
+            lost: 1,
+            ..Counts::default()
+        };
+        let report = report(counts);
         let bytes = rmp_serde::to_vec_named(&report).unwrap();
         let value = rmpv::decode::read_value(&mut &bytes[..]).unwrap();
         let field = |name: &str| {

@@ -32,6 +32,9 @@ const NAP: Duration = Duration::from_millis(20);
 /// A message due within this time is waited for without sleeping.
 const SPIN: u64 = 20_000;
 
+/// What is outstanding is stuck if nothing moves for so long, or for the drain if that is longer.
+const STALL: Duration = Duration::from_secs(1);
+
 /// The part of a plan that one thread carries out.
 #[derive(Debug)]
 pub(crate) struct Share {
@@ -52,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) time: u64,
     /// How many messages of its count were left.
     pub(crate) unsent: u64,
+    /// Whether it ended before its time because nothing moved any more.
+    pub(crate) stalled: bool,
     pub(crate) latency: Latency,
     pub(crate) longest_gap: u64,
     pub(crate) problems: Vec<String>,
@@ -79,6 +84,8 @@ pub(crate) struct Worker<'a> {
     measured: Option<(Counts, u64)>,
     /// Until when replies are waited for.
     drain_until: u64,
+    /// Whether a stall ended the sending.
+    stalled: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -124,6 +131,7 @@ impl<'a> Worker<'a> {
             measuring: None,
             measured: None,
             drain_until: u64::MAX,
+            stalled: false,
         })
     }
 
@@ -166,9 +174,9 @@ impl<'a> Worker<'a> {
             return;
         }
         let end = (plan.warmup + plan.duration).as_nanos() as u64;
-        let drain = plan.drain.as_nanos() as u64;
-        let stalled = self.is_stuck() && now.saturating_sub(self.context.last_progress) > drain;
-        if now < end && !stop.load(Ordering::Relaxed) && self.context.allowance > 0 && !stalled {
+        let over = now >= end || stop.load(Ordering::Relaxed) || self.context.allowance == 0;
+        self.stalled = !over && self.is_stalled(now);
+        if !over && !self.stalled {
             return;
         }
         self.context.ending = true;
@@ -176,11 +184,22 @@ impl<'a> Worker<'a> {
         if self.context.allowance > 0 {
             self.measured = Some((self.context.counts, now));
         }
-        self.drain_until = if stalled { now } else { now + drain };
+        self.drain_until = match self.stalled {
+            true => now,
+            false => now + plan.drain.as_nanos() as u64,
+        };
         for connection in &mut self.connections {
             connection.pump(&mut self.context);
             connection.finish_if_done(&mut self.context);
         }
+    }
+
+    /// Whether nothing has moved for too long although something is outstanding.
+    fn is_stalled(&self, now: u64) -> bool {
+        let bound = self.context.plan.drain.max(STALL).as_nanos() as u64;
+        now.saturating_sub(self.context.last_progress) > bound
+            && self.is_stuck()
+            && self.connections.iter().any(Connection::is_waiting)
     }
 
     /// Whether nothing could be sent even if it were due, unless a reply comes.
@@ -292,6 +311,7 @@ impl<'a> Worker<'a> {
             measured: counts - before,
             time: end.saturating_sub(begin),
             unsent: if self.counted { context.allowance } else { 0 },
+            stalled: self.stalled,
             latency: context.latency,
             longest_gap: context.longest_gap,
             problems: context.problems,
