@@ -1,6 +1,5 @@
 //! The blocking client.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::envelope::{self, NIL};
 use crate::link::{Link, Step};
+use crate::mail::Mail;
 use crate::message::{Message, Notification, Reply};
 use crate::stream::Stream;
 use crate::{Address, CallError, Envelope};
@@ -51,14 +51,7 @@ pub struct Client {
     options: Options,
     /// `Err` once the connection is gone: why.
     link: Result<Link, String>,
-    next_id: u32,
-    /// The requests that are not answered yet; false when their caller has given up on the reply.
-    outstanding: HashMap<u32, bool>,
-    /// How many of them are false.
-    given_up: usize,
-    /// What arrived and was not taken, in the order of arrival.
-    queue: VecDeque<Message>,
-    queued_bytes: usize,
+    mail: Mail,
     /// Finds out whether parameters are one whole object.
     checker: Framer,
 }
@@ -81,13 +74,9 @@ impl Client {
                 frame_bytes: u32::MAX,
                 ..options.limits
             }),
+            mail: Mail::new(options.queue_bytes),
             options,
             link: Ok(link),
-            next_id: 0,
-            outstanding: HashMap::new(),
-            given_up: 0,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
         })
     }
 
@@ -100,7 +89,7 @@ impl Client {
     /// How many requests are waiting for a reply that somebody wants.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.outstanding.len() - self.given_up
+        self.mail.outstanding()
     }
 
     /// Calls a method and waits for its result.
@@ -132,7 +121,7 @@ impl Client {
         let id = self.post(method, params)?;
         self.flush(deadline, "room for the request")
             .and_then(|()| self.reply_to(id, deadline))
-            .inspect_err(|_| self.give_up(id))?
+            .inspect_err(|_| self.mail.give_up(id))?
             .result
             .map_err(CallError::Remote)
     }
@@ -180,7 +169,7 @@ impl Client {
     pub fn send_raw(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
         let id = self.post(method, params)?;
         self.flush(self.deadline(), "room for the request")
-            .inspect_err(|_| self.give_up(id))?;
+            .inspect_err(|_| self.mail.give_up(id))?;
         Ok(id)
     }
 
@@ -193,8 +182,9 @@ impl Client {
     pub fn receive(&mut self) -> Result<Reply, CallError> {
         let deadline = self.deadline();
         loop {
-            if let Some(Message::Reply(reply)) =
-                self.take(|message| matches!(message, Message::Reply(_)))
+            if let Some(Message::Reply(reply)) = self
+                .mail
+                .take(|message| matches!(message, Message::Reply(_)))
             {
                 return Ok(reply);
             }
@@ -235,7 +225,10 @@ impl Client {
 
     /// Takes a notification that has already arrived; does not wait and does not read.
     pub fn take_notification(&mut self) -> Option<Notification> {
-        match self.take(|message| matches!(message, Message::Notification(_))) {
+        match self
+            .mail
+            .take(|message| matches!(message, Message::Notification(_)))
+        {
             Some(Message::Notification(notification)) => Some(notification),
             _ => None,
         }
@@ -303,16 +296,11 @@ impl Client {
     /// Appends a request to what is to be sent and notes its id.
     fn post(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
         self.check(params)?;
-        // Four thousand million calls later an id may still be waiting for its reply.
-        while self.outstanding.contains_key(&self.next_id) {
-            self.next_id = self.next_id.wrapping_add(1);
-        }
-        let id = self.next_id;
+        self.open()?;
+        let id = self.mail.post();
         let out = &mut self.open()?.out;
         envelope::begin_request(out, id, method.as_bytes());
         out.extend_from_slice(params);
-        self.outstanding.insert(id, true);
-        self.next_id = id.wrapping_add(1);
         Ok(id)
     }
 
@@ -356,10 +344,10 @@ impl Client {
         loop {
             let wanted =
                 |message: &Message| matches!(message, Message::Reply(reply) if reply.id == id);
-            if let Some(Message::Reply(reply)) = self.take(wanted) {
+            if let Some(Message::Reply(reply)) = self.mail.take(wanted) {
                 return Ok(reply);
             }
-            if !self.outstanding.contains_key(&id) {
+            if !self.mail.is_outstanding(id) {
                 return Err(CallError::NothingOutstanding);
             }
             if !self.collect(deadline)? {
@@ -370,28 +358,12 @@ impl Client {
 
     fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, CallError> {
         loop {
-            if let Some(message) = self.take(|_| true) {
+            if let Some(message) = self.mail.take(|_| true) {
                 return Ok(Some(message));
             }
             if !self.collect(deadline)? {
                 return Ok(None);
             }
-        }
-    }
-
-    /// Takes the first queued message that is wanted.
-    fn take(&mut self, wanted: impl Fn(&Message) -> bool) -> Option<Message> {
-        let index = self.queue.iter().position(wanted)?;
-        let message = self.queue.remove(index)?;
-        self.queued_bytes -= message.size();
-        Some(message)
-    }
-
-    /// The reply to this request is not wanted any more.
-    fn give_up(&mut self, id: u32) {
-        if let Some(wanted) = self.outstanding.get_mut(&id) {
-            self.given_up += usize::from(*wanted);
-            *wanted = false;
         }
     }
 
@@ -421,34 +393,7 @@ impl Client {
             Ok(envelope) => Message::from(envelope),
             Err(error) => return Ok(Some(Err(error.to_string()))),
         };
-        Ok(Some(self.accept(message)))
-    }
-
-    fn accept(&mut self, message: Message) -> Result<(), String> {
-        if let Message::Reply(reply) = &message {
-            match self.outstanding.remove(&reply.id) {
-                Some(true) => {}
-                Some(false) => {
-                    self.given_up -= 1;
-                    return Ok(());
-                }
-                None => {
-                    return Err(format!(
-                        "a reply to the request {}, which is not waiting for one",
-                        reply.id
-                    ));
-                }
-            }
-        }
-        self.queued_bytes += message.size();
-        self.queue.push_back(message);
-        if self.queued_bytes > self.options.queue_bytes {
-            return Err(format!(
-                "more than {} bytes of messages that nobody took",
-                self.options.queue_bytes
-            ));
-        }
-        Ok(())
+        Ok(Some(self.mail.accept(message)))
     }
 
     fn violation(&mut self, what: String) -> CallError {

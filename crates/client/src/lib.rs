@@ -26,6 +26,7 @@ mod envelope;
 mod error;
 mod link;
 pub mod load;
+mod mail;
 mod message;
 mod render;
 mod stream;
