@@ -43,17 +43,26 @@ impl Default for Options {
 /// One connection to a MessagePack-RPC server, for one thread.
 ///
 /// Each operation waits until it is done or its [time](Options::call_timeout) is over. After an
-/// error that [is fatal](CallError::is_fatal) every further operation answers [`CallError::Closed`]
-/// with the reason.
+/// error that [is fatal](CallError::is_fatal) every further operation answers with the reason:
+/// [`CallError::Closed`] if the server had ended the connection in order, else [`CallError::Cut`].
 #[derive(Debug)]
 pub struct Client {
     address: Address,
     options: Options,
-    /// `Err` once the connection is gone: why.
-    link: Result<Link, String>,
+    /// `Err` once the connection is gone.
+    link: Result<Link, Gone>,
     mail: Mail,
     /// Finds out whether parameters are one whole object.
     checker: Framer,
+}
+
+/// How a connection came to its end, and why.
+#[derive(Clone, Debug)]
+enum Gone {
+    /// In order.
+    Closed(String),
+    /// Otherwise.
+    Cut(String),
 }
 
 impl Client {
@@ -268,6 +277,28 @@ impl Client {
         done.map_err(|source| self.fail(source))
     }
 
+    /// Ends the connection in order: ends the sending side and waits, all in all as long as one call
+    /// may take, until the server has ended its own. What still comes is read and dropped.
+    ///
+    /// Just dropping a client can cut off what the server has not read yet. That it ends its side in
+    /// order means that it has read to the end, or wants no more of it; not that it agreed.
+    ///
+    /// # Errors
+    /// [`CallError::Cut`] when the connection ends otherwise, [`CallError::Timeout`], and the other
+    /// fatal ones.
+    pub fn finish(mut self) -> Result<(), CallError> {
+        let deadline = self.deadline();
+        self.finish_sending()?;
+        loop {
+            match self.next_until(deadline) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(self.timeout("end of the connection")),
+                Err(CallError::Closed { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.options
             .call_timeout
@@ -286,10 +317,7 @@ impl Client {
     fn open(&mut self) -> Result<&mut Link, CallError> {
         match &mut self.link {
             Ok(link) => Ok(link),
-            Err(reason) => Err(CallError::Closed {
-                address: self.address.clone(),
-                reason: reason.clone(),
-            }),
+            Err(gone) => Err(gone.clone().at(&self.address)),
         }
     }
 
@@ -397,9 +425,9 @@ impl Client {
     }
 
     fn violation(&mut self, what: String) -> CallError {
-        self.link = Err(format!(
+        self.link = Err(Gone::Cut(format!(
             "the server did not follow the protocol: received {what}"
-        ));
+        )));
         CallError::Violation {
             address: self.address.clone(),
             what,
@@ -407,14 +435,17 @@ impl Client {
     }
 
     fn fail(&mut self, source: io::Error) -> CallError {
-        let waiting = self.waiting();
+        // The last is what ending one side says about a connection that was reset.
         if matches!(
             source.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::NotConnected
         ) {
-            return self.close(format!("the server cut it{waiting} ({source})"));
+            let waiting = self.waiting();
+            return self.gone(Gone::Cut(format!("the server cut it{waiting} ({source})")));
         }
-        self.link = Err(source.to_string());
+        self.link = Err(Gone::Cut(source.to_string()));
         CallError::Io {
             address: self.address.clone(),
             source,
@@ -423,13 +454,13 @@ impl Client {
 
     fn ended(&mut self) -> CallError {
         let waiting = self.waiting();
-        let reason = match self.link.as_ref().map_or(0, Link::partial) {
-            0 => format!("the server closed it{waiting}"),
-            bytes => format!(
+        let gone = match self.link.as_ref().map_or(0, Link::partial) {
+            0 => Gone::Closed(format!("the server closed it{waiting}")),
+            bytes => Gone::Cut(format!(
                 "the server closed it in the middle of a frame, {bytes} bytes into it{waiting}"
-            ),
+            )),
         };
-        self.close(reason)
+        self.gone(gone)
     }
 
     fn waiting(&self) -> String {
@@ -440,11 +471,19 @@ impl Client {
         }
     }
 
-    fn close(&mut self, reason: String) -> CallError {
-        self.link = Err(reason.clone());
-        CallError::Closed {
-            address: self.address.clone(),
-            reason,
+    fn gone(&mut self, gone: Gone) -> CallError {
+        self.link = Err(gone.clone());
+        gone.at(&self.address)
+    }
+}
+
+impl Gone {
+    /// What an operation on the connection answers.
+    fn at(self, address: &Address) -> CallError {
+        let address = address.clone();
+        match self {
+            Self::Closed(reason) => CallError::Closed { address, reason },
+            Self::Cut(reason) => CallError::Cut { address, reason },
         }
     }
 }

@@ -46,8 +46,17 @@ pub enum CallError {
         /// What was waited for.
         what: &'static str,
     },
-    /// The connection is closed.
+    /// The server has ended the connection in order, between two messages: everything that it sent was
+    /// received. Requests may be unanswered all the same.
     Closed {
+        /// The server.
+        address: Address,
+        /// How it came to that.
+        reason: String,
+    },
+    /// The connection has ended otherwise: it was reset, it ended in the middle of a message, or an
+    /// earlier error has closed it. What became of the last messages in either direction is not known.
+    Cut {
         /// The server.
         address: Address,
         /// How it came to that.
@@ -81,7 +90,11 @@ impl CallError {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            Self::Connect { .. } | Self::Violation { .. } | Self::Io { .. } | Self::Closed { .. }
+            Self::Connect { .. }
+                | Self::Violation { .. }
+                | Self::Io { .. }
+                | Self::Closed { .. }
+                | Self::Cut { .. }
         )
     }
 }
@@ -107,7 +120,7 @@ impl fmt::Display for CallError {
             } => {
                 write!(f, "{address}: no {what} within {after:?}")
             }
-            Self::Closed { address, reason } => {
+            Self::Closed { address, reason } | Self::Cut { address, reason } => {
                 write!(f, "the connection to {address} is closed: {reason}")
             }
             Self::Params(why) => write!(f, "the parameters cannot be sent: {why}"),

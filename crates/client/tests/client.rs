@@ -4,8 +4,9 @@
 
 mod reference;
 
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use reference::{Behaviour, Family, Fault, Server};
@@ -383,24 +384,29 @@ fn a_server_that_takes_nothing_is_a_timeout() {
 }
 
 #[test]
-fn a_closed_connection_is_said_with_address_and_reason() {
-    let cases = [
+fn a_connection_that_is_gone_is_said_with_address_and_reason() {
+    let closed = |error: &CallError| matches!(error, CallError::Closed { .. });
+    let cut = |error: &CallError| matches!(error, CallError::Cut { .. });
+    type Expected = fn(&CallError) -> bool;
+    let cases: [(Fault, Expected, &str); 2] = [
         (
             Fault::Close,
+            closed,
             "the server closed it with 1 reply outstanding",
         ),
-        (Fault::CutReply, "in the middle of a frame, 4 bytes into it"),
+        (
+            Fault::CutReply,
+            cut,
+            "in the middle of a frame, 4 bytes into it",
+        ),
     ];
-    for (fault, reason) in cases {
+    for (fault, expected, reason) in cases {
         let server = serve([(1, fault)]);
         let mut client = connect(&server);
         client.call::<_, u8>("echo", &(1,)).unwrap();
         let error = client.call::<_, u8>("echo", &(1,)).unwrap_err();
         let text = error.to_string();
-        assert!(
-            matches!(error, CallError::Closed { .. }) && error.is_fatal(),
-            "{text}"
-        );
+        assert!(expected(&error) && error.is_fatal(), "{text}");
         assert!(
             text.contains(reason) && text.contains(&server.address.to_string()),
             "{text}"
@@ -411,9 +417,99 @@ fn a_closed_connection_is_said_with_address_and_reason() {
             text
         );
         assert_eq!(client.notify("log", &()).unwrap_err().to_string(), text);
-        assert_eq!(client.next_message().unwrap_err().to_string(), text);
+        let error = client.next_message().unwrap_err();
+        assert!(expected(&error), "{error}");
+        assert_eq!(error.to_string(), text);
         assert!(client.finish_sending().is_err());
     }
+}
+
+/// Serves one connection with `serve` on a thread of its own.
+fn once(serve: impl FnOnce(TcpStream) + Send + 'static) -> (thread::JoinHandle<()>, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().into();
+    let thread = thread::spawn(move || serve(listener.accept().unwrap().0));
+    (thread, address)
+}
+
+/// Closing the stream then resets the connection.
+fn reset_at_close(stream: &TcpStream) {
+    socket2::SockRef::from(stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+fn patient(address: &Address) -> Client {
+    let options = Options {
+        call_timeout: Some(PATIENCE),
+        ..Options::default()
+    };
+    Client::connect(address, options).unwrap()
+}
+
+#[test]
+fn a_reset_is_no_orderly_end() {
+    for finish in [false, true] {
+        let (server, address) = once(move |mut stream| {
+            stream.read_exact(&mut [0; 9]).unwrap();
+            if finish {
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+            }
+            reset_at_close(&stream);
+        });
+        let mut client = patient(&address);
+        client.notify("hello", &()).unwrap();
+        let error = match finish {
+            false => client.next_message().unwrap_err(),
+            true => client.finish().unwrap_err(),
+        };
+        server.join().unwrap();
+        assert!(matches!(error, CallError::Cut { .. }), "{error:?}");
+        assert!(error.to_string().contains("the server cut it"), "{error}");
+    }
+}
+
+#[test]
+fn a_client_that_finishes_reads_up_to_the_end() {
+    let (server, address) = once(|mut stream| {
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"\x93\x02\xa5hello\x90");
+        stream.write_all(b"\x93\x02\xa3bye\x90").unwrap();
+    });
+    let mut client = patient(&address);
+    client.notify("hello", &()).unwrap();
+    client.finish().unwrap();
+    server.join().unwrap();
+}
+
+#[test]
+fn finishing_has_one_limit_however_much_comes() {
+    // The server says something again and again, each time well within the limit, and never ends its side.
+    let (server, address) = once(|mut stream| {
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        while stream.write_all(b"\x93\x02\xa4tick\x90").is_ok() {
+            thread::sleep(SHORT / 10);
+        }
+    });
+    let options = Options {
+        call_timeout: Some(SHORT),
+        ..Options::default()
+    };
+    let client = Client::connect(&address, options).unwrap();
+    let error = client.finish().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::Timeout {
+                what: "end of the connection",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // The client is gone, and so the server is done.
+    server.join().unwrap();
 }
 
 #[test]
@@ -474,7 +570,7 @@ fn violations_say_what_was_received() {
         assert!(error.to_string().contains(part), "{error}");
         let after = client.call::<_, u8>("echo", &(1,)).unwrap_err();
         assert!(
-            matches!(after, CallError::Closed { .. }) && after.to_string().contains(part),
+            matches!(after, CallError::Cut { .. }) && after.to_string().contains(part),
             "{after}"
         );
     }

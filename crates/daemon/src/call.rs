@@ -16,7 +16,8 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
     let mut client = Client::connect(&arguments.address, options(arguments.timeout))?;
     if arguments.notify {
         client.notify_raw(&arguments.method, &params)?;
-        return Ok(end(client)?);
+        // Closing at once could cut off what the server has not read yet.
+        return Ok(client.finish()?);
     }
     let result = client
         .call_raw(&arguments.method, &params)
@@ -39,19 +40,6 @@ pub(crate) fn options(timeout: Duration) -> Options {
         connect_timeout: limit,
         call_timeout: limit,
         ..Options::default()
-    }
-}
-
-/// Ends the sending side and waits until the server has closed, too: closing at once could cut off what it has not
-/// read yet.
-fn end(mut client: Client) -> Result<(), CallError> {
-    client.finish_sending()?;
-    loop {
-        match client.next_message() {
-            Ok(_) => {}
-            Err(CallError::Closed { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        }
     }
 }
 

@@ -133,7 +133,7 @@ pub(crate) struct Call {
     /// The parameters, each one JSON value; - reads one from standard input
     #[arg(value_name = "JSON", allow_negative_numbers = true)]
     pub(crate) params: Vec<String>,
-    /// Send a notification, which is not answered
+    /// Send a notification, which is not answered, and wait for the end of the connection
     #[arg(long)]
     pub(crate) notify: bool,
     /// How long the call may take; 0s is for ever
@@ -153,7 +153,11 @@ Examples:
 
 {NOTATION}
 
-An error of the server is printed to stderr, and the exit status is 1; it is 3 if no answer came."
+An error of the server is printed to stderr, and the exit status is 1; it is 3 if no answer came.
+
+With --notify, 0 means that the server took the message and then ended the connection in order. It does not mean that
+the server agreed: nothing answers a notification, and who refuses one may end the connection in order, too. The exit
+status is 3 if the connection was cut, or not ended in time."
     )
 }
 

@@ -1,8 +1,9 @@
 //! `call`, `load`, `status` and `probe`, against a daemon and without one.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
+use std::time::Duration;
 
 use rmpv::Value;
 
@@ -180,6 +181,54 @@ fn a_call_to_something_else_ends() {
     assert_eq!(
         run(&["status", "--json", &other]),
         (0, "\"hi\"\n".into(), String::new())
+    );
+}
+
+/// A server that lets `serve` have every connection once the client has sent something.
+fn server(serve: fn(TcpStream)) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            stream.peek(&mut [0]).unwrap();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+#[test]
+fn a_notification_whose_connection_is_cut_has_failed() {
+    // Closed with a byte unread, a connection is reset.
+    let cutting = server(|_| ());
+    let (status, stdout, stderr) = run(&["call", "--notify", &cutting, "echo", "1"]);
+    assert_eq!((status, stdout.as_str()), (3, ""), "{stderr}");
+    assert!(stderr.contains("the server cut it"), "{stderr}");
+
+    // Bounded all the same, for a client that would wait for each message anew.
+    let chattering = server(|mut stream| {
+        for _ in 0..100 {
+            if stream.write_all(b"\x93\x02\xa4tick\x90").is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = stream.read(&mut [0; 100]);
+    });
+    let arguments = [
+        "call",
+        "--notify",
+        "--timeout",
+        "200ms",
+        &chattering,
+        "echo",
+    ];
+    let (status, stdout, stderr) = run(&arguments);
+    assert_eq!((status, stdout.as_str()), (3, ""), "{stderr}");
+    assert!(
+        stderr.contains("no end of the connection within 200ms"),
+        "{stderr}"
     );
 }
 
