@@ -271,10 +271,12 @@ impl Client {
     /// can still be received.
     ///
     /// # Errors
-    /// The fatal ones.
+    /// [`CallError::Timeout`] when the server does not take what is still to be sent, and the fatal ones.
     pub fn finish_sending(&mut self) -> Result<(), CallError> {
-        let done = self.open()?.shut_write();
-        done.map_err(|source| self.fail(source))
+        let deadline = self.deadline();
+        self.flush(deadline, "room for what was to be sent")?;
+        self.open()?.shut_write();
+        self.flush(deadline, "end of sending")
     }
 
     /// Ends the connection in order: ends the sending side and waits, all in all as long as one call
@@ -358,8 +360,7 @@ impl Client {
     }
 
     fn flush(&mut self, deadline: Option<Instant>, what: &'static str) -> Result<(), CallError> {
-        let written = self.open()?.write();
-        written.map_err(|source| self.fail(source))?;
+        self.open()?.write();
         while !self.open()?.is_flushed() {
             if !self.collect(deadline)? {
                 return Err(self.timeout(what));

@@ -24,6 +24,8 @@ pub(crate) struct Link {
     /// What is to be sent; the bytes before `sent` are gone.
     pub(crate) out: Vec<u8>,
     sent: usize,
+    /// Why nothing can be written any more. What the server sent before that is still to be read.
+    broken: Option<io::Error>,
     inbox: Inbox,
 }
 
@@ -50,13 +52,14 @@ impl Link {
             writable: true,
             out: Vec::new(),
             sent: 0,
+            broken: None,
             inbox: Inbox::new(limits),
         })
     }
 
-    /// Whether everything was handed to the system.
+    /// Whether everything was handed to the system, and that did not fail.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.sent == self.out.len()
+        self.sent == self.out.len() && self.broken.is_none()
     }
 
     /// The next whole frame among the bytes that were read.
@@ -73,21 +76,29 @@ impl Link {
     }
 
     /// Writes and reads what the socket takes and has, waiting once until it does either.
+    ///
+    /// # Errors
+    /// Reading failed, or writing did and everything that had arrived before is read.
     pub(crate) fn step(&mut self, deadline: Option<Instant>) -> io::Result<Step> {
         loop {
-            let wrote = self.write()?;
-            if self.readable {
+            let wrote = self.write();
+            if self.readable || self.broken.is_some() {
                 match self.stream.read(self.inbox.space()) {
-                    Ok(0) => return Ok(Step::Ended),
+                    Ok(0) => return self.broken.take().map_or(Ok(Step::Ended), Err),
                     Ok(n) => {
                         self.inbox.advance(n);
                         return Ok(Step::Moved);
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.readable = false
-                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        if let Some(broken) = self.broken.take() {
+                            return Err(broken);
+                        }
+                        if error.kind() != io::ErrorKind::WouldBlock {
+                            return Err(error);
+                        }
+                        self.readable = false;
+                    }
                 }
             } else if wrote {
                 return Ok(Step::Moved);
@@ -97,31 +108,33 @@ impl Link {
         }
     }
 
-    /// Writes until the socket takes no more; whether it took anything.
-    pub(crate) fn write(&mut self) -> io::Result<bool> {
+    /// Writes until the socket takes no more; whether it took anything. A failure is left for
+    /// [`step`](Self::step) to report.
+    pub(crate) fn write(&mut self) -> bool {
         let mut wrote = false;
-        while self.writable && !self.is_flushed() {
+        while self.writable && self.broken.is_none() && self.sent < self.out.len() {
             match self.stream.write(&self.out[self.sent..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => self.broken = Some(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.sent += n;
                     wrote = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => self.broken = Some(error),
             }
         }
         if self.is_flushed() {
             self.out.clear();
             self.sent = 0;
         }
-        Ok(wrote)
+        wrote
     }
 
-    /// Ends the sending side. What the server still sends can be read.
-    pub(crate) fn shut_write(&self) -> io::Result<()> {
-        self.stream.shut_write()
+    /// Ends the sending side. What the server still sends can be read. A failure is left for
+    /// [`step`](Self::step) to report.
+    pub(crate) fn shut_write(&mut self) {
+        self.broken = self.stream.shut_write().err();
     }
 
     /// Waits for a change of readiness; false when the deadline is over.

@@ -6,6 +6,8 @@ mod reference;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -525,6 +527,69 @@ fn what_came_before_the_end_can_be_taken() {
     assert_eq!(client.receive().unwrap().result, Ok(vec![0]));
     assert_eq!(client.receive().unwrap().result, Ok(vec![1]));
     assert!(matches!(client.receive(), Err(CallError::Closed { .. })));
+}
+
+#[test]
+fn what_came_before_a_write_failed_can_be_taken() {
+    const REPLIES: u8 = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("server.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let request = b"\x94\x00\x00\xa4echo\x90";
+        stream
+            .read_exact(&mut vec![0; request.len() * usize::from(REPLIES)])
+            .unwrap();
+        for id in 0..REPLIES {
+            stream.write_all(&[0x94, 1, id, 0xc0, id]).unwrap();
+        }
+        // Some of one more.
+        stream.write_all(&[0x94, 1]).unwrap();
+    });
+    let mut client = patient(&Address::Unix(path));
+    for id in 0..REPLIES {
+        assert_eq!(client.send("echo", &()).unwrap(), u32::from(id));
+    }
+    server.join().unwrap();
+    let error = client.send("echo", &()).unwrap_err();
+    assert!(matches!(error, CallError::Cut { .. }), "{error}");
+    assert!(error.to_string().contains("Broken pipe"), "{error}");
+    for id in 0..REPLIES {
+        let reply = client.receive().unwrap();
+        assert_eq!((reply.id, reply.result), (id.into(), Ok(vec![id])));
+    }
+    assert!(matches!(
+        client.receive(),
+        Err(CallError::NothingOutstanding)
+    ));
+    assert!(matches!(client.next_message(), Err(CallError::Cut { .. })));
+}
+
+#[test]
+fn a_message_that_was_cut_by_a_timeout_is_sent_before_the_end_of_sending() {
+    // More than the buffers between the two take, so that the rest of it waits when the time is over.
+    const BYTES: usize = 16 << 20;
+    let (begin, begun) = mpsc::channel();
+    let (server, address) = once(move |mut stream| {
+        begun.recv().unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), 6 + 1 + 5 + BYTES);
+    });
+    let options = Options {
+        call_timeout: Some(SHORT),
+        ..Options::default()
+    };
+    let mut client = Client::connect(&address, options).unwrap();
+    let text = "x".repeat(BYTES);
+    let error = client.notify("log", &(&text,)).unwrap_err();
+    assert!(matches!(error, CallError::Timeout { .. }), "{error}");
+    begin.send(()).unwrap();
+    while let Err(error) = client.finish_sending() {
+        assert!(matches!(error, CallError::Timeout { .. }), "{error}");
+    }
+    server.join().unwrap();
 }
 
 #[test]
