@@ -103,8 +103,8 @@ impl Client {
 
     /// Calls a method and waits for its result.
     ///
-    /// The parameters are a tuple, an array or a slice; `()` sends none. Structs inside are sent as
-    /// maps, which is what servers in other languages expect. What else arrives meanwhile is kept
+    /// The parameters are a tuple, an array or a slice; `()` and `None` send none. Structs inside are
+    /// sent as maps, which is what servers in other languages expect. What else arrives meanwhile is kept
     /// for [`receive`](Self::receive) and [`next_message`](Self::next_message).
     ///
     /// # Errors
@@ -489,7 +489,7 @@ impl Gone {
     }
 }
 
-/// Encodes parameters. `()` is nil to serde, and an array without elements to the protocol.
+/// Encodes parameters. `()` and `None` are nil to serde, and an array without elements to the protocol.
 fn encode<P: Serialize + ?Sized>(params: &P) -> Result<Vec<u8>, CallError> {
     let encoded =
         rmp_serde::to_vec_named(params).map_err(|error| CallError::Params(error.to_string()))?;

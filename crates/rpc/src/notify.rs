@@ -92,7 +92,9 @@ struct Encoded {
 impl Notification {
     /// Encodes `[2, method, params]`.
     ///
-    /// A tuple or list is the parameters, `()` is none, and any other value is the only parameter. Structs are maps.
+    /// A tuple or list is the parameters, and any other value is the only parameter, with one exception: what is nil, as
+    /// `()` and `None` are, means that there are no parameters. One parameter that is nil is `(None::<T>,)`. Structs are
+    /// maps.
     ///
     /// # Errors
     ///

@@ -43,7 +43,7 @@ pub(crate) fn wrong(method: &[u8], why: &Error) -> Fault {
 }
 
 /// The parameters as serde reads them: an array whose elements are numbered in errors, whose missing elements can be
-/// `None`, and which stands for its element if it has but one.
+/// `None`, and which stands for its element if it has but one. An only element that is nil is `None`, too.
 struct Params<'de> {
     /// What is left of the elements.
     values: rmp_serde::Deserializer<ReadRefReader<'de, [u8]>>,
@@ -203,8 +203,13 @@ impl<'de> de::Deserializer<'de> for &mut Params<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.count {
-            0 => visitor.visit_none(),
+        // Nothing was read before, so these are the bytes of the first element.
+        match (self.count, self.values.get_ref().first()) {
+            (0, _) => visitor.visit_none(),
+            (1, Some(first)) if *first == Marker::Null.to_u8() => {
+                self.next = 1;
+                visitor.visit_none()
+            }
             _ => visitor.visit_some(self),
         }
     }

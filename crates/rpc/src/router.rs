@@ -86,8 +86,9 @@ impl Router {
     ///
     /// The parameters arrive as an array. A tuple takes them one by one; an `Option` at the end of it may be missing. A
     /// struct takes them in the order of its fields, where `#[serde(default)]` makes the last ones optional. A `Vec` takes
-    /// any number of them, `()` takes none, and any other type takes the only one. They must be owned; see [`Router::raw`]
-    /// and [`Call::decode`] for types that borrow.
+    /// any number of them, `()` takes none, and any other type takes the only one. An `Option` of any of these is `None` if
+    /// there are none, and if the only one is nil. They must be owned; see [`Router::raw`] and [`Call::decode`] for types
+    /// that borrow.
     ///
     /// The result is serialized into the connection's outbox; structs become maps. `?` turns any error into a [`Fault`].
     ///

@@ -138,6 +138,10 @@ fn values_become_parameters() {
     assert_eq!(sent(&[1, 2, 3]), [1.into(), 2.into(), 3.into()]);
     assert_eq!(sent(&vec![0u8; 20]).len(), 20);
     assert_eq!(sent(&5), [5.into()]);
+    // An optional parameter that is not there, and one parameter that is nil.
+    assert_eq!(sent(&Some(5)), [5.into()]);
+    assert_eq!(sent(&None::<u8>), []);
+    assert_eq!(sent(&(None::<u8>,)), [Value::Nil]);
     assert_eq!(sent("text"), ["text".into()]);
     let reading = Reading {
         channel: 3,

@@ -77,7 +77,9 @@ fn router() -> Router {
     router = show::<(i64,)>(router, "tuple");
     router = show::<(i64, Option<i64>, Option<String>)>(router, "optional");
     router = show::<Option<i64>>(router, "maybe");
+    router = show::<Option<Metres>>(router, "maybe metres");
     router = show::<Option<(i64, i64)>>(router, "maybe two");
+    router = show::<(Option<i64>,)>(router, "tuple of maybe");
     router = show::<Vec<i64>>(router, "many");
     router = show::<Point>(router, "point");
     router = show::<(Point,)>(router, "one point");
@@ -120,8 +122,13 @@ fn parameters_become_types() {
             "(1, Some(2), Some(\"x\"))",
         ),
         ("maybe", vec![], "None"),
+        ("maybe", vec![Value::Nil], "None"),
         ("maybe", vec![3.into()], "Some(3)"),
+        ("maybe metres", vec![Value::Nil], "None"),
+        ("maybe metres", vec![2.5.into()], "Some(Metres(2.5))"),
         ("maybe two", vec![], "None"),
+        ("maybe two", vec![Value::Nil], "None"),
+        ("tuple of maybe", vec![Value::Nil], "(None,)"),
         ("maybe two", vec![3.into(), 4.into()], "Some((3, 4))"),
         ("many", vec![], "[]"),
         ("many", vec![1.into(), 2.into(), 3.into()], "[1, 2, 3]"),
@@ -196,6 +203,12 @@ fn wrong_parameters_are_named() {
             vec![(-1).into()],
             "parameter 1: invalid value: integer `-1`, expected u8",
         ),
+        (
+            "maybe",
+            vec![Value::Nil, Value::Nil],
+            "2 given, the method takes 1 parameter",
+        ),
+        ("maybe", vec!["x".into()], "parameter 1: a str does not fit"),
         ("two", vec![1.into()], "parameter 2 is missing"),
         ("two", vec![], "parameter 1 is missing"),
         (
