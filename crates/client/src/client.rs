@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::envelope::{self, NIL};
+use crate::error::Refused;
 use crate::link::{Link, Step};
 use crate::mail::Mail;
 use crate::message::{Message, Notification, Reply};
@@ -22,7 +23,7 @@ pub struct Options {
     /// How long one operation may take: a call from its first byte to its reply, a wait for a
     /// message, the sending of a request. 30 seconds; `None` waits for ever.
     pub call_timeout: Option<Duration>,
-    /// What a frame from the server may cost; a larger one is a violation.
+    /// What a frame from the server may cost. 16 MiB and 128 levels; a larger one loses the connection.
     pub limits: Limits,
     /// How many bytes of messages may wait to be taken while something else is waited for. 64 MiB;
     /// a server that pushes more than that loses the connection.
@@ -406,32 +407,38 @@ impl Client {
             Step::Moved => {}
         }
         while let Some(verdict) = self.next_frame()? {
-            verdict.map_err(|what| self.violation(what))?;
+            verdict.map_err(|refused| self.refuse(refused))?;
         }
         Ok(true)
     }
 
-    /// Queues the message of the next whole frame. The inner error is a violation of the protocol.
-    fn next_frame(&mut self) -> Result<Option<Result<(), String>>, CallError> {
+    /// Queues the message of the next whole frame. The inner error is the server's.
+    fn next_frame(&mut self) -> Result<Option<Result<(), Refused>>, CallError> {
+        let limits = self.options.limits;
         let frame = match self.open()?.next_frame() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),
-            Err(error) => return Ok(Some(Err(error.to_string()))),
+            Err(error) => return Ok(Some(Err(Refused::frame(error, &limits)))),
         };
         let message = match Envelope::parse(frame) {
             Ok(envelope) => Message::from(envelope),
-            Err(error) => return Ok(Some(Err(error.to_string()))),
+            Err(error) => return Ok(Some(Err(Refused::Violation(error.to_string())))),
         };
         Ok(Some(self.mail.accept(message)))
     }
 
-    fn violation(&mut self, what: String) -> CallError {
-        self.link = Err(Gone::Cut(format!(
-            "the server did not follow the protocol: received {what}"
-        )));
-        CallError::Violation {
-            address: self.address.clone(),
-            what,
+    fn refuse(&mut self, refused: Refused) -> CallError {
+        let address = self.address.clone();
+        match refused {
+            Refused::Violation(what) => {
+                let reason = format!("the server did not follow the protocol: received {what}");
+                self.link = Err(Gone::Cut(reason));
+                CallError::Violation { address, what }
+            }
+            Refused::Limit(exceeded) => {
+                self.link = Err(Gone::Cut(format!("the server sent {exceeded}")));
+                CallError::Limit { address, exceeded }
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use ringhold_framer::{Error, ErrorKind, Limits};
 use serde::de::DeserializeOwned;
 
 use crate::Address;
@@ -29,6 +30,13 @@ pub enum CallError {
         address: Address,
         /// What was received.
         what: String,
+    },
+    /// The server sent more than this client takes, which need not be wrong. The connection is closed.
+    Limit {
+        /// The server.
+        address: Address,
+        /// What was exceeded.
+        exceeded: Exceeded,
     },
     /// Reading or writing failed. The connection is closed.
     Io {
@@ -92,6 +100,7 @@ impl CallError {
             self,
             Self::Connect { .. }
                 | Self::Violation { .. }
+                | Self::Limit { .. }
                 | Self::Io { .. }
                 | Self::Closed { .. }
                 | Self::Cut { .. }
@@ -109,6 +118,9 @@ impl fmt::Display for CallError {
                     f,
                     "{address} does not follow the protocol: received {what}; the connection is closed"
                 )
+            }
+            Self::Limit { address, exceeded } => {
+                write!(f, "{address} sent {exceeded}; the connection is closed")
             }
             Self::Io { address, source } => {
                 write!(f, "the connection to {address} failed: {source}")
@@ -150,6 +162,72 @@ impl std::error::Error for CallError {
 impl From<RemoteError> for CallError {
     fn from(error: RemoteError) -> Self {
         Self::Remote(error)
+    }
+}
+
+/// A limit of this client that a server has exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exceeded {
+    /// [`Limits::frame_bytes`], by a frame.
+    FrameBytes(u32),
+    /// [`Limits::depth`], by the nesting of a frame.
+    Depth(u16),
+    /// [`Options::queue_bytes`](crate::Options::queue_bytes), by messages that nobody took.
+    QueueBytes(usize),
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FrameBytes(limit) => {
+                write!(
+                    f,
+                    "a frame that exceeds this client's limit of {limit} bytes"
+                )
+            }
+            Self::Depth(limit) => {
+                write!(
+                    f,
+                    "a frame that exceeds this client's limit of {limit} levels of nesting"
+                )
+            }
+            Self::QueueBytes(limit) => {
+                write!(
+                    f,
+                    "messages that nobody took and that exceed this client's limit of {limit} bytes"
+                )
+            }
+        }
+    }
+}
+
+/// What was wrong with something received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It does not follow the protocol.
+    Violation(String),
+    /// It is more than the client takes.
+    Limit(Exceeded),
+}
+
+impl Refused {
+    /// For bytes that a framer with these limits refused.
+    pub(crate) fn frame(error: Error, limits: &Limits) -> Self {
+        match error.kind() {
+            ErrorKind::TooLarge => Self::Limit(Exceeded::FrameBytes(limits.frame_bytes)),
+            ErrorKind::TooDeep => Self::Limit(Exceeded::Depth(limits.depth)),
+            _ => Self::Violation(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Violation(what) => f.write_str(what),
+            Self::Limit(exceeded) => exceeded.fmt(f),
+        }
     }
 }
 

@@ -34,6 +34,6 @@ mod stream;
 pub use address::{Address, AddressError};
 pub use client::{Client, Options};
 pub use envelope::{Envelope, EnvelopeError};
-pub use error::{CallError, RemoteError};
+pub use error::{CallError, Exceeded, RemoteError};
 pub use message::{Message, Notification, Reply, Request};
 pub use ringhold_framer::Limits;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::error::{Exceeded, Refused};
 use crate::message::Message;
 
 /// The requests of a client that are not answered yet, and the messages that nobody has taken yet.
@@ -72,8 +73,8 @@ impl Mail {
     /// Queues a message, unless it is a reply that nobody wants any more.
     ///
     /// # Errors
-    /// What is wrong with the server that sent it.
-    pub(crate) fn accept(&mut self, message: Message) -> Result<(), String> {
+    /// What is wrong with it.
+    pub(crate) fn accept(&mut self, message: Message) -> Result<(), Refused> {
         if let Message::Reply(reply) = &message {
             match self.outstanding.remove(&reply.id) {
                 Some(true) => {}
@@ -82,20 +83,17 @@ impl Mail {
                     return Ok(());
                 }
                 None => {
-                    return Err(format!(
+                    return Err(Refused::Violation(format!(
                         "a reply to the request {}, which is not waiting for one",
                         reply.id
-                    ));
+                    )));
                 }
             }
         }
         self.queued_bytes += message.size();
         self.queue.push_back(message);
         if self.queued_bytes > self.room {
-            return Err(format!(
-                "more than {} bytes of messages that nobody took",
-                self.room
-            ));
+            return Err(Refused::Limit(Exceeded::QueueBytes(self.room)));
         }
         Ok(())
     }

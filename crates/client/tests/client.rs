@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use reference::{Behaviour, Family, Fault, Server};
-use ringhold_client::{Address, CallError, Client, Limits, Message, Options};
+use ringhold_client::{Address, CallError, Client, Exceeded, Limits, Message, Options};
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
 
@@ -610,7 +610,7 @@ fn replies_come_after_the_end_of_sending() {
 
 #[test]
 fn violations_say_what_was_received() {
-    let cases: [(Fault, &str); 6] = [
+    let cases: [(Fault, &str); 5] = [
         (Fault::Repeat, "which is not waiting for one"),
         (Fault::Unasked, "a reply to the request 1073741824"),
         (Fault::Bytes(b"\xc1".to_vec()), "0xc1"),
@@ -619,7 +619,6 @@ fn violations_say_what_was_received() {
             Fault::Bytes(b"\x94\x05\x01\xc0\xc0".to_vec()),
             "unknown type 5",
         ),
-        (Fault::Bytes([0x91; 200].to_vec()), "128"),
     ];
     for (fault, part) in cases {
         let server = serve([(0, fault)]);
@@ -642,8 +641,7 @@ fn violations_say_what_was_received() {
 }
 
 #[test]
-fn limits_bound_a_frame_and_the_queue() {
-    let server = Server::start(Behaviour::default());
+fn what_exceeds_a_limit_is_not_called_a_violation() {
     let limits = Limits {
         frame_bytes: 1000,
         ..Limits::default()
@@ -653,23 +651,38 @@ fn limits_bound_a_frame_and_the_queue() {
         queue_bytes: 1500,
         ..Options::default()
     };
+    let server = Server::start(Behaviour::default());
     let mut client = Client::connect(&server.address, options.clone()).unwrap();
     let fits = "x".repeat(980);
     assert_eq!(client.call::<_, String>("echo", &(&fits,)).unwrap(), fits);
     let error = client
         .call::<_, String>("echo", &("x".repeat(1000),))
         .unwrap_err();
-    assert!(matches!(error, CallError::Violation { .. }), "{error}");
+    exceeds(&error, Exceeded::FrameBytes(1000), "limit of 1000 bytes");
+    let after = client.call::<_, u8>("echo", &(1,)).unwrap_err();
+    assert!(after.to_string().contains("limit of 1000 bytes"), "{after}");
+
+    let nested = serve([(0, Fault::Bytes([0x91; 200].to_vec()))]);
+    let mut client = Client::connect(&nested.address, options.clone()).unwrap();
+    let error = client.call::<_, u8>("echo", &(1,)).unwrap_err();
+    exceeds(&error, Exceeded::Depth(128), "limit of 128 levels");
 
     let mut client = Client::connect(&server.address, options).unwrap();
     client.call::<_, ()>("count", &vec![0; 200]).unwrap();
     let error = client.call::<_, ()>("count", &vec![0; 200]).unwrap_err();
-    assert!(
-        error.to_string().contains("more than 1500 bytes"),
-        "{error}"
-    );
+    exceeds(&error, Exceeded::QueueBytes(1500), "limit of 1500 bytes");
     // What was queued before is not lost.
     assert!(client.take_notification().is_some());
+}
+
+fn exceeds(error: &CallError, limit: Exceeded, part: &str) {
+    assert!(
+        matches!(error, CallError::Limit { exceeded, .. } if *exceeded == limit),
+        "{error}"
+    );
+    assert!(error.is_fatal());
+    assert!(error.to_string().contains(part), "{error}");
+    assert!(!error.to_string().contains("protocol"), "{error}");
 }
 
 #[test]

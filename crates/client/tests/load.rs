@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use reference::{Behaviour, Family, Fault, Server};
+use ringhold_client::Limits;
 use ringhold_client::load::{self, Counts, Echo, LoadError, LoadPlan, LoadReport, Mode};
 use rmpv::Value;
 
@@ -320,6 +321,32 @@ fn what_is_not_the_protocol_costs_the_connection() {
             }),
         );
         assert!(report.problems[0].contains("received"), "{report}");
+    }
+}
+
+#[test]
+fn a_frame_beyond_the_limits_of_the_load_is_said_to_be_that() {
+    let limits = Limits {
+        frame_bytes: 1000,
+        depth: 4,
+    };
+    for (bytes, part) in [
+        (&b"\xc6\x00\x00\x10\x00"[..], "limit of 1000 bytes"),
+        (&[0x91; 5], "limit of 4 levels"),
+    ] {
+        let faults = Behaviour::faulty([(0, Fault::Bytes(bytes.to_vec()))]);
+        let report = check(
+            faults,
+            |plan| {
+                (plan.connections, plan.depth, plan.count) = (1, 1, Some(1));
+                plan.limits = limits;
+            },
+            with(|counts| {
+                (counts.sent, counts.answered, counts.lost) = (1, 0, 1);
+                (counts.opened, counts.violations) = (1, 1);
+            }),
+        );
+        assert!(report.problems[0].contains(part), "{report}");
     }
 }
 

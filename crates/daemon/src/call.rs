@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ringhold_client::{CallError, Client, Options};
+use ringhold_client::{CallError, Client, Exceeded, Limits, Options};
 use rmpv::Value;
 
 use crate::cli::Call;
@@ -13,7 +13,14 @@ use crate::json;
 /// Calls a method and prints its result.
 pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
     let params = params(&arguments.params)?;
-    let mut client = Client::connect(&arguments.address, options(arguments.timeout))?;
+    let options = Options {
+        limits: Limits {
+            frame_bytes: arguments.frame_bytes,
+            ..Limits::default()
+        },
+        ..options(arguments.timeout)
+    };
+    let mut client = Client::connect(&arguments.address, options)?;
     if arguments.notify {
         client.notify_raw(&arguments.method, &params)?;
         // Closing at once could cut off what the server has not read yet.
@@ -23,6 +30,10 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
         .call_raw(&arguments.method, &params)
         .map_err(|error| match error {
             CallError::Remote(error) => remote(error.value()),
+            CallError::Limit {
+                exceeded: Exceeded::FrameBytes(_),
+                ..
+            } => Failure::unreachable(format!("ringhold: {error}; --frame-bytes raises the limit")),
             error => error.into(),
         })?;
     let result = json::print_encoded(&result).map_err(|why| {

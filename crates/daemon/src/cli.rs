@@ -20,7 +20,7 @@ Exit status:
   1  it failed: a listener, a worker, or the call itself, which the server answered with an error;
      of load: a reply was lost, repeated, wrong or an error, or a connection was cut or could not be finished
   2  the arguments or the configuration are wrong
-  3  the server cannot be reached, cut the connection, did not answer in time or broke the protocol";
+  3  the server cannot be reached, cut the connection, did not answer in time, broke the protocol or sent too much";
 
 /// A MessagePack-RPC daemon on named sockets, and the tools to try it.
 ///
@@ -139,6 +139,9 @@ pub(crate) struct Call {
     /// How long the call may take; 0s is for ever
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
+    /// The largest message that is taken from the server
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = parse_frame_bytes)]
+    pub(crate) frame_bytes: u32,
 }
 
 fn call_help() -> String {
@@ -234,6 +237,9 @@ pub(crate) struct Load {
     /// A subscriber's notifications are numbered: their first parameter goes up by one
     #[arg(long)]
     pub(crate) sequence: bool,
+    /// The largest message that is taken from the server; --size may be half of it
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = parse_frame_bytes)]
+    pub(crate) frame_bytes: u32,
     /// Leave a connection alone after the server cut it
     #[arg(long)]
     pub(crate) no_reconnect: bool,
@@ -288,6 +294,15 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
     usize::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is too large a size"))
 }
 
+fn parse_frame_bytes(text: &str) -> Result<u32, String> {
+    u32::try_from(parse_size(text)?).map_err(|_| {
+        format!(
+            "{text:?} is too large a message; at most {} bytes",
+            u32::MAX
+        )
+    })
+}
+
 fn parse_array(text: &str) -> Result<Params, String> {
     let value = json::parse(text)?;
     if !value.is_array() {
@@ -338,6 +353,20 @@ mod tests {
             assert_eq!(call.params, ["-5", "-", "-1.5e3"]);
             assert_eq!(call.timeout, Duration::from_secs(2));
         }
+    }
+
+    #[test]
+    fn the_largest_frame_is_that_of_the_library_unless_given() {
+        let frame_bytes = |line: &str| match parsed(line).command {
+            Some(Command::Load(load)) => load.frame_bytes,
+            Some(Command::Call(call)) => call.frame_bytes,
+            other => panic!("{other:?}"),
+        };
+        let usual = ringhold_client::Limits::default().frame_bytes;
+        assert_eq!(frame_bytes("ringhold load"), usual);
+        assert_eq!(frame_bytes("ringhold call 127.0.0.1:1 echo"), usual);
+        assert_eq!(frame_bytes("ringhold load --frame-bytes 1GiB"), 1 << 30);
+        assert!(Cli::try_parse_from(["ringhold", "load", "--frame-bytes", "4GiB"]).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use ringhold_client::Limits;
 use ringhold_client::load::{self, LoadError, LoadPlan, Progress};
 
 use crate::cli::{Echo, Load, Mode};
@@ -90,6 +91,10 @@ fn plan(arguments: &Load) -> LoadPlan {
         drain: arguments.drain,
         reconnect: !arguments.no_reconnect,
         threads: arguments.threads,
+        limits: Limits {
+            frame_bytes: arguments.frame_bytes,
+            ..Limits::default()
+        },
         ..LoadPlan::new(arguments.address.clone())
     }
 }

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::plan::Mode;
 use crate::Envelope;
 use crate::envelope::{self, NIL};
+use crate::error::Refused;
 use crate::render::Rendered;
 
 impl Connection {
@@ -80,9 +81,8 @@ impl Connection {
             }
             Err(error) => {
                 context.framer.reset();
-                Err(Gone::Violation(format!(
-                    "received no valid msgpack: {error}"
-                )))
+                let refused = Refused::frame(error, &context.plan.limits);
+                Err(Gone::Violation(format!("received {refused}")))
             }
         }
     }

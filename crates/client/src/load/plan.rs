@@ -64,7 +64,8 @@ pub struct LoadPlan {
     pub reconnect: bool,
     /// The threads that make the load; the connections are dealt to them. 1.
     pub threads: usize,
-    /// What a frame from the server may cost; a larger one is a violation.
+    /// What a frame from the server may cost. 16 MiB and 128 levels; a larger one costs the
+    /// connection and is counted as a violation.
     pub limits: Limits,
 }
 

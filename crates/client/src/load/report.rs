@@ -31,7 +31,8 @@ pub struct Counts {
     pub wrong: u64,
     /// Replies that were an error of the server.
     pub errors: u64,
-    /// Connections given up because the server sent something that is not MessagePack-RPC.
+    /// Connections given up because the server sent something that is not MessagePack-RPC, or a frame
+    /// that exceeds the [limits](super::LoadPlan::limits) of the load.
     pub violations: u64,
     /// Notifications received.
     pub notifications: u64,

@@ -233,6 +233,33 @@ fn a_notification_whose_connection_is_cut_has_failed() {
 }
 
 #[test]
+fn the_largest_frame_is_a_limit_of_this_side() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    let text = format!("\"{}\"", "x".repeat(1000));
+    let call = ["call", &address, "echo", &text, "--frame-bytes"];
+    let with = |size: &str| run(&[&call[..], &[size]].concat());
+    assert_eq!(with("2KiB"), (0, format!("{text}\n"), String::new()));
+    let (status, stdout, stderr) = with("1KB");
+    assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+    let (status, stdout, stderr) = with("1000");
+    assert_eq!((status, stdout.as_str()), (3, ""), "{stderr}");
+    for part in ["this client's limit of 1000 bytes", "--frame-bytes"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert!(!stderr.contains("protocol"), "{stderr}");
+
+    // With the usual limit, a payload this large would not be possible.
+    let load = ["load", &address, "-n", "2", "-s", "9MiB"];
+    let (status, _, stderr) = run(&load);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.contains("half of the largest frame"), "{stderr}");
+    let (status, stdout, stderr) = run(&[&load[..], &["--frame-bytes", "18MiB"]].concat());
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("sent        2, answered 2"), "{stdout}");
+}
+
+#[test]
 fn a_load_reports_and_its_status_says_whether_it_was_clean() {
     let daemon = Daemon::start(RPC);
     let address = daemon.address("rpc");
