@@ -86,15 +86,10 @@ Examples:
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) configuration: Configuration,
-    /// What is logged: error, warn, info, debug, trace or off, also by module
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        env = "RINGHOLD_LOG",
-        default_value = "info",
-        value_parser = parse_filter
-    )]
-    pub(crate) log: Targets,
+    /// What is logged: error, warn, info, debug, trace or off, also by module [default: what RINGHOLD_LOG says, else info]
+    // Not an `env` of clap: these arguments are there, and the variable would be read, with every other command, too.
+    #[arg(long, value_name = "LEVEL", value_parser = parse_filter)]
+    pub(crate) log: Option<Targets>,
 }
 
 /// Show what serve would listen on, and bind nothing

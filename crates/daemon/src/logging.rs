@@ -85,6 +85,17 @@ pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
     }
 }
 
+/// What is logged unless the command line says it: what the variable `RINGHOLD_LOG` says, if it says anything.
+///
+/// # Errors
+/// What is wrong with the variable.
+pub(crate) fn usual_filter() -> Result<Targets, String> {
+    match env::var_os("RINGHOLD_LOG").filter(|value| !value.is_empty()) {
+        Some(value) => parse_filter(&value.to_string_lossy()),
+        None => Ok(Targets::new().with_default(Level::INFO)),
+    }
+}
+
 /// What is known about stderr.
 struct Surroundings {
     /// The variable `JOURNAL_STREAM`: the device and inode of the stream that leads to the journal (systemd.exec(5)).

@@ -20,7 +20,12 @@ pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
     }
     // Before anything is opened that could get the number of an announced descriptor: even the log.
     let inherited = Inherited::take();
-    logging::start(arguments.log);
+    let filter = match arguments.log {
+        Some(filter) => filter,
+        None => logging::usual_filter()
+            .map_err(|why| Failure::usage(format!("ringhold: RINGHOLD_LOG: {why}")))?,
+    };
+    logging::start(filter);
     let server = server(&arguments.configuration)?;
     let result = match inherited {
         Ok(inherited) => server.inherited(inherited).run(),

@@ -1,6 +1,6 @@
 //! `check`, and what is wrong with a configuration.
 
-use crate::harness::{Manager, parts, ringhold, run};
+use crate::harness::{Daemon, Manager, free_address, parts, ringhold, run};
 
 /// Runs `check` and `serve` with this configuration; both must refuse it for the same reasons. Returns those.
 fn refused(text: &str) -> String {
@@ -97,7 +97,67 @@ fn a_filter_that_means_nothing_is_refused() {
     assert_eq!(status, 2, "{stderr}");
     assert!(stderr.contains("\"inof\" is not a level"), "{stderr}");
     let output = ringhold().env("RINGHOLD_LOG", "loud").output().unwrap();
-    assert_eq!(parts(&output).0, 2);
+    let (status, _, stderr) = parts(&output);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(
+        stderr.starts_with("ringhold: RINGHOLD_LOG: \"loud\" is not a level"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_filter_of_the_environment_concerns_only_who_logs() {
+    let manager = Manager::new();
+    let path = manager.write(
+        "ringhold.toml",
+        "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let nobody = free_address().to_string();
+    for filter in ["", "loud"] {
+        let cases: [(&[&str], i32, &str); 5] = [
+            (&["check", "--config", &path], 0, ""),
+            (&["probe"], 0, ""),
+            (&["call", &nobody, "ping"], 3, "refused"),
+            (&["load", &nobody], 3, "refused"),
+            (&["status", &nobody], 3, "refused"),
+        ];
+        for (arguments, expected, part) in cases {
+            let mut command = ringhold();
+            command.args(arguments).env("RINGHOLD_LOG", filter);
+            let (status, _, stderr) = parts(&command.output().unwrap());
+            assert_eq!(status, expected, "{filter:?} {arguments:?}: {stderr}");
+            assert!(stderr.contains(part), "{filter:?} {arguments:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_filter_of_the_environment_is_none() {
+    let manager = Manager::new();
+    let path = manager.write(
+        "ringhold.toml",
+        "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n",
+    );
+    let mut command = ringhold();
+    command
+        .args(["serve", "--config", &path])
+        .env("RINGHOLD_LOG", "");
+    let mut daemon = Daemon::launch(command, manager);
+    daemon.wait_for("READY=1");
+    assert!(daemon.stop().log.contains("listening on"));
+}
+
+#[test]
+fn a_filter_on_the_command_line_is_the_one_that_counts() {
+    let (status, _, stderr) = {
+        let mut command = ringhold();
+        command
+            .args(["serve", "--log", "off", "--config", "/nonexistent"])
+            .env("RINGHOLD_LOG", "loud");
+        parts(&command.output().unwrap())
+    };
+    assert_eq!(status, 2);
+    assert!(stderr.starts_with("/nonexistent: "), "{stderr}");
 }
 
 #[test]
