@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use ringhold_framer::{Framer, Limits, Progress};
+use ringhold_framer::Limits;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,6 +12,7 @@ use crate::error::Refused;
 use crate::link::{Link, Step};
 use crate::mail::Mail;
 use crate::message::{Message, Notification, Reply};
+use crate::params::{self, Checker};
 use crate::stream::Stream;
 use crate::{Address, CallError, Envelope};
 
@@ -25,8 +26,8 @@ pub struct Options {
     pub call_timeout: Option<Duration>,
     /// What a frame from the server may cost. 16 MiB and 128 levels; a larger one loses the connection.
     pub limits: Limits,
-    /// How many bytes of messages may wait to be taken while something else is waited for. 64 MiB;
-    /// a server that pushes more than that loses the connection.
+    /// How many bytes of memory messages may take that wait to be taken, while something else is waited
+    /// for. 64 MiB; a server that pushes more than that loses the connection.
     pub queue_bytes: usize,
 }
 
@@ -53,8 +54,7 @@ pub struct Client {
     /// `Err` once the connection is gone.
     link: Result<Link, Gone>,
     mail: Mail,
-    /// Finds out whether parameters are one whole object.
-    checker: Framer,
+    checker: Checker,
 }
 
 /// How a connection came to its end, and why.
@@ -80,10 +80,7 @@ impl Client {
             })?;
         Ok(Self {
             address: address.clone(),
-            checker: Framer::new(Limits {
-                frame_bytes: u32::MAX,
-                ..options.limits
-            }),
+            checker: Checker::new(options.limits),
             mail: Mail::new(options.queue_bytes),
             options,
             link: Ok(link),
@@ -117,7 +114,7 @@ impl Client {
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        let params = encode(params)?;
+        let params = params::encode(params)?;
         let result = self.call_raw(method, &params)?;
         rmp_serde::from_slice(&result).map_err(|source| CallError::Result { source, result })
     }
@@ -145,7 +142,7 @@ impl Client {
         method: &str,
         params: &P,
     ) -> Result<(), CallError> {
-        self.notify_raw(method, &encode(params)?)
+        self.notify_raw(method, &params::encode(params)?)
     }
 
     /// Sends a notification with encoded parameters, one msgpack array.
@@ -153,7 +150,7 @@ impl Client {
     /// # Errors
     /// As for [`notify`](Self::notify).
     pub fn notify_raw(&mut self, method: &str, params: &[u8]) -> Result<(), CallError> {
-        self.check(params)?;
+        self.checker.params(params)?;
         let out = &mut self.open()?.out;
         envelope::begin_notification(out, method.as_bytes());
         out.extend_from_slice(params);
@@ -169,7 +166,7 @@ impl Client {
         method: &str,
         params: &P,
     ) -> Result<u32, CallError> {
-        self.send_raw(method, &encode(params)?)
+        self.send_raw(method, &params::encode(params)?)
     }
 
     /// Sends a request with encoded parameters, one msgpack array, and does not wait for the reply.
@@ -190,21 +187,14 @@ impl Client {
     /// [`CallError::NothingOutstanding`], [`CallError::Timeout`] and the fatal ones. An error of the
     /// server is in [`Reply::result`].
     pub fn receive(&mut self) -> Result<Reply, CallError> {
-        let deadline = self.deadline();
-        loop {
-            if let Some(Message::Reply(reply)) = self
-                .mail
-                .take(|message| matches!(message, Message::Reply(_)))
-            {
-                return Ok(reply);
-            }
-            if self.outstanding() == 0 {
-                return Err(CallError::NothingOutstanding);
-            }
-            if !self.collect(deadline)? {
-                return Err(self.timeout("reply"));
-            }
-        }
+        let look = |mail: &mut Mail| match mail.take(|message| matches!(message, Message::Reply(_)))
+        {
+            Some(Message::Reply(reply)) => Ok(Some(reply)),
+            _ if mail.outstanding() == 0 => Err(CallError::NothingOutstanding),
+            _ => Ok(None),
+        };
+        self.wait_for(self.deadline(), look)?
+            .ok_or_else(|| self.timeout("reply"))
     }
 
     /// Waits for the reply to one request that was [sent](Self::send).
@@ -245,14 +235,19 @@ impl Client {
     }
 
     /// Answers a [request](Message::Request) of the server: with an encoded result, or with an
-    /// encoded error.
+    /// encoded error, which must not be nil.
     ///
     /// # Errors
-    /// [`CallError::Params`] when the value is not one msgpack object, [`CallError::Timeout`] when
-    /// the server takes nothing, and the fatal ones.
+    /// [`CallError::Params`] when the value is not one msgpack object or the error is nil,
+    /// [`CallError::Timeout`] when the server takes nothing, and the fatal ones.
     pub fn respond(&mut self, id: u32, answer: Result<&[u8], &[u8]>) -> Result<(), CallError> {
         let (Ok(value) | Err(value)) = answer;
-        self.check_whole(value)?;
+        self.checker.object(value)?;
+        if answer == Err(&[NIL]) {
+            return Err(CallError::Params(
+                "an error that is nil says that there is none".to_owned(),
+            ));
+        }
         let out = &mut self.open()?.out;
         envelope::begin_response(out, id);
         match answer {
@@ -294,8 +289,8 @@ impl Client {
         self.finish_sending()?;
         loop {
             match self.next_until(deadline) {
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(self.timeout("end of the connection")),
+                Ok(Some(_)) if !is_over(deadline) => {}
+                Ok(_) => return Err(self.timeout("end of the connection")),
                 Err(CallError::Closed { .. }) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -326,7 +321,7 @@ impl Client {
 
     /// Appends a request to what is to be sent and notes its id.
     fn post(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
-        self.check(params)?;
+        self.checker.params(params)?;
         self.open()?;
         let id = self.mail.post();
         let out = &mut self.open()?.out;
@@ -335,70 +330,54 @@ impl Client {
         Ok(id)
     }
 
-    /// Parameters that are not one whole array would shift everything that follows on the stream.
-    fn check(&mut self, params: &[u8]) -> Result<(), CallError> {
-        match params.first() {
-            Some(0x90..=0x9f | 0xdc | 0xdd) => self.check_whole(params),
-            _ => Err(CallError::Params(
-                "they must be one msgpack array".to_owned(),
-            )),
-        }
-    }
-
-    fn check_whole(&mut self, value: &[u8]) -> Result<(), CallError> {
-        let verdict = self.checker.feed(value);
-        self.checker.reset();
-        match verdict {
-            Ok(Progress::Complete { used }) if used == value.len() => Ok(()),
-            Ok(Progress::Complete { .. }) => Err(CallError::Params(
-                "bytes follow the msgpack object".to_owned(),
-            )),
-            Ok(Progress::More { .. }) => Err(CallError::Params(
-                "the msgpack object is cut off".to_owned(),
-            )),
-            Err(error) => Err(CallError::Params(error.to_string())),
-        }
-    }
-
     fn flush(&mut self, deadline: Option<Instant>, what: &'static str) -> Result<(), CallError> {
         self.open()?.write();
+        let mut in_time = true;
         while !self.open()?.is_flushed() {
-            if !self.collect(deadline)? {
+            if !in_time {
                 return Err(self.timeout(what));
             }
+            in_time = self.collect(deadline)?;
         }
         Ok(())
     }
 
     fn reply_to(&mut self, id: u32, deadline: Option<Instant>) -> Result<Reply, CallError> {
-        loop {
-            let wanted =
-                |message: &Message| matches!(message, Message::Reply(reply) if reply.id == id);
-            if let Some(Message::Reply(reply)) = self.mail.take(wanted) {
-                return Ok(reply);
-            }
-            if !self.mail.is_outstanding(id) {
-                return Err(CallError::NothingOutstanding);
-            }
-            if !self.collect(deadline)? {
-                return Err(self.timeout("reply"));
-            }
-        }
+        let wanted = |message: &Message| matches!(message, Message::Reply(reply) if reply.id == id);
+        let look = |mail: &mut Mail| match mail.take(wanted) {
+            Some(Message::Reply(reply)) => Ok(Some(reply)),
+            _ if !mail.is_outstanding(id) => Err(CallError::NothingOutstanding),
+            _ => Ok(None),
+        };
+        self.wait_for(deadline, look)?
+            .ok_or_else(|| self.timeout("reply"))
     }
 
     fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, CallError> {
+        self.wait_for(deadline, |mail| Ok(mail.take(|_| true)))
+    }
+
+    /// Collects messages until `look` finds something among them. Nothing when the deadline is over.
+    fn wait_for<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        mut look: impl FnMut(&mut Mail) -> Result<Option<T>, CallError>,
+    ) -> Result<Option<T>, CallError> {
+        let mut in_time = true;
         loop {
-            if let Some(message) = self.mail.take(|_| true) {
-                return Ok(Some(message));
+            if let Some(found) = look(&mut self.mail)? {
+                return Ok(Some(found));
             }
-            if !self.collect(deadline)? {
+            if !in_time {
                 return Ok(None);
             }
+            in_time = self.collect(deadline)?;
         }
     }
 
     /// Moves bytes in either direction, waiting for that once, and queues the messages that are
-    /// whole. False when the deadline is over.
+    /// whole. False when the deadline is over: it is looked at when nothing moves, and after every
+    /// message, since a server that is always ahead gives no reason to wait.
     fn collect(&mut self, deadline: Option<Instant>) -> Result<bool, CallError> {
         let step = self.open()?.step(deadline);
         match step.map_err(|source| self.fail(source))? {
@@ -406,10 +385,12 @@ impl Client {
             Step::Ended => return Err(self.ended()),
             Step::Moved => {}
         }
+        let mut any = false;
         while let Some(verdict) = self.next_frame()? {
             verdict.map_err(|refused| self.refuse(refused))?;
+            any = true;
         }
-        Ok(true)
+        Ok(!any || !is_over(deadline))
     }
 
     /// Queues the message of the next whole frame. The inner error is the server's.
@@ -496,13 +477,6 @@ impl Gone {
     }
 }
 
-/// Encodes parameters. `()` and `None` are nil to serde, and an array without elements to the protocol.
-fn encode<P: Serialize + ?Sized>(params: &P) -> Result<Vec<u8>, CallError> {
-    let encoded =
-        rmp_serde::to_vec_named(params).map_err(|error| CallError::Params(error.to_string()))?;
-    Ok(if encoded == [NIL] {
-        vec![0x90]
-    } else {
-        encoded
-    })
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|at| at <= Instant::now())
 }

@@ -28,6 +28,7 @@ mod link;
 pub mod load;
 mod mail;
 mod message;
+mod params;
 mod render;
 mod stream;
 

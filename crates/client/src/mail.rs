@@ -98,3 +98,33 @@ impl Mail {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Notification;
+
+    #[test]
+    fn the_room_is_counted_in_memory_and_not_in_payload() {
+        let message = |payload: usize| {
+            Message::Notification(Notification {
+                method: Vec::new(),
+                params: vec![0; payload],
+            })
+        };
+        let room = 100 * size_of::<Message>();
+        let mut mail = Mail::new(room);
+        let taken = (0..200)
+            .take_while(|_| mail.accept(message(1)).is_ok())
+            .count();
+        assert!((1..100).contains(&taken), "{taken}");
+        assert_eq!(
+            mail.accept(message(1)),
+            Err(Refused::Limit(Exceeded::QueueBytes(room)))
+        );
+        while mail.take(|_| true).is_some() {}
+        assert_eq!(mail.queued_bytes, 0);
+        // A payload counts as well.
+        assert!(mail.accept(message(room)).is_err());
+    }
+}

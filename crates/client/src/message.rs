@@ -18,19 +18,26 @@ pub enum Message {
 }
 
 impl Message {
-    /// The bytes it keeps, for the bound on what waits to be taken.
+    /// About what it takes in memory, for the bound on what waits to be taken.
     pub(crate) fn size(&self) -> usize {
-        match self {
-            Self::Reply(Reply {
-                result: Ok(value), ..
-            }) => value.len(),
-            Self::Reply(Reply {
-                result: Err(error), ..
-            }) => error.value().len(),
-            Self::Notification(Notification { method, params }) => method.len() + params.len(),
-            Self::Request(Request { method, params, .. }) => method.len() + params.len(),
-        }
+        let kept = match self {
+            Self::Reply(Reply { result, .. }) => match result {
+                Ok(value) => allocated(value),
+                Err(error) => allocated(error.value()),
+            },
+            Self::Notification(Notification { method, params })
+            | Self::Request(Request { method, params, .. }) => {
+                allocated(method) + allocated(params)
+            }
+        };
+        size_of::<Self>() + kept
     }
+}
+
+/// What bytes take in memory that are allocated by themselves: the allocator adds a header and rounds up.
+fn allocated(bytes: &[u8]) -> usize {
+    const ALLOCATION: usize = 16;
+    bytes.len() + ALLOCATION
 }
 
 impl From<Envelope<'_>> for Message {

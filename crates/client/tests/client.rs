@@ -296,11 +296,16 @@ fn a_request_of_the_server_is_answered() {
         request.decode::<(String, u8)>().unwrap(),
         ("why".to_owned(), 1)
     );
+    // Nil in the place of the error would say that there is none.
+    let error = client.respond(request.id, Err(b"\xc0")).unwrap_err();
+    assert!(matches!(error, CallError::Params(_)), "{error}");
+    assert!(error.to_string().contains("nil"), "{error}");
     client.respond(request.id, Ok(b"\x2a")).unwrap();
     client.respond(request.id, Err(b"\xa2no")).unwrap();
     // The server has read both when it answers this.
     client.call::<_, u8>("echo", &(1,)).unwrap();
     let answers = server.responses();
+    assert_eq!(answers.len(), 2);
     assert_eq!(
         answers[0],
         Value::Array(vec![1.into(), 77.into(), Value::Nil, 42.into()])
@@ -363,6 +368,45 @@ fn a_reply_that_comes_after_its_timeout_is_dropped() {
         matches!(reply, Message::Reply(reply) if reply.id == id && reply.result == Ok(vec![2]))
     );
     assert_eq!(client.next_message_within(Duration::ZERO).unwrap(), None);
+}
+
+#[test]
+fn a_server_that_is_always_ahead_does_not_outlast_the_timeout() {
+    // All of it lies in the socket before it is waited for, so the client never has to wait for more.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("server.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (sent, all_sent) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        socket2::SockRef::from(&stream)
+            .set_send_buffer_size(1 << 20)
+            .unwrap();
+        stream.read_exact(&mut [0; 9]).unwrap();
+        // More than the client reads at once.
+        let mut bytes = b"\x93\x02\xa4tick\x90".repeat(20_000);
+        bytes.extend_from_slice(b"\x94\x01\x00\xc0\x2a");
+        stream.write_all(&bytes).unwrap();
+        sent.send(()).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let options = Options {
+        call_timeout: Some(Duration::from_nanos(1)),
+        ..Options::default()
+    };
+    let mut client = Client::connect(&Address::Unix(path), options).unwrap();
+    let id = client.send("echo", &()).unwrap();
+    all_sent.recv().unwrap();
+    let error = client.receive_reply(id).unwrap_err();
+    assert!(matches!(error, CallError::Timeout { .. }), "{error}");
+    // What was read in time is there, and the rest can still be had.
+    assert!(client.take_notification().is_some());
+    let reply = std::iter::repeat_with(|| client.receive_reply(id))
+        .find_map(Result::ok)
+        .unwrap();
+    assert_eq!(reply.result, Ok(vec![42]));
+    drop(client);
+    server.join().unwrap();
 }
 
 #[test]
@@ -648,7 +692,7 @@ fn what_exceeds_a_limit_is_not_called_a_violation() {
     };
     let options = Options {
         limits,
-        queue_bytes: 1500,
+        queue_bytes: 30_000,
         ..Options::default()
     };
     let server = Server::start(Behaviour::default());
@@ -670,7 +714,7 @@ fn what_exceeds_a_limit_is_not_called_a_violation() {
     let mut client = Client::connect(&server.address, options).unwrap();
     client.call::<_, ()>("count", &vec![0; 200]).unwrap();
     let error = client.call::<_, ()>("count", &vec![0; 200]).unwrap_err();
-    exceeds(&error, Exceeded::QueueBytes(1500), "limit of 1500 bytes");
+    exceeds(&error, Exceeded::QueueBytes(30_000), "limit of 30000 bytes");
     // What was queued before is not lost.
     assert!(client.take_notification().is_some());
 }
