@@ -1,8 +1,11 @@
 //! msgpack values as JSON, and back.
 //!
 //! JSON has fewer types than msgpack. What it lacks is written as an object with one key that begins with `$`; the
-//! same can be given. Everything that is printed means the same value when it is given again, except that a float of
-//! 32 bits becomes one of 64 and the bits of a NaN are not kept.
+//! same can be given. What is printed means the same value when it is given again, except that
+//! - a float of 32 bits is printed with the digits that it needs, and those are read as the float of 64 bits that is
+//!   nearest to them,
+//! - the bits of a NaN are not kept,
+//! - what is nested more than 127 levels deep in JSON is refused. A map as pairs of key and value takes three levels.
 
 use std::fmt;
 
@@ -18,14 +21,16 @@ How msgpack is written as JSON, in parameters and in results:
   nil, booleans, strings, arrays    as in JSON
   integers                          as they are, from -9223372036854775808 to 18446744073709551615;
                                     others are refused, never rounded
-  floats                            with a fraction or an exponent: 1.0, 6.02e23 (sent with 64 bits)
+  floats                            with a fraction or an exponent: 1.0, 6.02e23 (sent with 64 bits; those
+                                    of 32 bits are shown with the digits that they need)
   maps                              as objects; order and repeated keys are kept
   bin                               {\"$bin\": \"AAEC\"}, base64
   ext                               {\"$ext\": [5, \"AAEC\"]}, type and base64
   NaN and infinities                {\"$float\": \"nan\"}, {\"$float\": \"inf\"}, {\"$float\": \"-inf\"}
   a str that is not UTF-8           {\"$str\": \"/w==\"}, base64
   a map with keys that are not
-  strings, or are repeated          {\"$map\": [[1, \"one\"], [2, \"two\"]]}, pairs of key and value";
+  strings, or are repeated          {\"$map\": [[1, \"one\"], [2, \"two\"]]}, pairs of key and value
+JSON that is given may be nested 127 levels deep, of which such a map takes three.";
 
 const BIN: &str = "$bin";
 const EXT: &str = "$ext";
@@ -384,6 +389,7 @@ mod tests {
     #[test]
     fn what_has_no_way_back_is_shown_all_the_same() {
         assert_eq!(print(&Value::F32(0.1)), "0.1");
+        assert_ne!(parse("0.1"), Ok(f64::from(0.1f32).into()));
         assert_eq!(print(&Value::F32(f32::NAN)), r#"{"$float":"nan"}"#);
         assert!(matches!(parse(r#"{"$float":"nan"}"#), Ok(Value::F64(value)) if value.is_nan()));
         assert_eq!(
@@ -392,6 +398,26 @@ mod tests {
         );
         assert!(print_encoded(&[0x91]).is_err());
         assert!(print_encoded(&[1, 2]).is_err());
+    }
+
+    /// How deep a JSON text may be nested.
+    const NESTING: usize = 127;
+
+    #[test]
+    fn so_deep_a_nesting_is_read_again() {
+        type Wrap = fn(Value) -> Value;
+        let nest = |levels: usize, wrap: Wrap| (0..levels).fold(Value::Nil, |value, _| wrap(value));
+        let wraps: [(Wrap, usize); 3] = [
+            (|value| Value::Array(vec![value]), NESTING),
+            (|value| Value::Map(vec![("a".into(), value)]), NESTING),
+            (|value| Value::Map(vec![(1.into(), value)]), NESTING / 3),
+        ];
+        for (wrap, levels) in wraps {
+            let value = nest(levels, wrap);
+            assert_eq!(parse(&print(&value)), Ok(value));
+            let error = parse(&print(&nest(levels + 1, wrap))).unwrap_err();
+            assert!(error.contains("recursion limit"), "{error}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::envelope;
 use crate::fault::Fault;
+use crate::names::shortened;
 use crate::responder::Responder;
 use crate::session::Session;
 use crate::strings::Strings;
@@ -178,6 +179,8 @@ pub(crate) fn serialize_result<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     value: &T,
 ) -> Result<(), Fault> {
-    serialize(out, value)
-        .map_err(|error| Fault::new(format!("the result cannot be serialized: {error}")))
+    serialize(out, value).map_err(|error| {
+        let why = shortened(&error.to_string());
+        Fault::new(format!("the result cannot be serialized: {why}"))
+    })
 }

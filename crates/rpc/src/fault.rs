@@ -7,6 +7,8 @@ use std::fmt;
 use rmp::Marker;
 use serde::Serialize;
 
+use crate::names::shortened;
+
 /// The error of a call: what stands in the error field of its reply.
 ///
 /// Usually that is a message, sent as a str. Protocols that agree on codes or details send any value instead
@@ -37,9 +39,12 @@ impl Fault {
                 Fault::new("the call failed without saying why")
             }
             Ok(bytes) => Fault(Content::Value(bytes)),
-            Err(error) => Fault::new(format!(
-                "the call failed, and the error cannot be serialized: {error}"
-            )),
+            Err(error) => {
+                let why = shortened(&error.to_string());
+                Fault::new(format!(
+                    "the call failed, and the error cannot be serialized: {why}"
+                ))
+            }
         }
     }
 

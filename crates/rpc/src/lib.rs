@@ -35,8 +35,9 @@
 //! - The method may be a str or a bin. It is compared as bytes.
 //! - In a reply, either the error or the result is nil. The error is a str for people ([`Fault::new`]), or any other
 //!   value that the methods agree on with their callers ([`Fault::value`]). All errors that this crate makes are str.
-//! - A reply is queued as a whole and written at once, together with the others of the same turn. Errors, and the answers
-//!   of `ping` and `time`, are shorter than 4096 bytes.
+//! - A reply is queued as a whole and written at once, together with the others of the same turn. Errors that this crate
+//!   makes, and the answers of `ping` and `time`, are shorter than 4096 bytes. Those of handlers are as long as they make
+//!   them.
 //!
 //! What is wrong with a message is answered wherever there is an id to answer to:
 //!

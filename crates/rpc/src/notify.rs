@@ -16,8 +16,9 @@ const USUAL_BYTES: usize = 256;
 
 /// Sends notifications to one connection, from any thread.
 ///
-/// They arrive in the order in which one thread sends them, behind the replies of calls that came before. A client that
-/// does not keep up loses its connection rather than some of its notifications.
+/// They arrive in the order in which one thread sends them, behind the replies of calls that came before. Replies to later
+/// requests can overtake them: what a handler sends is delivered when the requests that were received together with its
+/// own are answered. A client that does not keep up loses its connection rather than some of its notifications.
 #[derive(Clone)]
 pub struct Notifier {
     handle: Handle,

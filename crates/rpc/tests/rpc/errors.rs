@@ -50,6 +50,35 @@ fn answers_about_a_call_fit_into_4096_bytes() {
     }
 }
 
+#[test]
+fn what_serializers_say_is_shortened() {
+    struct Verbose;
+    impl Serialize for Verbose {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("x".repeat(1 << 20)))
+        }
+    }
+    let router = Router::new()
+        .method("result", |()| Ok(Verbose))
+        .method("error", |()| -> Result<(), _> {
+            Err(Fault::value(&Verbose))
+        })
+        .deferred("later", |(), responder| responder.ok(&Verbose));
+    let mut wire = Wire::new(router);
+    for (method, start) in [
+        ("result", "the result cannot be serialized: xxx"),
+        (
+            "error",
+            "the call failed, and the error cannot be serialized: xxx",
+        ),
+        ("later", "the result cannot be serialized: xxx"),
+    ] {
+        let error = wire.error(method, vec![]);
+        assert!(error.starts_with(start), "{error}");
+        assert!(error.len() < 2048, "{} bytes", error.len());
+    }
+}
+
 #[derive(Debug)]
 struct Layered(Option<Box<Layered>>, &'static str);
 

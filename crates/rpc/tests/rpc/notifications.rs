@@ -118,6 +118,24 @@ fn the_server_notifies_behind_the_reply_and_from_any_thread() {
 }
 
 #[test]
+fn replies_to_requests_of_the_same_buffer_overtake_a_notification() {
+    let (router, _notifiers) = subscribing();
+    let mut wire = Wire::new(router);
+    let frames = [
+        write(&request(1, "subscribe", vec![])),
+        write(&request(2, "ping", vec![])),
+    ];
+    assert_eq!(
+        read_all(&wire.raw(&frames.concat())),
+        [
+            reply(1, "subscribed"),
+            reply(2, "pong"),
+            notification("welcome", vec![])
+        ]
+    );
+}
+
+#[test]
 fn values_become_parameters() {
     #[derive(Serialize)]
     struct Reading {
