@@ -24,6 +24,7 @@
 //! ```
 
 mod drive;
+mod succession;
 
 use std::io;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use bytes::Bytes;
 use ringhold_framer::Framer;
 
 use self::drive::Wire;
+use self::succession::Parted;
 use crate::connection::{Desire, Receive};
 use crate::crew::Crew;
 use crate::desk::{Desk, Name};
@@ -58,9 +60,12 @@ pub struct Exchange {
     shard: Shard<Wire>,
     mailbox: Mailbox,
     now: u64,
-    ids: Vec<ConnectionId>,
-    /// Connections that are gone, and what is left of their sockets.
-    ended: Vec<(ConnectionId, Wire)>,
+    /// By client. `None` for those that the predecessor did not hand over.
+    ids: Vec<Option<ConnectionId>>,
+    /// Clients whose connections are gone, and what is left of their sockets.
+    ended: Vec<(Client, Wire)>,
+    /// Connections on their way to a successor.
+    parted: Vec<Parted>,
 }
 
 /// A connection of an [`Exchange`].
@@ -156,6 +161,7 @@ impl Exchange {
             now: 1,
             ids: Vec::new(),
             ended: Vec::new(),
+            parted: Vec::new(),
         })
     }
 
@@ -180,7 +186,7 @@ impl Exchange {
     fn connect_with(&mut self, name: usize) -> Client {
         self.shard.crew.dealer.hold(name, 0);
         let id = self.shard.open(name as u16, Wire::default());
-        self.ids.push(id);
+        self.ids.push(Some(id));
         self.settle();
         Client(self.ids.len() - 1)
     }
@@ -202,13 +208,15 @@ impl Exchange {
     /// whose receive is under way when reading is paused. Returns `false`, and nothing happens, if earlier bytes wait
     /// or the client has ended its side.
     pub fn receive_unasked(&mut self, client: Client, bytes: &[u8]) -> bool {
+        let Some(ConnectionId { slot, .. }) = self.id(client) else {
+            return false;
+        };
         let waits = self
             .wire(client)
             .is_none_or(|wire| wire.ended || !wire.incoming.is_empty());
         if waits || bytes.is_empty() {
             return false;
         }
-        let slot = self.slot(client);
         let piece = Bytes::copy_from_slice(bytes);
         self.return_large(slot);
         self.shard.received(slot, &piece, Some(&piece));
@@ -239,12 +247,12 @@ impl Exchange {
 
     /// The client resets the connection.
     pub fn reset(&mut self, client: Client) {
-        if let Some(wire) = self.wire(client) {
-            wire.reset = true;
-            self.shard.failed(
-                self.slot(client),
-                io::Error::from(io::ErrorKind::ConnectionReset),
-            );
+        if let Some(id) = self.id(client) {
+            if let Some(wire) = self.wire(client) {
+                wire.reset = true;
+            }
+            let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+            self.shard.failed(id.slot, reset);
             self.settle();
         }
     }
@@ -309,7 +317,7 @@ impl Exchange {
 
     /// Whether the connection exists.
     pub fn is_open(&self, client: Client) -> bool {
-        self.shard.has(self.ids[client.0])
+        self.id(client).is_some()
     }
 
     /// Whether the connection would read what the client sends.
@@ -333,18 +341,21 @@ impl Exchange {
         self.shard.desk.meter.held()
     }
 
-    fn slot(&self, client: Client) -> u32 {
-        self.ids[client.0].slot
+    /// The connection of a client, if it is open.
+    fn id(&self, client: Client) -> Option<ConnectionId> {
+        self.ids[client.0].filter(|id| self.shard.has(*id))
+    }
+
+    /// The client whose open connection has this slot.
+    fn client(&self, slot: u32) -> Option<Client> {
+        let mut clients = (0..self.ids.len()).rev().map(Client);
+        clients.find(|client| self.id(*client).is_some_and(|id| id.slot == slot))
     }
 
     /// The client's end of an open connection.
     fn wire(&mut self, client: Client) -> Option<&mut Wire> {
-        let id = self.ids[client.0];
-        if self.shard.has(id) {
-            self.shard.link(id.slot)
-        } else {
-            None
-        }
+        let id = self.id(client)?;
+        self.shard.link(id.slot)
     }
 
     /// The client's end of a connection, be it closed.
@@ -352,21 +363,21 @@ impl Exchange {
         if self.is_open(client) {
             return self.wire(client);
         }
-        let id = self.ids[client.0];
         let mut closed = self.ended.iter_mut().rev();
-        closed.find(|(ended, _)| *ended == id).map(|(_, wire)| wire)
+        closed
+            .find(|(ended, _)| *ended == client)
+            .map(|(_, wire)| wire)
     }
 
     fn desire(&self, client: Client) -> Option<Desire> {
-        if self.is_open(client) {
-            self.shard.desire(self.slot(client))
-        } else {
-            None
-        }
+        let id = self.id(client)?;
+        self.shard.desire(id.slot)
     }
 
     fn settle_one(&mut self, client: Client) {
-        self.shard.touch(self.slot(client));
+        if let Some(id) = self.id(client) {
+            self.shard.touch(id.slot);
+        }
         self.settle();
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Wire {
     pub(super) reset: bool,
     /// The client does not end its side because the server has.
     pub(super) keeps_open: bool,
+    /// What stands for the socket, when the connection is about to be handed over.
+    pub(super) stand_in: Option<OwnedFd>,
 }
 
 impl Wire {
@@ -58,7 +60,8 @@ impl Link for Wire {
     }
 
     fn into_socket(self) -> OwnedFd {
-        unreachable!("an exchange hands nothing over")
+        self.stand_in
+            .unwrap_or_else(|| unreachable!("a connection that is handed over has been given one"))
     }
 }
 
@@ -107,8 +110,14 @@ impl Exchange {
                 }
                 true
             }
-            Finish::Close | Finish::Release => {
+            Finish::Close => {
                 self.close(slot);
+                true
+            }
+            Finish::Release => {
+                if !self.send(slot, desire.send) {
+                    self.release(slot);
+                }
                 true
             }
         }
@@ -208,11 +217,8 @@ impl Exchange {
                 self.shard.sent(slot, 0);
             }
         }
-        let ids = self.ids.iter().rev();
-        let id = ids
-            .copied()
-            .find(|id| self.shard.has(*id) && id.slot == slot);
+        let client = self.client(slot);
         let wire = self.shard.closed(slot);
-        self.ended.extend(id.map(|id| (id, wire)));
+        self.ended.extend(client.map(|client| (client, wire)));
     }
 }

@@ -1,0 +1,298 @@
+//! Handing the connections of an exchange over to its successor.
+
+use std::time::Duration;
+
+use super::drive::Wire;
+use super::{Client, Exchange};
+use crate::handover::parcel::Parcel;
+use crate::mailbox::Mail;
+use crate::service::Service;
+use crate::worker::Worker;
+
+/// A connection on its way to the successor.
+pub(super) struct Parted {
+    client: Client,
+    wire: Wire,
+    parcel: Parcel,
+}
+
+impl Exchange {
+    /// The server hands its connections over, as at a restart or a reload, to a successor whose service is made by `make`.
+    /// It has the same limits and socket names.
+    ///
+    /// The clients are the same, and notice nothing: ask the successor about them. A connection is closed instead if its
+    /// session [cannot be saved](Service::save) or [restored](Service::restore). Deferred replies that are not given by now
+    /// are given up.
+    ///
+    /// ```
+    /// # use ringhold_core::testing::Exchange;
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service};
+    /// /// Answers with the number of the frame.
+    /// struct Counter;
+    /// impl Service for Counter {
+    ///     type Session = u8;
+    ///     # fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<u8, Refusal> {
+    ///     #     Ok(0)
+    ///     # }
+    ///     # fn frame(&mut self, count: &mut u8, _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+    ///     #     *count += 1;
+    ///     #     reply.write(|out| out.push(*count));
+    ///     #     Flow::Continue
+    ///     # }
+    ///     // ...
+    ///     fn save(&self, count: &u8) -> Saved {
+    ///         Saved::Bytes(vec![*count].into())
+    ///     }
+    ///     fn restore(&mut self, _: &Peer<'_>, saved: &[u8]) -> Result<u8, RestoreError> {
+    ///         saved.first().copied().ok_or_else(|| RestoreError::new("there is no count"))
+    ///     }
+    /// }
+    ///
+    /// let mut exchange = Exchange::new(Counter);
+    /// let client = exchange.connect();
+    /// exchange.receive(client, b"\xc0\xc0\x92");
+    /// let mut exchange = exchange.hand_over(|_| Counter);
+    /// exchange.receive(client, b"\xc0\xc0");
+    /// assert_eq!(exchange.take_sent(client), [1, 2, 3]);
+    /// ```
+    #[must_use = "the successor goes on with the clients"]
+    pub fn hand_over<S: Service>(mut self, make: impl FnOnce(&Worker) -> S) -> Exchange {
+        // Not at once: what is late is handled otherwise than what comes to rest by itself.
+        const DRAIN: Duration = Duration::from_millis(1);
+        self.shard.drain = DRAIN;
+        let _ = self.shard.deliver(Mail::Stop { hand_over: true });
+        self.settle();
+        self.advance(DRAIN);
+
+        let names: Vec<String> = self
+            .shard
+            .desk
+            .names
+            .iter()
+            .map(|name| name.name.to_string())
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let limits = self.shard.desk.limits.as_ref().clone();
+        let mut successor = Self::build(make, limits, &names);
+        successor.now = self.now;
+        successor.ids.resize(self.ids.len(), None);
+        successor.ended = std::mem::take(&mut self.ended);
+        for parted in std::mem::take(&mut self.parted) {
+            successor.take_over(parted);
+        }
+        successor.settle();
+        successor
+    }
+
+    /// Lets a connection go that is at rest. What its client does not read now goes with it.
+    pub(super) fn release(&mut self, slot: u32) {
+        let stand_in = self.mailbox.event().try_clone_to_owned();
+        let stand_in = stand_in
+            .unwrap_or_else(|error| panic!("what stands for a socket needs a descriptor: {error}"));
+        let (Some(client), Some(link)) = (self.client(slot), self.shard.link(slot)) else {
+            return;
+        };
+        let in_flight = link.flight.take().is_some();
+        let empty = Wire {
+            stand_in: Some(stand_in),
+            ..Wire::default()
+        };
+        let wire = std::mem::replace(link, empty);
+        if in_flight {
+            self.shard.sent(slot, 0);
+        }
+        match self.shard.release(slot) {
+            Some(parcel) => self.parted.push(Parted {
+                client,
+                wire,
+                parcel,
+            }),
+            // It is closed instead.
+            None => {
+                if let Some(link) = self.shard.link(slot) {
+                    *link = wire;
+                }
+            }
+        }
+    }
+
+    fn take_over(&mut self, parted: Parted) {
+        let Parted {
+            client,
+            wire,
+            parcel,
+        } = parted;
+        // The names are the same.
+        let mut names = self.shard.desk.names.iter();
+        let name = names.position(|name| *name.name == *parcel.name);
+        let name = name.unwrap_or_default();
+        self.shard.crew.dealer.hold(name, 0);
+        let (_, rest) = parcel.open();
+        let id = self.shard.restore(name as u16, wire, rest);
+        self.ids[client.0] = Some(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::frame::Frame;
+    use crate::limits::Limits;
+    use crate::peer::Peer;
+    use crate::reply::{Abandoned, Reply, Ticket};
+    use crate::service::{Flow, Refusal, RestoreError, Saved};
+
+    /// Greets with 0xcc and its own generation, and answers every frame with the generation and the sum of the session.
+    /// Negative numbers are orders.
+    struct Adder(u8);
+
+    const LARGE: u8 = 0xff;
+    const DEFER: u8 = 0xfe;
+    const UNSAVED: u8 = 100;
+    const UNRESTORED: u8 = 101;
+
+    impl Service for Adder {
+        type Session = u8;
+
+        fn connected(&mut self, _: &Peer<'_>, reply: &mut Reply<'_>) -> Result<u8, Refusal> {
+            reply.write(|out| out.extend_from_slice(&[0xcc, self.0]));
+            Ok(0)
+        }
+
+        fn frame(&mut self, sum: &mut u8, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+            match frame[0] {
+                LARGE => reply.write(|out| out.resize(out.len() + 100_000, LARGE)),
+                // Never answered, and not dropped either.
+                DEFER => std::mem::forget(reply.defer(Ticket(7))),
+                // The number may be written in more than one byte.
+                _ => {
+                    *sum += frame[frame.len() - 1];
+                    reply.write(|out| out.extend_from_slice(&[self.0, *sum]));
+                }
+            }
+            Flow::Continue
+        }
+
+        fn abandoned(
+            &mut self,
+            _: &mut u8,
+            ticket: Ticket,
+            _: Abandoned,
+            reply: &mut Reply<'_>,
+        ) -> Flow {
+            reply.write(|out| out.extend_from_slice(&[self.0, ticket.0 as u8]));
+            Flow::Continue
+        }
+
+        fn save(&self, sum: &u8) -> Saved {
+            match *sum {
+                0 => Saved::Stateless,
+                UNSAVED => Saved::Close,
+                sum => Saved::Bytes(Bytes::copy_from_slice(&[sum])),
+            }
+        }
+
+        fn restore(&mut self, _: &Peer<'_>, saved: &[u8]) -> Result<u8, RestoreError> {
+            match saved {
+                [UNRESTORED] => Err(RestoreError::new("on purpose")),
+                saved => Ok(saved[0]),
+            }
+        }
+    }
+
+    fn exchange() -> (Exchange, Client) {
+        let mut exchange = Exchange::new(Adder(1));
+        let client = exchange.connect();
+        assert_eq!(exchange.take_sent(client), [0xcc, 1]);
+        (exchange, client)
+    }
+
+    #[test]
+    fn a_session_goes_on_in_the_middle_of_a_frame() {
+        let (mut exchange, client) = exchange();
+        exchange.receive(client, &[3, 0xcd, 0]);
+        let mut second = exchange.hand_over(|_| Adder(2));
+        second.receive(client, &[4]);
+        assert_eq!(second.take_sent(client), [1, 3, 2, 7]);
+        assert_eq!(second.counters().restored, 1);
+        let mut third = second.hand_over(|_| Adder(3));
+        third.receive(client, &[1]);
+        assert_eq!(third.take_sent(client), [3, 8]);
+    }
+
+    #[test]
+    fn a_stateless_session_is_made_anew_without_a_greeting() {
+        let (exchange, client) = exchange();
+        let mut exchange = exchange.hand_over(|_| Adder(2));
+        assert_eq!(exchange.take_sent(client), []);
+        exchange.receive(client, &[5]);
+        assert_eq!(exchange.take_sent(client), [2, 5]);
+        let other = exchange.connect();
+        assert_eq!(exchange.take_sent(other), [0xcc, 2]);
+    }
+
+    #[test]
+    fn what_a_slow_client_has_not_read_or_not_sent_yet_goes_along() {
+        let limits = Limits {
+            outbox_bytes: 250_000,
+            ..Limits::default()
+        };
+        let mut exchange = Exchange::with_limits(Adder(1), limits.clone());
+        let client = exchange.connect();
+        exchange.set_window(client, Some(10));
+        // The second reply fills the outbox to more than its half, and what comes then waits in the socket.
+        exchange.receive(client, &[1, LARGE, LARGE]);
+        assert!(!exchange.receive(client, &[2]));
+        let mut exchange = exchange.hand_over(|_| Adder(2));
+        assert_eq!(exchange.shard.desk.limits.as_ref(), &limits);
+        assert_eq!(
+            exchange.take_sent(client),
+            [&[0xcc, 1, 1, 1][..], &[LARGE; 8]].concat()
+        );
+        assert_eq!(exchange.unread(client), 1);
+        exchange.set_window(client, None);
+        let mut expected = vec![LARGE; 200_000 - 8];
+        expected.extend([2, 3]);
+        assert!(exchange.take_sent(client) == expected);
+        assert_eq!(exchange.unread(client), 0);
+    }
+
+    #[test]
+    fn who_cannot_be_saved_or_restored_is_closed() {
+        let (mut exchange, client) = exchange();
+        let [unsaved, unrestored, ended] = [UNSAVED, UNRESTORED, 2].map(|sum| {
+            let client = exchange.connect();
+            exchange.receive(client, &[sum]);
+            client
+        });
+        exchange.end(ended);
+        let mut exchange = exchange.hand_over(|_| Adder(2));
+        assert!(exchange.is_open(client));
+        for gone in [unsaved, unrestored, ended] {
+            assert!(!exchange.is_open(gone));
+            assert!(!exchange.receive(gone, &[1]));
+        }
+        assert_eq!(exchange.take_sent(unsaved), [0xcc, 1, 1, UNSAVED]);
+        assert_eq!(exchange.take_sent(unrestored), [0xcc, 1, 1, UNRESTORED]);
+        assert_eq!(exchange.take_sent(ended), [0xcc, 1, 1, 2]);
+        let counters = exchange.counters();
+        assert_eq!((counters.restored, counters.unrestored), (2, 1));
+        assert_eq!(counters.open, 1);
+    }
+
+    #[test]
+    fn deferred_replies_are_given_up_and_names_stay() {
+        let mut exchange = Exchange::with_names(Adder(1), Limits::default(), &["one", "other"]);
+        let client = exchange.connect_to("other");
+        exchange.receive(client, &[5, DEFER]);
+        let mut exchange = exchange.hand_over(|_| Adder(2));
+        assert_eq!(exchange.take_sent(client), [0xcc, 1, 1, 5, 1, 7]);
+        exchange.receive(client, &[1]);
+        assert_eq!(exchange.take_sent(client), [2, 6]);
+        let snapshot = exchange.snapshot();
+        let open = |name| snapshot.name(name).map(|name| name.open);
+        assert_eq!((open("one"), open("other")), (Some(0), Some(1)));
+    }
+}
