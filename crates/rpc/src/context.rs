@@ -52,9 +52,15 @@ impl Context<'_> {
 
     /// A value that is kept with the connection, made when it is asked for first; one of each type.
     ///
-    /// A connection with such a value is not stateless: a restart or reload closes it.
+    /// A connection with such a value is not stateless: a restart or reload closes it, until the value is
+    /// [taken](Context::take_data).
     pub fn data<T: Default + 'static>(&mut self) -> &mut T {
         self.session.data()
+    }
+
+    /// The value of this type, which is kept with the connection no longer; `None` if there was none.
+    pub fn take_data<T: 'static>(&mut self) -> Option<T> {
+        self.session.take_data()
     }
 
     /// Ends the connection for this reason, which is logged, when the handler has returned and its answer is written.

@@ -57,9 +57,9 @@
 //!
 //! # Restarts
 //!
-//! A connection is stateless until a handler keeps a [`Notifier`] or [data](Context::data) for it, and stateless
-//! connections survive a restart or reload: the successor serves them without knowing anything about them. The others
-//! are closed, for now.
+//! A connection is stateless as long as no handler keeps a [`Notifier`] or [data](Context::data) for it, and again when the
+//! last notifier is dropped and the data is [taken](Context::take_data). Stateless connections survive a restart or reload:
+//! the successor serves them without knowing anything about them. The others are closed, for now.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -63,6 +63,14 @@ impl Session {
             None => unreachable!("each value is stored under its own type"),
         }
     }
+
+    /// The value of this type, which is kept no longer.
+    pub(crate) fn take_data<T: 'static>(&mut self) -> Option<T> {
+        let data = &mut self.kept.as_mut()?.data;
+        let index = data.iter().position(|(id, _)| *id == TypeId::of::<T>())?;
+        let (_, value) = data.swap_remove(index);
+        value.downcast().ok().map(|value| *value)
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -106,5 +114,21 @@ mod tests {
         assert_eq!(*session.data::<u32>(), 8);
         assert_eq!(session.data::<String>(), "x");
         assert!(!session.is_stateless());
+    }
+
+    #[test]
+    fn a_session_is_stateless_again_when_the_last_value_was_taken() {
+        let mut session = Session::default();
+        assert_eq!(session.take_data::<u32>(), None);
+        assert!(session.kept.is_none());
+        *session.data::<u32>() = 7;
+        session.data::<String>().push('x');
+        assert_eq!(session.take_data::<u64>(), None);
+        assert_eq!(session.take_data::<u32>(), Some(7));
+        assert_eq!(session.take_data::<u32>(), None);
+        assert!(!session.is_stateless());
+        assert_eq!(session.take_data::<String>().as_deref(), Some("x"));
+        assert!(session.is_stateless());
+        assert_eq!(*session.data::<u32>(), 0);
     }
 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_core::{
-    Abandoned, Close, Flow, Frame, Peer, Refusal, Reply, Saved, Service, Ticket, TopLevel,
+    Abandoned, Close, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Ticket,
+    TopLevel, Worker,
 };
 use ringhold_rpc::{Router, Rpc, Session, Strings};
 use rmpv::Value;
@@ -18,12 +19,22 @@ pub(crate) struct Wire {
     ends: Ends,
 }
 
-type Ends = Rc<RefCell<Vec<(String, Saved)>>>;
+type Ends = Rc<RefCell<Vec<String>>>;
 
-/// The service, which also remembers why connections ended and what it would have saved of them.
+/// The service, which also remembers why connections ended.
 struct Observed {
     rpc: Rpc,
     ends: Ends,
+}
+
+impl Observed {
+    fn make(router: Router, strings: Strings, ends: &Ends) -> impl FnOnce(&Worker) -> Self {
+        let ends = ends.clone();
+        move |worker| Observed {
+            rpc: Rpc::new(worker, router).strings(strings),
+            ends,
+        }
+    }
 }
 
 impl Service for Observed {
@@ -50,9 +61,16 @@ impl Service for Observed {
     }
 
     fn disconnected(&mut self, session: Session, why: &Close) {
-        let saved = self.rpc.save(&session);
-        self.ends.borrow_mut().push((why.to_string(), saved));
+        self.ends.borrow_mut().push(why.to_string());
         self.rpc.disconnected(session, why);
+    }
+
+    fn save(&self, session: &Session) -> Saved {
+        self.rpc.save(session)
+    }
+
+    fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
+        self.rpc.restore(peer, saved)
     }
 }
 
@@ -63,18 +81,22 @@ impl Wire {
 
     pub(crate) fn with(router: Router, strings: Strings) -> Self {
         let ends = Ends::default();
-        let mut exchange = Exchange::with_worker(
-            |worker| Observed {
-                rpc: Rpc::new(worker, router).strings(strings),
-                ends: ends.clone(),
-            },
-            Limits::default(),
-        );
+        let service = Observed::make(router, strings, &ends);
+        let mut exchange = Exchange::with_worker(service, Limits::default());
         let client = exchange.connect();
         Wire {
             exchange,
             client,
             ends,
+        }
+    }
+
+    /// The same client, whose connection went to a successor with these methods.
+    pub(crate) fn hand_over(self, router: Router) -> Self {
+        let service = Observed::make(router, Strings::Current, &self.ends);
+        Wire {
+            exchange: self.exchange.hand_over(service),
+            ..self
         }
     }
 
@@ -125,18 +147,7 @@ impl Wire {
 
     /// Why the connections that have ended did so.
     pub(crate) fn ends(&self) -> Vec<String> {
-        self.ends
-            .borrow()
-            .iter()
-            .map(|(why, _)| why.clone())
-            .collect()
-    }
-
-    /// What the service would save of the connection now; ends it to find out.
-    pub(crate) fn into_saved(mut self) -> Saved {
-        self.exchange.reset(self.client);
-        let (_, saved) = self.ends.borrow_mut().pop().expect("the connection ended");
-        saved
+        self.ends.borrow().clone()
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, channel};
 
-use ringhold_core::{PushError, Saved};
+use ringhold_core::PushError;
 use ringhold_rpc::{Fault, Notification, Notifier, NotifyError, Router};
 use rmpv::Value;
 use serde::Serialize;
@@ -242,35 +242,68 @@ fn parameters_that_cannot_be_encoded_are_an_error_here() {
     );
 }
 
+/// Whether a successor goes on with the connection.
+fn survives(wire: Wire) -> bool {
+    let mut wire = wire.hand_over(Router::new());
+    // Either way the predecessor has let go of it.
+    assert_eq!(wire.ends(), ["the server stops"]);
+    let survives = wire.is_open();
+    if survives {
+        assert_eq!(wire.call("ping", vec![]), Ok("pong".into()));
+    }
+    survives
+}
+
 #[test]
-fn a_connection_is_stateless_as_long_as_nobody_may_notify_it() {
+fn a_connection_is_handed_over_as_long_as_nobody_may_notify_it() {
     let wire = |router| {
         let mut wire = Wire::new(router);
         wire.send(request(1, "subscribe", vec![]));
         wire
     };
-    assert_eq!(wire(Router::new()).into_saved(), Saved::Stateless);
+    assert!(survives(wire(Router::new())));
     let (router, notifiers) = subscribing();
     let subscribed = wire(router);
     let notifier = notifiers.try_recv().unwrap();
     let clone = notifier.clone();
     drop(notifier);
-    assert_eq!(subscribed.into_saved(), Saved::Close);
-    drop(clone);
+    assert!(!survives(subscribed));
+    assert!(!clone.is_open());
 
     let (router, notifiers) = subscribing();
     let unsubscribed = wire(router);
     drop(notifiers.try_recv().unwrap());
-    assert_eq!(unsubscribed.into_saved(), Saved::Stateless);
+    assert!(survives(unsubscribed));
 }
 
 #[test]
-fn a_connection_with_data_is_not_stateless() {
-    let router = Router::new().method_with("login", |context, name: String| {
-        *context.data() = name;
-        Ok(())
-    });
-    let mut wire = Wire::new(router);
+fn a_connection_with_data_is_handed_over_once_the_data_is_taken() {
+    let router = || {
+        Router::new()
+            .method_with("login", |context, name: String| {
+                *context.data() = name;
+                Ok(())
+            })
+            .method_with("logout", |context, ()| Ok(context.take_data::<String>()))
+    };
+    let mut wire = Wire::new(router());
+    assert_eq!(wire.call("logout", vec![]), Ok(Value::Nil));
     wire.call("login", vec!["me".into()]).unwrap();
-    assert_eq!(wire.into_saved(), Saved::Close);
+    assert!(!survives(wire));
+
+    let mut wire = Wire::new(router());
+    wire.call("login", vec!["me".into()]).unwrap();
+    assert_eq!(wire.call("logout", vec![]), Ok("me".into()));
+    assert_eq!(wire.call("logout", vec![]), Ok(Value::Nil));
+    assert!(survives(wire));
+}
+
+#[test]
+fn a_request_of_which_a_part_was_received_is_answered_by_the_successor() {
+    let mut wire = Wire::new(Router::new());
+    let frame = write(&request(5, "who", vec![]));
+    let (before, after) = frame.split_at(frame.len() / 2);
+    assert_eq!(wire.raw(before), b"");
+    let mut wire = wire.hand_over(Router::new().method("who", |()| Ok("the successor")));
+    assert_eq!(read_all(&wire.raw(after)), [reply(5, "the successor")]);
 }
