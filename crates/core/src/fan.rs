@@ -83,8 +83,8 @@ impl Fan {
             && joined <= JOINED_BYTES_MAX;
         if goes_on {
             self.before.extend_from_slice(&self.last);
-            self.last = bytes.clone();
             self.reached = 1;
+            self.last = bytes.clone();
         }
         goes_on
     }

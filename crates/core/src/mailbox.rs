@@ -113,6 +113,14 @@ thread_local! {
     });
 }
 
+/// Looks at the thread's own mailbox, unless the thread is about to end or that is being looked at: bytes that a push has
+/// shared may post something when the last of them goes, and take the way of other threads then.
+fn with_own<R>(look: impl FnOnce(&mut Own) -> R) -> Option<R> {
+    OWN.try_with(|own| Some(look(&mut *own.try_borrow_mut().ok()?)))
+        .ok()
+        .flatten()
+}
+
 /// A mailbox and its sending side.
 pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
     let (sender, receiver) = mpsc::channel();
@@ -131,14 +139,15 @@ pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
 impl Post {
     /// Queues `mail`. Gives it back if the worker has ended.
     pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
-        let elsewhere = OWN.with_borrow_mut(|own| {
-            if own.wake != Arc::as_ptr(&self.wake) {
-                return Some(mail);
+        let mut mail = Some(mail);
+        with_own(|own| {
+            if own.wake == Arc::as_ptr(&self.wake)
+                && let Some(mail) = mail.take()
+            {
+                own.post(mail);
             }
-            own.post(mail);
-            None
         });
-        let Some(mail) = elsewhere else {
+        let Some(mail) = mail else {
             return Ok(());
         };
         self.sender.send(mail).map_err(|error| error.0)?;
@@ -157,13 +166,14 @@ impl Post {
 
     /// Queues a push if the calling thread is the worker's own. Returns whether it is.
     pub(crate) fn push_here(&self, to: ConnectionId, state: &HandleState, bytes: &Bytes) -> bool {
-        OWN.with_borrow_mut(|own| {
+        let here = with_own(|own| {
             let here = own.wake == Arc::as_ptr(&self.wake);
             if here && let Some(mail) = own.fan.push(to, state, bytes) {
                 own.mail.push_back(mail);
             }
             here
-        })
+        });
+        here.unwrap_or(false)
     }
 }
 

@@ -287,6 +287,11 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             entry.timed = NEVER;
+            if entry.is_frozen {
+                // What it is silent about waits in the kernel, for us.
+                entry.connection.clock.traffic = now;
+                entry.connection.clock.frame = 0;
+            }
             let over = entry
                 .connection
                 .over(&self.desk.limits)

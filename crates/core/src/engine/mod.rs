@@ -65,6 +65,14 @@ impl Served {
     }
 }
 
+/// Drops what a worker had. A service that panics when it goes costs nothing else.
+pub(crate) fn let_go<T>(value: T) {
+    // Unwind safety: nothing is left of the value.
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))).is_err() {
+        tracing::error!("a service panicked when its worker ended and dropped it");
+    }
+}
+
 /// The address of the other end of a connected socket.
 pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
     let address = rustix::net::getpeername(socket)?;

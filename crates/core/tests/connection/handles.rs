@@ -295,3 +295,43 @@ fn handles_of_a_refused_connection_are_closed() {
         }
     }
 }
+
+/// Bytes that report that the last of them is gone, as one does to confirm what was delivered.
+struct Reporting(Vec<u8>, Handle);
+
+impl AsRef<[u8]> for Reporting {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        let _ = self.1.push(vec![0x2a]);
+    }
+}
+
+#[test]
+fn shared_bytes_may_push_when_they_go() {
+    for length in [10, 10_000] {
+        let mut rig = rig();
+        let clients = [rig.connect(), rig.connect(), rig.connect()];
+        let [one, other, reported] = [0, 1, 2].map(|client| rig.seen().handles[client].clone());
+        // Some end while the next one is pushed, some when they are delivered.
+        for _ in 0..3 {
+            let event = bytes::Bytes::from_owner(Reporting(bin(length, 7), reported.clone()));
+            one.push_shared(&event).unwrap();
+            other.push_shared(&event).unwrap();
+        }
+        rig.deliver();
+        for client in &clients[..2] {
+            assert!(rig.take_sent(*client) == bin(length, 7).repeat(3));
+        }
+        rig.deliver();
+        assert_eq!(rig.take_sent(clients[2]), [0x2a; 3]);
+        for client in &clients {
+            rig.end(*client);
+        }
+        rig.assert_empty(&clients);
+    }
+}

@@ -125,3 +125,40 @@ pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
         other => panic!("{other:?}"),
     }
 }
+
+/// Panics when its worker ends.
+struct Unwilling;
+
+impl Service for Unwilling {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.write(|out| out.extend_from_slice(&frame));
+        Flow::Continue
+    }
+}
+
+impl Drop for Unwilling {
+    fn drop(&mut self) {
+        panic!("on purpose, when it is dropped");
+    }
+}
+
+pub(crate) fn a_service_may_panic_when_it_goes(engine: Engine) {
+    let running = server(engine, "127.0.0.1:0".parse().unwrap())
+        .service("fragile", |_| Unwilling)
+        .start()
+        .unwrap();
+    let Address::Tcp(address) = running.listeners().next().unwrap().address else {
+        panic!("no TCP");
+    };
+    let mut client = client::connect(address);
+    client::exchange(&client, &[1], &[1]);
+    running.stop();
+    client::expect_end(&mut client);
+    running.join().unwrap();
+}

@@ -32,7 +32,7 @@ use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, Unavailable, read_last};
+use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, Unavailable, let_go, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Phase, Shard};
@@ -137,10 +137,9 @@ pub(crate) fn run(
 impl Engine {
     async fn serve(mut self) -> Served {
         let result = self.turn().await;
-        Served {
-            parcels: self.parcels,
-            result,
-        }
+        let parcels = std::mem::take(&mut self.parcels);
+        let_go(self);
+        Served { parcels, result }
     }
 
     /// Turns until the shard is done.

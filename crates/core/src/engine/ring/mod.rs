@@ -43,7 +43,7 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
-use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served};
+use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::{Errand, Shard};
@@ -180,7 +180,7 @@ pub(crate) fn run(
     // Nothing is in flight on these, whatever has failed.
     let parcels = std::mem::take(&mut engine.parcels);
     if result.is_ok() {
-        drop(ManuallyDrop::into_inner(engine));
+        let_go(ManuallyDrop::into_inner(engine));
     }
     Served { parcels, result }
 }
