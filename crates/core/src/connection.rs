@@ -114,6 +114,8 @@ pub(crate) enum Life {
 pub(crate) enum Over {
     /// The connection, for this reason.
     Connection(Close),
+    /// The time in which some of what is queued had to be written.
+    Write,
     /// The time of its deferred replies.
     Replies,
 }
@@ -479,8 +481,7 @@ impl Connection {
             Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
         }
         if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
-            let what = Over::Connection(Close::WriteTimeout);
-            consider(self.clock.write, limits.write_timeout, what);
+            consider(self.clock.write, limits.write_timeout, Over::Write);
         }
         over
     }

@@ -29,7 +29,8 @@ pub struct Limits {
     /// begins anew after a pause in which the connection was not read because of `outbox_bytes`. Default 30 seconds; zero
     /// is never.
     pub frame_timeout: Duration,
-    /// A peer that takes nothing for this long while bytes wait for it is cut. Default 30 seconds; zero is never.
+    /// A peer that takes nothing for this long while bytes wait for it is cut, at the latest after twice as long, since the
+    /// kernel has to be asked twice whether it takes any. Default 30 seconds; zero is never.
     pub write_timeout: Duration,
     /// A peer that has ended its side and waits for deferred replies gets none of them any more, when since then nothing was
     /// sent to it and none of them was given for this long: whoever has really gone looks the same. Default 5 minutes; zero is never.

@@ -31,6 +31,9 @@ pub(crate) trait Link {
     /// The peer's address, from the kernel.
     fn peer_address(&self) -> io::Result<PeerAddress>;
 
+    /// Memory that the kernel holds for what the peer was sent and has not taken, in bytes. `None` if that is not known.
+    fn unread(&self) -> Option<u64>;
+
     /// The socket, when nothing is in flight on it any more.
     fn into_socket(self) -> OwnedFd
     where

@@ -6,7 +6,7 @@
 //! touches one place in memory.
 
 use std::cell::OnceCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub(crate) struct Shard<L> {
     /// Slots with input that can be dispatched.
     ready: Vec<u32>,
     wheel: Wheel<Timed>,
+    /// What the kernel held for peers, by slot, when the time for a write was over last.
+    unread: HashMap<u32, u64>,
     /// Reused by `tick`.
     due: Vec<Timed>,
     next_generation: u32,
@@ -122,6 +124,7 @@ impl<L: Link> Shard<L> {
             touched: VecDeque::new(),
             ready: Vec::new(),
             wheel: Wheel::new(),
+            unread: HashMap::new(),
             due: Vec::new(),
             next_generation: 0,
             phase: Phase::Serving,
@@ -225,6 +228,9 @@ impl<L: Link> Shard<L> {
             self.crew.ticket_closed();
         }
         self.loud -= usize::from(entry.is_loud);
+        if !self.unread.is_empty() {
+            self.unread.remove(&slot);
+        }
         let life = std::mem::replace(&mut connection.life, Life::Open);
         let why = match life {
             Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => why,
@@ -300,6 +306,7 @@ impl<L: Link> Shard<L> {
                 Some((_, Over::Connection(why))) => {
                     self.with(slot, |connection, desk| connection.close(why, desk))
                 }
+                Some((_, Over::Write)) => self.write_is_over(slot),
                 Some((_, Over::Replies)) => self.abandon_all_of(slot, Abandoned::TimedOut),
                 // It comes up again when it is due.
                 None => self.conclude(slot),

@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::{getsockopt_impl, sockopt_impl};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -84,6 +86,22 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
         None => Ok(PeerAddress::Unix),
     }
 }
+
+/// Memory that the kernel holds for what was sent on this socket and not taken by the peer, in bytes.
+pub(crate) fn unread(socket: BorrowedFd<'_>) -> Option<u64> {
+    // Of the fields of sock_diag(7): SK_MEMINFO_WMEM_ALLOC, which is it for unix sockets, and SK_MEMINFO_WMEM_QUEUED for TCP.
+    let [_, _, allocated, _, _, queued, ..] = getsockopt(&socket, MemoryInfo).ok()?;
+    Some(u64::from(allocated) + u64::from(queued))
+}
+
+sockopt_impl!(
+    /// What a socket uses (SO_MEMINFO), as in sock_diag(7).
+    MemoryInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 9]
+);
 
 /// So much mail from other threads is delivered in one turn. What else there is comes in the next ones, so that those who
 /// post cannot keep a worker from its sockets.

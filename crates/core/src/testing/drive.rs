@@ -59,6 +59,10 @@ impl Link for Wire {
         Ok(PeerAddress::Unix)
     }
 
+    fn unread(&self) -> Option<u64> {
+        None
+    }
+
     fn into_socket(self) -> OwnedFd {
         self.stand_in
             .unwrap_or_else(|| unreachable!("a connection that is handed over has been given one"))

@@ -84,6 +84,7 @@ tests! {
     }
     timeouts {
         a_reader_that_never_reads_is_cut,
+        a_reader_that_reads_slowly_is_not_cut,
         a_frame_that_never_ends_is_cut,
         who_says_nothing_is_cut,
         nobody_is_cut_for_what_was_before,

@@ -85,6 +85,39 @@ pub(crate) fn a_reader_that_never_reads_is_cut(engine: Engine) {
     bed.finish();
 }
 
+/// The kernel reports room only when much of its buffer is free. Who reads less than that within the limit is not cut.
+pub(crate) fn a_reader_that_reads_slowly_is_not_cut(engine: Engine) {
+    let config = "
+        workers = 1
+        limits.write_timeout = \"1s\"
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\", \"unix:@/echo\"]";
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let large = frame(8 << 20, 1);
+    let read = |client: &mut dyn ReadWrite, piece: usize| {
+        client.write_all(&large).unwrap();
+        let mut answer = vec![0; large.len()];
+        let mut done = 0;
+        // For longer than any number of time limits that could have been taken for one.
+        for _ in 0..80 {
+            client.read_exact(&mut answer[done..done + piece]).unwrap();
+            done += piece;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        client.read_exact(&mut answer[done..]).unwrap();
+        assert!(answer == large);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| read(&mut bed.connect("echo"), 24 * 1024));
+        scope.spawn(|| read(&mut bed.connect_unix("echo"), 3 * 1024));
+    });
+    assert_eq!(bed.total().timed_out, 0);
+    bed.finish();
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
 pub(crate) fn a_frame_that_never_ends_is_cut(engine: Engine) {
     let (bed, responders) = start(engine, "frame_timeout = \"200ms\"");
     let mut idle = bed.connect("digest");

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::engine::peer_address;
+use crate::engine::{peer_address, unread};
 use crate::peer::{Link, PeerAddress};
 
 /// The socket of a connection and what is under way on it.
@@ -102,6 +102,10 @@ impl AsFd for PortableLink {
 impl Link for PortableLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.as_fd())
+    }
+
+    fn unread(&self) -> Option<u64> {
+        unread(self.as_fd())
     }
 
     fn into_socket(self) -> OwnedFd {

@@ -7,7 +7,7 @@ use super::bulk::Bulky;
 use super::eager::Eager;
 use super::receive::Shots;
 use super::watch::Watch;
-use crate::engine::peer_address;
+use crate::engine::{peer_address, unread};
 use crate::outbox::SEND_SEGMENTS_MAX;
 use crate::peer::{Link, PeerAddress};
 
@@ -149,6 +149,10 @@ impl AsFd for RingLink {
 impl Link for RingLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.socket.as_fd())
+    }
+
+    fn unread(&self) -> Option<u64> {
+        unread(self.socket.as_fd())
     }
 
     fn into_socket(self) -> OwnedFd {
