@@ -137,12 +137,10 @@ impl Link {
         self.broken = self.stream.shut_write().err();
     }
 
-    /// Waits for a change of readiness; false when the deadline is over.
+    /// Waits for a change of readiness; false when the deadline is over and there is none.
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Ok(false);
-        }
+        let is_over = left.is_some_and(|left| left.is_zero());
         match self.poll.poll(&mut self.events, left) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -152,7 +150,7 @@ impl Link {
             self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
         }
-        Ok(true)
+        Ok(!is_over || !self.events.is_empty())
     }
 }
 

@@ -283,6 +283,25 @@ fn notifications_arrive_between_the_replies() {
     assert_eq!(client.next_message_within(Duration::ZERO).unwrap(), None);
 }
 
+/// Whoever asks now and then whether something has come, without waiting, hears of it.
+#[test]
+fn a_look_without_waiting_sees_what_has_come() {
+    let server = Server::start(Behaviour::default());
+    let mut client = connect(&server);
+    assert_eq!(client.next_message_within(Duration::ZERO).unwrap(), None);
+    let id = client.send("echo", &(1,)).unwrap();
+    let start = std::time::Instant::now();
+    let message = loop {
+        if let Some(message) = client.next_message_within(Duration::ZERO).unwrap() {
+            break message;
+        }
+        assert!(start.elapsed() < PATIENCE, "never");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(matches!(message, Message::Reply(reply) if reply.id == id));
+    assert_eq!(client.next_message_within(Duration::ZERO).unwrap(), None);
+}
+
 #[test]
 fn a_request_of_the_server_is_answered() {
     let server = Server::start(Behaviour::default());

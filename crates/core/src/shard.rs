@@ -293,7 +293,7 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             entry.timed = NEVER;
-            if entry.is_frozen {
+            if entry.is_frozen && matches!(entry.connection.life, Life::Open) {
                 // What it is silent about waits in the kernel, for us.
                 entry.connection.clock.traffic = now;
                 entry.connection.clock.frame = 0;
@@ -483,6 +483,11 @@ impl<L: Link> Shard<L> {
     /// Whether frames that wait are given to the services.
     fn dispatches(&self) -> bool {
         !self.holds && self.rest == Rest::No
+    }
+
+    /// Takes the services out, when nothing is left that they could be called for.
+    pub(crate) fn take_hosts(&mut self) -> Vec<Box<dyn Host>> {
+        std::mem::take(&mut self.hosts)
     }
 
     // --- inside ---------------------------------------------------------------------------------------------------

@@ -67,11 +67,13 @@ impl Served {
     }
 }
 
-/// Drops what a worker had. A service that panics when it goes costs nothing else.
-pub(crate) fn let_go<T>(value: T) {
-    // Unwind safety: nothing is left of the value.
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))).is_err() {
-        tracing::error!("a service panicked when its worker ended and dropped it");
+/// Drops the services of a worker that has ended, one by one: one that panics then costs nothing else.
+pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) {
+    for host in shard.take_hosts() {
+        // Unwind safety: nothing is left of the service.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(host))).is_err() {
+            tracing::error!("a service panicked when its worker ended and dropped it");
+        }
     }
 }
 
@@ -87,7 +89,8 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
     }
 }
 
-/// Memory that the kernel holds for what was sent on this socket and not taken by the peer, in bytes.
+/// Memory that the kernel holds for what was sent on this socket and not taken by the peer, in bytes. For a unix socket it becomes
+/// less only when a whole buffer has been read, which has up to some 48 KiB; the kernel has no finer count.
 pub(crate) fn unread(socket: BorrowedFd<'_>) -> Option<u64> {
     // Of the fields of sock_diag(7): SK_MEMINFO_WMEM_ALLOC, which is it for unix sockets, and SK_MEMINFO_WMEM_QUEUED for TCP.
     let [_, _, allocated, _, _, queued, ..] = getsockopt(&socket, MemoryInfo).ok()?;

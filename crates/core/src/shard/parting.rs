@@ -143,7 +143,12 @@ impl<L: Link> Shard<L> {
     pub(crate) fn release(&mut self, slot: u32) -> Option<Parcel> {
         let entry = self.connections.get(slot as usize)?;
         if !self.hands_over || !self.is_at_rest(entry) {
-            self.give_up(slot);
+            if matches!(entry.connection.life, Life::Open | Life::Ended) {
+                // Another thread has pushed something just now. It comes again when that has arrived.
+                self.touch(slot);
+            } else {
+                self.give_up(slot);
+            }
             return None;
         }
         let mut saved = Saved::Close;

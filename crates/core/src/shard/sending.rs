@@ -72,6 +72,9 @@ impl<L: Link> Shard<L> {
         }
         let desk = &mut self.desk;
         let bytes = connection.outbox.take_piece(&mut desk.pools)?;
+        if !self.unread.is_empty() {
+            self.unread.remove(&slot);
+        }
         connection.clock.traffic = desk.now;
         desk.name_counters(connection.name)
             .bytes_out

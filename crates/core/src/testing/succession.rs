@@ -75,6 +75,7 @@ impl Exchange {
         let limits = self.shard.desk.limits.as_ref().clone();
         let mut successor = Self::build(make, limits, &names);
         successor.now = self.now;
+        successor.shard.woken(self.now);
         successor.ids.resize(self.ids.len(), None);
         successor.ended = std::mem::take(&mut self.ended);
         for parted in std::mem::take(&mut self.parted) {
@@ -257,6 +258,26 @@ mod tests {
         expected.extend([2, 3]);
         assert!(exchange.take_sent(client) == expected);
         assert_eq!(exchange.unread(client), 0);
+    }
+
+    #[test]
+    fn time_limits_begin_anew() {
+        let limits = Limits {
+            idle_timeout: Duration::from_secs(40),
+            write_timeout: Duration::from_secs(40),
+            ..Limits::default()
+        };
+        let mut exchange = Exchange::with_limits(Adder(1), limits);
+        let [idle, slow] = [exchange.connect(), exchange.connect()];
+        exchange.set_window(slow, Some(2));
+        exchange.receive(slow, &[LARGE]);
+        exchange.advance(Duration::from_secs(39));
+        let mut exchange = exchange.hand_over(|_| Adder(2));
+        exchange.advance(Duration::from_secs(39));
+        assert!(exchange.is_open(idle) && exchange.is_open(slow));
+        exchange.advance(Duration::from_secs(2));
+        assert!(!exchange.is_open(idle) && !exchange.is_open(slow));
+        assert_eq!(exchange.counters().timed_out, 2);
     }
 
     #[test]

@@ -148,9 +148,10 @@ impl Drop for Unwilling {
     }
 }
 
-pub(crate) fn a_service_may_panic_when_it_goes(engine: Engine) {
+pub(crate) fn services_may_panic_when_they_go(engine: Engine) {
     let running = server(engine, "127.0.0.1:0".parse().unwrap())
         .service("fragile", |_| Unwilling)
+        .service("another", |_| Unwilling)
         .start()
         .unwrap();
     let Address::Tcp(address) = running.listeners().next().unwrap().address else {

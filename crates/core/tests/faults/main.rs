@@ -93,7 +93,7 @@ tests! {
     failures {
         a_start_that_fails_leaves_nothing_behind,
         a_failed_worker_does_not_hold_up_a_stop,
-        a_service_may_panic_when_it_goes,
+        services_may_panic_when_they_go,
     }
     slots {
         no_answer_reaches_another_connection,

@@ -137,9 +137,11 @@ pub(crate) fn run(
 impl Engine {
     async fn serve(mut self) -> Served {
         let result = self.turn().await;
-        let parcels = std::mem::take(&mut self.parcels);
-        let_go(self);
-        Served { parcels, result }
+        let_go(&mut self.shard);
+        Served {
+            parcels: self.parcels,
+            result,
+        }
     }
 
     /// Turns until the shard is done.

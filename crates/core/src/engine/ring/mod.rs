@@ -180,7 +180,8 @@ pub(crate) fn run(
     // Nothing is in flight on these, whatever has failed.
     let parcels = std::mem::take(&mut engine.parcels);
     if result.is_ok() {
-        let_go(ManuallyDrop::into_inner(engine));
+        let_go(&mut engine.shard);
+        drop(ManuallyDrop::into_inner(engine));
     }
     Served { parcels, result }
 }
