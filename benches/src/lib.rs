@@ -4,3 +4,4 @@
 pub mod daemon;
 pub mod server;
 pub mod statistics;
+pub mod turns;

@@ -11,6 +11,7 @@ use crate::load::paced::{Paced, Times, times};
 use crate::measure::{self, Effort};
 use crate::results::is_peer;
 use ringhold_benches::statistics::{Spread, median, spread};
+use ringhold_benches::turns::Turns;
 
 /// Ringhold as it is configured for latency, in latency cells only.
 pub(crate) const SPINNING: &str = "ringhold-spin";
@@ -157,9 +158,9 @@ pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -
     for load in &mut loads {
         run(load, effort.window / 4);
     }
-    for round in 0..effort.rounds {
-        for place in 0..servers.len() {
-            let server = (round + place) % servers.len();
+    let mut turns = Turns::new(&cell.to_string(), servers.len());
+    for _ in 0..effort.rounds {
+        for &server in turns.next_round() {
             let clock = CpuClock::of(servers[server].pid());
             let (begin, cpu) = (Instant::now(), clock.now());
             let (latency, late) = run(&mut loads[server], effort.window);

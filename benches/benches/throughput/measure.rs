@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ringhold_benches::server::Server;
+use ringhold_benches::turns::Turns;
 
 use crate::accounting::{Counting, CpuClock, Tool, has_ring_workers};
 use crate::grid::Cell;
@@ -21,14 +22,14 @@ pub(crate) struct Effort {
     pub(crate) counter: Option<Tool>,
 }
 
-/// Measures a cell: in each round one window of each server, in an order that changes from round to round.
+/// Measures a cell: in each round one window of each server, in a random order.
 pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResult {
     let subjects = servers.iter().map(|server| Subject::new(cell, server));
     let mut subjects: Vec<Subject<'_>> = subjects.collect();
     let mut windows = vec![Vec::with_capacity(effort.rounds); servers.len()];
+    let mut turns = Turns::new(&cell.to_string(), servers.len());
     for round in 0..effort.rounds {
-        for place in 0..servers.len() {
-            let server = (round + place) % servers.len();
+        for &server in turns.next_round() {
             let subject = &mut subjects[server];
             if round > 0 {
                 subject.connect_anew();
@@ -147,14 +148,6 @@ impl<'a> Subject<'a> {
             self.come_to_rest();
         }
         self.rest.begin(self.clock);
-        if std::env::var_os("DBG").is_some() {
-            eprintln!(
-                "W {} {} {:.1}",
-                self.cell,
-                self.server.name,
-                window.cpu_per_message()
-            );
-        }
         window
     }
 
