@@ -1,6 +1,7 @@
 //! Shared by the benches.
 #![forbid(unsafe_code)]
 
+pub mod choice;
 pub mod daemon;
 pub mod server;
 pub mod statistics;

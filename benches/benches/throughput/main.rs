@@ -16,6 +16,7 @@ mod grid;
 mod latency;
 mod load;
 mod machine;
+mod means;
 mod measure;
 mod message;
 mod options;

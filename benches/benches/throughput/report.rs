@@ -1,6 +1,6 @@
 //! The tables at the end, on the terminal and in a file.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -9,10 +9,15 @@ use ringhold_benches::server::RINGHOLD;
 
 use crate::latency::LatencyResult;
 use crate::machine::Machine;
+use crate::means;
 use crate::plots;
 use crate::results::{CellResult, Measured};
-use crate::table::Table;
+use crate::table::{Table, or_dash};
 use crate::targets;
+
+/// What stands below the summary.
+const SUMMARY_NOTE: &str = "The best peer is one of tokio, tokio-uring, monoio and compio. It is chosen by every second round, and the \
+    ratio to it is that of the other rounds: in those that chose it, it was lucky, too.";
 
 /// All that was measured, and how.
 pub(crate) struct Report {
@@ -27,6 +32,7 @@ impl Report {
         println!("\n{}", self.machine);
         for table in [
             self.summary(),
+            means::table(&self.cells),
             self.latency(),
             targets::table(&self.cells, &self.latencies),
         ] {
@@ -61,6 +67,8 @@ impl Report {
             }
         };
         section("Targets", targets::table(&self.cells, &self.latencies), &[]);
+        let means = means::table(&self.cells);
+        section("CPU per message beside each peer", means, &[]);
         let ratios = [
             "echo-tcp-ratio.svg",
             "echo-unix-ratio.svg",
@@ -122,7 +130,7 @@ impl Report {
                 from_best(&syscalls),
             ]);
         }
-        table
+        table.with_note(SUMMARY_NOTE)
     }
 
     /// A figure of every server.
@@ -175,10 +183,6 @@ impl Report {
         }
         table
     }
-}
-
-fn or_dash(value: Option<impl Display>) -> String {
-    value.map_or("-".into(), |value| value.to_string())
 }
 
 /// With a star where the kernel had threads that work for the ring.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringhold_benches::choice;
 use ringhold_benches::server::{BARE, PEERS, RINGHOLD};
 
 use crate::grid::Cell;
@@ -46,6 +47,10 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    fn costs(&self) -> Vec<f64> {
+        self.windows.iter().map(Window::cpu_per_message).collect()
+    }
+
     fn median(&self, figure: fn(&Window) -> f64) -> f64 {
         let figures: Vec<f64> = self.windows.iter().map(figure).collect();
         median(&figures)
@@ -77,10 +82,12 @@ impl CellResult {
         self.measured.iter().find(|one| one.server == server)
     }
 
-    /// The peer that does it for the least CPU.
+    /// The peer that does it for the least CPU, by the rounds that choose.
     pub(crate) fn best_peer(&self) -> Option<&Measured> {
         let peers = self.measured.iter().filter(|one| is_peer(&one.server));
-        peers.min_by(|a, b| a.cpu_per_message().total_cmp(&b.cpu_per_message()))
+        let peers: Vec<&Measured> = peers.collect();
+        let costs: Vec<Vec<f64>> = peers.iter().map(|one| one.costs()).collect();
+        Some(peers[choice::least(&costs)?])
     }
 
     /// Ringhold's CPU a message in each round, divided by that of this server.
@@ -95,8 +102,14 @@ impl CellResult {
         self.ratios(server).map(|ratios| spread(&ratios))
     }
 
+    /// As [`CellResult::ratios`], beside the best peer, in the rounds that did not choose it.
+    pub(crate) fn ratios_to_best(&self) -> Option<Vec<f64>> {
+        let ratios = self.ratios(self.best_peer()?)?;
+        Some(choice::judging(&ratios).copied().collect())
+    }
+
     pub(crate) fn ratio_to_best(&self) -> Option<Spread> {
-        self.ratio(self.best_peer()?)
+        self.ratios_to_best().map(|ratios| spread(&ratios))
     }
 
     pub(crate) fn ratio_to_bare(&self) -> Option<Spread> {

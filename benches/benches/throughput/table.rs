@@ -6,6 +6,8 @@ pub(crate) struct Table {
     /// The first column is text, the others are figures.
     head: Vec<String>,
     rows: Vec<Vec<String>>,
+    /// What has to be said about the figures, below them.
+    note: &'static str,
 }
 
 impl Table {
@@ -13,7 +15,13 @@ impl Table {
         Table {
             head: head.into_iter().map(Into::into).collect(),
             rows: Vec::new(),
+            note: "",
         }
+    }
+
+    pub(crate) fn with_note(mut self, note: &'static str) -> Self {
+        self.note = note;
+        self
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
@@ -25,6 +33,11 @@ impl Table {
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
+}
+
+/// What stands in a table where there may be nothing.
+pub(crate) fn or_dash(value: Option<impl fmt::Display>) -> String {
+    value.map_or("-".into(), |value| value.to_string())
 }
 
 impl fmt::Display for Table {
@@ -49,6 +62,9 @@ impl fmt::Display for Table {
                 }
                 writeln!(f, "|")?;
             }
+        }
+        if !self.note.is_empty() {
+            writeln!(f, "\n{}", self.note)?;
         }
         Ok(())
     }

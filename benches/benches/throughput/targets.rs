@@ -56,9 +56,7 @@ fn echo(cells: &[CellResult], transport: Transport, limit: f64, stretch: f64) ->
         .filter(|(_, ratio)| ratio.low > 1.0)
         .copied()
         .collect();
-    let groups = cells
-        .iter()
-        .filter_map(|result| result.ratios(result.best_peer()?));
+    let groups = cells.iter().filter_map(|result| result.ratios_to_best());
     let mean = geometric_mean(&groups.collect::<Vec<_>>());
     let reached = if mean.median <= stretch {
         ", the stretch too"
