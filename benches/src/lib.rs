@@ -5,4 +5,5 @@ pub mod choice;
 pub mod daemon;
 pub mod server;
 pub mod statistics;
+pub mod times;
 pub mod turns;

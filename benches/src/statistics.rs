@@ -16,6 +16,17 @@ pub struct Spread {
     pub high: f64,
 }
 
+impl Spread {
+    /// A figure, and what became of it in resamples.
+    pub(crate) fn of(median: f64, resampled: &[f64]) -> Self {
+        Spread {
+            median,
+            low: quantile(resampled, 0.025),
+            high: quantile(resampled, 0.975),
+        }
+    }
+}
+
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Spread { median, low, high } = self;
@@ -60,11 +71,7 @@ pub fn geometric_mean(groups: &[Vec<f64>]) -> Spread {
             })
         })
         .collect();
-    Spread {
-        median: mean(&mut |group| median(group)),
-        low: quantile(&means, 0.025),
-        high: quantile(&means, 0.975),
-    }
+    Spread::of(mean(&mut |group| median(group)), &means)
 }
 
 #[cfg(test)]

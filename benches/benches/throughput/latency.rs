@@ -3,14 +3,16 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use ringhold_benches::choice;
 use ringhold_benches::server::{RINGHOLD, Server};
 
 use crate::accounting::CpuClock;
 use crate::grid::{Bytes, Cell, Kind, Transport};
-use crate::load::paced::{Paced, Times, times};
+use crate::load::paced::Paced;
 use crate::measure::{self, Effort};
 use crate::results::is_peer;
 use ringhold_benches::statistics::{Spread, median, spread};
+use ringhold_benches::times::{Times, pooled, pooled_ratio, times};
 use ringhold_benches::turns::Turns;
 
 /// Ringhold as it is configured for latency, in latency cells only.
@@ -77,16 +79,15 @@ impl Timed {
             .collect()
     }
 
-    /// A quantile's median over the rounds, in microseconds: one long stall of the machine would be most of what is above
-    /// p99.9 in all rounds together.
+    /// A quantile's median over the rounds, in microseconds: of a window as it usually is. What happens in fewer than half
+    /// of them is not in it.
     pub(crate) fn micros(&self, quantile: f64) -> f64 {
         median(&self.quantiles(quantile)) / 1e3
     }
 
-    /// The longest of all, in microseconds.
-    pub(crate) fn max_micros(&self) -> f64 {
-        let longest = self.rounds.iter().map(Times::max).max();
-        longest.unwrap_or(0) as f64 / 1e3
+    /// All requests of all rounds.
+    pub(crate) fn pooled(&self) -> Times {
+        pooled(&self.rounds)
     }
 
     /// How much of its CPU the server used, 1 being all of it: the median over the rounds.
@@ -94,11 +95,28 @@ impl Timed {
         median(&self.busy)
     }
 
-    /// As [`Timed::micros`], of how late requests were sent, which is the load generator's doing.
-    pub(crate) fn late_micros(&self, quantile: f64) -> f64 {
-        let rounds = self.late.iter();
-        let quantiles = rounds.map(|round| round.value_at_quantile(quantile) as f64);
-        median(&quantiles.collect::<Vec<_>>()) / 1e3
+    /// How late all requests of all rounds were sent, which is the load generator's doing, or the machine's.
+    pub(crate) fn pooled_late(&self) -> Times {
+        pooled(&self.late)
+    }
+}
+
+/// A figure of a server's requests that others are compared by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Figure {
+    /// A quantile's median over the windows.
+    Usual(f64),
+    /// A quantile of all requests.
+    Pooled(f64),
+}
+
+impl Figure {
+    /// In microseconds.
+    pub(crate) fn micros(self, of: &Timed) -> f64 {
+        match self {
+            Figure::Usual(quantile) => of.micros(quantile),
+            Figure::Pooled(quantile) => of.pooled().value_at_quantile(quantile) as f64 / 1e3,
+        }
     }
 }
 
@@ -117,21 +135,48 @@ impl LatencyResult {
 
     /// One server's quantile divided by another's, in each round.
     pub(crate) fn ratio(&self, own: &str, other: &str, quantile: f64) -> Option<Spread> {
-        let own = self.of(own)?.quantiles(quantile);
-        let other = self.of(other)?.quantiles(quantile);
-        let ratios: Vec<f64> = own
-            .iter()
-            .zip(other)
-            .map(|(own, other)| own / other)
-            .collect();
-        Some(spread(&ratios))
+        Some(spread(&self.ratios(own, other, quantile)?))
     }
 
-    /// The peer with the lowest of this quantile.
-    pub(crate) fn best_peer(&self, quantile: f64) -> Option<&Timed> {
-        let level = |one: &Timed| median(&one.quantiles(quantile));
+    fn ratios(&self, own: &str, other: &str, quantile: f64) -> Option<Vec<f64>> {
+        let own = self.of(own)?.quantiles(quantile);
+        let other = self.of(other)?.quantiles(quantile);
+        let pairs = own.iter().zip(other);
+        Some(pairs.map(|(own, other)| own / other).collect())
+    }
+
+    /// A server's figure divided by that of the best peer, in the rounds that did not choose that.
+    pub(crate) fn ratio_to_best(&self, own: &str, figure: Figure) -> Option<Spread> {
+        let best = self.best_peer(figure)?;
+        Some(match figure {
+            Figure::Usual(quantile) => {
+                let ratios = self.ratios(own, &best.server, quantile)?;
+                spread(&choice::judging(&ratios).copied().collect::<Vec<_>>())
+            }
+            Figure::Pooled(quantile) => {
+                let own: Vec<&Times> = choice::judging(&self.of(own)?.rounds).collect();
+                let best: Vec<&Times> = choice::judging(&best.rounds).collect();
+                pooled_ratio(&own, &best, quantile)
+            }
+        })
+    }
+
+    /// The peer with the lowest of this figure, by the rounds that choose.
+    pub(crate) fn best_peer(&self, figure: Figure) -> Option<&Timed> {
         let peers = self.timed.iter().filter(|one| is_peer(&one.server));
-        peers.min_by(|a, b| level(a).total_cmp(&level(b)))
+        let peers: Vec<&Timed> = peers.collect();
+        let place = match figure {
+            Figure::Usual(quantile) => {
+                let levels = peers.iter().map(|one| one.quantiles(quantile));
+                choice::least(&levels.collect::<Vec<_>>())
+            }
+            Figure::Pooled(quantile) => {
+                let level =
+                    |one: &Timed| pooled(choice::choosing(&one.rounds)).value_at_quantile(quantile);
+                (0..peers.len()).min_by_key(|place| level(peers[*place]))
+            }
+        };
+        Some(peers[place?])
     }
 }
 
@@ -210,17 +255,20 @@ pub(crate) fn print(result: &LatencyResult) {
     for one in &result.timed {
         let beside = match result.ratio(own, &one.server, quantile) {
             Some(ratio) if one.server != own => {
-                format!("  {own}'s p{} is {ratio} of it", quantile * 100.0)
+                format!("  {own}'s usual p{} is {ratio} of it", quantile * 100.0)
             }
             _ => String::new(),
         };
+        let all = one.pooled();
         println!(
-            "  {:<13} p50 {:>7.1} µs  p99 {:>7.1} µs  p99.9 {:>7.1} µs  max {:>8.1} µs  {:>3.0} % busy{beside}",
+            "  {:<13} p50 {:>7.1} µs  p99 {:>7.1} µs  p99.9 {:>7.1} µs, of all {:>6} requests {:>8.1} µs  max {:>8.1} µs  {:>3.0} % busy{beside}",
             one.server,
             one.micros(0.5),
             one.micros(0.99),
             one.micros(0.999),
-            one.max_micros(),
+            all.len(),
+            all.value_at_quantile(0.999) as f64 / 1e3,
+            all.max() as f64 / 1e3,
             100.0 * one.busy(),
         );
     }

@@ -14,6 +14,7 @@ mod congestion;
 mod connection;
 mod grid;
 mod latency;
+mod latency_tables;
 mod load;
 mod machine;
 mod means;

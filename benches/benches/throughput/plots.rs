@@ -136,7 +136,7 @@ fn times(latencies: &[LatencyResult]) -> Chart {
     }
     Chart {
         title: "Time from when a request should be sent to its reply".into(),
-        caption: "microseconds, medians over the rounds; less is better".into(),
+        caption: "microseconds, medians over the rounds; less is better; ringhold-spin alone spins, all others sleep".into(),
         series: ["p50", "p99", "p99.9"].map(String::from).into(),
         rows,
         guides: Vec::new(),

@@ -8,6 +8,7 @@ use std::path::Path;
 use ringhold_benches::server::RINGHOLD;
 
 use crate::latency::LatencyResult;
+use crate::latency_tables;
 use crate::machine::Machine;
 use crate::means;
 use crate::plots;
@@ -33,7 +34,8 @@ impl Report {
         for table in [
             self.summary(),
             means::table(&self.cells),
-            self.latency(),
+            latency_tables::everybody(&self.latencies),
+            latency_tables::beside(&self.latencies),
             targets::table(&self.cells, &self.latencies),
         ] {
             if !table.is_empty() {
@@ -67,6 +69,8 @@ impl Report {
             }
         };
         section("Targets", targets::table(&self.cells, &self.latencies), &[]);
+        let latency = latency_tables::beside(&self.latencies);
+        section("Latency beside the best peer", latency, &[]);
         let means = means::table(&self.cells);
         section("CPU per message beside each peer", means, &[]);
         let ratios = [
@@ -97,7 +101,8 @@ impl Report {
             &[],
         );
         section("System calls per message", self.everybody(syscalls), &[]);
-        section("Latency in µs", self.latency(), &["latency.svg"]);
+        let latency = latency_tables::everybody(&self.latencies);
+        section("Latency in µs", latency, &["latency.svg"]);
         out
     }
 
@@ -147,39 +152,6 @@ impl Report {
                 .iter()
                 .map(|server| or_dash(result.of(server).map(&figure)));
             table.row(std::iter::once(result.cell.to_string()).chain(figures));
-        }
-        table
-    }
-
-    fn latency(&self) -> Table {
-        let mut table = Table::new([
-            "cell",
-            "requests/s",
-            "server",
-            "p50",
-            "p99",
-            "p99.9",
-            "max",
-            "CPU busy",
-            "sent late p99.9",
-        ]);
-        for result in &self.latencies {
-            for one in &result.timed {
-                let late = result
-                    .rate
-                    .map(|_| format!("{:.1}", one.late_micros(0.999)));
-                table.row([
-                    result.cell.to_string(),
-                    or_dash(result.rate.map(|rate| format!("{rate:.0}"))),
-                    one.server.clone(),
-                    format!("{:.1}", one.micros(0.5)),
-                    format!("{:.1}", one.micros(0.99)),
-                    format!("{:.1}", one.micros(0.999)),
-                    format!("{:.1}", one.max_micros()),
-                    format!("{:.0} %", 100.0 * one.busy()),
-                    or_dash(late),
-                ]);
-            }
         }
         table
     }

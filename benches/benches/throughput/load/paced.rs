@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use ringhold_benches::server::Server;
+use ringhold_benches::times::{Times, times};
 
 use super::echo::reply;
 use crate::connection::{Crowd, Incoming, Outgoing, Ready};
@@ -12,14 +12,6 @@ use crate::message::{FIRST, Message};
 
 /// How long replies are waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Times in nanoseconds.
-pub(crate) type Times = Histogram<u64>;
-
-/// Up to a minute, to three digits.
-pub(crate) fn times() -> Times {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap()
-}
 
 pub(crate) struct Paced {
     crowd: Crowd,
