@@ -7,3 +7,4 @@ pub mod server;
 pub mod statistics;
 pub mod times;
 pub mod turns;
+pub mod varied;

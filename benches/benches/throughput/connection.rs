@@ -23,6 +23,9 @@ const SEND_BYTES: usize = 256 << 10;
 /// How many connections one look at them all finds ready, at most.
 const EVENTS: usize = 1024;
 
+/// How many messages a connection is ahead of the one before. A prime, so that each begins at another one of them.
+const AHEAD: usize = 389;
+
 /// One connection: how far its sending and its receiving are.
 pub(crate) struct Connection {
     pub(crate) socket: OwnedFd,
@@ -34,30 +37,43 @@ pub(crate) struct Connection {
     /// The number of the next message to come, and how many of its bytes have.
     pub(crate) expected: u32,
     pub(crate) received: usize,
+    /// How far ahead of the first connection it is in what all of them send, so that no two send the same at the same time.
+    ahead: u32,
     /// Whether the poll tells when there is room for more.
     awaits_room: bool,
 }
 
-/// Messages to send, one behind the other as often as they fit.
+/// Messages to send, one behind the other, and then the same again.
 pub(crate) struct Outgoing {
+    /// As many as fit, from whichever of them on.
     batch: Vec<u8>,
-    length: usize,
-    number_at: Option<usize>,
+    /// Where each message begins, and where the last one ends.
+    bounds: Vec<usize>,
+    /// Where the number of each is, if it has one.
+    numbers_at: Vec<Option<usize>>,
+    /// How many different ones there are.
+    count: usize,
+    /// How many a call of [`Outgoing::send_once`] sends at most.
+    room: usize,
 }
 
 impl Outgoing {
-    pub(crate) fn new(message: &Message, at_once: usize) -> Self {
-        let count = (SEND_BYTES / message.len()).clamp(1, at_once.max(1));
-        Outgoing {
-            batch: message.bytes.repeat(count),
-            length: message.len(),
-            number_at: message.number_at,
+    pub(crate) fn new(messages: &[Message], at_once: usize) -> Self {
+        let longest = messages.iter().map(Message::len).max().unwrap();
+        let room = (SEND_BYTES / longest).clamp(1, at_once.max(1));
+        let (mut batch, mut bounds, mut numbers_at) = (Vec::new(), vec![0], Vec::new());
+        for message in messages.iter().cycle().take(messages.len() - 1 + room) {
+            numbers_at.push(message.number_at.map(|at| batch.len() + at));
+            batch.extend(&message.bytes);
+            bounds.push(batch.len());
         }
-    }
-
-    /// How many messages a call of [`Outgoing::send_once`] sends at most.
-    fn room(&self) -> usize {
-        self.batch.len() / self.length
+        Outgoing {
+            batch,
+            bounds,
+            numbers_at,
+            count: messages.len(),
+            room,
+        }
     }
 
     /// Sends what is due. Returns whether the kernel took all of it.
@@ -72,40 +88,38 @@ impl Outgoing {
 
     /// Sends what is due, or as much as fits into one write. Returns whether the kernel took that.
     pub(crate) fn send_once(&mut self, to: &mut Connection) -> bool {
-        let count = to.due.min(self.room());
-        if let Some(at) = self.number_at {
-            for (index, message) in self
-                .batch
-                .chunks_exact_mut(self.length)
-                .take(count)
-                .enumerate()
-            {
+        let count = to.due.min(self.room);
+        let first = to.place(to.next, self.count);
+        let numbers_at = self.numbers_at[first..first + count].iter();
+        for (index, at) in numbers_at.enumerate() {
+            if let Some(at) = *at {
                 let number = to.next.wrapping_add(index as u32);
-                message[at..at + 4].copy_from_slice(&number.to_be_bytes());
+                self.batch[at..at + 4].copy_from_slice(&number.to_be_bytes());
             }
         }
-        let end = count * self.length;
-        let written = match rustix::io::write(&to.socket, &self.batch[to.sent..end]) {
-            Ok(written) => to.sent + written,
+        let bounds = &self.bounds[first..=first + count];
+        let (begin, end) = (bounds[0] + to.sent, bounds[count]);
+        let done = match rustix::io::write(&to.socket, &self.batch[begin..end]) {
+            Ok(written) => begin + written,
             Err(rustix::io::Errno::AGAIN) => return false,
             Err(error) => panic!("cannot send: {error}"),
         };
-        let whole = written / self.length;
+        let whole = bounds[1..].partition_point(|bound| *bound <= done);
         to.next = to.next.wrapping_add(whole as u32);
         to.due -= whole;
-        to.sent = written % self.length;
-        written == end
+        to.sent = done - bounds[whole];
+        done == end
     }
 }
 
-/// What each connection is to receive, again and again.
+/// What each connection is to receive, and then the same again.
 pub(crate) struct Incoming {
-    message: Message,
+    messages: Vec<Message>,
 }
 
 impl Incoming {
-    pub(crate) fn new(message: Message) -> Self {
-        Incoming { message }
+    pub(crate) fn new(messages: Vec<Message>) -> Self {
+        Incoming { messages }
     }
 
     /// Checks received bytes; returns how many messages are whole with them.
@@ -114,12 +128,14 @@ impl Incoming {
     ///
     /// If a byte is wrong.
     fn check(&mut self, from: &mut Connection, mut bytes: &[u8]) -> usize {
-        let length = self.message.len();
         let mut whole = 0;
         while !bytes.is_empty() {
+            let place = from.place(from.expected, self.messages.len());
+            let message = &mut self.messages[place];
+            let length = message.len();
             let (piece, rest) = bytes.split_at(bytes.len().min(length - from.received));
-            self.message.number(from.expected);
-            let expected = &self.message.bytes[from.received..from.received + piece.len()];
+            message.number(from.expected);
+            let expected = &message.bytes[from.received..from.received + piece.len()];
             assert!(
                 piece == expected,
                 "message {} is wrong behind byte {}: {:x?} instead of {:x?}",
@@ -160,7 +176,10 @@ impl Crowd {
     /// Takes connected sockets over.
     pub(crate) fn new(sockets: impl IntoIterator<Item = OwnedFd>) -> Self {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let connections: Vec<Connection> = sockets.into_iter().map(Connection::new).collect();
+        let mut connections: Vec<Connection> = sockets.into_iter().map(Connection::new).collect();
+        for (connection, ahead) in connections.iter_mut().zip((0..).step_by(AHEAD)) {
+            connection.ahead = ahead;
+        }
         for (index, connection) in connections.iter().enumerate() {
             let data = epoll::EventData::new_u64(index as u64);
             epoll::add(&poll, &connection.socket, data, READABLE).unwrap();
@@ -263,8 +282,14 @@ impl Connection {
             sent: 0,
             expected: FIRST,
             received: 0,
+            ahead: 0,
             awaits_room: false,
         }
+    }
+
+    /// The place of a numbered message among so many.
+    fn place(&self, number: u32, count: usize) -> usize {
+        number.wrapping_add(self.ahead) as usize % count
     }
 }
 

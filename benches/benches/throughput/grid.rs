@@ -31,8 +31,16 @@ pub(crate) struct Cell {
     pub(crate) connections: usize,
     /// Requests that are under way on each connection; of a fan-out, publications. An ingest has no use for it.
     pub(crate) depth: usize,
-    /// Bytes.
-    pub(crate) payload: usize,
+    pub(crate) payload: Payload,
+}
+
+/// What a message carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Payload {
+    /// So many bytes, in messages that are all written alike.
+    Of(usize),
+    /// No two messages in a row are written alike (`ringhold_benches::varied`).
+    Varied,
 }
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Unix];
@@ -49,7 +57,7 @@ pub(crate) fn full() -> Vec<Cell> {
                         transport,
                         connections,
                         depth,
-                        payload,
+                        payload: Payload::Of(payload),
                     }));
                 }
             }
@@ -59,7 +67,19 @@ pub(crate) fn full() -> Vec<Cell> {
     add(Kind::Echo, &[1, 64, 1024], &[1, 16, 64], &payloads);
     add(Kind::Ingest, &[1, 64, 1024], &[1], &[200, 16 << 10]);
     add(Kind::Fanout, &[1, 100, 1000], &[1, 8], &[200]);
-    cells.retain(|cell| cell.connections * cell.depth * cell.payload <= IN_FLIGHT_MAX);
+    cells.retain(|cell| match cell.payload {
+        Payload::Of(bytes) => cell.connections * cell.depth * bytes <= IN_FLIGHT_MAX,
+        Payload::Varied => true,
+    });
+    for (kind, depth) in [(Kind::Echo, 16), (Kind::Ingest, 1)] {
+        cells.extend(TRANSPORTS.map(|transport| Cell {
+            kind,
+            transport,
+            connections: 64,
+            depth,
+            payload: Payload::Varied,
+        }));
+    }
     cells
 }
 
@@ -74,6 +94,7 @@ pub(crate) fn quick() -> Vec<Cell> {
         "echo/unix/1x1/200B",
         "echo/unix/64x1/200B",
         "echo/unix/64x16/200B",
+        "echo/unix/64x16/varied",
         "echo/unix/64x1/16KiB",
         "ingest/tcp/64/200B",
         "ingest/unix/64/200B",
@@ -111,7 +132,10 @@ impl fmt::Display for Cell {
         if self.kind != Kind::Ingest {
             write!(f, "x{}", self.depth)?;
         }
-        write!(f, "/{}", Bytes(self.payload))
+        match self.payload {
+            Payload::Of(bytes) => write!(f, "/{}", Bytes(bytes)),
+            Payload::Varied => f.write_str("/varied"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use ringhold_benches::choice;
 use ringhold_benches::server::{RINGHOLD, Server};
 
 use crate::accounting::CpuClock;
-use crate::grid::{Bytes, Cell, Kind, Transport};
+use crate::grid::{Bytes, Cell, Kind, Payload, Transport};
 use crate::load::paced::Paced;
 use crate::measure::{self, Effort};
 use crate::results::is_peer;
@@ -230,7 +230,7 @@ fn common_rate(cell: &LatencyCell, servers: &[&Server]) -> f64 {
         transport: cell.transport,
         connections: cell.connections,
         depth: 1,
-        payload: cell.payload,
+        payload: Payload::Of(cell.payload),
     };
     let effort = Effort {
         window: Duration::from_millis(100),

@@ -3,26 +3,32 @@
 use ringhold_benches::server::{PEERS, RINGHOLD};
 use ringhold_benches::statistics::geometric_mean;
 
-use crate::grid::{Cell, Kind, Transport};
+use crate::grid::{Cell, Kind, Payload, Transport};
 use crate::results::CellResult;
 use crate::table::{Table, or_dash};
 
 /// What stands below [`table`].
 const NOTE: &str = "Geometric means of ringhold's CPU a message divided by the peer's. The best peer is another \
-    one from cell to cell: nobody is as good as that everywhere.";
+    one from cell to cell: nobody is as good as that everywhere. The cells in which no two messages in a row are written alike \
+    (varied) are a group of their own, and in no other, nor in the targets.";
 
 /// A group of cells, and which they are.
 type Group = (&'static str, fn(&Cell) -> bool);
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 5] = [
     ("echo/tcp", |cell| is_echo(cell, Transport::Tcp)),
     ("echo/unix", |cell| is_echo(cell, Transport::Unix)),
-    ("ingest", |cell| cell.kind == Kind::Ingest),
-    ("fanout", |cell| cell.kind == Kind::Fanout),
+    ("ingest", |cell| is_alike(cell, Kind::Ingest)),
+    ("fanout", |cell| is_alike(cell, Kind::Fanout)),
+    ("varied", |cell| cell.payload == Payload::Varied),
 ];
 
 fn is_echo(cell: &Cell, transport: Transport) -> bool {
-    cell.kind == Kind::Echo && cell.transport == transport
+    is_alike(cell, Kind::Echo) && cell.transport == transport
+}
+
+fn is_alike(cell: &Cell, kind: Kind) -> bool {
+    cell.kind == kind && cell.payload != Payload::Varied
 }
 
 pub(crate) fn table(cells: &[CellResult]) -> Table {

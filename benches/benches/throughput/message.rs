@@ -1,10 +1,16 @@
 //! The protocol's bytes, made once and sent often.
 
+use ringhold_benches::varied::{self, Call};
 use rmp::encode;
+
+use crate::grid::Payload;
 
 /// The first number of a connection's requests. From here on ids take five bytes in their shortest form, which is the one
 /// that servers may give back, so that all replies of a cell have the same length.
 pub(crate) const FIRST: u32 = 0x1_0000;
+
+/// So many varied messages, and then the same again.
+const VARIED: usize = 1024;
 
 /// A message, with a number in it that changes from one to the next, or without.
 #[derive(Clone)]
@@ -38,6 +44,7 @@ impl Message {
     pub(crate) fn ping(payload: usize) -> Self {
         Self::build(payload, |out| {
             notification_head(out, "ping");
+            let _ = encode::write_array_len(out, 1);
             None
         })
     }
@@ -46,6 +53,7 @@ impl Message {
     pub(crate) fn publish(payload: usize) -> Self {
         Self::build(payload, |out| {
             notification_head(out, "publish");
+            let _ = encode::write_array_len(out, 1);
             None
         })
         .numbered_in(payload)
@@ -55,16 +63,64 @@ impl Message {
     pub(crate) fn event(payload: usize) -> Self {
         Self::build(payload, |out| {
             notification_head(out, "event");
+            let _ = encode::write_array_len(out, 1);
             None
         })
         .numbered_in(payload)
+    }
+
+    /// The requests of an echo, one after the other, and then the same again.
+    pub(crate) fn requests(payload: Payload) -> Vec<Self> {
+        match payload {
+            Payload::Of(bytes) => vec![Self::echo(bytes)],
+            Payload::Varied => Self::varied(|out, call| {
+                let number_at = request_head(out, 0);
+                let _ = encode::write_str(out, call.method);
+                out.extend(&call.params);
+                Some(number_at)
+            }),
+        }
+    }
+
+    /// The replies to [`Message::requests`].
+    pub(crate) fn replies(payload: Payload) -> Vec<Self> {
+        match payload {
+            Payload::Of(bytes) => vec![Self::echoed(bytes)],
+            Payload::Varied => Self::varied(|out, call| {
+                let number_at = request_head(out, 1);
+                let _ = encode::write_nil(out);
+                out.extend(&call.result);
+                Some(number_at)
+            }),
+        }
+    }
+
+    /// The notifications of an ingest, likewise.
+    pub(crate) fn notifications(payload: Payload) -> Vec<Self> {
+        match payload {
+            Payload::Of(bytes) => vec![Self::ping(bytes)],
+            Payload::Varied => Self::varied(|out, call| {
+                notification_head(out, call.method);
+                out.extend(&call.params);
+                None
+            }),
+        }
+    }
+
+    fn varied(write: impl Fn(&mut Vec<u8>, &Call) -> Option<usize>) -> Vec<Self> {
+        let calls = varied::calls(VARIED);
+        let message = |call| {
+            let mut bytes = Vec::new();
+            let number_at = write(&mut bytes, call);
+            Message { bytes, number_at }
+        };
+        calls.iter().map(message).collect()
     }
 
     /// `[2, "subscribe", []]`
     pub(crate) fn subscribe() -> Self {
         let mut bytes = Vec::new();
         notification_head(&mut bytes, "subscribe");
-        bytes.pop();
         let _ = encode::write_array_len(&mut bytes, 0);
         Message {
             bytes,
@@ -107,10 +163,9 @@ fn request_head(out: &mut Vec<u8>, kind: u8) -> usize {
     out.len() - 4
 }
 
-/// An array of three, its type, its method, and the beginning of its one parameter.
+/// An array of three, its type, and its method.
 fn notification_head(out: &mut Vec<u8>, method: &str) {
     let _ = encode::write_array_len(out, 3);
     let _ = encode::write_pfix(out, 2);
     let _ = encode::write_str(out, method);
-    let _ = encode::write_array_len(out, 1);
 }

@@ -17,7 +17,7 @@ use crate::measure::Effort;
 pub(crate) struct Options {
     /// Only the cells whose names contain this, such as echo/tcp or 64x16/200B
     pub(crate) filter: Option<String>,
-    /// A dozen cells, and less of each: three minutes
+    /// 13 cells, and less of each: three minutes
     #[arg(long)]
     pub(crate) quick: bool,
     /// These servers only: ringhold, tokio, tokio-uring, monoio, compio, bare; NAME=PROGRAM is one of your own, with arguments if need be

@@ -2,7 +2,7 @@
 
 use ringhold_benches::server::RINGHOLD;
 
-use crate::grid::{Cell, Kind, Transport};
+use crate::grid::{Cell, Kind, Payload, Transport};
 use crate::latency::{Figure, LatencyResult, Manner, SPINNING, Timed};
 use crate::results::CellResult;
 use crate::table::Table;
@@ -38,7 +38,9 @@ type Ratio<'a> = (&'a Cell, Spread);
 type Choice = fn(&Cell) -> bool;
 
 fn echo(cells: &[CellResult], transport: Transport, limit: f64, stretch: f64) -> Vec<Verdict> {
-    let wanted = |cell: &Cell| cell.kind == Kind::Echo && cell.transport == transport;
+    let wanted = |cell: &Cell| {
+        cell.kind == Kind::Echo && cell.transport == transport && cell.payload != Payload::Varied
+    };
     let cells: Vec<&CellResult> = cells.iter().filter(|result| wanted(&result.cell)).collect();
     let ratios = cells
         .iter()
@@ -95,10 +97,11 @@ fn names(ratios: &[Ratio<'_>]) -> String {
 
 /// Ringhold beside what does not parse.
 fn bare(cells: &[CellResult]) -> Vec<Verdict> {
-    const SMALL: Choice = |cell| cell.depth > 1 && cell.payload <= 200;
+    const SMALL: Choice = |cell| cell.depth > 1 && cell.payload <= Payload::Of(200);
+    const OTHER: Choice = |cell| !SMALL(cell) && cell.payload != Payload::Varied;
     let kinds: [(&str, f64, Choice); 2] = [
         ("pipelined small messages", 1.15, SMALL),
-        ("the other messages", 1.05, |cell| !SMALL(cell)),
+        ("the other messages", 1.05, OTHER),
     ];
     let verdict = |(what, limit, wanted): (&str, f64, Choice)| {
         let wanted = cells.iter().filter(|result| wanted(&result.cell));
@@ -124,7 +127,7 @@ fn bare(cells: &[CellResult]) -> Vec<Verdict> {
 /// Frames in, and one frame to many.
 fn one_way(cells: &[CellResult]) -> Vec<Verdict> {
     const TIMES: f64 = 1.5;
-    const INGEST: Choice = |cell| cell.kind == Kind::Ingest && cell.payload == 200;
+    const INGEST: Choice = |cell| cell.kind == Kind::Ingest && cell.payload == Payload::Of(200);
     const FANOUT: Choice = |cell| cell.kind == Kind::Fanout && cell.connections == 1000;
     let kinds: [(&str, Choice); 2] = [
         ("ingest of 200 B frames", INGEST),

@@ -4,7 +4,7 @@ use ringhold_benches::server::{BARE, Server};
 
 use super::Load;
 use crate::connection::{Crowd, Incoming, Outgoing, Ready};
-use crate::grid::Cell;
+use crate::grid::{Cell, Payload};
 use crate::message::Message;
 
 pub(crate) struct Echo {
@@ -18,12 +18,12 @@ pub(crate) struct Echo {
     under_way: usize,
 }
 
-/// What a server answers to [`Message::echo`].
-pub(crate) fn reply(server: &Server, payload: usize) -> Incoming {
+/// What a server answers to [`Message::requests`].
+pub(crate) fn replies(server: &Server, payload: Payload) -> Incoming {
     Incoming::new(if server.name == BARE {
-        Message::echo(payload)
+        Message::requests(payload)
     } else {
-        Message::echoed(payload)
+        Message::replies(payload)
     })
 }
 
@@ -31,8 +31,8 @@ impl Echo {
     pub(crate) fn new(cell: &Cell, server: &Server) -> Self {
         Echo {
             crowd: Crowd::connect(server, cell.transport, cell.connections),
-            outgoing: Outgoing::new(&Message::echo(cell.payload), cell.depth),
-            incoming: reply(server, cell.payload),
+            outgoing: Outgoing::new(&Message::requests(cell.payload), cell.depth),
+            incoming: replies(server, cell.payload),
             depth: cell.depth,
             ready: Vec::new(),
             running: false,

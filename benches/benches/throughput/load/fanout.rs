@@ -7,7 +7,7 @@ use ringhold_benches::server::Server;
 
 use super::Load;
 use crate::connection::{Crowd, Incoming, Outgoing, Ready, connect};
-use crate::grid::Cell;
+use crate::grid::{Cell, Payload};
 use crate::message::{FIRST, Message};
 
 pub(crate) struct Fanout {
@@ -27,6 +27,9 @@ pub(crate) struct Fanout {
 
 impl Fanout {
     pub(crate) fn new(cell: &Cell, server: &Server) -> Self {
+        let Payload::Of(payload) = cell.payload else {
+            panic!("publications are all written alike");
+        };
         let connect = || connect(server, cell.transport).unwrap();
         let sockets: Vec<OwnedFd> = (0..=cell.connections).map(|_| connect()).collect();
         let (readers, _publisher) = sockets.split_at(cell.connections);
@@ -35,8 +38,8 @@ impl Fanout {
         Fanout {
             crowd: Crowd::new(sockets),
             readers: cell.connections,
-            publications: Outgoing::new(&Message::publish(cell.payload), cell.depth),
-            events: Incoming::new(Message::event(cell.payload)),
+            publications: Outgoing::new(&[Message::publish(payload)], cell.depth),
+            events: Incoming::new(vec![Message::event(payload)]),
             depth: cell.depth,
             arrived: VecDeque::new(),
             oldest: FIRST,

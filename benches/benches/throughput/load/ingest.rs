@@ -5,16 +5,16 @@
 use ringhold_benches::server::Server;
 
 use super::Load;
-use super::echo::reply;
+use super::echo::replies;
 use crate::connection::{Crowd, Incoming, Outgoing, Ready};
-use crate::grid::Cell;
+use crate::grid::{Cell, Payload};
 use crate::message::Message;
 
 /// What a connection sends before it is the next one's turn.
 const TURN_BYTES: usize = 64 << 10;
 
-/// Payload of the request at the end.
-const QUESTION_BYTES: usize = 4;
+/// Of the request at the end.
+const QUESTION: Payload = Payload::Of(4);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -43,18 +43,19 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     pub(crate) fn new(cell: &Cell, server: &Server) -> Self {
-        let frame = Message::ping(cell.payload);
-        let at_once = (TURN_BYTES / frame.len()).max(1);
+        let frames = Message::notifications(cell.payload);
+        let bytes: usize = frames.iter().map(Message::len).sum();
+        let at_once = (TURN_BYTES * frames.len() / bytes).max(1);
         let mut crowd = Crowd::connect(server, cell.transport, cell.connections);
         for index in 0..cell.connections {
             crowd.await_room(index, true);
         }
         Ingest {
             crowd,
-            frames: Outgoing::new(&frame, at_once),
+            frames: Outgoing::new(&frames, at_once),
             at_once,
-            question: Outgoing::new(&Message::echo(QUESTION_BYTES), 1),
-            answer: reply(server, QUESTION_BYTES),
+            question: Outgoing::new(&Message::requests(QUESTION), 1),
+            answer: replies(server, QUESTION),
             phases: vec![(Phase::Quiet, true); cell.connections],
             ready: Vec::new(),
             running: false,

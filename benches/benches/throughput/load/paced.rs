@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use ringhold_benches::server::Server;
 use ringhold_benches::times::{Times, times};
 
-use super::echo::reply;
+use super::echo::replies;
 use crate::connection::{Crowd, Incoming, Outgoing, Ready};
-use crate::grid::Transport;
+use crate::grid::{Payload, Transport};
 use crate::message::{FIRST, Message};
 
 /// How long replies are waited for.
@@ -71,10 +71,11 @@ impl Paced {
         connections: usize,
         payload: usize,
     ) -> Self {
+        let payload = Payload::Of(payload);
         Paced {
             crowd: Crowd::connect(server, transport, connections),
-            outgoing: Outgoing::new(&Message::echo(payload), 64),
-            incoming: reply(server, payload),
+            outgoing: Outgoing::new(&Message::requests(payload), 64),
+            incoming: replies(server, payload),
             ready: Vec::new(),
             schedule: Schedule::new(1.0, Duration::ZERO, connections),
         }
