@@ -143,6 +143,10 @@ pub struct SocketConfig {
     /// Whether TCP answers are sent without waiting for more (TCP_NODELAY, tcp(7)). Default true, which sets it on
     /// inherited listeners, too; false leaves those as their unit (`NoDelay=`) made them.
     pub nodelay: bool,
+    /// How long nothing comes from a TCP peer until the kernel asks whether it is still there (SO_KEEPALIVE and TCP_KEEPIDLE,
+    /// tcp(7)), whole seconds. Default 5 minutes, which is set on inherited listeners, too; zero leaves those as their
+    /// unit (`KeepAlive=`) made them, and others without.
+    pub keepalive: Duration,
     /// Whether each worker of the partition gets a TCP listener of its own (SO_REUSEPORT, socket(7)), so that the
     /// kernel spreads connections by their addresses. Default false: one listener, and connections are dealt evenly.
     pub reuse_port: bool,
@@ -168,6 +172,7 @@ impl SocketConfig {
             user: None,
             group: None,
             nodelay: true,
+            keepalive: Duration::from_secs(300),
             reuse_port: false,
             ipv6_only: None,
             congestion: None,

@@ -160,6 +160,7 @@ fn socket(name: &str, section: &mut Section<'_, '_>, workers: Workers) -> Socket
         user: section.read("user", default.user, id),
         group: section.read("group", default.group, id),
         nodelay: section.read("nodelay", default.nodelay, boolean),
+        keepalive: section.read("keepalive", default.keepalive, keepalive),
         reuse_port: section.read("reuse_port", default.reuse_port, boolean),
         ipv6_only: section.read("ipv6_only", default.ipv6_only, |value| {
             boolean(value).map(Some)
@@ -217,6 +218,20 @@ fn spin(value: &Value<'_>) -> Result<Duration, Fault> {
             .into())
     } else {
         Ok(spin)
+    }
+}
+
+fn keepalive(value: &Value<'_>) -> Result<Duration, Fault> {
+    let idle = duration(value)?;
+    // MAX_TCP_KEEPIDLE of the kernel.
+    if idle.subsec_nanos() > 0 || idle.as_secs() > 32_767 {
+        Err(
+            "it must be whole seconds, at most \"32767s\" (9 hours), or \"0s\" for none"
+                .to_owned()
+                .into(),
+        )
+    } else {
+        Ok(idle)
     }
 }
 

@@ -7,7 +7,7 @@ use rustix::net::Shutdown;
 use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay, tcp_congestion};
 use socket2::{Domain, Socket, Type};
 
-use super::bind::{Bound, Options, adjust};
+use super::bind::{Bound, Options, adjust, set_keepalive};
 use super::{Address, BoundPath, Held};
 
 /// A listener that the predecessor had bound for `listen` of section `name`. Where its address is still asked for it is
@@ -43,9 +43,9 @@ impl Heirloom {
         }
     }
 
-    /// Makes it what the configuration says of section `name` now: backlog, mode, owners, nodelay, congestion. `None` if it is not what it
-    /// was any more or may not be reached by whom the configuration says, in which case it is closed and is to be bound
-    /// anew.
+    /// Makes it what the configuration says of section `name` now: backlog, mode, owners, nodelay, keepalive, congestion. `None`
+    /// if it is not what it was any more or may not be reached by whom the configuration says, in which case it is closed
+    /// and is to be bound anew.
     pub(super) fn adapt(self, name: &str, options: &Options) -> Option<Bound> {
         let Some(address) = self.adapted(name, options) else {
             self.discard();
@@ -79,6 +79,7 @@ impl Heirloom {
 
     fn set_tcp_options(&self, options: &Options) -> io::Result<()> {
         set_tcp_nodelay(&self.socket, options.nodelay)?;
+        set_keepalive(&self.socket, options.keepalive)?;
         let name = match &options.congestion {
             Some(name) => name.clone(),
             // The default, which a fresh socket has.

@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::sockopt::set_tcp_nodelay;
 
-use super::bind::{Options, bind};
+use super::bind::{Options, bind, set_keepalive};
 use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
 use super::succession::{Held, Wanted, assign};
@@ -44,6 +45,7 @@ enum Planned {
         fd: OwnedFd,
         address: Address,
         nodelay: bool,
+        keepalive: Duration,
     },
     Bind {
         listen: ListenAddress,
@@ -292,10 +294,16 @@ impl Entry {
                 fd,
                 address,
                 nodelay,
+                keepalive,
             } => {
-                if nodelay && matches!(address, Address::Tcp(_)) {
-                    // Accepted sockets inherit it. A unit without NoDelay=yes has rarely meant to hold answers back.
+                // Accepted sockets inherit what is set. Nobody is turned away because it cannot be.
+                if nodelay && address.is_tcp() {
+                    // A unit without NoDelay=yes has rarely meant to hold answers back.
                     let _ = set_tcp_nodelay(&fd, true);
+                }
+                if !keepalive.is_zero() && address.is_tcp() {
+                    // Nor one without KeepAlive=yes to keep connections for ever of which the peer is gone.
+                    let _ = set_keepalive(&fd, keepalive);
                 }
                 (fd, address, Origin::Inherited { number }, None)
             }
@@ -390,6 +398,7 @@ fn sources(
                 fd,
                 address,
                 nodelay: socket.nodelay,
+                keepalive: socket.keepalive,
             }),
             Err(found) => problems.push(StartProblem::NotListener {
                 number,

@@ -87,6 +87,7 @@ fn every_default_is_as_documented() {
         user: None,
         group: None,
         nodelay: true,
+        keepalive: Duration::from_secs(300),
         reuse_port: false,
         ipv6_only: None,
         congestion: None,
@@ -129,6 +130,7 @@ fn every_key_is_read() {
         user = "nobody"
         group = 12
         nodelay = false
+        keepalive = "2h"
         reuse_port = true
         ipv6_only = true
         congestion = "cubic"
@@ -174,6 +176,7 @@ fn every_key_is_read() {
         user: Some(Id::Name("nobody".to_owned())),
         group: Some(Id::Number(12)),
         nodelay: false,
+        keepalive: Duration::from_secs(7200),
         reuse_port: true,
         ipv6_only: Some(true),
         congestion: Some("cubic".to_owned()),

@@ -1,5 +1,7 @@
 //! The keys and names of socket sections.
 
+use std::time::Duration;
+
 use ringhold_core::config::{Id, ListenAddress, Partition};
 
 use super::*;
@@ -63,6 +65,28 @@ fn what_cannot_be_a_congestion_control_is_none() {
         let error = error(&format!("[sockets.a]\ncongestion = {bad}"));
         assert!(
             error.starts_with("test.toml:2: bad value for \"congestion\" in [sockets.a]: "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn keepalive_is_what_the_kernel_takes() {
+    for (text, seconds) in [("0s", 0), ("1s", 1), ("2000ms", 2), ("32767s", 32_767)] {
+        let config = parse(&format!("[sockets.a]\nkeepalive = {text:?}"));
+        assert_eq!(config.sockets["a"].keepalive, Duration::from_secs(seconds));
+    }
+    for bad in [
+        "\"1500ms\"",
+        "\"999us\"",
+        "\"32768s\"",
+        "\"10h\"",
+        "true",
+        "5",
+    ] {
+        let error = error(&format!("[sockets.a]\nkeepalive = {bad}"));
+        assert!(
+            error.starts_with("test.toml:2: bad value for \"keepalive\" in [sockets.a]: "),
             "{error}"
         );
     }

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use ringhold_core::config::ListenAddress;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::{Address, Listener, Origin, is_listening};
-use rustix::net::sockopt;
 
 use super::*;
 
@@ -55,6 +54,24 @@ fn nodelay_can_be_turned_off() {
         Inherited::none(),
     );
     assert!(!sockopt::tcp_nodelay(&listeners[0].socket).unwrap());
+}
+
+#[test]
+fn the_kernel_looks_after_the_peers_of_idle_connections() {
+    for (keepalive, expected) in [
+        ("", Some(300)),
+        ("keepalive = \"40s\"", Some(40)),
+        ("keepalive = \"0s\"", None),
+    ] {
+        let listeners = opened(
+            &format!("[sockets.rpc]\nlisten = \"127.0.0.1:0\"\n{keepalive}"),
+            Inherited::none(),
+        );
+        let client = TcpStream::connect(address(&listeners[0])).unwrap();
+        let accepted = rustix::net::accept(&listeners[0].socket).unwrap();
+        assert_eq!(kept_alive(&accepted), expected, "{keepalive:?}");
+        drop(client);
+    }
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::time::Duration;
 
 use ringhold_core::config::Partition;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::{Address, Listener, Origin, Source, partitions, plan, rehearse};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::sockopt::{set_tcp_nodelay, tcp_nodelay};
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_nodelay, tcp_nodelay};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
@@ -88,6 +89,33 @@ fn answers_on_an_inherited_listener_are_not_held_back_unless_the_unit_decides() 
         );
         let nodelay = tcp_nodelay(&listeners[0].socket).unwrap();
         assert_eq!(nodelay, expected, "{config:?} with NoDelay={unit}");
+    }
+}
+
+#[test]
+fn the_peers_on_an_inherited_listener_are_looked_after_unless_the_unit_decides() {
+    for (config, unit, expected) in [
+        ("", None, Some(300)),
+        ("keepalive = \"40s\"", None, Some(40)),
+        ("keepalive = \"40s\"", Some(50), Some(40)),
+        ("keepalive = \"0s\"", None, None),
+        ("keepalive = \"0s\"", Some(50), Some(50)),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Some(seconds) = unit {
+            set_socket_keepalive(&listener, true).unwrap();
+            set_tcp_keepidle(&listener, Duration::from_secs(seconds)).unwrap();
+        }
+        let address = listener.local_addr().unwrap();
+        let listeners = opened(
+            &format!("[sockets.rpc]\n{config}"),
+            inherited([("rpc", listener.into())]),
+        );
+        let client = TcpStream::connect(address).unwrap();
+        let accepted = rustix::net::accept(&listeners[0].socket).unwrap();
+        let found = kept_alive(&accepted);
+        assert_eq!(found, expected, "{config:?} with KeepAliveTimeSec={unit:?}");
+        drop(client);
     }
 }
 

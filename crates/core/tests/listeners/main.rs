@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::{Listener, Plan, StartError, plan};
+use rustix::net::sockopt;
 
 mod binding;
 mod inheriting;
@@ -58,6 +59,14 @@ fn refused(text: &str) -> String {
 
 fn tcp() -> OwnedFd {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().into()
+}
+
+/// After how many seconds of silence the kernel asks the peer, if it does.
+fn kept_alive(connection: &OwnedFd) -> Option<u64> {
+    let idle = sockopt::tcp_keepidle(connection).unwrap();
+    sockopt::socket_keepalive(connection)
+        .unwrap()
+        .then_some(idle.as_secs())
 }
 
 fn close_on_exec(listener: &Listener) -> bool {

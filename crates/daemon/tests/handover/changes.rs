@@ -1,6 +1,7 @@
 //! Changes of the configuration that a reload applies.
 
 use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -286,6 +287,59 @@ fn changed_socket_options_are_applied() {
         wire.echo(id as u32, 4);
         Wire::connect(&a).echo(1, 1);
     }
+    manager.stop();
+}
+
+/// The timer of a connection as /proc/net/tcp has it on the server's side, and in how many seconds it ends.
+fn timer(wire: &Wire) -> (String, u64) {
+    let hexadecimal = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => {
+            let ip = u32::from_ne_bytes(v4.ip().octets());
+            format!("{ip:08X}:{:04X}", v4.port())
+        }
+        SocketAddr::V6(_) => panic!("{address}"),
+    };
+    let ends = [wire.socket.peer_addr(), wire.socket.local_addr()];
+    let [server, client] = ends.map(|end| hexadecimal(end.unwrap().as_socket().unwrap()));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let found: Vec<_> = rows.filter(|row| row[1..3] == [&server, &client]).collect();
+    assert_eq!(found.len(), 1, "{table}");
+    let (timer, rest) = found[0][5].split_once(':').unwrap();
+    let rest = u64::from_str_radix(rest, 16).unwrap();
+    (timer.to_owned(), rest / 100)
+}
+
+/// The listener is the same one, so what was set before must be undone.
+#[test]
+fn a_listener_that_stays_is_given_the_keepalive_of_its_section() {
+    let a = free();
+    let base = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &base);
+    manager.start();
+    for (index, (keepalive, least, most)) in [("40s", 0, 40), ("2h", 41, 7200), ("20s", 0, 20)]
+        .into_iter()
+        .enumerate()
+    {
+        manager.configure(&format!("{base}keepalive = \"{keepalive}\"\n"));
+        manager.reload();
+        manager.logged(index + 1, &["took over"]);
+        let mut wire = Wire::connect(&a);
+        wire.echo(1, 1);
+        // Until the client has acknowledged the reply another timer runs.
+        until("the timer of keepalive", || {
+            let (timer, seconds) = timer(&wire);
+            (timer == "02" && (least..=most).contains(&seconds)).then_some(())
+        });
+    }
+    manager.configure(&format!("{base}keepalive = \"0s\"\n"));
+    manager.reload();
+    manager.logged(4, &["took over"]);
+    let mut wire = Wire::connect(&a);
+    wire.echo(1, 1);
+    until("no timer", || (timer(&wire).0 == "00").then_some(()));
     manager.stop();
 }
 
