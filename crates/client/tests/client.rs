@@ -296,7 +296,7 @@ fn a_look_without_waiting_sees_what_has_come() {
             break message;
         }
         assert!(start.elapsed() < PATIENCE, "never");
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     };
     assert!(matches!(message, Message::Reply(reply) if reply.id == id));
     assert_eq!(client.next_message_within(Duration::ZERO).unwrap(), None);
