@@ -12,6 +12,8 @@ pub(crate) struct Machine {
     /// The CPU of the load generator, and that of the servers.
     cpus: [usize; 2],
     congestion: String,
+    /// Before the report itself changes it.
+    source: String,
     load_at_begin: String,
 }
 
@@ -30,6 +32,7 @@ impl Machine {
             effort,
             cpus,
             congestion: congestion.into(),
+            source: said("git", &["describe", "--always", "--dirty"]),
             load_at_begin: load(),
         }
     }
@@ -51,11 +54,7 @@ impl fmt::Display for Machine {
             .count();
         let [own, servers] = self.cpus;
         writeln!(f, "- command: `{}`", self.command)?;
-        writeln!(
-            f,
-            "- source: {}",
-            said("git", &["describe", "--always", "--dirty"])
-        )?;
+        writeln!(f, "- source: {}", self.source)?;
         writeln!(
             f,
             "- machine: {}, {count} CPUs{}; the servers on CPU {servers}, the load generator on CPU {own}",
