@@ -24,7 +24,12 @@ fn ping() -> Vec<u8> {
 }
 
 fn path(criterion: &mut Criterion) {
-    for (name, message) in [("echo-16B", echo()), ("ping-200B", ping())] {
+    let by_turns = [echo(), ping()].concat();
+    for (name, message) in [
+        ("echo-16B", echo()),
+        ("ping-200B", ping()),
+        ("by-turns", by_turns),
+    ] {
         let mut group = criterion.benchmark_group(format!("path/{name}"));
         for count in [1, 64] {
             let make = |worker: &_| Rpc::new(worker, Router::new());

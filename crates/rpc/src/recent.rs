@@ -1,4 +1,4 @@
-//! Calls that are written like one before.
+//! Calls that are written like one of two before.
 
 use crate::envelope::Envelope;
 
@@ -28,7 +28,7 @@ impl Recent {
         start: 0,
         end: 0,
         has_id: false,
-        method: 0,
+        method: usize::MAX,
     };
 
     /// The envelope of a call that is like the noted one, and the router's number of its method.
@@ -82,6 +82,58 @@ impl Recent {
     }
 }
 
+/// After a note so many calls that are like neither pass before the next one: where nothing repeats itself, notes cost little.
+const REST_CALLS: u32 = 16;
+
+/// Two calls as they were written, since those of two methods often come by turns.
+#[derive(Debug)]
+pub(crate) struct Recents {
+    calls: [Recent; 2],
+    /// Which of the two was noted first.
+    older: usize,
+    /// The methods of the last two calls that were like neither.
+    missed: [usize; 2],
+    /// So many more of those pass before one may be noted.
+    rest: u32,
+}
+
+impl Recents {
+    pub(crate) const NONE: Recents = Recents {
+        calls: [Recent::NONE; 2],
+        older: 0,
+        missed: [usize::MAX; 2],
+        rest: 0,
+    };
+
+    /// The envelope of a call that is like one of the two, and the router's number of its method.
+    #[inline(always)]
+    pub(crate) fn envelope<'f>(&self, frame: &'f [u8]) -> Option<(Envelope<'f>, usize)> {
+        let [one, other] = &self.calls;
+        one.envelope(frame).or_else(|| other.envelope(frame))
+    }
+
+    /// Takes note of a call that was like neither, if its method has been missed lately.
+    pub(crate) fn missed(&mut self, frame: &[u8], envelope: &Envelope<'_>, method: usize) {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return;
+        }
+        let again = self.missed.contains(&method);
+        if self.missed[0] != method {
+            self.missed = [method, self.missed[0]];
+        }
+        if !again {
+            return;
+        }
+        // One that is written in another way by now takes its own place.
+        let its_own = self.calls.iter().position(|recent| recent.method == method);
+        let place = its_own.unwrap_or(self.older);
+        self.calls[place].note(frame, envelope, method);
+        self.older = 1 - place;
+        self.rest = REST_CALLS;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -129,6 +181,56 @@ mod tests {
             recent.note(other, &usual(other).unwrap(), 6);
         }
         assert_eq!(format!("{recent:?}"), before);
+    }
+
+    fn call_of(name: &str) -> Vec<u8> {
+        [
+            &b"\x94\x00\xce\x00\x00\x00\x01\xa4"[..],
+            name.as_bytes(),
+            b"\x92\x01\xcd\x01\x02",
+        ]
+        .concat()
+    }
+
+    /// Calls of these methods, one after the other. Returns for each whether it was like one before.
+    fn seen(recents: &mut Recents, names: &[&str]) -> Vec<bool> {
+        let number = |name: &str| name.as_bytes()[0] as usize;
+        names
+            .iter()
+            .map(|name| {
+                let frame = call_of(name);
+                let found = recents.envelope(&frame);
+                match found {
+                    Some((envelope, method)) => {
+                        assert_eq!((Some(envelope), method), (usual(&frame), number(name)));
+                    }
+                    None => recents.missed(&frame, &usual(&frame).unwrap(), number(name)),
+                }
+                found.is_some()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn two_methods_by_turns_are_known_both() {
+        let mut recents = Recents::NONE;
+        seen(&mut recents, &["echo", "ping"].repeat(20));
+        assert_eq!(
+            seen(&mut recents, &["echo", "ping"].repeat(50)),
+            [true; 100]
+        );
+        // A third one takes the place of the one that has been known longer.
+        seen(&mut recents, &["look"; 20]);
+        assert_eq!(seen(&mut recents, &["look"]), [true]);
+        let others = seen(&mut recents, &["echo", "ping"]);
+        assert_eq!(others.iter().filter(|known| **known).count(), 1);
+    }
+
+    #[test]
+    fn a_single_call_is_not_noted_and_a_repeated_one_is() {
+        let mut recents = Recents::NONE;
+        assert_eq!(seen(&mut recents, &["echo", "ping", "look"]), [false; 3]);
+        assert_eq!(seen(&mut recents, &["look", "look"]), [false, true]);
     }
 
     proptest! {

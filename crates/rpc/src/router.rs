@@ -272,15 +272,14 @@ impl Router {
         });
     }
 
-    /// The number of a method, and whether it is the one that was asked for before.
+    /// The number of a method.
     #[inline]
-    pub(crate) fn find(&mut self, name: &[u8]) -> Option<(usize, bool)> {
+    pub(crate) fn find(&mut self, name: &[u8]) -> Option<usize> {
         let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
-        let again = self.entries.get(self.last).is_some_and(is_last);
-        if !again {
+        if !self.entries.get(self.last).is_some_and(is_last) {
             self.last = *self.index.get(name)?;
         }
-        Some((self.last, again))
+        Some(self.last)
     }
 
     /// The method of this number.

@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
 use crate::names::{nearest, quoted};
-use crate::recent::Recent;
+use crate::recent::Recents;
 use crate::router::Router;
 use crate::session::Session;
 use crate::strings::Strings;
@@ -37,7 +37,7 @@ use crate::strings::Strings;
 pub struct Rpc {
     router: Router,
     strings: Strings,
-    recent: Recent,
+    recent: Recents,
     /// Panics of handlers.
     panics: Cell<u64>,
 }
@@ -49,7 +49,7 @@ impl Rpc {
         Rpc {
             router,
             strings: Strings::default(),
-            recent: Recent::NONE,
+            recent: Recents::NONE,
             panics: Cell::new(0),
         }
     }
@@ -74,12 +74,12 @@ impl Rpc {
             Some(envelope) => envelope,
             None => self.unusual(frame, reply)?,
         };
-        let Some((method, again)) = self.router.find(envelope.method) else {
+        let Some(method) = self.router.find(envelope.method) else {
             self.unknown(envelope.id, envelope.method, reply);
             return Err(Flow::Continue);
         };
-        if again && usual.is_some() {
-            self.recent.note(frame.bytes(), &envelope, method);
+        if usual.is_some() {
+            self.recent.missed(frame.bytes(), &envelope, method);
         }
         Ok((envelope, method))
     }
