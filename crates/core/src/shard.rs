@@ -12,9 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::close::Close;
-use crate::connection::{
-    Connection, Desire, Finish, LINGER, Life, Over, Pause, Receive, milliseconds,
-};
+use crate::connection::{Connection, Desire, Finish, Life, Receive, milliseconds};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
@@ -22,7 +20,7 @@ use crate::heap::Burst;
 use crate::host::Host;
 use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
-use crate::reply::{Abandoned, Reply};
+use crate::reply::Reply;
 use crate::slots::Slots;
 use crate::timers::Wheel;
 
@@ -31,10 +29,12 @@ mod mail;
 mod parting;
 mod sending;
 mod stopping;
+mod time;
 
 pub(crate) use self::mail::Errand;
 use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
+use self::time::{NEVER, Timed};
 
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
@@ -88,16 +88,6 @@ struct Entry<L> {
     is_loud: bool,
     /// It is counted among the open tickets, because a handover waits until its last output is written.
     is_awaited: bool,
-}
-
-/// Stands for a time that does not come.
-const NEVER: u64 = u64::MAX;
-
-/// An entry of the timer wheel. It is void if its connection is gone or has an earlier one by now.
-struct Timed {
-    slot: u32,
-    generation: u32,
-    at: u64,
 }
 
 impl<L: Link> Shard<L> {
@@ -263,58 +253,6 @@ impl<L: Link> Shard<L> {
         entry.link
     }
 
-    /// The time, in milliseconds on the worker's clock. It is told after every wait and before what happened meanwhile,
-    /// since that has happened now and not when the wait began.
-    pub(crate) fn woken(&mut self, now: u64) {
-        self.desk.now = now;
-    }
-
-    /// Time limits that are exceeded by now take effect, behind everything that has happened.
-    pub(crate) fn tick(&mut self) {
-        let now = self.desk.now;
-        if self.desk.pools.tick(now) {
-            self.crew.has_surplus.store(true, Ordering::Relaxed);
-        }
-        if self.wheel.next_due().is_none_or(|due| due > now) {
-            return;
-        }
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(now, &mut due);
-        for Timed {
-            slot,
-            generation,
-            at,
-        } in due.drain(..)
-        {
-            let Some(entry) = self.connections.get_mut(slot as usize) else {
-                continue;
-            };
-            if entry.connection.id.generation != generation || entry.timed != at {
-                continue;
-            }
-            entry.timed = NEVER;
-            if entry.is_frozen && matches!(entry.connection.life, Life::Open) {
-                // What it is silent about waits in the kernel, for us.
-                entry.connection.clock.traffic = now;
-                entry.connection.clock.frame = 0;
-            }
-            let over = entry
-                .connection
-                .over(&self.desk.limits)
-                .filter(|(at, _)| *at <= now);
-            match over {
-                Some((_, Over::Connection(why))) => {
-                    self.with(slot, |connection, desk| connection.close(why, desk))
-                }
-                Some((_, Over::Write)) => self.write_is_over(slot),
-                Some((_, Over::Replies)) => self.abandon_all_of(slot, Abandoned::TimedOut),
-                // It comes up again when it is due.
-                None => self.conclude(slot),
-            }
-        }
-        self.due = due;
-    }
-
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
         // Those that are not done with their share come behind these, for the next turn.
@@ -393,30 +331,6 @@ impl<L: Link> Shard<L> {
         (!self.ready.is_empty() && self.dispatches())
             || !self.touched.is_empty()
             || self.comes_to_rest()
-    }
-
-    /// When [`Shard::tick`] must be called at the latest, on the worker's clock.
-    pub(crate) fn next_due(&self) -> Option<u64> {
-        let stop = match self.phase {
-            Phase::Serving => None,
-            Phase::Draining { until } if self.desk.now >= until => {
-                // Behind that everything is waited for that comes as mail.
-                let last = until.saturating_add(milliseconds(LINGER));
-                (self.desk.now < last).then_some(last)
-            }
-            Phase::Waiting { until } | Phase::Draining { until } => Some(until),
-        };
-        let rest = (self.hands_over
-            && matches!(self.phase, Phase::Draining { .. })
-            && self.rest != Rest::All)
-            .then_some(self.rest_until);
-        let dues = [
-            self.wheel.next_due(),
-            stop,
-            rest,
-            self.desk.pools.next_due(),
-        ];
-        dues.into_iter().flatten().min()
     }
 
     pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {
@@ -572,35 +486,6 @@ impl<L: Link> Shard<L> {
         }
         self.note_limits(slot);
         self.touch(slot);
-    }
-
-    /// Sees to it that the connection comes up in the wheel before any of its time limits can be over.
-    fn note_limits(&mut self, slot: u32) {
-        let Some(entry) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        // None can be over before this entry if it begins now, and those that began before were noted then.
-        let patient = matches!(entry.connection.life, Life::Open)
-            && entry.connection.pause != Pause::Ahead
-            && entry.timed <= self.desk.now.saturating_add(self.patience);
-        if patient {
-            return;
-        }
-        // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
-        if let Some(at) = entry.connection.due(&self.desk.limits)
-            && at < entry.timed
-        {
-            entry.timed = at;
-            let generation = entry.connection.id.generation;
-            self.wheel.insert(
-                at,
-                Timed {
-                    slot,
-                    generation,
-                    at,
-                },
-            );
-        }
     }
 
     /// Cuts the connection that holds most, if it still has to be done and is this worker's to do. Returns whether it did.

@@ -1,35 +1,12 @@
 //! What engines ask for and tell about sends.
 
 use super::{Phase, Shard};
-use crate::close::Close;
 use crate::connection::Life;
 use crate::outbox::{Outbox, Segment};
 use crate::peer::Link;
 use crate::pool::Pools;
 
 impl<L: Link> Shard<L> {
-    /// The kernel has taken nothing for `limits.write_timeout`. It reports room only when much of its buffer is free, so the
-    /// peer may read all the same: then it has another such time.
-    pub(super) fn write_is_over(&mut self, slot: u32) {
-        let Some(entry) = self.connections.get(slot as usize) else {
-            return;
-        };
-        let now_unread = entry.link.unread();
-        let before = match now_unread {
-            Some(unread) => self.unread.insert(slot, unread),
-            None => Some(0),
-        };
-        // What was there before is known from the second time on.
-        let reads = before.is_none_or(|before| now_unread.is_some_and(|unread| unread < before));
-        self.with(slot, |connection, desk| {
-            if reads {
-                connection.clock.write = desk.now;
-            } else {
-                connection.close(Close::WriteTimeout, desk);
-            }
-        });
-    }
-
     /// What a send needs: the outbox, the engine's part, and the pools.
     pub(crate) fn sending(&mut self, slot: u32) -> Option<(&mut Outbox, &mut L, &mut Pools)> {
         let entry = self.connections.get_mut(slot as usize)?;

@@ -1,0 +1,149 @@
+//! The time of a worker, and the limits that run on it.
+
+use std::sync::atomic::Ordering;
+
+use super::parting::Rest;
+use super::{Phase, Shard};
+use crate::close::Close;
+use crate::connection::{LINGER, Life, Over, Pause, milliseconds};
+use crate::peer::Link;
+use crate::reply::Abandoned;
+
+/// Stands for a time that does not come.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// An entry of the timer wheel. It is void if its connection is gone or has an earlier one by now.
+pub(super) struct Timed {
+    slot: u32,
+    generation: u32,
+    at: u64,
+}
+
+impl<L: Link> Shard<L> {
+    /// The time, in milliseconds on the worker's clock. It is told after every wait and before what happened meanwhile,
+    /// since that has happened now and not when the wait began.
+    pub(crate) fn woken(&mut self, now: u64) {
+        self.desk.now = now;
+    }
+
+    /// Time limits that are exceeded by now take effect, behind everything that has happened.
+    pub(crate) fn tick(&mut self) {
+        let now = self.desk.now;
+        if self.desk.pools.tick(now) {
+            self.crew.has_surplus.store(true, Ordering::Relaxed);
+        }
+        if self.wheel.next_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(now, &mut due);
+        for Timed {
+            slot,
+            generation,
+            at,
+        } in due.drain(..)
+        {
+            let Some(entry) = self.connections.get_mut(slot as usize) else {
+                continue;
+            };
+            if entry.connection.id.generation != generation || entry.timed != at {
+                continue;
+            }
+            entry.timed = NEVER;
+            if entry.is_frozen && matches!(entry.connection.life, Life::Open) {
+                // What it is silent about waits in the kernel, for us.
+                entry.connection.clock.traffic = now;
+                entry.connection.clock.frame = 0;
+            }
+            let over = entry
+                .connection
+                .over(&self.desk.limits)
+                .filter(|(at, _)| *at <= now);
+            match over {
+                Some((_, Over::Connection(why))) => {
+                    self.with(slot, |connection, desk| connection.close(why, desk))
+                }
+                Some((_, Over::Write)) => self.write_is_over(slot),
+                Some((_, Over::Replies)) => self.abandon_all_of(slot, Abandoned::TimedOut),
+                // It comes up again when it is due.
+                None => self.conclude(slot),
+            }
+        }
+        self.due = due;
+    }
+
+    /// The kernel has taken nothing for `limits.write_timeout`. It reports room only when much of its buffer is free, so the
+    /// peer may read all the same: then it has another such time.
+    fn write_is_over(&mut self, slot: u32) {
+        let Some(entry) = self.connections.get(slot as usize) else {
+            return;
+        };
+        let now_unread = entry.link.unread();
+        let before = match now_unread {
+            Some(unread) => self.unread.insert(slot, unread),
+            None => Some(0),
+        };
+        // What was there before is known from the second time on.
+        let reads = before.is_none_or(|before| now_unread.is_some_and(|unread| unread < before));
+        self.with(slot, |connection, desk| {
+            if reads {
+                connection.clock.write = desk.now;
+            } else {
+                connection.close(Close::WriteTimeout, desk);
+            }
+        });
+    }
+
+    /// When [`Shard::tick`] must be called at the latest, on the worker's clock.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let stop = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining { until } if self.desk.now >= until => {
+                // Behind that everything is waited for that comes as mail.
+                let last = until.saturating_add(milliseconds(LINGER));
+                (self.desk.now < last).then_some(last)
+            }
+            Phase::Waiting { until } | Phase::Draining { until } => Some(until),
+        };
+        let rest = (self.hands_over
+            && matches!(self.phase, Phase::Draining { .. })
+            && self.rest != Rest::All)
+            .then_some(self.rest_until);
+        let dues = [
+            self.wheel.next_due(),
+            stop,
+            rest,
+            self.desk.pools.next_due(),
+        ];
+        dues.into_iter().flatten().min()
+    }
+
+    /// Sees to it that the connection comes up in the wheel before any of its time limits can be over.
+    pub(super) fn note_limits(&mut self, slot: u32) {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        // None can be over before this entry if it begins now, and those that began before were noted then.
+        let patient = matches!(entry.connection.life, Life::Open)
+            && entry.connection.pause != Pause::Ahead
+            && entry.timed <= self.desk.now.saturating_add(self.patience);
+        if patient {
+            return;
+        }
+        // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
+        if let Some(at) = entry.connection.due(&self.desk.limits)
+            && at < entry.timed
+        {
+            entry.timed = at;
+            let generation = entry.connection.id.generation;
+            self.wheel.insert(
+                at,
+                Timed {
+                    slot,
+                    generation,
+                    at,
+                },
+            );
+        }
+    }
+}
