@@ -5,8 +5,11 @@ use std::time::Duration;
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
+mod perf;
+mod profile;
 mod syscalls;
 
+pub(crate) use profile::Profile;
 pub(crate) use syscalls::{Counting, Tool};
 
 /// The CPU time of a process, all its threads together, those that the kernel runs for its ring among them.

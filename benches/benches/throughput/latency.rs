@@ -236,6 +236,7 @@ fn common_rate(cell: &LatencyCell, servers: &[&Server]) -> f64 {
         window: Duration::from_millis(100),
         rounds: 5,
         counter: None,
+        profiles: false,
     };
     let result = measure::cell(&saturated, servers, effort);
     let rates = result.measured.iter().map(|one| one.rate());

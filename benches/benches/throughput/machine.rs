@@ -70,10 +70,15 @@ impl fmt::Display for Machine {
         writeln!(f, "- compiler: {}", said("rustc", &["--version"]))?;
         writeln!(
             f,
-            "- windows: {} rounds of {} ms for each server; system calls counted by {}",
+            "- windows: {} rounds of {} ms for each server; system calls counted by {}; the kernel's part sampled by {}",
             self.effort.rounds,
             self.effort.window.as_millis(),
-            self.effort.counter.map_or("nothing", Tool::name)
+            self.effort.counter.map_or("nothing", Tool::name),
+            if self.effort.profiles {
+                "perf"
+            } else {
+                "nothing"
+            }
         )?;
         write!(
             f,

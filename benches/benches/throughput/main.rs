@@ -12,6 +12,7 @@ mod accounting;
 mod baseline;
 mod congestion;
 mod connection;
+mod floor;
 mod grid;
 mod latency;
 mod latency_tables;

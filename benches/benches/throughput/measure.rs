@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use ringhold_benches::server::Server;
+use ringhold_benches::server::{RINGHOLD, Server};
 use ringhold_benches::turns::Turns;
 
-use crate::accounting::{Counting, CpuClock, Tool, has_ring_workers};
+use crate::accounting::{Counting, CpuClock, Profile, Tool, has_ring_workers};
 use crate::grid::Cell;
 use crate::load::{self, Load};
 use crate::results::{CellResult, Measured, Window};
 
 /// How long a server may do nothing that is seen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long ringhold's time is sampled. The kernel's part is known to about half a percent then.
+const PROFILED: Duration = Duration::from_millis(500);
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// What counts system calls, in a window of its own.
     pub(crate) counter: Option<Tool>,
+    /// Whether to sample how much of ringhold's time is the kernel's, in a window of its own.
+    pub(crate) profiles: bool,
 }
 
 /// Measures a cell: in each round one window of each server, in a random order.
@@ -46,6 +51,9 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
             syscalls: effort
                 .counter
                 .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
+            kernel: (effort.profiles && subject.server.name == RINGHOLD)
+                .then(|| subject.kernel_share(PROFILED))
+                .flatten(),
             ring_workers: has_ring_workers(subject.server.pid()),
             busy_at_rest: subject.rest.busy(),
         });
@@ -158,6 +166,15 @@ impl<'a> Subject<'a> {
         let messages = self.run(length) + self.come_to_rest();
         let calls = counting.finish()?;
         Some(calls as f64 / messages as f64)
+    }
+
+    /// How much of its time the server spends in the kernel, 1 being all of it, from rest to rest.
+    fn kernel_share(&mut self, length: Duration) -> Option<f64> {
+        let profile = Profile::start(self.server.pid());
+        self.load.start();
+        self.run(length);
+        self.come_to_rest();
+        profile.finish()
     }
 
     /// Runs the load for so long: how many messages were done. They are at least as many as are under way at once, however

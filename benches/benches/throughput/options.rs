@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use ringhold_benches::server::{PEERS, Program, RINGHOLD};
 
-use crate::accounting::Tool;
+use crate::accounting::{Profile, Tool};
 use crate::congestion;
 use crate::grid::{self, Cell};
 use crate::latency::{self, LatencyCell, Manner};
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// The congestion control of TCP connections, which is cubic unless only reno is allowed
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
-    /// Do not count system calls
+    /// Do not count system calls, nor look how much of ringhold's time is the kernel's
     #[arg(long)]
     pub(crate) no_syscalls: bool,
     /// What cargo bench says, and cargo test does not
@@ -147,6 +147,7 @@ impl Options {
             window: Duration::from_millis(self.window.unwrap_or(window)),
             rounds: self.rounds.unwrap_or(rounds).max(1),
             counter: if self.no_syscalls { None } else { Tool::find() },
+            profiles: !self.no_syscalls && Profile::is_possible(),
         }
     }
 
@@ -165,6 +166,7 @@ impl Options {
             window,
             rounds,
             counter: None,
+            profiles: false,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ringhold_benches::server::RINGHOLD;
 
+use crate::floor;
 use crate::latency::LatencyResult;
 use crate::latency_tables;
 use crate::machine::Machine;
@@ -34,6 +35,7 @@ impl Report {
         for table in [
             self.summary(),
             means::table(&self.cells),
+            floor::table(&self.cells),
             latency_tables::everybody(&self.latencies),
             latency_tables::beside(&self.latencies),
             targets::table(&self.cells, &self.latencies),
@@ -73,6 +75,7 @@ impl Report {
         section("Latency beside the best peer", latency, &[]);
         let means = means::table(&self.cells);
         section("CPU per message beside each peer", means, &[]);
+        section("What the kernel leaves", floor::table(&self.cells), &[]);
         let ratios = [
             "echo-tcp-ratio.svg",
             "echo-unix-ratio.svg",
@@ -115,6 +118,7 @@ impl Report {
             "which",
             "ringhold / best",
             "ringhold / bare",
+            "in the kernel",
             "syscalls",
             "its syscalls",
         ]);
@@ -131,6 +135,7 @@ impl Report {
                 from_best(&|best| best.server.clone()),
                 or_dash(result.ratio_to_best()),
                 or_dash(result.ratio_to_bare()),
+                or_dash(own.kernel.map(|share| format!("{:.0} %", 100.0 * share))),
                 syscalls(own),
                 from_best(&syscalls),
             ]);

@@ -40,6 +40,8 @@ pub(crate) struct Measured {
     pub(crate) windows: Vec<Window>,
     /// System calls a message, if they could be counted.
     pub(crate) syscalls: Option<f64>,
+    /// How much of its time is the kernel's, 1 being all of it, if that was sampled.
+    pub(crate) kernel: Option<f64>,
     /// Whether the kernel has threads that work for its ring.
     pub(crate) ring_workers: bool,
     /// How much of its CPU it used while the others were measured, 1 being all of it.
@@ -92,10 +94,7 @@ impl CellResult {
 
     /// Ringhold's CPU a message in each round, divided by that of this server.
     pub(crate) fn ratios(&self, server: &Measured) -> Option<Vec<f64>> {
-        let pairs = self.of(RINGHOLD)?.windows.iter().zip(&server.windows);
-        let ratio =
-            |(own, other): (&Window, &Window)| own.cpu_per_message() / other.cpu_per_message();
-        Some(pairs.map(ratio).collect())
+        Some(ratios(self.of(RINGHOLD)?, server))
     }
 
     pub(crate) fn ratio(&self, server: &Measured) -> Option<Spread> {
@@ -112,9 +111,30 @@ impl CellResult {
         self.ratios_to_best().map(|ratios| spread(&ratios))
     }
 
+    /// What [`CellResult::ratios_to_best`] would be if ringhold's own code took no time, and its system calls were the same.
+    pub(crate) fn floors(&self) -> Option<Vec<f64>> {
+        let kernel = self.of(RINGHOLD)?.kernel?;
+        let ratios = self.ratios_to_best()?;
+        Some(ratios.into_iter().map(|ratio| ratio * kernel).collect())
+    }
+
+    /// The same of the bare loop, code and all.
+    pub(crate) fn bare_to_best(&self) -> Option<Vec<f64>> {
+        let ratios = ratios(self.of(BARE)?, self.best_peer()?);
+        Some(choice::judging(&ratios).copied().collect())
+    }
+
     pub(crate) fn ratio_to_bare(&self) -> Option<Spread> {
         self.ratio(self.of(BARE)?)
     }
+}
+
+/// One server's CPU a message in each round, divided by the other's.
+fn ratios(one: &Measured, other: &Measured) -> Vec<f64> {
+    let pairs = one.windows.iter().zip(&other.windows);
+    pairs
+        .map(|(one, other)| one.cpu_per_message() / other.cpu_per_message())
+        .collect()
 }
 
 /// Whether it does what ringhold does: what only sends back, and programs of one's own, are no peers.

@@ -1,14 +1,12 @@
 //! How many system calls a process makes: perf counts them, or strace, which is slow and changes what it counts.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
+
+use super::perf::{Perf, interrupt, works};
 
 const EVENT: &str = "raw_syscalls:sys_enter";
 
@@ -22,16 +20,6 @@ pub(crate) enum Tool {
 impl Tool {
     /// The best that works.
     pub(crate) fn find() -> Option<Self> {
-        let works = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program)
-                .args(arguments)
-                .arg("true")
-                .stdin(Stdio::null())
-                .output();
-            output.is_ok_and(|output| {
-                output.status.success() && !output.stderr.windows(4).any(|part| part == b"<not")
-            })
-        };
         if works("perf", &["stat", "-e", EVENT]) {
             Some(Tool::Perf)
         } else if works("strace", &["-c", "-f"]) {
@@ -51,83 +39,63 @@ impl Tool {
 
 /// The tool, attached to a process.
 pub(crate) struct Counting {
-    tool: Tool,
-    child: Child,
+    attached: Attached,
     dir: TempDir,
+}
+
+enum Attached {
+    Perf(Perf),
+    Strace(Child),
 }
 
 impl Counting {
     /// Returns when the tool counts.
     pub(crate) fn start(tool: Tool, pid: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        match tool {
-            Tool::Perf => Self::start_perf(pid, dir),
-            Tool::Strace => Self::start_strace(pid, dir),
-        }
-    }
-
-    fn start_perf(pid: u32, dir: TempDir) -> Self {
-        let [control, answer] = ["control", "answer"].map(|name| dir.path().join(name));
-        for pipe in [&control, &answer] {
-            mknodat(CWD, pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
-        }
-        let pipes = format!("fifo:{},{}", control.display(), answer.display());
-        let child = Command::new("perf")
-            .args(["stat", "-x", ",", "-e", EVENT, "--delay=-1"])
-            .args(["--control", &pipes, "--pid", &pid.to_string(), "--output"])
-            .arg(dir.path().join("result"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Opening them waits for perf, and it answers when it counts.
-        let mut control = File::options().write(true).open(control).unwrap();
-        control.write_all(b"enable\n").unwrap();
-        let mut line = [0; 4];
-        let mut answer = File::open(answer).unwrap();
-        answer.read_exact(&mut line).unwrap();
-        assert_eq!(&line, b"ack\n");
-        Counting {
-            tool: Tool::Perf,
-            child,
-            dir,
-        }
-    }
-
-    fn start_strace(pid: u32, dir: TempDir) -> Self {
-        let mut child = Command::new("strace")
-            .args(["-c", "-f", "-p", &pid.to_string(), "-o"])
-            .arg(dir.path().join("result"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let says = BufReader::new(child.stderr.take().unwrap());
-        let attached = says.lines().map_while(Result::ok).next();
-        assert!(attached.is_some_and(|line| line.contains("attached")));
-        Counting {
-            tool: Tool::Strace,
-            child,
-            dir,
-        }
+        let attached = match tool {
+            Tool::Perf => {
+                let arguments = ["stat", "-x", ",", "-e", EVENT];
+                Attached::Perf(Perf::start(&arguments, pid, dir.path()))
+            }
+            Tool::Strace => Attached::Strace(start_strace(pid, &result(&dir))),
+        };
+        Counting { attached, dir }
     }
 
     /// How many system calls there were. The process must be at rest.
-    pub(crate) fn finish(mut self) -> Option<u64> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, Signal::SIGINT).unwrap();
-        self.child.wait().unwrap();
-        let result: PathBuf = self.dir.path().join("result");
-        let text = std::fs::read_to_string(result).ok()?;
-        match self.tool {
+    pub(crate) fn finish(self) -> Option<u64> {
+        match self.attached {
             // 123,,raw_syscalls:sys_enter,...
-            Tool::Perf => {
+            Attached::Perf(perf) => {
+                let text = std::fs::read_to_string(perf.finish()).ok()?;
                 let line = text.lines().find(|line| line.contains(EVENT))?;
                 line.split(',').next()?.parse().ok()
             }
             // 100.00    0.000123           1       123           total
-            Tool::Strace => {
+            Attached::Strace(mut child) => {
+                interrupt(&mut child);
+                let text = std::fs::read_to_string(result(&self.dir)).ok()?;
                 let line = text.lines().find(|line| line.ends_with("total"))?;
                 line.split_whitespace().nth(3)?.parse().ok()
             }
         }
     }
+}
+
+/// Where strace writes.
+fn result(dir: &TempDir) -> PathBuf {
+    dir.path().join("result")
+}
+
+fn start_strace(pid: u32, result: &Path) -> Child {
+    let mut child = Command::new("strace")
+        .args(["-c", "-f", "-p", &pid.to_string(), "-o"])
+        .arg(result)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let says = BufReader::new(child.stderr.take().unwrap());
+    let attached = says.lines().map_while(Result::ok).next();
+    assert!(attached.is_some_and(|line| line.contains("attached")));
+    child
 }
