@@ -21,16 +21,14 @@ use io_uring::types::BufRingEntry;
 
 use crate::frame::Lend;
 
-/// The page size that the kernel wants the ring of entries aligned to, and a good alignment for buffers.
-const ALIGNMENT: usize = 4096;
-
 /// The id of the one group of buffers that a worker has.
 pub(super) const GROUP: u16 = 0;
 
 /// Half as many buffers as the kernel gets are set aside, but not more than this.
 const ASIDE_MAX: u16 = 32;
 
-/// Page-aligned memory, freed when the value is dropped.
+/// Memory that is aligned as the kernel wants a ring of entries to be, to its page size, which need not be 4 KiB elsewhere than on
+/// x86-64. Freed when the value is dropped.
 struct Memory {
     base: NonNull<u8>,
     layout: Layout,
@@ -45,7 +43,8 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn new(bytes: usize) -> io::Result<Self> {
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(io::Error::other)?;
+        let alignment = rustix::param::page_size();
+        let layout = Layout::from_size_align(bytes, alignment).map_err(io::Error::other)?;
         if bytes == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
