@@ -1,6 +1,6 @@
 //! What ringhold is to reach beside its peers, and whether it does.
 
-use ringhold_benches::server::RINGHOLD;
+use ringhold_benches::server::{BARE, RINGHOLD};
 
 use crate::grid::{Cell, Kind, Payload, Transport};
 use crate::latency::{Figure, LatencyResult, Manner, SPINNING, Timed};
@@ -206,24 +206,23 @@ fn latency(result: &LatencyResult) -> Option<Verdict> {
             let best = result.best_peer(USUAL)?;
             let ratio = result.ratio_to_best(RINGHOLD, USUAL)?;
             let all = result.ratio_to_best(RINGHOLD, Figure::Pooled(0.999))?;
-            let found = format!(
+            let mut found = format!(
                 "{ratio} times that of {}, of all requests {all} times the best peer's",
                 best.server
             );
+            if let Some(bare) = result.ratio_to_best(BARE, USUAL) {
+                found += &format!("; the bare loop's is {bare} times");
+            }
             let spinning = result.ratio_to_best(SPINNING, USUAL);
+            if let Some((spinning, one)) = spinning.zip(result.of(SPINNING)) {
+                let who = who_spins(one, best);
+                found += &format!("; with spin {spinning} times{who}");
+            }
             Verdict {
                 target: format!(
                     "{transport}, p99.9 at half the rate, median of the windows: lower than the best peer's"
                 ),
-                found: match spinning.zip(result.of(SPINNING)) {
-                    Some((spinning, one)) => {
-                        format!(
-                            "{found}; with spin {spinning} times{}",
-                            who_spins(one, best)
-                        )
-                    }
-                    None => found,
-                },
+                found,
                 met: ratio.median < 1.0,
             }
         }
