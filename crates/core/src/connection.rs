@@ -139,7 +139,7 @@ pub(crate) enum Receive {
     /// Into shared buffers.
     Stream,
     /// The frame that is under way is large: straight into the connection's own buffer, see
-    /// [`crate::shard::Shard::large_target`].
+    /// [`crate::shard::Shard::take_large`].
     Large,
 }
 

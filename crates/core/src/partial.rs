@@ -6,10 +6,13 @@ use ringhold_framer::Parked;
 use crate::connection::LARGE_FRAME_BYTES_MIN;
 use crate::pool::{BUFFER_BYTES_MAX, Pools};
 
-/// Whatever the header of a large frame announced, memory follows what has arrived: room is made for so many times that,
-/// but at least for so much. Making room means copying, so it is to happen rarely.
+/// Whatever the header of a large frame announced, memory follows what has arrived: room is made for so many times that, or
+/// for as much as an ordinary buffer has.
 const GROWTH_FACTOR: usize = 16;
-const GROWTH_BYTES_MIN: usize = 256 * 1024;
+
+/// Making room means copying, so it is to happen rarely: not while there is room for so many bytes, or for a quarter of what
+/// would be made.
+const ROOM_BYTES_MIN: usize = 256 * 1024;
 
 /// Less memory than this, of bytes that were dispatched before those that are left, is not worth making free.
 const SPENT_BYTES_MIN: usize = 4 * 1024;
@@ -28,8 +31,10 @@ pub(crate) struct Partial {
     pub(crate) missing: usize,
     /// How many bytes were dispatched before those in `bytes`. They may still take memory, which nothing shows.
     pub(crate) spent: usize,
-    /// While the engine has `bytes` to receive into it: what it will hold at most when it comes back. Otherwise 0.
-    pub(crate) lent: usize,
+    /// So much of the memory of `bytes` was in use before, as that of a large frame.
+    used_before: usize,
+    /// While the engine has `bytes` to receive into it: what they were [held](Partial::held) as. Otherwise 0.
+    lent: usize,
 }
 
 impl Partial {
@@ -38,33 +43,53 @@ impl Partial {
         self.scanned < self.bytes.len()
     }
 
-    /// Bytes of memory that the peer makes the process hold here: what has arrived, and what was allocated for the rest
-    /// of the frame because of its header. A buffer may have more capacity than that: it was never touched, or it
-    /// was by an earlier user of a buffer of at most [`BUFFER_BYTES_MAX`].
+    /// Bytes of memory that the peer makes the process hold here: what has arrived, and what the rest of the frame is to be
+    /// received into, where that was in use before. Other room that was made because of a header was never touched: if it
+    /// counted, whoever announces much and sends nothing would be taken for the holder of it. A buffer of at most
+    /// [`BUFFER_BYTES_MAX`] may be one of an earlier user's.
     pub(crate) fn held(&self) -> usize {
-        let expected = self.missing.min(self.bytes.capacity() - self.bytes.len());
-        self.bytes.len() + expected + self.lent
+        let length = self.bytes.len();
+        let resident = self.used_before.min(length + self.missing);
+        length.max(resident).max(self.lent)
+    }
+
+    /// Takes `bytes` out, for the engine to receive into their spare capacity, at most the second value's number of bytes.
+    pub(crate) fn lend(&mut self) -> (BytesMut, usize) {
+        self.lent = self.held();
+        let bytes = std::mem::take(&mut self.bytes);
+        let room = self.missing.min(bytes.capacity() - bytes.len());
+        (bytes, room)
+    }
+
+    /// Takes back what was lent. Returns how many bytes it is longer by.
+    pub(crate) fn take_back(&mut self, bytes: BytesMut) -> usize {
+        self.bytes = bytes;
+        self.lent = 0;
+        self.bytes.len() - self.scanned
     }
 
     /// Makes room for `more` bytes that have arrived and for what comes behind them if `missing` bytes do, or for the
     /// beginning of it. It is made when there is none to speak of.
     pub(crate) fn make_room(&mut self, more: usize, missing: usize, pools: &mut Pools) {
         let (length, capacity) = (self.bytes.len() + more, self.bytes.capacity());
-        if capacity >= length + missing.min(GROWTH_BYTES_MIN) {
-            return;
-        }
         let ahead = if missing < LARGE_FRAME_BYTES_MIN {
             missing
         } else {
-            missing.min(GROWTH_BYTES_MIN.max(GROWTH_FACTOR * length))
+            let ordinary = BUFFER_BYTES_MAX.saturating_sub(length);
+            missing.min(ordinary.max(GROWTH_FACTOR * length))
         };
+        let enough = if ahead == missing { ahead } else { ahead / 4 };
+        if capacity >= length + enough.min(ROOM_BYTES_MIN) {
+            return;
+        }
         if length + ahead <= BUFFER_BYTES_MAX {
             self.bytes.reserve(more + ahead);
             return;
         }
-        let mut large = pools.large(length + ahead);
+        let (mut large, used_before) = pools.large(length + ahead);
         large.extend_from_slice(&self.bytes);
         pools.give_large(std::mem::replace(&mut self.bytes, large));
+        self.used_before = used_before;
         self.spent = 0;
     }
 
@@ -110,6 +135,7 @@ impl Partial {
         self.parked = None;
         self.missing = 0;
         self.spent = 0;
+        self.used_before = 0;
         self.lent = 0;
         self.bytes.clear();
         // An advanced buffer hides what lies before its beginning until it is asked for more than it shows.
@@ -123,6 +149,29 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_follows_what_arrives_and_is_copied_rarely() {
+        for piece in [1, 1_448, 65_536] {
+            let (mut pools, mut partial) = (Pools::default(), Partial::default());
+            let (mut missing, mut capacities) = (3_000_000, Vec::new());
+            partial.make_room(5, missing, &mut pools);
+            partial.bytes.extend_from_slice(&[0; 5]);
+            while missing > 0 {
+                partial.make_room(0, missing, &mut pools);
+                let (length, capacity) = (partial.bytes.len(), partial.bytes.capacity());
+                assert!(capacity <= BUFFER_BYTES_MAX.max(17 * length), "{length}");
+                capacities.push(capacity);
+                let arrived = piece.min(missing).min(capacity - length);
+                assert!(arrived > 0);
+                partial.bytes.extend_from_slice(&vec![1; arrived]);
+                missing -= arrived;
+            }
+            capacities.dedup();
+            assert!(capacities.len() <= 6, "{capacities:?}");
+            assert_eq!(partial.bytes.len(), 3_000_005);
+        }
+    }
 
     #[test]
     fn what_an_advanced_buffer_hides_counts_when_it_is_kept() {

@@ -143,12 +143,16 @@ impl Pools {
         }
     }
 
-    /// An empty buffer with room for a large frame of so many bytes.
-    pub(crate) fn large(&mut self, capacity: usize) -> BytesMut {
+    /// An empty buffer with room for a large frame of so many bytes, and how much of its memory was in use before. What is
+    /// allocated anew is not touched.
+    pub(crate) fn large(&mut self, capacity: usize) -> (BytesMut, usize) {
         match self.larges.take() {
-            Some(large) if large.capacity() >= capacity => large,
+            Some(large) if large.capacity() >= capacity => {
+                let used_before = large.capacity();
+                (large, used_before)
+            }
             // To grow it would copy what is in it, which is nothing.
-            _ => BytesMut::with_capacity(capacity),
+            _ => (BytesMut::with_capacity(capacity), 0),
         }
     }
 
@@ -294,7 +298,8 @@ mod tests {
     #[test]
     fn the_buffer_of_a_large_frame_comes_back_when_nobody_else_has_it() {
         let mut pools = Pools::default();
-        let mut large = pools.large(300_000);
+        let (mut large, used_before) = pools.large(300_000);
+        assert_eq!(used_before, 0);
         large.extend_from_slice(&[7; 200_000]);
         let shared = large.freeze();
         let part = shared.slice(5..190_000);
@@ -302,7 +307,9 @@ mod tests {
         assert_eq!(pools.larges.things.len(), 0, "somebody has a part of it");
         pools.reclaim(part);
         assert_eq!(pools.larges.things.len(), 1);
-        assert!(pools.large(300_000).capacity() >= 300_000);
+        let (again, used_before) = pools.large(300_000);
+        assert!(again.capacity() >= 300_000);
+        assert_eq!(used_before, again.capacity());
         assert_eq!(pools.larges.bytes, 0);
     }
 

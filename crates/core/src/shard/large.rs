@@ -13,11 +13,9 @@ impl<L: Link> Shard<L> {
         let partial = connection.input.as_mut()?;
         debug_assert_eq!(partial.scanned, partial.bytes.len());
         partial.make_room(0, partial.missing, &mut self.desk.pools);
-        let bytes = std::mem::take(&mut partial.bytes);
-        let room = partial.missing.min(bytes.capacity() - bytes.len());
-        partial.lent = bytes.len() + room;
+        let lent = partial.lend();
         connection.account(&mut self.desk);
-        Some((bytes, room))
+        Some(lent)
     }
 
     /// Gives the buffer back that [`Shard::take_large`] lent, longer by what was received.
@@ -26,9 +24,7 @@ impl<L: Link> Shard<L> {
             let Some(partial) = reply.connection.input.as_mut() else {
                 return; // It was closed meanwhile.
             };
-            let received = bytes.len() - partial.scanned;
-            partial.bytes = bytes;
-            partial.lent = 0;
+            let received = partial.take_back(bytes);
             if received > 0 {
                 reply.connection.clock.traffic = reply.desk.now;
                 reply

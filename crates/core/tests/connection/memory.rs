@@ -74,6 +74,52 @@ fn a_frame_of_all_the_memory_can_be_received() {
 }
 
 #[test]
+fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection() {
+    // Small frames in memory of the allocator's, and large ones, which are received straight into their own.
+    for announced in [60_000, 1_000_000] {
+        let mut rig = rig(1_000_000);
+        let frame = bin(700_000, 1);
+        let honest = rig.connect();
+        rig.receive(honest, &frame[..600_000]);
+        let silent: Vec<_> = (0..50).map(|_| rig.connect()).collect();
+        for client in &silent {
+            rig.receive(*client, &bin(announced, 2)[..5]);
+        }
+        assert_eq!(rig.reasons(), [""; 0], "{announced} bytes announced");
+        assert_eq!(rig.memory_held(), 600_000 + 50 * 5);
+        rig.receive(honest, &frame[600_000..]);
+        assert!(rig.take_sent(honest) == frame);
+        assert_eq!(rig.counters().cut, 0);
+    }
+}
+
+#[test]
+fn memory_that_was_in_use_before_is_held_whatever_has_arrived() {
+    let mut rig = rig(1 << 30);
+    let first = rig.connect();
+    let frame = bin(1_000_000, 1);
+    rig.receive(first, &frame[..500_000]);
+    assert_eq!(
+        rig.memory_held(),
+        500_000,
+        "the rest of it was never touched"
+    );
+    rig.receive(first, &frame[500_000..]);
+    assert!(rig.take_sent(first) == frame);
+    assert_eq!(rig.memory_held(), 0);
+    // It is used again, and nobody is counted for more of it than the frame needs.
+    for size in [900_000, 90_000] {
+        let client = rig.connect();
+        let frame = bin(size, 2);
+        rig.receive(client, &frame[..60_000]);
+        assert_eq!(rig.memory_held(), frame.len() as u64);
+        rig.receive(client, &frame[60_000..]);
+        assert!(rig.take_sent(client) == frame);
+        assert_eq!(rig.memory_held(), 0);
+    }
+}
+
+#[test]
 fn the_connection_whose_peer_does_not_read_is_cut() {
     let mut rig = rig(100_000);
     let [slow, quick, partial] = [rig.connect(), rig.connect(), rig.connect()];

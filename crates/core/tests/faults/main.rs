@@ -14,6 +14,7 @@ mod ends;
 mod failures;
 mod frames;
 mod leases;
+mod memory;
 mod pushes;
 mod quiet;
 mod sends;
@@ -89,6 +90,9 @@ tests! {
         who_says_nothing_is_cut,
         nobody_is_cut_for_what_was_before,
         nobody_is_idle_from_the_start,
+    }
+    memory {
+        whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection,
     }
     failures {
         a_start_that_fails_leaves_nothing_behind,
