@@ -87,8 +87,8 @@ pub(crate) struct Clock {
     pub(crate) frame: u64,
     /// When the outbox became non-empty or the peer took bytes of it last; 0 = it is empty.
     pub(crate) write: u64,
-    /// When the FIN was sent.
-    pub(crate) shut: u64,
+    /// When it began to end; once the FIN was sent, when that was.
+    pub(crate) end: u64,
 }
 
 /// Where a connection is in its life.
@@ -280,6 +280,7 @@ impl Connection {
         if let Some(input) = self.input.take() {
             desk.pools.give_partial(input);
         }
+        self.clock.end = desk.now;
         self.life = if why.flushes() {
             Life::Closing {
                 why,
@@ -368,7 +369,7 @@ impl Connection {
 
     /// The FIN was sent.
     pub(crate) fn shut(&mut self, now: u64) {
-        self.clock.shut = now;
+        self.clock.end = now;
         self.life = match std::mem::replace(&mut self.life, Life::Open) {
             Life::Closing {
                 why, ended: false, ..
@@ -476,9 +477,14 @@ impl Connection {
             }
             Life::Shut { .. } => {
                 let what = Over::Connection(Close::WriteTimeout);
-                consider(self.clock.shut, LINGER, what);
+                consider(self.clock.end, LINGER, what);
             }
-            Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
+            Life::Closing { .. } => {
+                // Whoever takes a byte now and then would keep its place for ever.
+                let what = Over::Connection(Close::WriteTimeout);
+                consider(self.clock.end, limits.reply_timeout, what);
+            }
+            Life::Ended | Life::Over { .. } => {}
         }
         if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
             consider(self.clock.write, limits.write_timeout, Over::Write);

@@ -470,6 +470,82 @@ fn who_has_ended_its_side_does_not_wait_for_ever() {
     rig.assert_empty(&[client]);
 }
 
+/// A peer that takes a byte whenever it would be cut otherwise, and whose connection ends because of `last`, if that is
+/// anything, or because the peer `ends` its side.
+fn dripping(reply_timeout: u64, last: &[u8], ends: bool) -> (Rig, Client) {
+    let limits = Limits {
+        reply_timeout: ms(reply_timeout),
+        ..limits(0, 0, 1000)
+    };
+    let mut rig = Rig::with_limits(limits);
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[&ask(1000), last].concat());
+    if ends {
+        rig.end(client);
+    }
+    (rig, client)
+}
+
+#[track_caller]
+fn drip(rig: &mut Rig, client: Client, bytes: u64) {
+    for byte in 0..bytes {
+        rig.advance(ms(900));
+        assert!(rig.is_open(client), "it is gone after {byte} bytes");
+        rig.set_window(client, Some(1));
+    }
+}
+
+#[test]
+fn the_last_output_must_be_taken_in_time_however_much_is_taken_of_it() {
+    let condemned = [
+        (&[0xc1][..], false, "the input is not acceptable msgpack"),
+        (
+            &[0x91, verb::CLOSE],
+            false,
+            "the service ended the connection",
+        ),
+        (&[], true, "the peer ended the connection"),
+        (&[0x92], true, "in the middle of a frame"),
+    ];
+    for (last, ends, why) in condemned {
+        let (mut rig, client) = dripping(90_000, last, ends);
+        drip(&mut rig, client, 99);
+        rig.advance(ms(899));
+        assert!(rig.is_open(client), "{why}: a millisecond too early");
+        rig.advance(ms(1 + PRECISION));
+        assert!(!rig.is_open(client), "{why}: too late");
+        assert_eq!(rig.take_sent(client), pattern(99));
+        assert!(!rig.is_shut(client), "it is cut, not ended");
+        assert!(rig.reasons()[0].contains(why), "the first reason stays");
+        rig.assert_empty(&[client]);
+    }
+}
+
+#[test]
+fn the_last_output_has_for_ever_if_it_may() {
+    let (mut rig, client) = dripping(0, &[0xc1], false);
+    drip(&mut rig, client, 999);
+    rig.set_window(client, None);
+    assert_eq!(rig.take_sent(client), pattern(1000));
+    assert!(rig.is_shut(client), "it is ended in an orderly way");
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn who_is_served_may_take_its_time() {
+    let (mut rig, client) = dripping(90_000, &[], false);
+    drip(&mut rig, client, 500);
+    // What it was slow with before does not count.
+    rig.receive(client, &[0x91, verb::CLOSE]);
+    drip(&mut rig, client, 99);
+    rig.set_window(client, None);
+    let expected = [pattern(1000), vec![0x91, verb::CLOSE]].concat();
+    assert_eq!(rig.take_sent(client), expected);
+    assert!(rig.is_shut(client));
+    rig.assert_empty(&[client]);
+}
+
 #[test]
 fn who_has_ended_its_side_waits_for_ever_if_it_may() {
     let (mut rig, client) = half_closed(0);
