@@ -21,6 +21,10 @@ const TAIL_BYTES_MAX: usize = BUFFER_BYTES_MAX / 2;
 /// A tail that has outgrown this gets all the capacity at once that it can be used again with.
 const TAIL_SMALL_BYTES_MAX: usize = 4 * 1024;
 
+/// An outbox may have so much more memory in sealed buffers that nothing is in than there are bytes in it. Usually it is that of
+/// a buffer or two; many small replies between shared bytes would each keep a buffer that was used for much before.
+const SLACK_BYTES_MAX: usize = BUFFER_BYTES_MAX;
+
 /// How many segments one send takes at most. The kernel's limit is 1024 (`UIO_MAXIOV`); beyond a few dozen the cost
 /// per segment dominates.
 pub(crate) const SEND_SEGMENTS_MAX: usize = 64;
@@ -43,6 +47,8 @@ pub(crate) struct Queue {
     tail: Vec<u8>,
     /// All bytes that are queued and not known to be sent.
     len: usize,
+    /// What the buffers of the sealed segments have room for beyond what is in them.
+    slack: usize,
     /// Whether a send is under way, over the first `SEND_SEGMENTS_MAX` sealed segments.
     flying: bool,
 }
@@ -66,6 +72,13 @@ impl Segment {
 
     pub(crate) fn len(&self) -> usize {
         self.as_slice().len()
+    }
+
+    fn slack(&self) -> usize {
+        match self {
+            Segment::Owned(bytes) => bytes.capacity() - bytes.len(),
+            Segment::Shared(_) => 0,
+        }
     }
 }
 
@@ -106,10 +119,30 @@ impl Queue {
     }
 
     fn seal(&mut self, pools: &mut Pools) {
-        if !self.tail.is_empty() {
-            let tail = std::mem::replace(&mut self.tail, pools.buffer());
-            self.sealed.push_back(Segment::Owned(tail));
+        if self.tail.is_empty() {
+            return;
         }
+        let tail = if self.slack > self.held() + SLACK_BYTES_MAX {
+            let exact = self.tail.as_slice().to_vec();
+            self.tail.clear();
+            exact
+        } else {
+            std::mem::replace(&mut self.tail, pools.buffer())
+        };
+        let tail = Segment::Owned(tail);
+        self.slack += tail.slack();
+        self.sealed.push_back(tail);
+    }
+
+    fn pop_sealed(&mut self) -> Option<Segment> {
+        let segment = self.sealed.pop_front()?;
+        self.slack -= segment.slack();
+        Some(segment)
+    }
+
+    /// Bytes that are queued, and what was sent of a segment that is not sent as a whole.
+    fn held(&self) -> usize {
+        self.len + self.offset
     }
 }
 
@@ -119,11 +152,10 @@ impl Outbox {
         self.queue.as_ref().map_or(0, |queue| queue.len)
     }
 
-    /// Bytes that it makes the process hold: those, and what was sent of a segment that is not sent as a whole.
+    /// Bytes that it makes the process hold: those, and what was sent of a segment that is not sent as a whole. The buffers that
+    /// they are in take at most as much again, and a few times [`BUFFER_BYTES_MAX`].
     pub(crate) fn held(&self) -> usize {
-        self.queue
-            .as_ref()
-            .map_or(0, |queue| queue.len + queue.offset)
+        self.queue.as_ref().map_or(0, |queue| queue.held())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -236,7 +268,7 @@ impl Outbox {
         }
         let piece = match (queue.sealed.len(), queue.tail.is_empty()) {
             (0, false) => Segment::Owned(std::mem::take(&mut queue.tail)),
-            (1, true) => queue.sealed.pop_front()?,
+            (1, true) => queue.pop_sealed()?,
             _ => return None,
         };
         queue.len = 0;
@@ -252,6 +284,7 @@ impl Outbox {
         debug_assert!(!queue.flying && queue.offset == 0, "nothing overtook it");
         queue.len += piece.len() - sent;
         queue.offset = sent;
+        queue.slack += piece.slack();
         queue.sealed.push_front(piece);
     }
 
@@ -272,7 +305,7 @@ impl Outbox {
             }
             bytes -= left;
             queue.offset = 0;
-            if let Some(segment) = queue.sealed.pop_front() {
+            if let Some(segment) = queue.pop_sealed() {
                 pools.give_segment(segment);
             }
         }
@@ -284,6 +317,7 @@ impl Outbox {
         if let Some(mut queue) = self.queue.take_if(|queue| !queue.flying) {
             queue.sealed.clear();
             queue.offset = 0;
+            queue.slack = 0;
             queue.len = 0;
             pools.give_buffer(std::mem::take(&mut queue.tail));
             pools.give_queue(queue);

@@ -17,7 +17,7 @@ const LARGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const SHELF_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What one shelf may hold for good.
 const REST_BYTES_MAX: usize = 512 * 1024;
-/// What a reply buffer begins with. Growing to it would take half a dozen steps.
+/// What a reply buffer begins with, and what is kept of them has at least. Growing to it would take half a dozen steps.
 const BUFFER_BYTES_MIN: usize = 1024;
 /// How often a shelf that holds more than that gives up half of what nobody needed meanwhile.
 const PERIOD_MS: u64 = 1_000;
@@ -137,7 +137,7 @@ impl Pools {
     }
 
     pub(crate) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
-        if (1..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
+        if (BUFFER_BYTES_MIN..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
             self.buffers.put(buffer);
         }

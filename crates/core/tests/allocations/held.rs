@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
@@ -82,4 +83,52 @@ fn requests_that_have_been_answered_are_not_held() {
             "{held} bytes of {CLIENTS} connections, {requests} requests of {request} bytes"
         );
     }
+}
+
+/// Answers 1 with much that is written in bits, and every other frame with a little that is written and bytes that are shared.
+struct Mixed(Bytes);
+
+impl Service for Mixed {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        if *frame == [1] {
+            for _ in 0..60 {
+                reply.write(|out| out.extend_from_slice(&[0xc0; 1000]));
+            }
+        } else {
+            reply.write(|out| out.extend_from_slice(&[0xc4; 2]));
+            reply.share(self.0.clone());
+        }
+        Flow::Continue
+    }
+}
+
+/// The buffers that the large replies have grown are used again.
+#[test]
+fn small_replies_between_shared_bytes_do_not_keep_large_buffers() {
+    const REPLIES: usize = 500;
+    let mut exchange = Exchange::new(Mixed(Bytes::from(vec![0xc0; 600])));
+    let before = balance_of_this_thread();
+    let [quick, slow] = [exchange.connect(), exchange.connect()];
+    exchange.set_window(slow, Some(0));
+    for _ in 0..REPLIES {
+        exchange.receive(quick, &[1]);
+        assert_eq!(exchange.take_sent(quick).len(), 60_000);
+        exchange.receive(slow, &[2; 3]);
+    }
+    let metered = exchange.memory_held() as usize;
+    let held = (balance_of_this_thread() - before) as usize;
+    assert!(
+        held < 2 * metered + SHELVES_MAX,
+        "{held} bytes are held, {metered} metered"
+    );
+    exchange.set_window(slow, None);
+    let reply = [&[0xc4; 2][..], &[0xc0; 600]].concat();
+    assert!(exchange.take_sent(slow) == reply.repeat(3 * REPLIES));
+    assert_eq!(exchange.memory_held(), 0);
 }
