@@ -35,7 +35,7 @@ pub enum Close {
     Unrestored(Cow<'static, str>),
     /// The service panicked while it handled this connection.
     Panicked,
-    /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows.
+    /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows, or than `limits.memory` leaves room for.
     Overflow,
     /// Nothing was received, sent or waited for within `limits.idle_timeout`.
     Idle,
@@ -97,7 +97,7 @@ impl fmt::Display for Close {
             }
             Close::Panicked => f.write_str("the service panicked"),
             Close::Overflow => {
-                f.write_str("more was pushed to the connection than limits.outbox_bytes allows")
+                f.write_str("more was pushed to the connection than limits.outbox_bytes or limits.memory allows")
             }
             Close::Idle => f.write_str("nothing was received or sent for limits.idle_timeout"),
             Close::FrameTimeout => {

@@ -107,6 +107,7 @@ impl Fan {
             self.to.clear();
             return Some(Mail::Push {
                 to: first,
+                counted: None,
                 bytes: all,
                 here: true,
             });
@@ -142,6 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::Memory;
 
     fn id(slot: u32) -> ConnectionId {
         ConnectionId {
@@ -152,7 +154,9 @@ mod tests {
     }
 
     fn states(count: usize) -> Vec<HandleState> {
-        (0..count).map(|_| HandleState::new(usize::MAX)).collect()
+        let memory = Memory::new(u64::MAX, 1);
+        let state = |_| HandleState::new(usize::MAX, memory.clone());
+        (0..count).map(state).collect()
     }
 
     /// What each connection gets of this mail, in order.

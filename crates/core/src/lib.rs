@@ -74,6 +74,7 @@ mod slots;
 mod throttle;
 mod tickets;
 mod timers;
+mod transit;
 mod worker;
 
 pub use close::Close;

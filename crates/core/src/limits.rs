@@ -18,7 +18,10 @@ pub struct Limits {
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
     /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
-    /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut.
+    /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut. With what was
+    /// pushed from other threads and has not reached its connection, because a worker is stuck, a push that would exceed it
+    /// closes its connection instead; shared bytes that are pushed to many count once there, and the first 64 KiB to each
+    /// connection do not.
     /// Default 1 GiB, at least `frame_bytes`. A handover takes up to twice that for a moment, and what services save of
     /// their sessions on top.
     pub memory: usize,

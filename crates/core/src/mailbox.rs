@@ -22,6 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::fan::{Fan, Fanned};
 use crate::handover::parcel::Parcel;
 use crate::peer::{ConnectionId, HandleState};
+use crate::transit::UnderWay;
 
 /// What a worker can be told.
 pub(crate) enum Mail {
@@ -30,6 +31,8 @@ pub(crate) enum Mail {
     /// Bytes that a [`Handle`](crate::Handle) pushed, `here`: on the worker's own thread.
     Push {
         to: ConnectionId,
+        /// It goes before the bytes do.
+        counted: Option<Arc<UnderWay>>,
         bytes: Bytes,
         here: bool,
     },
@@ -254,6 +257,12 @@ impl Drop for Mailbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
+
+    #[test]
+    fn mail_is_small() {
+        assert!(size_of::<Mail>() <= 64);
+    }
 
     fn wakeups(mailbox: &Mailbox) -> u64 {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -339,7 +348,7 @@ mod tests {
     fn other_mail_does_not_overtake_pushes() {
         let (post, mailbox) = mailbox().unwrap();
         mailbox.adopt();
-        let state = HandleState::new(1000);
+        let state = HandleState::new(1000, Memory::new(1000, 1));
         let to = ConnectionId {
             worker: 0,
             generation: 0,

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// The sum over all workers, and each worker's largest connection as far as it is known.
 pub(crate) struct Memory {
     limit: u64,
+    /// What connections hold.
     total: AtomicU64,
+    /// What is under way to connections; see [`crate::transit`]. Nobody is cut for it, since that would not free it.
+    under_way: AtomicU64,
     largest: Vec<AtomicUsize>,
 }
 
@@ -18,12 +21,29 @@ impl Memory {
         Arc::new(Memory {
             limit,
             total: AtomicU64::new(0),
+            under_way: AtomicU64::new(0),
             largest: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         })
     }
 
+    /// What connections hold, and what is under way to them.
     pub(crate) fn total(&self) -> u64 {
-        self.total.load(Ordering::Relaxed)
+        self.total.load(Ordering::Relaxed) + self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that are about to be under way. If that makes more than the limit, nothing is counted: `false`.
+    pub(crate) fn depart(&self, bytes: usize) -> bool {
+        self.under_way.fetch_add(bytes as u64, Ordering::Relaxed);
+        let fits = self.total() <= self.limit;
+        if !fits {
+            self.arrive(bytes);
+        }
+        fits
+    }
+
+    /// Bytes are no longer under way.
+    pub(crate) fn arrive(&self, bytes: usize) {
+        self.under_way.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
 

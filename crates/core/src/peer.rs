@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::mailbox::{Mail, Post};
+use crate::memory::Memory;
+use crate::transit;
 
 /// Names one connection for as long as the process lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -101,11 +103,13 @@ pub(crate) struct Handles {
     pub(crate) post: Post,
     /// `limits.outbox_bytes`: what may be pushed to a connection and not yet queued on it.
     pub(crate) pushed_max: usize,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl Handles {
     pub(crate) fn handle(&self, id: ConnectionId, state: &OnceCell<Arc<HandleState>>) -> Handle {
-        let shared = state.get_or_init(|| Arc::new(HandleState::new(self.pushed_max)));
+        let new = || Arc::new(HandleState::new(self.pushed_max, self.memory.clone()));
+        let shared = state.get_or_init(new);
         Handle {
             id,
             shared: shared.clone(),
@@ -125,6 +129,7 @@ pub(crate) struct HandleState {
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
     pushed_max: usize,
+    memory: Arc<Memory>,
 }
 
 /// The connection takes bytes.
@@ -135,13 +140,14 @@ const GONE: u8 = 1;
 const OVERFLOWED: u8 = 2;
 
 impl HandleState {
-    pub(crate) fn new(pushed_max: usize) -> Self {
+    pub(crate) fn new(pushed_max: usize, memory: Arc<Memory>) -> Self {
         HandleState {
             state: AtomicU8::new(OPEN),
             pushed: AtomicUsize::new(0),
             pushed_here: AtomicUsize::new(0),
             fan: AtomicU64::new(0),
             pushed_max,
+            memory,
         }
     }
 
@@ -207,7 +213,9 @@ pub struct Handle {
 pub enum PushError {
     /// The connection is gone, or about to be.
     Gone,
-    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. The connection is being closed, or was.
+    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. Or its worker is: what was pushed from other
+    /// threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is being
+    /// closed, or was.
     Overflow,
 }
 
@@ -278,15 +286,23 @@ impl Handle {
             let sum = pushed.saturating_add(bytes.len());
             (sum <= shared.pushed_max).then_some(sum)
         };
-        if shared
+        let Ok(before) = shared
             .pushed
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-            .is_err()
-        {
+        else {
             return Err(self.overflow());
+        };
+        let mut counted = None;
+        if before + bytes.len() > transit::UNCOUNTED_BYTES_MAX {
+            counted = transit::count(&shared.memory, &bytes);
+            if counted.is_none() {
+                shared.arrived(bytes.len(), false);
+                return Err(self.overflow());
+            }
         }
         let mail = Mail::Push {
             to: self.id,
+            counted,
             bytes,
             here: false,
         };

@@ -218,7 +218,8 @@ impl Running {
         &self.crew.metrics
     }
 
-    /// Bytes that connections make the process hold at the moment: partial frames and unsent replies.
+    /// Bytes that connections make the process hold at the moment: partial frames, unsent replies, and what is under way to
+    /// them if it is much.
     pub fn memory_held(&self) -> u64 {
         self.crew.memory.total()
     }

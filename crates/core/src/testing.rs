@@ -137,11 +137,12 @@ impl Exchange {
                 depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
             }),
             pools: Pools::default(),
-            meter: Meter::new(memory, 0),
+            meter: Meter::new(memory.clone(), 0),
             metrics,
             handles: Handles {
                 post,
                 pushed_max: limits.outbox_bytes,
+                memory,
             },
             open_tickets: crew.open_tickets.clone(),
             warnings: Throttle::default(),

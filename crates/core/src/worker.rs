@@ -92,6 +92,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
         handles: Handles {
             post: post.crew.posts[post.index].clone(),
             pushed_max: limits.outbox_bytes,
+            memory: post.crew.memory.clone(),
         },
         open_tickets: post.crew.open_tickets.clone(),
         warnings: Throttle::default(),

@@ -54,7 +54,16 @@ impl<L: Link> Shard<L> {
                 self.resume();
                 return Some(Errand::Accept);
             }
-            Mail::Push { to, bytes, here } => self.push(to, &bytes, here),
+            Mail::Push {
+                to,
+                counted,
+                bytes,
+                here,
+            } => {
+                // From here on it counts as what the connection holds.
+                drop(counted);
+                self.push(to, &bytes, here);
+            }
             Mail::Fan(fanned) => {
                 for (to, bytes) in fanned.columns() {
                     self.push(to, bytes, true);

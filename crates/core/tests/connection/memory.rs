@@ -1,6 +1,7 @@
 //! The bound on what all connections hold together. The workers share it; here there is one.
 
 use ringhold_core::limits::Limits;
+use ringhold_core::{Handle, PushError};
 
 use crate::service::{Manner, Rig, ask, bin, pattern};
 
@@ -196,6 +197,41 @@ fn a_connection_that_ends_while_its_peer_does_not_read_can_be_cut() {
     );
     rig.end(other);
     rig.assert_empty(&[ending, other]);
+}
+
+/// A worker that does nothing while another thread pushes.
+#[test]
+fn what_waits_for_a_stuck_worker_is_bounded() {
+    const PUSH: usize = 50_000;
+    let mut rig = rig(1_000_000);
+    let clients: Vec<_> = (0..41).map(|_| rig.connect()).collect();
+    let handles = rig.seen().handles.clone();
+    let (quiet, busy) = handles.split_first().unwrap();
+    let push_elsewhere = |handles: &[Handle]| -> usize {
+        let push = || handles.iter().map(|handle| handle.push(vec![1; PUSH]));
+        let count = || push().filter(|result| *result == Ok(())).count();
+        std::thread::scope(|scope| scope.spawn(count).join().unwrap())
+    };
+    let accepted: Vec<usize> = (0..3).map(|_| push_elsewhere(busy)).collect();
+    // The first push to each does not count, and 20 others are what the process may hold.
+    assert_eq!(accepted, [40, 20, 0]);
+    assert_eq!(push_elsewhere(std::slice::from_ref(quiet)), 1);
+    for handle in busy {
+        assert_eq!(handle.push(vec![1]), Err(PushError::Overflow));
+    }
+    rig.deliver();
+    assert!(rig.is_open(clients[0]));
+    assert_eq!(rig.take_sent(clients[0]).len(), PUSH);
+    assert_eq!(rig.counters().cut, 40);
+    let reasons = rig.reasons();
+    assert!(reasons.iter().all(|why| why.contains("limits.memory")));
+    // What has arrived is under way no more.
+    let often = [(); 20].map(|()| quiet.clone());
+    assert_eq!(push_elsewhere(&often), 20);
+    rig.deliver();
+    assert_eq!(rig.take_sent(clients[0]).len(), 20 * PUSH);
+    rig.end(clients[0]);
+    rig.assert_empty(&clients);
 }
 
 #[test]
