@@ -39,9 +39,7 @@ fn whole(c: &mut Criterion) {
     for stream in streams() {
         let bytes = &stream.bytes[..];
         let mut framer = Framer::new(Limits::default());
-        measure(&mut group, &stream, "ringhold", || {
-            ends(&mut framer, bytes)
-        });
+        measure(&mut group, &stream, "ringhold", || ends(&mut framer, bytes));
         measure(&mut group, &stream, "msgpuck-skip", || {
             all_of(bytes, msgpuck::skip)
         });

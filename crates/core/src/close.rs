@@ -66,6 +66,12 @@ impl Close {
         )
     }
 
+    /// Whether the peer or the service had said all that it wanted to. What is still queued is then an answer like any other,
+    /// and may take as long.
+    pub(crate) fn is_by_agreement(&self) -> bool {
+        matches!(self, Close::Finished | Close::Service(_))
+    }
+
     /// Whether this is how connections ordinarily end.
     pub fn is_orderly(&self) -> bool {
         matches!(self, Close::Finished | Close::Stopping)

@@ -461,7 +461,7 @@ impl Connection {
                 over = Some((at, what));
             }
         };
-        match self.life {
+        match &self.life {
             Life::Open => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {
                     let what = Over::Connection(Close::Idle);
@@ -479,12 +479,12 @@ impl Connection {
                 let what = Over::Connection(Close::WriteTimeout);
                 consider(self.clock.end, LINGER, what);
             }
-            Life::Closing { .. } => {
+            Life::Closing { why, .. } if !why.is_by_agreement() => {
                 // Whoever takes a byte now and then would keep its place for ever.
                 let what = Over::Connection(Close::WriteTimeout);
                 consider(self.clock.end, limits.reply_timeout, what);
             }
-            Life::Ended | Life::Over { .. } => {}
+            Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
         }
         if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
             consider(self.clock.write, limits.write_timeout, Over::Write);

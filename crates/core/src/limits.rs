@@ -37,8 +37,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// A peer that has ended its side and waits for deferred replies gets none of them any more, when since then nothing was
     /// sent to it and none of them was given for this long: whoever has really gone looks the same. And from when a connection
-    /// is over, whoever ended it, what is still queued must be taken within this time, all of it: `write_timeout` alone would
-    /// let a peer that takes a byte now and then keep its place. Default 5 minutes; zero is never.
+    /// is to be closed for another reason than that the peer or the service has said all that it wanted to, what is still queued must be taken
+    /// within this time, all of it: `write_timeout` alone would let a peer that takes a byte now and then keep its place. Default 5 minutes; zero is never.
     pub reply_timeout: Duration,
 }
 

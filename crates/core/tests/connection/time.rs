@@ -500,12 +500,6 @@ fn drip(rig: &mut Rig, client: Client, bytes: u64) {
 fn the_last_output_must_be_taken_in_time_however_much_is_taken_of_it() {
     let condemned = [
         (&[0xc1][..], false, "the input is not acceptable msgpack"),
-        (
-            &[0x91, verb::CLOSE],
-            false,
-            "the service ended the connection",
-        ),
-        (&[], true, "the peer ended the connection"),
         (&[0x92], true, "in the middle of a frame"),
     ];
     for (last, ends, why) in condemned {
@@ -537,13 +531,26 @@ fn who_is_served_may_take_its_time() {
     let (mut rig, client) = dripping(90_000, &[], false);
     drip(&mut rig, client, 500);
     // What it was slow with before does not count.
-    rig.receive(client, &[0x91, verb::CLOSE]);
+    rig.receive(client, &[0xc1]);
     drip(&mut rig, client, 99);
     rig.set_window(client, None);
-    let expected = [pattern(1000), vec![0x91, verb::CLOSE]].concat();
-    assert_eq!(rig.take_sent(client), expected);
+    assert_eq!(rig.take_sent(client), pattern(1000));
     assert!(rig.is_shut(client));
     rig.assert_empty(&[client]);
+}
+
+#[test]
+fn the_last_answer_has_as_much_time_as_any_other() {
+    let close = [0x91, verb::CLOSE];
+    for (last, ends) in [(&close[..], false), (&[], true)] {
+        let (mut rig, client) = dripping(90_000, last, ends);
+        drip(&mut rig, client, 500);
+        rig.set_window(client, None);
+        let answer = if ends { &[] } else { last };
+        assert_eq!(rig.take_sent(client), [&pattern(1000), answer].concat());
+        assert!(rig.is_shut(client));
+        rig.assert_empty(&[client]);
+    }
 }
 
 #[test]
