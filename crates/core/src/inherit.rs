@@ -58,6 +58,9 @@ impl Inherited {
     /// have taken descriptors 3 and up as its own. Where the environment announces nothing, it changes nothing and may
     /// be called at any time.
     ///
+    /// [`Server::run`](crate::Server::run) and [`Server::start`](crate::Server::start) call it. A program that has threads
+    /// by then calls it itself, and passes on what it gives: see [`Server::inherited`](crate::Server::inherited).
+    ///
     /// # Errors
     /// That the announcement contradicts itself or the facts; sd_listen_fds(3) says which announcements are errors
     /// and which are none for us.
@@ -65,9 +68,7 @@ impl Inherited {
         let Some(announcement) = Announcement::read() else {
             return Ok(Self::none());
         };
-        if thread_count().is_some_and(|count| count > 1) {
-            return Err(InheritError::NotFirst);
-        }
+        must_be_first()?;
         let result = announcement.collect();
         for variable in VARIABLES {
             #[expect(
@@ -89,6 +90,8 @@ impl Inherited {
     }
 
     /// As if `descriptors` had been inherited under these names.
+    ///
+    /// What a predecessor hands over comes by [`Inherited::take`] only.
     pub fn from_descriptors(descriptors: Vec<(String, OwnedFd)>) -> Self {
         let descriptors = descriptors
             .into_iter()
@@ -137,8 +140,8 @@ impl fmt::Display for InheritError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFirst => f.write_str(
-                "inherited descriptors were announced, but threads are running already; take them first in main, \
-                 before any runtime or logger starts",
+                "threads are running already, too late to take inherited descriptors; call Inherited::take first in \
+                 main, before any runtime or logger starts, and give the result to Server::inherited",
             ),
             Self::Invalid { variable, value, expected } => {
                 write!(f, "{variable} is {value:?}, but it must be {expected}; it is set by the service manager")
@@ -280,9 +283,11 @@ fn own_pidfd_inode() -> Option<u64> {
     rustix::fs::fstat(&pidfd).ok().map(|stat| stat.st_ino)
 }
 
-/// How many threads this process has; none where /proc does not say.
-fn thread_count() -> Option<usize> {
-    std::fs::read_dir("/proc/self/task")
-        .ok()
-        .map(Iterator::count)
+/// Whether [`Inherited::take`] could take anything, announced or not; where /proc does not say, it could.
+pub(crate) fn must_be_first() -> Result<(), InheritError> {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    match threads {
+        Ok(threads) if threads > 1 => Err(InheritError::NotFirst),
+        _ => Ok(()),
+    }
 }

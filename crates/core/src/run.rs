@@ -14,6 +14,7 @@ use crate::handover::giving::Package;
 use crate::handover::preflight::{self, Asked, Question};
 use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
+use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::notify;
 use crate::running::{Released, Running};
@@ -28,7 +29,9 @@ impl Server {
     ///
     /// Call it first in `main`, before there is any other thread: it blocks those signals (and SIGHUP) for the whole
     /// process and takes the descriptors that the environment announces. A program that must start threads before,
-    /// such as a runtime's, calls [`block_signals`] before those.
+    /// such as a runtime's, calls [`block_signals`] and [`Inherited::take`](crate::inherit::Inherited::take) before those, and gives what it took to
+    /// [`Server::inherited`]. Otherwise it starts neither under socket activation nor after a restart, and each reload is
+    /// refused.
     ///
     /// # Errors
     ///
@@ -100,6 +103,9 @@ impl Server {
                     "the running version hands over state that this one cannot read".into(),
                 )
             })?;
+        if self.inherited.is_none() {
+            inherit::must_be_first()?;
+        }
         self.rehearse(&question.inherited, &question.held)?;
         choose(self.config.engine).map_err(ServerError::Engine)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
@@ -311,6 +317,8 @@ fn announce(running: &Running) {
 
 /// Blocks the signals that [`Server::run`] reads (SIGTERM, SIGINT and SIGHUP) for this thread and all that it will
 /// start: a thread that does not block them would be ended by them, and the process with it.
+///
+/// Who starts threads before [`Server::run`] has to take what is inherited before, too: see [`Server::inherited`].
 ///
 /// # Errors
 ///

@@ -30,7 +30,7 @@ const NEEDED_DESCRIPTORS: usize = 12;
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) services: Vec<(String, Factory)>,
-    inherited: Option<Inherited>,
+    pub(crate) inherited: Option<Inherited>,
     inherited_only: bool,
 }
 
@@ -75,6 +75,24 @@ impl Server {
     }
 
     /// Uses these descriptors instead of those that the environment announces.
+    ///
+    /// A program that has threads before it comes to [`Server::run`] takes the announced ones before it starts any: once
+    /// there are threads, the announcement cannot be removed from the environment, and the server would not start under
+    /// socket activation.
+    ///
+    /// ```no_run
+    /// # use ringhold_core::config::Config;
+    /// use ringhold_core::inherit::Inherited;
+    /// use ringhold_core::{Server, block_signals};
+    ///
+    /// # fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    /// block_signals()?;
+    /// let inherited = Inherited::take()?;
+    /// std::thread::spawn(|| { /* ... */ });
+    /// Server::new(config).inherited(inherited).run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn inherited(mut self, inherited: Inherited) -> Self {
         self.inherited = Some(inherited);

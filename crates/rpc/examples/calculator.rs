@@ -1,5 +1,5 @@
-//! A service of one's own. Try it with `cargo run --example calculator`, and from another terminal with
-//! `ringhold call 127.0.0.1:4670 add 1 2`.
+//! A service of one's own. Try it with `cargo run -p ringhold-rpc --example calculator`, and from another terminal
+//! with `ringhold call 127.0.0.1:4670 add 1 2`.
 
 use ringhold_core::Server;
 use ringhold_core::config::Config;

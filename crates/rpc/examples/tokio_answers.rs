@@ -1,9 +1,10 @@
 //! Answers from an asynchronous runtime: what waits, waits there, and the worker goes on. Try it with
-//! `cargo run --example tokio_answers`, and from another terminal with `ringhold call 127.0.0.1:4671 wait 500`.
+//! `cargo run -p ringhold-rpc --example tokio_answers`, and from another terminal with `ringhold call 127.0.0.1:4671 wait 500`.
 
 use std::time::Duration;
 
 use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
 use ringhold_core::{Server, block_signals};
 use ringhold_rpc::{Fault, Router, Rpc};
 use tokio::runtime::{Builder, Handle};
@@ -29,8 +30,10 @@ pub(crate) fn router(runtime: Handle) -> Router {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // The runtime's threads are there before the server: without this, SIGTERM would end them, and the process.
+    // The runtime's threads are there before the server. Without the first, SIGTERM would end them, and the process;
+    // the second can be done only while there is one thread.
     block_signals()?;
+    let inherited = Inherited::take()?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_time()
@@ -41,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .service("slow", move |worker| {
             Rpc::new(worker, router(handle.clone()))
         })
+        .inherited(inherited)
         .run()?;
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
 use ringhold_core::{
     Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, block_signals,
 };
@@ -59,7 +60,19 @@ fn launch(mut program: Command) -> ! {
 }
 
 fn serve(config: &Path) {
+    let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
+    let inherited = flags
+        .join("take-first")
+        .exists()
+        .then(|| Inherited::take().unwrap());
     block_signals().unwrap();
+    if flags.join("thread-first").exists() {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
     let config = match Config::from_file(config) {
         Ok(config) => config,
         Err(error) => {
@@ -71,19 +84,25 @@ fn serve(config: &Path) {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let server = Server::new(config)
+    let mut server = Server::new(config)
         .service("rpc", |worker| Rpc::new(worker, router()))
-        .service("counter", |_| Counter {
-            flags: PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default()),
+        .service("counter", {
+            let flags = flags.clone();
+            move |_| Counter {
+                flags: flags.clone(),
+            }
         })
         .service("bus", |_| Bus)
-        .service("fragile", |_| {
-            let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
+        .service("fragile", move |_| {
+            let flags = flags.clone();
             if flags.join("abort-at-start").exists() {
                 std::process::abort();
             }
             Counter { flags }
         });
+    if let Some(inherited) = inherited {
+        server = server.inherited(inherited);
+    }
     if let Err(error) = server.run() {
         eprintln!("{error}");
         std::process::exit(1);

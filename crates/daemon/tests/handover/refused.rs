@@ -268,3 +268,18 @@ fn a_broken_configuration_is_refused() {
     wire.echo(10, 10);
     manager.stop_for_good();
 }
+
+/// Descriptors can be taken only while there is one thread, which the old process finds out before it lets go.
+#[test]
+fn a_program_that_starts_threads_first_is_refused_unless_it_takes_what_it_inherits_before() {
+    let mut manager = Manager::new(0, "[sockets.rpc]\n").with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let mut kept = Kept::new(manager, &address);
+    kept.manager.set_flag("thread-first", true);
+    kept.refuses("[sockets.rpc]\n", "Inherited::take");
+    kept.manager.set_flag("take-first", true);
+    kept.accepts("[sockets.rpc]\n");
+    kept.accepts("[sockets.rpc]\n");
+    kept.manager.stop();
+}
