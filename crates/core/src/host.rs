@@ -3,8 +3,6 @@
 //! Everything above this module is independent of the service's type; [`Host`] is the one place of dynamic dispatch.
 //! It is crossed once per received buffer, not once per frame.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use bytes::Bytes;
 use ringhold_framer::Progress;
 
@@ -12,11 +10,13 @@ use crate::close::Close;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::frame::{Frame, Lend};
+use crate::panics::{self, Caught};
 use crate::partial::Partial;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service};
 use crate::slots::Slots;
+use crate::throttle::{Throttle, Verdict};
 
 /// So many frames of one connection are dispatched in one turn; then the others have theirs.
 const FRAMES_PER_TURN_MAX: usize = 2048;
@@ -50,6 +50,8 @@ pub(crate) struct Hosted<S: Service> {
     sessions: Slots<S::Session>,
     /// Frames that were given to the service since they were counted last.
     uncounted: usize,
+    /// Bounds what is logged of its panics.
+    panics: Throttle,
 }
 
 /// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
@@ -66,6 +68,7 @@ impl<S: Service> Hosted<S> {
             service,
             sessions: Slots::new(),
             uncounted: 0,
+            panics: Throttle::default(),
         }
     }
 
@@ -203,7 +206,7 @@ impl<S: Service> Hosted<S> {
     ) -> Option<R> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
-        let result = catch_unwind(AssertUnwindSafe(|| call(self, reply)));
+        let result = panics::catch(|| call(self, reply));
         let frames = std::mem::take(&mut self.uncounted);
         if frames > 0 {
             // A frame that is incomplete now has begun just now.
@@ -214,11 +217,36 @@ impl<S: Service> Hosted<S> {
                 .frames_in
                 .add(frames as u64);
         }
-        if result.is_err() {
-            reply.desk.framer.reset();
-            reply.connection.close(Close::Panicked, reply.desk);
+        match result {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                self.panicked(&panic, reply.connection, reply.desk);
+                reply.desk.framer.reset();
+                reply.connection.close(Close::Panicked, reply.desk);
+                None
+            }
         }
-        result.ok()
+    }
+
+    /// Logs what the service panicked with, which the connection's own line does not say.
+    #[cold]
+    fn panicked(&self, panic: &Caught, connection: &Connection, desk: &Desk) {
+        let Verdict::Log { unsaid } = self.panics.warn(desk.now) else {
+            return;
+        };
+        let name = &desk.names[connection.name as usize].name;
+        let id = connection.id;
+        if unsaid > 0 {
+            tracing::error!(
+                socket = %name,
+                "{unsaid} panics of a service were not logged one by one; ringhold status counts them"
+            );
+        }
+        tracing::error!(
+            socket = %name,
+            connection = %id,
+            "the service panicked on connection {id} of {name}: {panic}"
+        );
     }
 }
 
@@ -393,8 +421,9 @@ impl<S: Service> Host for Hosted<S> {
         let Some(session) = self.sessions.remove(key as usize) else {
             return;
         };
-        let told = catch_unwind(AssertUnwindSafe(|| self.service.disconnected(session, why)));
-        if told.is_err() {
+        // Unwind safety: nothing is left of the session.
+        if let Err(panic) = panics::catch(|| self.service.disconnected(session, why)) {
+            self.panicked(&panic, connection, desk);
             desk.name_counters(connection.name).panics.add(1);
         }
     }

@@ -41,6 +41,7 @@ pub mod inherit;
 pub mod limits;
 pub mod listeners;
 pub mod metrics;
+pub mod panics;
 pub mod placement;
 pub mod probe;
 pub mod rlimit;

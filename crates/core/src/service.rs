@@ -17,7 +17,8 @@ use crate::reply::{Abandoned, Reply, Ticket};
 /// must not be done in a call, since it holds up every connection of the worker: take a ticket with
 /// [`Reply::defer`] and answer later.
 ///
-/// A panic costs the connection whose call panicked; the worker and the service value go on.
+/// A panic costs the connection whose call panicked; the worker and the service value go on. It is logged; the standard
+/// panic hook prints it besides, without a bound, which [`panics`](crate::panics) can change.
 pub trait Service: 'static {
     /// What the service keeps for one connection.
     type Session: 'static;

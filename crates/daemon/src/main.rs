@@ -8,6 +8,7 @@ mod exit;
 mod json;
 mod load;
 mod logging;
+mod panics;
 mod serve;
 mod status;
 

@@ -8,7 +8,7 @@ use ringhold_rpc::{Router, Rpc};
 
 use crate::cli::{Check, Configuration, Serve};
 use crate::exit::{Failure, print};
-use crate::{defaults, logging};
+use crate::{defaults, logging, panics};
 
 /// Serves until it is told to stop.
 pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
@@ -26,6 +26,7 @@ pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
             .map_err(|why| Failure::usage(format!("ringhold: RINGHOLD_LOG: {why}")))?,
     };
     logging::start(filter);
+    panics::leave_caught_ones_to_the_log();
     let server = server(&arguments.configuration)?;
     let result = match inherited {
         Ok(inherited) => server.inherited(inherited).run(),

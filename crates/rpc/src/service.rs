@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use ringhold_core::panics::Caught;
 use ringhold_core::{
     Abandoned, Flow, Frame, Peer, Refusal, Reply, Saved, Service, Ticket, TopLevel, Worker,
 };
@@ -166,15 +167,11 @@ impl Rpc {
         &self,
         unanswered: Option<u32>,
         method: &[u8],
-        panic: &dyn Any,
+        panic: &(dyn Any + Send),
         reply: &mut Reply<'_>,
     ) {
         let name = quoted(method);
-        let message = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("of an unknown type");
+        let panic = Caught::new(panic);
         let count = self.panics.get() + 1;
         self.panics.set(count);
         // The first, the second, the fourth, ...: whoever finds out how to cause it can do so at any rate.
@@ -182,7 +179,7 @@ impl Rpc {
             tracing::error!(
                 socket = reply.socket_name(),
                 connection = %reply.connection(),
-                "the handler of {name} panicked: {message} ({count} panics of handlers on this worker so far)"
+                "the handler of {name} panicked: {panic} ({count} panics of handlers on this worker so far)"
             );
         }
         reply.count_panic();

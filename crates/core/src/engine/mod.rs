@@ -21,6 +21,7 @@ use rustix::net::RecvFlags;
 
 use crate::handover::parcel::Parcel;
 use crate::listeners::Listener;
+use crate::panics;
 use crate::peer::{Link, PeerAddress};
 use crate::shard::Shard;
 
@@ -71,8 +72,8 @@ impl Served {
 pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) {
     for host in shard.take_hosts() {
         // Unwind safety: nothing is left of the service.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(host))).is_err() {
-            tracing::error!("a service panicked when its worker ended and dropped it");
+        if let Err(panic) = panics::catch(|| drop(host)) {
+            tracing::error!("a service panicked when its worker ended and dropped it: {panic}");
         }
     }
 }

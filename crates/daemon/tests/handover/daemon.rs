@@ -16,11 +16,15 @@ use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{
-    Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, block_signals,
+    Close, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service,
+    block_signals,
 };
-use ringhold_rpc::{Responder, Router, Rpc};
+use ringhold_rpc::{Fault, Responder, Router, Rpc};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_bytes::ByteBuf;
+
+#[path = "../../src/panics.rs"]
+mod panics;
 
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
@@ -84,6 +88,7 @@ fn serve(config: &Path) {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    panics::leave_caught_ones_to_the_log();
     let mut server = Server::new(config)
         .service("rpc", |worker| Rpc::new(worker, router()))
         .service("counter", {
@@ -139,6 +144,23 @@ fn router() -> Router {
             object.extend((0..length).map(|index| (index % 251) as u8));
             answer.share(Bytes::from(object))
         })
+        .method("panic", |()| -> Result<(), Fault> { panic!("on purpose") })
+        .deferred("panic_elsewhere", |(), responder| {
+            std::thread::spawn(move || {
+                let _responder = responder;
+                panic!("elsewhere, on purpose");
+            });
+        })
+        .method("panic_twice", |()| -> Result<(), Fault> {
+            struct Second;
+            impl Drop for Second {
+                fn drop(&mut self) {
+                    panic!("the second one, on purpose");
+                }
+            }
+            let _second = Second;
+            panic!("the first one, on purpose");
+        })
         .method_with("remember", |context, value: u64| {
             *context.data::<u64>() += value;
             Ok(*context.data::<u64>())
@@ -165,12 +187,21 @@ impl Service for Counter {
     }
 
     fn frame(&mut self, session: &mut u64, _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        if self.is_set("panic-in-frame") {
+            panic!("a frame, on purpose");
+        }
         *session += 1;
         reply.write(|out| {
             out.push(0xcf);
             out.extend_from_slice(&session.to_be_bytes());
         });
         Flow::Continue
+    }
+
+    fn disconnected(&mut self, _: u64, _: &Close) {
+        if self.is_set("panic-at-the-end") {
+            panic!("the end, on purpose");
+        }
     }
 
     fn save(&self, session: &u64) -> Saved {

@@ -17,6 +17,7 @@ mod crash;
 mod deferred;
 mod events;
 mod load_through;
+mod panics;
 mod program;
 mod refused;
 mod sessions;

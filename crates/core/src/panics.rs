@@ -1,0 +1,103 @@
+//! Panics of services, which cost a call or a connection and not the process: what is known of one that was caught, and
+//! what a panic hook may leave to the log.
+//!
+//! A worker catches a panic in any call of a service and logs it, at most ten a second of each service. The panic hook of
+//! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
+//! nor as often as some client likes, installs a hook that asks [`leave_to_log`]:
+//!
+//! ```
+//! use std::panic;
+//!
+//! let usual = panic::take_hook();
+//! panic::set_hook(Box::new(move |info| {
+//!     if !ringhold_core::panics::leave_to_log(info) {
+//!         usual(info);
+//!     }
+//! }));
+//! ```
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+
+/// What this thread does, as far as a panic is concerned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Now {
+    /// Nothing that would catch one.
+    Unguarded,
+    /// It calls a service.
+    Guarded,
+    /// The same, and one was left to the log that is not caught yet.
+    Panicking,
+}
+
+thread_local! {
+    static NOW: Cell<Now> = const { Cell::new(Now::Unguarded) };
+    /// Where the panic arose, while it is `Panicking`.
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Whether a worker will catch this panic and log what it says and where it arose. For the panic hook of a program, which
+/// need not print it then; only what a hook has asked about here is logged with its place.
+///
+/// It will not if it arose in another thread, or outside of the calls of a service, or while an earlier one unwinds, which ends the
+/// process. What a service catches itself is not logged, unless the service does it with [`Caught`].
+pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
+    let before = NOW.get();
+    if before == Now::Unguarded {
+        return false;
+    }
+    let place = panic.location().map(ToString::to_string);
+    PLACE.replace(place.unwrap_or_default());
+    NOW.set(Now::Panicking);
+    before == Now::Guarded
+}
+
+/// A panic that was caught. It is displayed as what it says and, if the panic hook has asked [`leave_to_log`] about it, its
+/// place.
+#[derive(Debug)]
+pub struct Caught {
+    message: String,
+    place: Option<String>,
+}
+
+impl Caught {
+    /// The panic that [`catch_unwind`] has just returned on this thread.
+    pub fn new(panic: &(dyn Any + Send)) -> Self {
+        let message = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("with a value that is no text");
+        let place = (NOW.get() == Now::Panicking).then(|| {
+            NOW.set(Now::Guarded);
+            PLACE.take()
+        });
+        Caught {
+            message: message.to_owned(),
+            place: place.filter(|place| !place.is_empty()),
+        }
+    }
+}
+
+impl fmt::Display for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(f, "{}, at {place}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+/// Calls a service. What becomes of its value after a panic is up to the service, as documented.
+///
+/// # Errors
+///
+/// The panic, which the caller logs.
+pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Caught> {
+    let outer = NOW.replace(Now::Guarded);
+    let result = catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Caught::new(&*panic));
+    NOW.set(outer);
+    result
+}

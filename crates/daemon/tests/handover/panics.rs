@@ -1,0 +1,105 @@
+//! Panics of services are logged where they are caught, with what they said and where, and printed nowhere else.
+
+use ringhold_client::Address;
+
+use crate::manager::Manager;
+use crate::wire::{Wire, counter, request};
+
+const CONFIG: &str = "workers = 1\n[sockets.rpc]\n[sockets.counter]\n";
+
+/// What the standard library's hook prints of each panic.
+const PRINTED: &str = "panicked at ";
+const PLACE: &str = "tests/handover/daemon.rs:";
+
+/// The daemon, and the addresses of `rpc` and `counter`.
+fn started() -> (Manager, Address, Address) {
+    let mut manager = Manager::new(0, CONFIG).with_test_daemon();
+    let rpc = manager.listen_unix("rpc");
+    let counter = manager.listen_unix("counter");
+    manager.start();
+    (manager, rpc, counter)
+}
+
+#[test]
+fn panics_of_a_handler_are_bounded_lines_with_message_and_place() {
+    let (mut manager, address, _) = started();
+    let mut wire = Wire::connect(&address);
+    for id in 0..100 {
+        wire.send(&request(id, "panic", &[]));
+        let (of, result) = wire.reply();
+        assert_eq!(of, u64::from(id));
+        assert_eq!(result, Err("the handler of \"panic\" panicked".into()));
+    }
+    // Behind the line that is logged for the 64th there is none; the counter knows them all.
+    assert_eq!(counter(&address, "rpc", "panics"), 100);
+    manager.stop();
+    let log = manager.log();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("handler of \"panic\""));
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(lines.len(), 7, "{log}");
+    for line in lines {
+        assert!(line.contains("panicked: on purpose, at "), "{line}");
+        assert!(line.contains(PLACE), "{line}");
+    }
+    assert!(!log.contains(PRINTED), "{log}");
+}
+
+#[test]
+fn panics_of_a_service_are_bounded_lines_with_message_and_place() {
+    let (mut manager, rpc, address) = started();
+    manager.set_flag("panic-in-frame", true);
+    for _ in 0..200 {
+        let mut wire = Wire::connect(&address);
+        assert_eq!(wire.value(), "hello".into());
+        wire.send(b"\xc0");
+        assert_eq!(wire.rest(), b"");
+    }
+    assert_eq!(counter(&rpc, "counter", "panics"), 200);
+    manager.stop();
+    let log = manager.log();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("a frame, on purpose"));
+    let lines: Vec<&str> = lines.collect();
+    assert!((1..200).contains(&lines.len()), "{log}");
+    for line in lines {
+        assert!(
+            line.contains("the service panicked on connection "),
+            "{line}"
+        );
+        assert!(line.contains(" of counter: "), "{line}");
+        assert!(line.contains(PLACE), "{line}");
+    }
+    assert!(!log.contains(PRINTED), "{log}");
+}
+
+#[test]
+fn a_panic_when_a_connection_has_ended_is_logged_too() {
+    let (mut manager, _, address) = started();
+    manager.set_flag("panic-at-the-end", true);
+    let mut wire = Wire::connect(&address);
+    assert_eq!(wire.value(), "hello".into());
+    drop(wire);
+    manager.logged(1, &["the service panicked", "the end, on purpose", PLACE]);
+    assert!(!manager.log().contains(PRINTED));
+    manager.set_flag("panic-at-the-end", false);
+    manager.stop();
+}
+
+/// Nobody logs those: a thread of the application's own, and a panic that ends the process because it meets another.
+#[test]
+fn panics_that_nobody_catches_are_printed() {
+    let (mut manager, address, _) = started();
+    let mut wire = Wire::connect(&address);
+    wire.send(&request(1, "panic_elsewhere", &[]));
+    assert_eq!(wire.reply(), (1, Err("the handler panicked".into())));
+    let line = manager.logged(1, &[PRINTED]);
+    assert!(line.contains(PLACE), "{line}");
+    manager.logged(1, &["elsewhere, on purpose"]);
+    wire.send(&request(2, "panic_twice", &[]));
+    assert!(!manager.ended().success());
+    let log = manager.log();
+    assert!(log.contains("the second one, on purpose"), "{log}");
+}
