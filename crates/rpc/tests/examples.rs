@@ -123,3 +123,28 @@ fn the_calculator_serves_a_real_socket() {
     running.stop();
     running.join().unwrap();
 }
+
+/// A `main` that returns its error, as those of the examples do, has it printed with `Debug`.
+#[test]
+fn a_main_that_fails_says_why_in_words() {
+    let unknown = Config::parse("worker = 1\n[limits]\ndept = 1\n", "test.toml").unwrap_err();
+    let lines = [
+        "test.toml:1: unknown key \"worker\"; did you mean \"workers\"?",
+        "test.toml:3: unknown key \"dept\" in [limits]; did you mean \"depth\"?",
+    ];
+    assert_eq!(format!("{unknown:?}"), lines.join("\n"));
+    let config = Config::parse("[sockets.calculater]\n", "test").unwrap();
+    let table = Server::new(config)
+        .inherited(Inherited::none())
+        .service("calculator", |worker| {
+            Rpc::new(worker, calculator::router())
+        })
+        .check();
+    let error = table.err().unwrap();
+    let said = format!("{error:?}");
+    assert!(
+        said.starts_with("socket \"calculater\" is answered by"),
+        "{said}"
+    );
+    assert_eq!(said, error.to_string());
+}

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 
-/// The problems of one configuration file. Displayed one a line, in the usual form `file:line: what is wrong`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The problems of one configuration file. Displayed one a line, in the usual form `file:line: what is wrong`; the same with
+/// `Debug`, which is what a `main` that returns it prints.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError {
     origin: String,
     problems: Vec<Problem>,
@@ -60,6 +61,12 @@ impl fmt::Display for ConfigError {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use crate::inherit::InheritError;
 use crate::listeners::StartError;
 
-/// Why a server could not start, or ended.
-#[derive(Debug)]
+/// Why a server could not start, or ended. `Debug` shows it as `Display` does, since it is what a `main` that returns it
+/// prints.
 #[non_exhaustive]
 pub enum ServerError {
     /// The descriptors that the environment announces could not be taken.
@@ -36,6 +36,12 @@ impl fmt::Display for ServerError {
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => error.fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
