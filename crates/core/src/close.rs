@@ -45,7 +45,7 @@ pub enum Close {
     WriteTimeout,
     /// The process held more than `limits.memory`, and this connection held most of it.
     Memory,
-    /// The server stops.
+    /// The server stops, or a successor goes on with the connection.
     Stopping,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! use ringhold_core::config::Config;
-//! use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service};
+//! use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Saved, Server, Service};
 //!
 //! /// Sends every frame back.
 //! struct Echo;
@@ -22,6 +22,11 @@
 //!     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
 //!         reply.write(|out| out.extend_from_slice(&frame));
 //!         Flow::Continue
+//!     }
+//!
+//!     // Without it, each restart and reload would end the connections.
+//!     fn save(&self, _: &()) -> Saved {
+//!         Saved::Stateless
 //!     }
 //! }
 //!

@@ -122,7 +122,8 @@ impl Reply<'_> {
     }
 
     /// Promises an answer that comes later. Exactly one of three things will happen: the [`Responder`] answers,
-    /// [`Service::abandoned`] is called with `ticket`, or the connection ends before.
+    /// [`Service::abandoned`] is called with `ticket`, or the connection ends before. Frames that follow are given to the
+    /// service meanwhile, so their replies may come first.
     ///
     /// [`Service::abandoned`]: crate::Service::abandoned
     pub fn defer(&mut self, ticket: Ticket) -> Responder {

@@ -25,7 +25,8 @@ const NEEDED_DESCRIPTORS: usize = 12;
 
 /// A server that is being put together: a configuration, and the services that its sockets name.
 ///
-/// [`Server::run`] is all that the `main` of a daemon needs. [`Server::start`] leaves the signals and the service
+/// [`Server::run`] is all that the `main` of a daemon needs, besides a log: everything is reported as events of the crate
+/// `tracing`, and nothing is seen unless the program installs a subscriber, such as `tracing_subscriber::fmt()`. [`Server::start`] leaves the signals and the service
 /// manager alone, for programs that embed a server, and for tests.
 pub struct Server {
     pub(crate) config: Config,
@@ -46,7 +47,11 @@ impl Server {
     }
 
     /// Adds a service under the name that `service = "..."` in a socket's section means. `make` is called once on each
-    /// worker's thread, and what it makes stays there.
+    /// worker's thread, and what it makes stays there until the worker ends, which drops it.
+    ///
+    /// Unless there are more workers than CPUs, that thread is pinned to one, and every thread that is started from it, here or in a call of
+    /// the service, inherits that: it competes with the worker. Threads that compute are better started in `main` (see
+    /// [`Server::inherited`]), or set their own affinity (sched_setaffinity(2)).
     ///
     /// # Panics
     ///

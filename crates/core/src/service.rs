@@ -29,6 +29,9 @@ pub trait Service: 'static {
 
     /// A connection was made. May greet the peer through `reply`.
     ///
+    /// It is called as well for a connection of the predecessor's whose session was [`Saved::Stateless`]. What it writes is
+    /// dropped then, since the peer has been greeted.
+    ///
     /// # Errors
     ///
     /// A [`Refusal`] ends the connection, after what was written to `reply`.
@@ -62,18 +65,22 @@ pub trait Service: 'static {
         Flow::close(why.to_string())
     }
 
-    /// The connection has ended.
+    /// The connection has ended, or goes on in the successor: then `why` is [`Close::Stopping`], as when the server stops.
     fn disconnected(&mut self, session: Self::Session, why: &Close) {
         let _ = (session, why);
     }
 
-    /// What the successor needs to continue this session.
+    /// What the successor needs to continue this session. It may be another version of the program, an older one too.
+    ///
+    /// The default is [`Saved::Close`]: each restart and reload ends the connections. A service whose sessions hold nothing
+    /// that the next one needs answers [`Saved::Stateless`].
     fn save(&self, session: &Self::Session) -> Saved {
         let _ = session;
         Saved::Close
     }
 
-    /// Continues a session that the predecessor saved as [`Saved::Bytes`].
+    /// Continues a session that the predecessor saved as [`Saved::Bytes`]. Each connection is another `peer` than it was
+    /// there, with another id and, if it needs one, a new handle.
     ///
     /// # Errors
     ///

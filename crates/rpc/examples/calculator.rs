@@ -24,6 +24,9 @@ pub(crate) fn router() -> Router {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     Server::new(Config::parse(CONFIG, "built-in")?)
         .service("calculator", |worker| Rpc::new(worker, router()))
         .run()?;

@@ -34,6 +34,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // the second can be done only while there is one thread.
     block_signals()?;
     let inherited = Inherited::take()?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_time()

@@ -59,7 +59,13 @@
 //!
 //! A connection is stateless as long as no handler keeps a [`Notifier`] or [data](Context::data) for it, and again when the
 //! last notifier is dropped and the data is [taken](Context::take_data). Stateless connections survive a restart or reload:
-//! the successor serves them without knowing anything about them. The others are closed, for now.
+//! the successor serves them without knowing anything about them. The others are closed, for now. What handlers hold
+//! themselves, such as a counter, begins anew.
+//!
+//! # Tests
+//!
+//! A router is tested without sockets: `Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default())` of
+//! [`ringhold_core::testing`] takes the bytes of requests and gives those of replies.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -90,6 +90,23 @@ impl Router {
     /// there are none, and if the only one is nil. They must be owned; see [`Router::raw`] and [`Call::decode`] for types
     /// that borrow.
     ///
+    /// A client that sends a struct usually sends it as a map, which is one parameter. So a handler takes it as a tuple of one:
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// struct Reading {
+    ///     channel: String,
+    ///     value: f64,
+    /// }
+    ///
+    /// let router = ringhold_rpc::Router::new()
+    ///     // [{"channel": "a", "value": 1.5}]
+    ///     .method("put", |(reading,): (Reading,)| Ok(format!("{}={}", reading.channel, reading.value)))
+    ///     // ["a", 1.5]
+    ///     .method("put_values", |reading: Reading| Ok(format!("{}={}", reading.channel, reading.value)));
+    /// # let _ = router;
+    /// ```
+    ///
     /// The result is serialized into the connection's outbox; structs become maps. `?` turns any error into a [`Fault`].
     ///
     /// # Panics
@@ -134,6 +151,9 @@ impl Router {
     }
 
     /// Adds a method that is answered later, from any thread: the handler passes the [`Responder`] on and returns.
+    ///
+    /// A thread that the handler starts shares the worker's CPU, see
+    /// [`Server::service`](ringhold_core::Server::service).
     ///
     /// # Panics
     ///
