@@ -26,6 +26,8 @@ pub(crate) struct Desk {
     pub(crate) open_tickets: OpenTickets,
     /// Bounds the warnings about connections.
     pub(crate) warnings: Throttle,
+    /// Bounds what is logged of panics in calls of services.
+    pub(crate) panics: Throttle,
     /// How many tickets this worker has opened, modulo 2^32.
     pub(crate) rounds: u32,
     /// Milliseconds on the worker's clock at the beginning of this turn.

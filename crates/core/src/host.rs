@@ -10,13 +10,12 @@ use crate::close::Close;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::frame::{Frame, Lend};
-use crate::panics::{self, Caught};
+use crate::panics;
 use crate::partial::Partial;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service};
 use crate::slots::Slots;
-use crate::throttle::{Throttle, Verdict};
 
 /// So many frames of one connection are dispatched in one turn; then the others have theirs.
 const FRAMES_PER_TURN_MAX: usize = 2048;
@@ -50,8 +49,6 @@ pub(crate) struct Hosted<S: Service> {
     sessions: Slots<S::Session>,
     /// Frames that were given to the service since they were counted last.
     uncounted: usize,
-    /// Bounds what is logged of its panics.
-    panics: Throttle,
 }
 
 /// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
@@ -68,7 +65,6 @@ impl<S: Service> Hosted<S> {
             service,
             sessions: Slots::new(),
             uncounted: 0,
-            panics: Throttle::default(),
         }
     }
 
@@ -220,33 +216,13 @@ impl<S: Service> Hosted<S> {
         match result {
             Ok(result) => Some(result),
             Err(panic) => {
-                self.panicked(&panic, reply.connection, reply.desk);
+                // The connection's own line does not say what it was.
+                panic.log("the service", reply.connection, reply.desk);
                 reply.desk.framer.reset();
                 reply.connection.close(Close::Panicked, reply.desk);
                 None
             }
         }
-    }
-
-    /// Logs what the service panicked with, which the connection's own line does not say.
-    #[cold]
-    fn panicked(&self, panic: &Caught, connection: &Connection, desk: &Desk) {
-        let Verdict::Log { unsaid } = self.panics.warn(desk.now) else {
-            return;
-        };
-        let name = &desk.names[connection.name as usize].name;
-        let id = connection.id;
-        if unsaid > 0 {
-            tracing::error!(
-                socket = %name,
-                "{unsaid} panics of a service were not logged one by one; ringhold status counts them"
-            );
-        }
-        tracing::error!(
-            socket = %name,
-            connection = %id,
-            "the service panicked on connection {id} of {name}: {panic}"
-        );
     }
 }
 
@@ -423,7 +399,7 @@ impl<S: Service> Host for Hosted<S> {
         };
         // Unwind safety: nothing is left of the session.
         if let Err(panic) = panics::catch(|| self.service.disconnected(session, why)) {
-            self.panicked(&panic, connection, desk);
+            panic.log("the service", connection, desk);
             desk.name_counters(connection.name).panics.add(1);
         }
     }

@@ -1,7 +1,7 @@
 //! Panics of services, which cost a call or a connection and not the process: what is known of one that was caught, and
 //! what a panic hook may leave to the log.
 //!
-//! A worker catches a panic in any call of a service and logs it, at most ten a second of each service. The panic hook of
+//! A worker catches a panic in any call of a service and logs it, at most ten a second. The panic hook of
 //! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
 //! nor as often as some client likes, installs a hook that asks [`leave_to_log`]:
 //!
@@ -20,6 +20,10 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+
+use crate::connection::Connection;
+use crate::desk::Desk;
+use crate::throttle::Verdict;
 
 /// What this thread does, as far as a panic is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +46,8 @@ thread_local! {
 /// need not print it then; only what a hook has asked about here is logged with its place.
 ///
 /// It will not if it arose in another thread, or outside of the calls of a service, or while an earlier one unwinds, which ends the
-/// process. What a service catches itself is not logged, unless the service does it with [`Caught`].
+/// process. What a service catches itself is not logged, unless the service reports it with
+/// [`Reply::report_panic`](crate::Reply::report_panic).
 pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
     let before = NOW.get();
     if before == Now::Unguarded {
@@ -78,6 +83,26 @@ impl Caught {
             message: message.to_owned(),
             place: place.filter(|place| !place.is_empty()),
         }
+    }
+
+    /// Logs it, at most ten times a second on each worker: whoever finds out how to cause it can do so at any rate.
+    #[cold]
+    pub(crate) fn log(&self, what: &str, connection: &Connection, desk: &Desk) {
+        let Verdict::Log { unsaid } = desk.panics.warn(desk.now) else {
+            return;
+        };
+        if unsaid > 0 {
+            tracing::error!(
+                "{unsaid} panics of services were not logged one by one; ringhold status counts them"
+            );
+        }
+        let name = &desk.names[connection.name as usize].name;
+        let id = connection.id;
+        tracing::error!(
+            socket = %name,
+            connection = %id,
+            "{what} panicked on connection {id} of {name}: {self}"
+        );
     }
 }
 

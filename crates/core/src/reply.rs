@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::mailbox::{Mail, Post};
+use crate::panics::Caught;
 use crate::peer::{ConnectionId, Handle, HandleState, Link, PeerAddress};
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
@@ -66,8 +67,10 @@ impl Reply<'_> {
         }
     }
 
-    /// Counts a panic that the service itself caught. One that it does not catch is counted by the worker.
-    pub fn count_panic(&mut self) {
+    /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
+    /// `what` has panicked, such as `the handler of "add"`. Ten panics a second are logged, and how many were not.
+    pub fn report_panic(&mut self, what: &str, panic: &Caught) {
+        panic.log(what, self.connection, self.desk);
         self.desk.name_counters(self.connection.name).panics.add(1);
     }
 

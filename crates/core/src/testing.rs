@@ -146,6 +146,7 @@ impl Exchange {
             },
             open_tickets: crew.open_tickets.clone(),
             warnings: Throttle::default(),
+            panics: Throttle::default(),
             rounds: 0,
             now: 1,
             limits: Arc::new(limits),

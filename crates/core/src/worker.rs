@@ -96,6 +96,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
         },
         open_tickets: post.crew.open_tickets.clone(),
         warnings: Throttle::default(),
+        panics: Throttle::default(),
         rounds: 0,
         now: 1,
         limits,

