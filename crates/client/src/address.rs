@@ -13,7 +13,8 @@ use socket2::SockAddr;
 
 /// The address of a server.
 ///
-/// Written the way the `listen` setting of the daemon and systemd's `ListenStream=` are read:
+/// Written the way the `listen` setting of the daemon is read, which takes no host names. (`ListenStream=` of systemd writes
+/// unix sockets without `unix:`.)
 ///
 /// | text | meaning |
 /// | --- | --- |
@@ -72,10 +73,10 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let refuse = |why| {
+        let refuse = |why: &str| {
             Err(AddressError {
                 text: text.to_owned(),
-                why,
+                why: why.to_owned(),
             })
         };
         if let Some(rest) = text.strip_prefix("unix:") {
@@ -85,6 +86,9 @@ impl FromStr for Address {
                 (None, true) => refuse("the path after 'unix:' is empty"),
                 (None, false) => Ok(Self::Unix(PathBuf::from(rest))),
             };
+        }
+        if text.starts_with(['/', '@']) {
+            return refuse(&format!("did you mean \"unix:{text}\"?"));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::Tcp(address));
@@ -145,7 +149,7 @@ impl From<SocketAddr> for Address {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError {
     text: String,
-    why: &'static str,
+    why: String,
 }
 
 impl fmt::Display for AddressError {
@@ -192,7 +196,9 @@ mod tests {
     fn refusals_say_what_is_missing() {
         let cases = [
             ("", "port is missing"),
-            ("/run/a.sock", "unix:/path"),
+            ("/run/a.sock", "did you mean \"unix:/run/a.sock\"?"),
+            ("@name", "did you mean \"unix:@name\"?"),
+            ("/run/a:1", "did you mean \"unix:/run/a:1\"?"),
             (":4660", "host is missing"),
             ("127.0.0.1", "port is missing"),
             ("127.0.0.1:x", "port is not a number"),

@@ -38,7 +38,8 @@ impl Checker {
         match params.first() {
             Some(0x90..=0x9f | 0xdc | 0xdd) => self.object(params),
             _ => Err(CallError::Params(
-                "they must be one msgpack array".to_owned(),
+                "they must be one msgpack array; a single parameter is the tuple (value,)"
+                    .to_owned(),
             )),
         }
     }

@@ -185,10 +185,9 @@ fn parameters_that_would_break_the_stream_are_not_sent() {
             client.notify_raw("echo", params).is_err() && client.send_raw("echo", params).is_err()
         );
     }
-    assert!(matches!(
-        client.call::<_, i64>("sum", &5),
-        Err(CallError::Params(_))
-    ));
+    let error = client.call::<_, i64>("sum", &5).unwrap_err();
+    assert!(matches!(error, CallError::Params(_)));
+    assert!(error.to_string().contains("(value,)"), "{error}");
     assert!(matches!(
         client.respond(1, Ok(b"")),
         Err(CallError::Params(_))

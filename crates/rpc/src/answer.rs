@@ -60,7 +60,8 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Answers with a value that is msgpack already: exactly one object.
+    /// Answers with a value that is msgpack already: exactly one object. Debug builds panic if it is not; release builds trust
+    /// the handler, and anything else would spoil what the client reads behind it.
     #[inline]
     pub fn encoded(self, object: &[u8]) -> Answered {
         match self.id {
@@ -86,8 +87,7 @@ impl<'a> Answer<'a> {
         self.write(|out| out.extend_from_slice(object))
     }
 
-    /// Answers with a value that is msgpack already, exactly one object. When it is large it is queued without being
-    /// copied.
+    /// As [`Answer::encoded`]. When the object is large it is queued without being copied.
     pub fn share(mut self, object: Bytes) -> Answered {
         let Some(id) = self.id else {
             return Answered(());
@@ -104,7 +104,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Lets `write` append the result to what is sent: exactly one msgpack object, or nothing, which means nil. The
-    /// buffer holds other replies already: append only.
+    /// buffer holds other replies already: append only. It is checked as in [`Answer::encoded`].
     pub fn write(self, write: impl FnOnce(&mut Vec<u8>)) -> Answered {
         self.try_write(|out| {
             write(out);

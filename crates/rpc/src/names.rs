@@ -110,7 +110,8 @@ pub(crate) fn nearest<'n>(wrong: &[u8], known: impl Iterator<Item = &'n str>) ->
     known
         .filter(|name| name.len().abs_diff(wrong.len()) <= 2)
         .map(|name| (strsim::damerau_levenshtein(name, wrong), name))
-        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+        // Where as much is different as is the same, it is another word.
+        .filter(|(distance, name)| *distance <= 2 && *distance * 2 < name.len())
         .min()
         .map(|(_, name)| name)
 }
@@ -196,6 +197,8 @@ mod tests {
         assert_eq!(guess("Ping"), Some("ping"));
         assert_eq!(guess("b"), None, "every letter is different");
         assert_eq!(guess("subtract"), None);
+        assert_eq!(guess("pang"), Some("ping"));
+        assert_eq!(guess("pony"), None, "as much is different as is the same");
         assert_eq!(nearest(&[0xff; 4], known.into_iter()), None);
         assert_eq!(guess(&"echo".repeat(100)), None);
     }
