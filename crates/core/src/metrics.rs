@@ -92,6 +92,8 @@ counters! {
         abandoned,
         /// Connections given to a successor.
         handed_over,
+        /// Connections that were not, because the service did not save their session.
+        unsaved,
         /// Connections taken over from a predecessor.
         restored,
         /// Those of them that the service could not go on with.

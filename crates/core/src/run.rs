@@ -16,6 +16,7 @@ use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
 use crate::inherit;
 use crate::listeners::{Listener, Origin};
+use crate::metrics::Metrics;
 use crate::notify;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError};
@@ -83,6 +84,7 @@ impl Server {
                 control.wait_for_end(&running)?;
                 drop(spare);
                 tracing::debug!("every worker has let go");
+                say_unsaved(&metrics);
                 let released = running.release();
                 let failed = daemon.leave(released)?;
                 failed.map_or(Ok(()), Err)?;
@@ -92,6 +94,7 @@ impl Server {
                 control.wait_for_end(&running)?;
                 drop(spare);
                 tracing::debug!("every worker has let go");
+                say_unsaved(&metrics);
                 return Err(daemon.replace(running.release(), has_store)?.into());
             }
         }
@@ -306,6 +309,26 @@ fn stop_to_hand_over(running: &Running) {
         tracing::info!(
             "waiting for deferred replies ({open} are open), for at most handover.drain"
         );
+    }
+}
+
+/// Says whose connections end although there is a successor: nothing is wrong with it, but their clients see it.
+fn say_unsaved(metrics: &Metrics) {
+    let snapshot = metrics.snapshot();
+    // Every worker has every name.
+    for (name, _) in snapshot
+        .workers
+        .iter()
+        .take(1)
+        .flat_map(|worker| &worker.names)
+    {
+        let unsaved = snapshot.name(name).map_or(0, |totals| totals.unsaved);
+        if unsaved > 0 {
+            tracing::info!(
+                socket = %name,
+                "closed {unsaved} connections whose services do not save their sessions"
+            );
+        }
     }
 }
 

@@ -84,6 +84,8 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     manager.set_flag("save-nothing", true);
     manager.restart();
     assert_eq!(unsaved.rest(), b"");
+    let said = "closed 1 connections whose services do not save their sessions";
+    manager.logged(1, &[said, "counter"]);
     other.echo(2, 2);
     manager.stop_for_good();
 }
@@ -102,6 +104,10 @@ fn rpc_connections_with_data_are_closed() {
     stateless.echo(1, 1);
     manager.restart();
     assert_eq!(stateful.rest(), b"");
+    manager.logged(1, &["closed 1 connections", "socket=rpc"]);
     stateless.echo(2, 2);
+    manager.reload();
+    stateless.echo(3, 3);
+    assert_eq!(manager.log().matches("closed 1 connections").count(), 1);
     manager.stop_for_good();
 }
