@@ -86,7 +86,14 @@ impl fmt::Display for Close {
                 f.write_str("the peer ended the connection in the middle of a frame")
             }
             Close::Failed(error) => write!(f, "the socket failed: {error}"),
-            Close::Framing(error) => write!(f, "the input is not acceptable msgpack: {error}"),
+            Close::Framing(error) => {
+                write!(f, "the input is not acceptable msgpack: {error}")?;
+                f.write_str(match error.kind() {
+                    framer::ErrorKind::TooLarge => "; see limits.frame_bytes",
+                    framer::ErrorKind::TooDeep => "; see limits.depth",
+                    _ => "",
+                })
+            }
             Close::TopLevel(byte) => {
                 write!(
                     f,
@@ -115,5 +122,27 @@ impl fmt::Display for Close {
             }
             Close::Stopping => f.write_str("the server stops"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringhold_framer::{Framer, Limits};
+
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_by_its_key() {
+        let limits = Limits {
+            frame_bytes: 8,
+            depth: 1,
+        };
+        let text = |input: &[u8]| {
+            let error = Framer::new(limits).feed(input).unwrap_err();
+            Close::Framing(error).to_string()
+        };
+        assert!(text(b"\xc4\x09").ends_with("; see limits.frame_bytes"));
+        assert!(text(b"\x91\x91").ends_with("; see limits.depth"));
+        assert!(text(b"\xc1").ends_with("(at byte 0 of the frame)"));
     }
 }
