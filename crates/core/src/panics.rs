@@ -120,6 +120,7 @@ impl fmt::Display for Caught {
 /// # Errors
 ///
 /// The panic, which the caller logs.
+#[inline]
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = NOW.replace(Now::Guarded);
     let result = catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Caught::new(&*panic));

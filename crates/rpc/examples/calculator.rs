@@ -25,6 +25,7 @@ pub(crate) fn router() -> Router {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
     Server::new(Config::parse(CONFIG, "built-in")?)

@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     block_signals()?;
     let inherited = Inherited::take()?;
     tracing_subscriber::fmt()
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
     let runtime = Builder::new_multi_thread()
