@@ -38,9 +38,8 @@ impl Server {
     ///
     /// On SIGHUP the program is started once more as a child, to be asked whether it could take over, while this process
     /// serves. Its `main` runs up to here, then `run` answers on standard output and returns `Ok`. So what `main` does before
-    /// must not need anything that only one process can have (a device, a lock), what it does afterwards must not undo
-    /// anything of the serving process, nor write to standard output. What is made by the functions given to
-    /// [`Server::service`] is not made in that child.
+    /// must not need anything that only one process can have (a device, a lock), and what it does afterwards must not undo
+    /// anything of the serving process. What the functions given to [`Server::service`] make is not made in that child.
     ///
     /// Then the process replaces itself by execve: `run` does not return, and `main` begins anew in the same process. The
     /// services have been dropped before; other threads of the application end wherever they are. What they must bring to an

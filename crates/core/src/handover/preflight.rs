@@ -18,7 +18,7 @@ use crate::listeners::{Held, Listener, Origin};
 /// Where the question is.
 pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
 
-/// What the child writes if it could take over; any other answer, or none, means that it could not.
+/// What the child writes if it could take over. If that is nowhere in what it writes, it could not.
 pub(crate) const YES: &str = "ringhold: ready to take over\n";
 
 /// How long the child may take.
@@ -179,7 +179,9 @@ impl Asked {
             .child
             .wait()
             .map_err(|error| format!("the child cannot be waited for: {error}"))?;
-        if status.success() && self.answer.ends_with(YES.as_bytes()) {
+        // Its `main` may have said something before, and goes on afterwards.
+        let mut places = self.answer.windows(YES.len());
+        if status.success() && places.any(|place| place == YES.as_bytes()) {
             return Ok(());
         }
         let answer = String::from_utf8_lossy(&self.answer);

@@ -98,12 +98,15 @@ fn serve(config: &Path) {
             }
         })
         .service("bus", |_| Bus)
-        .service("fragile", move |_| {
+        .service("fragile", {
             let flags = flags.clone();
-            if flags.join("abort-at-start").exists() {
-                std::process::abort();
+            move |_| {
+                let flags = flags.clone();
+                if flags.join("abort-at-start").exists() {
+                    std::process::abort();
+                }
+                Counter { flags }
             }
-            Counter { flags }
         });
     if let Some(inherited) = inherited {
         server = server.inherited(inherited);
@@ -111,6 +114,9 @@ fn serve(config: &Path) {
     if let Err(error) = server.run() {
         eprintln!("{error}");
         std::process::exit(1);
+    }
+    if flags.join("say-goodbye").exists() {
+        println!("goodbye");
     }
 }
 

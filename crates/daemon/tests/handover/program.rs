@@ -58,6 +58,23 @@ fn started(program: impl FnOnce(&Manager) -> String) -> (Manager, Address, Wire)
     (manager, address, wire)
 }
 
+/// `Server::run` returns in the child that is asked, and `main` goes on.
+#[test]
+fn what_a_program_prints_behind_its_answer_does_not_count() {
+    let mut manager = Manager::new(0, CONFIG).with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    manager.set_flag("say-goodbye", true);
+    let mut wire = Wire::connect(&address);
+    for id in 0..2 {
+        manager.reload();
+        manager.logged(id as usize + 1, &["took over"]);
+        wire.echo(id, 1);
+    }
+    assert!(!manager.log().contains("the reload is refused"));
+    manager.stop();
+}
+
 #[test]
 fn a_new_version_behind_a_link_is_found() {
     let (mut manager, _, mut wire) = started(|manager| {
