@@ -38,51 +38,46 @@ enum Now {
 
 thread_local! {
     static NOW: Cell<Now> = const { Cell::new(Now::Unguarded) };
-    /// Where the panic arose, while it is `Panicking`.
-    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// What the panic said and where it arose, while it is `Panicking`.
+    static NOTED: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Whether a worker will catch this panic and log what it says and where it arose. For the panic hook of a program, which
 /// need not print it then; only what a hook has asked about here is logged with its place.
 ///
-/// It will not if it arose in another thread, or outside of the calls of a service, or while an earlier one unwinds, which ends the
-/// process. What a service catches itself is not logged, unless the service reports it with
-/// [`Reply::report_panic`](crate::Reply::report_panic).
+/// It will not if it arose in another thread, or outside of the calls of a service, or while an earlier one unwinds, which
+/// ends the process; that one is logged here. What a service catches itself is not logged, unless the service reports it
+/// with [`Reply::report_panic`](crate::Reply::report_panic).
 pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
     let before = NOW.get();
-    if before == Now::Unguarded {
+    if before == Now::Unguarded || cfg!(panic = "abort") {
         return false;
     }
-    let place = panic.location().map(ToString::to_string);
-    PLACE.replace(place.unwrap_or_default());
+    let mut text = message(panic.payload()).to_owned();
+    if let Some(place) = panic.location() {
+        text = format!("{text}, at {place}");
+    }
     NOW.set(Now::Panicking);
+    let first = NOTED.replace(text);
+    if before == Now::Panicking {
+        tracing::error!("a panic was not caught before the next one: {first}");
+    }
     before == Now::Guarded
 }
 
 /// A panic that was caught. It is displayed as what it says and, if the panic hook has asked [`leave_to_log`] about it, its
 /// place.
 #[derive(Debug)]
-pub struct Caught {
-    message: String,
-    place: Option<String>,
-}
+pub struct Caught(String);
 
 impl Caught {
     /// The panic that [`catch_unwind`] has just returned on this thread.
     pub fn new(panic: &(dyn Any + Send)) -> Self {
-        let message = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("with a value that is no text");
-        let place = (NOW.get() == Now::Panicking).then(|| {
+        if NOW.get() == Now::Panicking {
             NOW.set(Now::Guarded);
-            PLACE.take()
-        });
-        Caught {
-            message: message.to_owned(),
-            place: place.filter(|place| !place.is_empty()),
+            return Caught(NOTED.take());
         }
+        Caught(message(panic).to_owned())
     }
 
     /// Logs it, at most ten times a second on each worker: whoever finds out how to cause it can do so at any rate.
@@ -108,11 +103,16 @@ impl Caught {
 
 impl fmt::Display for Caught {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Some(place) => write!(f, "{}, at {place}", self.message),
-            None => f.write_str(&self.message),
-        }
+        f.write_str(&self.0)
     }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("with a value that is no text")
 }
 
 /// Calls a service. What becomes of its value after a panic is up to the service, as documented.

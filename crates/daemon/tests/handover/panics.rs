@@ -101,4 +101,6 @@ fn panics_that_nobody_catches_are_printed() {
     assert!(!manager.ended().success());
     let log = manager.log();
     assert!(log.contains("the second one, on purpose"), "{log}");
+    let first = log.lines().find(|line| line.contains("the first one"));
+    assert!(first.is_some_and(|line| line.contains(PLACE)), "{log}");
 }
