@@ -45,8 +45,10 @@ pub enum Close {
     WriteTimeout,
     /// The process held more than `limits.memory`, and this connection held most of it.
     Memory,
-    /// The server stops, or a successor goes on with the connection.
+    /// The server stops.
     Stopping,
+    /// The server lets go of the connection so that a successor goes on with it: for the peer nothing ends.
+    HandedOver,
 }
 
 impl Close {
@@ -74,7 +76,7 @@ impl Close {
 
     /// Whether this is how connections ordinarily end.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Close::Finished | Close::Stopping)
+        matches!(self, Close::Finished | Close::Stopping | Close::HandedOver)
     }
 }
 
@@ -121,6 +123,7 @@ impl fmt::Display for Close {
                 f.write_str("limits.memory was exceeded and this connection held most")
             }
             Close::Stopping => f.write_str("the server stops"),
+            Close::HandedOver => f.write_str("a successor goes on with the connection"),
         }
     }
 }

@@ -321,7 +321,7 @@ impl Connection {
     fn count(&self, why: &Close, desk: &Desk) {
         let counters = desk.name_counters(self.name);
         match why {
-            Close::Finished | Close::Stopping => {}
+            Close::Finished | Close::Stopping | Close::HandedOver => {}
             Close::Refused(_) | Close::Service(_) | Close::Abandoned(_) => {
                 counters.ended_by_service.add(1)
             }

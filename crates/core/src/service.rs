@@ -65,7 +65,8 @@ pub trait Service: 'static {
         Flow::close(why.to_string())
     }
 
-    /// The connection has ended, or goes on in the successor: then `why` is [`Close::Stopping`], as when the server stops.
+    /// The session has ended, with the connection, or with this process if `why` is [`Close::HandedOver`]: then the connection is the
+    /// successor's, which [`restore`](Service::restore)s or makes the session anew.
     fn disconnected(&mut self, session: Self::Session, why: &Close) {
         let _ = (session, why);
     }

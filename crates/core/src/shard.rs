@@ -206,6 +206,11 @@ impl<L: Link> Shard<L> {
 
     /// The engine has closed the socket: forget the connection.
     pub(crate) fn closed(&mut self, slot: u32) -> L {
+        self.forget(slot, Close::Stopping)
+    }
+
+    /// Forgets a connection, for its own reason if it has one.
+    fn forget(&mut self, slot: u32, otherwise: Close) -> L {
         let Some(mut entry) = self.connections.remove(slot as usize) else {
             unreachable!("a connection is closed once");
         };
@@ -224,7 +229,7 @@ impl<L: Link> Shard<L> {
         let life = std::mem::replace(&mut connection.life, Life::Open);
         let why = match life {
             Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => why,
-            Life::Open | Life::Ended => Close::Stopping,
+            Life::Open | Life::Ended => otherwise,
         };
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
             host.disconnected(connection, &why, &self.desk);

@@ -173,7 +173,7 @@ impl<L: Link> Shard<L> {
         let name = connection.name;
         self.desk.name_counters(name).handed_over.add(1);
         Some(Parcel {
-            socket: self.closed(slot).into_socket(),
+            socket: self.forget(slot, Close::HandedOver).into_socket(),
             name: self.desk.names[name as usize].name.to_string(),
             input: input.unwrap_or_default().freeze(),
             ended,

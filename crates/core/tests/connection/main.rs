@@ -6,6 +6,7 @@ mod counters;
 mod ending;
 mod fanout;
 mod frames;
+mod handed_over;
 mod handles;
 mod large;
 mod last_words;
