@@ -62,10 +62,12 @@ impl Server {
         let has_store = has_store();
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
         let spare = [SPARE_FOR_HANDOVER, SPARE_FOR_CHILD].map(Spare::keep);
+        // Before anybody is answered: systemd takes a reload of a service that is still starting for a part of the start,
+        // which ends well, and sends no signal.
+        notify::ready();
         running.resume();
         announce(&running);
         let metrics = running.metrics().clone();
-        notify::ready();
 
         let mut control = Control::new(&signals);
         let [for_handover, for_child] = spare;

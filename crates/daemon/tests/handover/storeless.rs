@@ -1,9 +1,14 @@
 //! Without a store for descriptors: connections are finished and closed, and that is said at start.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
 use nix::sys::signal::Signal;
 use rmpv::Value;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-use crate::manager::Manager;
+use crate::manager::{Manager, RINGHOLD, write_program};
 use crate::wire::{Wire, request};
 
 const CONFIG: &str = "workers = 2\n[handover]\ndrain = \"20s\"\n[sockets.rpc]\n";
@@ -81,6 +86,43 @@ fn a_store_that_is_too_small() {
         manager.stop();
     }
     drains_and_closes(Manager::new(2, CONFIG).with_test_daemon());
+}
+
+/// A pipe with a name that has no room left, and its end to read from: who writes to it waits.
+fn full_pipe(path: &str) -> File {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let open = |options: &mut OpenOptions| options.custom_flags(nonblocking).open(path).unwrap();
+    let reader = open(OpenOptions::new().read(true));
+    let mut writer = open(OpenOptions::new().write(true));
+    for size in [4096, 1] {
+        let error = loop {
+            if let Err(error) = writer.write_all(&vec![b'\n'; size]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+    reader
+}
+
+/// systemd lets a reload of a service that is still starting end well without doing anything. So the service manager
+/// knows that the service is ready before any client can. The main thread is held up where it says what it listens on.
+#[test]
+fn who_has_an_answer_can_reload() {
+    let mut manager = Manager::new(3, "[sockets.rpc]\n");
+    let address = manager.listen_unix("rpc");
+    let pipe = full_pipe(&manager.path("log"));
+    let script = manager.path("silent");
+    let to_the_pipe = format!("exec {RINGHOLD} \"$@\" 2>{}", manager.path("log"));
+    write_program(&script, &format!("#!/bin/sh\n{to_the_pipe}\n"));
+    manager.run_as(&script);
+    manager.set_environment("RINGHOLD_LOG", "off,ringhold_core::run=info");
+    manager.launch();
+    Wire::connect(&address).echo(1, 1);
+    manager.wait_for(0, "READY=1");
+    drop(pipe);
+    manager.stop_for_good();
 }
 
 /// What the service manager is told, and in which order.
