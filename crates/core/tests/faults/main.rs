@@ -14,6 +14,7 @@ mod ends;
 mod failures;
 mod frames;
 mod leases;
+mod mail;
 mod memory;
 mod pushes;
 mod quiet;
@@ -117,6 +118,9 @@ tests! {
         many_threads_may_push_at_once,
         what_was_pushed_before_the_end_is_delivered,
         a_panic_costs_one_connection,
+    }
+    mail {
+        much_mail_does_not_come_before_connections,
     }
     tickets {
         each_question_is_answered_once,
