@@ -12,6 +12,7 @@ mod client;
 mod cuts;
 mod ends;
 mod failures;
+mod flights;
 mod frames;
 mod leases;
 mod mail;
@@ -83,6 +84,9 @@ tests! {
     sends {
         answers_that_are_sent_in_bits_stay_whole_and_in_order,
         an_answer_may_be_larger_than_the_outbox,
+    }
+    flights {
+        more_sends_may_fail_than_completions_fit,
     }
     timeouts {
         a_reader_that_never_reads_is_cut,

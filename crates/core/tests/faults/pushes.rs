@@ -13,10 +13,10 @@ use crate::frames::{Random, frame};
 use crate::services::Echo;
 
 /// The readers that there are, all of them reachable from every worker.
-type Readers = Arc<Mutex<Vec<Handle>>>;
+pub(crate) type Readers = Arc<Mutex<Vec<Handle>>>;
 
 /// Enters itself.
-struct Read(Readers);
+pub(crate) struct Read(pub(crate) Readers);
 
 impl Service for Read {
     type Session = ();
