@@ -36,6 +36,8 @@ pub(crate) enum Mail {
         bytes: Bytes,
         here: bool,
     },
+    /// So many bytes that a handle had begun to push from another thread do not come: the connection had ended meanwhile.
+    Withdrawn { to: ConnectionId, bytes: usize },
     /// What handles pushed to several connections on the worker's own thread.
     Fan(Box<Fanned>),
     /// A handle's connection was pushed more than it may hold: end it.

@@ -158,7 +158,7 @@ impl HandleState {
             PushError::Overflow => OVERFLOWED,
         };
         self.state
-            .compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(OPEN, state, Ordering::SeqCst, Ordering::Acquire)
             .is_ok()
     }
 
@@ -172,9 +172,10 @@ impl HandleState {
         }
     }
 
-    /// Whether all bytes that were pushed have reached the connection.
+    /// Whether all bytes that were pushed have reached the connection. After [`HandleState::end`] that stays so: of a push from
+    /// another thread, which notes its bytes and then looks whether the end has come, one of both has seen the other.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::Acquire) == 0
+        self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::SeqCst) == 0
     }
 
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
@@ -185,7 +186,7 @@ impl HandleState {
     }
 
     fn check(&self) -> Result<(), PushError> {
-        match self.state.load(Ordering::Acquire) {
+        match self.state.load(Ordering::SeqCst) {
             OPEN => Ok(()),
             OVERFLOWED => Err(PushError::Overflow),
             _ => Err(PushError::Gone),
@@ -281,23 +282,18 @@ impl Handle {
     }
 
     fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
-        let shared = &*self.shared;
-        let more = |pushed: usize| {
-            let sum = pushed.saturating_add(bytes.len());
-            (sum <= shared.pushed_max).then_some(sum)
-        };
-        let Ok(before) = shared
-            .pushed
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-        else {
-            return Err(self.overflow());
-        };
+        let under_way = self.announce(bytes.len())?;
+        if let Err(error) = self.shared.check() {
+            self.withdraw(bytes.len());
+            return Err(error);
+        }
         let mut counted = None;
-        if before + bytes.len() > transit::UNCOUNTED_BYTES_MAX {
-            counted = transit::count(&shared.memory, &bytes);
+        if under_way > transit::UNCOUNTED_BYTES_MAX {
+            counted = transit::count(&self.shared.memory, &bytes);
             if counted.is_none() {
-                shared.arrived(bytes.len(), false);
-                return Err(self.overflow());
+                let error = self.overflow();
+                self.withdraw(bytes.len());
+                return Err(error);
             }
         }
         let mail = Mail::Push {
@@ -307,6 +303,28 @@ impl Handle {
             here: false,
         };
         self.post.send(mail).map_err(|_| PushError::Gone)
+    }
+
+    /// Notes that so many bytes are about to be posted: until they are, or are withdrawn, the connection waits for them.
+    /// Returns how many are under way by now.
+    pub(crate) fn announce(&self, bytes: usize) -> Result<usize, PushError> {
+        let shared = &*self.shared;
+        let more = |pushed: usize| {
+            let sum = pushed.saturating_add(bytes);
+            (sum <= shared.pushed_max).then_some(sum)
+        };
+        let before = shared
+            .pushed
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, more)
+            .map_err(|_| self.overflow())?;
+        Ok(before + bytes)
+    }
+
+    /// So many bytes that were announced do not come. The worker may wait for them, so it has to be told.
+    #[cold]
+    fn withdraw(&self, bytes: usize) {
+        let to = self.id;
+        let _ = self.post.send(Mail::Withdrawn { to, bytes });
     }
 
     #[cold]
@@ -321,5 +339,98 @@ impl Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handle({})", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::{Mailbox, mailbox};
+
+    const ROUNDS: usize = 50_000;
+
+    /// Delivers what is there.
+    fn deliver(mailbox: &Mailbox, state: &HandleState) -> usize {
+        let mail = std::iter::from_fn(|| mailbox.next());
+        mail.filter(|mail| match mail {
+            Mail::Push { bytes, here, .. } => {
+                state.arrived(bytes.len(), *here);
+                true
+            }
+            Mail::Withdrawn { bytes, .. } => {
+                state.arrived(*bytes, false);
+                false
+            }
+            _ => panic!("nobody posts anything else"),
+        })
+        .count()
+    }
+
+    /// One thread pushes while the worker gives the connection away, again and again, a little earlier or later.
+    #[test]
+    fn a_push_is_delivered_before_the_connection_is_given_away_or_refused() {
+        let (post, mailbox) = mailbox().unwrap();
+        let id = ConnectionId {
+            worker: 0,
+            generation: 0,
+            slot: 0,
+        };
+        let handles = Handles {
+            post,
+            pushed_max: 1000,
+            memory: Memory::new(1000, 1),
+        };
+        let rounds: Vec<Handle> = (0..ROUNDS)
+            .map(|_| handles.handle(id, &OnceCell::new()))
+            .collect();
+        // The round that may begin, and the one that the pusher has ended.
+        let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let wait_for = |counter: &AtomicUsize, round: usize| {
+            let mut looks = 0;
+            while counter.load(Ordering::Acquire) < round {
+                looks += 1;
+                // The other one may need this CPU.
+                match looks % 1000 {
+                    0 => std::thread::yield_now(),
+                    _ => std::hint::spin_loop(),
+                }
+            }
+        };
+        let event = Bytes::from_static(&[1]);
+        let (mut accepted, mut refused) = (0, 0);
+        std::thread::scope(|scope| {
+            let pusher = scope.spawn(|| {
+                let mut answers = Vec::with_capacity(ROUNDS);
+                for (round, handle) in rounds.iter().enumerate() {
+                    wait_for(&begun, round + 1);
+                    (0..round % 7).for_each(|_| std::hint::spin_loop());
+                    answers.push(handle.push_shared(&event));
+                    ended.store(round + 1, Ordering::Release);
+                }
+                answers
+            });
+            let mut delivered = Vec::with_capacity(ROUNDS);
+            for (round, handle) in rounds.iter().enumerate() {
+                begun.store(round + 1, Ordering::Release);
+                (0..round % 31).for_each(|_| std::hint::spin_loop());
+                handle.shared.end(PushError::Gone);
+                let mut count = 0;
+                while !handle.shared.is_delivered() {
+                    count += deliver(&mailbox, &handle.shared);
+                }
+                delivered.push(count);
+                wait_for(&ended, round + 1);
+                deliver(&mailbox, &handle.shared);
+            }
+            for (answer, delivered) in pusher.join().unwrap().into_iter().zip(delivered) {
+                assert_eq!(delivered, usize::from(answer.is_ok()), "{answer:?}");
+                *(if answer.is_ok() {
+                    &mut accepted
+                } else {
+                    &mut refused
+                }) += 1;
+            }
+        });
+        assert!(accepted > 0 && refused > 0, "{accepted} {refused}");
     }
 }

@@ -64,6 +64,7 @@ impl<L: Link> Shard<L> {
                 drop(counted);
                 self.push(to, &bytes, here);
             }
+            Mail::Withdrawn { to, bytes } => self.withdraw(to, bytes),
             Mail::Fan(fanned) => {
                 for (to, bytes) in fanned.columns() {
                     self.push(to, bytes, true);
@@ -81,9 +82,7 @@ impl<L: Link> Shard<L> {
             Mail::Shed => {
                 self.shed();
             }
-            Mail::Fence { to } => {
-                self.with_id(to, |connection, _| connection.pass_fence());
-            }
+            Mail::Fence { to } => self.pass_fence(to),
             Mail::Look => {}
         }
         None
@@ -108,6 +107,32 @@ impl<L: Link> Shard<L> {
             }
         }
         self.conclude(to.slot);
+    }
+
+    /// What another thread had noted as pushed does not come.
+    fn withdraw(&mut self, to: ConnectionId, bytes: usize) {
+        if !self.has(to) {
+            return;
+        }
+        let entry = self.connections.get(to.slot as usize);
+        if let Some(handle) = entry.and_then(|entry| entry.handle.get()) {
+            handle.arrived(bytes, false);
+        }
+        self.conclude(to.slot);
+    }
+
+    fn pass_fence(&mut self, to: ConnectionId) {
+        if !self.has(to) {
+            return;
+        }
+        let entry = self.connections.get(to.slot as usize);
+        let handle = entry.and_then(|entry| entry.handle.get());
+        if handle.is_none_or(|handle| handle.is_delivered()) {
+            self.with_id(to, |connection, _| connection.pass_fence());
+        } else {
+            // Another thread, whose push was accepted, has not posted it yet.
+            self.desk.handles.post.send_behind(Mail::Fence { to });
+        }
     }
 
     fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {

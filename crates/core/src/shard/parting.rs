@@ -144,7 +144,7 @@ impl<L: Link> Shard<L> {
         let entry = self.connections.get(slot as usize)?;
         if !self.hands_over || !self.is_at_rest(entry) {
             if matches!(entry.connection.life, Life::Open | Life::Ended) {
-                // Another thread has pushed something just now. It comes again when that has arrived.
+                // Another thread has pushed something just now. It comes again when that has arrived, or will not.
                 self.touch(slot);
             } else {
                 self.give_up(slot);

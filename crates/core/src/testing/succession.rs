@@ -136,12 +136,15 @@ impl Exchange {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::frame::Frame;
     use crate::limits::Limits;
-    use crate::peer::Peer;
+    use crate::peer::{Handle, Peer};
     use crate::reply::{Abandoned, Reply, Ticket};
     use crate::service::{Flow, Refusal, RestoreError, Saved};
 
@@ -315,5 +318,65 @@ mod tests {
         let snapshot = exchange.snapshot();
         let open = |name| snapshot.name(name).map(|name| name.open);
         assert_eq!((open("one"), open("other")), (Some(0), Some(1)));
+    }
+
+    /// Gives everybody who connects a handle, and counts nothing.
+    #[derive(Clone, Default)]
+    struct Reachable(Rc<RefCell<Vec<Handle>>>);
+
+    impl Service for Reachable {
+        type Session = ();
+
+        fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            self.0.borrow_mut().push(peer.handle());
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+
+        fn save(&self, _: &()) -> Saved {
+            Saved::Stateless
+        }
+    }
+
+    /// Another thread has begun to push when the connection is about to be given away.
+    #[test]
+    fn what_is_about_to_be_pushed_is_awaited() {
+        for comes in [true, false] {
+            let service = Reachable::default();
+            let mut exchange = Exchange::new(service.clone());
+            exchange.connect();
+            let handle = service.0.borrow()[0].clone();
+            handle.announce(1).unwrap();
+            let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+            exchange.settle();
+            assert!(exchange.parted.is_empty() && !handle.is_open());
+            let (to, bytes) = (handle.id(), Bytes::from_static(&[9]));
+            let mail = if comes {
+                let here = false;
+                let counted = None;
+                Mail::Push {
+                    to,
+                    counted,
+                    bytes,
+                    here,
+                }
+            } else {
+                let bytes = bytes.len();
+                Mail::Withdrawn { to, bytes }
+            };
+            let _ = exchange.shard.deliver(mail);
+            exchange.settle();
+            let [parted] = &exchange.parted[..] else {
+                panic!("it is not given away");
+            };
+            let expected: &[u8] = if comes { &[9] } else { &[] };
+            assert_eq!(
+                [&parted.wire.sent, &parted.parcel.output[..]].concat(),
+                expected
+            );
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringhold_core::testing::Exchange;
 use ringhold_core::{Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Service};
@@ -152,6 +153,58 @@ fn a_connection_that_is_ending_takes_no_pushes() {
     rig.set_window(client, None);
     assert_eq!(rig.take_sent(client), [0x91, verb::CLOSE]);
     rig.assert_empty(&[client]);
+}
+
+/// So many connections end, each while another thread pushes to it, a little earlier or later. Returns how many pushes were
+/// accepted, which must be those that were delivered.
+fn end_while_another_thread_pushes(count: usize) -> usize {
+    let mut rig = rig();
+    let clients: Vec<_> = (0..count).map(|_| rig.connect()).collect();
+    let handles = rig.seen().handles.clone();
+    // The round that may begin, and the one that the other thread has ended.
+    let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let wait_for = |counter: &AtomicUsize, round: usize| {
+        let mut looks = 0;
+        while counter.load(Ordering::Acquire) < round {
+            looks += 1;
+            // The other one may need this CPU.
+            match looks % 1000 {
+                0 => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+        }
+    };
+    let accepted = std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| {
+            let push = |(round, handle): (usize, &Handle)| {
+                wait_for(&begun, round + 1);
+                (0..round % 211).for_each(|_| std::hint::spin_loop());
+                let accepted = handle.push(vec![0x63]).is_ok();
+                ended.store(round + 1, Ordering::Release);
+                accepted
+            };
+            handles.iter().enumerate().map(push).collect::<Vec<_>>()
+        });
+        let mut delivered = Vec::with_capacity(count);
+        for (round, client) in clients.iter().enumerate() {
+            begun.store(round + 1, Ordering::Release);
+            rig.end(*client);
+            wait_for(&ended, round + 1);
+            rig.deliver();
+            delivered.push(rig.take_sent(*client) == [0x63]);
+        }
+        let accepted = pushing.join().unwrap();
+        assert!(accepted == delivered);
+        accepted
+    });
+    rig.assert_empty(&clients);
+    accepted.iter().filter(|accepted| **accepted).count()
+}
+
+#[test]
+fn a_push_while_the_connection_ends_is_delivered_or_refused() {
+    let accepted: usize = (0..40).map(|_| end_while_another_thread_pushes(250)).sum();
+    assert!((1..40 * 250).contains(&accepted), "{accepted}");
 }
 
 #[test]
