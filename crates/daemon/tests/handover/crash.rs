@@ -9,9 +9,10 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 
 use ringhold_client::Address;
 
+use crate::built::handover_daemon;
 use crate::changes::free;
 use crate::load::Load;
-use crate::manager::{Manager, Stored};
+use crate::manager::{Manager, Stored, write_program};
 use crate::wire::{Wire, counter, request};
 
 const CONFIG: &str = "workers = 2
@@ -137,6 +138,36 @@ fn refusing_to_start_is_no_attempt() {
         }
     }
     manager.configure(CONFIG);
+    manager.start();
+    all_go_on(&mut manager, &mut wires);
+}
+
+/// There is room for the receive buffers of one worker only, which is found out when the state was looked at already and the
+/// other one runs. Whatever it is, it is no fault of the state.
+#[test]
+fn a_worker_that_cannot_start_is_no_attempt() {
+    if let Some(why) = ringhold_core::probe::probe().unavailable {
+        eprintln!("SKIPPED: the portable engine takes no memory in advance, and {why}");
+        return;
+    }
+    let (mut manager, mut wires) = stopped();
+    let daemon = handover_daemon().to_str().unwrap().to_owned();
+    let script = manager.path("little-memory");
+    let run = format!("ulimit -v 900000\nexec {daemon} \"$@\"");
+    write_program(&script, &format!("#!/bin/sh\n{run}\n"));
+    manager.run_as(&script);
+    let large = "[ring]\nbuffers = 1024\nbuffer_bytes = \"512KiB\"\n";
+    manager.configure(&format!("{CONFIG}{large}"));
+    for times in 1..=4 {
+        manager.launch();
+        let status = manager.ended();
+        assert_eq!(status.code(), Some(1), "{}", manager.log());
+        let told = "the ring engine is not available: registering a ring of receive buffers: there is no memory for";
+        assert_eq!(manager.log().matches(told).count(), times);
+        assert_eq!(manager.state().stored(), PARTS);
+    }
+    manager.configure(CONFIG);
+    manager.run_as(&daemon);
     manager.start();
     all_go_on(&mut manager, &mut wires);
 }

@@ -8,7 +8,7 @@
 //! Some more are set aside for receives that are over when the enter that begins them returns, so that the buffer can be
 //! named beforehand: that is cheaper than to have the kernel choose one, and the one that was used last is still in the cache.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::Cell;
 use std::io;
 use std::ptr::NonNull;
@@ -51,7 +51,13 @@ impl Memory {
         // SAFETY: the layout's size is not zero.
         #[expect(unsafe_code, reason = "aligned allocation")]
         let base = unsafe { alloc_zeroed(layout) };
-        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
+        // As much as the configuration asks for, so that it is for the operator to know, and no reason to abort.
+        let base = NonNull::new(base).ok_or_else(|| {
+            let why = format!(
+                "there is no memory for {bytes} bytes (buffers and buffer_bytes in section [ring])"
+            );
+            io::Error::new(io::ErrorKind::OutOfMemory, why)
+        })?;
         Ok(Memory { base, layout })
     }
 }
@@ -117,7 +123,7 @@ impl Buffers {
     ///
     /// # Errors
     ///
-    /// Those of io_uring_register(2) with IORING_REGISTER_PBUF_RING.
+    /// Those of io_uring_register(2) with IORING_REGISTER_PBUF_RING, and that there is no memory.
     ///
     /// # Safety
     ///
