@@ -2,13 +2,15 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::listeners::Address;
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, ServerError, Service};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::bed::{Engine, LEAKS};
 use crate::client;
@@ -84,6 +86,77 @@ pub(crate) fn a_start_that_fails_leaves_nothing_behind(engine: Engine) {
         }
         TcpListener::bind(address).unwrap();
     }
+}
+
+/// Counts how many of it were made, and how many of those are there.
+struct Counted {
+    alive: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn new(made: &AtomicUsize, alive: &Arc<AtomicUsize>) -> Self {
+        made.fetch_add(1, Ordering::Relaxed);
+        alive.fetch_add(1, Ordering::Relaxed);
+        Counted {
+            alive: alive.clone(),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Service for Counted {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+}
+
+/// Descriptors run out earlier and earlier in the start: wherever that is, the workers that have begun end, too.
+pub(crate) fn an_engine_that_fails_on_one_worker_ends_the_others(engine: Engine) {
+    let address = free_address();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let (mut started, mut engines) = (0, 0);
+    for more in (2..40).rev() {
+        let limit = Some(open + more);
+        let limit = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let (made, alive) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+        let (all, there) = (made.clone(), Arc::clone(&alive));
+        let result = server(engine, address)
+            .service("fragile", move |_| Counted::new(&all, &there))
+            .start();
+        match result {
+            Ok(running) => {
+                started += 1;
+                running.stop();
+                running.join().unwrap();
+            }
+            // Before there are workers, no engine is found to work.
+            Err(ServerError::Engine(_)) if made.load(Ordering::Relaxed) == 0 => {}
+            Err(ServerError::Engine(why)) => {
+                assert!(why.contains("Too many open files"), "{why}");
+                assert_eq!(made.load(Ordering::Relaxed), 2);
+                engines += 1;
+            }
+            Err(ServerError::System(_) | ServerError::Listeners(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+        assert_eq!(alive.load(Ordering::Relaxed), 0, "{more} descriptors");
+    }
+    assert!(started > 0 && engines > 0, "{started} {engines}");
 }
 
 /// The one that accepts fails: the others serve on until they are told to stop, and then end.

@@ -101,6 +101,7 @@ tests! {
     }
     failures {
         a_start_that_fails_leaves_nothing_behind,
+        an_engine_that_fails_on_one_worker_ends_the_others,
         a_failed_worker_does_not_hold_up_a_stop,
         services_may_panic_when_they_go,
     }

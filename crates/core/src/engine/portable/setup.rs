@@ -1,8 +1,11 @@
 //! Making a runtime: by attempt, never by kernel version.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 use io_uring_for_tokio::{Builder, IoUring};
+use rustix::event::{EventfdFlags, eventfd};
 use tokio_uring::Runtime;
 
 use crate::engine::Unavailable;
@@ -13,6 +16,12 @@ const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 
 /// A ring is not made smaller than this.
 const ENTRIES_MIN: u32 = 64;
+
+/// What a runtime opens besides its ring: epoll instances and an eventfd.
+const OTHER_DESCRIPTORS: usize = 3;
+
+/// Held by who makes a runtime.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Makes the runtime of the calling thread, with a ring of so many entries, or fewer if there is no memory for them:
 /// before Linux 5.12 rings count against RLIMIT_MEMLOCK, which may be as little as 64 KiB.
@@ -63,8 +72,14 @@ fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> io::Result<Runtime>
     for set in flags {
         set(&mut ring);
     }
-    // A runtime that fails to make its ring leaks the descriptors that it has by then, so the ring is tried alone.
-    let _: IoUring = ring.build(entries)?;
+    // A runtime that fails to make its ring leaks the descriptors that it has by then, so what it takes is tried alone, by one
+    // worker at a time.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let tried: IoUring = ring.build(entries)?;
+    let others: Vec<OwnedFd> = (0..OTHER_DESCRIPTORS)
+        .map(|_| eventfd(0, EventfdFlags::CLOEXEC))
+        .collect::<Result<_, _>>()?;
+    drop((tried, others));
     Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring))
 }
 
