@@ -10,5 +10,6 @@ mod descriptors;
 mod eager;
 mod leftovers;
 mod one_way;
+mod paused;
 mod stopping;
 mod streams;
