@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::listeners::Address;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, ServerError, Service};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Running, Server, ServerError, Service};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::bed::{Engine, LEAKS};
 use crate::client;
+use crate::services::Echo;
 
 /// Tells which worker it is on, and can make it fail.
 struct Fragile {
@@ -62,6 +63,17 @@ fn server(engine: Engine, listen: SocketAddr) -> Server {
     Server::new(Config::parse(&text, "test").unwrap())
 }
 
+/// Starts a server, and says where it listens.
+fn start(engine: Engine, services: impl FnOnce(Server) -> Server) -> (Running, SocketAddr) {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let running = services(server(engine, any)).start().unwrap();
+    let listener = running.listeners().next().unwrap();
+    let Address::Tcp(address) = listener.address else {
+        panic!("{:?}", listener.address);
+    };
+    (running, address)
+}
+
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
@@ -88,36 +100,27 @@ pub(crate) fn a_start_that_fails_leaves_nothing_behind(engine: Engine) {
     }
 }
 
-/// Counts how many of it were made, and how many of those are there.
-struct Counted {
-    alive: Arc<AtomicUsize>,
-}
+/// Sends every frame back, and has something that is dropped with it.
+struct With<T>(T);
 
-impl Counted {
-    fn new(made: &AtomicUsize, alive: &Arc<AtomicUsize>) -> Self {
-        made.fetch_add(1, Ordering::Relaxed);
-        alive.fetch_add(1, Ordering::Relaxed);
-        Counted {
-            alive: alive.clone(),
-        }
+impl<T: 'static> Service for With<T> {
+    type Session = ();
+
+    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+        Echo.connected(peer, reply)
+    }
+
+    fn frame(&mut self, session: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        Echo.frame(session, frame, reply)
     }
 }
+
+/// Is counted for as long as it is there.
+struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.alive.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Service for Counted {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
-        Flow::Continue
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -133,10 +136,14 @@ pub(crate) fn an_engine_that_fails_on_one_worker_ends_the_others(engine: Engine)
             maximum: limit,
         };
         setrlimit(Resource::Nofile, limit).unwrap();
-        let (made, alive) = (Arc::new(AtomicUsize::new(0)), Arc::default());
-        let (all, there) = (made.clone(), Arc::clone(&alive));
+        let (made, alive) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (all, there) = (made.clone(), alive.clone());
         let result = server(engine, address)
-            .service("fragile", move |_| Counted::new(&all, &there))
+            .service("fragile", move |_| {
+                all.fetch_add(1, Ordering::Relaxed);
+                there.fetch_add(1, Ordering::Relaxed);
+                With(Counted(there.clone()))
+            })
             .start();
         match result {
             Ok(running) => {
@@ -161,16 +168,11 @@ pub(crate) fn an_engine_that_fails_on_one_worker_ends_the_others(engine: Engine)
 
 /// The one that accepts fails: the others serve on until they are told to stop, and then end.
 pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
-    let running = server(engine, "127.0.0.1:0".parse().unwrap())
-        .service("fragile", |worker| Fragile {
+    let (running, address) = start(engine, |server| {
+        server.service("fragile", |worker| Fragile {
             worker: worker.index(),
         })
-        .start()
-        .unwrap();
-    let listener = running.listeners().next().unwrap();
-    let Address::Tcp(address) = listener.address else {
-        panic!("{:?}", listener.address);
-    };
+    });
     let mut clients: [Vec<TcpStream>; 2] = Default::default();
     for _ in 0..4 {
         let mut client = client::connect(address);
@@ -184,6 +186,9 @@ pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
     // The kernel might still use what such a worker had.
     LEAKS.store(true, Ordering::Relaxed);
     failing[0].write_all(&[FAIL]).unwrap();
+    client::expect(&mut failing[0], &[0; 4096]);
+    // What the ring engine has sent it drops in its next turn. Another worker would have dropped it by now, and failed.
+    let _ = failing[1].write_all(&[ASK]);
     let ended = running.ended();
     poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
     for client in &*serving {
@@ -202,19 +207,6 @@ pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
 /// Panics when its worker ends.
 struct Unwilling;
 
-impl Service for Unwilling {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        reply.write(|out| out.extend_from_slice(&frame));
-        Flow::Continue
-    }
-}
-
 impl Drop for Unwilling {
     fn drop(&mut self) {
         panic!("on purpose, when it is dropped");
@@ -222,14 +214,11 @@ impl Drop for Unwilling {
 }
 
 pub(crate) fn services_may_panic_when_they_go(engine: Engine) {
-    let running = server(engine, "127.0.0.1:0".parse().unwrap())
-        .service("fragile", |_| Unwilling)
-        .service("another", |_| Unwilling)
-        .start()
-        .unwrap();
-    let Address::Tcp(address) = running.listeners().next().unwrap().address else {
-        panic!("no TCP");
-    };
+    let (running, address) = start(engine, |server| {
+        server
+            .service("fragile", |_| With(Unwilling))
+            .service("another", |_| With(Unwilling))
+    });
     let mut client = client::connect(address);
     client::exchange(&client, &[1], &[1]);
     running.stop();
