@@ -105,7 +105,7 @@ impl<'a> Control<'a> {
             let deadline = self.asked.as_ref().map(Asked::deadline);
             let stop = self.signals.stop.as_fd();
             let (ended, other) = (running.ended(), self.signals.reload.as_fd());
-            let other = self.asked.as_ref().map_or(other, Asked::output);
+            let other = self.asked.as_ref().map_or(other, Asked::news);
             let ready = [stop, ended, other];
             let [stop, ended, other] = attend(
                 &mut self.status,
@@ -123,18 +123,13 @@ impl<'a> Control<'a> {
                 return Ok(Why::Ended);
             }
             match &mut self.asked {
-                Some(asked) if other => {
-                    if let Some(answer) = asked.read() {
+                Some(asked) => {
+                    let answer = if other { asked.read() } else { None };
+                    if let Some(answer) = answer.or_else(|| asked.too_late().map(Err)) {
                         self.asked = None;
                         return Ok(Why::Answer(answer));
                     }
                 }
-                Some(asked) if Instant::now() >= asked.deadline() => {
-                    let why = asked.too_late();
-                    self.asked = None;
-                    return Ok(Why::Answer(Err(why)));
-                }
-                Some(_) => {}
                 None if other && read(&self.signals.reload)?.is_some() => return Ok(Why::Reload),
                 None => {}
             }

@@ -7,9 +7,11 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::exec::Program;
 use super::vault;
@@ -112,7 +114,11 @@ impl fmt::Display for Question {
 #[derive(Debug)]
 pub(crate) struct Asked {
     child: Child,
+    /// Readable when the child has ended (pidfd_open(2)), where that is allowed.
+    end: Option<OwnedFd>,
     output: ChildStdout,
+    /// The output has ended; the child need not have.
+    is_said: bool,
     answer: Vec<u8>,
     deadline: Instant,
 }
@@ -136,17 +142,25 @@ impl Asked {
             .spawn()
             .map_err(|error| format!("{} cannot be started: {error}", program.path().display()))?;
         let output = child.stdout.take();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let end = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         Ok(Asked {
             child,
+            end: end.and_then(Result::ok),
             output: output.ok_or("the child has no standard output")?,
+            is_said: false,
             answer: Vec::new(),
             deadline: Instant::now() + PATIENCE,
         })
     }
 
     /// Readable when [`Asked::read`] has something to do.
-    pub(crate) fn output(&self) -> BorrowedFd<'_> {
-        self.output.as_fd()
+    pub(crate) fn news(&self) -> BorrowedFd<'_> {
+        match &self.end {
+            Some(end) if self.is_said => end.as_fd(),
+            // An output that has ended is readable, too.
+            _ => self.output.as_fd(),
+        }
     }
 
     /// When the answer comes too late.
@@ -154,12 +168,18 @@ impl Asked {
         self.deadline
     }
 
-    /// Reads what is there, once. The inner result is the answer, if it is whole: why the program cannot take over, if
-    /// it cannot.
+    /// Reads what is there, once, and never waits. The inner result is the answer, if it is whole: why the program cannot
+    /// take over, if it cannot.
     pub(crate) fn read(&mut self) -> Option<Result<(), String>> {
+        if self.is_said {
+            return self.conclude();
+        }
         let mut buffer = [0; 4096];
         match self.output.read(&mut buffer) {
-            Ok(0) => Some(self.conclude()),
+            Ok(0) => {
+                self.is_said = true;
+                self.conclude()
+            }
             Ok(count) => {
                 self.answer.extend_from_slice(&buffer[..count]);
                 (self.answer.len() > ANSWER_BYTES_MAX)
@@ -169,26 +189,33 @@ impl Asked {
         }
     }
 
-    /// What to say when the deadline has passed.
-    pub(crate) fn too_late(&self) -> String {
-        format!("the new program gave no answer within {PATIENCE:?}")
+    /// What to say if the deadline has passed.
+    pub(crate) fn too_late(&self) -> Option<String> {
+        let what = match self.is_said {
+            false => "gave no answer",
+            true => "answered, but did not end",
+        };
+        (Instant::now() >= self.deadline)
+            .then(|| format!("the new program {what} within {PATIENCE:?}"))
     }
 
-    fn conclude(&mut self) -> Result<(), String> {
-        let status = self
-            .child
-            .wait()
-            .map_err(|error| format!("the child cannot be waited for: {error}"))?;
+    /// The answer, if the child has ended.
+    fn conclude(&mut self) -> Option<Result<(), String>> {
+        let status = match self.child.try_wait() {
+            Ok(None) => return None,
+            Ok(Some(status)) => status,
+            Err(error) => return Some(Err(format!("the child cannot be waited for: {error}"))),
+        };
         // Its `main` may have said something before, and goes on afterwards.
         let mut places = self.answer.windows(YES.len());
         if status.success() && places.any(|place| place == YES.as_bytes()) {
-            return Ok(());
+            return Some(Ok(()));
         }
         let answer = String::from_utf8_lossy(&self.answer);
-        Err(match answer.trim_end() {
+        Some(Err(match answer.trim_end() {
             "" => format!("the new program refuses ({status}); its messages say why"),
             answer => format!("the new program refuses ({status}): {answer}"),
-        })
+        }))
     }
 }
 

@@ -198,14 +198,20 @@ fn a_program_that_cannot_take_over_is_refused() {
 /// While a child takes its time, the service serves and can be stopped, and the child does not stay behind.
 #[test]
 fn a_program_that_gives_no_answer_does_not_hold_up_a_stop() {
+    does_not_hold_up_a_stop("exec sleep 1000");
+}
+
+/// Nor if it has said all that it will ever say.
+#[test]
+fn a_program_that_does_not_end_does_not_hold_up_a_stop() {
+    does_not_hold_up_a_stop("exec sleep 1000 >&-");
+    does_not_hold_up_a_stop("echo 'ringhold: ready to take over'; exec sleep 1000 >&-");
+}
+
+fn does_not_hold_up_a_stop(what_it_does: &str) {
     let (mut manager, address, mut wire) = started(|manager| install(manager, "ringhold"));
-    script(
-        &manager,
-        "ringhold",
-        "echo $$ >DIR/child; exec sleep 1000"
-            .replace("DIR", &manager.path(""))
-            .as_str(),
-    );
+    let told = format!("echo $$ >{}; {what_it_does}", manager.path("child"));
+    script(&manager, "ringhold", &told);
     manager.signal(Signal::SIGHUP);
     let child = until("the child", || {
         let text = fs::read_to_string(manager.path("child")).ok()?;
