@@ -187,8 +187,17 @@ fn end_while_another_thread_pushes(count: usize) -> usize {
         });
         let mut delivered = Vec::with_capacity(count);
         for (round, client) in clients.iter().enumerate() {
+            // Now and then one of them comes first for certain.
+            if round % 10 == 1 {
+                rig.end(*client);
+            }
             begun.store(round + 1, Ordering::Release);
-            rig.end(*client);
+            if round % 10 == 0 {
+                wait_for(&ended, round + 1);
+            }
+            if round % 10 != 1 {
+                rig.end(*client);
+            }
             wait_for(&ended, round + 1);
             rig.deliver();
             delivered.push(rig.take_sent(*client) == [0x63]);
@@ -203,8 +212,12 @@ fn end_while_another_thread_pushes(count: usize) -> usize {
 
 #[test]
 fn a_push_while_the_connection_ends_is_delivered_or_refused() {
-    let accepted: usize = (0..40).map(|_| end_while_another_thread_pushes(250)).sum();
-    assert!((1..40 * 250).contains(&accepted), "{accepted}");
+    // On a machine with much else to do, fewer must do.
+    let start = std::time::Instant::now();
+    for _ in (0..30).take_while(|_| start.elapsed().as_secs() < 3) {
+        let accepted = end_while_another_thread_pushes(100);
+        assert!((10..=90).contains(&accepted), "{accepted}");
+    }
 }
 
 #[test]
