@@ -80,7 +80,14 @@ impl<L: Link> Shard<L> {
             self.rest = Rest::Own;
             self.crew.rest(self.desk.worker as usize);
         }
-        if self.rest == Rest::Own && (is_late || self.crew.all_rest()) {
+        let all_rest = self.crew.all_rest();
+        if self.rest == Rest::Own && (is_late || all_rest) {
+            if !all_rest {
+                tracing::error!(
+                    "a worker is busy and holds up the handover; what it still pushes to connections of worker {} is lost",
+                    self.desk.worker
+                );
+            }
             self.rest = Rest::All;
             // Who pushes from elsewhere is told, from now on, and what was pushed before is awaited.
             for (_, entry) in self.connections.iter() {

@@ -1,5 +1,7 @@
 //! The way of a worker to its end.
 
+use std::time::Duration;
+
 use super::Shard;
 use super::mail::give_up;
 use crate::close::Close;
@@ -7,6 +9,10 @@ use crate::connection::{LINGER, Life, milliseconds};
 use crate::mailbox::Mail;
 use crate::peer::Link;
 use crate::reply::Abandoned;
+
+/// How long a handover waits for workers that are busy with what they have received, and may push it to the connections of
+/// others. It has to end before the patience of the service manager (`TimeoutStopSec=30` in our unit file).
+const REST_MAX: Duration = Duration::from_secs(15);
 
 /// How far the worker is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +76,7 @@ impl<L: Link> Shard<L> {
     /// their clients until the last is through.
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
-        self.rest_until = self.desk.now.saturating_add(milliseconds(LINGER));
+        self.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);

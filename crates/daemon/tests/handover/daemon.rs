@@ -250,6 +250,9 @@ impl Service for Bus {
         if frame[0] == 0xc0 {
             *is_reader = true;
             READERS.lock().unwrap().push(reply.handle());
+        } else if frame[0] == 0xc2 {
+            eprintln!("busy for a while");
+            std::thread::sleep(Duration::from_millis(2500));
         } else {
             let event = frame.to_bytes();
             let mut readers = READERS.lock().unwrap();

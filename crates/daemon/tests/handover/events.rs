@@ -57,6 +57,32 @@ fn no_event_is_lost_when_a_reply_is_given_up() {
     }
 }
 
+/// Nor if a worker is busy for longer than any connection takes to be let go, when it publishes at last.
+#[test]
+fn no_event_of_a_busy_worker_is_lost() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure("workers = 2\n[sockets.bus]\n");
+        let address = manager.listen_unix("bus");
+        manager.start();
+        let mut readers: Vec<Wire> = (0..READERS).map(|_| Wire::connect(&address)).collect();
+        for reader in &mut readers {
+            reader.send(b"\xc0");
+            assert_eq!(reader.exactly(1), [0xc3]);
+        }
+        let mut publisher = Wire::connect(&address);
+        publisher.send(&[b"\xc2", &event(0, 1)[..]].concat());
+        manager.logged(1, &["busy for a while"]);
+        manager.restart();
+        assert_eq!(publisher.exactly(2), [0xc3; 2]);
+        for reader in &mut readers {
+            assert_eq!(reader.exactly(9), event(0, 1));
+        }
+        manager.stop_for_good();
+    }
+}
+
 struct EndsAtLast<'a>(&'a AtomicBool);
 
 impl Drop for EndsAtLast<'_> {
