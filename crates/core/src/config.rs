@@ -77,7 +77,7 @@ impl Workers {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handover {
     /// How long deferred replies may still take when stopping, and how long output is flushed when no successor takes
-    /// it. Default 5 seconds.
+    /// it. What is promised meanwhile has as long from then on, so a stop takes up to twice that. Default 5 seconds.
     pub drain: Duration,
 }
 

@@ -308,7 +308,7 @@ fn stop_to_hand_over(running: &Running) {
     let open = running.open_tickets();
     if open > 0 {
         tracing::info!(
-            "waiting for deferred replies ({open} are open), for at most handover.drain"
+            "waiting for deferred replies ({open} are open), for at most handover.drain; those promised meanwhile have as long"
         );
     }
 }

@@ -59,6 +59,11 @@ pub(crate) struct Shard<L> {
     patience: u64,
     /// How long a stop waits for deferred replies.
     pub(crate) drain: Duration,
+    /// The round of the last ticket that was opened before the stop began, until those are given up.
+    promised: Option<u32>,
+    /// When peers that have not taken their replies are cut by a stop; `None` while deferred replies are waited for that
+    /// were promised after it began.
+    cut_at: Option<u64>,
     /// The stop that is under way ends in a handover.
     hands_over: bool,
     rest: Rest,
@@ -119,6 +124,8 @@ impl<L: Link> Shard<L> {
             next_generation: 0,
             phase: Phase::Serving,
             drain,
+            promised: None,
+            cut_at: None,
             hands_over: false,
             rest: Rest::No,
             rest_until: 0,

@@ -41,6 +41,25 @@ impl Tickets {
         Some(ticket)
     }
 
+    /// Closes those that were opened in this round or before.
+    pub(crate) fn close_until(&mut self, pools: &mut Pools, last: u32) -> Vec<Ticket> {
+        let mut closed = Vec::new();
+        if let Some(open) = &mut self.open {
+            open.retain(|_, (round, ticket)| {
+                // Rounds are counted modulo 2^32.
+                let is_later = last.wrapping_sub(*round) > u32::MAX / 2;
+                if !is_later {
+                    closed.push(*ticket);
+                }
+                is_later
+            });
+        }
+        if let Some(empty) = self.open.take_if(|open| open.is_empty()) {
+            pools.give_tickets(empty);
+        }
+        closed
+    }
+
     /// Closes all of them.
     pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
         let open = self.open.take().into_iter();
@@ -95,6 +114,30 @@ mod tests {
         assert_eq!(tickets.close(&mut pools, second), Some(Ticket(8)));
         assert!(tickets.is_empty());
         assert_eq!(tickets.close_all().count(), 0);
+    }
+
+    #[test]
+    fn the_earlier_ones_are_closed_and_the_others_stay() {
+        let mut pools = Pools::default();
+        let mut tickets = Tickets::default();
+        let rounds = [u32::MAX - 1, u32::MAX, 0, 1, 2];
+        let serials = rounds.map(|round| tickets.open(&mut pools, round, Ticket(u64::from(round))));
+        let closed = |tickets: &mut Tickets, pools: &mut Pools, last| {
+            let closed = tickets.close_until(pools, last);
+            closed.iter().map(|ticket| ticket.0).collect::<Vec<_>>()
+        };
+        assert_eq!(closed(&mut tickets, &mut pools, u32::MAX - 2), []);
+        let last = u64::from(u32::MAX);
+        assert_eq!(
+            closed(&mut tickets, &mut pools, 0),
+            [last - 1, last, 0],
+            "in the order in which they were opened"
+        );
+        assert_eq!(tickets.close(&mut pools, serials[2]), None);
+        assert_eq!(tickets.close(&mut pools, serials[3]), Some(Ticket(1)));
+        assert_eq!(closed(&mut tickets, &mut pools, 2), [2]);
+        assert!(tickets.is_empty());
+        assert_eq!(closed(&mut tickets, &mut pools, 2), []);
     }
 
     #[test]

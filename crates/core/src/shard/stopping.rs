@@ -8,7 +8,9 @@ use crate::close::Close;
 use crate::connection::{LINGER, Life, milliseconds};
 use crate::mailbox::Mail;
 use crate::peer::Link;
-use crate::reply::Abandoned;
+use crate::pool::Pools;
+use crate::reply::{Abandoned, Ticket};
+use crate::tickets::Tickets;
 
 /// How long a handover waits for workers that are busy with what they have received, and may push it to the connections of
 /// others. It has to end before the patience of the service manager (`TimeoutStopSec=30` in our unit file).
@@ -22,8 +24,9 @@ pub(crate) enum Phase {
     /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
     /// Before a handover it goes on accepting.
     Waiting { until: u64 },
-    /// It reads no more. What was received is answered and written. At `until` deferred replies are given up; what
-    /// has not been written a linger time later is not. Before a handover nothing else is waited for.
+    /// It reads no more. What was received is answered and written. At `until` deferred replies are given up that were
+    /// promised before the stop began, the others when as much time again is over; what has not been written a linger time
+    /// after the last of them is not. Before a handover nothing else is waited for.
     Draining { until: u64 },
 }
 
@@ -43,9 +46,10 @@ impl<L: Link> Shard<L> {
     /// Begins to stop: from now on connections that wait for a deferred reply are not read.
     pub(super) fn begin_stop(&mut self, hand_over: bool) {
         self.hands_over = hand_over;
-        self.phase = Phase::Waiting {
-            until: self.desk.now.saturating_add(milliseconds(self.drain)),
-        };
+        let until = self.desk.now.saturating_add(milliseconds(self.drain));
+        self.phase = Phase::Waiting { until };
+        self.promised = Some(self.desk.rounds);
+        self.cut_at = Some(until.saturating_add(milliseconds(LINGER)));
         for slot in self.slots() {
             self.note_promises(slot);
             self.touch(slot);
@@ -110,15 +114,37 @@ impl<L: Link> Shard<L> {
         if let Phase::Draining { until } = self.phase
             && now >= until
         {
-            self.abandon_all();
-            if now >= until.saturating_add(milliseconds(LINGER)) && !self.hands_over {
-                // Peers that did not take their replies in time: the service manager waits for us.
-                for slot in self.slots() {
-                    if !self.is_over(slot) {
-                        self.with(slot, |connection, desk| {
-                            connection.close(Close::WriteTimeout, desk)
-                        });
-                    }
+            self.end_drain(self.end_of_promises(until));
+        }
+    }
+
+    /// When the last deferred replies are given up by a stop that waits until `until` for the first ones. What is promised
+    /// as long as connections are read has as much time as what was promised before the stop.
+    pub(super) fn end_of_promises(&self, until: u64) -> u64 {
+        until.saturating_add(milliseconds(self.drain))
+    }
+
+    /// Gives up what has taken too long. `last` is when every deferred reply has.
+    fn end_drain(&mut self, last: u64) {
+        let now = self.desk.now;
+        if let Some(round) = self.promised.take() {
+            self.abandon_until(Some(round));
+        }
+        if now >= last {
+            self.abandon_until(None);
+        } else if self.crew.open_tickets.count() > 0 {
+            self.cut_at = None;
+            return;
+        }
+        let linger = milliseconds(LINGER);
+        let cut_at = *self.cut_at.get_or_insert(now.saturating_add(linger));
+        if now >= cut_at && !self.hands_over {
+            // Peers that did not take their replies in time: the service manager waits for us.
+            for slot in self.slots() {
+                if !self.is_over(slot) {
+                    self.with(slot, |connection, desk| {
+                        connection.close(Close::WriteTimeout, desk)
+                    });
                 }
             }
         }
@@ -130,8 +156,8 @@ impl<L: Link> Shard<L> {
             .is_some_and(|entry| matches!(entry.connection.life, Life::Over { .. }))
     }
 
-    /// Gives up on every deferred reply.
-    fn abandon_all(&mut self) {
+    /// Gives up on the deferred replies that were promised in this round or before, or on all of them.
+    fn abandon_until(&mut self, last: Option<u32>) {
         if self.crew.open_tickets.count() == 0 {
             return;
         }
@@ -142,15 +168,30 @@ impl<L: Link> Shard<L> {
             .map(|(slot, _)| slot as u32)
             .collect();
         for slot in slots {
-            self.abandon_all_of(slot, Abandoned::Stopping);
+            match last {
+                Some(last) => self.abandon_of(slot, Abandoned::Stopping, |tickets, pools| {
+                    tickets.close_until(pools, last)
+                }),
+                None => self.abandon_all_of(slot, Abandoned::Stopping),
+            }
         }
     }
 
     /// Gives up on every deferred reply of one connection.
     pub(super) fn abandon_all_of(&mut self, slot: u32, why: Abandoned) {
+        self.abandon_of(slot, why, |tickets, _| tickets.close_all());
+    }
+
+    /// Gives up on the deferred replies of one connection whose tickets `close` closes.
+    fn abandon_of<T: IntoIterator<Item = Ticket>>(
+        &mut self,
+        slot: u32,
+        why: Abandoned,
+        close: impl FnOnce(&mut Tickets, &mut Pools) -> T,
+    ) {
         let crew = self.crew.clone();
         self.with_host(slot, |host, reply| {
-            for ticket in reply.connection.tickets.close_all() {
+            for ticket in close(&mut reply.connection.tickets, &mut reply.desk.pools) {
                 crew.ticket_closed();
                 give_up(host, reply, ticket, why);
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::parting::Rest;
 use super::{Phase, Shard};
 use crate::close::Close;
-use crate::connection::{LINGER, Life, Over, Pause, milliseconds};
+use crate::connection::{Life, Over, Pause};
 use crate::peer::Link;
 use crate::reply::Abandoned;
 
@@ -98,12 +98,13 @@ impl<L: Link> Shard<L> {
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
             Phase::Serving => None,
-            Phase::Draining { until } if self.desk.now >= until => {
-                // Behind that everything is waited for that comes as mail.
-                let last = until.saturating_add(milliseconds(LINGER));
-                (self.desk.now < last).then_some(last)
+            Phase::Waiting { until } => Some(until),
+            Phase::Draining { until } => {
+                let times = [Some(until), Some(self.end_of_promises(until)), self.cut_at];
+                // Behind those everything is waited for that comes as mail.
+                let times = times.into_iter().flatten();
+                times.filter(|at| *at > self.desk.now).min()
             }
-            Phase::Waiting { until } | Phase::Draining { until } => Some(until),
         };
         let rest = (self.hands_over
             && matches!(self.phase, Phase::Draining { .. })

@@ -63,6 +63,8 @@ impl Exchange {
         let _ = self.shard.deliver(Mail::Stop { hand_over: true });
         self.settle();
         self.advance(DRAIN);
+        // What was promised since then.
+        self.advance(DRAIN);
 
         let names: Vec<String> = self
             .shard
@@ -318,6 +320,45 @@ mod tests {
         let snapshot = exchange.snapshot();
         let open = |name| snapshot.name(name).map(|name| name.open);
         assert_eq!((open("one"), open("other")), (Some(0), Some(1)));
+    }
+
+    /// What others waited for by then is nothing to it. Meanwhile all that are at rest are let go.
+    #[test]
+    fn what_is_promised_while_a_handover_waits_is_waited_for_as_long_from_then_on() {
+        const DRAIN: Duration = Duration::from_secs(3);
+        let (mut exchange, idle) = exchange();
+        let [old, fresh] = [(); 2].map(|()| exchange.connect());
+        exchange.receive(old, &[DEFER]);
+        exchange.shard.drain = DRAIN;
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.settle();
+        exchange.advance(DRAIN - Duration::from_millis(1));
+        exchange.receive(fresh, &[DEFER]);
+        exchange.receive(idle, &[1]);
+        let parted = |exchange: &Exchange| -> Vec<(Client, Vec<u8>)> {
+            let parted = exchange.parted.iter();
+            parted
+                .map(|parted| (parted.client, parted.wire.sent.clone()))
+                .collect()
+        };
+        assert_eq!(parted(&exchange), []);
+        exchange.advance(Duration::from_millis(1));
+        let mut gone = parted(&exchange);
+        gone.sort_by_key(|(client, _)| client.0);
+        assert_eq!(
+            gone,
+            [(idle, vec![1, 1]), (old, vec![0xcc, 1, 1, 7])],
+            "the first greeting was taken before"
+        );
+        assert!(!exchange.shard.is_done());
+        exchange.advance(DRAIN - Duration::from_millis(1));
+        assert!(!exchange.reads(fresh) && exchange.is_open(fresh));
+        assert_eq!(exchange.take_sent(fresh), [0xcc, 1]);
+        exchange.advance(Duration::from_millis(1));
+        assert_eq!(parted(&exchange)[2..], [(fresh, vec![1, 7])]);
+        assert!(exchange.shard.is_done());
+        assert_eq!(exchange.counters().abandoned, 2);
+        assert_eq!(exchange.counters().handed_over, 3);
     }
 
     /// Gives everybody who connects a handle, and counts nothing.

@@ -72,6 +72,65 @@ fn tickets_are_waited_for_and_then_abandoned() {
     assert_eq!(rig.seen().abandoned.len(), 1, "abandoned once");
 }
 
+/// How long the server has waited for others by then is nothing to who is promised a reply.
+#[test]
+fn what_is_promised_during_the_wait_is_waited_for_as_long_from_then_on() {
+    let mut rig = apologetic();
+    let [old, both, quick, slow, idle] = [(); 5].map(|()| rig.connect());
+    rig.receive(old, &defer(1));
+    rig.receive(both, &defer(2));
+    rig.stop_within(ms(1000));
+    rig.advance(ms(999));
+    // It was on its way when reading was paused.
+    rig.receive_unasked(both, &defer(3));
+    rig.receive(quick, &defer(4));
+    rig.receive(slow, &defer(5));
+    rig.advance(ms(1));
+    assert_eq!(rig.take_sent(old), [0x55, 1]);
+    assert_eq!(rig.take_sent(both), [0x55, 2]);
+    assert!(rig.is_shut(old) && rig.is_shut(idle));
+    assert!(
+        [both, quick, slow]
+            .iter()
+            .all(|client| rig.is_open(*client))
+    );
+    assert!([both, quick, slow].iter().all(|client| !rig.reads(*client)));
+    rig.advance(ms(999));
+    rig.take_responder(3).answer(vec![6]);
+    rig.take_responder(3).answer(vec![7]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(both), []);
+    assert_eq!(rig.take_sent(quick), [6]);
+    assert_eq!(rig.take_sent(slow), [7]);
+    assert!(rig.is_shut(quick) && rig.is_shut(slow));
+    rig.advance(ms(1));
+    assert_eq!(rig.take_sent(both), [0x55, 3]);
+    rig.assert_empty(&[old, both, quick, slow, idle]);
+    rig.let_go();
+    assert_eq!(rig.counters().abandoned, 3);
+}
+
+#[test]
+fn a_reply_that_was_promised_during_the_wait_has_time_to_be_written() {
+    let mut rig = apologetic();
+    let [old, late, deaf] = [(); 3].map(|()| rig.connect());
+    rig.receive(old, &defer(1));
+    rig.set_window(deaf, Some(0));
+    rig.receive(deaf, &ask(100));
+    rig.stop_within(ms(5000));
+    rig.set_window(late, Some(0));
+    rig.receive(late, &defer(2));
+    rig.advance(ms(5000 + 2000));
+    rig.take_responder(1).answer(bin(3000, 3));
+    rig.deliver();
+    rig.advance(ms(999));
+    assert!(rig.is_open(late) && rig.is_open(deaf));
+    rig.set_window(late, None);
+    assert_eq!(rig.take_sent(late), bin(3000, 3));
+    rig.advance(ms(1));
+    rig.assert_empty(&[old, late, deaf]);
+}
+
 #[test]
 fn the_last_answer_ends_the_wait() {
     let mut rig = apologetic();
@@ -223,7 +282,7 @@ fn a_connection_that_comes_while_the_server_stops_is_served_what_it_sent() {
 }
 
 #[test]
-fn a_deferred_reply_in_the_last_frames_is_waited_for_as_long_as_the_drain_lasts() {
+fn a_deferred_reply_in_the_last_frames_is_waited_for_as_long_as_one_promised_during_the_wait() {
     let mut rig = Rig::with(
         Limits {
             outbox_bytes: 10_000,
@@ -248,8 +307,10 @@ fn a_deferred_reply_in_the_last_frames_is_waited_for_as_long_as_the_drain_lasts(
     assert!(rig.is_open(client));
     rig.responder().answer(vec![1]);
     rig.deliver();
-    rig.advance(ms(1000));
-    assert_eq!(rig.take_sent(client)[9000..], [1, 0x55, 2]);
+    rig.advance(ms(1999));
+    assert_eq!(rig.take_sent(client)[9000..], [1]);
+    rig.advance(ms(1));
+    assert_eq!(rig.take_sent(client), [0x55, 2]);
     rig.assert_empty(&[client]);
     rig.let_go();
 }

@@ -140,6 +140,12 @@ fn router() -> Router {
                 responder.ok(&value);
             });
         })
+        .deferred("sleep", |milliseconds: u64, responder| {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                responder.ok(&milliseconds);
+            });
+        })
         .raw("big", |call, answer| {
             let length: usize = match call.decode() {
                 Ok(length) => length,

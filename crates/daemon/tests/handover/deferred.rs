@@ -1,5 +1,7 @@
 //! Replies that are given later: who waits for them, and for how long.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use ringhold_client::load::LoadPlan;
 use rmpv::Value;
@@ -88,6 +90,47 @@ fn a_deferred_reply_that_outlives_the_drain_becomes_an_error() {
         other.echo(2, 2);
     }
     manager.stop_for_good();
+}
+
+/// Calls that are made while a handover waits for an endless one take less than the drain, but end after it.
+#[test]
+fn what_is_called_during_the_drain_has_a_drain_of_its_own() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure(&config("2s"));
+        let address = manager.listen_tcp("rpc");
+        manager.start();
+        let mut held = Wire::connect(&address);
+        let mut others: Vec<Wire> = (0..10).map(|_| Wire::connect(&address)).collect();
+        for (round, signal) in [Signal::SIGHUP, Signal::SIGTERM].into_iter().enumerate() {
+            held.send(&request(1, "hold", &[]));
+            held.echo(2, 2);
+            let mark = manager.mark();
+            manager.signal(signal);
+            manager.logged(round + 1, &["waiting for deferred replies (1 are open)"]);
+            std::thread::sleep(Duration::from_secs(1));
+            for other in &mut others {
+                other.send(&request(1, "sleep", &[1500.into()]));
+            }
+            let (answered, error) = held.reply();
+            let error: Value = error.unwrap_err();
+            assert_eq!(answered, 1);
+            assert!(error.as_str().unwrap().contains("restarting"), "{error}");
+            for other in &mut others {
+                assert_eq!(other.reply(), (1, Ok(1500.into())));
+            }
+            if signal == Signal::SIGTERM {
+                assert!(manager.ended().success());
+                manager.start();
+            }
+            manager.wait_for(mark, "READY=1");
+            for wire in &mut others {
+                wire.echo(3, 3);
+            }
+        }
+        manager.stop_for_good();
+    }
 }
 
 /// Everybody calls slow methods all the time. If connections were read on as soon as they are answered, there would
