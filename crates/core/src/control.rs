@@ -67,8 +67,8 @@ pub(crate) enum Why {
     Stop(Signal),
     /// SIGHUP. Not while a child is asked: then it stays pending.
     Reload,
-    /// The child has answered: why it could not take over, if it could not.
-    Answer(Result<(), String>),
+    /// The child has answered: why it could not take over, if it could not. What it took is still open.
+    Answer(Result<(), String>, Asked),
     /// A worker ended by itself, which it does only if it failed.
     Ended,
 }
@@ -122,12 +122,12 @@ impl<'a> Control<'a> {
             if ended {
                 return Ok(Why::Ended);
             }
-            match &mut self.asked {
-                Some(asked) => {
+            match self.asked.take() {
+                Some(mut asked) => {
                     let answer = if other { asked.read() } else { None };
-                    if let Some(answer) = answer.or_else(|| asked.too_late().map(Err)) {
-                        self.asked = None;
-                        return Ok(Why::Answer(answer));
+                    match answer.or_else(|| asked.too_late().map(Err)) {
+                        Some(answer) => return Ok(Why::Answer(answer, asked)),
+                        None => self.asked = Some(asked),
                     }
                 }
                 None if other && read(&self.signals.reload)?.is_some() => return Ok(Why::Reload),

@@ -11,7 +11,7 @@ use crate::control::{Control, Signals, Why};
 use crate::engine::choose;
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
-use crate::handover::preflight::{self, Asked, Question};
+use crate::handover::preflight::{self, Asked, Question, SPARE_FOR_CHILD};
 use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
 use crate::inherit;
@@ -21,9 +21,8 @@ use crate::notify;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError};
 
-/// Descriptors that connections cannot use up, for the handover and for starting a child.
+/// Descriptors that connections cannot use up, for the handover.
 const SPARE_FOR_HANDOVER: usize = 16;
-const SPARE_FOR_CHILD: usize = 8;
 
 impl Server {
     /// Runs the server until SIGTERM or SIGINT, talking to the service manager if there is one.
@@ -171,10 +170,8 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading();
-                    drop(spare);
-                    let asked = Asked::start(&self.program, &self.question(running));
-                    spare = Spare::keep(SPARE_FOR_CHILD);
-                    match asked {
+                    let question = self.question(running);
+                    match Asked::start(&self.program, &question, &mut spare) {
                         Ok(asked) => {
                             control.wait_for_answer(asked);
                             continue;
@@ -182,11 +179,16 @@ impl Daemon {
                         Err(reason) => reason,
                     }
                 }
-                Why::Answer(Ok(())) => {
-                    tracing::debug!("the new program is ready to take over");
-                    return Ok((End::Replace, spare));
+                Why::Answer(answer, asked) => {
+                    asked.leave(&mut spare);
+                    match answer {
+                        Ok(()) => {
+                            tracing::debug!("the new program is ready to take over");
+                            return Ok((End::Replace, spare));
+                        }
+                        Err(reason) => reason,
+                    }
                 }
-                Why::Answer(Err(reason)) => reason,
                 Why::Stop(signal) => {
                     tracing::info!("{signal}: stopping");
                     notify::stopping();

@@ -6,14 +6,16 @@
 //! [`Server::run`]: crate::Server::run
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::exec::Program;
+use super::spare::Spare;
 use super::vault;
 use crate::listeners::{Held, Listener, Origin};
 
@@ -25,6 +27,10 @@ pub(crate) const YES: &str = "ringhold: ready to take over\n";
 
 /// How long the child may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Descriptors that connections cannot use up: starting a child takes three or four for a moment. There are more, since those
+/// who wait for descriptors may take some as soon as they are free.
+pub(crate) const SPARE_FOR_CHILD: usize = 8;
 
 /// An answer is not longer than this.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -113,7 +119,7 @@ impl fmt::Display for Question {
 /// A child that was asked and has not answered yet. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    child: Child,
+    child: Mortal,
     /// Readable when the child has ended (pidfd_open(2)), where that is allowed.
     end: Option<OwnedFd>,
     output: ChildStdout,
@@ -124,12 +130,44 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Asks. What the child writes to its standard error goes where ours goes.
+    /// Asks. What the child writes to its standard error goes where ours goes. The descriptors that it takes are made room for
+    /// in `spare`, which is filled again.
     ///
     /// # Errors
     ///
     /// Why the program cannot be started.
-    pub(crate) fn start(program: &Program, question: &Question) -> Result<Self, String> {
+    pub(crate) fn start(
+        program: &Program,
+        question: &Question,
+        spare: &mut Spare,
+    ) -> Result<Self, String> {
+        spare.fill(SPARE_FOR_CHILD);
+        let mut asked = Err(Errno::MFILE.into());
+        // Connections that wait for descriptors may take those that the first attempt has made room for. Then they find no more
+        // and rest, and the second one finds its own.
+        for _ in 0..2 {
+            spare.release(SPARE_FOR_CHILD / 2);
+            asked = Self::spawn(program, question);
+            if !asked.as_ref().is_err_and(is_out_of_descriptors) {
+                break;
+            }
+        }
+        spare.fill(SPARE_FOR_CHILD);
+        asked.map_err(|error| {
+            let advice = match is_out_of_descriptors(&error) {
+                true => {
+                    "; try again when connections have ended, or raise LimitNOFILE= and restart"
+                }
+                false => "",
+            };
+            format!(
+                "{} cannot be started: {error}{advice}",
+                program.path().display()
+            )
+        })
+    }
+
+    fn spawn(program: &Program, question: &Question) -> io::Result<Self> {
         let mut command = Command::new(program.path());
         command
             .args(program.arguments())
@@ -138,20 +176,28 @@ impl Asked {
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("{} cannot be started: {error}", program.path().display()))?;
-        let output = child.stdout.take();
-        let pid = Pid::from_raw(child.id().cast_signed());
+        let mut child = Mortal(command.spawn()?);
+        let output = child.0.stdout.take();
+        let pid = Pid::from_raw(child.0.id().cast_signed());
         let end = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         Ok(Asked {
             child,
             end: end.and_then(Result::ok),
-            output: output.ok_or("the child has no standard output")?,
+            output: output.ok_or_else(|| io::Error::other("the child has no standard output"))?,
             is_said: false,
             answer: Vec::new(),
             deadline: Instant::now() + PATIENCE,
         })
+    }
+
+    /// Leaves the descriptors to `spare`. The child is killed if it has not ended.
+    pub(crate) fn leave(self, spare: &mut Spare) {
+        drop(self.child);
+        spare.replace(self.output.into());
+        if let Some(end) = self.end {
+            spare.replace(end);
+        }
+        spare.fill(SPARE_FOR_CHILD);
     }
 
     /// Readable when [`Asked::read`] has something to do.
@@ -201,7 +247,7 @@ impl Asked {
 
     /// The answer, if the child has ended.
     fn conclude(&mut self) -> Option<Result<(), String>> {
-        let status = match self.child.try_wait() {
+        let status = match self.child.0.try_wait() {
             Ok(None) => return None,
             Ok(Some(status)) => status,
             Err(error) => return Some(Err(format!("the child cannot be waited for: {error}"))),
@@ -219,12 +265,20 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+/// Dropped, it is killed.
+#[derive(Debug)]
+struct Mortal(Child);
+
+impl Drop for Mortal {
     fn drop(&mut self) {
         // Both fail if it has ended and was waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::MFILE.raw_os_error())
 }
 
 #[cfg(test)]

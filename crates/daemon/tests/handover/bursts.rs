@@ -206,6 +206,35 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
     }
 }
 
+/// Reloads that are refused meanwhile do not use up what is kept for the next one.
+#[test]
+fn no_descriptor_is_left_and_reloads_are_refused() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "");
+        manager.use_engine(engine);
+        manager.configure(CONFIG);
+        let address = manager.listen_tcp("rpc");
+        limited(&mut manager, RINGHOLD, 100);
+        manager.start();
+        let mut wires: Vec<Wire> = (0..200).map(|_| Wire::connect(&address)).collect();
+        manager.logged(1, &["accepting rests", "Too many open files"]);
+        manager.configure("[sockets.rpc\n");
+        for refusal in 1..=6 {
+            manager.reload();
+            let parts = ["the reload is refused", "refuses (exit status: 2)"];
+            manager.logged(refusal, &parts);
+            wires[0].echo(1, 1);
+            // Accepting rests for 100 ms at a time; then it takes what descriptors there are.
+            std::thread::sleep(std::time::Duration::from_millis(150));
+        }
+        manager.configure(CONFIG);
+        manager.reload();
+        manager.logged(1, &["took over"]);
+        wires[0].echo(2, 2);
+        manager.stop_for_good();
+    }
+}
+
 /// One of `served` ends its connection, and the first reply to `wire`, which could not be accepted, comes.
 fn take_the_place_of(served: &mut Vec<Wire>, wire: &mut Wire) -> (u64, Result<Value, Value>) {
     served.pop();
