@@ -34,7 +34,7 @@ mod time;
 pub(crate) use self::mail::Errand;
 use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
-use self::time::{NEVER, Timed};
+use self::time::{CatchUp, NEVER, Timed};
 
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
@@ -51,10 +51,14 @@ pub(crate) struct Shard<L> {
     wheel: Wheel<Timed>,
     /// What the kernel held for peers, by slot, when the time for a write was over last.
     unread: HashMap<u32, u64>,
-    /// Reused by `tick`.
+    /// Limits that are due and have not taken effect.
+    catch_up: Option<CatchUp>,
+    /// Reused when they do.
     due: Vec<Timed>,
     next_generation: u32,
     phase: Phase,
+    /// When it was looked last whether a stop moves on.
+    advanced: u64,
     /// The shortest time limit of an open connection, in milliseconds.
     patience: u64,
     /// How long a stop waits for deferred replies.
@@ -120,9 +124,11 @@ impl<L: Link> Shard<L> {
             ready: Vec::new(),
             wheel: Wheel::new(),
             unread: HashMap::new(),
+            catch_up: None,
             due: Vec::new(),
             next_generation: 0,
             phase: Phase::Serving,
+            advanced: 0,
             drain,
             promised: None,
             cut_at: None,

@@ -96,6 +96,7 @@ impl<L: Link> Shard<L> {
     /// Moves a stop to its next phase when what it waits for has come, or its time is over.
     pub(super) fn advance_stop(&mut self) {
         let now = self.desk.now;
+        self.advanced = now;
         match self.phase {
             Phase::Serving => {}
             Phase::Waiting { until } => {

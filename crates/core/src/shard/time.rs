@@ -19,14 +19,33 @@ pub(super) struct Timed {
     at: u64,
 }
 
+/// An engine that does not catch up has at least so many turns before limits take effect all the same, and one more for so many
+/// connections: some kernels run no more than 20 of the completions that they have deferred in one call.
+const TURNS_MIN: usize = 8;
+const CONNECTIONS_PER_TURN: usize = 16;
+
+/// And at least so much time, or as much as the shortest limit: connections that take turns get one piece or one buffer in each.
+const HOLDUP_MS_MAX: u64 = 1000;
+
+/// Limits that are due. A worker that slept, was frozen, or was held up by a service may not have received by now what
+/// arrived in time.
+pub(super) struct CatchUp {
+    /// The time by which limits are exceeded, and what had happened by then is to be known before they take effect.
+    to: u64,
+    /// How many turns the engine has left at least.
+    turns: usize,
+}
+
 impl<L: Link> Shard<L> {
     /// The time, in milliseconds on the worker's clock. It is told after every wait and before what happened meanwhile,
-    /// since that has happened now and not when the wait began.
+    /// since that has happened now and not when the wait began; and before output is sent, since services have taken their
+    /// time.
     pub(crate) fn woken(&mut self, now: u64) {
         self.desk.now = now;
     }
 
-    /// Time limits that are exceeded by now take effect, behind everything that has happened.
+    /// Looks for time limits that are exceeded by now. They take effect in [`Shard::caught_up`], behind everything that has
+    /// happened; or here, if the engine has had its chance to call that.
     pub(crate) fn tick(&mut self) {
         let now = self.desk.now;
         if self.desk.pools.tick(now) {
@@ -35,8 +54,37 @@ impl<L: Link> Shard<L> {
         if self.wheel.next_due().is_none_or(|due| due > now) {
             return;
         }
+        let holdup = self.patience.min(HOLDUP_MS_MAX);
+        match &mut self.catch_up {
+            None => {
+                let turns = TURNS_MIN + self.connections.len() / CONNECTIONS_PER_TURN;
+                self.catch_up = Some(CatchUp { to: now, turns });
+            }
+            Some(CatchUp { to, turns }) if *turns > 0 || now < to.saturating_add(holdup) => {
+                *turns = turns.saturating_sub(1);
+            }
+            Some(_) => self.caught_up(),
+        }
+    }
+
+    /// Whether limits are due. The worker must not sleep then, but take up what has happened, and call
+    /// [`Shard::caught_up`] when it finds nothing more.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.catch_up.is_some()
+    }
+
+    /// Everything was told that had happened when limits were found to be due: they take effect, as of then.
+    pub(crate) fn caught_up(&mut self) {
+        if let Some(CatchUp { to, .. }) = self.catch_up.take() {
+            self.enforce_limits(to);
+        }
+    }
+
+    /// Time limits that are exceeded by the time `then` take effect.
+    fn enforce_limits(&mut self, then: u64) {
+        let now = self.desk.now;
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(now, &mut due);
+        self.wheel.advance(then, &mut due);
         for Timed {
             slot,
             generation,
@@ -58,7 +106,7 @@ impl<L: Link> Shard<L> {
             let over = entry
                 .connection
                 .over(&self.desk.limits)
-                .filter(|(at, _)| *at <= now);
+                .filter(|(at, _)| *at <= then);
             match over {
                 Some((_, Over::Connection(why))) => {
                     self.with(slot, |connection, desk| connection.close(why, desk))
@@ -94,7 +142,7 @@ impl<L: Link> Shard<L> {
         });
     }
 
-    /// When [`Shard::tick`] must be called at the latest, on the worker's clock.
+    /// When [`Shard::tick`] must be called at the latest, on the worker's clock, unless it is catching up.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
             Phase::Serving => None,
@@ -103,7 +151,7 @@ impl<L: Link> Shard<L> {
                 let times = [Some(until), Some(self.end_of_promises(until)), self.cut_at];
                 // Behind those everything is waited for that comes as mail.
                 let times = times.into_iter().flatten();
-                times.filter(|at| *at > self.desk.now).min()
+                times.filter(|at| *at > self.advanced).min()
             }
         };
         let rest = (self.hands_over

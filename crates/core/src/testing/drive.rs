@@ -74,6 +74,8 @@ impl Exchange {
     pub(super) fn settle(&mut self) {
         self.shard.woken(self.now);
         self.shard.tick();
+        // Whatever a client does is told at once.
+        self.shard.caught_up();
         loop {
             while let Some(mail) = self.mailbox.next() {
                 let _ = self.shard.deliver(mail);
@@ -224,5 +226,104 @@ impl Exchange {
         let client = self.client(slot);
         let wire = self.shard.closed(slot);
         self.ended.extend(client.map(|client| (client, wire)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::frame::Frame;
+    use crate::limits::Limits;
+    use crate::peer::Peer;
+    use crate::reply::Reply;
+    use crate::service::{Flow, Refusal, Service};
+    use crate::testing::Client;
+
+    /// Answers nothing.
+    struct Silent;
+
+    impl Service for Silent {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+    }
+
+    fn idle_for_at_most(limit: u64) -> Limits {
+        Limits {
+            idle_timeout: Duration::from_millis(limit),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn limits_take_effect_behind_what_had_happened_by_then() {
+        let mut exchange = Exchange::with_limits(Silent, idle_for_at_most(1000));
+        let [heard, silent] = [exchange.connect(), exchange.connect()];
+        let then = exchange.now + 2000;
+        exchange.shard.woken(then);
+        exchange.shard.tick();
+        assert!(exchange.shard.is_catching_up());
+        // A turn later the engine comes to what had arrived meanwhile, and then to what arrives late for good.
+        exchange.shard.woken(then + 1);
+        exchange.shard.tick();
+        exchange.shard.received(heard.0 as u32, &[0x01], None);
+        assert_eq!(exchange.counters().timed_out, 0);
+        exchange.now = then + 5000;
+        exchange.shard.woken(exchange.now);
+        exchange.shard.caught_up();
+        assert_eq!(exchange.counters().timed_out, 1);
+        assert!(!exchange.shard.is_catching_up());
+        // That one's next limit is over by now, too, and there is something to catch up with again.
+        exchange.shard.tick();
+        assert!(exchange.shard.is_catching_up());
+        exchange.shard.received(heard.0 as u32, &[0x01], None);
+        exchange.shard.caught_up();
+        exchange.settle();
+        assert_eq!(exchange.counters().timed_out, 1);
+        assert!(exchange.is_open(heard) && !exchange.is_open(silent));
+    }
+
+    #[test]
+    fn an_engine_that_never_catches_up_puts_limits_off_for_a_while_only() {
+        // As many connections as make it ten turns.
+        for (limit, holdup) in [(200, 200), (5000, 1000)] {
+            let mut exchange = Exchange::with_limits(Silent, idle_for_at_most(limit));
+            let clients: Vec<Client> = (0..32).map(|_| exchange.connect()).collect();
+            let then = exchange.now + limit + 50;
+            let mut turn_at = |time: u64| {
+                exchange.shard.woken(time);
+                exchange.shard.tick();
+                exchange.counters().timed_out
+            };
+            assert_eq!(turn_at(then), 0);
+            for _ in 0..9 {
+                assert_eq!(turn_at(then + holdup), 0, "there were few turns");
+            }
+            for _ in 0..50 {
+                assert_eq!(turn_at(then + holdup - 1), 0, "it was a short time");
+            }
+            assert_eq!(turn_at(then + holdup), clients.len() as u64);
+        }
+    }
+
+    #[test]
+    fn no_step_of_a_stop_is_missed_whose_time_comes_in_the_middle_of_a_turn() {
+        let mut exchange = Exchange::new(Silent);
+        let client = exchange.connect();
+        exchange.keep_open(client);
+        exchange.stop_within(Duration::from_millis(100));
+        let until = exchange.now + 100;
+        exchange.shard.woken(until - 1);
+        exchange.shard.work();
+        exchange.shard.woken(until + 5000);
+        assert_eq!(exchange.shard.next_due(), Some(until));
     }
 }

@@ -95,6 +95,7 @@ tests! {
         who_says_nothing_is_cut,
         nobody_is_cut_for_what_was_before,
         nobody_is_idle_from_the_start,
+        nobody_is_cut_for_what_held_the_worker_up,
     }
     memory {
         whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection,

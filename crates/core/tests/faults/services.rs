@@ -101,7 +101,7 @@ impl Gate {
     }
 
     /// As [`Gate::hold`]; the connections that did it live on for as long as the second value.
-    fn hold_and_stay<R>(
+    pub(crate) fn hold_and_stay<R>(
         &self,
         bed: &Bed,
         workers: usize,

@@ -1,6 +1,7 @@
 //! Time limits cut who deserves it and nobody else.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
@@ -8,7 +9,7 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticke
 use crate::bed::{Bed, Engine};
 use crate::client;
 use crate::frames::{Script, frame};
-use crate::services::{Digest, Echo};
+use crate::services::{Digest, Echo, Gate};
 
 /// Never answers by itself.
 struct Deferring(Arc<Mutex<Vec<Responder>>>);
@@ -211,6 +212,47 @@ pub(crate) fn nobody_is_idle_from_the_start(engine: Engine) {
     assert_eq!(bed.total().timed_out, 0);
     drop(client);
     bed.finish();
+}
+
+/// A call holds the worker up for longer than the limits. Who has sent in time what it had to send is served, however many
+/// they are, and so is who called.
+pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
+    for limit in ["frame_timeout", "idle_timeout"] {
+        let config = format!(
+            "workers = 1
+            limits.{limit} = \"1500ms\"
+            [sockets.gate]
+            listen = [\"127.0.0.1:0\"]
+            [sockets.echo]
+            listen = [\"127.0.0.1:0\"]"
+        );
+        let gate = Gate::default();
+        let theirs = gate.clone();
+        let bed = Bed::start(engine, &config, |server| {
+            server
+                .service("echo", |_| Echo)
+                .service("gate", move |_| theirs.clone())
+        });
+        let mut clients: Vec<TcpStream> = (0..60).map(|_| bed.connect("echo")).collect();
+        for client in &mut clients {
+            client.write_all(&[0x92, 1]).unwrap();
+        }
+        bed.until_received(120);
+        let ((), callers) = gate.hold_and_stay(&bed, 1, || {
+            for client in &mut clients {
+                client.write_all(&[2]).unwrap();
+            }
+            std::thread::sleep(SILENCE);
+        });
+        for client in &mut clients {
+            client::expect(client, &[0x92, 1, 2]);
+        }
+        gate.open();
+        client::exchange(&callers[0], &[1], &[1]);
+        assert_eq!(bed.total().timed_out, 0, "{limit}");
+        drop((clients, callers));
+        bed.finish();
+    }
 }
 
 /// Longer than the limits of those who are not to be cut.

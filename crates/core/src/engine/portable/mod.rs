@@ -64,8 +64,10 @@ struct Engine {
 /// How long the engine may wait for something to complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
-    /// Not at all.
+    /// Not at all, since there is something to do.
     No,
+    /// Not at all. There is nothing to do, but limits are due, and what has happened must be known before they take effect.
+    CatchUp,
     /// Until this time on the worker's clock.
     Until(u64),
     Forever,
@@ -161,6 +163,7 @@ impl Engine {
             self.shard.work();
             self.retry_accepts();
             self.end_pause();
+            self.shard.woken(self.clock.now());
             while let Some(slot) = self.shard.next_touched() {
                 self.update(slot);
             }
@@ -175,8 +178,11 @@ impl Engine {
                 continue;
             }
             let wait = self.plan_wait();
-            self.wait(wait).await?;
+            let count = self.wait(wait).await?;
             self.mailbox.awake();
+            if wait == Wait::CatchUp && count == 0 {
+                self.shard.caught_up();
+            }
         }
     }
 
@@ -189,6 +195,9 @@ impl Engine {
             self.deliver(mail);
             return Wait::No;
         }
+        if self.shard.is_catching_up() {
+            return Wait::CatchUp;
+        }
         let accepts = self.acceptors.iter().filter_map(Listening::retry_at).min();
         let pause = (!self.pausing.is_empty()).then_some(self.pause_ends);
         let due = [self.shard.next_due(), accepts, pause];
@@ -198,21 +207,21 @@ impl Engine {
         }
     }
 
-    /// Submits what is queued, waits, and dispatches what has completed. Before it sleeps it looks for completions for
-    /// as long as configured.
-    async fn wait(&mut self, wait: Wait) -> io::Result<()> {
-        if wait != Wait::No && !self.spin.is_zero() {
+    /// Submits what is queued, waits, and dispatches what has completed; returns how much it was. Before it sleeps it looks
+    /// for completions for as long as configured.
+    async fn wait(&mut self, wait: Wait) -> io::Result<u64> {
+        if matches!(wait, Wait::Until(_) | Wait::Forever) && !self.spin.is_zero() {
             let end = Instant::now() + self.spin;
             while Instant::now() < end {
                 self.park(Wait::No).await;
-                if self.dispatch_all()? > 0 {
-                    return Ok(());
+                let count = self.dispatch_all()?;
+                if count > 0 {
+                    return Ok(count);
                 }
             }
         }
         self.park(wait).await;
-        self.dispatch_all()?;
-        Ok(())
+        self.dispatch_all()
     }
 
     /// Gives the thread back to the runtime, which submits what is queued and sleeps until something completes, or
@@ -221,7 +230,7 @@ impl Engine {
         let counters = &self.shard.desk.counters().engine;
         counters.enters.add(1);
         match wait {
-            Wait::No => self.flights.turn(),
+            Wait::No | Wait::CatchUp => self.flights.turn(),
             Wait::Until(due) => {
                 let due = tokio::time::Instant::from_std(self.clock.instant(due));
                 if self.sleep.deadline() != due {

@@ -229,6 +229,7 @@ impl Engine<'_> {
             self.shard.work();
             self.receive_pieces()?;
             self.retry_accepts()?;
+            self.shard.woken(self.clock.now());
             self.update_touched()?;
             self.cancel_yielding()?;
             self.replenish()?;
@@ -241,32 +242,39 @@ impl Engine<'_> {
                 self.deliver(mail)?;
                 continue;
             }
-            let wait = self.plan_wait()?;
-            if wait != Wait::No && !self.spin.is_zero() {
-                self.spin(wait)?;
-            } else {
-                self.enter(wait)?;
+            let plan = self.plan()?;
+            match plan {
+                Plan::Sleep if !self.spin.is_zero() => self.spin()?,
+                Plan::Sleep => self.enter(Wait::Forever)?,
+                Plan::Work | Plan::CatchUp => self.enter(Wait::No)?,
             }
             self.mailbox.awake();
             self.shard.woken(self.clock.now());
-            self.dispatch_all(&mut chunk)?;
+            let has_begun_all = self.queue.begun() == self.queue.pushed();
+            let count = self.dispatch_all(&mut chunk)?;
             self.land(&mut chunk)?;
+            if plan == Plan::CatchUp && count == 0 && has_begun_all {
+                self.shard.caught_up();
+            }
         }
     }
 
-    /// Whether to sleep, and how long.
-    fn plan_wait(&mut self) -> io::Result<Wait> {
+    /// How to go on at the end of a turn.
+    fn plan(&mut self) -> io::Result<Plan> {
         // Completions that the kernel has deferred are no reason: an enter that would wait runs them first, and does not
         // wait then. The ring's flag that there are some can stay behind after they were run.
         // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
         // has anything to receive.
         let is_asked = self.crowd.is_waiting() || self.bulk.is_wanted();
         if self.shard.is_busy() || !self.starved.is_empty() || is_asked {
-            return Ok(Wait::No);
+            return Ok(Plan::Work);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
             self.deliver(mail)?;
-            return Ok(Wait::No);
+            return Ok(Plan::Work);
+        }
+        if self.shard.is_catching_up() {
+            return Ok(Plan::CatchUp);
         }
         // What connections held that were closed in this turn; nothing is cut for it.
         let _ = self.shard.desk.meter.publish();
@@ -278,7 +286,7 @@ impl Engine<'_> {
         if let Some(due) = due {
             self.wake_at(due)?;
         }
-        Ok(Wait::Forever)
+        Ok(Plan::Sleep)
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -286,12 +294,12 @@ impl Engine<'_> {
     }
 
     /// Looks for completions without sleeping for as long as configured, then waits.
-    fn spin(&mut self, wait: Wait) -> io::Result<()> {
+    fn spin(&mut self) -> io::Result<()> {
         let end = Instant::now() + self.spin;
         self.enter(Wait::No)?;
         while !self.queue.has_completions() {
             if Instant::now() >= end {
-                return self.enter(wait);
+                return self.enter(Wait::Forever);
             }
             if self.queue.may_have_deferred_work() {
                 self.enter(Wait::No)?;
@@ -301,13 +309,15 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Dispatches everything that has completed by now.
-    fn dispatch_all(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+    /// Dispatches everything that has completed by now. Returns how much it was.
+    fn dispatch_all(&mut self, chunk: &mut Chunk) -> io::Result<usize> {
+        let mut total = 0;
         loop {
             let count = self.queue.reap(chunk);
             if count == 0 {
-                return Ok(());
+                return Ok(total);
             }
+            total += count;
             self.shard
                 .desk
                 .counters()
@@ -318,7 +328,7 @@ impl Engine<'_> {
                 self.dispatch(completion)?;
             }
             if count < chunk.0.len() {
-                return Ok(());
+                return Ok(total);
             }
         }
     }
@@ -417,6 +427,17 @@ impl Engine<'_> {
         );
         self.queue.submitter().unregister_buf_ring(buffers::GROUP)
     }
+}
+
+/// What a worker does at the end of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// It goes on with what it has to do.
+    Work,
+    /// It has nothing to do. It looks whether anything has happened that must be known before limits take effect.
+    CatchUp,
+    /// It has nothing to do, and sleeps until something happens.
+    Sleep,
 }
 
 /// When a receive looks for data.
