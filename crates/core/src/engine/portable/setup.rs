@@ -17,8 +17,9 @@ const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 /// A ring is not made smaller than this.
 const ENTRIES_MIN: u32 = 64;
 
-/// What a runtime opens besides its ring: epoll instances and an eventfd.
-const OTHER_DESCRIPTORS: usize = 3;
+/// What a runtime opens besides its ring: epoll instances and an eventfd, and a socket if anything in the program asks for
+/// tokio's signal handling.
+const OTHER_DESCRIPTORS: usize = 4;
 
 /// Held by who makes a runtime.
 static ALONE: Mutex<()> = Mutex::new(());
