@@ -5,7 +5,7 @@ use crate::close::Close;
 use crate::handover::parcel::Parcel;
 use crate::host::Host;
 use crate::mailbox::{self, Mail};
-use crate::peer::{ConnectionId, Link};
+use crate::peer::{ConnectionId, HandleState, Link};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::shard::Phase;
 
@@ -109,25 +109,23 @@ impl<L: Link> Shard<L> {
         self.conclude(to.slot);
     }
 
+    /// What the connection shares with its handles, if it is there and has any.
+    fn handle_of(&self, to: ConnectionId) -> Option<&HandleState> {
+        let entry = self.connections.get(to.slot as usize)?;
+        let handle = entry.handle.get()?;
+        (entry.connection.id == to).then_some(handle)
+    }
+
     /// What another thread had noted as pushed does not come.
     fn withdraw(&mut self, to: ConnectionId, bytes: usize) {
-        if !self.has(to) {
-            return;
-        }
-        let entry = self.connections.get(to.slot as usize);
-        if let Some(handle) = entry.and_then(|entry| entry.handle.get()) {
+        if let Some(handle) = self.handle_of(to) {
             handle.arrived(bytes, false);
+            self.conclude(to.slot);
         }
-        self.conclude(to.slot);
     }
 
     fn pass_fence(&mut self, to: ConnectionId) {
-        if !self.has(to) {
-            return;
-        }
-        let entry = self.connections.get(to.slot as usize);
-        let handle = entry.and_then(|entry| entry.handle.get());
-        if handle.is_none_or(|handle| handle.is_delivered()) {
+        if self.handle_of(to).is_none_or(HandleState::is_delivered) {
             self.with_id(to, |connection, _| connection.pass_fence());
         } else {
             // Another thread, whose push was accepted, has not posted it yet.

@@ -113,18 +113,24 @@ fn limited(manager: &mut Manager, program: &str, limit: usize) {
     manager.run_as(&path);
 }
 
+/// A daemon that may open 100 files, and more clients than it can accept.
+fn crowded(engine: &'static str, clients: usize) -> (Manager, Vec<Wire>) {
+    let mut manager = Manager::new(16, "");
+    manager.use_engine(engine);
+    manager.configure(CONFIG);
+    let address = manager.listen_tcp("rpc");
+    limited(&mut manager, RINGHOLD, 100);
+    manager.start();
+    let wires = (0..clients).map(|_| Wire::connect(&address)).collect();
+    manager.logged(1, &["accepting rests", "Too many open files"]);
+    (manager, wires)
+}
+
 /// Connections have used up every descriptor, and more are waiting. They can be handed over all the same.
 #[test]
 fn no_descriptor_is_left() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "");
-        manager.use_engine(engine);
-        manager.configure(CONFIG);
-        let address = manager.listen_tcp("rpc");
-        limited(&mut manager, RINGHOLD, 100);
-        manager.start();
-        let mut wires: Vec<Wire> = (0..100).map(|_| Wire::connect(&address)).collect();
-        manager.logged(1, &["accepting rests", "Too many open files"]);
+        let (mut manager, mut wires) = crowded(engine, 100);
         let served = (0..100)
             .take_while(|index| wires[*index].is_served())
             .count();
@@ -210,14 +216,7 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
 #[test]
 fn no_descriptor_is_left_and_reloads_are_refused() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "");
-        manager.use_engine(engine);
-        manager.configure(CONFIG);
-        let address = manager.listen_tcp("rpc");
-        limited(&mut manager, RINGHOLD, 100);
-        manager.start();
-        let mut wires: Vec<Wire> = (0..200).map(|_| Wire::connect(&address)).collect();
-        manager.logged(1, &["accepting rests", "Too many open files"]);
+        let (mut manager, mut wires) = crowded(engine, 200);
         manager.configure("[sockets.rpc\n");
         for refusal in 1..=6 {
             manager.reload();
