@@ -1,8 +1,6 @@
 //! Everything that goes wrong in a call.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use ringhold_rpc::{Fault, Router};
 use rmpv::Value;
@@ -223,50 +221,5 @@ fn a_raw_result_that_is_not_one_object_is_found_in_debug_builds() {
             wire.error(method, vec![]),
             format!("the handler of {method:?} panicked")
         );
-    }
-}
-
-/// Whoever can cause one panic again and again does not hide another one that comes later.
-#[test]
-fn a_panic_is_logged_after_any_number_of_others() {
-    let log = Log::default();
-    let sink = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || sink.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
-        let router = Router::bare()
-            .method("often", |()| -> Result<(), Fault> {
-                panic!("as often as you like")
-            })
-            .method("once", |()| -> Result<(), Fault> { panic!("only once") });
-        let mut wire = Wire::new(router);
-        for _ in 0..100 {
-            wire.error("often", vec![]);
-        }
-        wire.exchange.advance(Duration::from_secs(2));
-        wire.error("once", vec![]);
-        assert_eq!(wire.exchange.counters().panics, 101);
-    });
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
-    assert_eq!(count("the handler of \"once\" panicked"), 1, "{text}");
-    assert_eq!(count(": only once"), 1, "{text}");
-    assert_eq!(count("the handler of \"often\" panicked"), 10, "{text}");
-    assert_eq!(count(" 90 panics "), 1, "{text}");
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
