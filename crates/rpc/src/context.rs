@@ -44,18 +44,28 @@ impl Context<'_> {
 
     /// A way to send notifications to this connection later, from anywhere.
     ///
-    /// As long as one of its clones lives, the connection is not stateless: a restart or reload closes it, because the
-    /// successor would not know what it subscribed to.
+    /// As long as one of its clones lives, a restart or reload closes the connection, because the successor would not know
+    /// what it subscribed to. [`Context::subscription`] has it survive.
     pub fn notifier(&mut self) -> Notifier {
         Notifier::new(self.reply.handle(), self.session.subscribe(), self.strings)
     }
 
     /// A value that is kept with the connection, made when it is asked for first; one of each type.
     ///
-    /// A connection with such a value is not stateless: a restart or reload closes it, until the value is
-    /// [taken](Context::take_data).
+    /// A restart or reload closes a connection with such a value, unless the router [resumes](crate::Router::resume) its type,
+    /// until it is [taken](Context::take_data).
     pub fn data<T: Default + 'static>(&mut self) -> &mut T {
         self.session.data()
+    }
+
+    /// The value of this type that is kept with the connection, as [`Context::data`], and a notifier for what the value
+    /// says that the connection subscribes to.
+    ///
+    /// Such a notifier alone does not close the connection in a restart or reload. Its successor has the value again, if the
+    /// router [resumes](crate::Router::resume) its type, and makes new notifiers for what it says.
+    pub fn subscription<T: Default + 'static>(&mut self) -> (&mut T, Notifier) {
+        let notifier = Notifier::of_subscription(self.reply.handle(), self.strings);
+        (self.session.data(), notifier)
     }
 
     /// The value of this type, which is kept with the connection no longer; `None` if there was none.

@@ -59,8 +59,9 @@
 //!
 //! A connection is stateless as long as no handler keeps a [`Notifier`] or [data](Context::data) for it, and again when the
 //! last notifier is dropped and the data is [taken](Context::take_data). Stateless connections survive a restart or reload:
-//! the successor serves them without knowing anything about them. The others are closed, for now. What handlers hold
-//! themselves, such as a counter, begins anew.
+//! the successor serves them without knowing anything about them. So do those with data of types that the router
+//! [resumes](Router::resume), and with notifiers for what such data [subscribes to](Context::subscription). The others are
+//! closed. What handlers hold themselves, such as a counter, begins anew.
 //!
 //! # Tests
 //!
@@ -79,6 +80,7 @@ mod notify;
 mod params;
 mod recent;
 mod responder;
+mod resume;
 mod router;
 mod service;
 mod session;
@@ -91,6 +93,7 @@ pub use context::Context;
 pub use fault::Fault;
 pub use notify::{Notification, Notifier, NotifyError};
 pub use responder::Responder;
+pub use resume::Resumed;
 pub use router::Router;
 pub use service::Rpc;
 pub use session::Session;

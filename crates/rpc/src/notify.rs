@@ -23,8 +23,8 @@ const USUAL_BYTES: usize = 256;
 pub struct Notifier {
     handle: Handle,
     strings: Strings,
-    /// Tells the session that somebody may still send.
-    _subscription: Arc<()>,
+    /// Tells the session that somebody may still send, unless data that it keeps says so.
+    _subscription: Option<Arc<()>>,
 }
 
 impl Notifier {
@@ -32,7 +32,16 @@ impl Notifier {
         Notifier {
             handle,
             strings,
-            _subscription: subscription,
+            _subscription: Some(subscription),
+        }
+    }
+
+    /// For what data of the session stands for.
+    pub(crate) fn of_subscription(handle: Handle, strings: Strings) -> Self {
+        Notifier {
+            handle,
+            strings,
+            _subscription: None,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::fault::Fault;
 use crate::names::{Index, is_same};
 use crate::responder::Responder;
+use crate::resume::{Resumed, Resumes};
 
 /// The methods of a service. Each worker has a router of its own, so handlers may own state that is neither `Send` nor
 /// shared.
@@ -45,6 +46,7 @@ pub struct Router {
     index: Index,
     /// Position of the entry that was found last: one client mostly asks for the same method again.
     last: usize,
+    resumes: Resumes,
 }
 
 pub(crate) struct Entry {
@@ -79,6 +81,7 @@ impl Router {
             entries: Vec::new(),
             index: Index::default(),
             last: 0,
+            resumes: Resumes::default(),
         }
     }
 
@@ -252,6 +255,61 @@ impl Router {
         self
     }
 
+    /// Has data of this type that handlers keep for a connection ([`Context::data`]) survive restarts and reloads, and with it
+    /// the connection. `resume` is called for each connection that has such a value, in the process that goes on with it,
+    /// before anything is received or sent there; it may change the value, which is kept again. So subscriptions are resumed:
+    ///
+    /// ```
+    /// # use std::{cell::RefCell, collections::HashMap, rc::Rc};
+    /// # use ringhold_rpc::{Notifier, Router};
+    /// /// Which topics a connection reads.
+    /// #[derive(Default, serde::Serialize, serde::Deserialize)]
+    /// struct Topics(Vec<String>);
+    ///
+    /// type Readers = Rc<RefCell<HashMap<String, Vec<Notifier>>>>;
+    ///
+    /// fn router(readers: Readers) -> Router {
+    ///     let known = readers.clone();
+    ///     Router::new()
+    ///         .method_with("subscribe", move |context, topic: String| {
+    ///             let (topics, notifier) = context.subscription::<Topics>();
+    ///             topics.0.push(topic.clone());
+    ///             readers.borrow_mut().entry(topic).or_default().push(notifier);
+    ///             Ok(())
+    ///         })
+    ///         .resume("topics", move |resumed, topics: &mut Topics| {
+    ///             for topic in &topics.0 {
+    ///                 let notifier = resumed.notifier();
+    ///                 known.borrow_mut().entry(topic.clone()).or_default().push(notifier);
+    ///             }
+    ///             Ok(())
+    ///         })
+    /// }
+    /// # let _ = router(Readers::default());
+    /// ```
+    ///
+    /// `name` stands for the type in what is passed on, as msgpack with the names of fields, so it has to stay the same from
+    /// version to version of the program. Fields may be added and left out if `#[serde(default)]` makes up for them.
+    ///
+    /// A connection whose value the successor does not know by its name, cannot decode, or for which `resume` fails, is
+    /// closed, which is logged and counted. Likewise one that keeps a value as well that is not resumed, or a [`Context::notifier`].
+    ///
+    /// # Panics
+    ///
+    /// If another type is resumed under this name, or the type under another one.
+    #[must_use]
+    pub fn resume<T>(
+        mut self,
+        name: &str,
+        resume: impl FnMut(&Resumed<'_>, &mut T) -> Result<(), Fault> + 'static,
+    ) -> Self
+    where
+        T: Serialize + DeserializeOwned + 'static,
+    {
+        self.resumes.add(name, resume);
+        self
+    }
+
     /// Describes a method, for the people who ask `methods`. One line is best.
     ///
     /// # Panics
@@ -290,6 +348,14 @@ impl Router {
             builtin: true,
             handler: Box::new(handler),
         });
+    }
+
+    pub(crate) fn resumes(&self) -> &Resumes {
+        &self.resumes
+    }
+
+    pub(crate) fn resumes_mut(&mut self) -> &mut Resumes {
+        &mut self.resumes
     }
 
     /// The number of a method.

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ringhold_core::panics::Caught;
 use ringhold_core::{
-    Abandoned, Flow, Frame, Peer, Refusal, Reply, Saved, Service, Ticket, TopLevel, Worker,
+    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Ticket, TopLevel,
+    Worker,
 };
 
 use crate::answer::Answer;
@@ -16,6 +17,7 @@ use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
 use crate::names::{nearest, quoted};
 use crate::recent::Recents;
+use crate::resume::Resumed;
 use crate::router::Router;
 use crate::session::Session;
 use crate::strings::Strings;
@@ -217,11 +219,13 @@ impl Service for Rpc {
     }
 
     fn save(&self, session: &Session) -> Saved {
-        if session.is_stateless() {
-            Saved::Stateless
-        } else {
-            Saved::Close
-        }
+        session.save(self.router.resumes())
+    }
+
+    fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
+        let resumed = Resumed::new(peer, self.strings);
+        let data = self.router.resumes_mut().restore(&resumed, saved)?;
+        Ok(Session::with_data(data))
     }
 }
 

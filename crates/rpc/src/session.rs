@@ -1,8 +1,12 @@
 //! What is kept per connection.
 
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::borrow::Cow;
 use std::sync::Arc;
+
+use ringhold_core::Saved;
+
+use crate::resume::{self, Resumes};
 
 /// The state of one connection: nothing, until a handler keeps something or takes a
 /// [`Notifier`](crate::Notifier).
@@ -14,21 +18,38 @@ pub struct Session {
 
 #[derive(Default)]
 struct Kept {
-    /// Shared with every notifier of the connection, so that the count tells whether there are any.
+    /// Shared with every notifier that no data stands for, so that the count tells whether there are any.
     subscription: Option<Arc<()>>,
-    data: Vec<(TypeId, Box<dyn Any>)>,
+    data: Vec<resume::Kept>,
     /// Why a handler wants the connection to end.
     closing: Option<Cow<'static, str>>,
 }
 
 impl Session {
-    /// Whether a successor can serve the connection without knowing anything about it.
-    pub(crate) fn is_stateless(&self) -> bool {
-        self.kept.as_ref().is_none_or(|kept| {
-            let subscription = kept.subscription.as_ref();
-            let subscribed = subscription.is_some_and(|shared| Arc::strong_count(shared) > 1);
-            !subscribed && kept.data.is_empty()
-        })
+    /// With the data that the predecessor kept for the connection.
+    pub(crate) fn with_data(data: Vec<resume::Kept>) -> Self {
+        let kept = Kept {
+            data,
+            ..Kept::default()
+        };
+        Session {
+            kept: Some(Box::new(kept)),
+        }
+    }
+
+    /// What a successor needs to serve the connection.
+    pub(crate) fn save(&self, resumes: &Resumes) -> Saved {
+        let Some(kept) = &self.kept else {
+            return Saved::Stateless;
+        };
+        let subscription = kept.subscription.as_ref();
+        if subscription.is_some_and(|shared| Arc::strong_count(shared) > 1) {
+            return Saved::Close;
+        }
+        if kept.data.is_empty() {
+            return Saved::Stateless;
+        }
+        resumes.save(&kept.data).map_or(Saved::Close, Saved::Bytes)
     }
 
     pub(crate) fn subscribe(&mut self) -> Arc<()> {
@@ -75,7 +96,8 @@ impl Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Session(stateless: {})", self.is_stateless())
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.data.len());
+        write!(f, "Session({kept} values kept)")
     }
 }
 
@@ -83,26 +105,30 @@ impl std::fmt::Debug for Session {
 mod tests {
     use super::*;
 
+    fn is_stateless(session: &Session) -> bool {
+        session.save(&Resumes::default()) == Saved::Stateless
+    }
+
     #[test]
     fn a_session_that_keeps_nothing_is_one_pointer() {
         assert_eq!(size_of::<Session>(), size_of::<usize>());
         let mut session = Session::default();
-        assert!(session.take_closing().is_none() && session.is_stateless());
+        assert!(session.take_closing().is_none() && is_stateless(&session));
         assert!(session.kept.is_none());
     }
 
     #[test]
     fn a_session_is_stateless_until_somebody_may_notify_it_and_again_afterwards() {
         let mut session = Session::default();
-        assert!(session.is_stateless());
+        assert!(is_stateless(&session));
         let first = session.subscribe();
         let second = session.subscribe();
         drop(first);
-        assert!(!session.is_stateless());
+        assert!(!is_stateless(&session));
         drop(second);
-        assert!(session.is_stateless());
+        assert!(is_stateless(&session));
         drop(session.subscribe());
-        assert!(session.is_stateless());
+        assert!(is_stateless(&session));
     }
 
     #[test]
@@ -113,7 +139,7 @@ mod tests {
         *session.data::<u32>() += 1;
         assert_eq!(*session.data::<u32>(), 8);
         assert_eq!(session.data::<String>(), "x");
-        assert!(!session.is_stateless());
+        assert!(!is_stateless(&session));
     }
 
     #[test]
@@ -126,9 +152,9 @@ mod tests {
         assert_eq!(session.take_data::<u64>(), None);
         assert_eq!(session.take_data::<u32>(), Some(7));
         assert_eq!(session.take_data::<u32>(), None);
-        assert!(!session.is_stateless());
+        assert!(!is_stateless(&session));
         assert_eq!(session.take_data::<String>().as_deref(), Some("x"));
-        assert!(session.is_stateless());
+        assert!(is_stateless(&session));
         assert_eq!(*session.data::<u32>(), 0);
     }
 }

@@ -22,6 +22,10 @@ mod calculator;
 #[expect(dead_code, reason = "its main is not called")]
 mod tokio_answers;
 
+#[path = "../examples/topics.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod topics;
+
 fn connect(router: Router) -> (Exchange, Client) {
     let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
     let client = exchange.connect();
@@ -52,6 +56,37 @@ fn the_calculator_calculates() {
         call(b"\x94\x00\x04\xa3add\x92\x01\xd3\x7f\xff\xff\xff\xff\xff\xff\xff")
             .starts_with(b"\x94\x01\x04")
     );
+}
+
+#[test]
+fn topics_have_readers() {
+    let hub = topics::Hub::default();
+    let (mut exchange, client) = connect(topics::router(&hub));
+    let other = exchange.connect();
+    let publish = b"\x94\x00\x02\xa7publish\x92\xa1t\x07";
+    let event = b"\x93\x02\xa5event\x92\xa1t\x07";
+    let mut call = |client, frame: &[u8], sent: &[u8]| {
+        assert!(exchange.receive(client, frame));
+        assert_eq!(exchange.take_sent(client), sent);
+    };
+    for client in [client, other] {
+        call(
+            client,
+            b"\x94\x00\x01\xa9subscribe\x91\xa1t",
+            b"\x94\x01\x01\xc0\xc0",
+        );
+    }
+    // It is subscribed already.
+    call(
+        other,
+        b"\x94\x00\x01\xa9subscribe\x91\xa1t",
+        b"\x94\x01\x01\xc0\xc0",
+    );
+    let [two, one] = [2, 1].map(|count| [b"\x94\x01\x02\xc0", &[count][..]].concat());
+    call(client, publish, &[&two[..], event].concat());
+    call(other, b"\x93\x02\xabunsubscribe\x91\xa1t", event);
+    call(client, publish, &[&one[..], event].concat());
+    call(other, b"", b"");
 }
 
 #[test]

@@ -26,6 +26,10 @@ use serde_bytes::ByteBuf;
 #[path = "../../src/panics.rs"]
 mod panics;
 
+#[path = "../../../rpc/examples/topics.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod topics;
+
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next().unwrap();
@@ -91,6 +95,10 @@ fn serve(config: &Path) {
     panics::leave_caught_ones_to_the_log();
     let mut server = Server::new(config)
         .service("rpc", |worker| Rpc::new(worker, router()))
+        .service("topics", {
+            let hub = topics::Hub::default();
+            move |worker| Rpc::new(worker, topics::router(&hub))
+        })
         .service("counter", {
             let flags = flags.clone();
             move |_| Counter {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringhold_client::Address;
+use rmpv::Value;
 
 use crate::manager::Manager;
 use crate::wire::{Wire, request};
@@ -78,6 +79,55 @@ fn no_event_of_a_busy_worker_is_lost() {
         assert_eq!(publisher.exactly(2), [0xc3; 2]);
         for reader in &mut readers {
             assert_eq!(reader.exactly(9), event(0, 1));
+        }
+        manager.stop_for_good();
+    }
+}
+
+/// Subscriptions of MessagePack-RPC go on in the successor: each event is told once, in order, and goes to all readers.
+#[test]
+fn no_event_of_a_topic_is_lost() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure("workers = 2\n[sockets.topics]\n");
+        let address = manager.listen_unix("topics");
+        manager.start();
+        let subscribe = |index: usize| {
+            let mut reader = Wire::connect(&address);
+            for topic in ["even", "odd"].iter().take(1 + index % 2) {
+                reader.send(&request(1, "subscribe", &[(*topic).into()]));
+                assert_eq!(reader.reply(), (1, Ok(Value::Nil)));
+            }
+            reader
+        };
+        let mut readers: Vec<Wire> = (0..READERS).map(subscribe).collect();
+        let mut publisher = Wire::connect(&address);
+        let ends = AtomicBool::new(false);
+        let published = std::thread::scope(|scope| {
+            let last = EndsAtLast(&ends);
+            let publishing = scope.spawn(|| {
+                let mut number = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    let (topic, count) = [("even", READERS), ("odd", READERS / 2)][number % 2];
+                    publisher.send(&request(7, "publish", &[topic.into(), number.into()]));
+                    assert_eq!(publisher.reply(), (7, Ok(count.into())));
+                    number += 1;
+                }
+                number
+            });
+            for step in [Manager::restart, Manager::reload].repeat(3) {
+                step(&mut manager);
+            }
+            drop(last);
+            publishing.join().unwrap()
+        });
+        for (index, reader) in readers.iter_mut().enumerate() {
+            for number in (0..published).step_by(2 - index % 2) {
+                let params = vec![["even", "odd"][number % 2].into(), number.into()];
+                let event = vec![2.into(), "event".into(), Value::Array(params)];
+                assert_eq!(reader.value(), Value::Array(event));
+            }
         }
         manager.stop_for_good();
     }

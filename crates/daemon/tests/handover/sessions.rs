@@ -90,8 +90,8 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     manager.stop_for_good();
 }
 
-/// MessagePack-RPC does not save what handlers keep with a connection; it closes it, so that nobody goes on with a
-/// connection that has forgotten.
+/// Data that the router of MessagePack-RPC does not resume is not saved, and its connection closed, so that nobody goes on
+/// with a connection that has forgotten.
 #[test]
 fn rpc_connections_with_data_are_closed() {
     let mut manager = Manager::new(16, CONFIG).with_test_daemon();

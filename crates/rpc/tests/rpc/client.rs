@@ -21,7 +21,7 @@ pub(crate) struct Wire {
 
 type Ends = Rc<RefCell<Vec<String>>>;
 
-/// The service, which also remembers why connections ended.
+/// The service, which also remembers why sessions ended, or were not restored.
 struct Observed {
     rpc: Rpc,
     ends: Ends,
@@ -70,7 +70,8 @@ impl Service for Observed {
     }
 
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
-        self.rpc.restore(peer, saved)
+        let restored = self.rpc.restore(peer, saved);
+        restored.inspect_err(|error| self.ends.borrow_mut().push(error.to_string()))
     }
 }
 

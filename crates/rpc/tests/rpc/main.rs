@@ -10,4 +10,5 @@ mod notifications;
 mod old_raw;
 mod random;
 mod requests;
+mod resume;
 mod typed;

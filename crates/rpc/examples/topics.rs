@@ -1,0 +1,102 @@
+//! Publish and subscribe, over all workers; subscriptions survive restarts and reloads. Try it with
+//! `cargo run -p ringhold-rpc --example topics`, and from other terminals with
+//! `ringhold call 127.0.0.1:4671 publish weather '"rain"'` and `kill -HUP` while a client is subscribed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ringhold_core::config::Config;
+use ringhold_core::{ConnectionId, Server};
+use ringhold_rpc::{Notification, Notifier, Router, Rpc};
+use rmpv::Value;
+use serde::{Deserialize, Serialize};
+
+pub(crate) const CONFIG: &str = r#"
+[sockets.topics]
+service = "topics"
+listen = ["127.0.0.1:4671"]
+"#;
+
+/// Who reads what, on whichever worker.
+#[derive(Clone, Default)]
+pub(crate) struct Hub(Arc<Mutex<HashMap<String, Vec<Notifier>>>>);
+
+impl Hub {
+    fn with<R>(&self, topic: &str, act: impl FnOnce(&mut Vec<Notifier>) -> R) -> R {
+        let mut topics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        act(topics.entry(topic.to_owned()).or_default())
+    }
+
+    fn join(&self, topic: &str, notifier: Notifier) {
+        self.with(topic, |readers| {
+            // Whoever has gone is forgotten before there is room for more.
+            if readers.len() == readers.capacity() {
+                readers.retain(Notifier::is_open);
+            }
+            readers.push(notifier);
+        });
+    }
+
+    fn leave(&self, topic: &str, reader: ConnectionId) {
+        self.with(topic, |readers| {
+            readers.retain(|other| other.connection() != reader)
+        });
+    }
+
+    /// How many readers it goes to.
+    fn publish(&self, topic: &str, event: &Notification) -> usize {
+        self.with(topic, |readers| {
+            readers.retain(|reader| reader.send(event).is_ok());
+            readers.len()
+        })
+    }
+}
+
+/// The topics that a connection reads, which its next process has to know.
+#[derive(Default, Serialize, Deserialize)]
+struct Topics(BTreeSet<String>);
+
+pub(crate) fn router(hub: &Hub) -> Router {
+    let [joined, left, published, resumed] = [(); 4].map(|()| hub.clone());
+    Router::new()
+        .method_with("subscribe", move |context, topic: String| {
+            let (topics, notifier) = context.subscription::<Topics>();
+            if topics.0.insert(topic.clone()) {
+                joined.join(&topic, notifier);
+            }
+            Ok(())
+        })
+        .describe("subscribe", "event notifications of a topic from now on")
+        .method_with("unsubscribe", move |context, topic: String| {
+            if context.data::<Topics>().0.remove(&topic) {
+                left.leave(&topic, context.connection());
+            }
+            Ok(())
+        })
+        .method("publish", move |(topic, value): (String, Value)| {
+            let event = Notification::new("event", &(&topic, &value))?;
+            Ok(published.publish(&topic, &event))
+        })
+        .describe(
+            "publish",
+            "a topic and a value; how many readers it goes to",
+        )
+        .resume("topics", move |connection, topics: &mut Topics| {
+            for topic in &topics.0 {
+                resumed.join(topic, connection.notifier());
+            }
+            Ok(())
+        })
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let hub = Hub::default();
+    Server::new(Config::parse(CONFIG, "built-in")?)
+        .service("topics", move |worker| Rpc::new(worker, router(&hub)))
+        .run()?;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What becomes of the data that handlers keep for a connection when its process is replaced.
+
+use std::any::{Any, TypeId};
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use ringhold_core::{ConnectionId, Peer, PeerAddress, RestoreError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::fault::Fault;
+use crate::notify::Notifier;
+use crate::strings::Strings;
+
+/// A value that handlers keep for a connection, and its type.
+pub(crate) type Kept = (TypeId, Box<dyn Any>);
+
+/// What is written for the successor: the name and the msgpack of each value, in the order in which they were first kept.
+type Written<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
+
+/// A connection of the predecessor's that goes on in this process.
+pub struct Resumed<'a> {
+    peer: &'a Peer<'a>,
+    strings: Strings,
+}
+
+impl<'a> Resumed<'a> {
+    pub(crate) fn new(peer: &'a Peer<'a>, strings: Strings) -> Self {
+        Resumed { peer, strings }
+    }
+
+    /// Names the connection for as long as the process lives. The predecessor had another name for it.
+    pub fn connection(&self) -> ConnectionId {
+        self.peer.id()
+    }
+
+    /// The name of the socket that the connection was accepted on.
+    pub fn socket_name(&self) -> &str {
+        self.peer.socket_name()
+    }
+
+    /// The peer's address. Asks the kernel each time.
+    ///
+    /// # Errors
+    ///
+    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
+    pub fn peer_address(&self) -> io::Result<PeerAddress> {
+        self.peer.address()
+    }
+
+    /// A way to send notifications to this connection later, from anywhere, for what the resumed value subscribes to: as
+    /// that of [`Context::subscription`](crate::Context::subscription).
+    pub fn notifier(&self) -> Notifier {
+        Notifier::of_subscription(self.peer.handle(), self.strings)
+    }
+}
+
+impl fmt::Debug for Resumed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resumed({})", self.connection())
+    }
+}
+
+/// The types of which values are passed on, with the names that they have there.
+#[derive(Default)]
+pub(crate) struct Resumes(Vec<Resume>);
+
+struct Resume {
+    name: Box<str>,
+    kind: TypeId,
+    write: fn(&dyn Any) -> Result<Vec<u8>, String>,
+    read: Box<Read>,
+    /// Whether the log says already that a value cannot be written.
+    is_reported: Cell<bool>,
+}
+
+type Read = dyn FnMut(&Resumed<'_>, &[u8]) -> Result<Box<dyn Any>, String>;
+
+impl Resumes {
+    /// Adds a type.
+    ///
+    /// # Panics
+    ///
+    /// If there is one of that name, or the same one.
+    pub(crate) fn add<T: Serialize + DeserializeOwned + 'static>(
+        &mut self,
+        name: &str,
+        mut resume: impl FnMut(&Resumed<'_>, &mut T) -> Result<(), Fault> + 'static,
+    ) {
+        let kind = TypeId::of::<T>();
+        for Resume {
+            name: other,
+            kind: known,
+            ..
+        } in &self.0
+        {
+            assert!(**other != *name, "two types are resumed as {name:?}");
+            assert!(
+                *known != kind,
+                "the type of {name:?} is resumed as {other:?} already"
+            );
+        }
+        let read = move |resumed: &Resumed<'_>, bytes: &[u8]| {
+            let mut value: T = rmp_serde::from_slice(bytes).map_err(|error| error.to_string())?;
+            resume(resumed, &mut value).map_err(|fault| fault.to_string())?;
+            Ok(Box::new(value) as Box<dyn Any>)
+        };
+        self.0.push(Resume {
+            name: name.into(),
+            kind,
+            write: write::<T>,
+            read: Box::new(read),
+            is_reported: Cell::new(false),
+        });
+    }
+
+    /// The values for the successor; `None` if it could not go on with one of them.
+    pub(crate) fn save(&self, kept: &[Kept]) -> Option<Bytes> {
+        let mut parts = Vec::with_capacity(kept.len());
+        for (kind, value) in kept {
+            let resume = self.0.iter().find(|resume| resume.kind == *kind)?;
+            match (resume.write)(&**value) {
+                Ok(bytes) => parts.push((&*resume.name, bytes)),
+                Err(error) => {
+                    if !resume.is_reported.replace(true) {
+                        let name = &resume.name;
+                        tracing::error!(
+                            "the data {name:?} of a connection cannot be serialized, so that the connection is closed \
+                             instead of handed over: {error}"
+                        );
+                    }
+                    return None;
+                }
+            }
+        }
+        let written: Written<'_> = parts
+            .iter()
+            .map(|(name, bytes)| (*name, serde_bytes::Bytes::new(bytes)))
+            .collect();
+        rmp_serde::to_vec(&written).ok().map(Bytes::from)
+    }
+
+    /// The values that the predecessor saved, resumed one after the other.
+    pub(crate) fn restore(
+        &mut self,
+        resumed: &Resumed<'_>,
+        saved: &[u8],
+    ) -> Result<Vec<Kept>, RestoreError> {
+        let written: Written<'_> =
+            rmp_serde::from_slice(saved).map_err(|error| RestoreError::new(error.to_string()))?;
+        let mut kept = Vec::with_capacity(written.len());
+        for (name, bytes) in written {
+            let known = self.0.iter_mut().find(|resume| *resume.name == *name);
+            let Some(resume) = known else {
+                let why = format!("this version of the program does not resume the data {name:?}");
+                return Err(RestoreError::new(why));
+            };
+            let value = (resume.read)(resumed, bytes).map_err(|error| {
+                RestoreError::new(format!("the data {name:?} is not resumed: {error}"))
+            })?;
+            kept.push((resume.kind, value));
+        }
+        Ok(kept)
+    }
+}
+
+fn write<T: Serialize + 'static>(value: &dyn Any) -> Result<Vec<u8>, String> {
+    match value.downcast_ref::<T>() {
+        // With the names of fields, so that another version may have more of them, or fewer.
+        Some(value) => rmp_serde::to_vec_named(value).map_err(|error| error.to_string()),
+        None => unreachable!("each value is kept under its own type"),
+    }
+}
