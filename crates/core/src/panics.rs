@@ -1,7 +1,8 @@
 //! Panics of services, which cost a call or a connection and not the process: what is known of one that was caught, and
 //! what a panic hook may leave to the log.
 //!
-//! A worker catches a panic in any call of a service and logs it, at most ten a second. The panic hook of
+//! A worker catches a panic in any call of a service and logs it, at most ten a second; with the stack if `RUST_BACKTRACE` or
+//! `RUST_LIB_BACKTRACE` asks for it, see [`std::backtrace`]. The panic hook of
 //! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
 //! nor as often as some client likes, installs a hook that asks [`leave_to_log`]:
 //!
@@ -17,6 +18,7 @@
 //! ```
 
 use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -38,12 +40,12 @@ enum Now {
 
 thread_local! {
     static NOW: Cell<Now> = const { Cell::new(Now::Unguarded) };
-    /// What the panic said and where it arose, while it is `Panicking`.
-    static NOTED: RefCell<String> = const { RefCell::new(String::new()) };
+    /// What is known of the panic, while it is `Panicking`.
+    static NOTED: RefCell<Option<Caught>> = const { RefCell::new(None) };
 }
 
 /// Whether a worker will catch this panic and log what it says and where it arose. For the panic hook of a program, which
-/// need not print it then; only what a hook has asked about here is logged with its place.
+/// need not print it then; only what a hook has asked about here is logged with its place and its stack.
 ///
 /// It will not if it arose in another thread, or outside of the calls of a service, or while an earlier one unwinds, which
 /// ends the process; that one is logged here. What a service catches itself is not logged, unless the service reports it
@@ -58,26 +60,36 @@ pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
         text = format!("{text}, at {place}");
     }
     NOW.set(Now::Panicking);
-    let first = NOTED.replace(text);
-    if before == Now::Panicking {
+    let backtrace = Backtrace::capture();
+    let first = NOTED.replace(Some(Caught { text, backtrace }));
+    if let Some(first) = first.filter(|_| before == Now::Panicking) {
         tracing::error!("a panic was not caught before the next one: {first}");
     }
     before == Now::Guarded
 }
 
 /// A panic that was caught. It is displayed as what it says and, if the panic hook has asked [`leave_to_log`] about it, its
-/// place.
+/// place, and its stack in further lines if one is asked for.
 #[derive(Debug)]
-pub struct Caught(String);
+pub struct Caught {
+    text: String,
+    /// Its symbols are looked for when it is displayed, since most panics of many are not.
+    backtrace: Backtrace,
+}
 
 impl Caught {
     /// The panic that [`catch_unwind`] has just returned on this thread.
     pub fn new(panic: &(dyn Any + Send)) -> Self {
         if NOW.get() == Now::Panicking {
             NOW.set(Now::Guarded);
-            return Caught(NOTED.take());
+            if let Some(noted) = NOTED.take() {
+                return noted;
+            }
         }
-        Caught(message(panic).to_owned())
+        Caught {
+            text: message(panic).to_owned(),
+            backtrace: Backtrace::disabled(),
+        }
     }
 
     /// Logs it, at most ten times a second on each worker: whoever finds out how to cause it can do so at any rate.
@@ -103,7 +115,11 @@ impl Caught {
 
 impl fmt::Display for Caught {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)?;
+        match self.backtrace.status() {
+            BacktraceStatus::Captured => write!(f, "\n{}", self.backtrace),
+            _ => Ok(()),
+        }
     }
 }
 

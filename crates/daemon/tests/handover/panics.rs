@@ -87,6 +87,28 @@ fn a_panic_when_a_connection_has_ended_is_logged_too() {
     manager.stop();
 }
 
+#[test]
+fn a_panic_is_logged_with_its_stack_if_one_is_asked_for() {
+    for (asked, frames) in [("1", 1), ("0", 0)] {
+        let mut manager = Manager::new(0, CONFIG).with_test_daemon();
+        manager.set_environment("RUST_BACKTRACE", asked);
+        let address = manager.listen_unix("rpc");
+        manager.listen_unix("counter");
+        manager.start();
+        let mut wire = Wire::connect(&address);
+        wire.send(&request(1, "panic", &[]));
+        assert!(matches!(wire.reply(), (1, Err(_))));
+        manager.stop();
+        let log = manager.log();
+        // Of the function that panics, below those of the machinery.
+        let lines = log
+            .lines()
+            .filter(|line| line.contains(": handover_daemon::router::"));
+        assert_eq!(lines.count(), frames, "{log}");
+        assert_eq!(log.matches("on purpose, at ").count(), 1, "{log}");
+    }
+}
+
 /// Nobody logs those: a thread of the application's own, and a panic that ends the process because it meets another.
 #[test]
 fn panics_that_nobody_catches_are_printed() {
