@@ -50,7 +50,8 @@ impl Context<'_> {
         Notifier::new(self.reply.handle(), self.session.subscribe(), self.strings)
     }
 
-    /// A value that is kept with the connection, made when it is asked for first; one of each type.
+    /// A value that is kept with the connection, made when it is asked for first; one of each type. It is dropped when the
+    /// connection has ended, or has gone to a successor, so a handler that wants to know of that keeps a value that does something then.
     ///
     /// A restart or reload closes a connection with such a value, unless the router [resumes](crate::Router::resume) its type,
     /// until it is [taken](Context::take_data).

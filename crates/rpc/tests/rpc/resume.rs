@@ -209,6 +209,34 @@ fn what_cannot_be_serialized_costs_its_connection() {
 }
 
 #[test]
+fn what_is_kept_is_dropped_when_the_connection_ends_or_goes() {
+    #[derive(Default)]
+    struct Kept(Option<Rc<()>>);
+    let alive = Rc::new(());
+    let router = || {
+        let alive = alive.clone();
+        Router::new().method_with("keep", move |context, ()| {
+            context.data::<Kept>().0 = Some(alive.clone());
+            Ok(())
+        })
+    };
+    for goes in [false, true] {
+        let mut wire = Wire::new(router());
+        wire.call("keep", vec![]).unwrap();
+        // The test's, the router's and the connection's.
+        assert_eq!(Rc::strong_count(&alive), 3);
+        if goes {
+            wire = wire.hand_over(Router::new());
+            assert_eq!(Rc::strong_count(&alive), 1);
+        } else {
+            wire.exchange.end(wire.client);
+            assert_eq!(Rc::strong_count(&alive), 2);
+        }
+        assert!(!wire.is_open());
+    }
+}
+
+#[test]
 #[should_panic = "two types are resumed as \"a\""]
 fn a_name_stands_for_one_type() {
     let _ = Router::new()
