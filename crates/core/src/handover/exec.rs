@@ -54,7 +54,7 @@ impl Program {
         self.arguments.get(1..).unwrap_or_default()
     }
 
-    /// Replaces this process. Only the calling thread may be left.
+    /// Replaces this process. Other threads may go on with descriptors of theirs until they end with this program.
     ///
     /// `descriptors` are passed on under their names, as the service manager does it; all others must be close-on-exec.
     /// Returns only on failure. If the program's path cannot be executed, the running program itself is.
@@ -67,12 +67,9 @@ impl Program {
             Ok(prepared) => prepared,
             Err(error) => return error,
         };
-        if let Err(error) = lay_out(
-            descriptors
-                .into_iter()
-                .map(|(_, descriptor)| descriptor)
-                .collect(),
-        ) {
+        let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor);
+        part_from_threads();
+        if let Err(error) = lay_out(descriptors.collect()) {
             return error;
         }
         let mut error = io::Error::from(io::ErrorKind::InvalidInput);
@@ -120,6 +117,34 @@ impl Program {
     }
 }
 
+/// Gives this thread a table of descriptors of its own. What other threads still do with a number means what it meant before,
+/// also where another descriptor lies at that number here; execve(2) ends them, and with them their table.
+fn part_from_threads() {
+    // An empty range is closed: of unshare(2) and close_range(2), containers rather allow this one.
+    #[expect(unsafe_code, reason = "no library has this call")]
+    // SAFETY: no number is as large as that, so nothing is closed. The threads of this process share no table any more, but
+    // all who own a descriptor find it in the table of their own, since this one is a copy.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            u32::MAX,
+            u32::MAX,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+    if result == 0 {
+        return;
+    }
+    let error = io::Error::last_os_error();
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        // What they spoil would be noticed by its checksum. To stay would lose it for certain.
+        tracing::warn!(
+            "other threads of the program may meet descriptors that are passed on, since close_range(2) fails: {error}"
+        );
+    }
+}
+
 /// Puts the descriptors at 3 and up, in this order, to be inherited.
 fn lay_out(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     // First all of them out of the way of all places, so that none is overwritten before it was laid.
@@ -148,8 +173,8 @@ fn put_at(descriptor: BorrowedFd<'_>, place: RawFd) -> io::Result<()> {
         unsafe_code,
         reason = "descriptors are laid at fixed numbers, whoever has those now"
     )]
-    // SAFETY: whatever is closed at `place` belongs to this program, which is about to be replaced: only the calling
-    // thread is left, and all that it does from here on is to execute.
+    // SAFETY: whatever is closed at `place` belongs to this program, which is about to be replaced: the calling thread has a
+    // table of its own, and all that it does from here on is to execute.
     let result = unsafe { libc::dup2(descriptor.as_raw_fd(), place) };
     if result == place {
         Ok(())

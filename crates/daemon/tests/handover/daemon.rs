@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
 
+use std::fs::File;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::IntoRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -69,11 +71,22 @@ fn launch(mut program: Command) -> ! {
 
 fn serve(config: &Path) {
     let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
+    let journal = flags
+        .join("journal")
+        .exists()
+        .then(|| File::create(flags.join("journal")).unwrap());
     let inherited = flags
         .join("take-first")
         .exists()
         .then(|| Inherited::take().unwrap());
     block_signals().unwrap();
+    if let Some(journal) = journal {
+        std::thread::spawn(move || {
+            loop {
+                journal.write_all_at(b"written without pause", 0).unwrap();
+            }
+        });
+    }
     if flags.join("thread-first").exists() {
         std::thread::spawn(|| {
             loop {

@@ -1,5 +1,6 @@
 //! The state that a service keeps for a connection.
 
+use ringhold_client::Address;
 use rmpv::Value;
 
 use crate::manager::Manager;
@@ -110,4 +111,28 @@ fn rpc_connections_with_data_are_closed() {
     stateless.echo(3, 3);
     assert_eq!(manager.log().matches("closed 1 connections").count(), 1);
     manager.stop_for_good();
+}
+
+/// Threads of the program's own use their descriptors up to the moment when it is replaced, although others are laid at the
+/// same numbers for the successor.
+#[test]
+fn what_threads_write_meanwhile_goes_where_it_should() {
+    for _ in 0..10 {
+        let mut manager =
+            Manager::new(0, "[sockets.rpc]\nlisten = [\"unix:DIR/rpc.sock\"]\n").with_test_daemon();
+        manager.set_flag("take-first", true);
+        manager.set_flag("journal", true);
+        manager.start();
+        let address = Address::Unix(manager.path("rpc.sock").into());
+        let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&address)).collect();
+        wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+        manager.reload();
+        wires.iter_mut().for_each(|wire| wire.echo(2, 2));
+        manager.stop();
+        let log = manager.log();
+        assert_eq!(log.matches("took over 4 connections").count(), 1, "{log}");
+        assert!(!log.contains("close_range"), "{log}");
+        let journal = std::fs::read(manager.path("flags/journal")).unwrap();
+        assert_eq!(journal, b"written without pause");
+    }
 }
