@@ -7,7 +7,8 @@ use crate::engine::{EngineKind, portable, ring};
 /// The features that were looked for, and which engines can be used.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// In the order in which they were tried. It ends where an essential one is missing.
+    /// In the order in which they were tried. It ends where an essential one is missing, or cannot be tried because there
+    /// are no descriptors left.
     pub features: Vec<Feature>,
     /// Why the ring engine cannot be used, if it cannot.
     pub unavailable: Option<String>,

@@ -5,6 +5,7 @@ use std::io;
 
 use super::{portable, ring};
 use crate::config::EngineChoice;
+use crate::rlimit;
 
 /// The engines there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +160,7 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
         Some(libc::ENOMEM) => {
             "; before Linux 5.12 rings count against RLIMIT_MEMLOCK: raise LimitMEMLOCK="
         }
-        _ => "",
+        _ => rlimit::advice(error),
     }
 }
 
@@ -226,11 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn what_forbids_io_uring_is_named() {
+    fn what_stands_in_the_way_of_io_uring_is_named() {
         for (errno, expected) in [
             (libc::ENOSYS, "allow io_uring_setup"),
             (libc::EPERM, "kernel.io_uring_disabled"),
             (libc::ENOMEM, "LimitMEMLOCK="),
+            (libc::EMFILE, "LimitNOFILE="),
         ] {
             let error = io::Error::from_raw_os_error(errno);
             let text = Unavailable::new("io_uring_setup", error).to_string();

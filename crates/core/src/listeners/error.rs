@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use crate::config::ListenAddress;
+use crate::rlimit;
 
 /// Everything that stands in the way of starting, one problem a line when displayed.
 #[derive(Debug)]
@@ -204,7 +205,7 @@ impl fmt::Display for StartProblem {
             } => {
                 write!(f, "socket {socket:?} cannot listen on {address}: {reason}")?;
                 match error {
-                    Some(error) => write!(f, " ({error})"),
+                    Some(error) => write!(f, " ({error}){}", rlimit::advice(error)),
                     None => Ok(()),
                 }
             }

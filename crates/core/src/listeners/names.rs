@@ -1,9 +1,12 @@
 //! Users and groups by name.
 
+use std::io;
+
 use nix::unistd::{Group, User};
 
 use super::StartProblem;
 use crate::config::{Id, SocketConfig};
+use crate::rlimit;
 
 /// Who is to own a unix socket; none leaves it as it is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +46,10 @@ fn number(
     let reason = match look_up(name) {
         Ok(Some(number)) => return Ok(number),
         Ok(None) => format!("there is no such {key} on this machine"),
-        Err(error) => format!("it cannot be looked up ({error})"),
+        Err(error) => {
+            let error = io::Error::from(error);
+            format!("it cannot be looked up ({error}){}", rlimit::advice(&error))
+        }
     };
     Err(StartProblem::Owner {
         socket: socket.to_owned(),

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::inherit::InheritError;
 use crate::listeners::StartError;
+use crate::rlimit;
 
 /// Why a server could not start, or ended. `Debug` shows it as `Display` does, since it is what a `main` that returns it
 /// prints.
@@ -34,7 +35,7 @@ impl fmt::Display for ServerError {
             ServerError::Listeners(error) => error.fmt(f),
             ServerError::Engine(reason) => f.write_str(reason),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
-            ServerError::System(error) => error.fmt(f),
+            ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),
         }
     }
 }

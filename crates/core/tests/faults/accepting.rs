@@ -192,7 +192,7 @@ pub(crate) fn a_disabled_socket_turns_its_clients_away(engine: Engine) {
 }
 
 /// Takes every descriptor that is left.
-fn take_all_descriptors() -> Vec<OwnedFd> {
+pub(crate) fn take_all_descriptors() -> Vec<OwnedFd> {
     std::iter::from_fn(|| File::open("/dev/null").ok().map(OwnedFd::from)).collect()
 }
 

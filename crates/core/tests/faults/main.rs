@@ -19,6 +19,7 @@ mod mail;
 mod memory;
 mod pushes;
 mod quiet;
+mod scarce;
 mod sends;
 mod services;
 mod sizes;
@@ -105,6 +106,10 @@ tests! {
         an_engine_that_fails_on_one_worker_ends_the_others,
         a_failed_worker_does_not_hold_up_a_stop,
         services_may_panic_when_they_go,
+    }
+    scarce {
+        a_probe_names_the_lack_of_descriptors,
+        a_start_names_the_lack_of_descriptors,
     }
     slots {
         no_answer_reaches_another_connection,

@@ -23,6 +23,7 @@ use super::setup::{self, Unavailable};
 use crate::config::RingConfig;
 use crate::metrics::EngineCounters;
 use crate::probe::{Feature, Report};
+use crate::rlimit;
 
 /// The probe's own ring and buffers: small, and gone at the end of it.
 const CONFIG: RingConfig = RingConfig {
@@ -68,7 +69,9 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
     let mut ring = match setup::ring(&CONFIG) {
         Ok(ring) => ring,
         Err(unavailable) => {
-            set_up_by_steps(report);
+            if !rlimit::is_used_up(&unavailable.error) {
+                set_up_by_steps(report);
+            }
             return Err(unavailable);
         }
     };
@@ -89,32 +92,37 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
         .inspect_err(|_| report.missing("receive buffer ring"))?;
     report.found("receive buffer ring");
     let mut essential = |name: &'static str, result: io::Result<()>| {
-        report.features.push(Feature {
-            name,
-            found: result.is_ok(),
-            instead: "the portable engine",
-        });
-        result.map_err(|error| Unavailable { step: name, error })
+        // Without descriptors it was not tried, which says nothing of the kernel.
+        if !result.as_ref().is_err_and(rlimit::is_used_up) {
+            report.features.push(Feature {
+                name,
+                found: result.is_ok(),
+                instead: "the portable engine",
+            });
+        }
+        result.map_err(Unavailable::at(name))
     };
     essential("multishot receive", tests.receive())?;
     essential("multishot accept", tests.accept())?;
     essential("silent sends", tests.send())?;
-    let lets_go = *LETS_GO_OF_FILES.get_or_init(|| tests.files().is_ok());
-    report.optional("registered sockets", lets_go, "their descriptors");
+    const FILES: &str = "registered sockets";
+    let lets_go = match LETS_GO_OF_FILES.get() {
+        Some(known) => *known,
+        None => match tests.files() {
+            Err(error) if rlimit::is_used_up(&error) => return Err(Unavailable::at(FILES)(error)),
+            tried => *LETS_GO_OF_FILES.get_or_init(|| tried.is_ok()),
+        },
+    };
+    report.optional(FILES, lets_go, "their descriptors");
     Ok(())
 }
 
-/// What [`Tests::files`] found. It is about the kernel, so whichever worker asks first asks for all.
+/// What [`Tests::files`] found. It is about the kernel, so it is found out once.
 static LETS_GO_OF_FILES: OnceLock<bool> = OnceLock::new();
 
-/// Whether sockets can be registered, see [`super::files`].
+/// Whether sockets can be registered, see [`super::files`]. Known once a probe has found that the ring engine works.
 pub(super) fn lets_go_of_files() -> bool {
-    *LETS_GO_OF_FILES.get_or_init(|| {
-        let Ok(mut ring) = setup::ring(&CONFIG) else {
-            return false;
-        };
-        Tests::new(&mut ring).is_ok_and(|mut tests| tests.files().is_ok())
-    })
+    LETS_GO_OF_FILES.get().is_some_and(|lets_go| *lets_go)
 }
 
 /// Which of the set-up flags is the one that the kernel refuses.
@@ -146,6 +154,8 @@ fn set_up_by_steps(report: &mut Report) {
 struct Tests<'r> {
     queue: Queue<'r>,
     buffers: Buffers,
+    /// What has completed and was not asked for yet.
+    landed: Vec<Completion>,
     counters: EngineCounters,
 }
 
@@ -164,6 +174,7 @@ impl<'r> Tests<'r> {
         Ok(Tests {
             queue,
             buffers,
+            landed: Vec::new(),
             counters: EngineCounters::default(),
         })
     }
@@ -188,7 +199,7 @@ impl<'r> Tests<'r> {
             // Kernels before 6.0 ignore the flag and receive once.
             return Err(unexpected("the receive ended after one completion", &first));
         }
-        self.cancel()
+        self.cancel().map(drop)
     }
 
     /// A connection must be accepted, the accept must stay armed, and a cancel must end it.
@@ -216,7 +227,13 @@ impl<'r> Tests<'r> {
         if !first.more() {
             return Err(unexpected("the accept ended after one connection", &first));
         }
-        self.cancel()
+        let last = self.cancel()?;
+        // The kernel takes a descriptor before it looks for the next connection.
+        let ended = io::Error::from_raw_os_error(last.result.saturating_neg());
+        if rlimit::is_used_up(&ended) {
+            return Err(ended);
+        }
+        Ok(())
     }
 
     /// A send that the kernel takes whole must say nothing, and one that it takes in part must say how much that was.
@@ -311,23 +328,23 @@ impl<'r> Tests<'r> {
     fn next(&mut self, user_data: u64) -> io::Result<Completion> {
         let mut chunk = Chunk::new();
         for _ in 0..10 {
+            let mut landed = self.landed.iter();
+            if let Some(at) = landed.position(|completion| completion.user_data == user_data) {
+                return Ok(self.landed.remove(at));
+            }
             self.queue
                 .enter(Wait::AtMost(PATIENCE_MS), &self.counters)?;
             let count = self.queue.reap(&mut chunk);
-            let found = chunk.0[..count]
-                .iter()
-                .find(|completion| completion.user_data == user_data);
-            if let Some(completion) = found {
-                return Ok(*completion);
-            }
             if count == 0 {
                 break;
             }
+            self.landed.extend_from_slice(&chunk.0[..count]);
         }
         Err(io::Error::from(io::ErrorKind::TimedOut))
     }
 
-    fn cancel(&mut self) -> io::Result<()> {
+    /// Ends the target, which may have ended by itself. Returns its last completion.
+    fn cancel(&mut self) -> io::Result<Completion> {
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(TARGET))
             .build()
             .user_data(CANCEL);
@@ -340,7 +357,7 @@ impl<'r> Tests<'r> {
         if last.more() {
             return Err(unexpected("a cancelled operation goes on", &last));
         }
-        Ok(())
+        Ok(last)
     }
 }
 

@@ -7,6 +7,7 @@ use io_uring::IoUring;
 
 use crate::config::RingConfig;
 use crate::engine::choice::hint;
+use crate::rlimit;
 
 /// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
 /// overflow loses nothing, but it ends multishot operations and costs extra calls.
@@ -38,7 +39,7 @@ impl fmt::Display for Unavailable {
                 f.write_str("; the kernel is older than Linux 6.1, which DEFER_TASKRUN needs")
             }
             (SETUP, _) => f.write_str(hint(&self.error)),
-            _ => Ok(()),
+            _ => f.write_str(rlimit::advice(&self.error)),
         }
     }
 }

@@ -1,0 +1,81 @@
+//! Too few descriptors for a start: whatever their number, they suffice or the error says that they do not.
+
+use ringhold_core::config::Config;
+use ringhold_core::{Server, probe};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::accepting::take_all_descriptors;
+use crate::bed::Engine;
+use crate::services::Echo;
+
+/// How many descriptors the process may open.
+const DESCRIPTORS: u64 = 128;
+
+/// So many are enough for everything here.
+const ENOUGH: usize = 60;
+
+/// Lets `attempt` have 0, 1, 2, ... descriptors, until it succeeds with three numbers of them in a row. Each failure must name the
+/// lack of descriptors, and as many must be free after each attempt as before.
+fn with_few_descriptors(attempt: impl Fn() -> Result<(), String>) {
+    let limit = Rlimit {
+        current: Some(DESCRIPTORS),
+        maximum: Some(DESCRIPTORS),
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let (mut failures, mut successes) = (0, 0);
+    for free in 0..ENOUGH {
+        let mut taken = take_all_descriptors();
+        let all = taken.len();
+        taken.truncate(all - free);
+        let result = attempt();
+        taken.extend(take_all_descriptors());
+        assert_eq!(taken.len(), all, "{free} descriptors: {result:?}");
+        match result {
+            Ok(()) => successes += 1,
+            Err(why) => {
+                successes = 0;
+                failures += 1;
+                assert!(
+                    why.contains("Too many open files"),
+                    "{free} descriptors: {why}"
+                );
+                let advice = why.matches("raise LimitNOFILE=").count();
+                assert_eq!(advice, 1, "{free} descriptors: {why}");
+            }
+        }
+        if successes == 3 {
+            break;
+        }
+    }
+    assert!(failures > 0, "they are taken");
+    assert_eq!(successes, 3, "they suffice in the end");
+}
+
+pub(crate) fn a_probe_names_the_lack_of_descriptors(engine: Engine) {
+    with_few_descriptors(|| {
+        let report = probe::probe();
+        let unavailable = match engine {
+            Engine::Ring => report.unavailable,
+            Engine::Portable => report.portable_unavailable,
+        };
+        unavailable.map_or(Ok(()), Err)
+    });
+}
+
+pub(crate) fn a_start_names_the_lack_of_descriptors(engine: Engine) {
+    // More than what trying the engine takes for a moment, so that they can run out at the listeners, too.
+    let listen: Vec<String> = (0..10)
+        .map(|index| format!("unix:@ringhold-{}-{index}", std::process::id()))
+        .collect();
+    let text = format!(
+        "engine = \"{}\"\nworkers = 2\n[sockets.echo]\nlisten = {listen:?}\n",
+        engine.key()
+    );
+    with_few_descriptors(|| {
+        let server = Server::new(Config::parse(&text, "test").unwrap());
+        let running = server.service("echo", |_| Echo).start();
+        let running = running.map_err(|error| error.to_string())?;
+        running.stop();
+        running.join().map_err(|error| error.to_string())
+    });
+}
