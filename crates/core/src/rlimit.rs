@@ -34,6 +34,9 @@ pub fn raise() -> io::Result<Raised> {
     Ok(Raised { before, after })
 }
 
+/// What can be done if the process may open too few, to be put behind what that prevents.
+pub(crate) const RAISE_LIMIT: &str = "; raise LimitNOFILE= (ulimit -n without systemd)";
+
 /// Whether a call failed because no descriptor is left, of those of the process or of the machine.
 pub(crate) fn is_used_up(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
@@ -42,7 +45,7 @@ pub(crate) fn is_used_up(error: &io::Error) -> bool {
 /// What can be done if that is why a call failed, to be put behind its error; nothing for other errors.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EMFILE) => "; raise LimitNOFILE= (ulimit -n without systemd)",
+        Some(libc::EMFILE) => RAISE_LIMIT,
         Some(libc::ENFILE) => "; the whole machine may open no more: raise sysctl fs.file-max",
         _ => "",
     }

@@ -19,10 +19,16 @@ use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::running::{Released, Running};
-use crate::server::{Server, ServerError};
+use crate::server::{Server, ServerError, must_be_free, needed_descriptors};
 
 /// Descriptors that connections cannot use up, for the handover.
 const SPARE_FOR_HANDOVER: usize = 16;
+
+/// What the daemon keeps free for that, and for asking its successor.
+const RESERVE: usize = SPARE_FOR_HANDOVER + SPARE_FOR_CHILD;
+
+/// The descriptors of [`Signals`].
+const FOR_SIGNALS: usize = 2;
 
 impl Server {
     /// Runs the server until SIGTERM or SIGINT, talking to the service manager if there is one.
@@ -56,7 +62,7 @@ impl Server {
             program: Program::current()?,
             names: DescriptorNames::of(&self.config),
         };
-        let running = self.start_held()?;
+        let running = self.start_held(RESERVE)?;
         // What takes descriptors comes before the connections do.
         let has_store = has_store();
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
@@ -122,7 +128,10 @@ impl Server {
             inherit::must_be_first()?;
         }
         self.rehearse(&question.inherited, &question.held)?;
-        choose(self.config.engine).map_err(ServerError::Engine)?;
+        let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
+        let handed = question.inherited.len() + question.held.len() + store::NEEDED;
+        let needed = needed_descriptors(chosen.engine, self.worker_count());
+        must_be_free(needed + RESERVE + FOR_SIGNALS + handed)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }

@@ -6,8 +6,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::engine::{Chosen, choose};
+use crate::engine::{Chosen, EngineKind, choose};
 use crate::handover::parcel::Parcel;
+use crate::handover::spare::Spare;
 use crate::handover::store;
 use crate::handover::taking::Inheritance;
 use crate::host::Hosted;
@@ -128,7 +129,7 @@ impl Server {
         Ok(listeners::Table::assumed(&self.config, self.worker_count()))
     }
 
-    fn worker_count(&self) -> usize {
+    pub(crate) fn worker_count(&self) -> usize {
         let available = crate::cpus::available().unwrap_or_default();
         crate::cpus::assign(self.config.workers, &available).len()
     }
@@ -154,13 +155,14 @@ impl Server {
     ///
     /// Whatever stood in the way. Nothing is left behind then.
     pub fn start(self) -> Result<Running, ServerError> {
-        let running = self.start_held()?;
+        let running = self.start_held(0)?;
         running.resume();
         Ok(running)
     }
 
-    /// As [`Server::start`], but nobody is accepted and no byte moves until [`Running::resume`].
-    pub(crate) fn start_held(mut self) -> Result<Running, ServerError> {
+    /// As [`Server::start`], but nobody is accepted and no byte moves until [`Running::resume`]. `reserve` descriptors must
+    /// be there besides those that it takes to serve.
+    pub(crate) fn start_held(mut self, reserve: usize) -> Result<Running, ServerError> {
         match crate::rlimit::raise() {
             Ok(raised) if raised.before < raised.after => {
                 tracing::debug!(
@@ -175,9 +177,14 @@ impl Server {
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus) = self.plan()?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
+        let needed = needed_descriptors(chosen.engine, cpus.len());
+        let reserved = plan.take_reserved();
+        if reserve > 0 || !reserved.is_empty() {
+            // As long as nothing was looked at, a successor of this process finds the same.
+            must_be_free(needed + reserve)?;
+        }
         drop_strays(plan.take_strays());
-        let needed = NEEDED_DESCRIPTORS + chosen.engine.descriptors_per_worker() * cpus.len();
-        let mut inheritance = Inheritance::look(plan.take_reserved(), needed);
+        let mut inheritance = Inheritance::look(reserved, needed);
         let is_of_use = !inheritance.parcels.is_empty() || !inheritance.listeners.is_empty();
         if inheritance.is_some() && !is_of_use {
             // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
@@ -251,6 +258,20 @@ impl Server {
         )?;
         Ok((plan, cpus))
     }
+}
+
+/// How many descriptors it takes to serve, besides those of inherited listeners and of connections.
+pub(crate) fn needed_descriptors(engine: EngineKind, workers: usize) -> usize {
+    NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers
+}
+
+/// Fails unless there are so many descriptors.
+pub(crate) fn must_be_free(needed: usize) -> Result<(), ServerError> {
+    let free = Spare::keep(needed).count();
+    if free < needed {
+        return Err(ServerError::Descriptors { needed, free });
+    }
+    Ok(())
 }
 
 /// Names of connections to be taken over that have no listener any more.

@@ -22,10 +22,15 @@ impl Spare {
         spare
     }
 
+    /// How many it keeps.
+    pub(crate) fn count(&self) -> usize {
+        self.descriptors.len()
+    }
+
     /// Keeps so many again, or as many as there are, and no more.
     pub(crate) fn fill(&mut self, count: usize) {
         self.descriptors.truncate(count);
-        while self.descriptors.len() < count
+        while self.count() < count
             && let Ok(another) = match self.descriptors.first() {
                 Some(first) => first.try_clone(),
                 None => eventfd(0, EventfdFlags::CLOEXEC).map_err(Into::into),
@@ -63,16 +68,16 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().unwrap();
         spare.replace(writer.into());
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the writer is closed");
-        assert_eq!(spare.descriptors.len(), 4);
+        assert_eq!(spare.count(), 4);
         spare.fill(3);
-        assert_eq!(spare.descriptors.len(), 3);
+        assert_eq!(spare.count(), 3);
         spare.release(2);
-        assert_eq!(spare.descriptors.len(), 1);
+        assert_eq!(spare.count(), 1);
         spare.fill(3);
-        assert_eq!(spare.descriptors.len(), 3);
+        assert_eq!(spare.count(), 3);
         spare.release(9);
-        assert_eq!(spare.descriptors.len(), 0);
+        assert_eq!(spare.count(), 0);
         spare.fill(2);
-        assert_eq!(spare.descriptors.len(), 2);
+        assert_eq!(spare.count(), 2);
     }
 }

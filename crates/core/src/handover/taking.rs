@@ -38,7 +38,6 @@ impl Inheritance {
     /// `needed` descriptors are left free for what else it takes to serve: if there are too few for everything, some
     /// connections are lost rather than all.
     pub(crate) fn look(reserved: Vec<NamedDescriptor>, needed: usize) -> Self {
-        let _spare = (!reserved.is_empty()).then(|| Spare::keep(needed));
         let mut inheritance = Inheritance {
             is_stored: true,
             ..Inheritance::default()
@@ -51,7 +50,7 @@ impl Inheritance {
                     .flatten()
                     .map(|end| &end.fd)
                     .collect();
-                inheritance.unpack(state.map(|state| &state.fd), &ends);
+                inheritance.unpack(state.map(|state| &state.fd), &ends, needed);
             }
             (Some(_), None) => {
                 tracing::error!(
@@ -112,9 +111,10 @@ impl Inheritance {
         }
     }
 
-    fn unpack(&mut self, state: Option<&OwnedFd>, ends: &[&OwnedFd]) {
+    fn unpack(&mut self, state: Option<&OwnedFd>, ends: &[&OwnedFd], needed: usize) {
         // First what takes one descriptor, then what may take all.
         let estate = state.map_or(Err(VaultError::Missing), vault::read);
+        let _spare = Spare::keep(needed);
         let contents = match carton::look(ends) {
             Ok(contents) => contents,
             Err(error) => {

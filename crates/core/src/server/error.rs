@@ -5,7 +5,7 @@ use std::io;
 
 use crate::inherit::InheritError;
 use crate::listeners::StartError;
-use crate::rlimit;
+use crate::rlimit::{self, RAISE_LIMIT};
 
 /// Why a server could not start, or ended. `Debug` shows it as `Display` does, since it is what a `main` that returns it
 /// prints.
@@ -17,6 +17,14 @@ pub enum ServerError {
     Listeners(StartError),
     /// No engine works here.
     Engine(String),
+    /// The process may open too few files (RLIMIT_NOFILE). What a predecessor left is untouched.
+    Descriptors {
+        /// How many descriptors it takes to serve, and to reload and hand over, besides those that are open and those of
+        /// connections.
+        needed: usize,
+        /// How many of them there are.
+        free: usize,
+    },
     /// A worker failed while it served.
     Worker {
         /// Which.
@@ -34,6 +42,11 @@ impl fmt::Display for ServerError {
             ServerError::Inherit(error) => error.fmt(f),
             ServerError::Listeners(error) => error.fmt(f),
             ServerError::Engine(reason) => f.write_str(reason),
+            ServerError::Descriptors { needed, free } => write!(
+                f,
+                "it takes {needed} descriptors to serve, before there is any connection, and only {free} are \
+                 left{RAISE_LIMIT}"
+            ),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),
         }

@@ -104,7 +104,7 @@ fn signals_before_it_is_ready_do_not_kill() {
 }
 
 /// Runs a program that may open so many files.
-fn limited(manager: &mut Manager, program: &str, limit: usize) {
+pub(crate) fn limited(manager: &mut Manager, program: &str, limit: usize) {
     let script = format!("#!/bin/sh\nulimit -n {limit}\nexec {program} \"$@\"\n");
     let path = manager.path("limited");
     let _ = std::fs::remove_file(&path);
@@ -258,6 +258,46 @@ fn fewer_descriptors_than_connections() {
     assert!((20..100).contains(&count), "{count} of 120");
     manager.logged(1, &[&format!("took over {count} connections")]);
     manager.stop_for_good();
+}
+
+/// A limit that is too low for the daemon itself is named, and costs no connection: everything stays stored. Under the lowest
+/// one that suffices, connections live on as ever.
+#[test]
+fn fewer_descriptors_than_a_daemon() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "");
+        manager.use_engine(engine);
+        manager.configure(CONFIG);
+        let address = manager.listen_unix("rpc");
+        manager.start();
+        let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(&address)).collect();
+        wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+        manager.stop();
+        let mut failures = 0;
+        for limit in 8.. {
+            limited(&mut manager, RINGHOLD, limit);
+            let (mark, before) = (manager.mark(), manager.log().len());
+            manager.launch();
+            if manager.becomes_ready(mark) {
+                break;
+            }
+            failures += 1;
+            assert_eq!(manager.ended().code(), Some(1));
+            let log = manager.log().split_off(before);
+            let said = log.matches("raise LimitNOFILE=").count();
+            assert_eq!((log.lines().count(), said), (1, 1), "{limit}: {log}");
+            let stored = manager.state().stored().join(" ");
+            assert_eq!(stored, "ringhold.inlet ringhold.outlet ringhold.state");
+        }
+        assert!(failures > 0);
+        manager.logged(1, &["took over 3 connections"]);
+        wires.iter_mut().for_each(|wire| wire.echo(2, 2));
+        for step in [Manager::reload, Manager::restart] {
+            step(&mut manager);
+            wires.iter_mut().for_each(|wire| wire.echo(3, 3));
+        }
+        manager.stop_for_good();
+    }
 }
 
 #[test]

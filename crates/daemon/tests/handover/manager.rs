@@ -252,6 +252,22 @@ impl Manager {
         self.wait_for(mark, "READY=1");
     }
 
+    /// Waits until the service that was launched says after `mark` that it is ready, or has ended. Returns whether it is.
+    pub(crate) fn becomes_ready(&self, mark: usize) -> bool {
+        until("ready or ended", || {
+            let is_ready = self.count(mark, "READY=1") > 0;
+            (is_ready || self.has_ended()).then_some(is_ready)
+        })
+    }
+
+    /// Whether the service has ended by itself. It is still to be waited for.
+    fn has_ended(&self) -> bool {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let pid = Pid::from_raw(self.pid()).unwrap();
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        waitid(WaitId::Pid(pid), options).unwrap().is_some()
+    }
+
     /// Stops the service in order, and waits until it has ended.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
@@ -307,12 +323,7 @@ impl Manager {
 
     /// As [`Manager::ended`]; calls `before_reaping` before the number of the process can be used again.
     pub(crate) fn ended_while(&mut self, before_reaping: impl FnOnce()) -> ExitStatus {
-        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-        let pid = Pid::from_raw(self.pid()).unwrap();
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        until("the end of the service", || {
-            waitid(WaitId::Pid(pid), options).unwrap()
-        });
+        until("the end of the service", || self.has_ended().then_some(()));
         before_reaping();
         let mut service = self.service.take().unwrap();
         let deadline = Instant::now() + PATIENCE;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ringhold_client::Address;
 
+use crate::bursts::limited;
 use crate::changes::{free, sections};
 use crate::manager::{Manager, RINGHOLD, write_program};
 use crate::program::install;
@@ -238,6 +239,21 @@ fn an_engine_that_does_not_work_is_refused() {
     write_program(&program, &script);
     kept.manager.use_engine("ring");
     kept.refuses(&sections(&[("a", &a)]), "the ring engine is not available");
+    kept.manager.stop();
+}
+
+/// Each worker takes some.
+#[test]
+fn more_workers_than_there_are_descriptors_for_are_refused() {
+    let a = free();
+    let config = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &config);
+    limited(&mut manager, RINGHOLD, 100);
+    manager.start();
+    let mut kept = Kept::new(manager, &a);
+    let more = config.replace("workers = 2", "workers = 60");
+    kept.refuses(&more, "raise LimitNOFILE=");
+    kept.accepts(&config);
     kept.manager.stop();
 }
 
