@@ -51,10 +51,10 @@ pub(super) struct Bound {
     pub(super) path: Option<BoundPath>,
 }
 
-/// How long an address that is in use is tried again. The kernel takes down the rings of a killed process after the
+/// How long a start tries addresses again that are in use. The kernel takes down the rings of a killed process after the
 /// process itself has ended, in the background, and until then its listeners still listen: 4 to 12 ms on Linux 6.18, more
 /// than 250 ms when every CPU is busy.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// Why one does not: what happened and what can be done, and what the kernel said.
 pub(super) struct Failure(String, Option<io::Error>);
@@ -96,19 +96,20 @@ impl From<Errno> for Failure {
     }
 }
 
-/// Binds `listen` for section `name` and listens. `first` says whether it is the first of several with this address.
+/// Binds `listen` for section `name` and listens. `first` says whether it is the first of several with this address. While it
+/// is in use it is tried again, until `deadline`.
 pub(super) fn bind(
     name: &str,
     listen: &ListenAddress,
     options: &Options,
     first: bool,
+    deadline: Instant,
 ) -> Result<Bound, StartProblem> {
     let attempt = || match listen {
         ListenAddress::Tcp(address) => tcp(*address, options, first),
         ListenAddress::UnixPath(path) => unix_path(path, options),
         ListenAddress::UnixAbstract(name) => unix_abstract(name, options),
     };
-    let deadline = Instant::now() + GRACE;
     let mut bound = attempt();
     while matches!(&bound, Err(failure) if failure.is_in_use()) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));

@@ -111,9 +111,10 @@ impl StartError {
     }
 }
 
-impl From<StartProblem> for StartError {
-    fn from(problem: StartProblem) -> Self {
-        Self::new(vec![problem])
+impl StartProblem {
+    /// Whether whatever else is to be opened fails for the same reason.
+    pub(super) fn is_lack_of_descriptors(&self) -> bool {
+        matches!(self, Self::Bind { error: Some(error), .. } if rlimit::is_used_up(error))
     }
 }
 

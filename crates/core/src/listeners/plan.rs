@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_tcp_nodelay;
 
-use super::bind::{Options, bind, set_keepalive};
+use super::bind::{GRACE, Options, bind, set_keepalive};
 use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
 use super::succession::{Held, Wanted, assign};
@@ -124,7 +124,7 @@ impl Plan {
     /// addresses. On failure the paths that were made are removed again.
     ///
     /// # Errors
-    /// The first address that cannot be bound.
+    /// Every address that cannot be bound.
     pub fn open(self) -> Result<Vec<Listener>, StartError> {
         self.open_with(Vec::new())
     }
@@ -133,19 +133,37 @@ impl Plan {
     /// of that is closed first, since its addresses may be in the way.
     pub(crate) fn open_with(self, heirlooms: Vec<Heirloom>) -> Result<Vec<Listener>, StartError> {
         let mut listeners: Vec<Listener> = Vec::with_capacity(self.entries.len());
+        let mut problems: Vec<StartProblem> = Vec::new();
+        let deadline = Instant::now() + GRACE;
+        let mut is_missing = false;
         for (entry, heirloom) in self.with_heirlooms(heirlooms) {
-            match entry.open(listeners.last(), heirloom) {
+            // What listens on the address of the one before would fail for the same reason. What the predecessor had bound
+            // stays as it is, once it is clear that this process does not start.
+            let is_copy = is_missing && entry.repetition() > 0;
+            is_missing = is_copy || (!problems.is_empty() && heirloom.is_some());
+            if is_missing {
+                continue;
+            }
+            match entry.open(listeners.last(), heirloom, deadline) {
                 Ok(listener) => listeners.push(listener),
                 Err(problem) => {
-                    for listener in &listeners {
-                        // The problem that stopped us is the one to report.
-                        let _ = listener.unlink_new();
+                    is_missing = true;
+                    let is_last = problem.is_lack_of_descriptors();
+                    problems.push(problem);
+                    if is_last {
+                        break;
                     }
-                    return Err(problem.into());
                 }
             }
         }
-        Ok(listeners)
+        if problems.is_empty() {
+            return Ok(listeners);
+        }
+        for listener in &listeners {
+            // The problems that stopped us are those to report.
+            let _ = listener.unlink_new();
+        }
+        Err(StartError::new(problems))
     }
 
     /// The entries, each with what it takes over, and one more for each heirloom beyond those that are planned: the
@@ -282,11 +300,13 @@ impl Entry {
         })
     }
 
-    /// Makes the listener. `before` is the one that was made before, `heirloom` what the predecessor had bound.
+    /// Makes the listener. `before` is the one that was made before, `heirloom` what the predecessor had bound. An address
+    /// that is in use is tried again until `deadline`.
     fn open(
         self,
         before: Option<&Listener>,
         heirloom: Option<Heirloom>,
+        deadline: Instant,
     ) -> Result<Listener, StartProblem> {
         let (socket, address, origin, path) = match self.socket {
             Planned::Inherited {
@@ -326,7 +346,7 @@ impl Entry {
                 let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&self.name, &options))
                 {
                     Some(bound) => bound,
-                    None => bind(&self.name, &exact, &options, repetition == 0)?,
+                    None => bind(&self.name, &exact, &options, repetition == 0, deadline)?,
                 };
                 (
                     bound.socket,

@@ -145,6 +145,34 @@ fn a_port_that_is_in_use_is_an_error() {
 }
 
 #[test]
+fn every_address_that_is_in_use_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (free, taken) = (path("free.sock"), path("taken.sock"));
+    let others = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [a, b, c] = [0, 1, 2].map(|index| others[index].local_addr().unwrap().to_string());
+    let _unix = std::os::unix::net::UnixListener::bind(&taken).unwrap();
+    let error = refused(&format!(
+        "[sockets.a]\nservice = \"rpc\"\nlisten = [\"{a}\", \"unix:{free}\"]\n\
+         [sockets.b]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\", \"{b}\", \"{c}\"]\nreuse_port = true\n\
+         [sockets.c]\nservice = \"rpc\"\nlisten = [\"unix:{taken}\", \"127.0.0.1:0\"]"
+    ));
+    let cannot: Vec<&str> = error
+        .lines()
+        .map(|line| line.split_once(": ").unwrap().0)
+        .collect();
+    // Each once, although there would be a listener for each worker.
+    let expected = [
+        format!("socket \"a\" cannot listen on {a}"),
+        format!("socket \"b\" cannot listen on {b}"),
+        format!("socket \"b\" cannot listen on {c}"),
+        format!("socket \"c\" cannot listen on unix:{taken}"),
+    ];
+    assert_eq!(cannot, expected);
+    assert!(!std::fs::exists(free).unwrap(), "what was bound is removed");
+}
+
+#[test]
 fn a_port_with_old_connections_can_be_bound_again() {
     for more in ["", "\nreuse_port = true"] {
         let listeners = opened(
