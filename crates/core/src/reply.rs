@@ -50,7 +50,10 @@ impl fmt::Display for Abandoned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Abandoned::Dropped => "the handler gave no answer",
-            Abandoned::Stopping => "the server is restarting and could not wait for the answer",
+            // After a stop the service manager starts a successor, or it does not: this process cannot know.
+            Abandoned::Stopping => {
+                "the server is stopping or restarting and could not wait for the answer"
+            }
             Abandoned::TimedOut => "the handler gave no answer within limits.reply_timeout",
         })
     }

@@ -188,13 +188,10 @@ fn a_stop_answers_what_is_open_with_an_error() {
         wire.raw(&write(&request(id, "later", vec![1.into()])));
     }
     wire.exchange.stop();
-    let restarting = "the server is restarting and could not wait for the answer";
+    let stopping = "the server is stopping or restarting and could not wait for the answer";
     let mut replies = wire.arrived();
     replies.sort_by_key(|message| message[1].as_u64());
-    assert_eq!(
-        replies,
-        [failure(5, restarting), failure(u32::MAX, restarting)]
-    );
+    assert_eq!(replies, [failure(5, stopping), failure(u32::MAX, stopping)]);
     assert!(!wire.is_open());
     // Too late: nobody is there, and nothing happens.
     for (_, responder) in responders.try_iter() {

@@ -196,7 +196,7 @@ fn malformed_requests_and_stops_are_answered_readably() {
         read_old(&wire.exchange.take_sent(wire.client)),
         [failed(
             6,
-            "the server is restarting and could not wait for the answer"
+            "the server is stopping or restarting and could not wait for the answer"
         )]
     );
     drop(responders);
