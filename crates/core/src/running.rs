@@ -14,6 +14,7 @@ use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
 use crate::heap;
+use crate::limits::Limits;
 use crate::listeners::{self, Listener};
 use crate::mailbox::{Mail, Post, mailbox};
 use crate::memory::Memory;
@@ -74,34 +75,12 @@ impl Running {
         let config = Arc::new(server.config);
         let count = cpus.len();
         let names = names(&listeners, &server.services, orphans);
-        let everyone = orphans.iter().map(|_| (0..count).collect());
         let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
             .map(|_| mailbox())
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .unzip();
-        let crew = Crew::new(
-            posts,
-            names.clone(),
-            Dealer::new(
-                count,
-                config.limits.connections,
-                listeners::partitions(listeners.iter().map(|listener| &**listener))
-                    .into_iter()
-                    .chain(everyone),
-            ),
-            Memory::new(config.limits.memory as u64, count),
-            Arc::new(Metrics::new(
-                names.iter().map(|name| name.name.clone()).collect(),
-                count,
-            )),
-            (0..count)
-                .map(|worker| {
-                    let owned = listeners.iter().filter(|listener| listener.owner == worker);
-                    owned.count()
-                })
-                .collect(),
-        );
+        let crew = crew(&config.limits, &names, &listeners, orphans.len(), posts);
         let ends = Arc::new(Ends {
             results: Mutex::new((0..count).map(|_| None).collect()),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -118,28 +97,21 @@ impl Running {
         running.post_all(|| Mail::Hold);
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
-            let acceptors = listeners
-                .iter()
-                .filter(|listener| listener.owner == index)
-                .map(|listener| Acceptor {
-                    listener: listener.clone(),
-                    name: listener.group as u16,
-                })
-                .collect();
+            let acceptors = owned_by(index, &listeners).map(|listener| Acceptor {
+                listener: listener.clone(),
+                name: listener.group as u16,
+            });
+            let factories = server.services.iter().map(|(_, factory)| factory.clone());
             let post = worker::Post {
                 index,
                 cpu,
                 config: config.clone(),
                 engine,
                 names: names.clone(),
-                factories: server
-                    .services
-                    .iter()
-                    .map(|(_, factory)| factory.clone())
-                    .collect(),
+                factories: factories.collect(),
                 crew: running.crew.clone(),
                 mailbox,
-                acceptors,
+                acceptors: acceptors.collect(),
             };
             if let Err(error) = running.spawn(post, report.clone()) {
                 for missing in index..count {
@@ -399,6 +371,37 @@ fn unlink(listeners: &[Arc<Listener>]) {
             tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
         }
     }
+}
+
+/// What the workers share, one for each of `posts`. The names of the `orphans` are on all of them.
+fn crew(
+    limits: &Limits,
+    names: &Arc<[Name]>,
+    listeners: &[Arc<Listener>],
+    orphans: usize,
+    posts: Vec<Post>,
+) -> Arc<Crew> {
+    let count = posts.len();
+    let listened = listeners::partitions(listeners.iter().map(|listener| &**listener));
+    let everyone = (0..orphans).map(|_| (0..count).collect());
+    let partitions = listened.into_iter().chain(everyone);
+    let known = names.iter().map(|name| name.name.clone()).collect();
+    Crew::new(
+        posts,
+        names.clone(),
+        Dealer::new(count, limits.connections, partitions),
+        Memory::new(limits.memory as u64, count),
+        Arc::new(Metrics::new(known, count)),
+        (0..count)
+            .map(|worker| owned_by(worker, listeners).count())
+            .collect(),
+    )
+}
+
+/// The listeners that a worker accepts from.
+fn owned_by(worker: usize, listeners: &[Arc<Listener>]) -> impl Iterator<Item = &Arc<Listener>> {
+    let owns = move |listener: &&Arc<Listener>| listener.owner == worker;
+    listeners.iter().filter(owns)
 }
 
 /// The socket names by number, with the services that answer them. Orphans come last and have none.
