@@ -361,6 +361,16 @@ impl<L: Link> Shard<L> {
         (entry.connection.id.generation & GENERATION_MASK == generation).then_some(&mut entry.link)
     }
 
+    /// The engine's part of the connection that an operation was for.
+    pub(crate) fn expected_link(&mut self, slot: u32, generation: u32) -> Option<&mut L> {
+        let link = self.link_of(slot, generation);
+        debug_assert!(
+            link.is_some(),
+            "a slot is not reused while an operation is in flight"
+        );
+        link
+    }
+
     /// What of the generation of the connection in `slot` an engine needs to tell its operations apart.
     pub(crate) fn generation(&self, slot: u32) -> Option<u32> {
         let connection = &self.connections.get(slot as usize)?.connection;

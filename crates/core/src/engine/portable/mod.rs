@@ -397,16 +397,6 @@ impl Engine {
         self.parcels.extend(self.shard.release(slot));
     }
 
-    /// The engine's part of the connection that an operation was for.
-    fn expected(&mut self, slot: u32, generation: u32) -> Option<&mut PortableLink> {
-        let link = self.shard.link_of(slot, generation);
-        debug_assert!(
-            link.is_some(),
-            "a slot is not reused while an operation is in flight"
-        );
-        link
-    }
-
     /// Lets a connection rest, a direction of which is marked so.
     fn pause(&mut self, slot: u32, generation: u32) {
         if self.pausing.is_empty() {

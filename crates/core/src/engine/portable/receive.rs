@@ -36,7 +36,7 @@ impl Engine {
 
     /// The socket can be read from; its end or its failure counts as something to read.
     pub(super) fn readable(&mut self, slot: u32, generation: u32, outcome: &Outcome) {
-        let Some(link) = self.expected(slot, generation) else {
+        let Some(link) = self.shard.expected_link(slot, generation) else {
             return;
         };
         if outcome.result >= 0 {
@@ -52,7 +52,7 @@ impl Engine {
 
     pub(super) fn received(&mut self, slot: u32, generation: u32, outcome: Outcome) {
         let buffer = outcome.buffer.unwrap_or_default();
-        if let Some(link) = self.expected(slot, generation) {
+        if let Some(link) = self.shard.expected_link(slot, generation) {
             link.receiving.progress = Progress::No;
             let length = usize::try_from(outcome.result).unwrap_or(0);
             if length > 0 {

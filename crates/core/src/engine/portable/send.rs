@@ -38,7 +38,7 @@ impl Engine {
 
     /// The socket can be written to, or has failed, which a send finds out.
     pub(super) fn writable(&mut self, slot: u32, generation: u32, outcome: &Outcome) {
-        let Some(link) = self.expected(slot, generation) else {
+        let Some(link) = self.shard.expected_link(slot, generation) else {
             return;
         };
         if outcome.result >= 0 {
@@ -56,7 +56,7 @@ impl Engine {
         let buffer = outcome.buffer.unwrap_or_default();
         let length = buffer.len();
         self.buffers.give_sent(buffer);
-        let Some(link) = self.expected(slot, generation) else {
+        let Some(link) = self.shard.expected_link(slot, generation) else {
             return;
         };
         link.sending.progress = Progress::No;

@@ -177,11 +177,7 @@ impl Engine<'_> {
     /// There is something to receive, or the poll has ended.
     pub(super) fn readable(&mut self, operation: Operation, completion: &Completion) {
         let who = (operation.slot, operation.generation);
-        let Some(link) = self.shard.link_of(who.0, who.1) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
+        let Some(link) = self.shard.expected_link(who.0, who.1) else {
             return;
         };
         let is_cancelled = link.readable == Polling::Cancelled;

@@ -163,11 +163,10 @@ impl Engine<'_> {
 
     /// A look is over.
     pub(super) fn looked(&mut self, operation: Operation, completion: &Completion) {
-        let Some(link) = self.shard.link_of(operation.slot, operation.generation) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
+        let Some(link) = self
+            .shard
+            .expected_link(operation.slot, operation.generation)
+        else {
             return;
         };
         let Receiving::Look(buffer) = link.receiving else {

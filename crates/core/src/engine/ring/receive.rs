@@ -70,13 +70,10 @@ impl Engine<'_> {
     /// A receive into shared buffers completed, once or for good.
     pub(super) fn received(&mut self, operation: Operation, completion: &Completion) {
         let slot = operation.slot;
-        let expected = self.shard.link_of(slot, operation.generation).is_some();
-        debug_assert!(
-            expected,
-            "a slot is not reused while an operation is in flight"
-        );
-        if !completion.more()
-            && let Some(link) = self.shard.link_of(slot, operation.generation)
+        let link = self.shard.expected_link(slot, operation.generation);
+        let expected = link.is_some();
+        if let Some(link) = link
+            && !completion.more()
         {
             link.receiving = Receiving::No;
             self.shard.touch(slot);
@@ -264,11 +261,7 @@ impl Engine<'_> {
 
     pub(super) fn large_received(&mut self, operation: Operation, completion: &Completion) {
         let slot = operation.slot;
-        let Some(link) = self.shard.link_of(slot, operation.generation) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
+        let Some(link) = self.shard.expected_link(slot, operation.generation) else {
             return;
         };
         let Receiving::Large(key) = link.receiving else {

@@ -39,11 +39,7 @@ impl Engine<'_> {
 
     pub(super) fn room_found(&mut self, operation: Operation, completion: &Completion) {
         let slot = operation.slot;
-        let Some(link) = self.shard.link_of(slot, operation.generation) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
+        let Some(link) = self.shard.expected_link(slot, operation.generation) else {
             return;
         };
         if !completion.more() {

@@ -52,11 +52,7 @@ impl Engine<'_> {
 
     pub(super) fn sent(&mut self, operation: Operation, completion: &Completion) {
         let slot = operation.slot;
-        let Some(link) = self.shard.link_of(slot, operation.generation) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
+        let Some(link) = self.shard.expected_link(slot, operation.generation) else {
             return;
         };
         let length = std::mem::take(&mut link.sending) as usize;

@@ -53,11 +53,10 @@ impl Engine<'_> {
     }
 
     pub(super) fn watch_ended(&mut self, operation: Operation, completion: &Completion) {
-        let Some(link) = self.shard.link_of(operation.slot, operation.generation) else {
-            debug_assert!(
-                false,
-                "a slot is not reused while an operation is in flight"
-            );
+        let Some(link) = self
+            .shard
+            .expected_link(operation.slot, operation.generation)
+        else {
             return;
         };
         link.watch = if completion.result > 0 && link.watch == Watch::Armed {
