@@ -19,8 +19,6 @@ pub(crate) struct RingLink {
     pub(super) receiving: Receiving,
     /// The receive that is in flight was asked to end.
     pub(super) receive_cancelled: bool,
-    /// Its receive is asked to end because it has used up its share of the buffers.
-    pub(super) yielding: bool,
     /// The turn in which it last used up a buffer, and how many in that turn, of how many bytes together.
     pub(super) turn: u32,
     pub(super) buffers_in_turn: u16,
@@ -101,7 +99,6 @@ impl RingLink {
             is_registered: false,
             receiving: Receiving::No,
             receive_cancelled: false,
-            yielding: false,
             turn: 0,
             buffers_in_turn: 0,
             bytes_in_turn: 0,

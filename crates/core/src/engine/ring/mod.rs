@@ -69,8 +69,6 @@ struct Engine<'r> {
     spin: Duration,
     /// Connections that found no receive buffer, in the order in which they did: slot and generation.
     starved: VecDeque<(u32, u32)>,
-    /// Connections whose receive is to be ended in favour of the starved ones.
-    yields: Vec<(u32, u32)>,
     /// Counts the turns, for the share of the buffers.
     turn: u32,
     /// Connections that were let go, for the successor.
@@ -159,7 +157,6 @@ pub(crate) fn run(
         clock: Clock::new(),
         spin,
         starved: VecDeque::new(),
-        yields: Vec::new(),
         turn: 0,
         parcels: Vec::new(),
         crowd: Crowd::default(),
@@ -231,7 +228,6 @@ impl Engine<'_> {
             self.retry_accepts()?;
             self.shard.woken(self.clock.now());
             self.update_touched()?;
-            self.cancel_yielding()?;
             self.replenish()?;
             self.look()?;
             if self.shard.is_done() && !self.shard.is_busy() {

@@ -19,7 +19,7 @@ const RECVSEND_POLL_FIRST: u16 = 1 << 0;
 const RECV_MULTISHOT: u16 = 1 << 1;
 
 /// While connections wait for buffers, one may use up this part of them in a turn (at least one).
-const QUOTA_OF_BUFFERS: usize = 8;
+const SHARE_OF_BUFFERS: usize = 8;
 
 impl Engine<'_> {
     /// Begins to receive into shared buffers, behind those that wait for one.
@@ -59,7 +59,6 @@ impl Engine<'_> {
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream(shots);
         link.receive_cancelled = false;
-        link.yielding = false;
         // SAFETY: the entry points to nothing; the buffers are those of the group.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
@@ -112,11 +111,11 @@ impl Engine<'_> {
         }
     }
 
-    /// Notes that a connection used up a buffer, for so many bytes. While others wait for one, a connection that has had its
-    /// share of this turn goes to the end of the queue: a multishot receive would otherwise take buffer after buffer.
-    /// One that has much to say is received from in another way.
+    /// Notes that a connection used up a buffer, for so many bytes. One that has much to say is received from in another way,
+    /// and so is one that has had its share of this turn while others wait for a buffer: a multishot receive would take one
+    /// after the other.
     fn count_buffer(&mut self, slot: u32, generation: u32, length: usize) {
-        let quota = (self.buffers.entries() / QUOTA_OF_BUFFERS).max(1);
+        let share = (self.buffers.entries() / SHARE_OF_BUFFERS).max(1);
         let (turn, contended) = (self.turn, !self.starved.is_empty());
         let Some(link) = self.shard.link_of(slot, generation) else {
             return;
@@ -132,29 +131,13 @@ impl Engine<'_> {
         if length > 0 {
             self.crowd.note(link, length);
         }
-        if link.bytes_in_turn >= BULKY_BYTES_MIN && !matches!(link.pace, Pace::Bulky(_)) {
+        let is_greedy = contended
+            && usize::from(link.buffers_in_turn) >= share
+            && link.receiving == Receiving::Stream(Shots::Many);
+        let is_bulky = matches!(link.pace, Pace::Bulky(_));
+        if !is_bulky && (is_greedy || link.bytes_in_turn >= BULKY_BYTES_MIN) {
             link.become_bulky();
         }
-        if contended
-            && usize::from(link.buffers_in_turn) >= quota
-            && matches!(link.receiving, Receiving::Stream(_))
-        {
-            link.yielding = true;
-            self.yields.push((slot, generation));
-        }
-    }
-
-    /// Ends the receives of connections that have had their share.
-    pub(super) fn cancel_yielding(&mut self) -> io::Result<()> {
-        while let Some((slot, generation)) = self.yields.pop() {
-            let stays = |link: &mut RingLink| {
-                link.yielding && matches!(link.receiving, Receiving::Stream(_))
-            };
-            if self.shard.link_of(slot, generation).is_some_and(stays) {
-                self.cancel_receive(slot, generation)?;
-            }
-        }
-        Ok(())
     }
 
     fn receive_failed(&mut self, slot: u32, generation: u32, errno: i32) {
@@ -167,10 +150,6 @@ impl Engine<'_> {
                 link.receiving = Receiving::Starved;
                 self.starved.push_back((slot, generation));
                 self.shard.desk.counters().engine.starved.add(1);
-            }
-            libc::ECANCELED | libc::ENOBUFS if std::mem::take(&mut link.yielding) => {
-                link.receiving = Receiving::Starved;
-                self.starved.push_back((slot, generation));
             }
             libc::EAGAIN => self.missed(slot),
             libc::ECANCELED | libc::EINTR | libc::ENOBUFS => {}
