@@ -13,15 +13,16 @@ pub struct Limits {
     pub depth: u32,
     /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
     /// caught up; while it reads, that happens above 512 KiB already. A single reply may exceed it, what others push to the
-    /// connection may not. Default 8 MiB.
+    /// connection may not. What other threads push and its worker has not looked at counts with 64 bytes for each push, which
+    /// it takes until then. Default 8 MiB.
     pub outbox_bytes: usize,
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
     /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
     /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut. With what was
     /// pushed from other threads and has not reached its connection, because a worker is stuck, a push that would exceed it
-    /// closes its connection instead; shared bytes that are pushed to many count once there, and the first 64 KiB to each
-    /// connection do not.
+    /// closes its connection instead. There shared bytes that are pushed to many count once, and each push with what it takes
+    /// besides them; the first 64 KiB to each connection do not count.
     /// Default 1 GiB, at least `frame_bytes`. A handover takes up to twice that for a moment, and what services save of
     /// their sessions on top.
     pub memory: usize,

@@ -122,9 +122,10 @@ impl Handles {
 pub(crate) struct HandleState {
     /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once.
     state: AtomicU8,
-    /// Bytes that other threads than the worker's pushed and that were not yet put into the outbox.
+    /// What other threads than the worker's pushed and was not yet put into the outbox: the bytes, and
+    /// [`transit::MAIL_BYTES`] for each push.
     pushed: AtomicUsize,
-    /// The same for the worker's thread, which alone writes it.
+    /// The bytes that the worker's thread pushed, which alone writes it.
     pushed_here: AtomicUsize,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
@@ -162,18 +163,19 @@ impl HandleState {
             .is_ok()
     }
 
-    /// Bytes that were pushed have reached the connection.
+    /// The bytes of a push have reached the connection.
     pub(crate) fn arrived(&self, bytes: usize, here: bool) {
         if here {
             let pushed = self.pushed_here.load(Ordering::Relaxed);
             self.pushed_here.store(pushed - bytes, Ordering::Relaxed);
         } else {
-            self.pushed.fetch_sub(bytes, Ordering::AcqRel);
+            let taken = bytes + transit::MAIL_BYTES;
+            self.pushed.fetch_sub(taken, Ordering::AcqRel);
         }
     }
 
-    /// Whether all bytes that were pushed have reached the connection. After [`HandleState::end`] that stays so: of a push from
-    /// another thread, which notes its bytes and then looks whether the end has come, one of both has seen the other.
+    /// Whether everything that was pushed has reached the connection. After [`HandleState::end`] that stays so: of a push from
+    /// another thread, which notes what it takes and then looks whether the end has come, one of both has seen the other.
     pub(crate) fn is_delivered(&self) -> bool {
         self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::SeqCst) == 0
     }
@@ -305,22 +307,23 @@ impl Handle {
         self.post.send(mail).map_err(|_| PushError::Gone)
     }
 
-    /// Notes that so many bytes are about to be posted: until they are, or are withdrawn, the connection waits for them.
-    /// Returns how many are under way by now.
+    /// Notes that a push of so many bytes is about to be posted: until it is, or is withdrawn, the connection waits for it.
+    /// Returns how much memory those take that are under way by now.
     pub(crate) fn announce(&self, bytes: usize) -> Result<usize, PushError> {
         let shared = &*self.shared;
+        // One push of all that may wait is allowed, whatever its mail takes.
         let more = |pushed: usize| {
             let sum = pushed.saturating_add(bytes);
-            (sum <= shared.pushed_max).then_some(sum)
+            (sum <= shared.pushed_max).then_some(sum + transit::MAIL_BYTES)
         };
         let before = shared
             .pushed
             .fetch_update(Ordering::SeqCst, Ordering::Relaxed, more)
             .map_err(|_| self.overflow())?;
-        Ok(before + bytes)
+        Ok(before + bytes + transit::MAIL_BYTES)
     }
 
-    /// So many bytes that were announced do not come. The worker may wait for them, so it has to be told.
+    /// A push of so many bytes that was announced does not come. The worker may wait for it, so it has to be told.
     #[cold]
     fn withdraw(&self, bytes: usize) {
         let to = self.id;

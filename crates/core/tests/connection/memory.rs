@@ -1,5 +1,6 @@
 //! The bound on what all connections hold together. The workers share it; here there is one.
 
+use bytes::Bytes;
 use ringhold_core::limits::Limits;
 use ringhold_core::{Handle, PushError};
 
@@ -203,7 +204,8 @@ fn a_connection_that_ends_while_its_peer_does_not_read_can_be_cut() {
 #[test]
 fn what_waits_for_a_stuck_worker_is_bounded() {
     const PUSH: usize = 50_000;
-    let mut rig = rig(1_000_000);
+    // Twenty of them, and what it takes to keep and to count them.
+    let mut rig = rig(20 * (PUSH + 200));
     let clients: Vec<_> = (0..41).map(|_| rig.connect()).collect();
     let handles = rig.seen().handles.clone();
     let (quiet, busy) = handles.split_first().unwrap();
@@ -232,6 +234,78 @@ fn what_waits_for_a_stuck_worker_is_bounded() {
     assert_eq!(rig.take_sent(clients[0]).len(), 20 * PUSH);
     rig.end(clients[0]);
     rig.assert_empty(&clients);
+}
+
+/// At least so much does a push from another thread take until its worker has looked at it, whatever its bytes take.
+const MAIL: usize = 64;
+
+/// Another thread pushes event after event to all of these, until none of them takes any more. Returns how many it accepted.
+fn push_until_refused(handles: &[Handle], event: impl Fn() -> Bytes + Sync) -> usize {
+    let push_all = || {
+        let mut accepted = 0;
+        loop {
+            let event = event();
+            let pushes = handles.iter().map(|handle| handle.push_shared(&event));
+            match pushes.filter(|result| *result == Ok(())).count() {
+                0 => return accepted,
+                count => accepted += count,
+            }
+            assert!(accepted < 1_000_000, "nothing bounds it");
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(push_all).join().unwrap())
+}
+
+#[test]
+fn pushes_to_a_stuck_worker_are_bounded_however_small_they_are() {
+    const MEMORY: usize = 1_000_000;
+    const CLIENTS: usize = 20;
+    for size in [0, 1, 16, 1000] {
+        let same = Bytes::from(vec![1; size]);
+        let others = || Bytes::from(vec![1; size]);
+        for is_same in [true, false] {
+            let mut rig = rig(MEMORY);
+            let clients: Vec<_> = (0..CLIENTS).map(|_| rig.connect()).collect();
+            let handles = rig.seen().handles.clone();
+            let event = || if is_same { same.clone() } else { others() };
+            let accepted = push_until_refused(&handles, event);
+            // The first of them to each connection do not count.
+            let most = (MEMORY + CLIENTS * 64 * 1024) / MAIL;
+            let least = CLIENTS * 64 * 1024 / (size + 2 * MAIL);
+            assert!(
+                (least..=most).contains(&accepted),
+                "{accepted} of {size} bytes"
+            );
+            rig.deliver();
+            rig.assert_empty(&clients);
+            assert_eq!(rig.counters().cut, CLIENTS as u64);
+        }
+    }
+}
+
+#[test]
+fn small_pushes_that_wait_for_one_connection_are_bounded_by_what_may_wait_for_it() {
+    for size in [0, 1, 16] {
+        let limits = Limits {
+            outbox_bytes: 50_000,
+            ..Limits::default()
+        };
+        let manner = Manner {
+            makes_handles: true,
+            ..Manner::default()
+        };
+        let mut rig = Rig::with(limits, manner);
+        let client = rig.connect();
+        let handles = rig.seen().handles.clone();
+        let accepted = push_until_refused(&handles, || Bytes::from(vec![1; size]));
+        let [least, most] = [size + 2 * MAIL, MAIL].map(|each| 50_000 / each + 1);
+        assert!(
+            (least..=most).contains(&accepted),
+            "{accepted} of {size} bytes"
+        );
+        rig.deliver();
+        rig.assert_empty(&[client]);
+    }
 }
 
 #[test]
