@@ -19,7 +19,8 @@ pub struct Limits {
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
     /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
-    /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut. With what was
+    /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut; as
+    /// long as its worker is busy, others are cut if the limit is exceeded by a sixteenth. With what was
     /// pushed from other threads and has not reached its connection, because a worker is stuck, a push that would exceed it
     /// closes its connection instead. There shared bytes that are pushed to many count once, and each push with what it takes
     /// besides them; the first 64 KiB to each connection do not count.

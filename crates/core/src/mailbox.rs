@@ -52,7 +52,7 @@ pub(crate) enum Mail {
     Dropped { to: ConnectionId, serial: u64 },
     /// A worker that held as many connections as it may holds fewer now: who could not deal should try again.
     Room,
-    /// The process holds more memory than it may, and this worker holds the largest connection.
+    /// The process holds more memory than it may, and this worker holds the largest connection. There is one such mail at a time.
     Shed,
     /// A connection that the predecessor handed over, counted for this worker.
     Restored { name: u16, parcel: Box<Parcel> },

@@ -1,19 +1,32 @@
 //! The bound on what the whole process holds for its connections.
 //!
 //! Each worker counts the bytes of its partial frames and outboxes and adds the difference to one shared sum at the
-//! end of a turn. Above the limit the worker that holds the largest connection is told to cut it.
+//! end of a turn. Above the limit the worker that holds the largest connection is told to cut it. It may be busy: then the limit
+//! may be exceeded by [a part of it](EXCESS), and above that the others cut what they have.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// The sum over all workers, and each worker's largest connection as far as it is known.
+/// The limit may be exceeded by so much of it, one sixteenth, while the worker that was told to cut has not looked.
+const EXCESS: u64 = 16;
+
+/// The sum over all workers, and what is known of each.
 pub(crate) struct Memory {
     limit: u64,
     /// What connections hold.
     total: AtomicU64,
     /// What is under way to connections; see [`crate::transit`]. Nobody is cut for it, since that would not free it.
     under_way: AtomicU64,
-    largest: Vec<AtomicUsize>,
+    workers: Vec<Holder>,
+}
+
+/// What is known of a worker.
+#[derive(Default)]
+struct Holder {
+    /// What its largest connection holds, or held not long ago.
+    largest: AtomicUsize,
+    /// It was told to cut, and has not come to that mail.
+    is_told: AtomicBool,
 }
 
 impl Memory {
@@ -22,7 +35,7 @@ impl Memory {
             limit,
             total: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
-            largest: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            workers: (0..workers).map(|_| Holder::default()).collect(),
         })
     }
 
@@ -71,7 +84,7 @@ impl Meter {
     pub(crate) fn change(&mut self, before: usize, after: usize) {
         debug_assert!(self.held >= before as u64);
         self.held = self.held - before as u64 + after as u64;
-        let largest = &self.memory.largest[self.worker];
+        let largest = &self.memory.workers[self.worker].largest;
         if after > largest.load(Ordering::Relaxed) {
             largest.store(after, Ordering::Relaxed);
         }
@@ -98,17 +111,47 @@ impl Meter {
     }
 
     fn over_limit(&self) -> Option<usize> {
-        if self.memory.total.load(Ordering::Relaxed) <= self.memory.limit {
+        let Memory {
+            limit,
+            total,
+            workers,
+            ..
+        } = &*self.memory;
+        let total = total.load(Ordering::Relaxed);
+        if total <= *limit {
             return None;
         }
-        let largest = |worker: &usize| self.memory.largest[*worker].load(Ordering::Relaxed);
-        (0..self.memory.largest.len()).max_by_key(largest)
+        let largest = |worker: &usize| workers[*worker].largest.load(Ordering::Relaxed);
+        let looks = |worker: &usize| {
+            *worker == self.worker || !workers[*worker].is_told.load(Ordering::Relaxed)
+        };
+        let holder = (0..workers.len()).max_by_key(largest)?;
+        if looks(&holder) {
+            Some(holder)
+        } else if total - limit <= limit / EXCESS {
+            None
+        } else {
+            (0..workers.len()).filter(looks).max_by_key(largest)
+        }
+    }
+
+    /// Notes that the worker is told to cut its largest connection. Returns whether it has to be, because it was not before.
+    pub(crate) fn tell(&self, worker: usize) -> bool {
+        let is_told = &self.memory.workers[worker].is_told;
+        !is_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// The worker was told to cut, and is about to look what it has.
+    pub(crate) fn hear(&self) {
+        let is_told = &self.memory.workers[self.worker].is_told;
+        is_told.store(false, Ordering::Relaxed);
     }
 
     /// States what this worker's largest connection holds, after a look at all of them. If another worker is known to
     /// have a larger one, or the limit is kept by now, there is nothing to cut here: `false`.
     pub(crate) fn must_cut(&mut self, largest: usize) -> bool {
-        self.memory.largest[self.worker].store(largest, Ordering::Relaxed);
+        let known = &self.memory.workers[self.worker].largest;
+        known.store(largest, Ordering::Relaxed);
         largest > 0 && self.publish() == Some(self.worker)
     }
 }
@@ -117,6 +160,8 @@ impl Drop for Meter {
     fn drop(&mut self) {
         self.held = 0;
         self.publish();
+        let known = &self.memory.workers[self.worker].largest;
+        known.store(0, Ordering::Relaxed);
     }
 }
 
@@ -141,6 +186,18 @@ mod tests {
         assert!(!meters[0].must_cut(0));
         drop(meters);
         assert_eq!(memory.total(), 0);
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_is_not_named_any_more() {
+        let memory = Memory::new(1000, 2);
+        let mut meters = [Meter::new(memory.clone(), 0), Meter::new(memory.clone(), 1)];
+        meters[1].change(0, 900);
+        let [mut left, ended] = meters;
+        drop(ended);
+        left.change(0, 600);
+        left.change(0, 600);
+        assert_eq!(left.publish(), Some(0));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::timers::Wheel;
 
 mod large;
 mod mail;
+mod memory;
 mod parting;
 mod sending;
 mod stopping;
@@ -288,18 +289,7 @@ impl<L: Link> Shard<L> {
         }
         self.ready.drain(..count);
         self.advance_stop();
-        let me = self.desk.worker as usize;
-        let mut holder = self.desk.meter.publish();
-        if holder == Some(me) && !self.shed() {
-            // What was known of this worker was out of date.
-            holder = self.desk.meter.publish();
-        }
-        if let Some(worker) = holder
-            && worker != me
-            && let Some(post) = self.crew.posts.get(worker)
-        {
-            let _ = post.send(Mail::Shed);
-        }
+        self.bound_memory();
     }
 
     // --- what the engine asks -------------------------------------------------------------------------------------
@@ -514,22 +504,6 @@ impl<L: Link> Shard<L> {
         }
         self.note_limits(slot);
         self.touch(slot);
-    }
-
-    /// Cuts the connection that holds most, if it still has to be done and is this worker's to do. Returns whether it did.
-    fn shed(&mut self) -> bool {
-        let holders = self
-            .connections
-            .iter()
-            .map(|(slot, entry)| (entry.connection.metered, slot as u32));
-        let largest = holders.max().unwrap_or((0, 0));
-        let must = self.desk.meter.must_cut(largest.0);
-        if must {
-            self.with(largest.1, |connection, desk| {
-                connection.close(Close::Memory, desk)
-            });
-        }
-        must
     }
 
     fn slots(&self) -> Vec<u32> {

@@ -24,6 +24,8 @@
 //! ```
 
 mod drive;
+#[cfg(test)]
+mod memory;
 mod succession;
 
 use std::io;
@@ -393,7 +395,7 @@ mod tests {
     use crate::service::{Flow, Refusal};
 
     /// Answers every frame with 60000 bytes.
-    struct Talkative;
+    pub(super) struct Talkative;
 
     impl Service for Talkative {
         type Session = ();
@@ -445,26 +447,5 @@ mod tests {
         }
         let touched = std::iter::from_fn(|| exchange.shard.next_touched());
         assert_eq!(touched.collect::<Vec<_>>(), order[..4]);
-    }
-
-    #[test]
-    fn memory_that_an_engine_is_about_to_give_back_costs_nobody_else_a_connection() {
-        let limits = Limits {
-            memory: 100_000,
-            ..Limits::default()
-        };
-        let mut exchange = Exchange::with_limits(Talkative, limits);
-        let clients = [exchange.connect(), exchange.connect()];
-        for client in clients {
-            exchange.set_window(client, Some(0));
-            exchange.shard.received(client.0 as u32, &[0x01], None);
-        }
-        // Turns in which the engine waits for what it has in flight on the connection that is cut.
-        for _ in 0..5 {
-            exchange.shard.work();
-        }
-        exchange.settle();
-        assert_eq!(exchange.counters().cut, 1);
-        assert_eq!(exchange.counters().open, 1);
     }
 }

@@ -79,9 +79,7 @@ impl<L: Link> Shard<L> {
             }),
             Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
             Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
-            Mail::Shed => {
-                self.shed();
-            }
+            Mail::Shed => self.shed_as_told(),
             Mail::Fence { to } => self.pass_fence(to),
             Mail::Look => {}
         }

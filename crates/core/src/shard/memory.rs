@@ -1,0 +1,54 @@
+//! A worker's part in bounding what all connections hold.
+
+use std::collections::BinaryHeap;
+
+use super::Shard;
+use crate::close::Close;
+use crate::mailbox::Mail;
+use crate::peer::Link;
+
+impl<L: Link> Shard<L> {
+    /// Tells the others what this worker's connections hold by now. If that is too much, cuts connections, or tells the worker
+    /// to do so that holds the largest.
+    pub(super) fn bound_memory(&mut self) {
+        let me = self.desk.worker as usize;
+        let mut holder = self.desk.meter.publish();
+        if holder == Some(me) && !self.shed() {
+            // What was known of this worker was out of date.
+            holder = self.desk.meter.publish();
+        }
+        if let Some(worker) = holder
+            && worker != me
+            && self.desk.meter.tell(worker)
+            && let Some(post) = self.crew.posts.get(worker)
+        {
+            let _ = post.send(Mail::Shed);
+        }
+    }
+
+    /// The worker was told to cut connections.
+    pub(super) fn shed_as_told(&mut self) {
+        self.desk.meter.hear();
+        self.shed();
+    }
+
+    /// Cuts the connections that hold most, as long as it has to be done and is this worker's to do. Returns whether it did.
+    fn shed(&mut self) -> bool {
+        let holders = self
+            .connections
+            .iter()
+            .map(|(slot, entry)| (entry.connection.metered, slot as u32));
+        let mut holders: BinaryHeap<(usize, u32)> = holders.filter(|holder| holder.0 > 0).collect();
+        let mut has_cut = false;
+        loop {
+            let (held, slot) = holders.pop().unwrap_or_default();
+            if !self.desk.meter.must_cut(held) {
+                return has_cut;
+            }
+            self.with(slot, |connection, desk| {
+                connection.close(Close::Memory, desk)
+            });
+            has_cut = true;
+        }
+    }
+}
