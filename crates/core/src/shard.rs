@@ -91,6 +91,8 @@ struct Entry<L> {
     is_ready: bool,
     /// When its valid entry in `wheel` comes up; `NEVER` if there is none.
     timed: u64,
+    /// The same for the entry that had to give way to that one, which is valid again after it.
+    timed_after: u64,
     /// It had a deferred reply under way while stopping, and is not read any more: if it were read on when that is
     /// answered, its next requests could open tickets again and again.
     is_frozen: bool,
@@ -169,6 +171,7 @@ impl<L: Link> Shard<L> {
             is_touched: false,
             is_ready: false,
             timed: NEVER,
+            timed_after: NEVER,
             is_frozen: false,
             is_loud: false,
             is_awaited: false,

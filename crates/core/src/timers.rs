@@ -1,8 +1,8 @@
 //! One timer wheel per worker.
 //!
-//! A connection has at most one entry in the wheel, however many time limits it is under, and no call moves an entry:
-//! when one comes up, its owner computes when it is really due and puts it back if that is later. So the data path
-//! never touches the wheel.
+//! A connection has one entry in the wheel, however many time limits it is under, and no call moves an entry: when one comes
+//! up, its owner computes when it is really due and puts it back if that is later. So the data path never touches the wheel.
+//! Only what is due before that entry gets one of its own, and the other waits behind it.
 
 /// Length of a tick. Time limits are kept with this precision, never early.
 const TICK_MS: u32 = 32;
@@ -27,6 +27,12 @@ impl<T> Wheel<T> {
             next_tick: 0,
             len: 0,
         }
+    }
+
+    /// How many entries are in it.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// Puts `entry` in, to come up not before `due` (milliseconds on the worker's clock), or at the wheel's horizon

@@ -12,7 +12,7 @@ use crate::reply::Abandoned;
 /// Stands for a time that does not come.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// An entry of the timer wheel. It is void if its connection is gone or has an earlier one by now.
+/// An entry of the timer wheel. It is void if its connection is gone, or as long as that has an earlier one.
 pub(super) struct Timed {
     slot: u32,
     generation: u32,
@@ -67,6 +67,12 @@ impl<L: Link> Shard<L> {
         }
     }
 
+    /// How many entries the timer wheel has.
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> usize {
+        self.wheel.len()
+    }
+
     /// Whether limits are due. The worker must not sleep then, but take up what has happened, and call
     /// [`Shard::caught_up`] when it finds nothing more.
     pub(crate) fn is_catching_up(&self) -> bool {
@@ -94,10 +100,17 @@ impl<L: Link> Shard<L> {
             let Some(entry) = self.connections.get_mut(slot as usize) else {
                 continue;
             };
-            if entry.connection.id.generation != generation || entry.timed != at {
+            if entry.connection.id.generation != generation {
                 continue;
             }
-            entry.timed = NEVER;
+            // The wheel's horizon may be nearer than the earlier one.
+            if entry.timed_after == at {
+                entry.timed_after = NEVER;
+            }
+            if entry.timed != at {
+                continue;
+            }
+            entry.timed = std::mem::replace(&mut entry.timed_after, NEVER);
             if entry.is_frozen && matches!(entry.connection.life, Life::Open) {
                 // What it is silent about waits in the kernel, for us.
                 entry.connection.clock.traffic = now;
@@ -183,7 +196,7 @@ impl<L: Link> Shard<L> {
         if let Some(at) = entry.connection.due(&self.desk.limits)
             && at < entry.timed
         {
-            entry.timed = at;
+            entry.timed_after = std::mem::replace(&mut entry.timed, at);
             let generation = entry.connection.id.generation;
             self.wheel.insert(
                 at,

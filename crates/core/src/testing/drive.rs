@@ -240,6 +240,7 @@ mod tests {
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal, Service};
     use crate::testing::Client;
+    use crate::testing::tests::Talkative;
 
     /// Answers nothing.
     struct Silent;
@@ -311,6 +312,57 @@ mod tests {
                 assert_eq!(turn_at(then + holdup - 1), 0, "it was a short time");
             }
             assert_eq!(turn_at(then + holdup), clients.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_pauses_again_and_again_leaves_nothing_in_the_timer_wheel() {
+        let mut exchange = Exchange::new(Talkative);
+        let client = exchange.connect();
+        exchange.set_window(client, Some(0));
+        let mut most = 0;
+        for _ in 0..600 {
+            // It is served as far ahead as those are who read, which it does when it was looked at again.
+            for _ in 0..10 {
+                exchange.receive(client, &[0x01]);
+            }
+            assert!(!exchange.reads(client));
+            exchange.advance(Duration::from_millis(40));
+            assert!(exchange.reads(client));
+            exchange.set_window(client, None);
+            exchange.set_window(client, Some(0));
+            most = most.max(exchange.shard.timers());
+        }
+        assert!(most <= 2, "{most}");
+        // The time in which it must take something is noted all the same.
+        exchange.receive(client, &[0x01]);
+        exchange.advance(Duration::from_secs(29));
+        assert_eq!(exchange.counters().timed_out, 0);
+        exchange.advance(Duration::from_secs(2));
+        assert_eq!(exchange.counters().timed_out, 1);
+    }
+
+    #[test]
+    fn no_limit_is_lost_whichever_of_two_entries_comes_up_first() {
+        // What is due in 30 seconds is looked at in 16, the wheel's horizon, and a peer that reads a byte in 10 milliseconds.
+        for reads_after in (16_200..16_500).step_by(5) {
+            let mut exchange = Exchange::new(Talkative);
+            let client = exchange.connect();
+            exchange.set_window(client, Some(0));
+            for _ in 0..10 {
+                exchange.receive(client, &[0x01]);
+            }
+            exchange.advance(Duration::from_millis(reads_after));
+            exchange.set_window(client, Some(1));
+            assert!(!exchange.reads(client));
+            for _ in 0..20 {
+                exchange.advance(Duration::from_millis(5));
+            }
+            assert!(exchange.reads(client));
+            exchange.advance(Duration::from_secs(29));
+            assert_eq!(exchange.counters().timed_out, 0, "after {reads_after} ms");
+            exchange.advance(Duration::from_secs(2));
+            assert_eq!(exchange.counters().timed_out, 1, "after {reads_after} ms");
         }
     }
 
