@@ -123,7 +123,7 @@ impl Running {
             }
         }
         drop(report);
-        running.wait_until_armed(&reports)?;
+        running.wait_until_set_up(&reports)?;
         Ok(running)
     }
 
@@ -142,9 +142,9 @@ impl Running {
             .name(format!("ringhold-{}", post.index))
             .spawn(move || {
                 let mut guard = guard;
-                guard.served = worker::run(post, move |armed| {
+                guard.served = worker::run(post, move |made| {
                     // Nobody listens any more if another worker could not start; this one is told to stop.
-                    let _ = report.send(armed);
+                    let _ = report.send(made);
                 });
             })?;
         self.workers.push(thread);
@@ -152,7 +152,7 @@ impl Running {
     }
 
     /// Waits until every worker has reported. If one cannot serve, none is left when this returns.
-    fn wait_until_armed(
+    fn wait_until_set_up(
         &mut self,
         reports: &mpsc::Receiver<Result<(), String>>,
     ) -> Result<(), ServerError> {

@@ -149,7 +149,8 @@ impl Server {
         Ok(listeners::rehearse_binding(&self.config, &inherited, held)?)
     }
 
-    /// Starts the workers and returns when every listener is armed.
+    /// Starts the workers and returns when every socket listens and every worker is set up. Who has connected by then waits in
+    /// the backlog and is accepted now.
     ///
     /// # Errors
     ///

@@ -58,8 +58,8 @@ pub(crate) struct Post {
     pub(crate) acceptors: Vec<Acceptor>,
 }
 
-/// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its listeners are
-/// armed, or with the reason why they cannot be.
+/// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its engine is set
+/// up, or with the reason why it cannot be. Nobody is accepted before [`Mail::Resume`](crate::mailbox::Mail::Resume).
 pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served {
     if let Some(cpu) = post.cpu
         && let Err(error) = crate::cpus::pin(cpu)
@@ -109,7 +109,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
             Shard::new(desk, crew, hosts, drain),
             post.acceptors,
             post.mailbox,
-            |armed| ready(armed.map_err(|unavailable| unavailable.to_string())),
+            |made| ready(made.map_err(|unavailable| unavailable.to_string())),
         ),
         EngineKind::Portable => portable::run(
             &post.config.ring,
@@ -117,7 +117,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
             Shard::new(desk, crew, hosts, drain),
             post.acceptors,
             post.mailbox,
-            |armed| ready(armed.map_err(|unavailable| unavailable.to_string())),
+            |made| ready(made.map_err(|unavailable| unavailable.to_string())),
         ),
     }
 }

@@ -75,8 +75,8 @@ enum Wait {
 
 /// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
 ///
-/// `ready` is called once when connections to every listener will be served, or with the reason why the engine cannot
-/// work here. In the latter case the shard and the listeners are unused.
+/// `ready` is called once when the engine is set up, or with the reason why it cannot work here. In the latter case the
+/// shard and the listeners are unused. Nobody is accepted before [`Mail::Resume`].
 ///
 /// It fails if an eventfd cannot be read.
 pub(crate) fn run(

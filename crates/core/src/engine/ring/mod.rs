@@ -97,8 +97,8 @@ struct Engine<'r> {
 
 /// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
 ///
-/// `ready` is called once when every listener is armed, or with the reason why the engine cannot work here. In the
-/// latter case the shard and the listeners are unused.
+/// `ready` is called once when the engine is set up, or with the reason why it cannot work here. In the latter case the
+/// shard and the listeners are unused. Nobody is accepted before [`Mail::Resume`].
 ///
 /// It fails with what io_uring_enter(2) answers when nothing can be done about it. Connections and what they hold are leaked
 /// then.
@@ -169,7 +169,7 @@ pub(crate) fn run(
         finishes: false,
         alarm: Alarm::new(),
     });
-    if let Err(error) = engine.arm_all() {
+    if let Err(error) = engine.begin() {
         return Served::nothing(Err(error));
     }
     ready(Ok(()));
@@ -202,11 +202,9 @@ fn probe_operations(ring: &mut io_uring::IoUring) -> Result<(), Unavailable> {
 }
 
 impl Engine<'_> {
-    fn arm_all(&mut self) -> io::Result<()> {
+    /// Sees that the kernel takes what is submitted. Listeners wait for the mail that lets them accept.
+    fn begin(&mut self) -> io::Result<()> {
         self.shard.woken(self.clock.now());
-        for index in 0..self.acceptors.len() {
-            self.arm_accept(index)?;
-        }
         self.arm_wake()?;
         self.enter(Wait::No)
     }
