@@ -60,14 +60,6 @@ impl Close {
         )
     }
 
-    /// Whether the peer, rather than the server or the network, is to blame.
-    pub fn is_bad_input(&self) -> bool {
-        matches!(
-            self,
-            Close::Framing(_) | Close::TopLevel(_) | Close::Truncated | Close::Rejected(_)
-        )
-    }
-
     /// Whether the peer or the service had said all that it wanted to. What is still queued is then an answer like any other,
     /// and may take as long.
     pub(crate) fn is_by_agreement(&self) -> bool {

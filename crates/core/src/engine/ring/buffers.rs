@@ -250,10 +250,9 @@ impl Buffers {
         self.unpublished += 1;
     }
 
-    /// Lets the kernel have the free buffers. Returns how many there were.
-    pub(super) fn publish(&mut self) -> usize {
-        let count = std::mem::take(&mut self.unpublished);
-        if count > 0 {
+    /// Lets the kernel have the free buffers.
+    pub(super) fn publish(&mut self) {
+        if std::mem::take(&mut self.unpublished) > 0 {
             let base = self.ring.base.as_ptr().cast::<BufRingEntry>();
             // SAFETY: `base` is the ring's first entry, and the tail lies within it.
             #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
@@ -264,7 +263,6 @@ impl Buffers {
             // Release: the entries were written before.
             tail.store(self.tail, Ordering::Release);
         }
-        count as usize
     }
 }
 
