@@ -149,6 +149,11 @@ impl<L: Link> Shard<L> {
     /// was being closed already or its service cannot save the session.
     pub(crate) fn release(&mut self, slot: u32) -> Option<Parcel> {
         let entry = self.connections.get(slot as usize)?;
+        // Also of one that came, or was given its first handle, when the others had been told. Before the last look at what
+        // was pushed, so that of a push and this one has seen the other.
+        if let Some(handle) = entry.handle.get() {
+            handle.end(PushError::Gone);
+        }
         if !self.hands_over || !self.is_at_rest(entry) {
             if matches!(entry.connection.life, Life::Open | Life::Ended) {
                 // Another thread has pushed something just now. It comes again when that has arrived, or will not.

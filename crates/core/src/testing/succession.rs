@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::frame::Frame;
     use crate::limits::Limits;
-    use crate::peer::{Handle, Peer};
+    use crate::peer::{Handle, Peer, PushError};
     use crate::reply::{Abandoned, Reply, Ticket};
     use crate::service::{Flow, Refusal, RestoreError, Saved};
 
@@ -419,5 +419,46 @@ mod tests {
                 expected
             );
         }
+    }
+
+    /// Another worker may accept a connection and deal it to this one when this one has begun to give its own away.
+    #[test]
+    fn of_a_push_to_a_late_connection_the_answer_is_true() {
+        /// Another thread pushes to the connection in the moment in which it is given away.
+        #[derive(Clone, Default)]
+        struct PushedTo(Rc<RefCell<Vec<Result<(), PushError>>>>);
+
+        impl Service for PushedTo {
+            type Session = Handle;
+
+            fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<Handle, Refusal> {
+                Ok(peer.handle())
+            }
+
+            fn frame(&mut self, _: &mut Handle, _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+                Flow::Continue
+            }
+
+            fn save(&self, handle: &Handle) -> Saved {
+                let handle = handle.clone();
+                let elsewhere = std::thread::spawn(move || handle.push(vec![9]));
+                self.0.borrow_mut().push(elsewhere.join().unwrap());
+                Saved::Stateless
+            }
+        }
+
+        let service = PushedTo::default();
+        let mut exchange = Exchange::new(service.clone());
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.settle();
+        exchange.connect();
+        let pushed = service.0.take();
+        let [parted] = &exchange.parted[..] else {
+            panic!("it is not given away");
+        };
+        let arrived = [&parted.wire.sent, &parted.parcel.output[..]].concat();
+        let accepted = pushed.iter().filter(|pushed| pushed.is_ok()).count();
+        assert_eq!(arrived, vec![9; accepted]);
+        assert_eq!(pushed.last(), Some(&Err(PushError::Gone)));
     }
 }
