@@ -403,6 +403,11 @@ impl Connection {
         }
     }
 
+    /// Whether it takes received bytes now: it is not paused, and has not too much that waits for its turn.
+    pub(crate) fn takes_input(&self) -> bool {
+        matches!(self.life, Life::Open) && self.desired_receive() != Receive::Pause
+    }
+
     fn desired_receive(&self) -> Receive {
         if self.is_paused() {
             return Receive::Pause;

@@ -52,6 +52,8 @@ pub(crate) struct Shard<L> {
     wheel: Wheel<Timed>,
     /// What the kernel held for peers, by slot, when the time for a write was over last.
     unread: HashMap<u32, u64>,
+    /// What a stop has still to read from paused connections, by slot, in bytes.
+    last_bytes: HashMap<u32, u64>,
     /// Limits that are due and have not taken effect.
     catch_up: Option<CatchUp>,
     /// Reused when they do.
@@ -127,6 +129,7 @@ impl<L: Link> Shard<L> {
             ready: Vec::new(),
             wheel: Wheel::new(),
             unread: HashMap::new(),
+            last_bytes: HashMap::new(),
             catch_up: None,
             due: Vec::new(),
             next_generation: 0,
@@ -216,11 +219,6 @@ impl<L: Link> Shard<L> {
         self.with(slot, |connection, desk| connection.shut(desk.now));
     }
 
-    /// Nothing more will be received on this connection, because the server stops.
-    pub(crate) fn quiet(&mut self, slot: u32) {
-        self.with(slot, |connection, _| connection.quiet = true);
-    }
-
     /// The engine has closed the socket: forget the connection.
     pub(crate) fn closed(&mut self, slot: u32) -> L {
         self.forget(slot, Close::Stopping)
@@ -242,6 +240,9 @@ impl<L: Link> Shard<L> {
         self.loud -= usize::from(entry.is_loud);
         if !self.unread.is_empty() {
             self.unread.remove(&slot);
+        }
+        if !self.last_bytes.is_empty() {
+            self.last_bytes.remove(&slot);
         }
         let life = std::mem::replace(&mut connection.life, Life::Open);
         let why = match life {
@@ -384,24 +385,6 @@ impl<L: Link> Shard<L> {
             entry.is_touched = true;
             self.touched.push_back(slot);
         }
-    }
-
-    /// Whether [`Shard::quiet`] was called.
-    pub(crate) fn is_quiet(&self, slot: u32) -> bool {
-        self.connections
-            .get(slot as usize)
-            .is_some_and(|entry| entry.connection.quiet)
-    }
-
-    /// Whether received bytes would be dispatched at once.
-    pub(crate) fn takes_input(&self, slot: u32) -> bool {
-        let connection = self
-            .connections
-            .get(slot as usize)
-            .map(|entry| &entry.connection);
-        connection.is_some_and(|connection| {
-            matches!(connection.life, Life::Open) && !connection.is_paused()
-        })
     }
 
     /// Whether it has input that will be dispatched in the next turn.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, sockopt_impl};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::RecvFlags;
 
 use crate::handover::parcel::Parcel;
@@ -111,14 +111,11 @@ sockopt_impl!(
 /// post cannot keep a worker from its sockets.
 pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
 
-/// At the end of a connection at most so many bytes are read that the kernel had received by then.
-const LAST_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// The server stops and this connection receives no more: takes what the kernel has for it by now, unless a successor
-/// will, so that every request that arrived whole is answered, and reports the end. Nothing may be receiving on the
-/// socket.
+/// will, so that every request that arrived whole is answered, and reports the end. If the connection is paused before it has
+/// got all, it has the rest when it goes on and this is called again. Nothing may be receiving on the socket.
 pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
-    if shard.is_quiet(slot) {
+    if !shard.reads_last(slot) {
         return;
     }
     if shard.hands_over() {
@@ -126,22 +123,31 @@ pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
         shard.quiet(slot);
         return;
     }
+    // The kernel always knows it of a connection.
+    let mut left = shard.last_bytes(slot, |link| ioctl_fionread(link).unwrap_or(0));
     let mut buffer = [0; 16 * 1024];
-    let mut total = 0;
-    while total < LAST_BYTES_MAX && shard.takes_input(slot) {
+    while shard.takes_input(slot) {
         let Some(link) = shard.link(slot) else {
             return;
         };
         match rustix::net::recv(link.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => shard.ended(slot),
             Ok((length, _)) => {
-                total += length;
                 shard.received(slot, &buffer[..length], None);
+                // When nothing is left the end may still come.
+                let Some(rest) = left.checked_sub(length as u64) else {
+                    left = 0;
+                    break;
+                };
+                left = rest;
             }
-            Err(Errno::AGAIN) => break,
+            Err(Errno::AGAIN) => {
+                left = 0;
+                break;
+            }
             Err(Errno::INTR) => {}
             Err(errno) => shard.failed(slot, errno.into()),
         }
     }
-    shard.quiet(slot);
+    shard.read_last(slot, left);
 }

@@ -93,6 +93,47 @@ impl<L: Link> Shard<L> {
         }
     }
 
+    /// Whether the connection is read no more because the server stops, and what the kernel has for it by now was not taken
+    /// yet.
+    pub(crate) fn reads_last(&self, slot: u32) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+            && self
+                .connections
+                .get(slot as usize)
+                .is_some_and(|entry| !entry.connection.quiet)
+    }
+
+    /// Whether the connection takes received bytes now.
+    pub(crate) fn takes_input(&self, slot: u32) -> bool {
+        let entry = self.connections.get(slot as usize);
+        entry.is_some_and(|entry| entry.connection.takes_input())
+    }
+
+    /// How much of what the kernel had received when the server stopped reading is left there; the first time, `there` says
+    /// how much that is.
+    pub(crate) fn last_bytes(&self, slot: u32, there: impl FnOnce(&L) -> u64) -> u64 {
+        let known = self.last_bytes.get(&slot).copied();
+        let entry = self.connections.get(slot as usize);
+        known.unwrap_or_else(|| entry.map_or(0, |entry| there(&entry.link)))
+    }
+
+    /// All but `left` bytes of that were taken. If there are any, the connection takes no more for now.
+    pub(crate) fn read_last(&mut self, slot: u32, left: u64) {
+        let entry = self.connections.get(slot as usize);
+        let is_open = entry.is_some_and(|entry| matches!(entry.connection.life, Life::Open));
+        if left > 0 && is_open {
+            self.last_bytes.insert(slot, left);
+        } else {
+            self.quiet(slot);
+        }
+    }
+
+    /// Nothing more will be received on this connection.
+    pub(crate) fn quiet(&mut self, slot: u32) {
+        self.last_bytes.remove(&slot);
+        self.with(slot, |connection, _| connection.quiet = true);
+    }
+
     /// Moves a stop to its next phase when what it waits for has come, or its time is over.
     pub(super) fn advance_stop(&mut self) {
         let now = self.desk.now;

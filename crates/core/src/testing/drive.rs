@@ -9,7 +9,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Exchange;
 use crate::connection::{Finish, Receive};
 use crate::peer::{Link, PeerAddress};
-use crate::shard::Phase;
 
 /// What takes the place of a socket.
 #[derive(Default)]
@@ -206,12 +205,35 @@ impl Exchange {
 
     /// Nothing more is received. While stopping, what has arrived by now is taken, as an engine does.
     fn read_last(&mut self, slot: u32) -> bool {
-        if !matches!(self.shard.phase(), Phase::Draining { .. }) || self.shard.is_quiet(slot) {
+        if !self.shard.reads_last(slot) {
             return false;
         }
-        while self.shard.takes_input(slot) && self.read(slot, Receive::Stream) {}
-        self.shard.quiet(slot);
-        true
+        if self.shard.hands_over() {
+            self.shard.quiet(slot);
+            return true;
+        }
+        let mut left = self.shard.last_bytes(slot, |wire| wire.unread() as u64);
+        let mut has_read = false;
+        while self.shard.takes_input(slot) {
+            let before = self.unread_in(slot);
+            if !self.read(slot, Receive::Stream) {
+                left = 0;
+                break;
+            }
+            has_read = true;
+            let taken = before - self.unread_in(slot);
+            let Some(rest) = left.checked_sub(taken as u64) else {
+                left = 0;
+                break;
+            };
+            left = rest;
+        }
+        self.shard.read_last(slot, left);
+        has_read || left == 0
+    }
+
+    fn unread_in(&mut self, slot: u32) -> usize {
+        self.shard.link(slot).map_or(0, |wire| wire.unread())
     }
 
     fn close(&mut self, slot: u32) {

@@ -265,6 +265,36 @@ fn what_a_paused_connection_had_received_is_answered() {
     rig.assert_empty(&[client]);
 }
 
+/// What comes after the stop is not read any more, however long the connection has still to go.
+#[test]
+fn what_a_paused_connection_had_not_read_by_then_is_answered_too() {
+    let mut rig = Rig::with_limits(Limits {
+        outbox_bytes: 10_000,
+        ..Limits::default()
+    });
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    let pieces: Vec<Vec<u8>> = (0..40).map(|i| bin(995, i)).collect();
+    for piece in &pieces {
+        rig.receive(client, piece);
+    }
+    assert!(rig.unread(client) > 30_000);
+    rig.stop();
+    for i in 40..80 {
+        rig.receive(client, &bin(995, i));
+    }
+    rig.advance(ms(500));
+    rig.set_window(client, Some(12_000));
+    rig.set_window(client, None);
+    let sent = rig.take_sent(client);
+    assert!(sent.starts_with(&pieces.concat()));
+    // The look that looks for the end may find one more.
+    assert!(sent.len() <= 41 * pieces[0].len());
+    assert!(rig.is_shut(client));
+    assert_eq!(rig.reasons(), [STOPS]);
+    rig.assert_empty(&[client]);
+}
+
 #[test]
 fn a_connection_that_comes_while_the_server_stops_is_served_what_it_sent() {
     let mut rig = apologetic();

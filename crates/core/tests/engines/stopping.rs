@@ -1,9 +1,11 @@
 //! Stops in the middle of everything.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, GREETING, connect, connect_unix, engines, expect, expect_end, frame};
 
@@ -99,6 +101,70 @@ fn what_was_received_whole_is_answered_before_the_end() {
     }
 }
 
+/// Answers the frames of each connection with large ones, by their numbers.
+struct Verbose;
+
+const ANSWER_BYTES: usize = 60_000;
+
+impl Service for Verbose {
+    type Session = u32;
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<u32, Refusal> {
+        Ok(0)
+    }
+
+    fn frame(&mut self, number: &mut u32, _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.write(|out| out.extend(frame(ANSWER_BYTES, *number)));
+        *number += 1;
+        Flow::Continue
+    }
+}
+
+/// A client does not read, so that it is paused, and the kernel holds requests of it when the server stops.
+fn stop_while_paused<S: Read + Write>(bed: Bed, connect: impl Fn(&Bed) -> S) {
+    let [mut client, mut other] = [(); 2].map(|()| connect(&bed));
+    // More than the buffers of the kernel take of the answers, however much those grow.
+    let before = [0xc0; 700];
+    client.write_all(&before).unwrap();
+    let (mut sent, mut looks) = (0, 0);
+    bed.until("a pause that lasts", |bed| {
+        let total = bed.total();
+        looks = if total.bytes_out == sent {
+            looks + 1
+        } else {
+            0
+        };
+        sent = total.bytes_out;
+        total.pauses > 0 && looks > 100
+    });
+    let unread = [0xc0; 30];
+    client.write_all(&unread).unwrap();
+    bed.stop();
+    // From here on nobody is read any more who is not paused.
+    expect_end(&mut other);
+    drop(other);
+    let count = before.len() + unread.len();
+    for number in 0..count {
+        expect(&mut client, &frame(ANSWER_BYTES, number as u32));
+    }
+    expect_end(&mut client);
+    drop(client);
+    let total = bed.finish();
+    assert_eq!(total.frames_in, count as u64);
+    assert_eq!((total.failed, total.timed_out), (0, 0));
+}
+
+#[test]
+fn what_had_arrived_for_a_paused_connection_is_answered_when_it_goes_on() {
+    for engine in engines() {
+        let config = "workers = 1\n[limits]\noutbox_bytes = 500000\n[sockets.all]\nlisten = [\"127.0.0.1:0\", \"unix:@/all.sock\"]\n";
+        let start =
+            || Bed::start_serving(engine, config, |server| server.service("all", |_| Verbose));
+        stop_while_paused(start(), Bed::connect);
+        stop_while_paused(start(), |bed| connect_unix(&bed.path("all.sock")));
+    }
+}
+
 #[test]
 fn whole_answers_arrive_when_a_server_stops_under_load() {
     for engine in engines() {
@@ -134,7 +200,6 @@ fn whole_answers_arrive_when_a_server_stops_under_load() {
 
 /// Sends requests while it reads, until the server ends the connection. Returns what was read.
 fn sends_until_the_end(client: &mut std::net::TcpStream, request: &[u8]) -> Vec<u8> {
-    use std::io::Read;
     let mut all = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     client.write_all(&request.repeat(8)).unwrap();

@@ -35,7 +35,7 @@ use crate::connection::{Finish, Receive};
 use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, Unavailable, let_go, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
-use crate::shard::{Errand, Phase, Shard};
+use crate::shard::{Errand, Shard};
 
 pub(crate) use self::link::PortableLink;
 pub(crate) use self::probe::probe;
@@ -343,11 +343,9 @@ impl Engine {
         }
         match desire.receive {
             Receive::Stream | Receive::Large => self.receive(slot, generation, desire.receive),
-            Receive::Stop if matches!(self.shard.phase(), Phase::Draining { .. }) => {
-                self.read_last(slot);
-            }
+            Receive::Stop => self.read_last(slot),
             // A poll may go on: it takes nothing.
-            Receive::Stop | Receive::Pause => {}
+            Receive::Pause => {}
         }
     }
 

@@ -113,9 +113,7 @@ impl Engine<'_> {
             // It is over by the time that this can be told of it.
             (_, Receiving::Look(_)) => Ok(()),
             (Receive::Stop, Receiving::No) => {
-                if matches!(self.shard.phase(), Phase::Draining { .. }) {
-                    read_last(&mut self.shard, slot);
-                }
+                read_last(&mut self.shard, slot);
                 Ok(())
             }
             (
