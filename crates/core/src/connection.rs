@@ -203,9 +203,12 @@ impl Connection {
 
     /// Whether there are bytes that can be dispatched now.
     pub(crate) fn is_ready(&self) -> bool {
-        self.takes_frames()
-            && !self.is_paused()
-            && self.input.as_ref().is_some_and(|input| input.is_backlog())
+        self.takes_frames() && !self.is_paused() && self.has_backlog()
+    }
+
+    /// Whether there are bytes that can be dispatched, now or when it goes on.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| input.is_backlog())
     }
 
     /// Dispatch stops when more than half of `outbox_bytes` is queued, and goes on at a quarter; in the same way it

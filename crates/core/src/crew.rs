@@ -19,9 +19,13 @@ pub(crate) struct Crew {
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) open_tickets: OpenTickets,
+    /// Connections in the whole process that a handover waits for, since they end before it.
+    pub(crate) endings: OpenTickets,
     /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
     /// could be dealt a connection.
     acceptors: Vec<AtomicUsize>,
+    /// By worker: it has counted those of its connections among the endings.
+    asked: Vec<AtomicBool>,
     /// A worker reads no more, because a handover has nothing to wait for any more.
     parts: AtomicBool,
     /// By worker: it gives its services no more frames, because of a handover.
@@ -39,14 +43,17 @@ impl Crew {
         metrics: Arc<Metrics>,
         acceptors: Vec<usize>,
     ) -> Arc<Self> {
+        let by_worker = || posts.iter().map(|_| AtomicBool::new(false)).collect();
         Arc::new(Crew {
-            rests: posts.iter().map(|_| AtomicBool::new(false)).collect(),
+            asked: by_worker(),
+            rests: by_worker(),
             posts,
             names,
             dealer,
             memory,
             metrics,
             open_tickets: OpenTickets::default(),
+            endings: OpenTickets::default(),
             acceptors: acceptors.into_iter().map(AtomicUsize::new).collect(),
             parts: AtomicBool::new(false),
             has_surplus: AtomicBool::new(false),
@@ -78,8 +85,30 @@ impl Crew {
     /// A worker has ended, or was never begun: nobody is to wait for it.
     pub(crate) fn worker_ended(&self, worker: usize) {
         self.acceptors[worker].store(0, Ordering::Release);
+        self.asked[worker].store(true, Ordering::SeqCst);
         self.rests[worker].store(true, Ordering::SeqCst);
         self.wake_all();
+    }
+
+    /// A worker has counted those of its connections that end before a handover.
+    pub(crate) fn asked(&self, worker: usize) {
+        self.asked[worker].store(true, Ordering::SeqCst);
+        if self.all_asked() {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn has_asked(&self, worker: usize) -> bool {
+        self.asked[worker].load(Ordering::SeqCst)
+    }
+
+    fn all_asked(&self) -> bool {
+        self.asked.iter().all(|asked| asked.load(Ordering::SeqCst))
+    }
+
+    /// Whether a handover has nothing more to wait for: no deferred reply, and no connection that ends before it.
+    pub(crate) fn may_part(&self) -> bool {
+        self.all_asked() && self.endings.count() == 0 && self.open_tickets.count() == 0
     }
 
     /// The waiting before a handover is over, for all workers.
@@ -109,6 +138,13 @@ impl Crew {
     /// A deferred reply was given, or will not be.
     pub(crate) fn ticket_closed(&self) {
         if self.open_tickets.closed() {
+            self.wake_all();
+        }
+    }
+
+    /// A connection has ended that a handover waited for, or is handed over after all.
+    pub(crate) fn ending_over(&self) {
+        if self.endings.closed() {
             self.wake_all();
         }
     }

@@ -299,12 +299,7 @@ impl<S: Service> Host for Hosted<S> {
             let session = host.sessions.get(key as usize)?;
             Some(host.service.save(session))
         });
-        let saved = saved.flatten().unwrap_or(Saved::Close);
-        if saved == Saved::Close {
-            let name = reply.connection.name;
-            reply.desk.name_counters(name).unsaved.add(1);
-        }
-        saved
+        saved.flatten().unwrap_or(Saved::Close)
     }
 
     fn input(&mut self, bytes: &[u8], lender: Option<&dyn Lend>, reply: &mut Reply<'_>) {

@@ -73,6 +73,9 @@ pub trait Service: 'static {
 
     /// What the successor needs to continue this session. It may be another version of the program, an older one too.
     ///
+    /// It is asked more than once before a restart or reload, and the last answer counts. A connection that cannot be continued by the
+    /// first one is read no more: what has arrived for it is answered, and it ends, unless that has made it one that can be.
+    ///
     /// The default is [`Saved::Close`]: each restart and reload ends the connections. A service whose sessions hold nothing
     /// that the next one needs answers [`Saved::Stateless`].
     fn save(&self, session: &Self::Session) -> Saved {
@@ -135,7 +138,7 @@ pub enum Saved {
     Stateless,
     /// These bytes, from which `restore` continues.
     Bytes(Bytes),
-    /// It cannot be continued: the connection is closed instead.
+    /// It cannot be continued: the connection ends instead, when what has arrived is answered.
     Close,
 }
 

@@ -31,6 +31,7 @@ mod parting;
 mod sending;
 mod stopping;
 mod time;
+mod unsaved;
 
 pub(crate) use self::mail::Errand;
 use self::parting::Rest;
@@ -100,8 +101,10 @@ struct Entry<L> {
     is_frozen: bool,
     /// It is counted as one that holds up a handover, because something may still be received on it.
     is_loud: bool,
-    /// It is counted among the open tickets, because a handover waits until its last output is written.
+    /// It is counted among the endings that a handover waits for.
     is_awaited: bool,
+    /// It cannot be handed over, as far as is known, and ends instead.
+    is_unsaved: bool,
 }
 
 impl<L: Link> Shard<L> {
@@ -155,6 +158,10 @@ impl<L: Link> Shard<L> {
             let peer = peer(id, name, reply);
             host.connected(&peer, reply);
         });
+        if self.hands_over && !self.rests() && matches!(self.phase, Phase::Draining { .. }) {
+            // The others were asked before.
+            self.ask(id.slot);
+        }
         id
     }
 
@@ -178,6 +185,7 @@ impl<L: Link> Shard<L> {
             is_frozen: false,
             is_loud: false,
             is_awaited: false,
+            is_unsaved: false,
         });
         self.burst.grown(self.connections.len());
         let counters = self.desk.name_counters(name);
@@ -235,7 +243,7 @@ impl<L: Link> Shard<L> {
             self.crew.ticket_closed();
         }
         if entry.is_awaited {
-            self.crew.ticket_closed();
+            self.crew.ending_over();
         }
         self.loud -= usize::from(entry.is_loud);
         if !self.unread.is_empty() {
@@ -249,6 +257,8 @@ impl<L: Link> Shard<L> {
             Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => why,
             Life::Open | Life::Ended => otherwise,
         };
+        entry.count_unsaved(&why, &self.desk);
+        let connection = &mut entry.connection;
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
             host.disconnected(connection, &why, &self.desk);
         }
@@ -318,20 +328,14 @@ impl<L: Link> Shard<L> {
         if self.is_to_part(slot) {
             return self.parting_desire(slot);
         }
-        let Entry {
-            connection,
-            is_frozen,
-            ..
-        } = self.connections.get(slot as usize)?;
-        let mut desire = connection.desire();
-        if desire.finish == Finish::No && matches!(connection.life, Life::Open) {
+        let entry = self.connections.get(slot as usize)?;
+        let mut desire = entry.connection.desire();
+        if desire.finish == Finish::No && matches!(entry.connection.life, Life::Open) {
             match self.phase {
                 Phase::Serving => {}
-                Phase::Waiting { .. } => {
-                    if *is_frozen {
-                        desire.receive = Receive::Pause;
-                    }
-                }
+                Phase::Waiting { .. } if entry.is_unsaved => desire.receive = Receive::Stop,
+                Phase::Waiting { .. } if entry.is_frozen => desire.receive = Receive::Pause,
+                Phase::Waiting { .. } => {}
                 Phase::Draining { .. } => desire.receive = Receive::Stop,
             }
         }
@@ -438,20 +442,29 @@ impl<L: Link> Shard<L> {
 
     /// Calls the connection's service, then draws the conclusions.
     fn with_host(&mut self, slot: u32, call: impl FnOnce(&mut dyn Host, &mut Reply<'_>)) {
+        self.call_host(slot, call);
+        self.conclude(slot);
+    }
+
+    /// Calls the connection's service, if there is one.
+    #[inline]
+    fn call_host<R>(
+        &mut self,
+        slot: u32,
+        call: impl FnOnce(&mut dyn Host, &mut Reply<'_>) -> R,
+    ) -> Option<R> {
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             debug_assert!(false, "an event for a connection that is gone");
-            return;
+            return None;
         };
-        if let Some(host) = host_of(&self.desk, &mut self.hosts, entry.connection.name) {
-            let mut reply = Reply {
-                connection: &mut entry.connection,
-                desk: &mut self.desk,
-                link: &entry.link,
-                handle: &entry.handle,
-            };
-            call(host, &mut reply);
-        }
-        self.conclude(slot);
+        let host = host_of(&self.desk, &mut self.hosts, entry.connection.name)?;
+        let mut reply = Reply {
+            connection: &mut entry.connection,
+            desk: &mut self.desk,
+            link: &entry.link,
+            handle: &entry.handle,
+        };
+        Some(call(host, &mut reply))
     }
 
     /// After anything happened to a connection: pause or go on, notice the end, keep the books.
@@ -464,15 +477,6 @@ impl<L: Link> Shard<L> {
         let connection = &mut entry.connection;
         connection.update_pause(&self.desk);
         connection.settle(&mut self.desk);
-        if connection.quiet
-            && !self.hands_over
-            && matches!(connection.life, Life::Open)
-            && !connection.is_ready()
-            && !connection.is_paused()
-            && connection.tickets.is_empty()
-        {
-            connection.close(Close::Stopping, &mut self.desk);
-        }
         connection.account(&mut self.desk);
         let handle = entry.handle.get();
         if let Some(handle) = handle
@@ -488,8 +492,12 @@ impl<L: Link> Shard<L> {
             entry.is_ready = true;
             self.ready.push(slot);
         }
+        let has_answered_last = entry.has_answered_last();
         self.note_limits(slot);
         self.touch(slot);
+        if has_answered_last && self.ends_when_answered(slot) {
+            self.answered_last(slot);
+        }
     }
 
     fn slots(&self) -> Vec<u32> {

@@ -27,6 +27,8 @@ mod drive;
 #[cfg(test)]
 mod memory;
 mod succession;
+#[cfg(test)]
+mod unsaved;
 
 use std::io;
 use std::sync::Arc;

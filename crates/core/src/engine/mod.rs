@@ -118,8 +118,7 @@ pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
     if !shard.reads_last(slot) {
         return;
     }
-    if shard.hands_over() {
-        // The successor reads it.
+    if shard.leaves_last(slot) {
         shard.quiet(slot);
         return;
     }

@@ -24,11 +24,6 @@ pub(super) enum Rest {
 }
 
 impl<L: Link> Shard<L> {
-    /// Whether connections are handed over at the end, rather than closed.
-    pub(crate) fn hands_over(&self) -> bool {
-        self.hands_over
-    }
-
     /// The connections are this process's: bytes may move.
     pub(super) fn resume(&mut self) {
         self.holds = false;
@@ -54,7 +49,7 @@ impl<L: Link> Shard<L> {
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;
         };
-        let is_loud = entry.connection.takes_frames() && !entry.connection.quiet;
+        let is_loud = entry.is_loud();
         if is_loud != entry.is_loud {
             entry.is_loud = is_loud;
             self.loud = if is_loud {
@@ -127,6 +122,8 @@ impl<L: Link> Shard<L> {
             && matches!(self.phase, Phase::Draining { .. })
             && match connection.life {
                 Life::Open | Life::Ended => self.is_at_rest(entry),
+                // It ends as in a plain stop.
+                Life::Closing { .. } | Life::Shut { .. } if entry.is_unsaved => false,
                 // What was pushed to it before comes first.
                 Life::Closing { .. } if connection.takes_mail() => false,
                 Life::Closing { .. } => !connection.owes_only_output() || self.is_at_rest(entry),
@@ -145,8 +142,8 @@ impl<L: Link> Shard<L> {
         })
     }
 
-    /// Takes a connection that is at rest off, with nothing in flight on it. `None` if it is closed instead, because it
-    /// was being closed already or its service cannot save the session.
+    /// Takes a connection that is at rest off, with nothing in flight on it. `None` if it ends instead, because it was being
+    /// closed already or its service cannot save the session.
     pub(crate) fn release(&mut self, slot: u32) -> Option<Parcel> {
         let entry = self.connections.get(slot as usize)?;
         // Also of one that came, or was given its first handle, when the others had been told. Before the last look at what
@@ -163,13 +160,11 @@ impl<L: Link> Shard<L> {
             }
             return None;
         }
-        let mut saved = Saved::Close;
-        self.with_host(slot, |host, reply| saved = host.save(reply));
-        let session = match saved {
+        let session = match self.save(slot) {
             Saved::Stateless => None,
             Saved::Bytes(bytes) => Some(bytes),
             Saved::Close => {
-                self.give_up(slot);
+                self.end_unsaved(slot);
                 return None;
             }
         };

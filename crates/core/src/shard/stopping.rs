@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Shard;
 use super::mail::give_up;
+use super::{Entry, Shard};
 use crate::close::Close;
 use crate::connection::{LINGER, Life, milliseconds};
 use crate::mailbox::Mail;
@@ -22,11 +22,11 @@ pub(crate) enum Phase {
     /// It serves.
     Serving,
     /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
-    /// Before a handover it goes on accepting.
+    /// Before a handover it goes on accepting, and then waits for those that cannot be handed over to end.
     Waiting { until: u64 },
     /// It reads no more. What was received is answered and written. At `until` deferred replies are given up that were
     /// promised before the stop began, the others when as much time again is over; what has not been written a linger time
-    /// after the last of them is not. Before a handover nothing else is waited for.
+    /// after the last of them is not. Before a handover that is only waited for where a connection cannot be handed over.
     Draining { until: u64 },
 }
 
@@ -57,7 +57,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more; and, if it
-    /// is closed rather than handed over, the output that it still has.
+    /// is being closed before a handover, the output that it still has.
     pub(super) fn note_promises(&mut self, slot: u32) {
         if !matches!(self.phase, Phase::Waiting { .. }) {
             return;
@@ -72,7 +72,7 @@ impl<L: Link> Shard<L> {
             && !connection.outbox.is_empty();
         if self.hands_over && is_flushing && !entry.is_awaited {
             entry.is_awaited = true;
-            self.crew.open_tickets.opened();
+            self.crew.endings.opened();
         }
     }
 
@@ -81,6 +81,9 @@ impl<L: Link> Shard<L> {
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
         self.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
+        if self.hands_over {
+            self.find_unsaved();
+        }
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);
@@ -96,11 +99,21 @@ impl<L: Link> Shard<L> {
     /// Whether the connection is read no more because the server stops, and what the kernel has for it by now was not taken
     /// yet.
     pub(crate) fn reads_last(&self, slot: u32) -> bool {
-        matches!(self.phase, Phase::Draining { .. })
-            && self
-                .connections
-                .get(slot as usize)
-                .is_some_and(|entry| !entry.connection.quiet)
+        let is_stopping = |entry: &Entry<L>| match self.phase {
+            Phase::Serving => false,
+            Phase::Waiting { .. } => entry.is_unsaved,
+            Phase::Draining { .. } => true,
+        };
+        self.connections
+            .get(slot as usize)
+            .is_some_and(|entry| !entry.connection.quiet && is_stopping(entry))
+    }
+
+    /// Whether what the kernel has for the connection by now stays there for a successor, or since no service may be given
+    /// it any more.
+    pub(crate) fn leaves_last(&self, slot: u32) -> bool {
+        let entry = self.connections.get(slot as usize);
+        self.hands_over && (self.rests() || entry.is_none_or(|entry| !entry.is_unsaved))
     }
 
     /// Whether the connection takes received bytes now.
@@ -141,10 +154,14 @@ impl<L: Link> Shard<L> {
         match self.phase {
             Phase::Serving => {}
             Phase::Waiting { until } => {
-                if self.crew.open_tickets.count() == 0
-                    || now >= until
-                    || self.hands_over && self.crew.is_parting()
-                {
+                if self.hands_over {
+                    self.find_unsaved_early();
+                }
+                let waits_no_more = match self.hands_over {
+                    true => self.crew.may_part() || self.crew.is_parting(),
+                    false => self.crew.open_tickets.count() == 0,
+                };
+                if waits_no_more || now >= until {
                     self.begin_drain(until);
                 }
             }
@@ -180,10 +197,10 @@ impl<L: Link> Shard<L> {
         }
         let linger = milliseconds(LINGER);
         let cut_at = *self.cut_at.get_or_insert(now.saturating_add(linger));
-        if now >= cut_at && !self.hands_over {
+        if now >= cut_at {
             // Peers that did not take their replies in time: the service manager waits for us.
             for slot in self.slots() {
-                if !self.is_over(slot) {
+                if self.is_to_cut(slot) {
                     self.with(slot, |connection, desk| {
                         connection.close(Close::WriteTimeout, desk)
                     });
@@ -192,10 +209,11 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    fn is_over(&self, slot: u32) -> bool {
-        self.connections
-            .get(slot as usize)
-            .is_some_and(|entry| matches!(entry.connection.life, Life::Over { .. }))
+    fn is_to_cut(&self, slot: u32) -> bool {
+        self.connections.get(slot as usize).is_some_and(|entry| {
+            let is_over = matches!(entry.connection.life, Life::Over { .. });
+            !is_over && (!self.hands_over || entry.is_unsaved)
+        })
     }
 
     /// Gives up on the deferred replies that were promised in this round or before, or on all of them.

@@ -208,7 +208,7 @@ impl Exchange {
         if !self.shard.reads_last(slot) {
             return false;
         }
-        if self.shard.hands_over() {
+        if self.shard.leaves_last(slot) {
             self.shard.quiet(slot);
             return true;
         }

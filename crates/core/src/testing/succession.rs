@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::drive::Wire;
 use super::{Client, Exchange};
+use crate::connection::LINGER;
 use crate::handover::parcel::Parcel;
 use crate::mailbox::Mail;
 use crate::service::Service;
@@ -11,18 +12,18 @@ use crate::worker::Worker;
 
 /// A connection on its way to the successor.
 pub(super) struct Parted {
-    client: Client,
-    wire: Wire,
-    parcel: Parcel,
+    pub(super) client: Client,
+    pub(super) wire: Wire,
+    pub(super) parcel: Parcel,
 }
 
 impl Exchange {
     /// The server hands its connections over, as at a restart or a reload, to a successor whose service is made by `make`.
     /// It has the same limits and socket names.
     ///
-    /// The clients are the same, and notice nothing: ask the successor about them. A connection is closed instead if its
-    /// session [cannot be saved](Service::save) or [restored](Service::restore). Deferred replies that are not given by now
-    /// are given up.
+    /// The clients are the same, and notice nothing: ask the successor about them. A connection ends instead if its
+    /// session [cannot be saved](Service::save) or [restored](Service::restore); a client that does not read all that it is sent
+    /// before, or does not end its side then, costs a second. Deferred replies that are not given by now are given up.
     ///
     /// ```
     /// # use ringhold_core::testing::Exchange;
@@ -65,6 +66,9 @@ impl Exchange {
         self.advance(DRAIN);
         // What was promised since then.
         self.advance(DRAIN);
+        if self.shard.len() > 0 {
+            self.advance(LINGER);
+        }
 
         let names: Vec<String> = self
             .shard

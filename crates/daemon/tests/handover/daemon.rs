@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should end")]
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -114,9 +115,7 @@ fn serve(config: &Path) {
         })
         .service("counter", {
             let flags = flags.clone();
-            move |_| Counter {
-                flags: flags.clone(),
-            }
+            move |_| Counter::new(flags.clone())
         })
         .service("bus", |_| Bus)
         .service("fragile", {
@@ -126,7 +125,7 @@ fn serve(config: &Path) {
                 if flags.join("abort-at-start").exists() {
                     std::process::abort();
                 }
-                Counter { flags }
+                Counter::new(flags)
             }
         });
     if let Some(inherited) = inherited {
@@ -203,9 +202,16 @@ fn router() -> Router {
 /// Greets, counts the frames of each connection, and keeps the count over a handover.
 struct Counter {
     flags: PathBuf,
+    /// How often a session was saved.
+    saves: Cell<usize>,
 }
 
 impl Counter {
+    fn new(flags: PathBuf) -> Self {
+        let saves = Cell::new(0);
+        Counter { flags, saves }
+    }
+
     fn is_set(&self, flag: &str) -> bool {
         self.flags.join(flag).exists()
     }
@@ -238,7 +244,10 @@ impl Service for Counter {
     }
 
     fn save(&self, session: &u64) -> Saved {
-        if self.is_set("save-nothing") {
+        self.saves.set(self.saves.get() + 1);
+        // It is asked when the stop begins, when nothing more is read, and when the connection is let go.
+        let is_late = self.is_set("save-nothing-at-last") && self.saves.get() > 2;
+        if self.is_set("save-nothing") || is_late {
             return Saved::Close;
         }
         Saved::Bytes(Bytes::copy_from_slice(&session.to_be_bytes()))

@@ -1,5 +1,8 @@
 //! The state that a service keeps for a connection.
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use ringhold_client::Address;
 use rmpv::Value;
 
@@ -134,5 +137,125 @@ fn what_threads_write_meanwhile_goes_where_it_should() {
         assert!(!log.contains("close_range"), "{log}");
         let journal = std::fs::read(manager.path("flags/journal")).unwrap();
         assert_eq!(journal, b"written without pause");
+    }
+}
+
+/// The numbers of the replies to so many requests.
+fn numbers(count: u64) -> Vec<u8> {
+    let reply = |number: u64| [&[0xcf][..], &number.to_be_bytes()].concat();
+    (1..=count).flat_map(reply).collect()
+}
+
+const ASKED: u64 = 60_000;
+/// As many of its requests come when the server is busy.
+const ASKED_LATE: u64 = 3;
+
+/// A client has read few of its replies when the stop comes, and some of its requests are not even read by the server. The
+/// replies come in order, and then the end; `check` is told how many they were.
+fn asks_more_than_it_reads(
+    engine: &'static str,
+    flag: &str,
+    carry: [fn(&mut Manager); 2],
+    check: fn(u64),
+) {
+    for (unix, carry) in [false, true].into_iter().zip(carry) {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure("workers = 1\n[sockets.counter]\n[sockets.bus]\n");
+        let address = match unix {
+            true => manager.listen_unix("counter"),
+            false => manager.listen_tcp("counter"),
+        };
+        let bus = manager.listen_unix("bus");
+        manager.start();
+        let mut wire = Wire::connect(&address);
+        greeted(&mut wire);
+        let mut other = Wire::connect(&bus);
+        manager.set_flag(flag, true);
+        wire.send(&[0xc0; ASKED as usize]);
+        assert_eq!(wire.exactly(9), numbers(1));
+        other.send(&[0xc2]);
+        manager.logged(1, &["busy for a while"]);
+        wire.send(&[0xc0; ASKED_LATE as usize]);
+        let replies = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                assert_eq!(other.exactly(1), [0xc3]);
+                // A server that did not wait for this client would have closed the connection by then.
+                std::thread::sleep(Duration::from_millis(300));
+                let rest = wire.rest();
+                // Only then does this side end.
+                drop(wire);
+                rest
+            });
+            carry(&mut manager);
+            reading.join().unwrap()
+        });
+        let (whole, rest) = replies.as_chunks::<9>();
+        assert_eq!(rest, [], "{engine}: after {} replies", whole.len());
+        let count = 1 + whole.len() as u64;
+        assert!(numbers(count)[9..] == replies);
+        check(count);
+        manager.logged(1, &["closed 1 connections whose", "counter"]);
+        other.send(&[0x01]);
+        assert_eq!(other.exactly(1), [0xc3]);
+        manager.stop_for_good();
+    }
+}
+
+#[test]
+fn every_request_of_one_that_cannot_be_saved_is_answered_before_its_end() {
+    for engine in ["auto", "portable"] {
+        let carry = [Manager::reload, Manager::restart];
+        asks_more_than_it_reads(engine, "save-nothing", carry, |count| {
+            assert_eq!(count, ASKED + ASKED_LATE);
+        });
+    }
+}
+
+/// What no service has been given by then is not answered any more.
+#[test]
+fn every_reply_of_one_that_cannot_be_saved_in_the_end_is_written() {
+    for engine in ["auto", "portable"] {
+        let carry: [fn(&mut Manager); 2] = [Manager::reload; 2];
+        asks_more_than_it_reads(engine, "save-nothing-at-last", carry, |count| {
+            assert!(count >= ASKED, "{count}");
+        });
+    }
+}
+
+/// The workers have different things to wait for, and none stops reading before all have been asked.
+#[test]
+fn all_others_are_served_until_those_that_cannot_be_saved_have_ended() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure(
+            "workers = 2\n[sockets.counter]\nworkers = \"1\"\n[sockets.rpc]\nworkers = \"0\"\n",
+        );
+        let address = manager.listen_unix("counter");
+        let rpc = manager.listen_unix("rpc");
+        manager.start();
+        manager.set_flag("save-nothing", true);
+        let mut other = Wire::connect(&rpc);
+        other.echo(1, 1);
+        let [mut slow, mut idle] = [(); 2].map(|()| Wire::connect(&address));
+        greeted(&mut slow);
+        greeted(&mut idle);
+        // The kernel does not take so much for a client that does not read.
+        slow.send(&[0xc0; ASKED as usize]);
+        assert_eq!(slow.exactly(9), numbers(1));
+        let mark = manager.mark();
+        manager.signal(Signal::SIGHUP);
+        assert_eq!(idle.rest(), b"");
+        drop(idle);
+        other.echo(2, 2);
+        // It is cut if the process does not answer others before it has ended.
+        assert!(slow.rest() == numbers(ASKED)[9..]);
+        drop(slow);
+        manager.wait_for(mark, "RELOADING=1");
+        manager.wait_for(mark, "READY=1");
+        manager.logged(1, &["closed 2 connections whose", "counter"]);
+        other.echo(3, 3);
+        manager.stop_for_good();
     }
 }

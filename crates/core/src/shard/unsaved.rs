@@ -1,0 +1,129 @@
+//! Connections that no successor can go on with, because their services cannot save the sessions: they end before a
+//! handover, as in a plain stop.
+//!
+//! They are asked about when a handover has no deferred reply to wait for any more, again when it reads nobody any more, and
+//! when a connection is let go. The last answer counts, but comes too late for what was not read by then.
+
+use super::{Entry, Phase, Shard};
+use crate::close::Close;
+use crate::connection::{LINGER, Life, milliseconds};
+use crate::desk::Desk;
+use crate::peer::Link;
+use crate::service::Saved;
+
+impl<L: Link> Shard<L> {
+    /// Finds those that cannot be handed over as soon as no deferred reply is awaited, which may need more of a session than
+    /// is left then. The others are served until those have ended.
+    pub(super) fn find_unsaved_early(&mut self) {
+        let me = self.desk.worker as usize;
+        if self.crew.open_tickets.count() == 0 && !self.crew.has_asked(me) {
+            self.find_unsaved();
+            self.crew.asked(me);
+        }
+    }
+
+    /// Finds the connections that cannot be handed over, before any comes to rest: what has arrived for them is answered, for
+    /// no successor will do that.
+    pub(super) fn find_unsaved(&mut self) {
+        for slot in self.slots() {
+            self.ask(slot);
+        }
+    }
+
+    /// Finds out whether a connection can be handed over.
+    pub(super) fn ask(&mut self, slot: u32) {
+        let Some(entry) = self.connections.get(slot as usize) else {
+            return;
+        };
+        let connection = &entry.connection;
+        let may_part = connection.takes_frames() || connection.owes_only_output();
+        if entry.is_unsaved || !may_part || self.save(slot) != Saved::Close {
+            return;
+        }
+        if let Some(entry) = self.connections.get_mut(slot as usize) {
+            entry.is_unsaved = true;
+            if matches!(self.phase, Phase::Waiting { .. }) && !entry.is_awaited {
+                entry.is_awaited = true;
+                self.crew.endings.opened();
+            }
+        }
+        self.conclude(slot);
+    }
+
+    /// What the session of a connection is worth to the successor by now. If the service panics the connection ends; the
+    /// conclusions are the caller's.
+    pub(super) fn save(&mut self, slot: u32) -> Saved {
+        self.call_host(slot, |host, reply| host.save(reply))
+            .unwrap_or(Saved::Close)
+    }
+
+    /// Whether a connection ends now that everything is answered that had arrived for it. In a handover that is found out
+    /// when all are at rest, if it has come so far.
+    pub(super) fn ends_when_answered(&self, slot: u32) -> bool {
+        let is_unsaved = |entry: &Entry<L>| entry.is_unsaved;
+        let is_waiting = matches!(self.phase, Phase::Waiting { .. });
+        !self.hands_over
+            || is_waiting && self.connections.get(slot as usize).is_some_and(is_unsaved)
+    }
+
+    /// Everything that had arrived for a connection is answered, and nothing more will be received on it.
+    pub(super) fn answered_last(&mut self, slot: u32) {
+        // The last frames may have changed that.
+        if self.hands_over && self.save(slot) != Saved::Close {
+            if let Some(entry) = self.connections.get_mut(slot as usize) {
+                entry.is_unsaved = false;
+                // What comes now is the successor's.
+                entry.is_frozen = true;
+                if std::mem::take(&mut entry.is_awaited) {
+                    self.crew.ending_over();
+                }
+            }
+            self.conclude(slot);
+        } else {
+            self.with(slot, |connection, desk| {
+                connection.close(Close::Stopping, desk)
+            });
+        }
+    }
+
+    /// Ends a connection that is at rest and cannot be handed over, with what it still has to write. No service may be given
+    /// a frame any more, so that what has arrived meanwhile is not answered.
+    pub(super) fn end_unsaved(&mut self, slot: u32) {
+        if let Some(entry) = self.connections.get_mut(slot as usize) {
+            entry.is_unsaved = true;
+        }
+        // It has only just begun to end.
+        let soonest = self.desk.now.saturating_add(milliseconds(LINGER));
+        self.cut_at = self.cut_at.map(|at| at.max(soonest));
+        self.with(slot, |connection, desk| {
+            connection.close(Close::Stopping, desk)
+        });
+    }
+}
+
+impl<L> Entry<L> {
+    /// Whether frames may still be given to its service before a handover.
+    pub(super) fn is_loud(&self) -> bool {
+        let connection = &self.connection;
+        connection.takes_frames()
+            && (!connection.quiet || self.is_unsaved && connection.has_backlog())
+    }
+
+    /// Whether everything is answered that was received before a stop.
+    pub(super) fn has_answered_last(&self) -> bool {
+        let connection = &self.connection;
+        connection.quiet
+            && matches!(connection.life, Life::Open)
+            && !connection.is_ready()
+            && !connection.is_paused()
+            && connection.tickets.is_empty()
+    }
+
+    /// Counts a connection that has ended because it could not be handed over.
+    pub(super) fn count_unsaved(&self, why: &Close, desk: &Desk) {
+        if self.is_unsaved && matches!(why, Close::Stopping | Close::WriteTimeout | Close::Panicked)
+        {
+            desk.name_counters(self.connection.name).unsaved.add(1);
+        }
+    }
+}
