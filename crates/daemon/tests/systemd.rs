@@ -15,6 +15,8 @@ mod built;
 mod lab;
 #[path = "handover/load.rs"]
 mod load;
+#[path = "handover/ports.rs"]
+mod ports;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -22,8 +24,9 @@ use std::process::Command;
 
 use ringhold_client::{Address, Client, Options};
 
-use crate::lab::{Lab, free_address, has_analyze, until};
+use crate::lab::{Lab, has_analyze, until};
 use crate::load::Load;
+use crate::ports::free_address;
 
 fn ping(address: &Address) {
     let options = Options {

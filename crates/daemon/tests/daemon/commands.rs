@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use rmpv::Value;
 
-use crate::harness::{
-    Daemon, Manager, await_open, counter, field, free_address, parts, ringhold, run,
-};
+use crate::harness::{Daemon, Manager, await_open, counter, field, parts, ringhold, run};
+use crate::ports::free_address;
 
 const RPC: &str = "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";
 

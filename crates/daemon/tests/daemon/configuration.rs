@@ -1,6 +1,7 @@
 //! `check`, and what is wrong with a configuration.
 
-use crate::harness::{Daemon, Manager, free_address, parts, ringhold, run};
+use crate::harness::{Daemon, Manager, parts, ringhold, run};
+use crate::ports::free_address;
 
 /// Runs `check` and `serve` with this configuration; both must refuse it for the same reasons. Returns those.
 fn refused(text: &str) -> String {

@@ -3,7 +3,7 @@
 //! Every wait has one generous limit, [`PATIENCE`]; nothing asserts how long anything takes.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -470,12 +470,6 @@ impl Wire {
         self.reader.read_to_end(&mut rest).unwrap();
         rest
     }
-}
-
-/// A TCP address that nobody listens on, as far as one can know.
-pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// The permission bits of a file.

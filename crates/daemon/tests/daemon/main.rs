@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+#[path = "../handover/ports.rs"]
+mod ports;
 
 mod activation;
 mod commands;

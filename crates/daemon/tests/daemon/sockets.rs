@@ -10,9 +10,10 @@ use std::sync::Mutex;
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Daemon, Manager, PATIENCE, Wire, await_open, counter, free_address, mode, parts, request,
-    ringhold, until, with_both_engines,
+    Daemon, Manager, PATIENCE, Wire, await_open, counter, mode, parts, request, ringhold, until,
+    with_both_engines,
 };
+use crate::ports::free_address;
 
 with_both_engines! {
     ready_means_that_every_listener_answers_and_stopping_comes_before_the_end,

@@ -11,12 +11,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::load::Load;
 use crate::manager::{Manager, until};
+use crate::ports::free_address;
 use crate::wire::{Wire, client, counter, request};
 
-/// A TCP address that nobody listens on, as far as one can know.
+/// A TCP address that nobody listens on.
 pub(crate) fn free() -> Address {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    Address::Tcp(listener.local_addr().unwrap())
+    Address::Tcp(free_address())
 }
 
 fn refuses(address: &Address) -> bool {

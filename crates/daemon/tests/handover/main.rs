@@ -9,6 +9,7 @@
 mod built;
 mod load;
 mod manager;
+mod ports;
 mod wire;
 
 mod bursts;

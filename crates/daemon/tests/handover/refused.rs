@@ -10,6 +10,7 @@ use ringhold_client::Address;
 use crate::bursts::limited;
 use crate::changes::{free, sections};
 use crate::manager::{Manager, RINGHOLD, write_program};
+use crate::ports::free_port;
 use crate::program::install;
 use crate::wire::Wire;
 
@@ -60,12 +61,6 @@ impl Kept {
             self.refusals
         );
     }
-}
-
-/// A port that nobody listens on, at whatever address.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("[::]:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// What cannot be bound is found out before anything is given up.
@@ -138,7 +133,7 @@ fn addresses_that_are_in_the_way_of_each_other_are_refused() {
 /// That the port is ours does not mean that the new address is.
 #[test]
 fn an_address_of_another_process_with_the_same_port_is_refused() {
-    let other = TcpListener::bind("127.0.0.2:0").unwrap();
+    let other = TcpListener::bind(("127.0.0.2", free_port())).unwrap();
     let taken = other.local_addr().unwrap();
     let ours = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], taken.port())));
     let mut manager = Manager::new(0, &sections(&[("a", &ours)]));
