@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::load::Load;
 use crate::manager::{Manager, until};
 use crate::ports::free_address;
-use crate::wire::{Wire, client, counter, request};
+use crate::wire::{Wire, counter, field, request};
 
 /// A TCP address that nobody listens on.
 pub(crate) fn free() -> Address {
@@ -193,18 +193,8 @@ fn addresses_are_swapped() {
 }
 
 /// The workers of the connections, as the counters say.
-fn held(address: &Address) -> Vec<u64> {
-    let encoded = client(address).call_raw("status", &[0x90]).unwrap();
-    let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
-    let field = |map: &Value, name: &str| {
-        let mut entries = map.as_map().unwrap().iter();
-        entries
-            .find(|(key, _)| key.as_str() == Some(name))
-            .unwrap()
-            .1
-            .clone()
-    };
-    let workers = field(&status, "workers");
+fn held(status: &Value) -> Vec<u64> {
+    let workers = field(status, "workers");
     let workers = workers.as_array().unwrap().iter();
     workers
         .map(|worker| {
@@ -229,7 +219,7 @@ fn connections_move_to_the_new_partition_and_to_new_workers() {
         manager.configure(config);
         manager.reload();
         wires.iter_mut().for_each(|wire| wire.echo(1, 1));
-        assert_eq!(held(&a), expected, "{config}");
+        assert_eq!(held(&wires[0].status()), expected, "{config}");
     };
     check(&mut manager, &with(3, "\"all\""), &[4, 4, 4]);
     check(&mut manager, &with(3, "[1]"), &[0, 12, 0]);

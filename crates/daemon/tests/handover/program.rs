@@ -187,6 +187,9 @@ fn a_program_that_cannot_take_over_is_refused() {
     refused(&mut manager, 4, "the new program refuses");
     manager.logged(1, &["hands over state that this one cannot read"]);
 
+    until("the end of the others", || {
+        (wire.counter("rpc", "open") == 1).then_some(())
+    });
     fs::remove_file(&path).unwrap();
     install(&manager, "ringhold");
     manager.reload();

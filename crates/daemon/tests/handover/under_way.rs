@@ -302,24 +302,24 @@ fn closing_connections_hold_nobody_up() {
     let mut manager = Manager::new(16, config).with_test_daemon();
     let address = manager.listen_tcp("rpc");
     manager.start();
+    let mut other = Wire::connect(&address);
+    other.echo(1, 1);
     let mut closing = slow_reader(&address);
     closing.send(&request(1, "big", &[BIG.into()]));
     // Not MessagePack-RPC: the connection ends, after the reply.
     closing.send(b"\x01");
     assert_eq!(closing.exactly(3), [0x94, 1, 1]);
     until("the end", || {
-        (counter(&address, "rpc", "bad_input") == 1).then_some(())
+        (other.counter("rpc", "bad_input") == 1).then_some(())
     });
     let mut lingering = Wire::connect(&address);
     lingering.send(b"\x01");
     until("the end", || {
-        (counter(&address, "rpc", "bad_input") == 2).then_some(())
+        (other.counter("rpc", "bad_input") == 2).then_some(())
     });
-    let mut other = Wire::connect(&address);
-    other.echo(1, 1);
     manager.reload();
     other.echo(2, 2);
-    assert_eq!(counter(&address, "rpc", "restored"), 1);
+    assert_eq!(other.counter("rpc", "restored"), 1);
     assert_eq!(lingering.rest(), b"");
     let _ = closing.socket.shutdown(Shutdown::Both);
     manager.stop_for_good();

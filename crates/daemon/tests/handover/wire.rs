@@ -1,8 +1,7 @@
 //! Clients of which a test sees every byte.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::time::Duration;
 
 use ringhold_client::{Address, Client, Options};
 use rmpv::Value;
@@ -106,20 +105,36 @@ impl Wire {
         !matches!(self.socket.read(&mut [0]), Ok(1..))
     }
 
-    /// Calls `ping`, and whether an answer comes soon. If none does, it may come later.
+    /// Calls `ping`, and whether an answer comes instead of the connection's end.
     pub(crate) fn is_served(&mut self) -> bool {
         if self.socket.write_all(&request(0, "ping", &[])).is_err() {
             return false;
         }
-        self.socket
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
-        let answer = [0x94, 1, 0, 0xc0, 0xa4, b'p', b'o', b'n', b'g'];
         let mut received = [0; 9];
-        let is_served = self.socket.read_exact(&mut received).is_ok();
-        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert!(!is_served || received == answer);
-        is_served
+        match self.socket.read_exact(&mut received) {
+            Ok(()) => {
+                assert_eq!(&received, b"\x94\x01\x00\xc0\xa4pong");
+                true
+            }
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::WouldBlock, "neither");
+                false
+            }
+        }
+    }
+
+    /// Asks for the server's counters on this connection: unlike one that only asks, it is not still there or gone already.
+    pub(crate) fn status(&mut self) -> Value {
+        self.send(&request(u32::MAX, "status", &[]));
+        let (id, status) = self.reply();
+        assert_eq!(id, u64::from(u32::MAX));
+        status.unwrap()
+    }
+
+    /// One counter of one socket name, over all workers, asked for on this connection.
+    pub(crate) fn counter(&mut self, socket: &str, counter: &str) -> u64 {
+        let names = field(&self.status(), "names");
+        field(&field(&names, socket), counter).as_u64().unwrap()
     }
 
     /// Calls `echo` and checks the answer.
@@ -154,15 +169,16 @@ pub(crate) fn client(address: &Address) -> Client {
 pub(crate) fn counter(address: &Address, socket: &str, counter: &str) -> u64 {
     let encoded = client(address).call_raw("status", &[0x90]).unwrap();
     let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
-    let field = |map: &Value, name: &str| -> Value {
-        let entries = map.as_map().unwrap_or_else(|| panic!("{map} is no map"));
-        let found = entries.iter().find(|(key, _)| key.as_str() == Some(name));
-        found
-            .unwrap_or_else(|| panic!("no {name} in {map}"))
-            .1
-            .clone()
-    };
     field(&field(&field(&status, "names"), socket), counter)
         .as_u64()
         .unwrap()
+}
+
+pub(crate) fn field(map: &Value, name: &str) -> Value {
+    let entries = map.as_map().unwrap_or_else(|| panic!("{map} is no map"));
+    let found = entries.iter().find(|(key, _)| key.as_str() == Some(name));
+    found
+        .unwrap_or_else(|| panic!("no {name} in {map}"))
+        .1
+        .clone()
 }
