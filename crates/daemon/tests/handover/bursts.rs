@@ -1,7 +1,5 @@
 //! Signals at any moment, and many connections.
 
-use std::os::unix::fs::PermissionsExt;
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringhold_client::Address;
@@ -9,7 +7,7 @@ use rmpv::Value;
 
 use crate::built::handover_daemon;
 use crate::load::Load;
-use crate::manager::{Manager, RINGHOLD, until};
+use crate::manager::{Manager, RINGHOLD, until, write_program};
 use crate::wire::{Wire, counter, request};
 
 const CONFIG: &str = "workers = 2\n[sockets.rpc]\n";
@@ -107,9 +105,7 @@ fn signals_before_it_is_ready_do_not_kill() {
 pub(crate) fn limited(manager: &mut Manager, program: &str, limit: usize) {
     let script = format!("#!/bin/sh\nulimit -n {limit}\nexec {program} \"$@\"\n");
     let path = manager.path("limited");
-    let _ = std::fs::remove_file(&path);
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&path, &script);
     manager.run_as(&path);
 }
 
@@ -175,11 +171,11 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
         held.echo(2, 2);
         let mut served: Vec<Wire> = (0..100).map(|_| Wire::connect(&address)).collect();
         manager.logged(1, &["accepting rests", "Too many open files"]);
-        waiting[0].send(&request(0, "ping", &[]));
         // Two of them came before.
         let count = other.counter("rpc", "accepted") as usize - 2;
         assert!((41..100).contains(&count), "{count}");
         let mut waiting = served.split_off(count);
+        waiting[0].send(&request(0, "ping", &[]));
 
         let mark = manager.mark();
         manager.signal(signal);
