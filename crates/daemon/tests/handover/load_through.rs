@@ -19,6 +19,8 @@ fn go_through(mut manager: Manager, address: &Address, step: impl Fn(&mut Manage
     manager.start();
     let load = Load::start(address, PERSISTENT, SHORT_LIVED);
     let mut witness = Wire::connect(address);
+    // It has been accepted, and so have those that came before.
+    witness.echo(0, 0);
     for round in 0..TIMES {
         step(&mut manager);
         witness.echo(round as u32, round as u64);
