@@ -263,7 +263,11 @@ fn ten_thousand_connections_without_a_byte(engine: &str) {
     if count < WANTED {
         eprintln!("only {count} connections: the limit of descriptors is {limit}");
     }
-    let daemon = Daemon::start_on(engine, "[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n");
+    // One worker takes ten thousand and no more.
+    let daemon = Daemon::start_on(
+        engine,
+        "workers = 2\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
+    );
     let address = daemon.tcp("rpc");
     let held: Vec<TcpStream> = (0..count)
         .map(|_| TcpStream::connect_timeout(&address, PATIENCE).unwrap())
