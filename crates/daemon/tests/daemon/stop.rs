@@ -25,8 +25,11 @@ with_both_engines! {
     a_stop_before_anything_happened_is_clean,
 }
 
+// Clients read as fast as the machine lets them, and the daemon is to wait for that.
 const CONFIG: &str = "\
 workers = 2
+[handover]
+drain = \"60s\"
 [sockets.rpc]
 listen = [\"127.0.0.1:0\", \"unix:DIR/rpc.sock\"]
 ";
@@ -218,7 +221,7 @@ fn a_client_that_reads_late_still_gets_every_reply(engine: &str) {
 
 /// The service manager waits for the daemon, so a peer may not hold it up for ever.
 fn a_client_that_never_reads_does_not_hold_up_the_end(engine: &str) {
-    let config = format!("{CONFIG}[handover]\ndrain = \"100ms\"\n");
+    let config = CONFIG.replace("60s", "100ms");
     let daemon = Daemon::start_on(engine, &config);
     let address = daemon.address("rpc");
     let mut stream = TcpStream::connect(daemon.tcp("rpc")).unwrap();
