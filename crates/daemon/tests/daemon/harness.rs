@@ -33,7 +33,7 @@ macro_rules! with_both_engines {
 pub(crate) use with_both_engines;
 
 /// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The command, in an environment that says nothing about service managers.
 pub(crate) fn ringhold() -> Command {

@@ -34,8 +34,8 @@ impl Load {
     pub(crate) fn with(plan: LoadPlan) -> Self {
         let plan = LoadPlan {
             duration: Duration::from_secs(300),
-            drain: Duration::from_secs(20),
-            connect_timeout: Duration::from_secs(20),
+            drain: Duration::from_secs(120),
+            connect_timeout: Duration::from_secs(120),
             ..plan
         };
         let stop = Arc::new(AtomicBool::new(false));

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use crate::built::handover_daemon;
 
 /// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The daemon of this package.
 pub(crate) const RINGHOLD: &str = env!("CARGO_BIN_EXE_ringhold");

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::ports::free_address;
 
 /// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The units that are shipped.
 pub(crate) fn units() -> PathBuf {
