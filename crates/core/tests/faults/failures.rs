@@ -1,7 +1,7 @@
 //! A worker that fails costs what it had, and nobody waits for it.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,8 +74,11 @@ fn start(engine: Engine, services: impl FnOnce(Server) -> Server) -> (Running, S
     (running, address)
 }
 
+/// An address that nobody listens on, and that nobody else is given: all of 127/8 is loopback, and this part of it belongs to
+/// the process that has this number.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0x80 | high, middle, low), 0)).unwrap();
     listener.local_addr().unwrap()
 }
 
