@@ -94,7 +94,7 @@ pub(crate) struct Load<'a> {
 }
 
 /// No read or write takes so long unless something hangs.
-const SAFETY_NET: Duration = Duration::from_secs(60);
+const SAFETY_NET: Duration = Duration::from_secs(180);
 
 /// Serves the service `echo` that `services` adds on the ring engine, and counts what its workers, who must have called
 /// [`count_this_thread`], allocate under this load after the warm-up. `None` where the ring engine does not work.

@@ -15,7 +15,7 @@ use ringhold_core::metrics::{EngineTotals, Metrics, NameTotals, Snapshot};
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Running, Server, Service};
 
 /// Nothing here takes so long unless it hangs.
-pub(crate) const SAFETY_NET: Duration = Duration::from_secs(60);
+pub(crate) const SAFETY_NET: Duration = Duration::from_secs(180);
 
 /// The engines that work here, as the configuration calls them.
 pub(crate) fn engines() -> Vec<&'static str> {

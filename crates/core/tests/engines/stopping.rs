@@ -25,7 +25,7 @@ fn no_connect_is_lost_when_a_server_stops_and_its_successor_starts() {
 /// accepted it, however near its end, or by the next one.
 fn race(engine: &str, unix: bool) {
     const CONFIG: &str =
-        "workers = 2\n[sockets.echo]\n[handover]\ndrain = \"1s\"\n[limits]\nconnections = 500\n";
+        "workers = 2\n[sockets.echo]\n[handover]\ndrain = \"50s\"\n[limits]\nconnections = 500\n";
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -170,7 +170,7 @@ fn whole_answers_arrive_when_a_server_stops_under_load() {
     for engine in engines() {
         let bed = Bed::start(
             engine,
-            "workers = 2\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
+            "workers = 2\n[handover]\ndrain = \"50s\"\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
         );
         let request = frame(700, 9);
         let answered = AtomicUsize::new(0);

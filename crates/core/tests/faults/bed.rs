@@ -16,7 +16,7 @@ use ringhold_core::metrics::{EngineTotals, Metrics, NameTotals, Snapshot};
 use ringhold_core::{Running, Server};
 
 /// Nothing in these tests takes so long unless it hangs.
-pub(crate) const SAFETY_NET: Duration = Duration::from_secs(60);
+pub(crate) const SAFETY_NET: Duration = Duration::from_secs(180);
 
 const CHILD: &str = "RINGHOLD_FAULTS_CHILD";
 

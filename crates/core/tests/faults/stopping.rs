@@ -130,6 +130,8 @@ fn race<S: Stream>(
 fn start_greeter(engine: Engine, workers: usize, ring: &str) -> Bed {
     let config = format!(
         "workers = {workers}
+        [handover]
+        drain = \"50s\"
         [ring]
         {ring}
         [sockets.tcp]
