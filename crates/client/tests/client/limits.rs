@@ -1,7 +1,7 @@
 //! How long and how much the client waits for and takes, and how connections end.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::thread;
@@ -418,10 +418,11 @@ fn exceeds(error: &CallError, limit: Exceeded, part: &str) {
 #[test]
 fn nobody_listening_is_an_error_with_the_address() {
     let directory = tempfile::tempdir().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // Bound, so that nobody else is given it, and nobody listens.
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    bound.bind(&any.into()).unwrap();
+    let free = bound.local_addr().unwrap().as_socket().unwrap();
     let addresses = [
         Address::Unix(directory.path().join("none.sock")),
         Address::Abstract(b"nobody".to_vec()),

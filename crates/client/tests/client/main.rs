@@ -13,7 +13,7 @@ use reference::{Behaviour, Fault, Server};
 use ringhold_client::{Client, Options};
 
 /// No test waits longer than this for what should come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What should not come is waited for this long.
 pub(crate) const SHORT: Duration = Duration::from_millis(50);
