@@ -38,6 +38,9 @@ fn silent() -> (TcpListener, Address) {
     (listener, address)
 }
 
+/// How long what comes is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 fn plan(address: Address) -> LoadPlan {
     LoadPlan {
         duration: Duration::from_millis(200),
@@ -84,6 +87,7 @@ fn a_subscription_that_is_answered_is_not_lost() {
     let report = run(&LoadPlan {
         mode: subscribe(vec![0x93, 1, 2, 3]),
         method: "count".to_owned(),
+        drain: PATIENCE,
         ..plan(server.address.clone())
     });
     let expected = counted(|counts| {
@@ -123,6 +127,7 @@ fn one_way_ingest_into_a_server_that_never_reads_is_a_fault() {
         mode: Mode::Notify,
         connections: 2,
         count: Some(1000),
+        duration: PATIENCE,
         ..plan(address.clone())
     });
     let expected = counted(|counts| (counts.sent, counts.opened, counts.unfinished) = (1000, 2, 2));
@@ -161,7 +166,8 @@ fn one_way_ingest_that_ends_in_a_reset_is_a_fault() {
     let report = run(&LoadPlan {
         mode: Mode::Notify,
         count: Some(100),
-        drain: Duration::from_secs(20),
+        duration: PATIENCE,
+        drain: PATIENCE,
         ..plan(address)
     });
     server.join().unwrap();
@@ -175,12 +181,22 @@ fn one_way_ingest_that_ends_in_a_reset_is_a_fault() {
 fn a_load_without_drain_still_sends() {
     for mode in [Mode::Call, Mode::Notify] {
         let server = Server::start(Behaviour::default());
-        let report = run(&LoadPlan {
+        let plan = LoadPlan {
             mode: mode.clone(),
             depth: 4,
+            duration: PATIENCE,
             drain: Duration::ZERO,
             ..plan(server.address.clone())
-        });
+        };
+        let report = load::run(&plan, |progress| {
+            let counts = &progress.counts;
+            match mode {
+                Mode::Call if counts.answered == 0 => ControlFlow::Continue(()),
+                _ if counts.sent == 0 => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        })
+        .unwrap();
         assert!(report.counts.sent > 0 && !report.stalled, "{report}");
         if mode == Mode::Call {
             let Counts {
