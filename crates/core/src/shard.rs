@@ -69,8 +69,8 @@ pub(crate) struct Shard<L> {
     pub(crate) drain: Duration,
     /// The round of the last ticket that was opened before the stop began, until those are given up.
     promised: Option<u32>,
-    /// When peers that have not taken their replies are cut by a stop; `None` while deferred replies are waited for that
-    /// were promised after it began.
+    /// When peers that have not taken their replies are cut by a stop; `None` until its last deferred replies are there or
+    /// given up, from when on the peers have some time, however late that is.
     cut_at: Option<u64>,
     /// The stop that is under way ends in a handover.
     hands_over: bool,

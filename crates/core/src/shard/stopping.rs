@@ -49,7 +49,7 @@ impl<L: Link> Shard<L> {
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
         self.phase = Phase::Waiting { until };
         self.promised = Some(self.desk.rounds);
-        self.cut_at = Some(until.saturating_add(milliseconds(LINGER)));
+        self.cut_at = None;
         for slot in self.slots() {
             self.note_promises(slot);
             self.touch(slot);

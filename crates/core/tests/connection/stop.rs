@@ -72,6 +72,26 @@ fn tickets_are_waited_for_and_then_abandoned() {
     assert_eq!(rig.seen().abandoned.len(), 1, "abandoned once");
 }
 
+/// The process was held up for longer than a stop takes: whoever is given up hears of it all the same, and whoever has not taken
+/// its reply has a second for it.
+#[test]
+fn a_stop_that_comes_too_late_for_everything_still_says_what_is_due() {
+    let mut rig = apologetic();
+    let [waiting, unread] = [(); 2].map(|()| rig.connect());
+    rig.receive(waiting, &defer(1));
+    rig.set_window(unread, Some(0));
+    rig.receive(unread, &ask(100));
+    rig.stop_within(ms(500));
+    rig.advance(ms(10_000));
+    assert_eq!(rig.take_sent(waiting), [0x55, 1]);
+    rig.advance(ms(999));
+    rig.set_window(unread, None);
+    assert_eq!(rig.take_sent(unread), pattern(100));
+    assert_eq!(rig.reasons(), [STOPS; 2]);
+    rig.assert_empty(&[waiting, unread]);
+    rig.let_go();
+}
+
 /// How long the server has waited for others by then is nothing to who is promised a reply.
 #[test]
 fn what_is_promised_during_the_wait_is_waited_for_as_long_from_then_on() {
@@ -226,9 +246,10 @@ fn peers_that_do_not_take_their_replies_are_not_waited_for_for_ever() {
     rig.receive(clients[3], &ask(100));
     rig.end(clients[3]);
     rig.stop_within(ms(500));
+    rig.advance(ms(500));
     rig.advance(ms(999));
     assert_eq!(rig.counters().open, 4);
-    rig.advance(ms(1 + 500));
+    rig.advance(ms(1));
     rig.assert_empty(&clients);
 }
 
