@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -232,7 +232,9 @@ fn serve(mut stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
         let n = match stream.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
                 if shared.stop.load(Ordering::SeqCst) {
                     return Ok(());
                 }

@@ -1,6 +1,6 @@
 //! Stops in the middle of everything.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -204,7 +204,13 @@ fn sends_until_the_end(client: &mut std::net::TcpStream, request: &[u8]) -> Vec<
     let mut buffer = vec![0; 64 * 1024];
     client.write_all(&request.repeat(8)).unwrap();
     loop {
-        match client.read(&mut buffer).unwrap() {
+        let read = loop {
+            match client.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.unwrap(),
+            }
+        };
+        match read {
             0 => {
                 let _ = client.shutdown(Shutdown::Write);
                 return all;

@@ -1,6 +1,6 @@
 //! The other end.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -54,15 +54,24 @@ pub(crate) fn expect(stream: &mut impl Read, expected: &[u8]) {
     let mut done = 0;
     while done < expected.len() {
         let room = buffer.len().min(expected.len() - done);
-        match stream.read(&mut buffer[..room]) {
+        match read(stream, &mut buffer[..room]) {
             Ok(0) => panic!("the end came after {done} of {} bytes", expected.len()),
             Ok(count) => {
                 let wrong = (0..count).find(|i| buffer[*i] != expected[done + i]);
                 assert_eq!(wrong.map(|i| done + i), None, "position of a wrong byte");
                 done += count;
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("after {done} of {} bytes: {error}", expected.len()),
+        }
+    }
+}
+
+/// Reads what there is, once there is something. A process that is stopped and goes on is interrupted.
+pub(crate) fn read(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -70,7 +79,7 @@ pub(crate) fn expect(stream: &mut impl Read, expected: &[u8]) {
 /// Reads an answer, whatever it is.
 pub(crate) fn expect_some(stream: &mut TcpStream) {
     assert_ne!(
-        stream.read(&mut [0; 256]).unwrap(),
+        read(stream, &mut [0; 256]).unwrap(),
         0,
         "the end came instead"
     );

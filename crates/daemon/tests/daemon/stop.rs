@@ -1,6 +1,6 @@
 //! Stopping: what was received whole is answered, nothing is answered twice, and nobody is left waiting.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,8 +98,9 @@ fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
         loop {
             let mut first = [0];
             // A reset here would be an error, and could have destroyed replies.
-            if reader.read(&mut first).unwrap() == 0 {
-                break;
+            match reader.read_exact(&mut first) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+                result => result.unwrap(),
             }
             assert_eq!(first, [0x94]);
             let mut next = || rmpv::decode::read_value(&mut reader).unwrap();

@@ -59,11 +59,21 @@ impl Wire {
                 self.received.drain(..used);
                 return value;
             }
-            let mut buffer = [0; 64 * 1024];
-            let length = self.socket.read(&mut buffer).unwrap();
-            assert!(length > 0, "the connection ended after {:?}", self.received);
-            self.received.extend_from_slice(&buffer[..length]);
+            self.receive();
         }
+    }
+
+    /// Waits for more.
+    fn receive(&mut self) {
+        let mut buffer = [0; 64 * 1024];
+        let length = loop {
+            match self.socket.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                length => break length.unwrap(),
+            }
+        };
+        assert!(length > 0, "the connection ended after {:?}", self.received);
+        self.received.extend_from_slice(&buffer[..length]);
     }
 
     /// The next reply: its id, and its result or its error.
@@ -85,10 +95,7 @@ impl Wire {
     /// The next so many bytes.
     pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.received.len() < count {
-            let mut buffer = [0; 64 * 1024];
-            let length = self.socket.read(&mut buffer).unwrap();
-            assert!(length > 0, "the connection ended too early");
-            self.received.extend_from_slice(&buffer[..length]);
+            self.receive();
         }
         self.received.drain(..count).collect()
     }
