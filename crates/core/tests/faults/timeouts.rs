@@ -90,7 +90,7 @@ pub(crate) fn a_reader_that_never_reads_is_cut(engine: Engine) {
 pub(crate) fn a_reader_that_reads_slowly_is_not_cut(engine: Engine) {
     let config = "
         workers = 1
-        limits.write_timeout = \"1s\"
+        limits.write_timeout = \"2s\"
         [sockets.echo]
         listen = [\"127.0.0.1:0\", \"unix:@/echo\"]";
     let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
@@ -100,7 +100,7 @@ pub(crate) fn a_reader_that_reads_slowly_is_not_cut(engine: Engine) {
         let mut answer = vec![0; large.len()];
         let mut done = 0;
         // For longer than any number of time limits that could have been taken for one.
-        for _ in 0..80 {
+        for _ in 0..120 {
             client.read_exact(&mut answer[done..done + piece]).unwrap();
             done += piece;
             std::thread::sleep(std::time::Duration::from_millis(50));
@@ -109,8 +109,8 @@ pub(crate) fn a_reader_that_reads_slowly_is_not_cut(engine: Engine) {
         assert!(answer == large);
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| read(&mut bed.connect("echo"), 24 * 1024));
-        scope.spawn(|| read(&mut bed.connect_unix("echo"), 3 * 1024));
+        scope.spawn(|| read(&mut bed.connect("echo"), 12 * 1024));
+        scope.spawn(|| read(&mut bed.connect_unix("echo"), 1536));
     });
     assert_eq!(bed.total().timed_out, 0);
     bed.finish();
@@ -120,7 +120,7 @@ trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
 pub(crate) fn a_frame_that_never_ends_is_cut(engine: Engine) {
-    let (bed, responders) = start(engine, "frame_timeout = \"200ms\"");
+    let (bed, responders) = start(engine, "frame_timeout = \"1s\"");
     let mut idle = bed.connect("digest");
     let mut waiting = bed.connect("defer");
     waiting.write_all(&[1]).unwrap();
@@ -158,7 +158,7 @@ pub(crate) fn a_frame_that_never_ends_is_cut(engine: Engine) {
 }
 
 pub(crate) fn who_says_nothing_is_cut(engine: Engine) {
-    let (bed, responders) = start(engine, "idle_timeout = \"1s\"");
+    let (bed, responders) = start(engine, "idle_timeout = \"3s\"");
     let mut waiting = bed.connect("defer");
     waiting.write_all(&[1]).unwrap();
     let busy = bed.connect("echo");
@@ -185,7 +185,7 @@ pub(crate) fn who_says_nothing_is_cut(engine: Engine) {
 
 /// The worker sleeps for longer than the limits: those begin with what wakes it up.
 pub(crate) fn nobody_is_cut_for_what_was_before(engine: Engine) {
-    let limits = "frame_timeout = \"1500ms\"\nwrite_timeout = \"1500ms\"";
+    let limits = "frame_timeout = \"3s\"\nwrite_timeout = \"3s\"";
     let (bed, _) = start(engine, limits);
     let clients = [bed.connect("echo"), bed.connect("echo")];
     let [whole, mut halves] = [&clients[0], &clients[1]];
@@ -205,7 +205,7 @@ pub(crate) fn nobody_is_cut_for_what_was_before(engine: Engine) {
 
 /// As above: who connects after a long silence has said nothing for no time at all.
 pub(crate) fn nobody_is_idle_from_the_start(engine: Engine) {
-    let (bed, _) = start(engine, "idle_timeout = \"1500ms\"");
+    let (bed, _) = start(engine, "idle_timeout = \"3s\"");
     std::thread::sleep(SILENCE);
     let client = bed.connect("echo");
     client::exchange(&client, &[1], &[1]);
@@ -220,7 +220,7 @@ pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
     for limit in ["frame_timeout", "idle_timeout"] {
         let config = format!(
             "workers = 1
-            limits.{limit} = \"1500ms\"
+            limits.{limit} = \"3s\"
             [sockets.gate]
             listen = [\"127.0.0.1:0\"]
             [sockets.echo]
@@ -256,4 +256,4 @@ pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
 }
 
 /// Longer than the limits of those who are not to be cut.
-const SILENCE: std::time::Duration = std::time::Duration::from_millis(2000);
+const SILENCE: std::time::Duration = std::time::Duration::from_millis(3500);
