@@ -232,6 +232,18 @@ pub(crate) fn expect(stream: &mut impl Read, expected: &[u8]) {
     }
 }
 
+/// Reads up to the end, in whatever way it comes.
+pub(crate) fn drain(stream: &mut impl Read) {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
 /// Expects the orderly end, and nothing before it.
 pub(crate) fn expect_end(stream: &mut impl Read) {
     let mut rest = Vec::new();

@@ -1,12 +1,14 @@
 //! Connections that have much to say. The ring engine receives from them in another way than from the others.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use socket2::SockRef;
 
-use crate::bed::{Bed, GREETING, connect_unix, engines, exchange, expect, expect_end, frame};
+use crate::bed::{
+    Bed, GREETING, connect_unix, drain, engines, exchange, expect, expect_end, frame,
+};
 
 const ONE_WORKER: &str = "
     workers = 1
@@ -70,10 +72,7 @@ fn who_never_stops_does_not_keep_others_from_being_served() {
                 let mut writer = writer;
                 while writer.write_all(&many(64)).is_ok() {}
             });
-            scope.spawn(move || {
-                let mut buffer = vec![0; 1 << 20];
-                while reader.read(&mut buffer).is_ok_and(|count| count > 0) {}
-            });
+            scope.spawn(move || drain(&mut reader));
             for seed in 0..20 {
                 exchange(&unix, &frames);
                 exchange(&tcp, &frame(100, seed));
@@ -190,8 +189,7 @@ fn a_stop_ends_connections_with_much_to_say() {
             scope.spawn(move || while writer.write_all(&many(16)).is_ok() {});
             let mut reader = tcp.try_clone().unwrap();
             scope.spawn(move || {
-                let mut buffer = vec![0; 1 << 20];
-                while reader.read(&mut buffer).is_ok_and(|count| count > 0) {}
+                drain(&mut reader);
                 // So that the writer ends, too.
                 let _ = reader.shutdown(Shutdown::Both);
             });
