@@ -278,6 +278,15 @@ impl Daemon {
         }
     }
 
+    /// Waits until the daemon is ready. Whether it is, and has not ended instead.
+    pub(crate) fn gets_ready(&mut self) -> bool {
+        until("READY=1 or the end", || {
+            let ended = self.child.0.try_wait().unwrap().is_some();
+            let ready = self.manager.has_received("READY=1");
+            (ready || ended).then_some(ready)
+        })
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.text.lock().unwrap().clone()
     }
