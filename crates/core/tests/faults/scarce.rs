@@ -52,8 +52,6 @@ fn with_few_descriptors(attempt: impl Fn() -> Result<(), String>) {
 }
 
 pub(crate) fn a_probe_names_the_lack_of_descriptors(engine: Engine) {
-    // What trying an engine for the first time makes once and keeps is there before; see `warm_up`.
-    probe::probe();
     with_few_descriptors(|| {
         let report = probe::probe();
         let unavailable = match engine {
