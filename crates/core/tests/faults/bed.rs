@@ -70,8 +70,8 @@ pub(crate) static LEAKS: AtomicBool = AtomicBool::new(false);
 /// Starts and stops a server, so that what a process makes once and keeps is there before the test: tokio's signal
 /// handling, for one, if anything in the workspace asks for that feature. A probe tries the other engine, too.
 fn warm_up(engine: Engine) {
-    ringhold_core::probe::probe();
     let threads = thread_names().len();
+    ringhold_core::probe::probe();
     let text = format!("engine = \"{}\"\nworkers = 1\n", engine.key());
     let running = Server::new(Config::parse(&text, "warm-up").unwrap())
         .inherited(Inherited::none())
