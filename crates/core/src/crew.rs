@@ -24,12 +24,12 @@ pub(crate) struct Crew {
     /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
     /// could be dealt a connection.
     acceptors: Vec<AtomicUsize>,
-    /// By worker: it has counted those of its connections among the endings.
-    asked: Vec<AtomicBool>,
+    /// Who has counted those of its connections among the endings.
+    asked: Roll,
     /// A worker reads no more, because a handover has nothing to wait for any more.
     parts: AtomicBool,
-    /// By worker: it gives its services no more frames, because of a handover.
-    rests: Vec<AtomicBool>,
+    /// Who gives its services no more frames, because of a handover.
+    rests: Roll,
     /// A burst of connections is over, and what it needed can be given back to the system.
     pub(crate) has_surplus: AtomicBool,
 }
@@ -43,10 +43,9 @@ impl Crew {
         metrics: Arc<Metrics>,
         acceptors: Vec<usize>,
     ) -> Arc<Self> {
-        let by_worker = || posts.iter().map(|_| AtomicBool::new(false)).collect();
         Arc::new(Crew {
-            asked: by_worker(),
-            rests: by_worker(),
+            asked: Roll::new(posts.len()),
+            rests: Roll::new(posts.len()),
             posts,
             names,
             dealer,
@@ -85,30 +84,25 @@ impl Crew {
     /// A worker has ended, or was never begun: nobody is to wait for it.
     pub(crate) fn worker_ended(&self, worker: usize) {
         self.acceptors[worker].store(0, Ordering::Release);
-        self.asked[worker].store(true, Ordering::SeqCst);
-        self.rests[worker].store(true, Ordering::SeqCst);
+        self.asked.enter(worker);
+        self.rests.enter(worker);
         self.wake_all();
     }
 
     /// A worker has counted those of its connections that end before a handover.
     pub(crate) fn asked(&self, worker: usize) {
-        self.asked[worker].store(true, Ordering::SeqCst);
-        if self.all_asked() {
+        if self.asked.enter(worker) {
             self.wake_all();
         }
     }
 
     pub(crate) fn has_asked(&self, worker: usize) -> bool {
-        self.asked[worker].load(Ordering::SeqCst)
-    }
-
-    fn all_asked(&self) -> bool {
-        self.asked.iter().all(|asked| asked.load(Ordering::SeqCst))
+        self.asked.has(worker)
     }
 
     /// Whether a handover has nothing more to wait for: no deferred reply, and no connection that ends before it.
     pub(crate) fn may_part(&self) -> bool {
-        self.all_asked() && self.endings.count() == 0 && self.open_tickets.count() == 0
+        self.asked.is_full() && self.endings.count() == 0 && self.open_tickets.count() == 0
     }
 
     /// The waiting before a handover is over, for all workers.
@@ -124,15 +118,14 @@ impl Crew {
 
     /// A worker gives its services no more frames.
     pub(crate) fn rest(&self, worker: usize) {
-        // Sequentially consistent, so that of two workers at least one sees the other's.
-        if !self.rests[worker].swap(true, Ordering::SeqCst) && self.all_rest() {
+        if self.rests.enter(worker) {
             self.wake_all();
         }
     }
 
     /// Whether none of the workers gives frames to its services any more. What they pushed is in the mailboxes.
     pub(crate) fn all_rest(&self) -> bool {
-        self.rests.iter().all(|rests| rests.load(Ordering::SeqCst))
+        self.rests.is_full()
     }
 
     /// A deferred reply was given, or will not be.
@@ -154,5 +147,28 @@ impl Crew {
         for post in &self.posts {
             let _ = post.send(Mail::Look);
         }
+    }
+}
+
+/// Which workers have come so far in a stop.
+struct Roll(Vec<AtomicBool>);
+
+impl Roll {
+    fn new(workers: usize) -> Self {
+        Roll((0..workers).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    /// Enters a worker, and tells whether it was missing and now all are there.
+    fn enter(&self, worker: usize) -> bool {
+        // Sequentially consistent, so that of two workers at least one sees the other's entry.
+        !self.0[worker].swap(true, Ordering::SeqCst) && self.is_full()
+    }
+
+    fn has(&self, worker: usize) -> bool {
+        self.0[worker].load(Ordering::SeqCst)
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.iter().all(|entry| entry.load(Ordering::SeqCst))
     }
 }
