@@ -4,7 +4,7 @@
 //! It is crossed once per received buffer, not once per frame.
 
 use bytes::Bytes;
-use ringhold_framer::Progress;
+use ringhold_framer::{self as framer, Progress};
 
 use crate::close::Close;
 use crate::connection::Connection;
@@ -144,7 +144,6 @@ impl<S: Service> Hosted<S> {
     /// that they complete is returned; `None` if all were taken.
     fn input_behind<'b>(&mut self, bytes: &'b [u8], reply: &mut Reply<'_>) -> Option<&'b [u8]> {
         let mut partial = reply.connection.input.take()?;
-        let mut rest = None;
         let wait = partial.is_backlog() || reply.connection.is_paused();
         let taken = match (wait, partial.parked.take()) {
             (false, Some(parked)) => {
@@ -158,15 +157,30 @@ impl<S: Service> Hosted<S> {
                 return None;
             }
         };
-        match taken {
-            Ok(Progress::Complete { used }) => {
-                partial.bytes.extend_from_slice(&bytes[..used]);
+        let used = match taken {
+            Ok(Progress::Complete { used }) => used,
+            Ok(Progress::More { .. }) => bytes.len(),
+            Err(_) => 0,
+        };
+        partial.bytes.extend_from_slice(&bytes[..used]);
+        let is_whole = matches!(taken, Ok(Progress::Complete { .. }));
+        self.carry_on(partial, taken, reply);
+        is_whole.then(|| &bytes[used..])
+    }
+
+    /// The framer has seen all of `partial`, which is the beginning of one frame, or the frame.
+    fn carry_on(
+        &mut self,
+        mut partial: Box<Partial>,
+        seen: Result<Progress, framer::Error>,
+        reply: &mut Reply<'_>,
+    ) {
+        match seen {
+            Ok(Progress::Complete { .. }) => {
                 self.carried_frame(&mut partial, reply);
                 reply.desk.pools.give_partial(partial);
-                rest = Some(&bytes[used..]);
             }
             Ok(Progress::More { at_least }) => {
-                partial.bytes.extend_from_slice(bytes);
                 let scanned = partial.bytes.len();
                 partial.consume(0, scanned, reply.desk.framer.park(), at_least);
                 reply.connection.input = Some(partial);
@@ -177,7 +191,6 @@ impl<S: Service> Hosted<S> {
                 reply.connection.close(Close::Framing(error), reply.desk);
             }
         }
-        rest
     }
 
     /// Keeps what [`Hosted::dispatch`] left of a received buffer.
@@ -331,23 +344,9 @@ impl<S: Service> Host for Hosted<S> {
             if let Some(parked) = partial.parked.take() {
                 reply.desk.framer.resume(parked);
             }
-            match reply.desk.framer.feed(&partial.bytes[partial.scanned..]) {
-                // A frame is never shorter than what was known to be missing, so it can end only with the last byte.
-                Ok(Progress::Complete { .. }) => {
-                    host.carried_frame(&mut partial, reply);
-                    reply.desk.pools.give_partial(partial);
-                }
-                Ok(Progress::More { at_least }) => {
-                    let scanned = partial.bytes.len();
-                    partial.consume(0, scanned, reply.desk.framer.park(), at_least);
-                    reply.connection.input = Some(partial);
-                }
-                Err(error) => {
-                    reply.desk.framer.reset();
-                    reply.desk.pools.give_partial(partial);
-                    reply.connection.close(Close::Framing(error), reply.desk);
-                }
-            }
+            // A frame is never shorter than what was known to be missing, so it can end only with the last byte.
+            let seen = reply.desk.framer.feed(&partial.bytes[partial.scanned..]);
+            host.carry_on(partial, seen, reply);
         });
     }
 
