@@ -224,7 +224,7 @@ impl Exchange {
             return false;
         }
         let piece = Bytes::copy_from_slice(bytes);
-        self.return_large(slot);
+        drive::return_large(&mut self.shard, slot);
         self.shard.received(slot, &piece, Some(&piece));
         self.settle();
         true

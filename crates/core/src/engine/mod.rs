@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, sockopt_impl};
-use rustix::io::{Errno, ioctl_fionread};
-use rustix::net::RecvFlags;
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
+use rustix::net::{RecvFlags, recv};
 
 use crate::handover::parcel::Parcel;
 use crate::listeners::Listener;
@@ -111,42 +111,23 @@ sockopt_impl!(
 /// post cannot keep a worker from its sockets.
 pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
 
-/// The server stops and this connection receives no more: takes what the kernel has for it by now, unless a successor
-/// will, so that every request that arrived whole is answered, and reports the end. If the connection is paused before it has
-/// got all, it has the rest when it goes on and this is called again. Nothing may be receiving on the socket.
+/// The server stops and this connection receives no more: see [`Shard::read_last`]. Nothing may be receiving on the socket.
 pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
-    if !shard.reads_last(slot) {
-        return;
-    }
-    if shard.leaves_last(slot) {
-        shard.quiet(slot);
-        return;
-    }
-    // The kernel always knows it of a connection.
-    let mut left = shard.last_bytes(slot, |link| ioctl_fionread(link).unwrap_or(0));
     let mut buffer = [0; 16 * 1024];
-    while shard.takes_input(slot) {
-        let Some(link) = shard.link(slot) else {
-            return;
-        };
-        match rustix::net::recv(link.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
+    // The kernel always knows it of a connection.
+    let there = |link: &L| ioctl_fionread(link).unwrap_or(0);
+    shard.read_last(slot, there, |shard| {
+        let link: &L = shard.link(slot)?;
+        let received = retry_on_intr(|| recv(link, &mut buffer, RecvFlags::DONTWAIT));
+        match received {
             Ok((0, _)) => shard.ended(slot),
             Ok((length, _)) => {
                 shard.received(slot, &buffer[..length], None);
-                // When nothing is left the end may still come.
-                let Some(rest) = left.checked_sub(length as u64) else {
-                    left = 0;
-                    break;
-                };
-                left = rest;
+                return Some(length as u64);
             }
-            Err(Errno::AGAIN) => {
-                left = 0;
-                break;
-            }
-            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return None,
             Err(errno) => shard.failed(slot, errno.into()),
         }
-    }
-    shard.read_last(slot, left);
+        Some(0)
+    });
 }

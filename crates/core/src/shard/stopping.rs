@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::Shard;
 use super::mail::give_up;
-use super::{Entry, Shard};
 use crate::close::Close;
-use crate::connection::{LINGER, Life, milliseconds};
+use crate::connection::{Connection, LINGER, Life, milliseconds};
 use crate::mailbox::Mail;
 use crate::peer::Link;
 use crate::pool::Pools;
@@ -96,53 +96,60 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Whether the connection is read no more because the server stops, and what the kernel has for it by now was not taken
-    /// yet.
-    pub(crate) fn reads_last(&self, slot: u32) -> bool {
-        let is_stopping = |entry: &Entry<L>| match self.phase {
+    /// If the connection is read no more because the server stops: takes what the kernel has for it by now, unless a successor
+    /// will, so that every request that arrived whole is answered. If it is paused before it has got all, it has the rest when
+    /// it goes on and this is called again. Nothing may be receiving on the socket.
+    ///
+    /// `there` says how much there is, and `piece` receives one and says how long it was: `None` if there is nothing left.
+    pub(crate) fn read_last(
+        &mut self,
+        slot: u32,
+        there: impl FnOnce(&L) -> u64,
+        mut piece: impl FnMut(&mut Self) -> Option<u64>,
+    ) {
+        let Some(entry) = self.connections.get(slot as usize) else {
+            return;
+        };
+        let is_stopping = match self.phase {
             Phase::Serving => false,
             Phase::Waiting { .. } => entry.is_unsaved,
             Phase::Draining { .. } => true,
         };
-        self.connections
-            .get(slot as usize)
-            .is_some_and(|entry| !entry.connection.quiet && is_stopping(entry))
-    }
-
-    /// Whether what the kernel has for the connection by now stays there for a successor, or since no service may be given
-    /// it any more.
-    pub(crate) fn leaves_last(&self, slot: u32) -> bool {
-        let entry = self.connections.get(slot as usize);
-        self.hands_over && (self.rests() || entry.is_none_or(|entry| !entry.is_unsaved))
-    }
-
-    /// Whether the connection takes received bytes now.
-    pub(crate) fn takes_input(&self, slot: u32) -> bool {
-        let entry = self.connections.get(slot as usize);
-        entry.is_some_and(|entry| entry.connection.takes_input())
-    }
-
-    /// How much of what the kernel had received when the server stopped reading is left there; the first time, `there` says
-    /// how much that is.
-    pub(crate) fn last_bytes(&self, slot: u32, there: impl FnOnce(&L) -> u64) -> u64 {
+        if entry.connection.quiet || !is_stopping {
+            return;
+        }
+        // What no service may be given any more stays there, too.
+        if self.hands_over && (self.rests() || !entry.is_unsaved) {
+            self.quiet(slot);
+            return;
+        }
         let known = self.last_bytes.get(&slot).copied();
-        let entry = self.connections.get(slot as usize);
-        known.unwrap_or_else(|| entry.map_or(0, |entry| there(&entry.link)))
-    }
-
-    /// All but `left` bytes of that were taken. If there are any, the connection takes no more for now.
-    pub(crate) fn read_last(&mut self, slot: u32, left: u64) {
-        let entry = self.connections.get(slot as usize);
-        let is_open = entry.is_some_and(|entry| matches!(entry.connection.life, Life::Open));
-        if left > 0 && is_open {
+        let mut left = known.unwrap_or_else(|| there(&entry.link));
+        while self.is_open_to(slot, Connection::takes_input) {
+            let taken = piece(self);
+            // When nothing is left the end may still come.
+            match taken.and_then(|taken| left.checked_sub(taken)) {
+                Some(rest) => left = rest,
+                None => {
+                    left = 0;
+                    break;
+                }
+            }
+        }
+        if left > 0 && self.is_open_to(slot, |connection| matches!(connection.life, Life::Open)) {
             self.last_bytes.insert(slot, left);
         } else {
             self.quiet(slot);
         }
     }
 
+    fn is_open_to(&self, slot: u32, holds: impl FnOnce(&Connection) -> bool) -> bool {
+        let entry = self.connections.get(slot as usize);
+        entry.is_some_and(|entry| holds(&entry.connection))
+    }
+
     /// Nothing more will be received on this connection.
-    pub(crate) fn quiet(&mut self, slot: u32) {
+    fn quiet(&mut self, slot: u32) {
         self.last_bytes.remove(&slot);
         self.with(slot, |connection, _| connection.quiet = true);
     }

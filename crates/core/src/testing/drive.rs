@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Exchange;
 use crate::connection::{Finish, Receive};
 use crate::peer::{Link, PeerAddress};
+use crate::shard::Shard;
 
 /// What takes the place of a socket.
 #[derive(Default)]
@@ -147,30 +148,15 @@ impl Exchange {
         true
     }
 
-    /// Gives the connection one piece of what the client has sent, or its end.
+    /// Does what the connection wants to be read.
     fn read(&mut self, slot: u32, receive: Receive) -> bool {
         match receive {
-            Receive::Pause => return self.return_large(slot),
-            Receive::Stop => return self.return_large(slot) || self.read_last(slot),
+            Receive::Pause => return return_large(&mut self.shard, slot),
+            Receive::Stop => return return_large(&mut self.shard, slot) || self.read_last(slot),
             Receive::Large => self.take_large(slot),
             Receive::Stream => {}
         }
-        let Some(wire) = self.shard.link(slot) else {
-            return false;
-        };
-        if wire.large.is_some() && !wire.incoming.is_empty() {
-            return self.return_large(slot);
-        }
-        if let Some(piece) = wire.incoming.pop_front() {
-            self.shard.received(slot, &piece, Some(&piece));
-        } else if wire.ended && !wire.end_seen {
-            wire.end_seen = true;
-            self.return_large(slot);
-            self.shard.ended(slot);
-        } else {
-            return false;
-        }
-        true
+        read_piece(&mut self.shard, slot)
     }
 
     /// Begins to receive into the buffer of a large frame.
@@ -187,57 +173,22 @@ impl Exchange {
         }
     }
 
-    /// Ends the receive into the buffer of a large frame, if one is under way, with what has arrived by now.
-    pub(super) fn return_large(&mut self, slot: u32) -> bool {
-        let Some(wire) = self.shard.link(slot) else {
-            return false;
-        };
-        let Some((mut target, room)) = wire.large.take() else {
-            return false;
-        };
-        if let Some(piece) = wire.incoming.front_mut() {
-            target.extend_from_slice(&piece.split_to(piece.len().min(room)));
-            wire.incoming.retain(Buf::has_remaining);
-        }
-        self.shard.large_received(slot, target);
-        true
-    }
-
     /// Nothing more is received. While stopping, what has arrived by now is taken, as an engine does.
     fn read_last(&mut self, slot: u32) -> bool {
-        if !self.shard.reads_last(slot) {
-            return false;
-        }
-        if self.shard.leaves_last(slot) {
-            self.shard.quiet(slot);
-            return true;
-        }
-        let mut left = self.shard.last_bytes(slot, |wire| wire.unread() as u64);
         let mut has_read = false;
-        while self.shard.takes_input(slot) {
-            let before = self.unread_in(slot);
-            if !self.read(slot, Receive::Stream) {
-                left = 0;
-                break;
-            }
-            has_read = true;
-            let taken = before - self.unread_in(slot);
-            let Some(rest) = left.checked_sub(taken as u64) else {
-                left = 0;
-                break;
-            };
-            left = rest;
-        }
-        self.shard.read_last(slot, left);
-        has_read || left == 0
-    }
-
-    fn unread_in(&mut self, slot: u32) -> usize {
-        self.shard.link(slot).map_or(0, |wire| wire.unread())
+        let there = |wire: &Wire| wire.unread() as u64;
+        self.shard.read_last(slot, there, |shard| {
+            let before = shard.link(slot)?.unread();
+            let any = read_piece(shard, slot);
+            has_read |= any;
+            let left = shard.link(slot).map_or(0, |wire| wire.unread());
+            any.then_some((before - left) as u64)
+        });
+        has_read
     }
 
     fn close(&mut self, slot: u32) {
-        self.return_large(slot);
+        return_large(&mut self.shard, slot);
         if let Some((outbox, wire, _)) = self.shard.sending(slot) {
             // Closing is how the server ends its side if the client has ended before.
             wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
@@ -249,6 +200,42 @@ impl Exchange {
         let wire = self.shard.closed(slot);
         self.ended.extend(client.map(|client| (client, wire)));
     }
+}
+
+/// Gives the connection one piece of what the client has sent, or its end.
+fn read_piece(shard: &mut Shard<Wire>, slot: u32) -> bool {
+    let Some(wire) = shard.link(slot) else {
+        return false;
+    };
+    if wire.large.is_some() && !wire.incoming.is_empty() {
+        return return_large(shard, slot);
+    }
+    if let Some(piece) = wire.incoming.pop_front() {
+        shard.received(slot, &piece, Some(&piece));
+    } else if wire.ended && !wire.end_seen {
+        wire.end_seen = true;
+        return_large(shard, slot);
+        shard.ended(slot);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Ends the receive into the buffer of a large frame, if one is under way, with what has arrived by now.
+pub(super) fn return_large(shard: &mut Shard<Wire>, slot: u32) -> bool {
+    let Some(wire) = shard.link(slot) else {
+        return false;
+    };
+    let Some((mut target, room)) = wire.large.take() else {
+        return false;
+    };
+    if let Some(piece) = wire.incoming.front_mut() {
+        target.extend_from_slice(&piece.split_to(piece.len().min(room)));
+        wire.incoming.retain(Buf::has_remaining);
+    }
+    shard.large_received(slot, target);
+    true
 }
 
 #[cfg(test)]
