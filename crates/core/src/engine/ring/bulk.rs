@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::io;
 
-use io_uring::opcode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags};
 
@@ -162,16 +161,8 @@ impl Engine<'_> {
             return Ok(());
         }
         link.readable = Polling::Armed;
-        let poll = opcode::PollAdd::new(file.fd, libc::POLLIN as u32)
-            .multi(goes_on)
-            .build()
-            .flags(file.flags)
-            .user_data(Operation::new(Kind::Readable, generation, slot).pack());
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&poll)
-        }
+        let poll = Operation::new(Kind::Readable, generation, slot);
+        self.queue.poll(file, libc::POLLIN, goes_on, poll.pack())
     }
 
     /// There is something to receive, or the poll has ended.

@@ -28,8 +28,8 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use io_uring::opcode;
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode};
 use slab::Slab;
 
 use self::accept::Listening;
@@ -110,65 +110,20 @@ pub(crate) fn run(
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
-    let made = setup::ring(config).and_then(|mut ring| {
-        probe_operations(&mut ring)?;
-        Ok(ring)
-    });
-    let mut ring = match made {
+    let mut ring = match setup::ring(config) {
         Ok(ring) => ring,
         Err(unavailable) => {
             ready(Err(unavailable));
             return Served::nothing(Ok(()));
         }
     };
-    let queue = Queue::new(&mut ring);
-    let files = if probe::lets_go_of_files() {
-        Files::register(queue.submitter(), shard.desk.limits.connections)
-    } else {
-        Files::none()
-    };
-    // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
-    // leaked.
-    #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-    let registered = unsafe {
-        Buffers::register(
-            queue.submitter(),
-            config.buffers as u16,
-            config.buffer_bytes,
-        )
-    };
-    let buffers = match registered {
-        Ok(buffers) => buffers,
-        Err(error) => {
-            ready(Err(Unavailable {
-                step: "registering a ring of receive buffers",
-                error,
-            }));
+    let mut engine = match Engine::new(&mut ring, config, spin, shard, acceptors, &mailbox) {
+        Ok(engine) => ManuallyDrop::new(engine),
+        Err(unavailable) => {
+            ready(Err(unavailable));
             return Served::nothing(Ok(()));
         }
     };
-    let mut engine = ManuallyDrop::new(Engine {
-        queue,
-        files,
-        buffers,
-        shard,
-        acceptors: acceptors.into_iter().map(Listening::new).collect(),
-        mailbox: &mailbox,
-        clock: Clock::new(),
-        spin,
-        starved: VecDeque::new(),
-        turn: 0,
-        parcels: Vec::new(),
-        crowd: Crowd::default(),
-        bulk: Bulk::new(),
-        larges: Slab::new(),
-        flights: Flights::default(),
-        messages: Vec::new(),
-        wake: Box::new(0),
-        wake_armed: false,
-        finishes: false,
-        alarm: Alarm::new(),
-    });
     if let Err(error) = engine.begin() {
         return Served::nothing(Err(error));
     }
@@ -183,25 +138,57 @@ pub(crate) fn run(
     Served { parcels, result }
 }
 
-/// Asks the kernel whether it knows the operations that the engine is built on.
-fn probe_operations(ring: &mut io_uring::IoUring) -> Result<(), Unavailable> {
-    let mut probe = io_uring::Probe::new();
-    ring.submitter()
-        .register_probe(&mut probe)
-        .map_err(Unavailable::at("probing for operations"))?;
-    // SEND_ZC came with Linux 6.0, as multishot receive did, and unlike that it can be asked for.
-    if probe.is_supported(opcode::SendZc::CODE) {
-        Ok(())
-    } else {
-        let error = io::Error::from(io::ErrorKind::Unsupported);
-        Err(Unavailable {
-            step: "looking for multishot receive (Linux 6.0)",
-            error,
+impl<'r> Engine<'r> {
+    /// On this ring, whose kernel is to know its buffers and, where it lets go of them, its sockets.
+    fn new(
+        ring: &'r mut IoUring,
+        config: &RingConfig,
+        spin: Duration,
+        shard: Shard<RingLink>,
+        acceptors: Vec<Acceptor>,
+        mailbox: &'r Mailbox,
+    ) -> Result<Self, Unavailable> {
+        let queue = Queue::new(ring);
+        let files = if probe::lets_go_of_files() {
+            Files::register(queue.submitter(), shard.desk.limits.connections)
+        } else {
+            Files::none()
+        };
+        // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
+        // leaked.
+        #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
+        let buffers = unsafe {
+            Buffers::register(
+                queue.submitter(),
+                config.buffers as u16,
+                config.buffer_bytes,
+            )
+        }
+        .map_err(Unavailable::at("registering a ring of receive buffers"))?;
+        Ok(Engine {
+            queue,
+            files,
+            buffers,
+            shard,
+            acceptors: acceptors.into_iter().map(Listening::new).collect(),
+            mailbox,
+            clock: Clock::new(),
+            spin,
+            starved: VecDeque::new(),
+            turn: 0,
+            parcels: Vec::new(),
+            crowd: Crowd::default(),
+            bulk: Bulk::new(),
+            larges: Slab::new(),
+            flights: Flights::default(),
+            messages: Vec::new(),
+            wake: Box::new(0),
+            wake_armed: false,
+            finishes: false,
+            alarm: Alarm::new(),
         })
     }
-}
 
-impl Engine<'_> {
     /// Sees that the kernel takes what is submitted. Listeners wait for the mail that lets them accept.
     fn begin(&mut self) -> io::Result<()> {
         self.shard.woken(self.clock.now());
@@ -376,14 +363,8 @@ impl Engine<'_> {
 
     /// Asks the kernel to end the operation of this identity.
     fn cancel(&mut self, operation: Operation) -> io::Result<()> {
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(operation.pack()))
-            .build()
-            .user_data(Operation::new(Kind::Cancel, 0, 0).pack());
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&cancel)
-        }
+        let cancel = Operation::new(Kind::Cancel, 0, 0);
+        self.queue.cancel(operation.pack(), cancel.pack())
     }
 
     fn arm_wake(&mut self) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 
 use super::Poll;
@@ -277,16 +277,8 @@ impl<'r> Tests<'r> {
                 return Err(io::Error::from(io::ErrorKind::Unsupported));
             }
         }
-        let place = File::place(0);
-        let poll = opcode::PollAdd::new(place.fd, libc::POLLIN as u32)
-            .build()
-            .flags(place.flags)
-            .user_data(TARGET);
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&poll)?;
-        }
+        let waiting = File::place(0);
+        self.queue.poll(waiting, libc::POLLIN, false, TARGET)?;
         self.queue.enter(Wait::No, &self.counters)?;
         files.remove(self.queue.submitter(), 1);
         drop(closing);
@@ -345,14 +337,7 @@ impl<'r> Tests<'r> {
 
     /// Ends the target, which may have ended by itself. Returns its last completion.
     fn cancel(&mut self) -> io::Result<Completion> {
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(TARGET))
-            .build()
-            .user_data(CANCEL);
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&cancel)?;
-        }
+        self.queue.cancel(TARGET, CANCEL)?;
         let last = self.next(TARGET)?;
         if last.more() {
             return Err(unexpected("a cancelled operation goes on", &last));

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 
 use io_uring::squeue::Entry;
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue};
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode};
 
+use super::files::File;
 use crate::metrics::EngineCounters;
 
 // From <linux/io_uring.h>; io-uring keeps them to itself.
@@ -114,6 +115,38 @@ impl<'r> Queue<'r> {
             self.refill();
         }
         Ok(())
+    }
+
+    /// Waits for `events` on a socket: once, or, if it `goes_on`, whenever they change.
+    pub(super) fn poll(
+        &mut self,
+        file: File,
+        events: i16,
+        goes_on: bool,
+        user_data: u64,
+    ) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(file.fd, events as u32)
+            .multi(goes_on)
+            .build()
+            .flags(file.flags)
+            .user_data(user_data);
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.push(&poll)
+        }
+    }
+
+    /// Asks the kernel to end the operation `target`.
+    pub(super) fn cancel(&mut self, target: u64, user_data: u64) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(target))
+            .build()
+            .user_data(user_data);
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.push(&cancel)
+        }
     }
 
     /// Moves operations that waited for room into the submission queue.

@@ -7,8 +7,6 @@
 
 use std::io;
 
-use io_uring::opcode;
-
 use super::Engine;
 use super::link::Polling;
 use super::operation::{Kind, Operation};
@@ -25,16 +23,8 @@ impl Engine<'_> {
         }
         link.room = Polling::Armed;
         let file = link.file(slot);
-        let poll = opcode::PollAdd::new(file.fd, libc::POLLOUT as u32)
-            .multi(true)
-            .build()
-            .flags(file.flags)
-            .user_data(Operation::new(Kind::Room, generation, slot).pack());
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&poll)
-        }
+        let poll = Operation::new(Kind::Room, generation, slot);
+        self.queue.poll(file, libc::POLLOUT, true, poll.pack())
     }
 
     pub(super) fn room_found(&mut self, operation: Operation, completion: &Completion) {

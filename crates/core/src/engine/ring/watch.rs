@@ -8,8 +8,6 @@
 
 use std::io;
 
-use io_uring::opcode;
-
 use super::Engine;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
@@ -41,15 +39,8 @@ impl Engine<'_> {
         link.register(&self.files, self.queue.submitter(), slot);
         link.watch = Watch::Armed;
         let file = link.file(slot);
-        let poll = opcode::PollAdd::new(file.fd, libc::POLLRDHUP as u32)
-            .build()
-            .flags(file.flags)
-            .user_data(Operation::new(Kind::Watch, generation, slot).pack());
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&poll)
-        }
+        let poll = Operation::new(Kind::Watch, generation, slot);
+        self.queue.poll(file, libc::POLLRDHUP, false, poll.pack())
     }
 
     pub(super) fn watch_ended(&mut self, operation: Operation, completion: &Completion) {
