@@ -44,22 +44,12 @@ impl Report {
         }
     }
 
-    pub(crate) fn found(&mut self, name: &'static str) {
-        self.features.push(Feature {
-            name,
-            found: true,
-            instead: "the portable engine",
-        });
+    /// Notes an essential feature, and whether it was there and worked.
+    pub(crate) fn essential(&mut self, name: &'static str, found: bool) {
+        self.optional(name, found, "the portable engine");
     }
 
-    pub(crate) fn missing(&mut self, name: &'static str) {
-        self.features.push(Feature {
-            name,
-            found: false,
-            instead: "the portable engine",
-        });
-    }
-
+    /// Notes a feature that can be done without.
     pub(crate) fn optional(&mut self, name: &'static str, found: bool, instead: &'static str) {
         self.features.push(Feature {
             name,

@@ -22,7 +22,7 @@ use super::receive::{Shots, receive};
 use super::setup::{self, Unavailable};
 use crate::config::RingConfig;
 use crate::metrics::EngineCounters;
-use crate::probe::{Feature, Report};
+use crate::probe::Report;
 use crate::rlimit;
 
 /// The probe's own ring and buffers: small, and gone at the end of it.
@@ -75,9 +75,9 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
             return Err(unavailable);
         }
     };
-    report.found("io_uring");
-    report.found("SINGLE_ISSUER");
-    report.found("DEFER_TASKRUN");
+    report.essential("io_uring", true);
+    report.essential("SINGLE_ISSUER", true);
+    report.essential("DEFER_TASKRUN", true);
     let no_iowait = ring.params().is_feature_no_iowait();
     let registered = ring.submitter().register_ring_fd();
     report.optional(
@@ -89,16 +89,12 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
 
     let mut tests = Tests::new(&mut ring)
         .map_err(Unavailable::at("registering a ring of receive buffers"))
-        .inspect_err(|_| report.missing("receive buffer ring"))?;
-    report.found("receive buffer ring");
+        .inspect_err(|_| report.essential("receive buffer ring", false))?;
+    report.essential("receive buffer ring", true);
     let mut essential = |name: &'static str, result: io::Result<()>| {
         // Without descriptors it was not tried, which says nothing of the kernel.
         if !result.as_ref().is_err_and(rlimit::is_used_up) {
-            report.features.push(Feature {
-                name,
-                found: result.is_ok(),
-                instead: "the portable engine",
-            });
+            report.essential(name, result.is_ok());
         }
         result.map_err(Unavailable::at(name))
     };
@@ -128,26 +124,14 @@ pub(super) fn lets_go_of_files() -> bool {
 /// Which of the set-up flags is the one that the kernel refuses.
 fn set_up_by_steps(report: &mut Report) {
     let plain = IoUring::new(8);
-    report.features.push(Feature {
-        name: "io_uring",
-        found: plain.is_ok(),
-        instead: "nothing: neither engine works",
-    });
+    report.optional("io_uring", plain.is_ok(), "nothing: neither engine works");
     let single: io::Result<IoUring> = IoUring::builder().setup_single_issuer().build(8);
-    report.features.push(Feature {
-        name: "SINGLE_ISSUER",
-        found: single.is_ok(),
-        instead: "the portable engine",
-    });
+    report.essential("SINGLE_ISSUER", single.is_ok());
     let deferred: io::Result<IoUring> = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .build(8);
-    report.features.push(Feature {
-        name: "DEFER_TASKRUN",
-        found: deferred.is_ok(),
-        instead: "the portable engine",
-    });
+    report.essential("DEFER_TASKRUN", deferred.is_ok());
 }
 
 /// A ring with two buffers, to try operations on.
