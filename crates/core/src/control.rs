@@ -34,14 +34,42 @@ impl Signals {
     }
 
     /// Blocks them, and reads them from here on.
-    pub(crate) fn read() -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Signals`] if another thread does not block them. The kernel gives a signal to any that does not
+    /// (signal(7)), and there it would end the process.
+    pub(crate) fn read() -> Result<Self, ServerError> {
         Self::block()?;
+        if let Some(thread) = thread_to_signal() {
+            return Err(ServerError::Signals { thread });
+        }
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let open = |signals: SigSet| SignalFd::with_flags(&signals, flags).map_err(io::Error::from);
         Ok(Signals {
-            stop: SignalFd::with_flags(&stop_signals(), flags)?,
-            reload: SignalFd::with_flags(&reload_signals(), flags)?,
+            stop: open(stop_signals())?,
+            reload: open(reload_signals())?,
         })
     }
+}
+
+/// The name of a thread of this process that one of the signals could go to, if there is one and /proc tells.
+fn thread_to_signal() -> Option<String> {
+    let mut signals = stop_signals();
+    signals.extend(&reload_signals());
+    // Signal n is bit n - 1.
+    let ours = signals
+        .iter()
+        .fold(0, |mask, signal| mask | 1_u64 << (signal as i32 - 1));
+    let threads = std::fs::read_dir("/proc/self/task").ok()?;
+    // One that has ended meanwhile is none.
+    threads.flatten().find_map(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let blocked = u64::from_str_radix(field("SigBlk:")?.trim(), 16).ok()?;
+        let name = field("Name:")?.trim();
+        (blocked & ours != ours).then(|| name.to_owned())
+    })
 }
 
 fn stop_signals() -> SigSet {

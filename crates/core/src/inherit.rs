@@ -140,8 +140,8 @@ impl fmt::Display for InheritError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFirst => f.write_str(
-                "threads are running already, too late to take inherited descriptors; call Inherited::take first in \
-                 main, before any runtime or logger starts, and give the result to Server::inherited",
+                "threads are running already, too late to take inherited descriptors; call block_signals and \
+                 Inherited::take first in main, before any runtime or logger starts, and give the result to Server::inherited",
             ),
             Self::Invalid { variable, value, expected } => {
                 write!(f, "{variable} is {value:?}, but it must be {expected}; it is set by the service manager")

@@ -36,8 +36,8 @@ impl Server {
     /// Call it first in `main`, before there is any other thread: it blocks those signals (and SIGHUP) for the whole
     /// process and takes the descriptors that the environment announces. A program that must start threads before,
     /// such as a runtime's, calls [`block_signals`] and [`Inherited::take`](crate::inherit::Inherited::take) before those, and gives what it took to
-    /// [`Server::inherited`]. Otherwise it starts neither under socket activation nor after a restart, and each reload is
-    /// refused.
+    /// [`Server::inherited`]. Otherwise it does not start: a signal would end it, and it could never take over from its
+    /// predecessor.
     ///
     /// # Reload
     ///
@@ -56,6 +56,9 @@ impl Server {
     pub fn run(self) -> Result<(), ServerError> {
         if let Some(question) = std::env::var_os(preflight::VARIABLE) {
             return self.answer(&question);
+        }
+        if self.inherited.is_none() {
+            inherit::must_be_first()?;
         }
         let signals = Signals::read()?;
         let daemon = Daemon {

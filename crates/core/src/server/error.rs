@@ -13,6 +13,12 @@ use crate::rlimit::{self, RAISE_LIMIT};
 pub enum ServerError {
     /// The descriptors that the environment announces could not be taken.
     Inherit(InheritError),
+    /// A thread was started before SIGTERM, SIGINT and SIGHUP were blocked, so that they would end the process: see
+    /// [`block_signals`](crate::block_signals).
+    Signals {
+        /// Its name.
+        thread: String,
+    },
     /// The listeners cannot be had.
     Listeners(StartError),
     /// No engine works here.
@@ -40,6 +46,11 @@ impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ServerError::Inherit(error) => error.fmt(f),
+            ServerError::Signals { thread } => write!(
+                f,
+                "the thread {thread:?} does not block SIGTERM, SIGINT and SIGHUP, each of which would end the process there \
+                 instead of stopping or reloading it; call block_signals first in main, before any thread starts"
+            ),
             ServerError::Listeners(error) => error.fmt(f),
             ServerError::Engine(reason) => f.write_str(reason),
             ServerError::Descriptors { needed, free } => write!(

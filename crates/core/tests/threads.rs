@@ -1,0 +1,118 @@
+//! What a daemon that starts threads of its own has to do before, and is told if it does not.
+//!
+//! Without the usual harness, which has threads: this program runs itself again for each case.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Command, ExitCode};
+use std::sync::mpsc;
+use std::thread::Builder;
+
+use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::{Server, block_signals};
+use rustix::process::{Signal, getpid, kill_process};
+
+/// What `main` does before `run`, and what that says. A SIGTERM that is pending by then stops who has started at once.
+const CASES: [(&str, &[&str], &str); 6] = [
+    ("nothing but the signal", &["block", "term"], "stopped"),
+    (
+        "a thread",
+        &["thread"],
+        "threads are running already, too late to take inherited descriptors; call block_signals and Inherited::take first",
+    ),
+    (
+        "a thread behind the signals",
+        &["block", "thread"],
+        "threads are running already, too late to take inherited descriptors; call block_signals and Inherited::take first",
+    ),
+    (
+        "a thread behind what is inherited",
+        &["take", "thread"],
+        "the thread \"early\" does not block SIGTERM, SIGINT and SIGHUP",
+    ),
+    (
+        "a thread behind both",
+        &["block", "take", "thread", "term"],
+        "stopped",
+    ),
+    (
+        "run elsewhere than on the first thread",
+        &["take", "elsewhere"],
+        "does not block SIGTERM, SIGINT and SIGHUP",
+    ),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--child") => child(&arguments[1..]),
+        Some("--list") => {
+            for (title, ..) in CASES {
+                println!("{title}: test");
+            }
+            ExitCode::SUCCESS
+        }
+        _ => run(arguments.iter().find(|argument| !argument.starts_with('-'))),
+    }
+}
+
+fn run(filter: Option<&String>) -> ExitCode {
+    let is_chosen = |title: &str| filter.is_none_or(|filter| title.contains(filter.as_str()));
+    let mut failed = 0;
+    let chosen = CASES.iter().filter(|(title, ..)| is_chosen(title));
+    for (title, arguments, expected) in chosen {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .arg("--child")
+            .args(*arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let right = output.status.success() && said.contains(expected);
+        println!("test {title} ... {}", if right { "ok" } else { "FAILED" });
+        if !right {
+            failed += 1;
+            println!("expected {expected:?}, found {output:?}");
+        }
+    }
+    println!("{failed} failed");
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn child(steps: &[String]) -> ExitCode {
+    let mut inherited = None;
+    let mut elsewhere = false;
+    // The thread lives until the process ends.
+    let (_stop, stopped) = mpsc::channel::<()>();
+    let mut stopped = Some(stopped);
+    for step in steps {
+        match step.as_str() {
+            "block" => block_signals().unwrap(),
+            "take" => inherited = Some(Inherited::take().unwrap()),
+            "thread" => {
+                let stopped = stopped.take().unwrap();
+                let thread = Builder::new().name("early".into());
+                thread.spawn(move || stopped.recv()).unwrap();
+            }
+            "term" => kill_process(getpid(), Signal::TERM).unwrap(),
+            "elsewhere" => elsewhere = true,
+            _ => panic!("no step: {step}"),
+        }
+    }
+    let serve = move || {
+        let server = Server::new(Config::default());
+        let result = match inherited {
+            Some(inherited) => server.inherited(inherited).run(),
+            None => server.run(),
+        };
+        match result {
+            Ok(()) => println!("stopped"),
+            Err(error) => println!("{error}"),
+        }
+    };
+    match elsewhere {
+        true => std::thread::spawn(serve).join().unwrap(),
+        false => serve(),
+    }
+    ExitCode::SUCCESS
+}
