@@ -1,8 +1,8 @@
 //! The configuration: one TOML file, read strictly.
 //!
 //! Every key has a default, so an empty file is a valid configuration, without sockets. A key that is not known, or a
-//! value that cannot be used, is an error that names the line, the key and what would have been right; all errors of a
-//! file are reported at once.
+//! value that cannot be used, is an error that names the line, the key and what would have been right; all errors that the
+//! file itself shows are reported at once.
 //!
 //! Durations are strings of a whole number and a unit (`"50us"`, `"20ms"`, `"5s"`, `"2min"`, `"1h"`); sizes are plain
 //! integers (bytes) or strings with a binary unit (`"8KiB"`, `"16MiB"`, `"1GiB"`).
@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+
+use serde::de::DeserializeOwned;
 
 use crate::limits::Limits;
 
@@ -34,6 +36,10 @@ pub struct Config {
     pub engine: EngineChoice,
     /// How many workers there are. Default [`Workers::Auto`].
     pub workers: Workers,
+    /// Whether each worker is pinned to a CPU of its own. Default none: if there are as many workers as CPUs in the affinity
+    /// mask of the process. Fewer would be pinned to the first of them, and those of the next daemon on the machine as well; more
+    /// never are pinned.
+    pub pin: Option<bool>,
     /// How long an idle worker looks for work before it sleeps. Default zero, which is not at all; at most one second.
     pub spin: Duration,
     /// Section `[limits]`.
@@ -61,7 +67,8 @@ pub enum EngineChoice {
 /// Key `workers`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Workers {
-    /// `"auto"`: one worker for each CPU in the affinity mask of the process, pinned to it.
+    /// `"auto"`: one worker for each CPU that the process may use: those in its affinity mask, or fewer if its control group has a
+    /// quota (`CPUQuota=` in systemd.resource-control(5)).
     #[default]
     Auto,
     /// A number from 1 to [`Workers::MAX`].
@@ -203,14 +210,71 @@ impl Config {
         parse::parse(text, origin)
     }
 
+    /// Reads a configuration and the settings of the program itself, which it has in a section `[app]`.
+    ///
+    /// If there is no such section, `App` is made from one without keys. A key that it does not know is an error if it says
+    /// so (serde's `deny_unknown_fields`).
+    ///
+    /// ```
+    /// use ringhold_core::config::Config;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// #[serde(deny_unknown_fields, default)]
+    /// struct App {
+    ///     archive: std::path::PathBuf,
+    /// }
+    ///
+    /// impl Default for App {
+    ///     fn default() -> Self {
+    ///         App { archive: "/var/lib/ingest".into() }
+    ///     }
+    /// }
+    ///
+    /// let text = r#"
+    /// workers = 2
+    /// [app]
+    /// archive = "/srv/ingest"
+    /// "#;
+    /// let (config, app) = Config::parse_with_app::<App>(text, "ingest.toml")?;
+    /// assert_eq!(app.archive.to_str(), Some("/srv/ingest"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Every problem that was found, in the order of their lines; of `[app]` the first one.
+    pub fn parse_with_app<App: DeserializeOwned>(
+        text: &str,
+        origin: &str,
+    ) -> Result<(Self, App), ConfigError> {
+        parse::parse_with_app(text, origin)
+    }
+
     /// Reads the configuration file at `path`.
     ///
     /// # Errors
     /// That the file cannot be read, or every problem that was found in it.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let origin = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::unreadable(&origin, &error))?;
+        let (text, origin) = read(path)?;
         Self::parse(&text, &origin)
+    }
+
+    /// Reads the configuration file at `path`, with the program's own section: see [`Config::parse_with_app`].
+    ///
+    /// # Errors
+    /// That the file cannot be read, or the problems that were found in it.
+    pub fn from_file_with_app<App: DeserializeOwned>(
+        path: &Path,
+    ) -> Result<(Self, App), ConfigError> {
+        let (text, origin) = read(path)?;
+        Self::parse_with_app(&text, &origin)
+    }
+}
+
+/// The text of a file, and what errors call it.
+fn read(path: &Path) -> Result<(String, String), ConfigError> {
+    let origin = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((text, origin)),
+        Err(error) => Err(ConfigError::unreadable(&origin, &error)),
     }
 }

@@ -20,16 +20,30 @@ pub fn available() -> io::Result<Vec<usize>> {
 
 /// The CPU that each worker is pinned to, given those that are `available`. The length is the number of workers.
 ///
-/// `Auto` is one worker for each CPU. A number of workers up to that of the CPUs takes the first ones; a larger one
-/// leaves all workers unpinned, since some would have to share while others do not.
-pub fn assign(workers: Workers, available: &[usize]) -> Vec<Option<usize>> {
-    let pinned = available.iter().copied().map(Some);
-    match workers {
-        Workers::Auto if available.is_empty() => vec![None],
-        Workers::Auto => pinned.collect(),
-        Workers::Count(count) if count <= available.len() => pinned.take(count).collect(),
-        Workers::Count(count) => vec![None; count],
+/// `Auto` is one worker for each CPU, or `quota` workers if those are fewer. `pin` is the key of the configuration; without it
+/// workers are pinned if they are as many as the CPUs. More than those are never pinned, since some would have to share while
+/// others do not.
+pub fn assign(
+    workers: Workers,
+    pin: Option<bool>,
+    available: &[usize],
+    quota: usize,
+) -> Vec<Option<usize>> {
+    let count = match workers {
+        Workers::Auto => available.len().min(quota).max(1),
+        Workers::Count(count) => count,
+    };
+    let pins = pin.unwrap_or(count == available.len()) && count <= available.len();
+    match pins {
+        true => available.iter().copied().map(Some).take(count).collect(),
+        false => vec![None; count],
     }
+}
+
+/// So many CPUs' time is what the process may use, by the quota of its control group (cpu.max in the kernel's cgroup-v2
+/// documentation) and its affinity mask.
+pub fn quota() -> usize {
+    std::thread::available_parallelism().map_or(usize::MAX, usize::from)
 }
 
 /// Pins the calling thread to `cpu`.
@@ -50,12 +64,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_take_the_cpus_of_the_mask() {
-        assert_eq!(assign(Workers::Auto, &[1, 5]), [Some(1), Some(5)]);
-        assert_eq!(assign(Workers::Auto, &[]), [None]);
-        assert_eq!(assign(Workers::Count(1), &[1, 5]), [Some(1)]);
-        assert_eq!(assign(Workers::Count(2), &[1, 5]), [Some(1), Some(5)]);
-        assert_eq!(assign(Workers::Count(3), &[1, 5]), [None, None, None]);
+    fn workers_that_are_as_many_as_the_cpus_are_pinned() {
+        let assign = |workers, pin| assign(workers, pin, &[1, 5], 2);
+        let both = [Some(1), Some(5)];
+        assert_eq!(assign(Workers::Auto, None), both);
+        assert_eq!(assign(Workers::Count(2), None), both);
+        assert_eq!(assign(Workers::Count(1), None), [None]);
+        assert_eq!(assign(Workers::Count(3), None), [None; 3]);
+        assert_eq!(assign(Workers::Auto, Some(false)), [None; 2]);
+        assert_eq!(assign(Workers::Count(1), Some(true)), [Some(1)]);
+        assert_eq!(assign(Workers::Count(3), Some(true)), [None; 3]);
+    }
+
+    #[test]
+    fn a_quota_below_the_cpus_makes_fewer_workers_which_are_not_pinned() {
+        let auto = |pin, quota| assign(Workers::Auto, pin, &[0, 1, 2, 3], quota);
+        assert_eq!(auto(None, 2), [None; 2]);
+        assert_eq!(auto(Some(true), 2), [Some(0), Some(1)]);
+        assert_eq!(auto(None, 64).len(), 4);
+        assert_eq!(assign(Workers::Auto, None, &[], 1), [None]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::cpus;
 use crate::engine::{Chosen, EngineKind, choose};
 use crate::handover::parcel::Parcel;
 use crate::handover::spare::Spare;
@@ -50,9 +51,9 @@ impl Server {
     /// Adds a service under the name that `service = "..."` in a socket's section means. `make` is called once on each
     /// worker's thread, and what it makes stays there until the worker ends, which drops it.
     ///
-    /// Unless there are more workers than CPUs, that thread is pinned to one, and every thread that is started from it, here or in a call of
-    /// the service, inherits that: it competes with the worker. Threads that compute are better started in `main` (see
-    /// [`Server::inherited`]), or set their own affinity (sched_setaffinity(2)).
+    /// If that thread is pinned to a CPU (key `pin`: by default if there are as many workers as CPUs), every thread that is started
+    /// from it, here or in a call of the service, inherits that: it competes with the worker. Threads that compute are better
+    /// started in `main` (see [`Server::inherited`]), or set their own affinity (sched_setaffinity(2)).
     ///
     /// # Panics
     ///
@@ -130,8 +131,14 @@ impl Server {
     }
 
     pub(crate) fn worker_count(&self) -> usize {
-        let available = crate::cpus::available().unwrap_or_default();
-        crate::cpus::assign(self.config.workers, &available).len()
+        self.cpus().len()
+    }
+
+    /// The CPU of each worker.
+    fn cpus(&self) -> Vec<Option<usize>> {
+        let Config { workers, pin, .. } = self.config;
+        let available = cpus::available().unwrap_or_default();
+        cpus::assign(workers, pin, &available, cpus::quota())
     }
 
     /// Whether there would be problems if listeners with these descriptor names were inherited, and `held` were passed on
@@ -243,8 +250,7 @@ impl Server {
             Some(inherited) => inherited,
             None => Inherited::take()?,
         };
-        let available = crate::cpus::available().unwrap_or_default();
-        let cpus = crate::cpus::assign(self.config.workers, &available);
+        let cpus = self.cpus();
         let services: Vec<&str> = self
             .services
             .iter()

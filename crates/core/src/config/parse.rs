@@ -5,11 +5,12 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::error::{ConfigError, Problem};
-use super::table::{Fault, Report, Section, described, nearest};
+use super::error::ConfigError;
+use super::table::{Fault, Report, Section, described, each, nearest};
 use super::{
     Config, EngineChoice, Handover, Id, ListenAddress, Partition, RingConfig, SocketConfig, Workers,
 };
@@ -23,6 +24,33 @@ type Value<'t> = Spanned<DeValue<'t>>;
 const MAX_NAME: usize = 255;
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
+    parse_with(text, origin, |_, _| Some(())).map(|(config, ())| config)
+}
+
+/// Reads the program's own section, too.
+pub(super) fn parse_with_app<App: DeserializeOwned>(
+    text: &str,
+    origin: &str,
+) -> Result<(Config, App), ConfigError> {
+    parse_with(text, origin, |section, report| {
+        // A section that is not there is one without keys.
+        let empty = || Spanned::new(0..0, DeValue::Table(DeTable::new()));
+        let value = section.foreign("app").cloned().unwrap_or_else(empty);
+        App::deserialize(ValueDeserializer::from(value))
+            .map_err(|error| {
+                let message = error.message().replace('\n', ", ");
+                let offset = error.span().map(|span| span.start);
+                report.problem(offset, format!("bad section [app]: {message}"));
+            })
+            .ok()
+    })
+}
+
+fn parse_with<App>(
+    text: &str,
+    origin: &str,
+    app: impl FnOnce(&mut Section<'_, '_>, &Report<'_>) -> Option<App>,
+) -> Result<(Config, App), ConfigError> {
     let report = Report::new(text);
     let table = match DeTable::parse(text) {
         Ok(table) => table,
@@ -32,22 +60,24 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
             return Err(ConfigError::new(origin, report.into_problems()));
         }
     };
-    let config = top(Section::top(&report, table.get_ref()));
-    let problems: Vec<Problem> = report.into_problems();
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(ConfigError::new(origin, problems))
+    let mut section = Section::top(&report, table.get_ref());
+    let app = app(&mut section, &report);
+    let config = top(section);
+    match (app, report.into_problems()) {
+        (Some(app), problems) if problems.is_empty() => Ok((config, app)),
+        (_, problems) => Err(ConfigError::new(origin, problems)),
     }
 }
 
 fn top(mut section: Section<'_, '_>) -> Config {
     let engine = section.read("engine", EngineChoice::Auto, engine);
     let workers = section.read("workers", Workers::Auto, workers);
+    let pin = section.read("pin", None, |value| boolean(value).map(Some));
     let spin = section.read("spin", Duration::ZERO, spin);
     let config = Config {
         engine,
         workers,
+        pin,
         spin,
         limits: section.section("limits").map(limits).unwrap_or_default(),
         handover: section
@@ -241,15 +271,8 @@ fn partition(value: &Value<'_>) -> Result<Partition, Fault> {
         DeValue::String(text) => Ok(text.parse()?),
         DeValue::Integer(_) => Ok(Partition::only(vec![index(value)? as usize])?),
         DeValue::Array(list) => {
-            let list: Result<Vec<usize>, Fault> = list
-                .iter()
-                .map(|item| {
-                    index(item)
-                        .map(|index| index as usize)
-                        .map_err(|fault| fault.at(item.span()))
-                })
-                .collect();
-            Ok(Partition::only(list?)?)
+            let list = each(list, |item| index(item).map(|index| index as usize))?;
+            Ok(Partition::only(list)?)
         }
         other => Err(format!(
             "it must be \"all\", \"0\", \"0-3\" or a list such as [0, 2], not {}",
@@ -264,19 +287,21 @@ fn listen(value: &Value<'_>) -> Result<Vec<ListenAddress>, Fault> {
         // One address needs no brackets.
         return Ok(vec![string(value)?.parse()?]);
     };
-    let mut addresses: Vec<ListenAddress> = Vec::new();
-    for item in list.iter() {
-        let place = |fault: Fault| fault.at(item.span());
-        let text = string(item).map_err(place)?;
-        let address: ListenAddress = text.parse().map_err(|wrong: String| place(wrong.into()))?;
+    let mut known: Vec<ListenAddress> = Vec::new();
+    each(list, |item| {
+        let text = string(item)?;
+        let address: ListenAddress = text.parse()?;
         // Port 0 is another port each time.
         let any_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-        if !any_port && addresses.contains(&address) {
-            return Err(place(format!("{text:?} is listed twice; to listen once on each worker, write reuse_port = true").into()));
+        if !any_port && known.contains(&address) {
+            let wrong = format!(
+                "{text:?} is listed twice; to listen once on each worker, write reuse_port = true"
+            );
+            return Err(wrong.into());
         }
-        addresses.push(address);
-    }
-    Ok(addresses)
+        known.push(address.clone());
+        Ok(address)
+    })
 }
 
 fn id(value: &Value<'_>) -> Result<Option<Id>, Fault> {

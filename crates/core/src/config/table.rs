@@ -17,23 +17,36 @@ pub(super) struct Report<'t> {
     problems: RefCell<Vec<Problem>>,
 }
 
-/// A value that cannot be used: why, and where if that is not the whole value.
-pub(super) struct Fault {
-    text: String,
-    span: Option<Range<usize>>,
-}
+/// A value that cannot be used: each reason, and where it is if that is not the whole value.
+pub(super) struct Fault(Vec<(String, Option<Range<usize>>)>);
 
 impl From<String> for Fault {
     fn from(text: String) -> Self {
-        Self { text, span: None }
+        Self(vec![(text, None)])
     }
 }
 
-impl Fault {
-    /// Places the fault at `span`, unless it has a place.
-    pub(super) fn at(mut self, span: Range<usize>) -> Self {
-        self.span.get_or_insert(span);
-        self
+/// Reads each item of a list, and reports all that cannot be used.
+pub(super) fn each<'t, T>(
+    list: &[Spanned<DeValue<'t>>],
+    mut convert: impl FnMut(&Spanned<DeValue<'t>>) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let mut items = Vec::with_capacity(list.len());
+    let mut faults = Vec::new();
+    for item in list {
+        match convert(item) {
+            Ok(item) => items.push(item),
+            Err(Fault(wrong)) => faults.extend(
+                wrong
+                    .into_iter()
+                    .map(|(text, span)| (text, span.or_else(|| Some(item.span())))),
+            ),
+        }
+    }
+    if faults.is_empty() {
+        Ok(items)
+    } else {
+        Err(Fault(faults))
     }
 }
 
@@ -93,16 +106,22 @@ impl<'a, 't> Section<'a, 't> {
         };
         match convert(value) {
             Ok(value) => value,
-            Err(fault) => {
-                let offset = fault.span.map_or(value.span().start, |span| span.start);
+            Err(Fault(wrong)) => {
                 let place = self.place();
-                self.report.problem(
-                    Some(offset),
-                    format!("bad value for {key:?}{place}: {}", fault.text),
-                );
+                for (text, span) in wrong {
+                    let span = span.unwrap_or_else(|| value.span());
+                    let text = format!("bad value for {key:?}{place}: {text}");
+                    self.report.problem(Some(span.start), text);
+                }
                 default
             }
         }
+    }
+
+    /// What stands under `key`, which somebody else reads.
+    pub(super) fn foreign(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'t>>> {
+        self.asked.push(key);
+        self.table.get(key)
     }
 
     /// The table under `key`, if there is one.

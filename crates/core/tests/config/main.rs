@@ -49,6 +49,7 @@ fn every_default_is_as_documented() {
     let config = Config::default();
     assert_eq!(config.engine, EngineChoice::Auto);
     assert_eq!(config.workers, Workers::Auto);
+    assert_eq!(config.pin, None);
     assert_eq!(config.spin, Duration::ZERO);
     assert!(config.sockets.is_empty());
     let limits = Limits {
@@ -249,11 +250,32 @@ fn all_problems_are_reported_in_the_order_of_their_lines() {
         lines,
         [
             "test.toml:1: bad value for \"spin\": it must be a duration with a unit, such as \"5s\", not the number 3",
-            "test.toml:2: unknown key \"foo\"; known are engine, workers, spin, limits, handover, ring, sockets",
+            "test.toml:2: unknown key \"foo\"; known are engine, workers, pin, spin, limits, handover, ring, sockets",
             "test.toml:4: bad value for \"backlog\" in [sockets.b]: 0 is not within 1 to 2147483647",
             "test.toml:6: bad value for \"enable\" in [sockets.a]: it must be true or false, not \"yes\"",
             "test.toml:8: bad value for \"buffers\" in [ring]: 3 is not a power of two",
         ]
+    );
+}
+
+#[test]
+fn each_item_of_a_list_that_is_wrong_is_reported() {
+    let text = "[sockets.x]\nlisten = [\"4700\",\n\"[::1]:1\",\n7,\n\"[::1]:1\"]\nworkers = [0, \"a\", -1]";
+    let errors = errors(text);
+    let places: Vec<&str> = errors
+        .iter()
+        .filter_map(|line| line.split(": ").next())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "test.toml:2",
+            "test.toml:4",
+            "test.toml:5",
+            "test.toml:6",
+            "test.toml:6"
+        ],
+        "{errors:#?}"
     );
 }
 
@@ -430,4 +452,54 @@ fn files() {
         "{error}"
     );
     assert_eq!(error.problems()[0].line, None);
+}
+
+/// What a program of one's own may want to know.
+#[derive(Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct App {
+    archive: Option<PathBuf>,
+    shards: Vec<u16>,
+}
+
+#[test]
+fn a_program_has_a_section_of_its_own() {
+    let text = "workers = 2\n[app]\narchive = \"/srv/a\"\nshards = [1, 2]\n[limits]\ndepth = 3";
+    let (config, app) = Config::parse_with_app::<App>(text, "test.toml").unwrap();
+    assert_eq!(
+        (config.workers, config.limits.depth),
+        (Workers::Count(2), 3)
+    );
+    assert_eq!(app.archive.as_deref(), Some(Path::new("/srv/a")));
+    assert_eq!(app.shards, [1, 2]);
+
+    let (config, app) = Config::parse_with_app::<App>("", "test.toml").unwrap();
+    assert_eq!((config, app), (Config::default(), App::default()));
+}
+
+#[test]
+fn what_is_wrong_in_it_is_reported_with_the_rest() {
+    let wrong = |text: &str| {
+        let error = Config::parse_with_app::<App>(text, "test.toml").unwrap_err();
+        let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
+        lines
+    };
+    let [depth, app] = wrong("[limits]\ndepth = 0\n\n[app]\nshards = [1,\n\"two\"]")
+        .try_into()
+        .unwrap();
+    assert!(
+        depth.starts_with("test.toml:2: bad value for \"depth\" in [limits]: "),
+        "{depth}"
+    );
+    assert_eq!(
+        app,
+        "test.toml:6: bad section [app]: invalid type: string \"two\", expected u16"
+    );
+    let [unknown] = wrong("\n[app]\nshard = [1]").try_into().unwrap();
+    assert!(
+        unknown.starts_with("test.toml:3: bad section [app]: unknown field `shard`, expected"),
+        "{unknown}"
+    );
+    // Who has none is told so, as of any other key.
+    assert!(error("[app]\nshards = [1]").starts_with("test.toml:1: unknown key \"app\""));
 }
