@@ -14,7 +14,7 @@ use crate::memory::Memory;
 use crate::transit;
 
 /// Names one connection for as long as the process lives.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     pub(crate) worker: u16,
     /// Differs between the connections that use the same slot one after the other.
@@ -25,6 +25,13 @@ pub struct ConnectionId {
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.worker, self.slot, self.generation)
+    }
+}
+
+/// As it is displayed, so that what a service logs is found with what the log says of the connection.
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
