@@ -6,7 +6,6 @@ use crate::desk::Desk;
 use crate::outbox::Outbox;
 use crate::partial::Partial;
 use crate::peer::{ConnectionId, PushError};
-use crate::throttle::Verdict;
 use crate::tickets::Tickets;
 
 mod time;
@@ -146,6 +145,15 @@ impl Connection {
                 traffic: now,
                 ..Clock::default()
             },
+        }
+    }
+
+    /// Why it ends, if it does.
+    #[inline]
+    pub(crate) fn end(&self) -> Option<&Close> {
+        match &self.life {
+            Life::Open | Life::Ended => None,
+            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => Some(why),
         }
     }
 
@@ -309,23 +317,6 @@ impl Connection {
             Close::Panicked => counters.panics.add(1),
             Close::Overflow | Close::Memory => counters.cut.add(1),
             Close::Idle | Close::FrameTimeout | Close::WriteTimeout => counters.timed_out.add(1),
-        }
-        // Name and number are fields for those who filter, and text for those who read.
-        let name = &desk.names[self.name as usize].name;
-        let id = self.id;
-        if why.is_orderly() {
-            tracing::trace!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
-        } else if matches!(why, Close::Failed(_) | Close::Idle | Close::Service(_)) {
-            tracing::debug!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
-        } else if let Verdict::Log { unsaid } = desk.warnings.warn(desk.now) {
-            if unsaid > 0 {
-                tracing::warn!(
-                    "{unsaid} connections that closed in a bad way were not logged one by one; ringhold status counts them"
-                );
-            }
-            tracing::warn!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
-        } else {
-            tracing::debug!(socket = %name, connection = %id, "connection {id} of {name} closes: {why}");
         }
     }
 

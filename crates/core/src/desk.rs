@@ -9,8 +9,8 @@ use crate::memory::Meter;
 use crate::metrics::{Metrics, NameCounters, WorkerMetrics};
 use crate::peer::Handles;
 use crate::pool::Pools;
-use crate::throttle::Throttle;
 use crate::tickets::OpenTickets;
+use crate::warnings::Warnings;
 
 /// The tools of one worker, shared by all its connections one after the other.
 pub(crate) struct Desk {
@@ -25,9 +25,7 @@ pub(crate) struct Desk {
     pub(crate) handles: Handles,
     pub(crate) open_tickets: OpenTickets,
     /// Bounds the warnings about connections.
-    pub(crate) warnings: Throttle,
-    /// Bounds what is logged of panics in calls of services.
-    pub(crate) panics: Throttle,
+    pub(crate) warnings: Warnings,
     /// How many tickets this worker has opened, modulo 2^32.
     pub(crate) rounds: u32,
     /// Milliseconds on the worker's clock at the beginning of this turn.

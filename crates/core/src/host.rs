@@ -12,7 +12,7 @@ use crate::desk::Desk;
 use crate::frame::{Frame, Lend};
 use crate::panics;
 use crate::partial::Partial;
-use crate::peer::Peer;
+use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service};
 use crate::slots::Slots;
@@ -41,7 +41,13 @@ pub(crate) trait Host {
     /// A deferred reply will not come.
     fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>);
     /// The connection has ended.
-    fn disconnected(&mut self, connection: &mut Connection, why: &Close, desk: &Desk);
+    fn disconnected(
+        &mut self,
+        connection: &mut Connection,
+        why: &Close,
+        desk: &Desk,
+        link: &dyn Link,
+    );
 }
 
 pub(crate) struct Hosted<S: Service> {
@@ -230,7 +236,7 @@ impl<S: Service> Hosted<S> {
             Ok(result) => Some(result),
             Err(panic) => {
                 // The connection's own line does not say what it was.
-                panic.log("the service", reply.connection, reply.desk);
+                panic.log("the service", reply.connection, reply.desk, reply.link);
                 reply.desk.framer.reset();
                 reply.connection.close(Close::Panicked, reply.desk);
                 None
@@ -389,7 +395,13 @@ impl<S: Service> Host for Hosted<S> {
         }
     }
 
-    fn disconnected(&mut self, connection: &mut Connection, why: &Close, desk: &Desk) {
+    fn disconnected(
+        &mut self,
+        connection: &mut Connection,
+        why: &Close,
+        desk: &Desk,
+        link: &dyn Link,
+    ) {
         let Some(key) = connection.session.take() else {
             return;
         };
@@ -398,7 +410,7 @@ impl<S: Service> Host for Hosted<S> {
         };
         // Unwind safety: nothing is left of the session.
         if let Err(panic) = panics::catch(|| self.service.disconnected(session, why)) {
-            panic.log("the service", connection, desk);
+            panic.log("the service", connection, desk, link);
             desk.name_counters(connection.name).panics.add(1);
         }
     }

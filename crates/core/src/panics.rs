@@ -25,7 +25,9 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 
 use crate::connection::Connection;
 use crate::desk::Desk;
-use crate::throttle::Verdict;
+use crate::journal::Named;
+use crate::peer::Link;
+use crate::warnings::Kind;
 
 /// What this thread does, as far as a panic is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,21 +96,16 @@ impl Caught {
 
     /// Logs it, at most ten times a second on each worker: whoever finds out how to cause it can do so at any rate.
     #[cold]
-    pub(crate) fn log(&self, what: &str, connection: &Connection, desk: &Desk) {
-        let Verdict::Log { unsaid } = desk.panics.warn(desk.now) else {
+    pub(crate) fn log(&self, what: &str, connection: &Connection, desk: &Desk, link: &dyn Link) {
+        if !desk.warnings.lets_pass(Kind::Panic, desk.now) {
             return;
-        };
-        if unsaid > 0 {
-            tracing::error!(
-                "{unsaid} panics of services were not logged one by one; ringhold status counts them"
-            );
         }
-        let name = &desk.names[connection.name as usize].name;
-        let id = connection.id;
+        let named = Named::new(connection, desk, link);
         tracing::error!(
-            socket = %name,
-            connection = %id,
-            "{what} panicked on connection {id} of {name}: {self}"
+            socket = %named.socket,
+            connection = %named.id,
+            peer = named.peer(),
+            "{what} panicked on {named}: {self}"
         );
     }
 }

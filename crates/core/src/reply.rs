@@ -73,7 +73,7 @@ impl Reply<'_> {
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
     /// `what` has panicked, such as `the handler of "add"`. Ten panics a second are logged, and how many were not.
     pub fn report_panic(&mut self, what: &str, panic: &Caught) {
-        panic.log(what, self.connection, self.desk);
+        panic.log(what, self.connection, self.desk, self.link);
         self.desk.name_counters(self.connection.name).panics.add(1);
     }
 

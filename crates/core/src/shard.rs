@@ -18,6 +18,7 @@ use crate::desk::Desk;
 use crate::frame::Lend;
 use crate::heap::Burst;
 use crate::host::Host;
+use crate::journal;
 use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
 use crate::reply::Reply;
@@ -105,6 +106,8 @@ struct Entry<L> {
     is_awaited: bool,
     /// It cannot be handed over, as far as is known, and ends instead.
     is_unsaved: bool,
+    /// The log says why it ends.
+    is_end_logged: bool,
 }
 
 impl<L: Link> Shard<L> {
@@ -186,11 +189,15 @@ impl<L: Link> Shard<L> {
             is_loud: false,
             is_awaited: false,
             is_unsaved: false,
+            is_end_logged: false,
         });
         self.burst.grown(self.connections.len());
         let counters = self.desk.name_counters(name);
         counters.opened.add(1);
         counters.open.add(1);
+        if let Some(entry) = self.connections.get(id.slot as usize) {
+            journal::opens(&entry.connection, &self.desk, &entry.link);
+        }
         id
     }
 
@@ -260,7 +267,7 @@ impl<L: Link> Shard<L> {
         entry.count_unsaved(&why, &self.desk);
         let connection = &mut entry.connection;
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
-            host.disconnected(connection, &why, &self.desk);
+            host.disconnected(connection, &why, &self.desk, &entry.link);
         }
         if let Some(handle) = entry.handle.get() {
             handle.end(PushError::Gone);
@@ -407,6 +414,11 @@ impl<L: Link> Shard<L> {
         !self.holds && self.rest == Rest::No
     }
 
+    /// Logs what is held back of the warnings about connections: the worker ends.
+    pub(crate) fn say_held(&self) {
+        self.desk.warnings.say_held(self.desk.worker);
+    }
+
     /// Takes the services out, when nothing is left that they could be called for.
     pub(crate) fn take_hosts(&mut self) -> Vec<Box<dyn Host>> {
         std::mem::take(&mut self.hosts)
@@ -478,6 +490,12 @@ impl<L: Link> Shard<L> {
         connection.update_pause(&self.desk);
         connection.settle(&mut self.desk);
         connection.account(&mut self.desk);
+        if !entry.is_end_logged
+            && let Some(why) = connection.end()
+        {
+            entry.is_end_logged = true;
+            journal::closes(connection, why, &self.desk, &entry.link);
+        }
         let handle = entry.handle.get();
         if let Some(handle) = handle
             && let Some(error) = connection.push_error()

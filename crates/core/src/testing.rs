@@ -52,7 +52,7 @@ use crate::placement::Dealer;
 use crate::pool::Pools;
 use crate::service::Service;
 use crate::shard::Shard;
-use crate::throttle::Throttle;
+use crate::warnings::Warnings;
 use crate::worker::Worker;
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
@@ -149,8 +149,7 @@ impl Exchange {
                 memory,
             },
             open_tickets: crew.open_tickets.clone(),
-            warnings: Throttle::default(),
-            panics: Throttle::default(),
+            warnings: Warnings::default(),
             rounds: 0,
             now: 1,
             limits: Arc::new(limits),

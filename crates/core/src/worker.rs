@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::peer::Handles;
 use crate::pool::Pools;
 use crate::shard::Shard;
-use crate::throttle::Throttle;
+use crate::warnings::Warnings;
 
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
 /// with, on the worker's own thread.
@@ -95,8 +95,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
             memory: post.crew.memory.clone(),
         },
         open_tickets: post.crew.open_tickets.clone(),
-        warnings: Throttle::default(),
-        panics: Throttle::default(),
+        warnings: Warnings::default(),
         rounds: 0,
         now: 1,
         limits,

@@ -51,6 +51,9 @@ impl<L: Link> Shard<L> {
         if self.desk.pools.tick(now) {
             self.crew.has_surplus.store(true, Ordering::Relaxed);
         }
+        if self.desk.warnings.next_due().is_some_and(|due| due <= now) {
+            self.say_held();
+        }
         if self.wheel.next_due().is_none_or(|due| due > now) {
             return;
         }
@@ -176,6 +179,7 @@ impl<L: Link> Shard<L> {
             stop,
             rest,
             self.desk.pools.next_due(),
+            self.desk.warnings.next_due(),
         ];
         dues.into_iter().flatten().min()
     }

@@ -376,6 +376,21 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_wakes_up_to_say_what_it_held_back() {
+        let mut exchange = Exchange::new(Silent);
+        let misbehave = |exchange: &mut Exchange| {
+            let client = exchange.connect();
+            exchange.receive(client, b"\xc1");
+        };
+        (0..10).for_each(|_| misbehave(&mut exchange));
+        assert!(exchange.shard.next_due().is_none_or(|due| due > 1000));
+        misbehave(&mut exchange);
+        assert_eq!(exchange.shard.next_due(), Some(1000));
+        exchange.advance(Duration::from_secs(1));
+        assert!(exchange.shard.next_due().is_none_or(|due| due > 1001));
+    }
+
+    #[test]
     fn no_step_of_a_stop_is_missed_whose_time_comes_in_the_middle_of_a_turn() {
         let mut exchange = Exchange::new(Silent);
         let client = exchange.connect();

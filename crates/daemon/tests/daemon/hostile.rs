@@ -153,7 +153,7 @@ fn bad_input_costs_its_connection_and_is_counted(engine: &str) {
     // Every end that was not the client's own wish is in the log, with its reason.
     let ended = daemon.stop();
     let lines = ended.log.lines();
-    let closes = lines.filter(|line| line.contains(" of rpc closes: "));
+    let closes = lines.filter(|line| line.contains(" closes: "));
     let (warnings, held): (Vec<&str>, Vec<&str>) = closes.partition(|line| line.starts_with("<4>"));
     assert_eq!((warnings.len() + held.len()) as u64, bad, "{}", ended.log);
     assert!(!warnings.is_empty());

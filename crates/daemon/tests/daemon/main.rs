@@ -10,5 +10,6 @@ mod activation;
 mod commands;
 mod configuration;
 mod hostile;
+mod logs;
 mod sockets;
 mod stop;

@@ -39,7 +39,10 @@ fn panics_of_a_handler_are_bounded_lines_with_message_and_place() {
     let lines: Vec<&str> = lines.collect();
     assert!((1..100).contains(&lines.len()), "{log}");
     for line in lines {
-        assert!(line.contains(" of rpc: on purpose, at "), "{line}");
+        assert!(
+            line.contains(" of rpc over a unix socket: on purpose, at "),
+            "{line}"
+        );
         assert!(line.contains(PLACE), "{line}");
     }
     assert!(!log.contains(PRINTED), "{log}");
@@ -68,7 +71,7 @@ fn panics_of_a_service_are_bounded_lines_with_message_and_place() {
             line.contains("the service panicked on connection "),
             "{line}"
         );
-        assert!(line.contains(" of counter: "), "{line}");
+        assert!(line.contains(" of counter over a unix socket: "), "{line}");
         assert!(line.contains(PLACE), "{line}");
     }
     assert!(!log.contains(PRINTED), "{log}");

@@ -139,6 +139,7 @@ pub(crate) fn run(
 impl Engine {
     async fn serve(mut self) -> Served {
         let result = self.turn().await;
+        self.shard.say_held();
         let_go(&mut self.shard);
         Served {
             parcels: self.parcels,

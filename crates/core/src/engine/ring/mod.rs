@@ -129,6 +129,7 @@ pub(crate) fn run(
     }
     ready(Ok(()));
     let result = engine.serve().and_then(|()| engine.finish());
+    engine.shard.say_held();
     // Nothing is in flight on these, whatever has failed.
     let parcels = std::mem::take(&mut engine.parcels);
     if result.is_ok() {

@@ -1,0 +1,109 @@
+//! What is logged about single connections.
+
+use std::fmt;
+
+use tracing::field::{DisplayValue, display};
+
+use crate::close::Close;
+use crate::connection::Connection;
+use crate::desk::Desk;
+use crate::peer::{ConnectionId, Link, PeerAddress};
+use crate::warnings::Kind;
+
+/// A connection as the log names it. Socket, number and peer are fields for those who filter, and text for those who read.
+pub(crate) struct Named<'a> {
+    pub(crate) socket: &'a str,
+    pub(crate) id: ConnectionId,
+    address: Option<PeerAddress>,
+}
+
+impl<'a> Named<'a> {
+    /// Asks the kernel for the peer's address, so it is for what is really logged. There is none any more where the peer
+    /// has reset the connection.
+    pub(crate) fn new(connection: &Connection, desk: &'a Desk, link: &dyn Link) -> Self {
+        Named {
+            socket: &desk.names[connection.name as usize].name,
+            id: connection.id,
+            address: link.peer_address().ok(),
+        }
+    }
+
+    /// The value of the field `peer`.
+    pub(crate) fn peer(&self) -> Option<DisplayValue<&PeerAddress>> {
+        self.address.as_ref().map(display)
+    }
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} of {}", self.id, self.socket)?;
+        match &self.address {
+            Some(PeerAddress::Unix) => f.write_str(" over a unix socket"),
+            Some(address) => write!(f, " from {address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+macro_rules! log {
+    ($level:ident, $named:expr, $($what:tt)+) => {
+        if tracing::enabled!(tracing::Level::$level) {
+            let named: Named<'_> = $named;
+            tracing::event!(
+                tracing::Level::$level,
+                socket = %named.socket,
+                connection = %named.id,
+                peer = named.peer(),
+                "{named} {}",
+                format_args!($($what)+)
+            );
+        }
+    };
+}
+
+/// A connection was accepted, or taken over from the predecessor.
+pub(crate) fn opens(connection: &Connection, desk: &Desk, link: &dyn Link) {
+    log!(DEBUG, Named::new(connection, desk, link), "opens");
+}
+
+/// A connection begins to end.
+#[cold]
+pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
+    let named = || Named::new(connection, desk, link);
+    match weight(why) {
+        Weight::Usual => log!(TRACE, named(), "closes: {why}"),
+        Weight::Warning(kind) if desk.warnings.lets_pass(kind, desk.now) => {
+            log!(WARN, named(), "closes: {why}");
+        }
+        Weight::Notable | Weight::Warning(_) => log!(DEBUG, named(), "closes: {why}"),
+    }
+}
+
+/// What an end means to who reads the log.
+enum Weight {
+    /// It is how connections ordinarily end.
+    Usual,
+    /// Nothing is wrong with it, but it may be looked for: what services decide, and what networks do.
+    Notable,
+    Warning(Kind),
+}
+
+fn weight(why: &Close) -> Weight {
+    Weight::Warning(match why {
+        Close::Finished | Close::Stopping | Close::HandedOver => return Weight::Usual,
+        Close::Failed(_) | Close::Idle | Close::Refused(_) | Close::Service(_) => {
+            return Weight::Notable;
+        }
+        Close::Truncated => Kind::Truncated,
+        Close::Framing(_) => Kind::Framing,
+        Close::TopLevel(_) => Kind::TopLevel,
+        Close::Rejected(_) => Kind::Rejected,
+        Close::Abandoned(_) => Kind::Abandoned,
+        Close::Unrestored(_) => Kind::Unrestored,
+        Close::Panicked => Kind::Panicked,
+        Close::Overflow => Kind::Overflow,
+        Close::FrameTimeout => Kind::FrameTimeout,
+        Close::WriteTimeout => Kind::WriteTimeout,
+        Close::Memory => Kind::Memory,
+    })
+}

@@ -1,0 +1,173 @@
+//! A bound on what is logged about connections, which peers could otherwise make write as fast as they connect. Each kind
+//! of warning has its own, so that none hides another, and what was not logged is said when its second is over.
+
+use std::cell::Cell;
+
+/// So many warnings of a kind are let through in each window.
+const WARNINGS_MAX: u32 = 10;
+
+/// The length of a window, on the worker's clock.
+const WINDOW_MS: u64 = 1_000;
+
+/// What a warning is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Truncated,
+    Framing,
+    TopLevel,
+    Rejected,
+    Abandoned,
+    Unrestored,
+    Panicked,
+    Overflow,
+    FrameTimeout,
+    WriteTimeout,
+    Memory,
+    /// A panic of a service. It need not end a connection.
+    Panic,
+}
+
+impl Kind {
+    const ALL: [Kind; 12] = [
+        Kind::Truncated,
+        Kind::Framing,
+        Kind::TopLevel,
+        Kind::Rejected,
+        Kind::Abandoned,
+        Kind::Unrestored,
+        Kind::Panicked,
+        Kind::Overflow,
+        Kind::FrameTimeout,
+        Kind::WriteTimeout,
+        Kind::Memory,
+        Kind::Panic,
+    ];
+
+    /// Logs that there were `count` more of them than have lines of their own.
+    fn log(self, count: u64, worker: u16) {
+        let why = match self {
+            Kind::Truncated => "the peer ended the connection in the middle of a frame",
+            Kind::Framing => "the input is not acceptable msgpack",
+            Kind::TopLevel => "a frame began with a byte whose type its service does not take",
+            Kind::Rejected => "the service rejects the input",
+            Kind::Abandoned => "the service ended the connection for want of a deferred reply",
+            Kind::Unrestored => "its session cannot be restored",
+            Kind::Panicked => "the service panicked",
+            Kind::Overflow => "more was pushed to the connection than it may hold",
+            Kind::FrameTimeout => "a frame was not complete within limits.frame_timeout",
+            Kind::WriteTimeout => "the peer took nothing for limits.write_timeout",
+            Kind::Memory => "limits.memory was exceeded",
+            Kind::Panic => {
+                tracing::error!(
+                    worker,
+                    "{count} panics of services were not logged one by one; ringhold status counts them"
+                );
+                return;
+            }
+        };
+        tracing::warn!(
+            worker,
+            "{count} connections that closed were not logged one by one ({why}); ringhold status counts them"
+        );
+    }
+}
+
+/// One worker's warnings about connections, counted by kind and second.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings {
+    /// The window that the counts are of.
+    window: Cell<u64>,
+    counts: [Count; Kind::ALL.len()],
+    /// When what was held back is to be said.
+    due: Cell<Option<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    logged: Cell<u32>,
+    held: Cell<u64>,
+}
+
+impl Warnings {
+    /// Whether a warning is logged at the time `now`, in milliseconds on the worker's clock. If not, it is counted.
+    pub(crate) fn lets_pass(&self, kind: Kind, now: u64) -> bool {
+        let window = now / WINDOW_MS;
+        if self.window.replace(window) != window {
+            self.counts.iter().for_each(|count| count.logged.set(0));
+        }
+        let count = &self.counts[kind as usize];
+        if count.logged.get() < WARNINGS_MAX {
+            count.logged.set(count.logged.get() + 1);
+            return true;
+        }
+        count.held.set(count.held.get() + 1);
+        if self.due.get().is_none() {
+            self.due.set(Some((window + 1) * WINDOW_MS));
+        }
+        false
+    }
+
+    /// When to call [`Warnings::say_held`] next, on the worker's clock; `None` as long as nothing is held back.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.due.get()
+    }
+
+    /// Logs how many warnings of each kind were held back and have not been spoken of yet.
+    #[cold]
+    pub(crate) fn say_held(&self, worker: u16) {
+        self.take_held()
+            .for_each(|(kind, count)| kind.log(count, worker));
+    }
+
+    fn take_held(&self) -> impl Iterator<Item = (Kind, u64)> {
+        self.due.set(None);
+        let counts = Kind::ALL.into_iter().zip(&self.counts);
+        let held = counts.map(|(kind, count)| (kind, count.held.take()));
+        held.filter(|(_, count)| *count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many of `count` warnings are let through.
+    fn passed(warnings: &Warnings, kind: Kind, now: u64, count: usize) -> usize {
+        (0..count).filter(|_| warnings.lets_pass(kind, now)).count()
+    }
+
+    #[test]
+    fn ten_of_a_kind_pass_in_each_second() {
+        let warnings = Warnings::default();
+        assert_eq!(passed(&warnings, Kind::TopLevel, 1, 7), 7);
+        assert_eq!(passed(&warnings, Kind::TopLevel, 999, 1_000), 3);
+        assert_eq!(passed(&warnings, Kind::FrameTimeout, 999, 1), 1);
+        assert_eq!(passed(&warnings, Kind::TopLevel, 1_000, 11), 10);
+    }
+
+    #[test]
+    fn what_is_held_back_is_due_when_its_second_is_over() {
+        let warnings = Warnings::default();
+        assert_eq!(passed(&warnings, Kind::Panic, 1_500, 10), 10);
+        assert_eq!(warnings.next_due(), None);
+        assert_eq!(passed(&warnings, Kind::Panic, 1_600, 2), 0);
+        assert_eq!(passed(&warnings, Kind::Memory, 1_700, 13), 10);
+        assert_eq!(warnings.next_due(), Some(2_000));
+        // Those of the next second, if it is late, are said with them.
+        assert_eq!(passed(&warnings, Kind::Memory, 2_001, 14), 10);
+        assert_eq!(warnings.next_due(), Some(2_000));
+        let held: Vec<_> = warnings.take_held().collect();
+        assert_eq!(held, [(Kind::Memory, 7), (Kind::Panic, 2)]);
+        assert_eq!(warnings.next_due(), None);
+        assert_eq!(warnings.take_held().count(), 0);
+        assert_eq!(passed(&warnings, Kind::Memory, 2_002, 1), 0);
+        assert_eq!(warnings.next_due(), Some(3_000));
+    }
+
+    #[test]
+    fn every_kind_has_its_own_count() {
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+        }
+    }
+}

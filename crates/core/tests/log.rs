@@ -1,0 +1,123 @@
+//! What the log says of connections. It is the only test of its process: a place that logs is asked once whether anybody
+//! listens, and the answer is that of the thread which comes there first (tokio-rs/tracing#3611), so that a test beside this
+//! one could silence it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringhold_core::limits::Limits;
+use ringhold_core::testing::Exchange;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use tracing::Level;
+
+/// Lets nobody in on the socket `closed`, and logs by itself who comes.
+struct Doorkeeper;
+
+impl Service for Doorkeeper {
+    type Session = ();
+
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        tracing::info!(id = ?peer.id(), "somebody comes");
+        match peer.socket_name() {
+            "closed" => Err(Refusal::new("you are not on the list")),
+            _ => Ok(()),
+        }
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+}
+
+#[test]
+fn the_log_says_who_ends_and_why_and_how_often() {
+    let log = Log::default();
+    let sink = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(Level::DEBUG)
+        .with_writer(move || sink.clone())
+        .finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let limits = Limits {
+        frame_timeout: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let mut exchange = Exchange::with_names(Doorkeeper, limits, &["open", "closed"]);
+
+    // A service that refuses is its own matter, as one that ends a connection is.
+    let refused = exchange.connect_to("closed");
+    assert!(!exchange.is_open(refused));
+    let lines = log.take();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let who = "connection 0.0.0 of closed over a unix socket";
+    let fields = "socket=closed connection=0.0.0 peer=unix";
+    let why = "the service refused the connection: you are not on the list";
+    assert!(lines[0].contains(" DEBUG ") && lines[0].ends_with(&format!("{who} opens {fields}")));
+    assert!(lines[1].contains(" INFO ") && lines[1].ends_with("somebody comes id=0.0.0"));
+    assert!(
+        lines[2].contains(" DEBUG ") && lines[2].contains(&format!("{who} closes: {why} {fields}"))
+    );
+
+    // Whoever causes one kind of warning as often as he likes does not hide another kind.
+    let slow = exchange.connect();
+    exchange.receive(slow, b"\x93\x01");
+    exchange.advance(Duration::from_millis(4_999));
+    log.take();
+    for _ in 0..100 {
+        let bad = exchange.connect();
+        exchange.receive(bad, b"\xc1");
+    }
+    exchange.advance(Duration::from_millis(500));
+    assert!(!exchange.is_open(slow));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 11, "{warnings:?}");
+    let bad = " of open over a unix socket closes: the input is not acceptable msgpack";
+    assert!(warnings[..10].iter().all(|line| line.contains(bad)));
+    assert!(warnings[10].contains("a frame was not complete within limits.frame_timeout"));
+
+    // When the second is over it says what it held back, though nothing happens any more.
+    exchange.advance(Duration::from_millis(500));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains(
+            "90 connections that closed were not logged one by one (the input is not acceptable msgpack); \
+             ringhold status counts them worker=0"
+        ),
+        "{warnings:?}"
+    );
+    exchange.advance(Duration::from_secs(10));
+    assert_eq!(log.take_warnings(), [""; 0]);
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// The lines that were logged since the last call.
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        let lines = self.take().into_iter();
+        lines.filter(|line| line.contains(" WARN ")).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
