@@ -19,6 +19,8 @@ pub(crate) struct Crew {
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) open_tickets: OpenTickets,
+    /// Deferred replies that a stop did not wait for any longer.
+    pub(crate) given_up: AtomicUsize,
     /// Connections in the whole process that a handover waits for, since they end before it.
     pub(crate) endings: OpenTickets,
     /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
@@ -52,6 +54,7 @@ impl Crew {
             memory,
             metrics,
             open_tickets: OpenTickets::default(),
+            given_up: AtomicUsize::new(0),
             endings: OpenTickets::default(),
             acceptors: acceptors.into_iter().map(AtomicUsize::new).collect(),
             parts: AtomicBool::new(false),

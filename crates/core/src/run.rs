@@ -83,36 +83,27 @@ impl Server {
         // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
         let spare = [for_handover, for_child];
         match end {
-            End::Close => {
-                running.stop();
-                control.wait_for_end(&running)?;
-                running.join()?;
-            }
+            End::Close => running.stop(),
+            End::Store | End::Replace => running.stop_to_hand_over(),
+        }
+        say_awaited(&running);
+        control.wait_for_end(&running)?;
+        drop(spare);
+        tracing::debug!("every worker has let go");
+        say_given_up(&running);
+        say_unsaved(&metrics);
+        match end {
+            End::Close => running.join()?,
             End::Store => {
-                stop_to_hand_over(&running);
-                control.wait_for_end(&running)?;
-                drop(spare);
-                tracing::debug!("every worker has let go");
-                say_unsaved(&metrics);
-                let released = running.release();
-                let failed = daemon.leave(released)?;
+                let failed = daemon.leave(running.release())?;
                 failed.map_or(Ok(()), Err)?;
             }
             End::Replace => {
-                stop_to_hand_over(&running);
-                control.wait_for_end(&running)?;
-                drop(spare);
-                tracing::debug!("every worker has let go");
-                say_unsaved(&metrics);
+                say_served(&metrics);
                 return Err(daemon.replace(running.release(), has_store)?.into());
             }
         }
-        let total = metrics.snapshot().total();
-        tracing::info!(
-            "stopped; {} connections and {} frames were served",
-            total.opened,
-            total.frames_in
-        );
+        say_served(&metrics);
         Ok(())
     }
 
@@ -316,15 +307,32 @@ fn has_store() -> bool {
     }
 }
 
-/// Tells the workers to make ready for a successor, and says what they have to wait for.
-fn stop_to_hand_over(running: &Running) {
-    running.stop_to_hand_over();
+/// Says what the workers, who were told to stop, have to wait for.
+fn say_awaited(running: &Running) {
     let open = running.open_tickets();
     if open > 0 {
         tracing::info!(
             "waiting for deferred replies ({open} are open), for at most handover.drain; those promised meanwhile have as long"
         );
     }
+}
+
+/// Says how many clients got an error instead of a reply, because it took too long for the stop.
+fn say_given_up(running: &Running) {
+    let given_up = running.given_up();
+    if given_up > 0 {
+        tracing::warn!("gave up {given_up} deferred replies after handover.drain");
+    }
+}
+
+/// Says what this process has done, now that it serves no more.
+fn say_served(metrics: &Metrics) {
+    let total = metrics.snapshot().total();
+    tracing::info!(
+        "stopped; {} connections and {} frames were served",
+        total.opened,
+        total.frames_in
+    );
 }
 
 /// Says whose connections end although there is a successor: nothing is wrong with it, but their clients see it.

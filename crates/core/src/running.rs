@@ -248,6 +248,11 @@ impl Running {
         self.crew.open_tickets.count()
     }
 
+    /// Deferred replies that the stop did not wait for any longer. All of them once every worker has ended.
+    pub(crate) fn given_up(&self) -> usize {
+        self.crew.given_up.load(Ordering::Relaxed)
+    }
+
     /// Which workers have ended.
     pub(crate) fn have_ended(&self) -> Vec<bool> {
         let results = &self.ends.results;
@@ -340,6 +345,7 @@ impl Running {
                 ));
             }
         }
+        let unrestored = self.unrestored();
         inheritance.commit()?;
         if inheritance.lost > 0 {
             tracing::error!(
@@ -347,8 +353,20 @@ impl Running {
                 inheritance.lost
             );
         }
-        tracing::info!("took over {count} connections");
+        match unrestored {
+            0 => tracing::info!("took over {count} connections"),
+            _ => tracing::warn!(
+                "took over {count} connections; {unrestored} of them could not be restored and were closed"
+            ),
+        }
         Ok(())
+    }
+
+    /// How many connections their services did not go on with, before anything else can have happened to any: no restore, no
+    /// new session, or a panic.
+    fn unrestored(&self) -> u64 {
+        let total = self.crew.metrics.snapshot().total();
+        total.unrestored + total.ended_by_service + total.panics
     }
 }
 

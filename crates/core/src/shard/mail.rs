@@ -160,10 +160,16 @@ impl<L: Link> Shard<L> {
 }
 
 /// Tells the service that the deferred reply to a ticket, which is closed by now, will not come. Not if the connection
-/// is ending: then there is nobody left to apologise to.
-pub(super) fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket, why: Abandoned) {
+/// is ending: then there is nobody left to apologise to. Returns whether it did.
+pub(super) fn give_up(
+    host: &mut dyn Host,
+    reply: &mut Reply<'_>,
+    ticket: Ticket,
+    why: Abandoned,
+) -> bool {
     reply.connection.clock.traffic = reply.desk.now;
-    if reply.connection.takes_frames() {
+    let is_told = reply.connection.takes_frames();
+    if is_told {
         reply
             .desk
             .name_counters(reply.connection.name)
@@ -171,4 +177,5 @@ pub(super) fn give_up(host: &mut dyn Host, reply: &mut Reply<'_>, ticket: Ticket
             .add(1);
         host.abandoned(ticket, why, reply);
     }
+    is_told
 }

@@ -1,5 +1,6 @@
 //! The way of a worker to its end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Shard;
@@ -260,7 +261,9 @@ impl<L: Link> Shard<L> {
         self.with_host(slot, |host, reply| {
             for ticket in close(&mut reply.connection.tickets, &mut reply.desk.pools) {
                 crew.ticket_closed();
-                give_up(host, reply, ticket, why);
+                if give_up(host, reply, ticket, why) && why == Abandoned::Stopping {
+                    crew.given_up.fetch_add(1, Ordering::Relaxed);
+                }
             }
         });
     }

@@ -91,6 +91,48 @@ fn a_deferred_reply_that_outlives_the_drain_becomes_an_error() {
     manager.stop_for_good();
 }
 
+/// However a process ends, its log says what it waited for, what it gave up, and what it has done.
+#[test]
+fn what_is_given_up_is_in_the_log() {
+    for (store_max, carrier) in [(16, "left 2 connections"), (0, "stopped; ")] {
+        let mut manager = Manager::new(store_max, &config("150ms")).with_test_daemon();
+        let address = manager.listen_tcp("rpc");
+        manager.start();
+        let mut held = [(); 2].map(|()| Wire::connect(&address));
+        let mut ends = 0;
+        for (step, carrier) in [
+            (Manager::reload as fn(&mut Manager), "handing 2 connections"),
+            (Manager::stop, carrier),
+        ] {
+            for wire in &mut held {
+                wire.send(&request(1, "hold", &[]));
+                // Requests are taken in order, so it is held by then.
+                wire.echo(2, 2);
+            }
+            step(&mut manager);
+            ends += 1;
+            for part in [
+                "waiting for deferred replies (2 are open)",
+                "gave up 2 deferred replies after handover.drain",
+                "stopped; ",
+            ] {
+                manager.logged(ends, &[part]);
+                assert_eq!(manager.log().matches(part).count(), ends, "{part}");
+            }
+            manager.logged(1, &[carrier]);
+            for wire in &mut held {
+                assert_eq!(wire.reply().0, 1);
+            }
+        }
+        // The first process had both connections, and the other one took them over.
+        let frames = manager
+            .log()
+            .matches("stopped; 2 connections and 4 frames")
+            .count();
+        assert_eq!(frames, 2, "{}", manager.log());
+    }
+}
+
 /// Calls that are made while a handover waits for an endless one take less than the drain, but end after it.
 #[test]
 fn what_is_called_during_the_drain_has_a_drain_of_its_own() {

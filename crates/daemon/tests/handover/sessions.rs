@@ -74,6 +74,8 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
         1,
         &["its session cannot be restored: an odd count, on purpose"],
     );
+    let some = "took over 3 connections; 1 of them could not be restored and were closed";
+    manager.logged(1, &[some]);
     assert_eq!(counter(&rpc, "counter", "bad_input"), 0);
     assert_eq!(counter(&rpc, "counter", "unrestored"), 1);
     manager.set_flag("refuse-to-restore", false);
@@ -82,6 +84,7 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     manager.reload();
     assert_eq!(even.rest(), b"");
     assert_eq!(counter(&rpc, "counter", "panics"), 1);
+    manager.logged(2, &["; 1 of them could not be restored and were closed"]);
     manager.set_flag("panic-in-restore", false);
 
     let mut unsaved = connect();
