@@ -33,13 +33,11 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
             CallError::Limit {
                 exceeded: Exceeded::FrameBytes(_),
                 ..
-            } => Failure::unreachable(format!("ringhold: {error}; --frame-bytes raises the limit")),
+            } => Failure::unreachable(format!("{error}; --frame-bytes raises the limit")),
             error => error.into(),
         })?;
     let result = json::print_encoded(&result).map_err(|why| {
-        Failure::unreachable(format!(
-            "ringhold: the result cannot be shown as JSON: {why}"
-        ))
+        Failure::unreachable(format!("the result cannot be shown as JSON: {why}"))
     })?;
     print(&result)
 }
@@ -61,16 +59,14 @@ fn remote(value: &[u8]) -> Failure {
         Ok(value) => json::print(&value),
         Err(_) => "an error that is not valid msgpack".to_owned(),
     };
-    Failure::failed(format!(
-        "ringhold: the server answered with an error: {text}"
-    ))
+    Failure::failed(format!("the server answered with an error: {text}"))
 }
 
 /// One msgpack array of all parameters.
 fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
     if texts.iter().filter(|text| *text == "-").count() > 1 {
         return Err(Failure::usage(
-            "ringhold: only one parameter can be read from standard input",
+            "only one parameter can be read from standard input",
         ));
     }
     let mut values = Vec::with_capacity(texts.len());
@@ -80,12 +76,10 @@ fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
             let mut text = String::new();
             std::io::stdin()
                 .read_to_string(&mut text)
-                .map_err(|error| {
-                    Failure::failed(format!("ringhold: cannot read standard input: {error}"))
-                })?;
+                .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
             json::parse(&text).map_err(|why| {
                 Failure::usage(format!(
-                    "ringhold: parameter {number}, from standard input, is not usable JSON: {why}"
+                    "parameter {number}, from standard input, is not usable JSON: {why}"
                 ))
             })?
         } else {
@@ -97,7 +91,7 @@ fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
 }
 
 fn not_json(number: usize, text: &str, why: &str) -> Failure {
-    let mut message = format!("ringhold: parameter {number}, {text}, is not usable JSON: {why}");
+    let mut message = format!("parameter {number}, {text}, is not usable JSON: {why}");
     let word = |c: char| c.is_alphanumeric() || "_-. /".contains(c);
     if text.starts_with(char::is_alphabetic) && text.chars().all(word) {
         message.push_str(&format!("; a string needs quotes: '\"{text}\"'"));

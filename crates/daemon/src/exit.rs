@@ -41,12 +41,12 @@ impl Failure {
         }
     }
 
-    /// Prints the message to stderr, each line for itself.
+    /// Prints the message to stderr, each line for itself and with the name of the command.
     pub(crate) fn report(self) -> ExitCode {
         let mut stderr = io::stderr().lock();
         for line in self.message.lines() {
             // There is nobody left to tell if stderr is closed.
-            let _ = writeln!(stderr, "{}{line}", logging::error_prefix());
+            let _ = writeln!(stderr, "{}ringhold: {line}", logging::error_prefix());
         }
         ExitCode::from(self.status)
     }
@@ -54,7 +54,7 @@ impl Failure {
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        let message = format!("ringhold: {error}");
+        let message = error.to_string();
         match error {
             CallError::Remote(_) => Failure::failed(message),
             CallError::Params(_) => Failure::usage(message),
@@ -70,9 +70,9 @@ impl From<CallError> for Failure {
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
-            "ringhold: cannot write the output: {error}"
-        ))),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write the output: {error}")))
+        }
         _ => Ok(()),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
     });
     line.clear();
     let report = report.map_err(|error| {
-        let message = format!("ringhold: {error}");
+        let message = error.to_string();
         match error {
             LoadError::Plan(_) => Failure::usage(message),
             LoadError::Connect { .. } => Failure::unreachable(message),
@@ -44,9 +44,8 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
         }
     })?;
     if arguments.json {
-        let json = serde_json::to_string(&report).map_err(|error| {
-            Failure::failed(format!("ringhold: the report cannot be shown: {error}"))
-        })?;
+        let json = serde_json::to_string(&report)
+            .map_err(|error| Failure::failed(format!("the report cannot be shown: {error}")))?;
         print(&json)?;
     } else {
         print(&report.to_string())?;

@@ -14,16 +14,15 @@ use crate::{defaults, logging, panics};
 pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
     // First of all: a signal that arrives while this process replaces its predecessor waits for `run`.
     if let Err(error) = ringhold_core::block_signals() {
-        return Err(Failure::failed(format!(
-            "ringhold: cannot block signals: {error}"
-        )));
+        return Err(Failure::failed(format!("cannot block signals: {error}")));
     }
     // Before anything is opened that could get the number of an announced descriptor: even the log.
     let inherited = Inherited::take();
     let filter = match arguments.log {
         Some(filter) => filter,
-        None => logging::usual_filter()
-            .map_err(|why| Failure::usage(format!("ringhold: RINGHOLD_LOG: {why}")))?,
+        None => {
+            logging::usual_filter().map_err(|why| Failure::usage(format!("RINGHOLD_LOG: {why}")))?
+        }
     };
     logging::start(filter);
     panics::leave_caught_ones_to_the_log();
@@ -71,16 +70,12 @@ fn server(configuration: &Configuration) -> Result<Server, Failure> {
 /// is a failure of the moment.
 fn failure(error: ServerError) -> Failure {
     let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
-    let text = error.to_string();
-    let message: Vec<String> = text
-        .lines()
-        .map(|line| format!("ringhold: {line}"))
-        .collect();
+    let message = error.to_string();
     match &error {
-        ServerError::Inherit(_) => Failure::usage(message.join("\n")),
+        ServerError::Inherit(_) => Failure::usage(message),
         ServerError::Listeners(error) if !error.problems().iter().all(passing) => {
-            Failure::usage(message.join("\n"))
+            Failure::usage(message)
         }
-        _ => Failure::failed(message.join("\n")),
+        _ => Failure::failed(message),
     }
 }

@@ -15,14 +15,14 @@ pub(crate) fn status(arguments: &Status) -> Result<(), Failure> {
     let mut client = Client::connect(&arguments.address, options(arguments.timeout))?;
     let encoded = client.call_raw("status", &[0x90])?;
     let value = rmpv::decode::read_value(&mut &encoded[..])
-        .map_err(|error| Failure::unreachable(format!("ringhold: the answer is bad: {error}")))?;
+        .map_err(|error| Failure::unreachable(format!("the answer is bad: {error}")))?;
     if arguments.json {
         return print(&json::print(&value));
     }
     match render(&value) {
         Some(text) => print(text.trim_end()),
         None => Err(Failure::unreachable(format!(
-            "ringhold: {} answers `status`, but not with the counters of a ringhold daemon; --json shows what it says",
+            "{} answers `status`, but not with the counters of a ringhold daemon; --json shows what it says",
             arguments.address
         ))),
     }

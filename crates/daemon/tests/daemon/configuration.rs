@@ -26,10 +26,16 @@ fn problems_have_lines_and_the_nearest_key() {
     );
     let lines: Vec<&str> = problems.lines().collect();
     let expected: [(&str, &[&str]); 4] = [
-        ("FILE:2: ", &["frame_byte", "did you mean \"frame_bytes\"?"]),
-        ("FILE:3: ", &["depth"]),
-        ("FILE:6: ", &["servise", "did you mean \"service\"?"]),
-        ("FILE:7: ", &["\"4660\"", "127.0.0.1:4660"]),
+        (
+            "ringhold: FILE:2: ",
+            &["frame_byte", "did you mean \"frame_bytes\"?"],
+        ),
+        ("ringhold: FILE:3: ", &["depth"]),
+        (
+            "ringhold: FILE:6: ",
+            &["servise", "did you mean \"service\"?"],
+        ),
+        ("ringhold: FILE:7: ", &["\"4660\"", "127.0.0.1:4660"]),
     ];
     assert_eq!(lines.len(), expected.len(), "{problems}");
     for (line, (start, parts)) in lines.iter().zip(expected) {
@@ -42,12 +48,13 @@ fn problems_have_lines_and_the_nearest_key() {
 
 #[test]
 fn a_file_that_is_no_toml_or_is_not_there_is_named() {
-    assert!(refused("[sockets\n").starts_with("FILE:1: "));
+    assert!(refused("[sockets\n").starts_with("ringhold: FILE:1: "));
     for command in ["check", "serve"] {
         let (status, _, stderr) = run(&[command, "--config", "/nonexistent/ringhold.toml"]);
         assert_eq!(status, 2, "{stderr}");
         assert!(
-            stderr.starts_with("/nonexistent/ringhold.toml: ") && stderr.contains("No such file"),
+            stderr.starts_with("ringhold: /nonexistent/ringhold.toml: ")
+                && stderr.contains("No such file"),
             "{stderr}"
         );
     }
@@ -89,7 +96,10 @@ fn under_a_service_manager_problems_are_marked_as_errors() {
         .unwrap();
     let (status, _, stderr) = parts(&output);
     assert_eq!(status, 2);
-    assert!(stderr.starts_with(&format!("<3>{path}:1: ")), "{stderr}");
+    assert!(
+        stderr.starts_with(&format!("<3>ringhold: {path}:1: ")),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -158,7 +168,7 @@ fn a_filter_on_the_command_line_is_the_one_that_counts() {
         parts(&command.output().unwrap())
     };
     assert_eq!(status, 2);
-    assert!(stderr.starts_with("/nonexistent: "), "{stderr}");
+    assert!(stderr.starts_with("ringhold: /nonexistent: "), "{stderr}");
 }
 
 #[test]
