@@ -157,7 +157,7 @@ fn stop_while_paused<S: Read + Write>(bed: Bed, connect: impl Fn(&Bed) -> S) {
 #[test]
 fn what_had_arrived_for_a_paused_connection_is_answered_when_it_goes_on() {
     for engine in engines() {
-        let config = "workers = 1\n[limits]\noutbox_bytes = 500000\n[sockets.all]\nlisten = [\"127.0.0.1:0\", \"unix:@/all.sock\"]\n";
+        let config = "workers = 1\n[handover]\ndrain = \"50s\"\n[limits]\noutbox_bytes = 500000\n[sockets.all]\nlisten = [\"127.0.0.1:0\", \"unix:@/all.sock\"]\n";
         let start =
             || Bed::start_serving(engine, config, |server| server.service("all", |_| Verbose));
         stop_while_paused(start(), Bed::connect);
