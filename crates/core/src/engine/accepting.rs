@@ -26,6 +26,8 @@ pub(crate) struct Accepting {
     state: State,
     /// Accepted, but every worker of the partition holds as many connections as it may.
     waiting: VecDeque<OwnedFd>,
+    /// That they wait was logged, and that it is over is to be.
+    pause_is_logged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,7 @@ impl Accepting {
             name: acceptor.name,
             state: State::Held,
             waiting: VecDeque::new(),
+            pause_is_logged: false,
         }
     }
 
@@ -115,7 +118,38 @@ impl Accepting {
         {
             self.hand_to(worker, socket, shard);
         } else {
+            if self.waiting.is_empty() {
+                self.note_pause(shard);
+            }
             self.waiting.push_back(socket);
+        }
+    }
+
+    /// No worker has room for the connection that was accepted, so accepting pauses.
+    fn note_pause<L>(&mut self, shard: &Shard<L>) {
+        let pauses = &shard.desk.name_counters(self.name).accept_pauses;
+        pauses.add(1);
+        let count = pauses.value();
+        // As with those turned away: each connection that ends makes room for one, and the next one waits.
+        if !count.is_power_of_two() {
+            return;
+        }
+        self.pause_is_logged = true;
+        tracing::warn!(
+            socket = %self.listener.name,
+            "accepting paused ({count} so far): {} limits.connections = {}. New connections wait until others end; raise \
+             it, or set idle_timeout to close those without traffic",
+            self.holders(),
+            shard.desk.limits.connections,
+        );
+    }
+
+    /// Who has no room when accepting pauses, and the verb.
+    fn holders(&self) -> &'static str {
+        if self.listener.dealt {
+            "every worker of its partition holds"
+        } else {
+            "its worker holds"
         }
     }
 
@@ -130,6 +164,9 @@ impl Accepting {
                 return;
             };
             self.hand_to(worker, socket, shard);
+        }
+        if std::mem::take(&mut self.pause_is_logged) {
+            tracing::info!(socket = %self.listener.name, "there is room again: accepting goes on");
         }
     }
 

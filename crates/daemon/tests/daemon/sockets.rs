@@ -239,6 +239,10 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
     // The kernel completes it; the daemon does not take it.
     let mut third = TcpStream::connect(address).unwrap();
     third.write_all(&request(3, "echo", 9)).unwrap();
+    let line = daemon.logged(&["accepting paused (1 so far)", "socket=rpc"]);
+    let limit = "its worker holds limits.connections = 2.";
+    assert!(line.starts_with("<4>") && line.contains(limit), "{line}");
+    assert!(!daemon.log().contains("accepting goes on"));
     for id in 1..200 {
         first.send(&request(id, "echo", u64::from(id)));
         assert!(first.reply().is_some());
@@ -247,6 +251,7 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
     let nothing = third.read(&mut [0]).unwrap_err();
     assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
     drop(second);
+    daemon.logged(&["there is room again: accepting goes on", "socket=rpc"]);
     third.set_nonblocking(false).unwrap();
     third.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut reply = [0; 5];
@@ -262,8 +267,14 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
         last = Some(wire);
     }
     drop(last);
+    let counted = counter(&daemon.address("rpc"), "rpc", "accept_pauses");
+    assert!(counted >= 1);
     let ended = daemon.stop();
-    assert_eq!(ended.served(), (23, 222));
+    assert_eq!(ended.served(), (24, 223));
+    // Each connection may have found the one before it still there; the log has the first, the second, the fourth, ...
+    let pauses = ended.log.matches("accepting paused").count();
+    assert_eq!(pauses, counted.ilog2() as usize + 1, "{}", ended.log);
+    assert_eq!(ended.log.matches("accepting goes on").count(), pauses);
 }
 
 fn ten_thousand_connections_without_a_byte(engine: &str) {
