@@ -37,7 +37,7 @@ pub enum Close {
     Panicked,
     /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows, or than `limits.memory` leaves room for.
     Overflow,
-    /// Nothing was received, sent or waited for within `limits.idle_timeout`.
+    /// Nothing was received, sent or waited for within `idle_timeout`, of its socket or else of `limits`.
     Idle,
     /// A frame that had begun was not complete within `limits.frame_timeout`.
     FrameTimeout,
@@ -106,7 +106,7 @@ impl fmt::Display for Close {
             Close::Overflow => {
                 f.write_str("more was pushed to the connection than limits.outbox_bytes or limits.memory allows")
             }
-            Close::Idle => f.write_str("nothing was received or sent for limits.idle_timeout"),
+            Close::Idle => f.write_str("nothing was received or sent for idle_timeout"),
             Close::FrameTimeout => {
                 f.write_str("a frame was not complete within limits.frame_timeout")
             }

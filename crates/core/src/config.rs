@@ -136,6 +136,12 @@ pub struct SocketConfig {
     pub listen: Vec<ListenAddress>,
     /// The workers that the name is placed on. Default [`Partition::All`].
     pub workers: Partition,
+    /// Connections of this name that one worker holds. At the limit accepting pauses for this name, and the backlog of its
+    /// listeners holds the rest. What it leaves of `limits.connections` is for the other names on these workers. Default 0,
+    /// which is no other limit than that; at most that.
+    pub connections: u32,
+    /// Takes the place of `limits.idle_timeout` for connections of this name; zero is never. Default none.
+    pub idle_timeout: Option<Duration>,
     /// Matches another descriptor name than NAME. Default none.
     pub fd_name: Option<String>,
     /// Connections that wait to be accepted, at least 1; the kernel caps it at `net.core.somaxconn`. Default 4096.
@@ -173,6 +179,8 @@ impl SocketConfig {
             enable: true,
             listen: Vec::new(),
             workers: Partition::All,
+            connections: 0,
+            idle_timeout: None,
             fd_name: None,
             backlog: 4096,
             mode: 0o660,
@@ -189,6 +197,19 @@ impl SocketConfig {
     /// The descriptor name that belongs to this section, which is called `name`.
     pub fn descriptor_name<'a>(&'a self, name: &'a str) -> &'a str {
         self.fd_name.as_deref().unwrap_or(name)
+    }
+
+    /// How many connections of this name one worker holds at most, with these limits of the server.
+    pub fn connections(&self, limits: &Limits) -> u32 {
+        match self.connections {
+            0 => limits.connections,
+            own => own.min(limits.connections),
+        }
+    }
+
+    /// How long a connection of this name may say nothing, with these limits of the server; zero is for ever.
+    pub fn idle_timeout(&self, limits: &Limits) -> Duration {
+        self.idle_timeout.unwrap_or(limits.idle_timeout)
     }
 }
 

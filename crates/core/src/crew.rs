@@ -62,14 +62,11 @@ impl Crew {
         })
     }
 
-    /// Chooses the worker for a connection of this name that must be served, whatever the limits say, and counts it.
-    pub(crate) fn place(&self, name: usize) -> usize {
-        self.dealer.deal(name).unwrap_or_else(|| {
-            let fewest = (0..self.posts.len()).min_by_key(|worker| self.dealer.total(*worker));
-            let worker = fewest.unwrap_or(0);
-            self.dealer.hold(name, worker);
-            worker
-        })
+    /// There is room for connections again: whoever could not deal one should try again.
+    pub(crate) fn announce_room(&self) {
+        for post in &self.posts {
+            let _ = post.send(Mail::Room);
+        }
     }
 
     /// A listener of this worker will accept no more.

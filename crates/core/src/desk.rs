@@ -1,6 +1,7 @@
 //! What every connection of a worker works with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringhold_framer::Framer;
 
@@ -38,6 +39,8 @@ pub(crate) struct Name {
     pub(crate) name: Arc<str>,
     /// Which of the worker's services answers it; `None` for a disabled name.
     pub(crate) service: Option<usize>,
+    /// How long its connections may say nothing; zero is for ever.
+    pub(crate) idle_timeout: Duration,
 }
 
 impl Desk {

@@ -17,7 +17,7 @@ pub struct Limits {
     /// it takes until then. Default 8 MiB.
     pub outbox_bytes: usize,
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
-    /// rest. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
+    /// rest. A socket may have a lower limit of its own. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
     /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut; as
     /// long as its worker is busy, others are cut if the limit is exceeded by a sixteenth. With what was
@@ -28,7 +28,7 @@ pub struct Limits {
     /// their sessions on top.
     pub memory: usize,
     /// A connection on which nothing was received or sent for this long, and that waits for nothing (a deferred reply,
-    /// or a peer that does not read), is closed. Default zero, which is never.
+    /// or a peer that does not read), is closed. A socket may have its own. Default zero, which is never.
     pub idle_timeout: Duration,
     /// A frame that was started must be complete within this time, so that slow senders cannot collect. It
     /// begins anew after a pause in which the connection was not read because of `outbox_bytes`. Default 30 seconds; zero

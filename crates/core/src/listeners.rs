@@ -6,9 +6,11 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use crate::config::ListenAddress;
+use crate::placement::Placement;
 
 mod address;
 mod bind;
@@ -58,6 +60,10 @@ pub struct Listener {
     /// Whether connections are dealt over the partition. They are not where the listeners of one address
     /// (SO_REUSEPORT) cover it already: then they stay with the owner.
     pub dealt: bool,
+    /// How many connections of its name each worker holds at most.
+    pub connections: u32,
+    /// How long a connection may say nothing; zero is for ever.
+    pub idle_timeout: Duration,
     /// The path that we made for it, if any.
     pub path: Option<BoundPath>,
 }
@@ -105,16 +111,20 @@ pub struct BoundPath {
     taken_over: bool,
 }
 
-/// The workers of each name, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`] takes.
-pub fn partitions<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<Vec<usize>> {
-    let mut partitions = Vec::new();
+/// Where the connections of each name may be, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`]
+/// takes.
+pub fn placements<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<Placement> {
+    let mut placements = Vec::new();
     for listener in listeners {
-        if partitions.len() <= listener.group {
-            partitions.resize(listener.group + 1, Vec::new());
+        if placements.len() <= listener.group {
+            placements.resize(listener.group + 1, Placement::from(Vec::new()));
         }
-        partitions[listener.group].clone_from(&listener.partition);
+        placements[listener.group] = Placement {
+            partition: listener.partition.clone(),
+            connections: listener.connections,
+        };
     }
-    partitions
+    placements
 }
 
 impl fmt::Display for Origin {

@@ -10,6 +10,25 @@ pub fn owner(partition: &[usize], index: usize) -> Option<usize> {
     partition.get(index.checked_rem(partition.len())?).copied()
 }
 
+/// Where the connections of a socket name may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The workers.
+    pub partition: Vec<usize>,
+    /// How many of them each of these workers holds at most.
+    pub connections: u32,
+}
+
+impl From<Vec<usize>> for Placement {
+    /// These workers, and no other limit than theirs.
+    fn from(partition: Vec<usize>) -> Self {
+        Self {
+            partition,
+            connections: u32::MAX,
+        }
+    }
+}
+
 /// Deals connections to workers, evenly by name, and counts what each worker holds.
 ///
 /// One value is shared by all workers. It takes no locks: each count is one atomic number, and a deal that meets
@@ -24,27 +43,39 @@ pub struct Dealer {
 /// The counts of one socket name.
 #[derive(Debug)]
 struct Name {
-    partition: Vec<usize>,
+    placement: Placement,
     /// In the order of the partition.
     held: Vec<AtomicU32>,
     /// Where the search begins, so that ties go round.
     turn: AtomicUsize,
 }
 
+/// What became of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Dealt {
+    /// The worker that it is counted at; `None` if there is no room for it.
+    pub worker: Option<usize>,
+    /// It was counted, for a moment, where there was no room after all, and somebody else who saw the name at its limit
+    /// there may have been answered `None`. As after [`Dealer::release`], who was should try again.
+    pub frees: bool,
+}
+
 impl Dealer {
-    /// A dealer for `workers` workers that hold at most `limit` connections each. `partitions` are the workers of each
-    /// socket name; the index in it is what the methods call `name`. Workers beyond `workers` are left out.
+    /// A dealer for `workers` workers that hold at most `limit` connections each. `placements` are those of the socket
+    /// names; the index in it is what the methods call `name`. Workers beyond `workers` are left out.
     pub fn new(
         workers: usize,
         limit: u32,
-        partitions: impl IntoIterator<Item = Vec<usize>>,
+        placements: impl IntoIterator<Item: Into<Placement>>,
     ) -> Self {
-        let names = partitions.into_iter().map(|mut partition| {
-            partition.retain(|&worker| worker < workers);
-            let held = partition.iter().map(|_| AtomicU32::new(0)).collect();
+        let names = placements.into_iter().map(|placement| {
+            let mut placement: Placement = placement.into();
+            placement.partition.retain(|&worker| worker < workers);
+            let held = placement.partition.iter().map(|_| AtomicU32::new(0));
             Name {
-                partition,
-                held,
+                held: held.collect(),
+                placement,
                 turn: AtomicUsize::new(0),
             }
         });
@@ -56,50 +87,77 @@ impl Dealer {
     }
 
     /// Chooses the worker for a new connection of `name` and counts it there: the one of its partition that holds
-    /// fewest of this name, among those the one that holds fewest in all, among those each in turn. `None` if all of
-    /// the partition are at the limit; [`Dealer::release`] tells when that is over.
-    pub fn deal(&self, name: usize) -> Option<usize> {
-        let name = self.names.get(name)?;
-        let count = name.partition.len();
-        let start = name
-            .turn
-            .fetch_add(1, Ordering::Relaxed)
-            .checked_rem(count)?;
-        loop {
-            // The seats in turn, without those of workers that are full.
-            let seats = (0..count).map(|step| (start + step) % count);
-            let open = seats.filter_map(|seat| {
-                let total = self.totals[name.partition[seat]].load(Ordering::Relaxed);
-                (total < self.limit).then(|| (name.held[seat].load(Ordering::Relaxed), total, seat))
-            });
-            // Of equal ones, `min_by_key` takes the first.
-            let (held, _, seat) = open.min_by_key(|&(held, total, _)| (held, total))?;
-            let worker = name.partition[seat];
-            // Only from the count that was seen: two dealers who saw the same one must not both choose it.
-            let seen = name.held[seat].compare_exchange(
-                held,
-                held + 1,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            if seen.is_err() {
-                continue;
+    /// fewest of this name, among those the one that holds fewest in all, among those each in turn. There is no room if
+    /// all of the partition are at their limit, or at that of the name; [`Dealer::release`] tells when that is over.
+    pub fn deal(&self, name: usize) -> Dealt {
+        let mut frees = false;
+        let worker = self.names.get(name).and_then(|name| {
+            let start = name.turn.fetch_add(1, Ordering::Relaxed);
+            loop {
+                let (held, seat) = self.fewest(name, start)?;
+                // Only from the count that was seen: two dealers who saw the same one must not both choose it.
+                let seen = name.held[seat].compare_exchange(
+                    held,
+                    held + 1,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+                if seen.is_err() {
+                    continue;
+                }
+                let worker = name.placement.partition[seat];
+                if self.admit(worker) {
+                    return Some(worker);
+                }
+                frees |= name.take_back(seat);
             }
-            if self.admit(worker) {
-                return Some(worker);
-            }
-            name.held[seat].fetch_sub(1, Ordering::Relaxed);
+        });
+        Dealt { worker, frees }
+    }
+
+    /// Who holds fewest of a name, of those that have room for it: how many, and its seat.
+    fn fewest(&self, name: &Name, start: usize) -> Option<(u32, usize)> {
+        let count = name.held.len();
+        // In turn, and of equal ones `min_by_key` takes the first.
+        let seats = (0..count).map(|step| (start % count + step) % count);
+        let counts = seats.map(|seat| {
+            let total = self.totals[name.placement.partition[seat]].load(Ordering::Relaxed);
+            (name.held[seat].load(Ordering::Relaxed), total, seat)
+        });
+        let open = counts
+            .filter(|&(held, total, _)| held < name.placement.connections && total < self.limit);
+        let (held, _, seat) = open.min_by_key(|&(held, total, _)| (held, total))?;
+        Some((held, seat))
+    }
+
+    /// Counts a new connection of `name` at `worker`, if that is below the limits: for listeners whose connections stay
+    /// with the worker that accepts them.
+    pub fn keep(&self, name: usize, worker: usize) -> Dealt {
+        let seat = self.seat(name, worker);
+        let is_claimed =
+            self.total(worker) < self.limit && seat.is_none_or(|(name, seat)| name.claim(seat));
+        let is_kept = is_claimed && self.admit(worker);
+        Dealt {
+            worker: is_kept.then_some(worker),
+            frees: is_claimed && !is_kept && seat.is_some_and(|(name, seat)| name.take_back(seat)),
         }
     }
 
-    /// Counts a new connection of `name` at `worker`, if that is below the limit: for listeners whose connections stay
-    /// with the worker that accepts them.
-    pub fn keep(&self, name: usize, worker: usize) -> bool {
-        let admitted = self.admit(worker);
-        if admitted {
-            self.count(name, worker);
+    /// Chooses the worker for a connection of `name` that must be served, whatever the limits say, and counts it there.
+    /// It stays within the partition, and above the limits goes to the worker that holds fewest of the name. To be called
+    /// before anybody deals.
+    pub fn place(&self, name: usize) -> usize {
+        if let Some(worker) = self.deal(name).worker {
+            return worker;
         }
-        admitted
+        let everybody: Vec<usize> = (0..self.totals.len()).collect();
+        let partition = self.names.get(name).map(|name| &name.placement.partition);
+        let partition = partition.filter(|partition| !partition.is_empty());
+        let workers = partition.unwrap_or(&everybody).iter().copied();
+        let fewest = workers.min_by_key(|&worker| (self.held(name, worker), self.total(worker)));
+        let worker = fewest.unwrap_or(0);
+        self.hold(name, worker);
+        worker
     }
 
     /// Counts a connection of `name` at `worker` even above the limit: for connections that exist already, such as
@@ -108,23 +166,32 @@ impl Dealer {
         if let Some(total) = self.totals.get(worker) {
             total.fetch_add(1, Ordering::Relaxed);
         }
-        self.count(name, worker);
+        if let Some((name, seat)) = self.seat(name, worker) {
+            name.held[seat].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// Takes back one count of `name` at `worker`, when the connection is closed. True if the worker was at its limit
-    /// and is not any more, so that whoever was answered `None` should try again.
+    /// Takes back one count of `name` at `worker`, when the connection is closed. True if the worker was at its limit, or
+    /// at that of the name, and is not any more, so that whoever was answered `None` should try again.
     pub fn release(&self, name: usize, worker: usize) -> bool {
-        if let Some(held) = self.seat(name, worker) {
-            decrement(held);
-        }
+        let was_name_full = self
+            .seat(name, worker)
+            .is_some_and(|(name, seat)| name.take_back(seat));
         let before = self.totals.get(worker).map_or(0, decrement);
-        before == self.limit
+        before == self.limit || (was_name_full && before < self.limit)
+    }
+
+    /// Whether `worker` has room for more connections, but not for more of `name`.
+    pub fn is_at_limit_of_name(&self, name: usize, worker: usize) -> bool {
+        let limit = self.names.get(name).map(|name| name.placement.connections);
+        limit.is_some_and(|limit| self.held(name, worker) >= limit)
+            && self.total(worker) < self.limit
     }
 
     /// Connections of `name` that `worker` holds.
     pub fn held(&self, name: usize, worker: usize) -> u32 {
         self.seat(name, worker)
-            .map_or(0, |held| held.load(Ordering::Relaxed))
+            .map_or(0, |(name, seat)| name.held[seat].load(Ordering::Relaxed))
     }
 
     /// Connections of all names that `worker` holds.
@@ -135,26 +202,36 @@ impl Dealer {
     }
 
     fn admit(&self, worker: usize) -> bool {
-        let below = |total| (total < self.limit).then_some(total + 1);
         let total = self.totals.get(worker);
-        total.is_some_and(|total| {
-            total
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below)
-                .is_ok()
-        })
+        total.is_some_and(|total| increment(total, self.limit))
     }
 
-    fn count(&self, name: usize, worker: usize) {
-        if let Some(held) = self.seat(name, worker) {
-            held.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn seat(&self, name: usize, worker: usize) -> Option<&AtomicU32> {
+    /// The name, and the place of `worker` in its partition.
+    fn seat(&self, name: usize, worker: usize) -> Option<(&Name, usize)> {
         let name = self.names.get(name)?;
-        let seat = name.partition.iter().position(|&member| member == worker)?;
-        name.held.get(seat)
+        let mut members = name.placement.partition.iter();
+        Some((name, members.position(|&member| member == worker)?))
     }
+}
+
+impl Name {
+    /// Counts one more at a seat, if that is below the limit of the name.
+    fn claim(&self, seat: usize) -> bool {
+        increment(&self.held[seat], self.placement.connections)
+    }
+
+    /// Takes back one count at a seat. Whether the name was at its limit there, and is not any more.
+    fn take_back(&self, seat: usize) -> bool {
+        decrement(&self.held[seat]) == self.placement.connections
+    }
+}
+
+/// Adds one, if the count is below `limit`. Returns whether it was.
+fn increment(count: &AtomicU32, limit: u32) -> bool {
+    let below = |count| (count < limit).then_some(count + 1);
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below)
+        .is_ok()
 }
 
 /// Subtracts one, not below zero. Returns the count before.
@@ -163,4 +240,29 @@ fn decrement(count: &AtomicU32) -> u32 {
         count.checked_sub(1)
     });
     update.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two limits cannot be looked at in one moment.
+    #[test]
+    fn who_was_refused_for_a_count_that_was_taken_back_is_told() {
+        let own = Placement {
+            partition: vec![0],
+            connections: 1,
+        };
+        let dealer = Dealer::new(1, 1, [own, Placement::from(vec![0])]);
+        dealer.hold(1, 0);
+        // One dealer has found room for the first name and, meanwhile, none at the worker.
+        let name = &dealer.names[0];
+        assert!(name.claim(0) && !dealer.admit(0));
+        // Now there is some, and everybody is told; but another dealer still sees the name at its limit.
+        assert!(dealer.release(1, 0));
+        assert_eq!(dealer.deal(0).worker, None);
+        assert_eq!(dealer.keep(0, 0).worker, None);
+        assert!(name.take_back(0));
+        assert_eq!(dealer.deal(0).worker, Some(0));
+    }
 }

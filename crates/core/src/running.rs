@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -19,7 +20,7 @@ use crate::listeners::{self, Listener};
 use crate::mailbox::{Mail, Post, mailbox};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::placement::Dealer;
+use crate::placement::{Dealer, Placement};
 use crate::server::{Server, ServerError};
 use crate::worker::{self, Factory};
 
@@ -74,7 +75,12 @@ impl Running {
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
-        let names = names(&listeners, &server.services, orphans);
+        let names = names(
+            &listeners,
+            &server.services,
+            orphans,
+            config.limits.idle_timeout,
+        );
         let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
             .map(|_| mailbox())
             .collect::<io::Result<Vec<_>>>()?
@@ -328,7 +334,7 @@ impl Running {
                 .iter()
                 .position(|name| *name.name == parcel.name)
                 .unwrap_or(0);
-            let worker = self.crew.place(name);
+            let worker = self.crew.dealer.place(name);
             let mail = Mail::Restored {
                 name: name as u16,
                 parcel: Box::new(parcel),
@@ -400,14 +406,14 @@ fn crew(
     posts: Vec<Post>,
 ) -> Arc<Crew> {
     let count = posts.len();
-    let listened = listeners::partitions(listeners.iter().map(|listener| &**listener));
-    let everyone = (0..orphans).map(|_| (0..count).collect());
-    let partitions = listened.into_iter().chain(everyone);
+    let listened = listeners::placements(listeners.iter().map(|listener| &**listener));
+    let everyone = (0..orphans).map(|_| Placement::from((0..count).collect::<Vec<_>>()));
+    let placements = listened.into_iter().chain(everyone);
     let known = names.iter().map(|name| name.name.clone()).collect();
     Crew::new(
         posts,
         names.clone(),
-        Dealer::new(count, limits.connections, partitions),
+        Dealer::new(count, limits.connections, placements),
         Memory::new(limits.memory as u64, count),
         Arc::new(Metrics::new(known, count)),
         (0..count)
@@ -422,11 +428,13 @@ fn owned_by(worker: usize, listeners: &[Arc<Listener>]) -> impl Iterator<Item = 
     listeners.iter().filter(owns)
 }
 
-/// The socket names by number, with the services that answer them. Orphans come last and have none.
+/// The socket names by number, with the services that answer them. Orphans come last, have none, and no `idle_timeout` of
+/// their own.
 fn names(
     listeners: &[Arc<Listener>],
     services: &[(String, Factory)],
     orphans: &[Arc<str>],
+    idle_timeout: Duration,
 ) -> Arc<[Name]> {
     let mut names: Vec<Name> = Vec::new();
     for listener in listeners {
@@ -436,12 +444,14 @@ fn names(
             names.push(Name {
                 name: listener.name.clone(),
                 service: services.iter().position(answers),
+                idle_timeout: listener.idle_timeout,
             });
         }
     }
     names.extend(orphans.iter().map(|name| Name {
         name: name.clone(),
         service: None,
+        idle_timeout,
     }));
     names.into()
 }

@@ -64,7 +64,7 @@ pub(crate) struct Shard<L> {
     phase: Phase,
     /// When it was looked last whether a stop moves on.
     advanced: u64,
-    /// The shortest time limit of an open connection, in milliseconds.
+    /// The shortest time limit of an open connection, whatever its name, in milliseconds.
     patience: u64,
     /// How long a stop waits for deferred replies.
     pub(crate) drain: Duration,
@@ -117,13 +117,9 @@ impl<L: Link> Shard<L> {
         hosts: Vec<Box<dyn Host>>,
         drain: Duration,
     ) -> Self {
-        let limits = &desk.limits;
-        let patience = [
-            limits.idle_timeout,
-            limits.frame_timeout,
-            limits.write_timeout,
-        ];
-        let patience = patience.into_iter().filter(|limit| !limit.is_zero()).min();
+        let idle = desk.names.iter().map(|name| name.idle_timeout);
+        let patience = idle.chain([desk.limits.frame_timeout, desk.limits.write_timeout]);
+        let patience = patience.filter(|limit| !limit.is_zero()).min();
         Shard {
             patience: patience.map_or(u64::MAX, milliseconds),
             desk,
@@ -283,9 +279,7 @@ impl<L: Link> Shard<L> {
             .dealer
             .release(name as usize, self.desk.worker as usize)
         {
-            for post in &self.crew.posts {
-                let _ = post.send(Mail::Room);
-            }
+            self.crew.announce_room();
         }
         if self.burst.is_over(self.connections.len()) {
             self.crew.has_surplus.store(true, Ordering::Relaxed);

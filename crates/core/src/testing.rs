@@ -89,15 +89,23 @@ impl Exchange {
 
     /// With a service that is made as [`Server::service`](crate::Server::service) makes it, and these limits.
     pub fn with_worker<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> Self {
-        Self::build(make, limits, &["test"])
+        let idle_timeout = limits.idle_timeout;
+        Self::build(make, limits, &[("test", idle_timeout)])
     }
 
     /// With these limits, and a service that answers on sockets of these names.
     pub fn with_names<S: Service>(service: S, limits: Limits, names: &[&str]) -> Self {
-        Self::build(|_| service, limits, names)
+        let idle_timeout = limits.idle_timeout;
+        let names: Vec<_> = names.iter().map(|name| (*name, idle_timeout)).collect();
+        Self::build(|_| service, limits, &names)
     }
 
-    fn build<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits, names: &[&str]) -> Self {
+    /// Each name has its own `idle_timeout`.
+    fn build<S: Service>(
+        make: impl FnOnce(&Worker) -> S,
+        limits: Limits,
+        names: &[(&str, Duration)],
+    ) -> Self {
         Self::try_build(make, limits, names)
             .unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"))
     }
@@ -105,12 +113,12 @@ impl Exchange {
     fn try_build<S: Service>(
         make: impl FnOnce(&Worker) -> S,
         limits: Limits,
-        names: &[&str],
+        names: &[(&str, Duration)],
     ) -> io::Result<Self> {
         let (post, mailbox) = mailbox()?;
         mailbox.adopt();
-        let names: Vec<Arc<str>> = names.iter().map(|name| (*name).into()).collect();
-        let metrics = Arc::new(Metrics::new(names.clone(), 1));
+        let known = names.iter().map(|(name, _)| (*name).into()).collect();
+        let metrics = Arc::new(Metrics::new(known, 1));
         let service = make(&Worker {
             index: 0,
             count: 1,
@@ -119,10 +127,11 @@ impl Exchange {
         let memory = Memory::new(limits.memory as u64, 1);
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names
-            .into_iter()
-            .map(|name| Name {
-                name,
+            .iter()
+            .map(|&(name, idle_timeout)| Name {
+                name: name.into(),
                 service: Some(0),
+                idle_timeout,
             })
             .collect();
         let crew = Crew::new(

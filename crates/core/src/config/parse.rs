@@ -74,18 +74,19 @@ fn top(mut section: Section<'_, '_>) -> Config {
     let workers = section.read("workers", Workers::Auto, workers);
     let pin = section.read("pin", None, |value| boolean(value).map(Some));
     let spin = section.read("spin", Duration::ZERO, spin);
+    let limits = section.section("limits").map(limits).unwrap_or_default();
     let config = Config {
         engine,
         workers,
         pin,
         spin,
-        limits: section.section("limits").map(limits).unwrap_or_default(),
         handover: section
             .section("handover")
             .map(handover)
             .unwrap_or_default(),
         ring: section.section("ring").map(ring).unwrap_or_default(),
-        sockets: sockets(&mut section, workers),
+        sockets: sockets(&mut section, workers, &limits),
+        limits,
     };
     section.finish();
     config
@@ -148,13 +149,17 @@ fn ring(mut section: Section<'_, '_>) -> RingConfig {
     ring
 }
 
-fn sockets(parent: &mut Section<'_, '_>, workers: Workers) -> BTreeMap<String, SocketConfig> {
+fn sockets(
+    parent: &mut Section<'_, '_>,
+    workers: Workers,
+    limits: &Limits,
+) -> BTreeMap<String, SocketConfig> {
     let mut sockets: BTreeMap<String, SocketConfig> = BTreeMap::new();
     for (name, mut section) in parent.named_sections("sockets") {
         if let Err(wrong) = descriptor_name(&name) {
             section.problem(format!("bad name of section [sockets.{name}]: {wrong}"));
         }
-        let socket = socket(&name, &mut section, workers);
+        let socket = socket(&name, &mut section, workers, limits);
         let own = socket.descriptor_name(&name);
         if let Some((other, _)) = sockets
             .iter()
@@ -171,7 +176,12 @@ fn sockets(parent: &mut Section<'_, '_>, workers: Workers) -> BTreeMap<String, S
     sockets
 }
 
-fn socket(name: &str, section: &mut Section<'_, '_>, workers: Workers) -> SocketConfig {
+fn socket(
+    name: &str,
+    section: &mut Section<'_, '_>,
+    workers: Workers,
+    limits: &Limits,
+) -> SocketConfig {
     let default = SocketConfig::new(name);
     let socket = SocketConfig {
         service: section.read("service", default.service, |value| {
@@ -180,6 +190,14 @@ fn socket(name: &str, section: &mut Section<'_, '_>, workers: Workers) -> Socket
         enable: section.read("enable", default.enable, boolean),
         listen: section.read("listen", default.listen, listen),
         workers: section.read("workers", default.workers, partition),
+        connections: section.read(
+            "connections",
+            default.connections,
+            number(0..=Limits::MAX_CONNECTIONS),
+        ),
+        idle_timeout: section.read("idle_timeout", default.idle_timeout, |value| {
+            duration(value).map(Some)
+        }),
         fd_name: section.read("fd_name", default.fd_name, |value| {
             let name = string(value)?;
             descriptor_name(name)?;
@@ -203,6 +221,16 @@ fn socket(name: &str, section: &mut Section<'_, '_>, workers: Workers) -> Socket
         && let Err(index) = socket.workers.resolve(count)
     {
         section.problem_at("workers", partition::beyond(name, index, count));
+    }
+    if socket.connections > limits.connections {
+        section.problem_at(
+            "connections",
+            format!(
+                "\"connections\" in [sockets.{name}] is {}, more than a worker holds in all (\"connections\" in [limits] is \
+                 {}); raise that or lower this",
+                socket.connections, limits.connections
+            ),
+        );
     }
     socket
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Connection, Life, Pause, READING_MS};
 use crate::close::Close;
-use crate::limits::Limits;
+use crate::desk::Desk;
 
 /// How long a connection that has sent its FIN waits for the peer's, discarding what still arrives, so that unread
 /// data does not turn the close into a reset that could destroy replies on their way.
@@ -36,14 +36,15 @@ pub(crate) enum Over {
 
 impl Connection {
     /// When to look at the connection again, on the worker's clock.
-    pub(crate) fn due(&self, limits: &Limits) -> Option<u64> {
-        let over = self.over(limits).map(|(at, _)| at);
+    pub(crate) fn due(&self, desk: &Desk) -> Option<u64> {
+        let over = self.over(desk).map(|(at, _)| at);
         let unread = (self.pause == Pause::Ahead).then(|| self.clock.write + READING_MS);
         over.into_iter().chain(unread).min()
     }
 
     /// When a time limit may be exceeded next, on the worker's clock, and what is over then.
-    pub(crate) fn over(&self, limits: &Limits) -> Option<(u64, Over)> {
+    pub(crate) fn over(&self, desk: &Desk) -> Option<(u64, Over)> {
+        let limits = &desk.limits;
         let mut over: Option<(u64, Over)> = None;
         let mut consider = |since: u64, limit: Duration, what: Over| {
             let at = since.saturating_add(milliseconds(limit));
@@ -55,7 +56,8 @@ impl Connection {
             Life::Open => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {
                     let what = Over::Connection(Close::Idle);
-                    consider(self.clock.traffic, limits.idle_timeout, what);
+                    let limit = desk.names[self.name as usize].idle_timeout;
+                    consider(self.clock.traffic, limit, what);
                 }
                 if self.clock.frame > 0 {
                     let what = Over::Connection(Close::FrameTimeout);

@@ -137,19 +137,30 @@ impl Accepting {
         self.pause_is_logged = true;
         tracing::warn!(
             socket = %self.listener.name,
-            "accepting paused ({count} so far): {} limits.connections = {}. New connections wait until others end; raise \
-             it, or set idle_timeout to close those without traffic",
-            self.holders(),
-            shard.desk.limits.connections,
+            "accepting paused ({count} so far): {}. New connections wait until others end; raise that, or set idle_timeout \
+             to close those without traffic",
+            self.lack_of_room(shard),
         );
     }
 
-    /// Who has no room when accepting pauses, and the verb.
-    fn holders(&self) -> &'static str {
-        if self.listener.dealt {
-            "every worker of its partition holds"
+    /// Who has no room, and for which limit.
+    fn lack_of_room<L>(&self, shard: &Shard<L>) -> String {
+        let own = [shard.desk.worker as usize];
+        let (who, workers) = if self.listener.dealt {
+            ("every worker of its partition", &*self.listener.partition)
         } else {
-            "its worker holds"
+            ("its worker", &own[..])
+        };
+        let dealer = &shard.crew.dealer;
+        let mut workers = workers.iter();
+        if workers.any(|worker| dealer.is_at_limit_of_name(self.name as usize, *worker)) {
+            let Listener {
+                name, connections, ..
+            } = &*self.listener;
+            format!("{who} holds sockets.{name}.connections = {connections}")
+        } else {
+            let connections = shard.desk.limits.connections;
+            format!("{who} holds limits.connections = {connections}")
         }
     }
 
@@ -224,11 +235,15 @@ impl Accepting {
     fn deal<L>(&self, shard: &Shard<L>) -> Option<usize> {
         let dealer = &shard.crew.dealer;
         let name = self.name as usize;
-        if self.listener.dealt {
-            return dealer.deal(name);
+        let dealt = if self.listener.dealt {
+            dealer.deal(name)
+        } else {
+            dealer.keep(name, shard.desk.worker as usize)
+        };
+        if dealt.frees {
+            shard.crew.announce_room();
         }
-        let worker = shard.desk.worker as usize;
-        dealer.keep(name, worker).then_some(worker)
+        dealt.worker
     }
 
     fn hand_to<L>(&self, worker: usize, socket: OwnedFd, shard: &mut Shard<L>)

@@ -14,6 +14,7 @@ use super::succession::{Held, Wanted, assign};
 use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
 use crate::inherit::{Inherited, NamedDescriptor};
+use crate::limits::Limits;
 use crate::placement;
 
 /// What each socket section will use. Nothing is bound yet; what was inherited has been checked.
@@ -35,6 +36,8 @@ struct Entry {
     owner: usize,
     partition: Vec<usize>,
     dealt: bool,
+    connections: u32,
+    idle_timeout: Duration,
     socket: Planned,
 }
 
@@ -92,7 +95,7 @@ pub fn plan(
             continue;
         };
         match sources(name, socket, descriptors, &partition) {
-            Ok(sources) => plan.add(name, socket, &partition, sources),
+            Ok(sources) => plan.add(name, socket, &config.limits, &partition, sources),
             Err(more) => problems.extend(more),
         }
     }
@@ -204,6 +207,7 @@ impl Plan {
         &mut self,
         name: &str,
         socket: &SocketConfig,
+        limits: &Limits,
         partition: &[usize],
         sources: Vec<Planned>,
     ) {
@@ -217,6 +221,8 @@ impl Plan {
                 service: socket.service.clone(),
                 workers: Vec::new(),
                 enabled: false,
+                connections: socket.connections(limits),
+                idle_timeout: socket.idle_timeout(limits),
             });
         }
         let owners: Vec<usize> = (0..sources.len())
@@ -235,6 +241,8 @@ impl Plan {
                 owner,
                 partition: partition.to_vec(),
                 dealt: socket.enable && !covered,
+                connections: socket.connections(limits),
+                idle_timeout: socket.idle_timeout(limits),
                 socket: source,
             };
             self.rows.push(Row::from(&entry));
@@ -367,6 +375,8 @@ impl Entry {
             owner: self.owner,
             partition: self.partition,
             dealt: self.dealt,
+            connections: self.connections,
+            idle_timeout: self.idle_timeout,
             path,
         })
     }
@@ -391,6 +401,8 @@ impl From<&Entry> for Row {
                 vec![entry.owner]
             },
             enabled: entry.enabled,
+            connections: entry.connections,
+            idle_timeout: entry.idle_timeout,
         }
     }
 }

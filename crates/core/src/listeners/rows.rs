@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use super::{Listener, Origin};
 use crate::config::{Config, SocketConfig, ranges};
@@ -21,6 +22,10 @@ pub struct Row {
     pub workers: Vec<usize>,
     /// Whether it is served.
     pub enabled: bool,
+    /// How many connections of the name each of these workers holds at most.
+    pub connections: u32,
+    /// How long a connection may say nothing; zero is for ever.
+    pub idle_timeout: Duration,
 }
 
 /// Where the socket of a row comes from.
@@ -58,6 +63,8 @@ impl From<&Listener> for Row {
                 vec![listener.owner]
             },
             enabled: listener.enabled,
+            connections: listener.connections,
+            idle_timeout: listener.idle_timeout,
         }
     }
 }
@@ -72,6 +79,8 @@ impl Table {
             service: socket.service.clone(),
             workers: socket.workers.resolve(workers).unwrap_or_default(),
             enabled: socket.enable,
+            connections: socket.connections(&config.limits),
+            idle_timeout: socket.idle_timeout(&config.limits),
         };
         Self(config.sockets.iter().map(row).collect())
     }
@@ -96,12 +105,11 @@ impl fmt::Display for Source {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heading =
-            ["NAME", "ADDRESS", "SOURCE", "SERVICE", "WORKERS", "ENABLED"].map(str::to_owned);
-        let lines: Vec<[String; 6]> = std::iter::once(heading)
+        let heading = HEADING.map(str::to_owned);
+        let lines: Vec<[String; COLUMNS]> = std::iter::once(heading)
             .chain(self.0.iter().map(cells))
             .collect();
-        let mut widths = [0; 6];
+        let mut widths = [0; COLUMNS];
         for line in &lines {
             for (width, cell) in widths.iter_mut().zip(line) {
                 *width = cell.chars().count().max(*width);
@@ -118,8 +126,32 @@ impl fmt::Display for Table {
     }
 }
 
-fn cells(row: &Row) -> [String; 6] {
+const COLUMNS: usize = 8;
+
+const HEADING: [&str; COLUMNS] = [
+    "NAME",
+    "ADDRESS",
+    "SOURCE",
+    "SERVICE",
+    "WORKERS",
+    "ENABLED",
+    "CONNECTIONS",
+    "IDLE",
+];
+
+fn cells(row: &Row) -> [String; COLUMNS] {
     let enabled = if row.enabled { "yes" } else { "no" };
+    // No limit matters to who is turned away.
+    let [connections, idle] = if !row.enabled {
+        ["-".to_owned(), "-".to_owned()]
+    } else if row.idle_timeout.is_zero() {
+        [row.connections.to_string(), "never".to_owned()]
+    } else {
+        [
+            row.connections.to_string(),
+            format!("{:?}", row.idle_timeout),
+        ]
+    };
     let workers = if row.workers.is_empty() {
         "-".to_owned()
     } else {
@@ -132,5 +164,7 @@ fn cells(row: &Row) -> [String; 6] {
         row.service.clone(),
         workers,
         enabled.to_owned(),
+        connections,
+        idle,
     ]
 }

@@ -121,7 +121,7 @@ impl<L: Link> Shard<L> {
             }
             let over = entry
                 .connection
-                .over(&self.desk.limits)
+                .over(&self.desk)
                 .filter(|(at, _)| *at <= then);
             match over {
                 Some((_, Over::Connection(why))) => {
@@ -197,7 +197,7 @@ impl<L: Link> Shard<L> {
             return;
         }
         // An entry that comes up too early is looked at again then; only one that would come too late is replaced.
-        if let Some(at) = entry.connection.due(&self.desk.limits)
+        if let Some(at) = entry.connection.due(&self.desk)
             && at < entry.timed
         {
             entry.timed_after = std::mem::replace(&mut entry.timed, at);

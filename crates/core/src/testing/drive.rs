@@ -302,6 +302,47 @@ mod tests {
     }
 
     #[test]
+    fn each_name_has_its_idle_time() {
+        let ms = Duration::from_millis;
+        let names = [("short", ms(1000)), ("long", ms(5000)), ("never", ms(0))];
+        let mut exchange = Exchange::build(|_| Silent, idle_for_at_most(2000), &names);
+        let clients = names.map(|(name, _)| exchange.connect_to(name));
+        let open = |exchange: &mut Exchange| clients.map(|client| exchange.is_open(client));
+        exchange.advance(ms(999));
+        assert_eq!(open(&mut exchange), [true; 3]);
+        exchange.advance(ms(41));
+        assert_eq!(open(&mut exchange), [false, true, true]);
+        exchange.advance(ms(3959));
+        assert_eq!(open(&mut exchange), [false, true, true]);
+        exchange.advance(ms(41));
+        assert_eq!(open(&mut exchange), [false, false, true]);
+        exchange.advance(Duration::from_secs(1_000_000));
+        assert_eq!(open(&mut exchange), [false, false, true]);
+        assert_eq!(exchange.counters().timed_out, 2);
+    }
+
+    #[test]
+    fn an_idle_time_that_begins_late_is_noted_however_short_it_is() {
+        let ms = Duration::from_millis;
+        let names = [("short", ms(1000)), ("never", ms(0))];
+        let mut exchange = Exchange::build(|_| Talkative, Limits::default(), &names);
+        let clients = names.map(|(name, _)| exchange.connect_to(name));
+        for client in clients {
+            exchange.set_window(client, Some(0));
+            exchange.receive(client, &[0x01]);
+        }
+        // What is noted now is that the peers must take something within 30 seconds. Then they take everything.
+        exchange.advance(ms(2000));
+        for client in clients {
+            exchange.set_window(client, None);
+        }
+        exchange.advance(ms(999));
+        assert!(clients.map(|client| exchange.is_open(client)) == [true, true]);
+        exchange.advance(ms(41));
+        assert!(clients.map(|client| exchange.is_open(client)) == [false, true]);
+    }
+
+    #[test]
     fn an_engine_that_never_catches_up_puts_limits_off_for_a_while_only() {
         // As many connections as make it ten turns.
         for (limit, holdup) in [(200, 200), (5000, 1000)] {

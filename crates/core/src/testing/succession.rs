@@ -70,14 +70,9 @@ impl Exchange {
             self.advance(LINGER);
         }
 
-        let names: Vec<String> = self
-            .shard
-            .desk
-            .names
-            .iter()
-            .map(|name| name.name.to_string())
-            .collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let known = self.shard.desk.names.clone();
+        let names = known.iter().map(|name| (&*name.name, name.idle_timeout));
+        let names: Vec<(&str, Duration)> = names.collect();
         let limits = self.shard.desk.limits.as_ref().clone();
         let mut successor = Self::build(make, limits, &names);
         successor.now = self.now;

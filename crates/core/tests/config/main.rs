@@ -82,6 +82,8 @@ fn every_default_is_as_documented() {
         enable: true,
         listen: vec![],
         workers: Partition::All,
+        connections: 0,
+        idle_timeout: None,
         fd_name: None,
         backlog: 4096,
         mode: 0o660,
@@ -125,6 +127,8 @@ fn every_key_is_read() {
         enable  = false
         listen  = ["127.0.0.1:0", "[::1]:4660", "unix:/run/x/log.sock", "unix:@log"]
         workers = [3, 0]
+        connections = 12
+        idle_timeout = "10min"
         fd_name = "ringhold-log.socket"
         backlog = 12
         mode = "0600"
@@ -171,6 +175,8 @@ fn every_key_is_read() {
             ListenAddress::UnixAbstract("log".to_owned()),
         ],
         workers: Partition::Only(vec![3, 0]),
+        connections: 12,
+        idle_timeout: Some(Duration::from_secs(600)),
         fd_name: Some("ringhold-log.socket".to_owned()),
         backlog: 12,
         mode: 0o600,

@@ -93,6 +93,50 @@ fn keepalive_is_what_the_kernel_takes() {
 }
 
 #[test]
+fn a_socket_may_have_limits_of_its_own() {
+    let text = "limits = { connections = 10, idle_timeout = \"1h\" }\n[sockets.a]\n";
+    let of = |keys: &str| {
+        let config = parse(&format!("{text}{keys}"));
+        let socket = &config.sockets["a"];
+        (
+            socket.connections(&config.limits),
+            socket.idle_timeout(&config.limits),
+        )
+    };
+    let hour = Duration::from_secs(3600);
+    assert_eq!(of(""), (10, hour));
+    assert_eq!(of("connections = 0"), (10, hour));
+    assert_eq!(of("connections = 3"), (3, hour));
+    assert_eq!(of("connections = 10"), (10, hour));
+    assert_eq!(of("idle_timeout = \"0s\""), (10, Duration::ZERO));
+    assert_eq!(
+        of("idle_timeout = \"2h\"\nconnections = 1"),
+        (1, Duration::from_secs(7200))
+    );
+    assert_eq!(
+        error(&format!("{text}enable = true\nconnections = 11")),
+        "test.toml:4: \"connections\" in [sockets.a] is 11, more than a worker holds in all (\"connections\" in \
+         [limits] is 10); raise that or lower this"
+    );
+    assert_eq!(
+        error("[sockets.a]\nconections = 1"),
+        "test.toml:2: unknown key \"conections\" in [sockets.a]; did you mean \"connections\"?"
+    );
+    for bad in [
+        "connections = -1",
+        "connections = 1048577",
+        "connections = \"5\"",
+        "idle_timeout = 5",
+        "idle_timeout = \"5\"",
+    ] {
+        let error = error(&format!("[sockets.a]\n{bad}"));
+        let (key, _) = bad.split_once(' ').unwrap();
+        let start = format!("test.toml:2: bad value for {key:?} in [sockets.a]: ");
+        assert!(error.starts_with(&start), "{error}");
+    }
+}
+
+#[test]
 fn a_partition_beyond_the_workers_names_the_socket() {
     assert_eq!(
         error("workers = 2\n[sockets.rpc]\nenable = true\nworkers = \"1-2\""),

@@ -8,7 +8,7 @@ use ringhold_core::testing::Client;
 
 use crate::service::{Manner, Rig, array, ask, bin, defer, pattern, verb};
 
-const IDLE: &str = "nothing was received or sent for limits.idle_timeout";
+const IDLE: &str = "nothing was received or sent for idle_timeout";
 const FRAME: &str = "a frame was not complete within limits.frame_timeout";
 const WRITE: &str = "the peer took nothing for limits.write_timeout";
 

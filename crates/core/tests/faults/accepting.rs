@@ -158,6 +158,63 @@ pub(crate) fn above_the_limit_connections_wait_their_turn(engine: Engine) {
     }
 }
 
+/// With one worker its listener's connections stay, with two they are dealt.
+pub(crate) fn a_name_at_its_limit_waits_alone(engine: Engine) {
+    for workers in [1, 2] {
+        let config = format!(
+            "workers = {workers}
+            [limits]
+            connections = 10
+            [sockets.ingest]
+            service = \"echo\"
+            listen = [\"127.0.0.1:0\"]
+            connections = 4
+            [sockets.admin]
+            service = \"echo\"
+            listen = [\"127.0.0.1:0\"]
+            workers = [0]"
+        );
+        let bed = Bed::start(engine, &config, |server| server.service("echo", |_| Echo));
+        let limit = 4 * workers;
+        let mut flood: Vec<TcpStream> = (0..30)
+            .map(|i| {
+                let mut client = bed.connect("ingest");
+                client.write_all(&[i]).unwrap();
+                client
+            })
+            .collect();
+        bed.until("the others wait", |bed| {
+            let ingest = bed.name("ingest");
+            ingest.frames_in == limit && ingest.accept_pauses > 0
+        });
+        // What they leave of worker 0 is for the other name.
+        let others: Vec<TcpStream> = (0..6).map(|_| bed.connect("admin")).collect();
+        for client in &others {
+            client::exchange(client, &[1, 2], &[1, 2]);
+        }
+        assert_eq!(bed.name("admin").accept_pauses, 0);
+        assert_eq!(bed.name("ingest").open, limit);
+        // That worker is full now, so that the next one there waits for whoever leaves first.
+        let mut late = bed.connect("admin");
+        late.write_all(&[3]).unwrap();
+        bed.until("it waits", |bed| bed.name("admin").accept_pauses == 1);
+        drop(others);
+        client::expect(&mut late, &[3]);
+        // The flood is served one after the other.
+        for (i, client) in flood.iter_mut().enumerate() {
+            client::expect(client, &[i as u8]);
+            for worker in &bed.snapshot().workers {
+                let counters = worker.names.iter().find(|(name, _)| name == "ingest");
+                assert!(counters.unwrap().1.open <= 4);
+            }
+            client.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        assert_eq!(bed.name("ingest").opened, 30);
+        drop((flood, late));
+        bed.finish();
+    }
+}
+
 fn listener() -> Socket {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();

@@ -96,6 +96,7 @@ tests! {
         who_says_nothing_is_cut,
         nobody_is_cut_for_what_was_before,
         nobody_is_idle_from_the_start,
+        a_name_may_have_an_idle_time_of_its_own,
         nobody_is_cut_for_what_held_the_worker_up,
     }
     memory {
@@ -118,6 +119,7 @@ tests! {
         a_thousand_connections_are_dealt_evenly,
         each_listener_leads_to_its_own_service,
         above_the_limit_connections_wait_their_turn,
+        a_name_at_its_limit_waits_alone,
         a_disabled_socket_turns_its_clients_away,
         descriptors_may_run_out,
         more_connections_may_wait_than_completions_fit,

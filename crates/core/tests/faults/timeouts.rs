@@ -214,6 +214,40 @@ pub(crate) fn nobody_is_idle_from_the_start(engine: Engine) {
     bed.finish();
 }
 
+pub(crate) fn a_name_may_have_an_idle_time_of_its_own(engine: Engine) {
+    // What the server says, and what each of its sockets says.
+    for (all, short, long) in [
+        ("0s", "idle_timeout = \"1s\"", ""),
+        ("1s", "", "idle_timeout = \"0s\""),
+        ("1h", "idle_timeout = \"1s\"", "idle_timeout = \"2h\""),
+    ] {
+        let config = format!(
+            "workers = 1
+            limits.idle_timeout = \"{all}\"
+            [sockets.short]
+            service = \"echo\"
+            listen = [\"127.0.0.1:0\"]
+            {short}
+            [sockets.long]
+            service = \"echo\"
+            listen = [\"127.0.0.1:0\"]
+            {long}"
+        );
+        let bed = Bed::start(engine, &config, |server| server.service("echo", |_| Echo));
+        let patient = bed.connect("long");
+        let mut impatient = bed.connect("short");
+        for client in [&patient, &impatient] {
+            client::exchange(client, &[1], &[1]);
+        }
+        client::expect_end(&mut impatient);
+        assert_eq!(bed.name("short").timed_out, 1);
+        client::exchange(&patient, &[2], &[2]);
+        assert_eq!(bed.name("long").timed_out, 0);
+        drop((patient, impatient));
+        bed.finish();
+    }
+}
+
 /// A call holds the worker up for longer than the limits. Who has sent in time what it had to send is served, however many
 /// they are, and so is who called.
 pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ringhold_core::config::Partition;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::listeners::{Address, Listener, Origin, Source, partitions, plan, rehearse};
+use ringhold_core::listeners::{Address, Listener, Origin, Source, placements, plan, rehearse};
+use ringhold_core::placement::Placement;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_nodelay, tcp_nodelay};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -311,7 +312,7 @@ fn every_family_that_can_be_served_is_taken() {
 
 #[test]
 fn descriptor_i_of_a_name_goes_to_worker_i_modulo_the_partition() {
-    let text = "[sockets.rpc]\nworkers = [2, 0]\n[sockets.log]\n";
+    let text = "[sockets.rpc]\nworkers = [2, 0]\nconnections = 300\n[sockets.log]\n";
     let descriptors: Vec<(String, OwnedFd)> = ["rpc", "log", "rpc", "rpc", "log"]
         .iter()
         .map(|name| ((*name).to_owned(), tcp()))
@@ -334,7 +335,14 @@ fn descriptor_i_of_a_name_goes_to_worker_i_modulo_the_partition() {
         owners,
         [("log", 0), ("log", 1), ("rpc", 2), ("rpc", 0), ("rpc", 2)]
     );
-    assert_eq!(partitions(&listeners), [vec![0, 1, 2], vec![2, 0]]);
+    let on = |partition: &[usize], connections| Placement {
+        partition: partition.to_vec(),
+        connections,
+    };
+    assert_eq!(
+        placements(&listeners),
+        [on(&[0, 1, 2], 10_000), on(&[2, 0], 300)]
+    );
     // Within a name in the order in which they were passed on.
     let numbers: Vec<i32> = listeners.iter().map(inherited_number).collect();
     assert_eq!(numbers, [1, 4, 0, 2, 3].map(|index: usize| given[index]));
@@ -472,18 +480,18 @@ fn the_table_shows_what_would_be_and_what_is() {
     let fd = tcp();
     let number = number(&fd);
     let text = "[sockets.log]\nlisten = [\"127.0.0.1:0\", \"unix:@a\"]\nworkers = 1\n[sockets.off]\nenable = false\n\
-                [sockets.rpc]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\n[sockets.x]\nenable = false\nservice = \"rpc\"";
+                [sockets.rpc]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nconnections = 20\nidle_timeout = \"90s\"\n[sockets.x]\nenable = false\nservice = \"rpc\"";
     let plan = planned(text, inherited([("x", fd)])).unwrap();
     let rows = plan.table();
     let address = rows.0[5].address.clone();
     let expected = [
-        "NAME|ADDRESS|SOURCE|SERVICE|WORKERS|ENABLED".to_owned(),
-        "log|127.0.0.1:0|would bind|log|1|yes".to_owned(),
-        "log|unix:@a|would bind|log|1|yes".to_owned(),
-        "off|-|not inherited|off|-|no".to_owned(),
-        "rpc|127.0.0.1:0|would bind|rpc|0|yes".to_owned(),
-        "rpc|127.0.0.1:0|would bind|rpc|1|yes".to_owned(),
-        format!("x|{address}|inherited (fd {number})|rpc|0|no"),
+        "NAME|ADDRESS|SOURCE|SERVICE|WORKERS|ENABLED|CONNECTIONS|IDLE".to_owned(),
+        "log|127.0.0.1:0|would bind|log|1|yes|10000|never".to_owned(),
+        "log|unix:@a|would bind|log|1|yes|10000|never".to_owned(),
+        "off|-|not inherited|off|-|no|-|-".to_owned(),
+        "rpc|127.0.0.1:0|would bind|rpc|0|yes|20|90s".to_owned(),
+        "rpc|127.0.0.1:0|would bind|rpc|1|yes|20|90s".to_owned(),
+        format!("x|{address}|inherited (fd {number})|rpc|0|no|-|-"),
     ];
     assert_eq!(cells(&rows.to_string()), expected);
     // Columns begin below each other.
@@ -501,7 +509,7 @@ fn the_table_shows_what_would_be_and_what_is() {
     assert_eq!(table.0[0].source, Source::Bound);
     assert_eq!(
         cells(&table.to_string())[1],
-        format!("rpc|{}|bound|rpc|0-1|yes", listeners[0].address)
+        format!("rpc|{}|bound|rpc|0-1|yes|10000|never", listeners[0].address)
     );
 }
 

@@ -176,9 +176,9 @@ fn check_prints_the_table_and_binds_nothing() {
     let manager = Manager::new();
     let socket = manager.path("rpc.sock");
     let text = format!(
-        "workers = 2\n\
-         [sockets.rpc]\nlisten = [\"127.0.0.1:4999\", \"unix:{socket}\"]\n\
-         [sockets.quiet]\nservice = \"rpc\"\nlisten = [\"[::1]:4998\"]\nworkers = [1]\n\
+        "workers = 2\n[limits]\nconnections = 500\nidle_timeout = \"1min\"\n\
+         [sockets.rpc]\nidle_timeout = \"0s\"\nlisten = [\"127.0.0.1:4999\", \"unix:{socket}\"]\n\
+         [sockets.quiet]\nservice = \"rpc\"\nlisten = [\"[::1]:4998\"]\nworkers = [1]\nconnections = 5\n\
          [sockets.off]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:4997\"]\nenable = false\n"
     );
     let path = manager.write("ringhold.toml", &text);
@@ -197,11 +197,47 @@ fn check_prints_the_table_and_binds_nothing() {
     assert_eq!(
         rows,
         [
-            vec!["NAME", "ADDRESS", "SOURCE", "SERVICE", "WORKERS", "ENABLED"],
-            vec!["off", "-", "not inherited", "rpc", "-", "no"],
-            vec!["quiet", "[::1]:4998", "would bind", "rpc", "1", "yes"],
-            vec!["rpc", "127.0.0.1:4999", "would bind", "rpc", "0-1", "yes"],
-            vec!["rpc", &unix, "would bind", "rpc", "0-1", "yes"],
+            vec![
+                "NAME",
+                "ADDRESS",
+                "SOURCE",
+                "SERVICE",
+                "WORKERS",
+                "ENABLED",
+                "CONNECTIONS",
+                "IDLE"
+            ],
+            vec!["off", "-", "not inherited", "rpc", "-", "no", "-", "-"],
+            vec![
+                "quiet",
+                "[::1]:4998",
+                "would bind",
+                "rpc",
+                "1",
+                "yes",
+                "5",
+                "60s"
+            ],
+            vec![
+                "rpc",
+                "127.0.0.1:4999",
+                "would bind",
+                "rpc",
+                "0-1",
+                "yes",
+                "500",
+                "never"
+            ],
+            vec![
+                "rpc",
+                &unix,
+                "would bind",
+                "rpc",
+                "0-1",
+                "yes",
+                "500",
+                "never"
+            ],
         ],
         "{stdout}"
     );

@@ -367,7 +367,7 @@ fn limits_of_time_cost_the_connection(engine: &str) {
         let mut wire = Wire::connect(daemon.tcp("rpc"));
         wire.send(bytes);
         assert_eq!(wire.rest(), b"");
-        let line = daemon.logged(&[&format!("limits.{limit}")]);
+        let line = daemon.logged(&[limit]);
         assert!(
             line.starts_with(priority) && line.contains("socket=rpc"),
             "{line}"

@@ -77,6 +77,32 @@ fn names_come_and_go() {
     assert!(refuses(&a) && refuses(&b));
 }
 
+#[test]
+fn who_is_there_stays_when_the_limit_is_lower() {
+    for engine in ["auto", "portable"] {
+        let a = free();
+        let text = sections(&[("a", &a)]);
+        let mut manager = Manager::new(0, &text);
+        manager.use_engine(engine);
+        manager.configure(&text);
+        manager.start();
+        let mut wires: Vec<Wire> = (0..6).map(|_| Wire::connect(&a)).collect();
+        wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+        manager.configure(&format!("{text}connections = 1\n"));
+        manager.reload();
+        wires.iter_mut().for_each(|wire| wire.echo(2, 2));
+        let mut next = Wire::connect(&a);
+        manager.logged(
+            1,
+            &["every worker of its partition holds sockets.a.connections = 1."],
+        );
+        wires.iter_mut().for_each(|wire| wire.echo(3, 3));
+        drop(wires);
+        next.echo(1, 1);
+        manager.stop();
+    }
+}
+
 /// What the predecessor promised is written, all of it, although nobody serves the name any more.
 #[test]
 fn connections_of_a_name_that_is_gone_get_what_they_were_promised() {
