@@ -8,16 +8,18 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
+use rmpv::Value;
 
 use crate::harness::{
-    Daemon, Manager, PATIENCE, Wire, await_open, counter, mode, parts, request, ringhold, until,
-    with_both_engines,
+    Daemon, Manager, PATIENCE, Wire, await_open, counter, mode, parts, request, ringhold, run,
+    until, with_both_engines,
 };
 use crate::ports::free_address;
 
 with_both_engines! {
     ready_means_that_every_listener_answers_and_stopping_comes_before_the_end,
     at_the_limit_of_connections_the_next_one_waits_for_room,
+    a_full_socket_leaves_the_others_on_its_workers_reachable,
     ten_thousand_connections_without_a_byte,
 }
 
@@ -275,6 +277,60 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
     let pauses = ended.log.matches("accepting paused").count();
     assert_eq!(pauses, counted.ilog2() as usize + 1, "{}", ended.log);
     assert_eq!(ended.log.matches("accepting goes on").count(), pauses);
+}
+
+fn a_full_socket_leaves_the_others_on_its_workers_reachable(engine: &str) {
+    let daemon = Daemon::start_on(
+        engine,
+        "workers = 2\n[limits]\nconnections = 5\n\
+         [sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\nconnections = 3\n\
+         [sockets.admin]\nservice = \"rpc\"\nlisten = [\"unix:DIR/admin.sock\"]\nworkers = [0]\n",
+    );
+    let address = daemon.tcp("rpc");
+    let mut served: Vec<Wire> = (0..6).map(|_| Wire::connect(address)).collect();
+    for wire in &mut served {
+        wire.send(&request(0, "echo", 7));
+        assert!(wire.reply().is_some());
+    }
+    let mut next = Wire::connect(address);
+    next.send(&request(1, "echo", 8));
+    daemon.logged(&[
+        "accepting paused (1 so far): every worker of its partition holds sockets.rpc.connections = 3.",
+        "socket=rpc",
+    ]);
+    let admin = format!("unix:{}", daemon.manager.path("admin.sock"));
+    let (status, stdout, stderr) = run(&["status", &admin]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("\nrpc: accept pauses 1\n"), "{stdout}");
+    drop(served.pop());
+    assert_eq!(next.reply(), Some((1, Value::Nil, 8.into())));
+    daemon.logged(&["there is room again: accepting goes on", "socket=rpc"]);
+    drop((served, next));
+    daemon.stop();
+}
+
+/// The configuration in the comment of the unit file.
+#[test]
+fn the_example_of_an_admin_socket_leaves_it_room() {
+    let unit = include_str!("../../../../systemd/examples/ringhold-admin.socket");
+    let (comment, _) = unit.split_once("#   [Unit]").unwrap();
+    let indented = comment.lines().filter_map(|line| line.strip_prefix("#   "));
+    let config = indented.collect::<Vec<_>>().join("\n");
+    let manager = Manager::new();
+    let path = manager.write("ringhold.toml", &format!("workers = 2\n{config}"));
+    let (status, stdout, stderr) = run(&["check", "--assume-inherited", "--config", &path]);
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let rows: Vec<Vec<&str>> = stdout
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        rows[1..],
+        [
+            ["admin", "-", "assumed", "rpc", "0", "yes", "10000", "never"],
+            ["rpc", "-", "assumed", "rpc", "0-1", "yes", "9900", "never"],
+        ]
+    );
 }
 
 fn ten_thousand_connections_without_a_byte(engine: &str) {
