@@ -1,0 +1,363 @@
+//! How to reach a connection from anywhere.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::ConnectionId;
+use crate::mailbox::{Mail, Post};
+use crate::memory::Memory;
+use crate::transit;
+
+/// What it takes to make handles for the connections of one worker.
+#[derive(Clone)]
+pub(crate) struct Handles {
+    pub(crate) post: Post,
+    /// `limits.outbox_bytes`: what may be pushed to a connection and not yet queued on it.
+    pub(crate) pushed_max: usize,
+    pub(crate) memory: Arc<Memory>,
+}
+
+impl Handles {
+    pub(crate) fn handle(&self, id: ConnectionId, state: &OnceCell<Arc<HandleState>>) -> Handle {
+        let new = || Arc::new(HandleState::new(self.pushed_max, self.memory.clone()));
+        let shared = state.get_or_init(new);
+        Handle {
+            id,
+            shared: shared.clone(),
+            post: self.post.clone(),
+        }
+    }
+}
+
+/// What a connection and its handles share.
+pub(crate) struct HandleState {
+    /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once.
+    state: AtomicU8,
+    /// What other threads than the worker's pushed and was not yet put into the outbox: the bytes, and
+    /// [`transit::MAIL_BYTES`] for each push.
+    pushed: AtomicUsize,
+    /// The bytes that the worker's thread pushed, which alone writes it.
+    pushed_here: AtomicUsize,
+    /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
+    fan: AtomicU64,
+    pushed_max: usize,
+    memory: Arc<Memory>,
+}
+
+/// The connection takes bytes.
+const OPEN: u8 = 0;
+/// It takes no more bytes.
+const GONE: u8 = 1;
+/// It takes no more bytes, because of those that were pushed.
+const OVERFLOWED: u8 = 2;
+
+impl HandleState {
+    pub(crate) fn new(pushed_max: usize, memory: Arc<Memory>) -> Self {
+        HandleState {
+            state: AtomicU8::new(OPEN),
+            pushed: AtomicUsize::new(0),
+            pushed_here: AtomicUsize::new(0),
+            fan: AtomicU64::new(0),
+            pushed_max,
+            memory,
+        }
+    }
+
+    /// From now on pushes are answered with this error. What was said first stays. Returns whether this was it.
+    pub(crate) fn end(&self, error: PushError) -> bool {
+        let state = match error {
+            PushError::Gone => GONE,
+            PushError::Overflow => OVERFLOWED,
+        };
+        self.state
+            .compare_exchange(OPEN, state, Ordering::SeqCst, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// The bytes of a push have reached the connection.
+    pub(crate) fn arrived(&self, bytes: usize, here: bool) {
+        if here {
+            let pushed = self.pushed_here.load(Ordering::Relaxed);
+            self.pushed_here.store(pushed - bytes, Ordering::Relaxed);
+        } else {
+            let taken = bytes + transit::MAIL_BYTES;
+            self.pushed.fetch_sub(taken, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether everything that was pushed has reached the connection. After [`HandleState::end`] that stays so: of a push from
+    /// another thread, which notes what it takes and then looks whether the end has come, one of both has seen the other.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::SeqCst) == 0
+    }
+
+    /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
+    pub(crate) fn enter_fan(&self, number: u64) -> bool {
+        let is_new = self.fan.load(Ordering::Relaxed) != number;
+        self.fan.store(number, Ordering::Relaxed);
+        is_new
+    }
+
+    fn check(&self) -> Result<(), PushError> {
+        match self.state.load(Ordering::SeqCst) {
+            OPEN => Ok(()),
+            OVERFLOWED => Err(PushError::Overflow),
+            _ => Err(PushError::Gone),
+        }
+    }
+}
+
+/// Pushes bytes to one connection, from any thread.
+///
+/// The bytes must be whole frames of the service's protocol. They are queued behind everything that the connection
+/// was sent before, in the order in which one thread pushed them, and are delivered after the service call in which
+/// they were pushed: replies to requests that were received with the present one may come before them. What was accepted
+/// before the connection begins to end is still delivered. A connection that is handed over to a successor takes nothing any
+/// more from its handles, and is none of this process's afterwards.
+#[derive(Clone)]
+pub struct Handle {
+    id: ConnectionId,
+    shared: Arc<HandleState>,
+    post: Post,
+}
+
+/// Why a push was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The connection is gone, or about to be.
+    Gone,
+    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. Or its worker is: what was pushed from other
+    /// threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is being
+    /// closed, or was.
+    Overflow,
+}
+
+impl fmt::Display for PushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PushError::Gone => "the connection is gone",
+            PushError::Overflow => {
+                "the connection is too slow for what is pushed to it and is closed"
+            }
+        })
+    }
+}
+
+impl std::error::Error for PushError {}
+
+impl Handle {
+    /// Names the connection.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Whether the connection still takes bytes. It may end at any moment after this.
+    pub fn is_open(&self) -> bool {
+        self.shared.check().is_ok()
+    }
+
+    /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
+    ///
+    /// What the peer has not read yet is known to the connection's worker only. So a push that is accepted may turn out
+    /// there to be one too many: then the connection is closed, and later pushes are told why.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, because of
+    /// which the connection is closed.
+    pub fn push(&self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
+        self.push_shared(&bytes.into())
+    }
+
+    /// Queues `bytes` on the connection as [`Handle::push`] does. Whoever pushes the same bytes to many connections, with
+    /// one push after the other, saves a reference for each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::push`].
+    pub fn push_shared(&self, bytes: &Bytes) -> Result<(), PushError> {
+        let shared = &*self.shared;
+        shared.check()?;
+        let here = shared.pushed_here.load(Ordering::Relaxed);
+        let pushed = here.saturating_add(shared.pushed.load(Ordering::Relaxed));
+        if pushed.saturating_add(bytes.len()) > shared.pushed_max {
+            return Err(self.overflow());
+        }
+        if self.post.push_here(self.id, shared, bytes) {
+            // Nobody else writes it.
+            shared
+                .pushed_here
+                .store(here + bytes.len(), Ordering::Relaxed);
+            return Ok(());
+        }
+        self.push_from_elsewhere(bytes.clone())
+    }
+
+    fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
+        let under_way = self.announce(bytes.len())?;
+        if let Err(error) = self.shared.check() {
+            self.withdraw(bytes.len());
+            return Err(error);
+        }
+        let mut counted = None;
+        if under_way > transit::UNCOUNTED_BYTES_MAX {
+            counted = transit::count(&self.shared.memory, &bytes);
+            if counted.is_none() {
+                let error = self.overflow();
+                self.withdraw(bytes.len());
+                return Err(error);
+            }
+        }
+        let mail = Mail::Push {
+            to: self.id,
+            counted,
+            bytes,
+            here: false,
+        };
+        self.post.send(mail).map_err(|_| PushError::Gone)
+    }
+
+    /// Notes that a push of so many bytes is about to be posted: until it is, or is withdrawn, the connection waits for it.
+    /// Returns how much memory those take that are under way by now.
+    pub(crate) fn announce(&self, bytes: usize) -> Result<usize, PushError> {
+        let shared = &*self.shared;
+        // One push of all that may wait is allowed, whatever its mail takes.
+        let more = |pushed: usize| {
+            let sum = pushed.saturating_add(bytes);
+            (sum <= shared.pushed_max).then_some(sum + transit::MAIL_BYTES)
+        };
+        let before = shared
+            .pushed
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, more)
+            .map_err(|_| self.overflow())?;
+        Ok(before + bytes + transit::MAIL_BYTES)
+    }
+
+    /// A push of so many bytes that was announced does not come. The worker may wait for it, so it has to be told.
+    #[cold]
+    fn withdraw(&self, bytes: usize) {
+        let to = self.id;
+        let _ = self.post.send(Mail::Withdrawn { to, bytes });
+    }
+
+    #[cold]
+    fn overflow(&self) -> PushError {
+        if self.shared.end(PushError::Overflow) {
+            let _ = self.post.send(Mail::Overflow { to: self.id });
+        }
+        PushError::Overflow
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::{Mailbox, mailbox};
+
+    /// Delivers what is there.
+    fn deliver(mailbox: &Mailbox, state: &HandleState) -> usize {
+        let mail = std::iter::from_fn(|| mailbox.next());
+        mail.filter(|mail| match mail {
+            Mail::Push { bytes, here, .. } => {
+                state.arrived(bytes.len(), *here);
+                true
+            }
+            Mail::Withdrawn { bytes, .. } => {
+                state.arrived(*bytes, false);
+                false
+            }
+            _ => panic!("nobody posts anything else"),
+        })
+        .count()
+    }
+
+    /// So many connections are given away, each while another thread pushes to it, a little earlier or later. Returns how many
+    /// pushes were accepted, which must be those that were delivered before.
+    fn give_away_while_another_thread_pushes(count: usize) -> usize {
+        let (post, mailbox) = mailbox().unwrap();
+        let id = ConnectionId {
+            worker: 0,
+            generation: 0,
+            slot: 0,
+        };
+        let handles = Handles {
+            post,
+            pushed_max: 1000,
+            memory: Memory::new(1000, 1),
+        };
+        let rounds: Vec<Handle> = (0..count)
+            .map(|_| handles.handle(id, &OnceCell::new()))
+            .collect();
+        // The round that may begin, and the one that the other thread has ended.
+        let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let wait_for = |counter: &AtomicUsize, round: usize| {
+            let mut looks = 0;
+            while counter.load(Ordering::Acquire) < round {
+                looks += 1;
+                // The other one may need this CPU.
+                match looks % 1000 {
+                    0 => std::thread::yield_now(),
+                    _ => std::hint::spin_loop(),
+                }
+            }
+        };
+        let event = Bytes::from_static(&[1]);
+        let accepted = std::thread::scope(|scope| {
+            let pushing = scope.spawn(|| {
+                let push = |(round, handle): (usize, &Handle)| {
+                    wait_for(&begun, round + 1);
+                    (0..round % 7).for_each(|_| std::hint::spin_loop());
+                    let accepted = handle.push_shared(&event).is_ok();
+                    ended.store(round + 1, Ordering::Release);
+                    usize::from(accepted)
+                };
+                rounds.iter().enumerate().map(push).collect::<Vec<_>>()
+            });
+            let mut delivered = Vec::with_capacity(count);
+            for (round, handle) in rounds.iter().enumerate() {
+                // Now and then one of them comes first for certain.
+                if round % 10 == 1 {
+                    handle.shared.end(PushError::Gone);
+                }
+                begun.store(round + 1, Ordering::Release);
+                match round % 10 {
+                    0 => wait_for(&ended, round + 1),
+                    _ => (0..round % 31).for_each(|_| std::hint::spin_loop()),
+                }
+                handle.shared.end(PushError::Gone);
+                let mut count = 0;
+                while !handle.shared.is_delivered() {
+                    count += deliver(&mailbox, &handle.shared);
+                }
+                delivered.push(count);
+                wait_for(&ended, round + 1);
+                deliver(&mailbox, &handle.shared);
+            }
+            let accepted = pushing.join().unwrap();
+            assert!(accepted == delivered);
+            accepted
+        });
+        accepted.iter().sum()
+    }
+
+    #[test]
+    fn a_push_is_delivered_before_the_connection_is_given_away_or_refused() {
+        // On a machine with much else to do, fewer must do.
+        let start = std::time::Instant::now();
+        for _ in (0..30).take_while(|_| start.elapsed().as_secs() < 3) {
+            let accepted = give_away_while_another_thread_pushes(1000);
+            assert!((100..=900).contains(&accepted), "{accepted}");
+        }
+    }
+}
