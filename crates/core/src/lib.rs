@@ -87,7 +87,7 @@ mod worker;
 pub use close::Close;
 pub use engine::EngineKind;
 pub use frame::Frame;
-pub use peer::{ConnectionId, Handle, Peer, PeerAddress, PushError};
+pub use peer::{ConnectionId, Credentials, Handle, Peer, PeerAddress, PushError};
 pub use reply::{Abandoned, Reply, Responder, Ticket};
 pub use run::block_signals;
 pub use running::Running;

@@ -38,6 +38,9 @@ pub(crate) trait Link {
     /// The peer's address, from the kernel.
     fn peer_address(&self) -> io::Result<PeerAddress>;
 
+    /// The peer's credentials, from the kernel; `None` if it has none, over TCP.
+    fn peer_credentials(&self) -> io::Result<Option<Credentials>>;
+
     /// Memory that the kernel holds for what the peer was sent and has not taken, in bytes. `None` if that is not known.
     fn unread(&self) -> Option<u64>;
 
@@ -64,6 +67,22 @@ impl fmt::Display for PeerAddress {
             PeerAddress::Unix => f.write_str("unix"),
         }
     }
+}
+
+/// Which process is at the other end of a unix socket, and whose it is: what the kernel noted when the peer called connect(2)
+/// (`SO_PEERCRED`, unix(7)).
+///
+/// Numbers are as this process sees them. A user or group that its user namespace does not know is 65534, as a rule
+/// (`/proc/sys/kernel/overflowuid`, `overflowgid`): to a unit with `PrivateUsers=yes`, everybody but root and its own user is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process that connected; `None` if it belongs to a PID namespace that this process does not see. It may have ended
+    /// since, and its number may be another one's, so do not decide by it who may do what.
+    pub pid: Option<u32>,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group. Others that the user is a member of are not told.
+    pub gid: u32,
 }
 
 /// The other end of a new connection, as a service sees it when the connection is made.
@@ -94,6 +113,54 @@ impl Peer<'_> {
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn address(&self) -> io::Result<PeerAddress> {
         self.link.peer_address()
+    }
+
+    /// The peer's credentials, those of the time when it connected; `None` over TCP, which has none. Asks the kernel each time. A
+    /// successor that takes the connection over gets the same.
+    ///
+    /// ```
+    /// use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+    ///
+    /// /// Serves some users, over unix sockets.
+    /// struct Restricted {
+    ///     uids: Vec<u32>,
+    /// }
+    ///
+    /// impl Service for Restricted {
+    ///     type Session = ();
+    ///
+    ///     fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+    ///         match peer.credentials() {
+    ///             Ok(Some(who)) if self.uids.contains(&who.uid) => Ok(()),
+    ///             Ok(Some(who)) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
+    ///             Ok(None) => Err(Refusal::new("only unix sockets tell who connects")),
+    ///             Err(error) => Err(Refusal::new(format!("it is not known who connects: {error}"))),
+    ///         }
+    ///     }
+    ///     # fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+    ///     #     reply.write(|out| out.extend_from_slice(&frame));
+    ///     #     Flow::Continue
+    ///     # }
+    ///     // ...
+    /// }
+    /// # use ringhold_core::testing::Exchange;
+    /// # use ringhold_core::{Credentials, PeerAddress};
+    /// # let mut exchange = Exchange::new(Restricted { uids: vec![1000] });
+    /// # let mut serves = |uid| {
+    /// #     let who = Credentials { pid: None, uid, gid: 100 };
+    /// #     exchange.set_peer(PeerAddress::Unix, Some(who));
+    /// #     let client = exchange.connect();
+    /// #     exchange.receive(client, b"\xc0");
+    /// #     !exchange.take_sent(client).is_empty()
+    /// # };
+    /// # assert!(serves(1000) && !serves(0));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2), of which none is known to occur.
+    pub fn credentials(&self) -> io::Result<Option<Credentials>> {
+        self.link.peer_credentials()
     }
 
     /// A way to push bytes to this connection from anywhere.

@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::mailbox::{Mail, Post};
 use crate::panics::Caught;
-use crate::peer::{ConnectionId, Handle, HandleState, Link, PeerAddress};
+use crate::peer::{ConnectionId, Credentials, Handle, HandleState, Link, PeerAddress};
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -120,6 +120,15 @@ impl Reply<'_> {
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn peer_address(&self) -> io::Result<PeerAddress> {
         self.link.peer_address()
+    }
+
+    /// The peer's credentials, as [`Peer::credentials`](crate::Peer::credentials).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2), of which none is known to occur.
+    pub fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
+        self.link.peer_credentials()
     }
 
     /// A way to push bytes to this connection from anywhere.

@@ -32,12 +32,12 @@ mod unsaved;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringhold_framer::Framer;
 
-use self::drive::Wire;
+use self::drive::{Identity, Wire};
 use self::succession::Parted;
 use crate::connection::{Desire, Receive};
 use crate::crew::Crew;
@@ -47,7 +47,7 @@ use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
 use crate::memory::{Memory, Meter};
 use crate::metrics::{Metrics, NameTotals, Snapshot};
-use crate::peer::{ConnectionId, Handles};
+use crate::peer::{ConnectionId, Credentials, Handles, PeerAddress};
 use crate::placement::Dealer;
 use crate::pool::Pools;
 use crate::service::Service;
@@ -70,6 +70,8 @@ pub struct Exchange {
     ended: Vec<(Client, Wire)>,
     /// Connections on their way to a successor.
     parted: Vec<Parted>,
+    /// Who connects.
+    peer: Identity,
 }
 
 /// A connection of an [`Exchange`].
@@ -176,7 +178,17 @@ impl Exchange {
             ids: Vec::new(),
             ended: Vec::new(),
             parted: Vec::new(),
+            peer: Identity::default(),
         })
+    }
+
+    /// From now on clients connect from this address and with these credentials. Before, they are clients of a unix socket in
+    /// this process.
+    pub fn set_peer(&mut self, address: PeerAddress, credentials: Option<Credentials>) {
+        self.peer = Identity {
+            address,
+            credentials,
+        };
     }
 
     /// A client connects, to the first name.
@@ -199,7 +211,11 @@ impl Exchange {
 
     fn connect_with(&mut self, name: usize) -> Client {
         self.shard.crew.dealer.hold(name, 0);
-        let id = self.shard.open(name as u16, Wire::default());
+        let wire = Wire {
+            peer: self.peer.clone(),
+            ..Wire::default()
+        };
+        let id = self.shard.open(name as u16, wire);
         self.ids.push(Some(id));
         self.settle();
         Client(self.ids.len() - 1)
@@ -289,6 +305,20 @@ impl Exchange {
     /// Delivers what handles pushed and responders answered meanwhile.
     pub fn deliver(&mut self) {
         self.settle();
+    }
+
+    /// Waits until a handle pushes, a responder answers or is dropped, or a connection is closed through a handle, on another
+    /// thread, and delivers it. Returns `false` if nothing comes within `time`.
+    ///
+    /// What comes need not be what is waited for. With several threads, ask for as long as something is missing.
+    pub fn deliver_within(&mut self, time: Duration) -> bool {
+        let until = Instant::now().checked_add(time);
+        let Some(mail) = self.await_mail(until) else {
+            return false;
+        };
+        let _ = self.shard.deliver(mail);
+        self.settle();
+        true
     }
 
     /// Time passes.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
-use ringhold_core::{ConnectionId, PeerAddress, Reply};
+use ringhold_core::{ConnectionId, Credentials, PeerAddress, Reply};
 
 use crate::notify::Notifier;
 use crate::session::Session;
@@ -40,6 +40,16 @@ impl Context<'_> {
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn peer_address(&self) -> io::Result<PeerAddress> {
         self.reply.peer_address()
+    }
+
+    /// The peer's credentials, those of the time when it connected, if it did so over a unix socket: see
+    /// [`Peer::credentials`](ringhold_core::Peer::credentials). Asks the kernel each time.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2), of which none is known to occur.
+    pub fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
+        self.reply.peer_credentials()
     }
 
     /// A way to send notifications to this connection later, from anywhere.

@@ -66,7 +66,8 @@
 //! # Tests
 //!
 //! A router is tested without sockets: `Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default())` of
-//! [`ringhold_core::testing`] takes the bytes of requests and gives those of replies.
+//! [`ringhold_core::testing`] takes the bytes of requests and gives those of replies. Answers that other threads give are
+//! waited for with its `deliver_within`.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
-use ringhold_core::{ConnectionId, Peer, PeerAddress, RestoreError};
+use ringhold_core::{ConnectionId, Credentials, Peer, PeerAddress, RestoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -48,6 +48,16 @@ impl<'a> Resumed<'a> {
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn peer_address(&self) -> io::Result<PeerAddress> {
         self.peer.address()
+    }
+
+    /// The peer's credentials, those of the time when it connected to the predecessor: see
+    /// [`Peer::credentials`](ringhold_core::Peer::credentials).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2), of which none is known to occur.
+    pub fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
+        self.peer.credentials()
     }
 
     /// A way to send notifications to this connection later, from anywhere, for what the resumed value subscribes to: as

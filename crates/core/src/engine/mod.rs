@@ -15,14 +15,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::{getsockopt_impl, sockopt_impl};
 use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::sockopt::socket_domain;
+use rustix::net::{AddressFamily, RecvFlags, recv};
 
 use crate::handover::parcel::Parcel;
 use crate::listeners::Listener;
 use crate::panics;
-use crate::peer::{Link, PeerAddress};
+use crate::peer::{Credentials, Link, PeerAddress};
 use crate::shard::Shard;
 
 /// A listener as an engine sees it.
@@ -88,6 +90,21 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
         },
         None => Ok(PeerAddress::Unix),
     }
+}
+
+/// The credentials of the other end of a connected socket, if it is a unix socket.
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Option<Credentials>> {
+    // Others are answered too, with numbers that mean nobody.
+    if socket_domain(socket)? != AddressFamily::UNIX {
+        return Ok(None);
+    }
+    // With nix: in what rustix returns, the process cannot be the 0 that stands for one of another namespace.
+    let peer = getsockopt(&socket, PeerCredentials)?;
+    Ok(Some(Credentials {
+        pid: u32::try_from(peer.pid()).ok().filter(|pid| *pid > 0),
+        uid: peer.uid(),
+        gid: peer.gid(),
+    }))
 }
 
 /// Memory that the kernel holds for what was sent on this socket and not taken by the peer, in bytes. For a unix socket it becomes

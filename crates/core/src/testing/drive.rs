@@ -3,17 +3,42 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Exchange;
 use crate::connection::{Finish, Receive};
-use crate::peer::{Link, PeerAddress};
+use crate::mailbox::Mail;
+use crate::peer::{Credentials, Link, PeerAddress};
 use crate::shard::Shard;
+
+/// Who a client is.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) address: PeerAddress,
+    pub(super) credentials: Option<Credentials>,
+}
+
+/// As if it were in the process that tests.
+impl Default for Identity {
+    fn default() -> Self {
+        Identity {
+            address: PeerAddress::Unix,
+            credentials: Some(Credentials {
+                pid: Some(std::process::id()),
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            }),
+        }
+    }
+}
 
 /// What takes the place of a socket.
 #[derive(Default)]
 pub(super) struct Wire {
+    pub(super) peer: Identity,
     /// What the client has sent and the connection has not read yet, in the pieces in which it was sent.
     pub(super) incoming: VecDeque<Bytes>,
     /// The client has ended its side, behind `incoming`.
@@ -56,7 +81,11 @@ impl Wire {
 
 impl Link for Wire {
     fn peer_address(&self) -> io::Result<PeerAddress> {
-        Ok(PeerAddress::Unix)
+        Ok(self.peer.address.clone())
+    }
+
+    fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
+        Ok(self.peer.credentials)
     }
 
     fn unread(&self) -> Option<u64> {
@@ -70,6 +99,29 @@ impl Link for Wire {
 }
 
 impl Exchange {
+    /// Waits for mail, until then or for ever.
+    pub(super) fn await_mail(&self, until: Option<Instant>) -> Option<Mail> {
+        loop {
+            if let Some(mail) = self.mailbox.prepare_sleep() {
+                return Some(mail);
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            // One that is too long for the kernel is as good as for ever.
+            let left_or_ever = left.and_then(|left| Timespec::try_from(left).ok());
+            let event = self.mailbox.event();
+            let woken = poll(
+                &mut [PollFd::new(&event, PollFlags::IN)],
+                left_or_ever.as_ref(),
+            );
+            self.mailbox.awake();
+            if woken == Ok(1) {
+                let _ = rustix::io::read(event, &mut [0; 8]);
+            } else if left.is_some_and(|left| left.is_zero()) {
+                return self.mailbox.next();
+            }
+        }
+    }
+
     /// Turns until nothing more happens by itself.
     pub(super) fn settle(&mut self) {
         self.shard.woken(self.now);

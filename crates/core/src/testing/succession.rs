@@ -76,6 +76,7 @@ impl Exchange {
         let limits = self.shard.desk.limits.as_ref().clone();
         let mut successor = Self::build(make, limits, &names);
         successor.now = self.now;
+        successor.peer = self.peer.clone();
         successor.shard.woken(self.now);
         successor.ids.resize(self.ids.len(), None);
         successor.ended = std::mem::take(&mut self.ended);

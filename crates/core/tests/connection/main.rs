@@ -14,6 +14,7 @@ mod limits;
 mod memory;
 mod model;
 mod panics;
+mod peers;
 mod pressure;
 mod service;
 mod stop;

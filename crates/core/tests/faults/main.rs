@@ -17,6 +17,7 @@ mod frames;
 mod leases;
 mod mail;
 mod memory;
+mod peers;
 mod pushes;
 mod quiet;
 mod scarce;
@@ -131,6 +132,9 @@ tests! {
         many_threads_may_push_at_once,
         what_was_pushed_before_the_end_is_delivered,
         a_panic_costs_one_connection,
+    }
+    peers {
+        peers_on_unix_sockets_are_known,
     }
     mail {
         much_mail_does_not_come_before_connections,

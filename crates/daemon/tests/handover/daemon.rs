@@ -193,6 +193,10 @@ fn router() -> Router {
             let _second = Second;
             panic!("the first one, on purpose");
         })
+        .method_with("who", |context, ()| {
+            let who = context.peer_credentials()?;
+            Ok(who.map(|who| (who.pid, who.uid, who.gid)))
+        })
         .method_with("remember", |context, value: u64| {
             *context.data::<u64>() += value;
             Ok(*context.data::<u64>())

@@ -119,6 +119,34 @@ fn rpc_connections_with_data_are_closed() {
     manager.stop_for_good();
 }
 
+#[test]
+fn clients_on_unix_sockets_stay_known() {
+    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
+    manager.listen_unix("counter");
+    let unix = manager.listen_unix("rpc");
+    let tcp = manager.listen_tcp("rpc");
+    manager.start();
+    let [mut unix, mut tcp] = [unix, tcp].map(|address| Wire::connect(&address));
+    let ourselves = [
+        std::process::id(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    ];
+    let ourselves = Value::Array(ourselves.map(Value::from).to_vec());
+    for round in 0..3 {
+        match round {
+            0 => {}
+            1 => manager.restart(),
+            _ => manager.reload(),
+        }
+        for (wire, expected) in [(&mut unix, &ourselves), (&mut tcp, &Value::Nil)] {
+            wire.send(&request(round, "who", &[]));
+            assert_eq!(wire.reply(), (u64::from(round), Ok(expected.clone())));
+        }
+    }
+    manager.stop_for_good();
+}
+
 /// Threads of the program's own use their descriptors up to the moment when it is replaced, although others are laid at the
 /// same numbers for the successor.
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use ringhold_core::{Credentials, PeerAddress};
 use ringhold_rpc::{Fault, Router};
 use rmpv::Value;
 
@@ -387,6 +388,7 @@ fn a_handler_knows_its_connection() {
                 context.message_id(),
                 context.connection().to_string(),
                 context.peer_address()?.to_string(),
+                context.peer_credentials()?.map(|who| who.uid),
             ))
         })
         .method_with("visits", |context, ()| {
@@ -399,10 +401,18 @@ fn a_handler_knows_its_connection() {
             Ok("bye")
         });
     let mut wire = Wire::new(router);
+    let somebody = Credentials {
+        pid: None,
+        uid: 1000,
+        gid: 100,
+    };
+    wire.exchange.set_peer(PeerAddress::Unix, Some(somebody));
+    wire.client = wire.exchange.connect();
     let who = wire.call("who", vec![]).unwrap();
     assert_eq!(who[0], Value::from("test"));
     assert_eq!(who[1], Value::from(77));
     assert_eq!(who[3], Value::from("unix"));
+    assert_eq!(who[4], Value::from(1000));
     assert_eq!(wire.call("visits", vec![]), Ok(1.into()));
     assert_eq!(wire.call("visits", vec![]), Ok(2.into()));
     let other = wire.exchange.connect();

@@ -45,6 +45,8 @@ fn router(readers: &Readers) -> Router {
             for topic in &topics.0 {
                 let reader = (topic.clone(), resumed.notifier());
                 assert_eq!(reader.1.connection(), resumed.connection());
+                let who = resumed.peer_credentials()?.map(|who| who.pid);
+                assert_eq!(who, Some(Some(std::process::id())));
                 known.borrow_mut().push(reader);
             }
             Ok(())

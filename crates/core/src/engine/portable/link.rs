@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::engine::{peer_address, unread};
-use crate::peer::{Link, PeerAddress};
+use crate::engine::{peer_address, peer_credentials, unread};
+use crate::peer::{Credentials, Link, PeerAddress};
 
 /// The socket of a connection and what is under way on it.
 ///
@@ -102,6 +102,10 @@ impl AsFd for PortableLink {
 impl Link for PortableLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.as_fd())
+    }
+
+    fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
+        peer_credentials(self.as_fd())
     }
 
     fn unread(&self) -> Option<u64> {

@@ -7,9 +7,9 @@ use super::bulk::Bulky;
 use super::eager::Eager;
 use super::receive::Shots;
 use super::watch::Watch;
-use crate::engine::{peer_address, unread};
+use crate::engine::{peer_address, peer_credentials, unread};
 use crate::outbox::SEND_SEGMENTS_MAX;
-use crate::peer::{Link, PeerAddress};
+use crate::peer::{Credentials, Link, PeerAddress};
 
 /// The socket of a connection and the operations that are in flight on it.
 pub(crate) struct RingLink {
@@ -146,6 +146,10 @@ impl AsFd for RingLink {
 impl Link for RingLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.socket.as_fd())
+    }
+
+    fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
+        peer_credentials(self.socket.as_fd())
     }
 
     fn unread(&self) -> Option<u64> {
