@@ -9,9 +9,10 @@ use bytes::Bytes;
 
 use crate::connection::Connection;
 use crate::desk::Desk;
-use crate::mailbox::{Mail, Post};
+use crate::mailbox::Mail;
 use crate::panics::Caught;
 use crate::peer::{ConnectionId, Credentials, Handle, HandleState, Link, PeerAddress};
+use crate::tickets::round_of;
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -147,9 +148,8 @@ impl Reply<'_> {
         let serial = tickets.open(&mut self.desk.pools, round, ticket);
         self.desk.open_tickets.opened();
         Responder {
-            to: self.connection.id,
+            handle: self.handle(),
             serial,
-            post: self.desk.handles.post.clone(),
             answered: false,
         }
     }
@@ -161,9 +161,8 @@ impl Reply<'_> {
 ///
 /// [`Service::abandoned`]: crate::Service::abandoned
 pub struct Responder {
-    to: ConnectionId,
+    handle: Handle,
     serial: u64,
-    post: Post,
     answered: bool,
 }
 
@@ -174,24 +173,34 @@ impl Responder {
     /// has been told.
     pub fn answer(mut self, bytes: impl Into<Bytes>) {
         self.answered = true;
-        let _ = self.post.send(Mail::Answer {
-            to: self.to,
+        let _ = self.handle.send(Mail::Answer {
+            to: self.handle.id(),
             serial: self.serial,
             bytes: bytes.into(),
         });
     }
 
+    /// Whether anybody still waits for the answer: not once the connection has begun to end, nor when the ticket was
+    /// abandoned. Whoever works on answers one after the other can leave out those that nobody gets.
+    ///
+    /// It may change right after this. A peer that closes its socket looks like one that has only ended its side and reads on:
+    /// its connection waits for what it is owed, for as long as `limits.reply_timeout`, unless something else ends it, such as an
+    /// answer that comes back.
+    pub fn is_wanted(&self) -> bool {
+        self.handle.wants_answer(round_of(self.serial))
+    }
+
     /// Names the connection that waits for the answer.
     pub fn connection(&self) -> ConnectionId {
-        self.to
+        self.handle.id()
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.answered {
-            let _ = self.post.send(Mail::Dropped {
-                to: self.to,
+            let _ = self.handle.send(Mail::Dropped {
+                to: self.handle.id(),
                 serial: self.serial,
             });
         }
@@ -200,6 +209,6 @@ impl Drop for Responder {
 
 impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Responder({}, {})", self.to, self.serial)
+        write!(f, "Responder({}, {})", self.handle.id(), self.serial)
     }
 }

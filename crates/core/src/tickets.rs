@@ -31,7 +31,7 @@ impl Tickets {
         let open = self.open.as_mut()?;
         let key = (serial & u64::from(u32::MAX)) as usize;
         let (round, ticket) = *open.get(key)?;
-        if u64::from(round) != serial >> 32 {
+        if round != round_of(serial) {
             return None;
         }
         open.remove(key);
@@ -46,8 +46,7 @@ impl Tickets {
         let mut closed = Vec::new();
         if let Some(open) = &mut self.open {
             open.retain(|_, (round, ticket)| {
-                // Rounds are counted modulo 2^32.
-                let is_later = last.wrapping_sub(*round) > u32::MAX / 2;
+                let is_later = is_later_round(*round, last);
                 if !is_later {
                     closed.push(*ticket);
                 }
@@ -73,6 +72,16 @@ impl Tickets {
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_none()
     }
+}
+
+/// The round in which the ticket with this serial number was opened.
+pub(crate) fn round_of(serial: u64) -> u32 {
+    (serial >> 32) as u32
+}
+
+/// Whether tickets of this round were opened after those of the other one. Rounds are counted modulo 2^32.
+pub(crate) fn is_later_round(round: u32, other: u32) -> bool {
+    other.wrapping_sub(round) > u32::MAX / 2
 }
 
 /// How many tickets are open in the whole process: a stopping server waits for them.

@@ -80,6 +80,16 @@ impl Responder {
         self.to.is_some()
     }
 
+    /// Whether the answer that was promised is still waited for: not once the connection has begun to end, nor when the server
+    /// has given up waiting for it. A handler that answers one request after the other can leave out those whose answers nobody
+    /// gets. True for a notification, whose work was asked for although it is not [answered](Responder::is_heard).
+    ///
+    /// It may change right after this. A client that closes its socket looks like one that has only ended its side and reads
+    /// on; see [`ringhold_core::Responder::is_wanted`].
+    pub fn is_wanted(&self) -> bool {
+        self.to.as_ref().is_none_or(|to| to.ticket.is_wanted())
+    }
+
     /// Names the connection that waits for the answer; `None` for a notification.
     pub fn connection(&self) -> Option<ConnectionId> {
         self.to.as_ref().map(|to| to.ticket.connection())

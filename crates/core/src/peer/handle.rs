@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::ConnectionId;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
+use crate::tickets::is_later_round;
 use crate::transit;
 
 /// What it takes to make handles for the connections of one worker.
@@ -44,6 +45,8 @@ pub(crate) struct HandleState {
     pushed_here: AtomicUsize,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
+    /// 0, or 2^32 and a round: the tickets that were opened in this round or before were given up.
+    given_up: AtomicU64,
     pushed_max: usize,
     memory: Arc<Memory>,
 }
@@ -62,6 +65,7 @@ impl HandleState {
             pushed: AtomicUsize::new(0),
             pushed_here: AtomicUsize::new(0),
             fan: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
             pushed_max,
             memory,
         }
@@ -93,6 +97,17 @@ impl HandleState {
     /// another thread, which notes what it takes and then looks whether the end has come, one of both has seen the other.
     pub(crate) fn is_delivered(&self) -> bool {
         self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::SeqCst) == 0
+    }
+
+    /// The connection's tickets that were opened in this round of the worker's or before are answered in vain from now on.
+    pub(crate) fn give_up_until(&self, round: u32) {
+        let given_up = 1 << 32 | u64::from(round);
+        self.given_up.store(given_up, Ordering::Release);
+    }
+
+    fn has_given_up(&self, round: u32) -> bool {
+        let given_up = self.given_up.load(Ordering::Acquire);
+        given_up > 0 && !is_later_round(round, given_up as u32)
     }
 
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
@@ -161,6 +176,11 @@ impl Handle {
         self.shared.check().is_ok()
     }
 
+    /// Whether an answer to the ticket that was opened in this round would be written.
+    pub(crate) fn wants_answer(&self, round: u32) -> bool {
+        self.is_open() && !self.shared.has_given_up(round)
+    }
+
     /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
     ///
     /// What the peer has not read yet is known to the connection's worker only. So a push that is accepted may turn out
@@ -219,7 +239,7 @@ impl Handle {
             bytes,
             here: false,
         };
-        self.post.send(mail).map_err(|_| PushError::Gone)
+        self.send(mail).map_err(|_| PushError::Gone)
     }
 
     /// Notes that a push of so many bytes is about to be posted: until it is, or is withdrawn, the connection waits for it.
@@ -242,7 +262,7 @@ impl Handle {
     #[cold]
     fn withdraw(&self, bytes: usize) {
         let to = self.id;
-        let _ = self.post.send(Mail::Withdrawn { to, bytes });
+        let _ = self.send(Mail::Withdrawn { to, bytes });
     }
 
     #[cold]
@@ -251,6 +271,11 @@ impl Handle {
             let _ = self.post.send(Mail::Overflow { to: self.id });
         }
         PushError::Overflow
+    }
+
+    /// Posts mail to the connection's worker. Gives it back if that has ended.
+    pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
+        self.post.send(mail)
     }
 }
 

@@ -9,9 +9,7 @@ use crate::close::Close;
 use crate::connection::{Connection, LINGER, Life, milliseconds};
 use crate::mailbox::Mail;
 use crate::peer::Link;
-use crate::pool::Pools;
 use crate::reply::{Abandoned, Ticket};
-use crate::tickets::Tickets;
 
 /// How long a handover waits for workers that are busy with what they have received, and may push it to the connections of
 /// others. It has to end before the patience of the service manager (`TimeoutStopSec=30` in our unit file).
@@ -236,30 +234,23 @@ impl<L: Link> Shard<L> {
             .map(|(slot, _)| slot as u32)
             .collect();
         for slot in slots {
-            match last {
-                Some(last) => self.abandon_of(slot, Abandoned::Stopping, |tickets, pools| {
-                    tickets.close_until(pools, last)
-                }),
-                None => self.abandon_all_of(slot, Abandoned::Stopping),
-            }
+            self.abandon_of(slot, last, Abandoned::Stopping);
         }
     }
 
-    /// Gives up on every deferred reply of one connection.
-    pub(super) fn abandon_all_of(&mut self, slot: u32, why: Abandoned) {
-        self.abandon_of(slot, why, |tickets, _| tickets.close_all());
-    }
-
-    /// Gives up on the deferred replies of one connection whose tickets `close` closes.
-    fn abandon_of<T: IntoIterator<Item = Ticket>>(
-        &mut self,
-        slot: u32,
-        why: Abandoned,
-        close: impl FnOnce(&mut Tickets, &mut Pools) -> T,
-    ) {
+    /// Gives up on the deferred replies of one connection that were promised in this round or before, or on all of them.
+    pub(super) fn abandon_of(&mut self, slot: u32, last: Option<u32>, why: Abandoned) {
         let crew = self.crew.clone();
         self.with_host(slot, |host, reply| {
-            for ticket in close(&mut reply.connection.tickets, &mut reply.desk.pools) {
+            let tickets = &mut reply.connection.tickets;
+            let given_up: Vec<Ticket> = match last {
+                Some(last) => tickets.close_until(&mut reply.desk.pools, last),
+                None => tickets.close_all().collect(),
+            };
+            if let Some(handle) = reply.handle.get() {
+                handle.give_up_until(last.unwrap_or(reply.desk.rounds));
+            }
+            for ticket in given_up {
                 crew.ticket_closed();
                 if give_up(host, reply, ticket, why) && why == Abandoned::Stopping {
                     crew.given_up.fetch_add(1, Ordering::Relaxed);

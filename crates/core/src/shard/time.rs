@@ -128,7 +128,7 @@ impl<L: Link> Shard<L> {
                     self.with(slot, |connection, desk| connection.close(why, desk))
                 }
                 Some((_, Over::Write)) => self.write_is_over(slot),
-                Some((_, Over::Replies)) => self.abandon_all_of(slot, Abandoned::TimedOut),
+                Some((_, Over::Replies)) => self.abandon_of(slot, None, Abandoned::TimedOut),
                 // It comes up again when it is due.
                 None => self.conclude(slot),
             }

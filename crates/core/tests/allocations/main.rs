@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use counting::{Load, allocations, count_this_thread};
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Ticket};
 
 /// What a pool may still grow by, when after the warm-up more happens at a time than before.
 const STRAY_MAX: usize = 50;
@@ -111,6 +111,46 @@ fn a_large_frame_costs_a_few_allocations_whatever_its_size() {
     for bytes in [100_000, 1_000_000, 4_000_000] {
         assert!(of_echo(bytes, 1, 2, rounds, false) <= 2 * rounds * 12);
     }
+}
+
+/// Promises every answer, and gives it while somebody wants it.
+struct Later(Bytes);
+
+impl Service for Later {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let responder = reply.defer(Ticket(0));
+        if responder.is_wanted() {
+            responder.answer(self.0.clone());
+        }
+        Flow::Continue
+    }
+}
+
+#[test]
+fn nothing_is_allocated_for_deferred_replies() {
+    let counter: &'static AtomicUsize = Box::leak(Box::default());
+    let requests = frame(64).repeat(16);
+    let load = Load {
+        connections: 16,
+        requests: &requests,
+        replies: &requests,
+        warm_up: 40,
+        rounds: 400,
+    };
+    let later = move |_: &ringhold_core::Worker| {
+        count_this_thread(counter);
+        Later(Bytes::from(frame(64)))
+    };
+    let counted = allocations(counter, |server| server.service("echo", later), &load);
+    // The more connections wait at a time, the more tickets and outboxes are kept for them.
+    let answers = 16 * load.connections * load.rounds;
+    assert!(counted.unwrap_or(0) <= answers / 100, "{counted:?}");
 }
 
 /// Keeps a copy of every frame.

@@ -210,6 +210,11 @@ impl Rig {
         self.seen.borrow_mut().responders.remove(number)
     }
 
+    /// Takes all of them out.
+    pub(crate) fn take_responders(&self) -> Vec<Responder> {
+        std::mem::take(&mut self.seen.borrow_mut().responders)
+    }
+
     /// Drops everything that the service holds.
     pub(crate) fn let_go(&mut self) {
         let mut seen = self.seen.borrow_mut();

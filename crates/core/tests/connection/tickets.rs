@@ -1,6 +1,9 @@
 //! Deferred replies.
 
+use std::time::Duration;
+
 use ringhold_core::Abandoned;
+use ringhold_core::limits::Limits;
 
 use crate::service::{Manner, Rig, array, bin, defer, pattern, verb};
 
@@ -292,4 +295,122 @@ fn requests_behind_a_deferred_one_are_answered_meanwhile() {
     rig.responder().answer(vec![1]);
     rig.deliver();
     assert_eq!(rig.take_sent(client), [1]);
+}
+
+#[test]
+fn an_answer_is_wanted_until_the_connection_has_ended() {
+    for end in 0..4 {
+        let mut rig = apologetic();
+        let client = rig.connect();
+        rig.receive(client, &[&defer(1)[..], &defer(2)].concat());
+        let [first, second] = [(); 2].map(|()| rig.responder());
+        assert!(first.is_wanted() && second.is_wanted());
+        first.answer(vec![1]);
+        rig.deliver();
+        assert!(second.is_wanted(), "that was another one");
+        // Who has only ended its side still gets it.
+        if end == 0 {
+            rig.end(client);
+            assert!(second.is_wanted());
+        }
+        match end {
+            0 | 1 => rig.reset(client),
+            2 => drop(rig.receive(client, &[0x91, verb::CLOSE])),
+            _ => drop(rig.receive(client, &[0xc1])),
+        }
+        assert!(!second.is_wanted(), "{end}");
+        // The next one has the same slot.
+        let next = rig.connect();
+        rig.receive(next, &defer(2));
+        assert!(!second.is_wanted());
+        let third = rig.responder();
+        assert!(third.is_wanted());
+        second.answer(vec![2]);
+        drop(third);
+        rig.deliver();
+        assert_eq!(rig.take_sent(next), [0x55, 2]);
+    }
+}
+
+#[test]
+fn an_answer_that_a_stop_has_given_up_is_not_wanted() {
+    let mut rig = apologetic();
+    let [old, fresh] = [(); 2].map(|()| rig.connect());
+    rig.receive(old, &defer(1));
+    rig.stop_within(Duration::from_secs(5));
+    rig.advance(Duration::from_secs(4));
+    rig.receive(fresh, &defer(2));
+    let [first, second] = [(); 2].map(|()| rig.responder());
+    assert!(first.is_wanted() && second.is_wanted());
+    rig.advance(Duration::from_secs(1));
+    assert!(!first.is_wanted() && second.is_wanted());
+    rig.advance(Duration::from_secs(5));
+    assert!(!second.is_wanted());
+    assert_eq!(rig.seen().abandoned.len(), 2);
+}
+
+#[test]
+fn an_answer_that_took_too_long_is_not_wanted_on_a_connection_that_goes_on() {
+    let limits = Limits {
+        outbox_bytes: 10_000,
+        write_timeout: Duration::ZERO,
+        ..Limits::default()
+    };
+    let manner = Manner {
+        apology: Some(0x55),
+        makes_handles: true,
+        ..Manner::default()
+    };
+    let mut rig = Rig::with(limits, manner);
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[defer(1), defer(2)].concat());
+    rig.end(client);
+    let [first, second] = [(); 2].map(|()| rig.responder());
+    // What waits in the outbox keeps the connection from ending.
+    second.answer(pattern(8000));
+    rig.deliver();
+    rig.advance(Duration::from_secs(299));
+    assert!(first.is_wanted());
+    rig.advance(Duration::from_secs(2));
+    assert_eq!(rig.seen().abandoned, [(0, 1, Abandoned::TimedOut)]);
+    assert!(rig.seen().handles[0].is_open());
+    assert!(!first.is_wanted());
+    rig.set_window(client, None);
+    let expected = [&pattern(8000)[..], &[0x55, 1]].concat();
+    assert!(rig.take_sent(client) == expected);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn who_tests_may_wait_for_another_thread() {
+    let mut rig = apologetic();
+    let client = rig.connect();
+    assert!(!rig.deliver_within(Duration::ZERO));
+    assert!(!rig.deliver_within(Duration::from_millis(1)));
+    rig.receive(client, &(0..100).flat_map(defer).collect::<Vec<u8>>());
+    let responders = rig.take_responders();
+    let answering = std::thread::spawn(move || {
+        for (n, responder) in (0..).zip(responders) {
+            responder.answer(vec![n]);
+        }
+    });
+    let mut sent = Vec::new();
+    while sent.len() < 100 {
+        assert!(rig.deliver_within(Duration::MAX));
+        sent.extend(rig.take_sent(client));
+    }
+    assert_eq!(sent, (0..100).collect::<Vec<u8>>());
+    answering.join().unwrap();
+    // What was there before it began to wait, and what its own thread posts.
+    rig.receive(client, &[&defer(1)[..], &defer(2)].concat());
+    let [elsewhere, here] = [(); 2].map(|()| rig.responder());
+    std::thread::spawn(|| elsewhere.answer(vec![1]))
+        .join()
+        .unwrap();
+    assert!(rig.deliver_within(Duration::ZERO));
+    drop(here);
+    assert!(rig.deliver_within(Duration::ZERO));
+    assert_eq!(rig.take_sent(client), [1, 0x55, 2]);
+    assert!(!rig.deliver_within(Duration::ZERO));
 }

@@ -242,6 +242,27 @@ fn the_responder_of_a_notification_is_not_heard() {
 }
 
 #[test]
+fn an_answer_is_wanted_as_long_as_its_client_is_there() {
+    let (mut wire, responders) = later();
+    wire.send(request(1, "later", vec![1.into()]));
+    let message = notification("later", vec![2.into()]);
+    wire.send(message);
+    let [(_, question), (_, order)] = [(); 2].map(|()| responders.try_recv().unwrap());
+    assert!(question.is_wanted() && order.is_wanted());
+    // What a thread pool may do.
+    let waiting = std::thread::spawn(move || {
+        while question.is_wanted() {
+            std::thread::yield_now();
+        }
+        question.ok(&1);
+    });
+    wire.exchange.reset(wire.client);
+    waiting.join().unwrap();
+    assert!(order.is_wanted(), "its work is asked for all the same");
+    assert_eq!(wire.arrived(), Vec::<Value>::new());
+}
+
+#[test]
 fn a_raw_handler_defers_too_and_a_deferred_one_knows_its_connection() {
     let (sender, responders) = channel();
     let raw = sender.clone();
