@@ -25,7 +25,7 @@ pub enum Close {
     TopLevel(u8),
     /// The service refused the connection when it was made.
     Refused(Cow<'static, str>),
-    /// The service asked for the end after a frame, with its reason.
+    /// The service asked for the end, after a frame or through a [`Handle`](crate::Handle), with its reason.
     Service(Cow<'static, str>),
     /// The service cannot use what the peer sent, with its reason.
     Rejected(Cow<'static, str>),

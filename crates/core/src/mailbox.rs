@@ -19,6 +19,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::close::Close;
 use crate::fan::{Fan, Fanned};
 use crate::handover::parcel::Parcel;
 use crate::peer::{ConnectionId, HandleState};
@@ -40,8 +41,8 @@ pub(crate) enum Mail {
     Withdrawn { to: ConnectionId, bytes: usize },
     /// What handles pushed to several connections on the worker's own thread.
     Fan(Box<Fanned>),
-    /// A handle's connection was pushed more than it may hold: end it.
-    Overflow { to: ConnectionId },
+    /// A handle ends the connection: it was pushed more than it may hold, or is not wanted any more.
+    End { to: ConnectionId, why: Close },
     /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
     Answer {
         to: ConnectionId,

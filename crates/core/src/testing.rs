@@ -23,6 +23,8 @@
 //! assert_eq!(exchange.take_sent(client), b"\x93\x01\x02\x03\xc0");
 //! ```
 
+#[cfg(test)]
+mod closing;
 mod drive;
 #[cfg(test)]
 mod memory;

@@ -1,5 +1,6 @@
 //! Notifications from the server to its clients.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -69,6 +70,16 @@ impl Notifier {
     pub fn send(&self, notification: &Notification) -> Result<(), NotifyError> {
         let bytes = notification.bytes_for(self.strings)?;
         self.handle.push_shared(bytes).map_err(NotifyError::Push)
+    }
+
+    /// Ends the connection for this reason, from any thread, as [`Handle::close`] does: what was sent before is still
+    /// written, and so are the replies to calls that are served meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::close`].
+    pub fn close(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
+        self.handle.close(reason)
     }
 
     /// Whether the connection still takes notifications. It may end at any moment after this.

@@ -1,5 +1,6 @@
 //! How to reach a connection from anywhere.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use super::ConnectionId;
+use crate::close::Close;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::tickets::is_later_round;
@@ -36,7 +38,8 @@ impl Handles {
 
 /// What a connection and its handles share.
 pub(crate) struct HandleState {
-    /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once.
+    /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once. With [`END_UNDER_WAY`] if a handle has changed it, until the
+    /// worker knows.
     state: AtomicU8,
     /// What other threads than the worker's pushed and was not yet put into the outbox: the bytes, and
     /// [`transit::MAIL_BYTES`] for each push.
@@ -57,6 +60,8 @@ const OPEN: u8 = 0;
 const GONE: u8 = 1;
 /// It takes no more bytes, because of those that were pushed.
 const OVERFLOWED: u8 = 2;
+/// [`Mail::End`], which says so, has not reached the connection yet.
+const END_UNDER_WAY: u8 = 4;
 
 impl HandleState {
     pub(crate) fn new(pushed_max: usize, memory: Arc<Memory>) -> Self {
@@ -71,15 +76,22 @@ impl HandleState {
         }
     }
 
-    /// From now on pushes are answered with this error. What was said first stays. Returns whether this was it.
-    pub(crate) fn end(&self, error: PushError) -> bool {
-        let state = match error {
-            PushError::Gone => GONE,
-            PushError::Overflow => OVERFLOWED,
-        };
+    /// From now on pushes are answered with this error. What was said first stays.
+    pub(crate) fn end(&self, error: PushError) {
+        let _ = self.begin_end(error.state());
+    }
+
+    /// Ends it if nobody has; otherwise this is why pushes are refused.
+    fn begin_end(&self, state: u8) -> Result<(), PushError> {
         self.state
-            .compare_exchange(OPEN, state, Ordering::SeqCst, Ordering::Acquire)
-            .is_ok()
+            .compare_exchange(OPEN, state, Ordering::SeqCst, Ordering::SeqCst)
+            .map(|_| ())
+            .map_err(PushError::of)
+    }
+
+    /// The mail of a handle that has ended the connection has reached it.
+    pub(crate) fn end_arrived(&self) {
+        self.state.fetch_and(!END_UNDER_WAY, Ordering::SeqCst);
     }
 
     /// The bytes of a push have reached the connection.
@@ -93,10 +105,13 @@ impl HandleState {
         }
     }
 
-    /// Whether everything that was pushed has reached the connection. After [`HandleState::end`] that stays so: of a push from
-    /// another thread, which notes what it takes and then looks whether the end has come, one of both has seen the other.
+    /// Whether everything that was pushed has reached the connection, and the end if a handle asked for that. After
+    /// [`HandleState::end`] that stays so: of a push from another thread, which notes what it takes and then looks whether the
+    /// end has come, one of both has seen the other; and of two ends only the first is one.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.pushed_here.load(Ordering::Relaxed) == 0 && self.pushed.load(Ordering::SeqCst) == 0
+        self.pushed_here.load(Ordering::Relaxed) == 0
+            && self.pushed.load(Ordering::SeqCst) == 0
+            && self.state.load(Ordering::SeqCst) & END_UNDER_WAY == 0
     }
 
     /// The connection's tickets that were opened in this round of the worker's or before are answered in vain from now on.
@@ -120,8 +135,7 @@ impl HandleState {
     fn check(&self) -> Result<(), PushError> {
         match self.state.load(Ordering::SeqCst) {
             OPEN => Ok(()),
-            OVERFLOWED => Err(PushError::Overflow),
-            _ => Err(PushError::Gone),
+            state => Err(PushError::of(state)),
         }
     }
 }
@@ -150,6 +164,24 @@ pub enum PushError {
     /// threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is being
     /// closed, or was.
     Overflow,
+}
+
+impl PushError {
+    /// The state of a connection whose handles say so.
+    fn state(self) -> u8 {
+        match self {
+            PushError::Gone => GONE,
+            PushError::Overflow => OVERFLOWED,
+        }
+    }
+
+    /// What the handles of a connection say that is not open any more.
+    fn of(state: u8) -> Self {
+        match state & !END_UNDER_WAY {
+            OVERFLOWED => PushError::Overflow,
+            _ => PushError::Gone,
+        }
+    }
 }
 
 impl fmt::Display for PushError {
@@ -218,6 +250,26 @@ impl Handle {
         self.push_from_elsewhere(bytes.clone())
     }
 
+    /// Ends the connection for this reason, from any thread: a client that is to go, a device that is there a second time, a
+    /// deadline that is over.
+    ///
+    /// It is as if its service ended it with [`Flow::Close`](crate::Flow::Close) when this mail comes, behind everything that
+    /// was pushed before: what was accepted by then, from whichever thread, is still written, as are replies to the requests
+    /// that are served meanwhile, and answers to deferred ones that were given. Those that are still owed are not given any
+    /// more, without a word about them. A peer that does not read has `limits.write_timeout` for what is queued.
+    /// [`disconnected`](crate::Service::disconnected) gets [`Close::Service`] with the reason, unless the connection ends for
+    /// another one before. From now on pushes are told [`PushError::Gone`].
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Gone`] if the connection has ended, is ending, or was closed through another handle before, whose reason
+    /// stays; [`PushError::Overflow`] if it is closed for that. Nothing is left to be done then, except in a restart or reload: a
+    /// connection that is being handed over takes nothing any more from its handles either, and goes on in the successor. A
+    /// close that was accepted before takes effect: the connection ends and is not handed over.
+    pub fn close(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
+        self.end(PushError::Gone, Close::Service(reason.into()))
+    }
+
     fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
         let under_way = self.announce(bytes.len())?;
         if let Err(error) = self.shared.check() {
@@ -267,10 +319,21 @@ impl Handle {
 
     #[cold]
     fn overflow(&self) -> PushError {
-        if self.shared.end(PushError::Overflow) {
-            let _ = self.post.send(Mail::Overflow { to: self.id });
-        }
+        let _ = self.end(PushError::Overflow, Close::Overflow);
         PushError::Overflow
+    }
+
+    /// Ends the connection, unless it has ended: then this is why pushes are refused, which they are with `error` from now on.
+    fn end(&self, error: PushError, why: Close) -> Result<(), PushError> {
+        self.announce_end(error)?;
+        let to = self.id;
+        let mail = Mail::End { to, why };
+        self.send(mail).map_err(|_| PushError::Gone)
+    }
+
+    /// Notes that the mail which ends the connection is about to be posted: until it has come, the connection is not handed over.
+    pub(crate) fn announce_end(&self, error: PushError) -> Result<(), PushError> {
+        self.shared.begin_end(error.state() | END_UNDER_WAY)
     }
 
     /// Posts mail to the connection's worker. Gives it back if that has ended.
@@ -294,6 +357,10 @@ mod tests {
     fn deliver(mailbox: &Mailbox, state: &HandleState) -> usize {
         let mail = std::iter::from_fn(|| mailbox.next());
         mail.filter(|mail| match mail {
+            Mail::End { .. } => {
+                state.end_arrived();
+                true
+            }
             Mail::Push { bytes, here, .. } => {
                 state.arrived(bytes.len(), *here);
                 true
@@ -307,9 +374,12 @@ mod tests {
         .count()
     }
 
-    /// So many connections are given away, each while another thread pushes to it, a little earlier or later. Returns how many
-    /// pushes were accepted, which must be those that were delivered before.
-    fn give_away_while_another_thread_pushes(count: usize) -> usize {
+    /// So many connections are given away, each while another thread acts on it, a little earlier or later. Returns how many
+    /// acts were accepted, which must be those whose mail was delivered before.
+    fn give_away_while_another_thread_acts(
+        count: usize,
+        act: impl Fn(&Handle) -> Result<(), PushError> + Sync,
+    ) -> usize {
         let (post, mailbox) = mailbox().unwrap();
         let id = ConnectionId {
             worker: 0,
@@ -337,17 +407,16 @@ mod tests {
                 }
             }
         };
-        let event = Bytes::from_static(&[1]);
         let accepted = std::thread::scope(|scope| {
-            let pushing = scope.spawn(|| {
-                let push = |(round, handle): (usize, &Handle)| {
+            let acting = scope.spawn(|| {
+                let act = |(round, handle): (usize, &Handle)| {
                     wait_for(&begun, round + 1);
                     (0..round % 7).for_each(|_| std::hint::spin_loop());
-                    let accepted = handle.push_shared(&event).is_ok();
+                    let accepted = act(handle).is_ok();
                     ended.store(round + 1, Ordering::Release);
                     usize::from(accepted)
                 };
-                rounds.iter().enumerate().map(push).collect::<Vec<_>>()
+                rounds.iter().enumerate().map(act).collect::<Vec<_>>()
             });
             let mut delivered = Vec::with_capacity(count);
             for (round, handle) in rounds.iter().enumerate() {
@@ -369,20 +438,30 @@ mod tests {
                 wait_for(&ended, round + 1);
                 deliver(&mailbox, &handle.shared);
             }
-            let accepted = pushing.join().unwrap();
+            let accepted = acting.join().unwrap();
             assert!(accepted == delivered);
             accepted
         });
         accepted.iter().sum()
     }
 
-    #[test]
-    fn a_push_is_delivered_before_the_connection_is_given_away_or_refused() {
+    fn is_delivered_or_refused(act: impl Fn(&Handle) -> Result<(), PushError> + Sync) {
         // On a machine with much else to do, fewer must do.
         let start = std::time::Instant::now();
         for _ in (0..30).take_while(|_| start.elapsed().as_secs() < 3) {
-            let accepted = give_away_while_another_thread_pushes(1000);
+            let accepted = give_away_while_another_thread_acts(1000, &act);
             assert!((100..=900).contains(&accepted), "{accepted}");
         }
+    }
+
+    #[test]
+    fn a_push_is_delivered_before_the_connection_is_given_away_or_refused() {
+        let event = Bytes::from_static(&[1]);
+        is_delivered_or_refused(|handle| handle.push_shared(&event));
+    }
+
+    #[test]
+    fn a_close_is_delivered_before_the_connection_is_given_away_or_refused() {
+        is_delivered_or_refused(|handle| handle.close("on purpose"));
     }
 }

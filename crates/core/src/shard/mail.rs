@@ -71,12 +71,7 @@ impl<L: Link> Shard<L> {
                 }
                 mailbox::reuse(fanned);
             }
-            Mail::Overflow { to } => self.with_id(to, |connection, desk| {
-                // If it is ending anyway, what was queued before is still written.
-                if connection.takes_frames() {
-                    connection.close(Close::Overflow, desk)
-                }
-            }),
+            Mail::End { to, why } => self.end(to, why),
             Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
             Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
             Mail::Shed => self.shed_as_told(),
@@ -120,6 +115,19 @@ impl<L: Link> Shard<L> {
             handle.arrived(bytes, false);
             self.conclude(to.slot);
         }
+    }
+
+    /// A handle ends the connection.
+    fn end(&mut self, to: ConnectionId, why: Close) {
+        if let Some(handle) = self.handle_of(to) {
+            handle.end_arrived();
+        }
+        self.with_id(to, |connection, desk| {
+            // If it is ending anyway, what was queued before is still written.
+            if connection.takes_frames() {
+                connection.close(why, desk)
+            }
+        });
     }
 
     fn pass_fence(&mut self, to: ConnectionId) {

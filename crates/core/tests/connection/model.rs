@@ -89,6 +89,8 @@ pub(crate) enum Event {
         client: usize,
         count: usize,
         length: usize,
+        /// And closes the connection.
+        closes: bool,
     },
     Answer {
         number: usize,
@@ -137,8 +139,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(client, bytes)| Event::Window { client, bytes }),
         2 => client().prop_map(|client| Event::End { client }),
         1 => client().prop_map(|client| Event::Reset { client }),
-        8 => (client(), 1..5usize, 0..3000usize)
-            .prop_map(|(client, count, length)| Event::Push { client, count, length }),
+        8 => (client(), 1..5usize, 0..3000usize, prop::bool::weighted(0.1))
+            .prop_map(|(client, count, length, closes)| Event::Push { client, count, length, closes }),
         8 => (0..20usize, 0..3000usize).prop_map(|(number, length)| Event::Answer { number, length }),
         2 => (0..20usize).prop_map(|number| Event::Drop { number }),
         6 => (0..4000u64).prop_map(|milliseconds| Event::Advance { milliseconds }),

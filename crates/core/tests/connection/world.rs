@@ -125,7 +125,8 @@ impl World {
                 client,
                 count,
                 length,
-            } => self.push(*client, *count, *length),
+                closes,
+            } => self.push(*client, *count, *length, *closes),
             Event::Answer { number, length } => self.answer(*number, Some(*length)),
             Event::Drop { number } => self.answer(*number, None),
             Event::Advance { milliseconds } => {
@@ -188,7 +189,7 @@ impl World {
         }
     }
 
-    fn push(&mut self, client: usize, count: usize, length: usize) {
+    fn push(&mut self, client: usize, count: usize, length: usize, closes: bool) {
         let Some(peer) = self.peers.get_mut(client) else {
             return;
         };
@@ -200,6 +201,11 @@ impl World {
                 Err(PushError::Gone) => assert!(!handle.is_open()),
                 Err(error) => assert_eq!(error, PushError::Overflow),
             }
+        }
+        if closes {
+            let was_open = handle.is_open();
+            assert_eq!(handle.close("kicked").is_ok(), was_open);
+            assert!(!handle.is_open());
         }
         self.rig.deliver();
     }
@@ -283,7 +289,7 @@ impl World {
             counters.bad_input,
             count(&["middle of a frame", "not acceptable"])
         );
-        assert_eq!(counters.ended_by_service, count(&["asked to"]));
+        assert_eq!(counters.ended_by_service, count(&["asked to", "kicked"]));
         assert_eq!(counters.panics, count(&["panicked"]));
         assert_eq!(counters.failed, count(&["the socket failed"]));
         assert_eq!(
@@ -313,6 +319,8 @@ impl World {
         let orderly = ["the peer ended", "not acceptable", "asked to", "panicked"];
         let flushed = is_shut && orderly.iter().any(|words| why.contains(words));
         let stopped = is_shut && why.contains("server stops");
+        // What has arrived and was not served by then is not; what was pushed is delivered.
+        let kicked = is_shut && why.contains("kicked");
         let (frames, rest) = split(&sent);
 
         let given = frames_given(&self.rig, number);
@@ -355,7 +363,7 @@ impl World {
         if stopped {
             assert!(given.len() >= peer.before_stop, "frames were lost: {why}");
         }
-        if flushed || stopped {
+        if flushed || stopped || kicked {
             let due = expected[..given.len()].iter();
             let due = due.filter(|item| !item.reply().is_empty()).count();
             assert!(rest.is_empty(), "half a frame was sent");

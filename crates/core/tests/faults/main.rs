@@ -9,6 +9,7 @@
 mod accepting;
 mod bed;
 mod client;
+mod closing;
 mod cuts;
 mod ends;
 mod failures;
@@ -132,6 +133,12 @@ tests! {
         many_threads_may_push_at_once,
         what_was_pushed_before_the_end_is_delivered,
         a_panic_costs_one_connection,
+    }
+    closing {
+        another_worker_may_close_a_connection,
+        other_threads_may_close_a_connection,
+        who_reads_slowly_gets_what_was_queued_before_it_was_closed,
+        a_stop_does_not_keep_a_connection_from_being_closed,
     }
     peers {
         peers_on_unix_sockets_are_known,

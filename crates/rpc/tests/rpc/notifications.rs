@@ -192,6 +192,31 @@ fn one_encoding_reaches_a_thousand_subscribers() {
 }
 
 #[test]
+fn a_notifier_ends_its_connection_behind_its_last_notification() {
+    let (router, notifiers) = subscribing();
+    let mut wire = Wire::new(router);
+    wire.send(request(1, "subscribe", vec![]));
+    let notifier = notifiers.try_recv().unwrap();
+    let other = notifier.clone();
+    std::thread::spawn(move || {
+        other.notify("taken over", &()).unwrap();
+        other.close("the device is there a second time").unwrap();
+    })
+    .join()
+    .unwrap();
+    assert!(!notifier.is_open());
+    let gone = Err(NotifyError::Push(PushError::Gone));
+    assert_eq!(notifier.notify("too late", &()), gone);
+    assert_eq!(notifier.close("once more"), Err(PushError::Gone));
+    assert_eq!(wire.arrived(), [notification("taken over", vec![])]);
+    assert!(!wire.is_open());
+    assert_eq!(
+        wire.ends(),
+        ["the service ended the connection: the device is there a second time"]
+    );
+}
+
+#[test]
 fn a_connection_that_is_gone_says_so() {
     let (router, notifiers) = subscribing();
     let mut wire = Wire::new(router);

@@ -1,0 +1,156 @@
+//! What becomes of connections that are closed through their handles while they are handed over.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::Exchange;
+use crate::close::Close;
+use crate::frame::Frame;
+use crate::mailbox::Mail;
+use crate::peer::{Handle, Peer, PushError};
+use crate::reply::Reply;
+use crate::service::{Flow, Refusal, Saved, Service};
+
+/// Another thread acts on the connection in the moment in which it is asked for the session, the first time or a later one.
+#[derive(Clone)]
+struct ActedOn {
+    act: fn(&Handle) -> Result<(), PushError>,
+    /// So many times it is asked before.
+    patience: Rc<Cell<usize>>,
+    acts: Rc<RefCell<Vec<Result<(), PushError>>>>,
+    ends: Rc<RefCell<Vec<String>>>,
+    /// Of the last connection.
+    handle: Rc<RefCell<Option<Handle>>>,
+}
+
+impl ActedOn {
+    fn new(act: fn(&Handle) -> Result<(), PushError>, patience: usize) -> Self {
+        ActedOn {
+            act,
+            patience: Rc::new(Cell::new(patience)),
+            acts: Rc::default(),
+            ends: Rc::default(),
+            handle: Rc::default(),
+        }
+    }
+}
+
+impl Service for ActedOn {
+    type Session = Handle;
+
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<Handle, Refusal> {
+        self.handle.replace(Some(peer.handle()));
+        Ok(peer.handle())
+    }
+
+    fn frame(&mut self, _: &mut Handle, _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn disconnected(&mut self, _: Handle, why: &Close) {
+        self.ends.borrow_mut().push(why.to_string());
+    }
+
+    fn save(&self, handle: &Handle) -> Saved {
+        match self.patience.get().checked_sub(1) {
+            Some(patience) => self.patience.set(patience),
+            None => {
+                let act = self.act;
+                let done = std::thread::scope(|scope| scope.spawn(|| act(handle)).join());
+                self.acts.borrow_mut().push(done.unwrap());
+            }
+        }
+        Saved::Stateless
+    }
+}
+
+fn close(handle: &Handle) -> Result<(), PushError> {
+    handle.push(vec![9])?;
+    handle.close("kicked")
+}
+
+fn overflow(handle: &Handle) -> Result<(), PushError> {
+    handle.push(vec![9; 100 << 20])
+}
+
+/// How the connection ended when `act` came after it was asked so many times, what its client was sent, and what the acts
+/// were answered.
+fn handed_over(
+    act: fn(&Handle) -> Result<(), PushError>,
+    patience: usize,
+    is_late: bool,
+) -> (Vec<String>, Vec<u8>, Vec<Result<(), PushError>>) {
+    let service = ActedOn::new(act, patience);
+    let mut exchange = Exchange::new(service.clone());
+    let early = (!is_late).then(|| exchange.connect());
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    let client = early.unwrap_or_else(|| exchange.connect());
+    let parted = exchange.parted.first();
+    let sent = match parted {
+        Some(parted) => [&parted.wire.sent, &parted.parcel.output[..]].concat(),
+        None => exchange.take_sent(client),
+    };
+    (service.ends.take(), sent, service.acts.take())
+}
+
+#[test]
+fn a_close_that_was_accepted_comes_before_the_handover() {
+    let kicked = "the service ended the connection: kicked";
+    let kept = "a successor goes on with the connection";
+    for (patience, is_late) in [(0, false), (1, false), (2, false), (0, true), (1, true)] {
+        let (ends, sent, acts) = handed_over(close, patience, is_late);
+        let is_closed = acts.contains(&Ok(()));
+        let expected = if is_closed { kicked } else { kept };
+        assert_eq!(ends, [expected], "{acts:?} {patience} {is_late}");
+        let written: &[u8] = if is_closed { &[9] } else { &[] };
+        assert_eq!(sent, written);
+        assert!(
+            acts[usize::from(is_closed)..]
+                .iter()
+                .all(|act| *act == Err(PushError::Gone))
+        );
+    }
+}
+
+/// Another thread has begun to end the connection when it is about to be given away.
+#[test]
+fn a_close_that_is_about_to_be_posted_is_awaited() {
+    for (error, why) in [
+        (PushError::Gone, Close::Service("kicked".into())),
+        (PushError::Overflow, Close::Overflow),
+    ] {
+        let service = ActedOn::new(close, usize::MAX);
+        let mut exchange = Exchange::new(service.clone());
+        exchange.connect();
+        let handle = service.handle.borrow().clone().unwrap();
+        handle.announce_end(error).unwrap();
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.settle();
+        assert!(exchange.parted.is_empty() && exchange.shard.len() == 1);
+        assert_eq!(handle.push(vec![1]), Err(error));
+        assert_eq!(handle.close("too late"), Err(error));
+        let expected = why.to_string();
+        let to = handle.id();
+        let _ = exchange.shard.deliver(Mail::End { to, why });
+        exchange.settle();
+        assert_eq!(service.ends.take(), [expected]);
+        assert!(exchange.parted.is_empty() && exchange.shard.is_done());
+        assert_eq!(handle.push(vec![1]), Err(error));
+    }
+}
+
+/// Otherwise the client would go on without what was pushed, and not know.
+#[test]
+fn nor_is_a_connection_handed_over_that_was_pushed_too_much() {
+    let (ends, _, acts) = handed_over(overflow, 0, false);
+    assert_eq!(acts[0], Err(PushError::Overflow));
+    assert_eq!(ends.len(), 1);
+    assert!(ends[0].contains("limits.outbox_bytes"), "{ends:?}");
+    let (ends, _, acts) = handed_over(overflow, 2, false);
+    assert_eq!(
+        ends,
+        ["a successor goes on with the connection"],
+        "{acts:?}"
+    );
+}
