@@ -1,6 +1,8 @@
 //! One connection without its socket: what was received and not consumed, what is to be sent, and where it is in its
 //! life. The service calls that move it are in [`crate::host`].
 
+use bytes::Bytes;
+
 use crate::close::Close;
 use crate::desk::Desk;
 use crate::outbox::Outbox;
@@ -69,8 +71,16 @@ pub(crate) enum Fence {
     No,
     /// It waits.
     Posted,
+    /// It waits for answers alone: more was pushed than may wait, and nothing is to come behind a gap.
+    Crowded,
     /// What comes now was posted too late.
     Passed,
+}
+
+impl Fence {
+    fn is_awaited(self) -> bool {
+        matches!(self, Fence::Posted | Fence::Crowded)
+    }
 }
 
 /// Where a connection is in its life.
@@ -166,8 +176,25 @@ impl Connection {
     pub(crate) fn takes_mail(&self) -> bool {
         match self.life {
             Life::Open | Life::Ended => true,
-            Life::Closing { fence, .. } => fence == Fence::Posted,
+            Life::Closing { fence, .. } => fence.is_awaited(),
             Life::Shut { .. } | Life::Over { .. } => false,
+        }
+    }
+
+    /// Takes what others have pushed. If more would wait then than may, the peer is too slow: the connection ends. If it
+    /// is ending anyway it takes no more pushes, and what was queued before is still written.
+    pub(crate) fn take_push(&mut self, bytes: &Bytes, desk: &mut Desk) {
+        let crowded = match &mut self.life {
+            Life::Open | Life::Ended => None,
+            Life::Closing { fence, .. } if *fence == Fence::Posted => Some(fence),
+            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => return,
+        };
+        if self.outbox.pushed() + bytes.len() <= desk.limits.outbox_bytes {
+            self.outbox.push(&mut desk.pools, bytes);
+        } else if let Some(fence) = crowded {
+            *fence = Fence::Crowded;
+        } else {
+            self.close(Close::Overflow, desk);
         }
     }
 
@@ -376,7 +403,7 @@ impl Connection {
             Life::Ended => (Receive::Stop, send, Finish::No),
             Life::Closing { ended, fence, .. } => {
                 let finish = match ended {
-                    _ if unsent || *fence == Fence::Posted => Finish::No,
+                    _ if unsent || fence.is_awaited() => Finish::No,
                     true => Finish::Close,
                     false => Finish::Shutdown,
                 };

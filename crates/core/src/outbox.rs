@@ -38,6 +38,11 @@ impl Outbox {
         self.queue.as_ref().map_or(0, |queue| queue.len)
     }
 
+    /// How many of them were pushed by others, at most: pushes that were sent may count as long as so much else is queued.
+    pub(crate) fn pushed(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.pushed)
+    }
+
     /// Bytes that it makes the process hold: those, and what was sent of a segment that is not sent as a whole. The buffers that
     /// they are in take at most as much again, and a few times [`BUFFER_BYTES_MAX`].
     pub(crate) fn held(&self) -> usize {
@@ -104,12 +109,15 @@ impl Outbox {
         }
     }
 
-    /// Queues bytes that others are given, too, as [`Outbox::share`] does.
+    /// Queues bytes that were pushed, and that others may be given, too, as [`Outbox::share`] does.
     pub(crate) fn push(&mut self, pools: &mut Pools, bytes: &Bytes) {
         if bytes.len() <= COPY_BYTES_MAX {
             self.write(pools, |tail| tail.extend_from_slice(bytes));
         } else {
             self.share(pools, bytes.clone());
+        }
+        if let Some(queue) = &mut self.queue {
+            queue.pushed += bytes.len();
         }
     }
 
@@ -158,12 +166,13 @@ impl Outbox {
             _ => return None,
         };
         queue.len = 0;
+        queue.pushed = 0;
         self.release_if_empty(pools);
         Some(piece)
     }
 
     /// Puts back what [`Outbox::take_piece`] took, before everything that was queued since; the first `sent` bytes of it
-    /// were sent.
+    /// were sent. Nobody knows any more how many of them were pushed, so none counts.
     pub(crate) fn put_back(&mut self, pools: &mut Pools, piece: Segment, sent: usize) {
         debug_assert!(sent < piece.len());
         let queue = self.queue.get_or_insert_with(|| pools.queue());
@@ -183,6 +192,7 @@ impl Outbox {
         debug_assert!(queue.flying && bytes <= queue.len);
         queue.flying = false;
         queue.len -= bytes;
+        queue.pushed = queue.pushed.min(queue.len);
         while let Some(segment) = queue.sealed.front() {
             let left = segment.as_slice().len() - queue.offset;
             if bytes < left {
@@ -205,6 +215,7 @@ impl Outbox {
             queue.offset = 0;
             queue.slack = 0;
             queue.len = 0;
+            queue.pushed = 0;
             pools.give_buffer(std::mem::take(&mut queue.tail));
             pools.give_queue(queue);
         }
@@ -359,6 +370,36 @@ mod tests {
         outbox.put_before(&mut pools, Bytes::from_static(b"old"));
         assert_eq!(collect(&mut outbox, &mut pools), b"oldnew");
         assert_eq!(outbox.len(), 6);
+    }
+
+    #[test]
+    fn what_was_pushed_counts_until_less_is_left_or_nothing() {
+        let mut pools = Pools::default();
+        let mut outbox = Outbox::default();
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(&[1; 100]));
+        outbox.push(&mut pools, &Bytes::from(vec![2; 600]));
+        outbox.push(&mut pools, &Bytes::from(vec![2; 10]));
+        outbox.share(&mut pools, Bytes::from(vec![3; 700]));
+        assert_eq!(outbox.pushed(), 610);
+        collect(&mut outbox, &mut pools);
+        outbox.sent(&mut pools, 700);
+        assert_eq!((outbox.len(), outbox.pushed()), (710, 610), "as is known");
+        collect(&mut outbox, &mut pools);
+        outbox.sent(&mut pools, 300);
+        assert_eq!((outbox.len(), outbox.pushed()), (410, 410));
+        collect(&mut outbox, &mut pools);
+        outbox.sent(&mut pools, 410);
+        outbox.write(&mut pools, |tail| tail.push(1));
+        assert_eq!((outbox.len(), outbox.pushed()), (1, 0));
+        outbox.push(&mut pools, &Bytes::from(vec![2; 9]));
+        let piece = outbox.take_piece(&mut pools).unwrap();
+        outbox.push(&mut pools, &Bytes::from(vec![2; 8]));
+        assert_eq!(outbox.pushed(), 8);
+        outbox.put_back(&mut pools, piece, 1);
+        assert_eq!((outbox.len(), outbox.pushed()), (17, 8));
+        outbox.take_all(&mut pools);
+        outbox.write(&mut pools, |tail| tail.push(1));
+        assert_eq!(outbox.pushed(), 0);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Queue {
     pub(super) tail: Vec<u8>,
     /// All bytes that are queued and not known to be sent.
     pub(super) len: usize,
+    /// At most so many of them were pushed by others.
+    pub(super) pushed: usize,
     /// What the buffers of the sealed segments have room for beyond what is in them.
     pub(super) slack: usize,
     /// Whether a send is under way, over the first `SEND_SEGMENTS_MAX` sealed segments.

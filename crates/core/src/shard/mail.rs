@@ -92,13 +92,7 @@ impl<L: Link> Shard<L> {
         if let Some(handle) = entry.handle.get() {
             handle.arrived(bytes.len(), here);
         }
-        if connection.takes_mail() {
-            if connection.outbox.len() + bytes.len() > desk.limits.outbox_bytes {
-                connection.close(Close::Overflow, desk);
-            } else {
-                connection.outbox.push(&mut desk.pools, bytes);
-            }
-        }
+        connection.take_push(bytes, desk);
         self.conclude(to.slot);
     }
 

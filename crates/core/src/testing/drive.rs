@@ -129,23 +129,28 @@ impl Exchange {
         // Whatever a client does is told at once.
         self.shard.caught_up();
         loop {
-            while let Some(mail) = self.mailbox.next() {
-                let _ = self.shard.deliver(mail);
-            }
+            self.deliver_mail();
             self.shard.work();
             let mut idle = true;
             while let Some(slot) = self.shard.next_touched() {
                 idle &= !self.update(slot);
+                // As with an engine, it comes before anything is sent of what the services have said meanwhile.
+                idle &= !self.deliver_mail();
             }
-            if idle && !self.shard.is_busy() {
-                match self.mailbox.next() {
-                    Some(mail) => {
-                        let _ = self.shard.deliver(mail);
-                    }
-                    None => return,
-                }
+            if idle && !self.shard.is_busy() && !self.deliver_mail() {
+                return;
             }
         }
+    }
+
+    /// Returns whether there was any.
+    fn deliver_mail(&mut self) -> bool {
+        let mut any = false;
+        while let Some(mail) = self.mailbox.next() {
+            let _ = self.shard.deliver(mail);
+            any = true;
+        }
+        any
     }
 
     /// Does what a connection desires, at once. Returns whether anything was to be done.

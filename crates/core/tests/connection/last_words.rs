@@ -16,10 +16,13 @@ mod what {
     pub(super) const ANSWERS: u8 = 2;
     pub(super) const DROPS: u8 = 3;
     pub(super) const ANSWERS_ELSEWHERE: u8 = 4;
+    pub(super) const PUSHES_BEHIND_MUCH: u8 = 5;
 }
 
 /// What is written for each.
 const WORD: u8 = 0x2a;
+/// What is written before it at once.
+const MUCH: [u8; 30] = [0x2b; 30];
 
 impl Service for Farewell {
     type Session = ();
@@ -30,7 +33,10 @@ impl Service for Farewell {
 
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         match frame[1] {
-            what::PUSHES => {
+            what::PUSHES | what::PUSHES_BEHIND_MUCH => {
+                if frame[1] == what::PUSHES_BEHIND_MUCH {
+                    reply.write(|out| out.extend_from_slice(&MUCH));
+                }
                 let handle = reply.handle();
                 handle.push(vec![WORD]).unwrap();
                 self.late.borrow_mut().push(handle);
@@ -113,22 +119,48 @@ fn before_the_server_stops() {
     }
 }
 
-#[test]
-fn too_much_of_it_is_an_overflow_as_ever() {
+fn exchange_with_outbox(outbox_bytes: usize) -> Exchange {
     let late = std::rc::Rc::default();
-    let service = Farewell { late };
     let limits = Limits {
-        outbox_bytes: 10,
+        outbox_bytes,
         ..Limits::default()
     };
-    let mut exchange = Exchange::with_limits(service, limits);
+    Exchange::with_limits(Farewell { late }, limits)
+}
+
+#[test]
+fn a_reply_above_the_outbox_is_no_reason_to_refuse_a_push() {
+    for (ends, window) in [(0xc2, None), (0xc2, Some(0)), (0xc3, None), (0xc3, Some(0))] {
+        let mut exchange = exchange_with_outbox(10);
+        let client = exchange.connect();
+        exchange.set_window(client, window);
+        exchange.receive(client, &[0x92, what::PUSHES_BEHIND_MUCH, ends]);
+        exchange.set_window(client, None);
+        let sent = exchange.take_sent(client);
+        assert_eq!(sent, [&MUCH[..], &[WORD]].concat(), "{ends} {window:?}");
+        assert_eq!(exchange.is_open(client), ends == 0xc2);
+        assert_eq!(exchange.counters().cut, 0);
+        assert_eq!(exchange.memory_held(), 0);
+    }
+}
+
+#[test]
+fn too_much_of_it_is_not_written_nor_what_was_pushed_behind_it() {
+    let mut exchange = exchange_with_outbox(10);
     let client = exchange.connect();
     exchange.set_window(client, Some(0));
-    exchange.receive(client, &[0x92, what::PUSHES, 0xc2].repeat(5));
-    let last = [
-        [0x92, what::PUSHES, 0xc2].repeat(9),
-        vec![0x92, what::PUSHES, 0xc3],
-    ];
-    exchange.receive(client, &last.concat());
-    assert!(!exchange.is_open(client));
+    let push = [0x92, what::PUSHES, 0xc2];
+    exchange.receive(client, &push.repeat(5));
+    let answer = [0x92, what::ANSWERS, 0xc2];
+    let last = [0x92, what::PUSHES, 0xc3];
+    // The six are delivered together and the last one apart from them, for which there would be room.
+    let rest = [&push.repeat(6)[..], &answer, &last].concat();
+    exchange.receive(client, &rest);
+    assert!(exchange.is_open(client), "it has something to write");
+    exchange.set_window(client, None);
+    assert_eq!(exchange.take_sent(client), [WORD; 6]);
+    assert!(exchange.is_shut(client) && !exchange.is_open(client));
+    assert_eq!(exchange.counters().cut, 0);
+    assert_eq!(exchange.counters().ended_by_service, 1);
+    assert_eq!(exchange.memory_held(), 0);
 }

@@ -404,13 +404,39 @@ fn delivered_pushes_make_room_for_others() {
 }
 
 #[test]
-fn pushes_behind_a_reply_larger_than_the_outbox_close_the_connection() {
+fn what_is_pushed_behind_a_reply_larger_than_the_outbox_has_a_limit_of_its_own() {
     let mut rig = rig();
     let client = rig.connect();
     rig.set_window(client, Some(0));
     rig.receive(client, &ask(20_000));
+    for i in 0..10 {
+        push(&mut rig, bin(995, i)).unwrap();
+    }
     assert!(rig.is_open(client));
+    // The reply goes first, and takes no place of theirs.
+    rig.set_window(client, Some(19_000));
     push(&mut rig, vec![1]).unwrap();
     assert_eq!(rig.reasons(), [OVERFLOW]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
+fn pushes_that_were_read_make_room_for_others_behind_a_reply() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(20_000));
+    for i in 0..10 {
+        push(&mut rig, bin(995, i)).unwrap();
+    }
+    rig.set_window(client, Some(25_000));
+    for i in 0..5 {
+        push(&mut rig, bin(995, i)).unwrap();
+    }
+    rig.set_window(client, None);
+    let sent = rig.take_sent(client);
+    assert!(sent[20_000..] == [thousands(10), thousands(5)].concat());
+    assert_eq!(rig.counters().cut, 0);
+    rig.end(client);
     rig.assert_empty(&[client]);
 }

@@ -132,6 +132,8 @@ tests! {
         a_reader_that_does_not_keep_up_is_closed,
         many_threads_may_push_at_once,
         what_was_pushed_before_the_end_is_delivered,
+        who_reads_is_not_cut_for_what_is_pushed_behind_large_replies,
+        who_reads_is_not_cut_for_what_is_pushed_among_deferred_answers,
         a_panic_costs_one_connection,
     }
     closing {

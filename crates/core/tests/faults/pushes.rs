@@ -2,10 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use ringhold_core::{Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Service};
+use ringhold_core::{
+    Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Responder, Service, Ticket,
+};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::client;
@@ -359,5 +362,98 @@ pub(crate) fn what_was_pushed_before_the_end_is_delivered(engine: Engine) {
             assert_eq!(client::rest(&mut client), [5, 6, last]);
         }
     }
+    bed.finish();
+}
+
+/// Answers with much at once, or asks somebody else, who does so, and pushes behind that.
+struct Generous(Sender<(Responder, Handle)>);
+
+/// A first byte.
+mod how {
+    pub(super) const WRITES: u8 = 1;
+    pub(super) const SHARES: u8 = 2;
+    pub(super) const CLOSES: u8 = 3;
+    pub(super) const DEFERS: u8 = 4;
+}
+
+const MUCH_BYTES: usize = 30_000;
+const PUSHED: u8 = 2;
+
+impl Service for Generous {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let handle = reply.handle();
+        match frame[0] {
+            how::DEFERS => {
+                self.0.send((reply.defer(Ticket(0)), handle)).unwrap();
+                return Flow::Continue;
+            }
+            how::SHARES => reply.share(vec![1; MUCH_BYTES].into()),
+            _ => reply.write(|out| out.resize(out.len() + MUCH_BYTES, 1)),
+        }
+        handle.push(vec![PUSHED]).unwrap();
+        match frame[0] {
+            how::CLOSES => Flow::close("done"),
+            _ => Flow::Continue,
+        }
+    }
+}
+
+/// The mail of a turn comes before its sends: so nobody is found to be slow who was sent nothing yet.
+pub(crate) fn who_reads_is_not_cut_for_what_is_pushed_behind_large_replies(engine: Engine) {
+    let config = "workers = 1
+        [limits]
+        outbox_bytes = \"20KiB\"
+        [sockets.generous]
+        listen = [\"127.0.0.1:0\"]";
+    let bed = Bed::start(engine, config, |server| {
+        server.service("generous", |_| Generous(channel().0))
+    });
+    let expected = [vec![1; MUCH_BYTES], vec![PUSHED]].concat();
+    for how in [how::WRITES, how::SHARES, how::CLOSES] {
+        let mut client = bed.connect("generous");
+        client.write_all(&[how]).unwrap();
+        client::expect(&mut client, &expected);
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        client::expect_end(&mut client);
+    }
+    let total = bed.total();
+    assert_eq!((total.cut, total.ended_by_service), (0, 1));
+    bed.finish();
+}
+
+/// More deferred answers than the outbox has room for come at once, and with them a little that is pushed.
+pub(crate) fn who_reads_is_not_cut_for_what_is_pushed_among_deferred_answers(engine: Engine) {
+    const ANSWERS: usize = 1000;
+    const ANSWER_BYTES: usize = 20_000;
+    let config = "workers = 1\n[sockets.generous]\nlisten = [\"127.0.0.1:0\"]";
+    let (questions, asked) = channel();
+    let bed = Bed::start(engine, config, |server| {
+        server.service("generous", move |_| Generous(questions.clone()))
+    });
+    let mut client = bed.connect("generous");
+    client.write_all(&[how::DEFERS; ANSWERS]).unwrap();
+    let answers = std::thread::spawn(move || {
+        let asked: Vec<(Responder, Handle)> = asked.iter().take(ANSWERS).collect();
+        let answer = Bytes::from(vec![1; ANSWER_BYTES]);
+        for (number, (responder, handle)) in asked.into_iter().enumerate() {
+            responder.answer(answer.clone());
+            if number % 100 == 99 {
+                handle.push(vec![PUSHED]).unwrap();
+            }
+        }
+    });
+    let hundred = [vec![1; 100 * ANSWER_BYTES], vec![PUSHED]].concat();
+    for _ in 0..ANSWERS / 100 {
+        client::expect(&mut client, &hundred);
+    }
+    answers.join().unwrap();
+    assert_eq!(bed.total().cut, 0);
+    drop(client);
     bed.finish();
 }
