@@ -8,7 +8,7 @@ use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::placement::Dealer;
-use crate::tickets::OpenTickets;
+use crate::tickets::Tally;
 
 /// The workers as they know of each other.
 pub(crate) struct Crew {
@@ -18,14 +18,17 @@ pub(crate) struct Crew {
     pub(crate) dealer: Dealer,
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) open_tickets: OpenTickets,
+    /// Deferred replies that are owed.
+    pub(crate) open_tickets: Tally,
     /// Deferred replies that a stop did not wait for any longer.
     pub(crate) given_up: AtomicUsize,
-    /// Connections in the whole process that a handover waits for, since they end before it.
-    pub(crate) endings: OpenTickets,
+    /// Connections that a handover waits for, since they end before it.
+    pub(crate) endings: Tally,
     /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
     /// could be dealt a connection.
     acceptors: Vec<AtomicUsize>,
+    /// A worker has begun to stop, and may wait for the others.
+    stops: AtomicBool,
     /// Who has counted those of its connections among the endings.
     asked: Roll,
     /// A worker reads no more, because a handover has nothing to wait for any more.
@@ -48,15 +51,16 @@ impl Crew {
         Arc::new(Crew {
             asked: Roll::new(posts.len()),
             rests: Roll::new(posts.len()),
+            open_tickets: Tally::new(posts.len()),
+            endings: Tally::new(posts.len()),
             posts,
             names,
             dealer,
             memory,
             metrics,
-            open_tickets: OpenTickets::default(),
             given_up: AtomicUsize::new(0),
-            endings: OpenTickets::default(),
             acceptors: acceptors.into_iter().map(AtomicUsize::new).collect(),
+            stops: AtomicBool::new(false),
             parts: AtomicBool::new(false),
             has_surplus: AtomicBool::new(false),
         })
@@ -84,9 +88,16 @@ impl Crew {
     /// A worker has ended, or was never begun: nobody is to wait for it.
     pub(crate) fn worker_ended(&self, worker: usize) {
         self.acceptors[worker].store(0, Ordering::Release);
+        self.open_tickets.forget(worker);
+        self.endings.forget(worker);
         self.asked.enter(worker);
         self.rests.enter(worker);
         self.wake_all();
+    }
+
+    /// A worker stops, and is going to look at what the others have.
+    pub(crate) fn begin_stop(&self) {
+        self.stops.store(true, Ordering::SeqCst);
     }
 
     /// A worker has counted those of its connections that end before a handover.
@@ -128,16 +139,21 @@ impl Crew {
         self.rests.is_full()
     }
 
-    /// A deferred reply was given, or will not be.
-    pub(crate) fn ticket_closed(&self) {
-        if self.open_tickets.closed() {
-            self.wake_all();
-        }
+    /// A deferred reply of this worker was given, or will not be.
+    pub(crate) fn ticket_closed(&self, worker: usize) {
+        self.wake_if_last(&self.open_tickets, self.open_tickets.closed(worker));
     }
 
-    /// A connection has ended that a handover waited for, or is handed over after all.
-    pub(crate) fn ending_over(&self) {
-        if self.endings.closed() {
+    /// A connection of this worker has ended that a handover waited for, or is handed over after all.
+    pub(crate) fn ending_over(&self, worker: usize) {
+        self.wake_if_last(&self.endings, self.endings.closed(worker));
+    }
+
+    /// A worker that has none of these any more wakes those that wait for the last one in the process. It looks at the
+    /// others' counts only if anybody waits.
+    fn wake_if_last(&self, tally: &Tally, has_none: bool) {
+        // Whoever begins to wait says so before it looks.
+        if has_none && self.stops.load(Ordering::SeqCst) && tally.count() == 0 {
             self.wake_all();
         }
     }
@@ -170,5 +186,61 @@ impl Roll {
 
     fn is_full(&self) -> bool {
         self.0.iter().all(|entry| entry.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::{Mailbox, mailbox};
+
+    fn crew() -> (Arc<Crew>, [Mailbox; 2]) {
+        let [(one, first), (other, second)] = [(); 2].map(|()| mailbox().unwrap());
+        let crew = Crew::new(
+            vec![one, other],
+            Arc::new([]),
+            Dealer::new(2, 1, []),
+            Memory::new(1, 2),
+            Arc::new(Metrics::new(Vec::new(), 2)),
+            vec![1, 1],
+        );
+        (crew, [first, second])
+    }
+
+    fn is_woken(mailbox: &Mailbox) -> bool {
+        let mail = std::iter::from_fn(|| mailbox.next());
+        mail.filter(|mail| matches!(mail, Mail::Look)).count() > 0
+    }
+
+    #[test]
+    fn who_waits_is_woken_when_the_last_ticket_in_the_process_is_closed() {
+        let (crew, [_, waiting]) = crew();
+        let wakes = || {
+            for worker in [0, 0, 1] {
+                crew.open_tickets.opened(worker);
+            }
+            [0, 0, 1].map(|worker| {
+                crew.ticket_closed(worker);
+                is_woken(&waiting)
+            })
+        };
+        assert_eq!(wakes(), [false, false, false], "nobody waits");
+        crew.begin_stop();
+        assert_eq!(wakes(), [false, false, true]);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_a_worker_owed_that_has_ended() {
+        let (crew, [waiting, _]) = crew();
+        crew.begin_stop();
+        crew.open_tickets.opened(1);
+        crew.endings.opened(1);
+        crew.asked(0);
+        assert!(!crew.may_part());
+        crew.worker_ended(1);
+        assert!(is_woken(&waiting) && crew.may_part());
+        assert_eq!((crew.open_tickets.count(), crew.acceptors()), (0, 1));
+        crew.ticket_closed(1);
+        assert!(crew.may_part());
     }
 }

@@ -10,7 +10,7 @@ use crate::memory::Meter;
 use crate::metrics::{Metrics, NameCounters, WorkerMetrics};
 use crate::peer::Handles;
 use crate::pool::Pools;
-use crate::tickets::OpenTickets;
+use crate::tickets::Tally;
 use crate::warnings::Warnings;
 
 /// The tools of one worker, shared by all its connections one after the other.
@@ -24,7 +24,7 @@ pub(crate) struct Desk {
     pub(crate) meter: Meter,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handles: Handles,
-    pub(crate) open_tickets: OpenTickets,
+    pub(crate) open_tickets: Tally,
     /// Bounds the warnings about connections.
     pub(crate) warnings: Warnings,
     /// How many tickets this worker has opened, modulo 2^32.

@@ -242,11 +242,12 @@ impl<L: Link> Shard<L> {
         };
         let connection = &mut entry.connection;
         let name = connection.name;
+        let worker = self.desk.worker as usize;
         for _ in connection.tickets.close_all() {
-            self.crew.ticket_closed();
+            self.crew.ticket_closed(worker);
         }
         if entry.is_awaited {
-            self.crew.ending_over();
+            self.crew.ending_over(worker);
         }
         self.loud -= usize::from(entry.is_loud);
         if !self.unread.is_empty() {
@@ -274,11 +275,7 @@ impl<L: Link> Shard<L> {
         connection.outbox.clear(&mut self.desk.pools);
         self.desk.meter.change(connection.metered, 0);
         self.desk.name_counters(name).open.subtract(1);
-        if self
-            .crew
-            .dealer
-            .release(name as usize, self.desk.worker as usize)
-        {
+        if self.crew.dealer.release(name as usize, worker) {
             self.crew.announce_room();
         }
         if self.burst.is_over(self.connections.len()) {

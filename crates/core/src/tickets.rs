@@ -84,22 +84,43 @@ pub(crate) fn is_later_round(round: u32, other: u32) -> bool {
     other.wrapping_sub(round) > u32::MAX / 2
 }
 
-/// How many tickets are open in the whole process: a stopping server waits for them.
-#[derive(Clone, Default)]
-pub(crate) struct OpenTickets(Arc<AtomicUsize>);
+/// How many of something there are in the whole process that a stopping server waits for, such as open tickets.
+#[derive(Clone)]
+pub(crate) struct Tally(Arc<[Count]>);
 
-impl OpenTickets {
-    pub(crate) fn opened(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+/// One worker's part, which only its own thread changes as long as that runs.
+#[derive(Default)]
+#[repr(align(64))]
+struct Count(AtomicUsize);
+
+impl Tally {
+    pub(crate) fn new(workers: usize) -> Self {
+        Tally((0..workers).map(|_| Count::default()).collect())
     }
 
-    /// Returns true when none is open any more.
-    pub(crate) fn closed(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::AcqRel) == 1
+    /// This worker has one more.
+    pub(crate) fn opened(&self, worker: usize) {
+        self.0[worker].0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// This worker has one less. Returns true when it has none any more.
+    pub(crate) fn closed(&self, worker: usize) -> bool {
+        let less = |count: usize| count.checked_sub(1);
+        // Sequentially consistent, so that of two workers at least one sees that the other has none either.
+        let before = self.0[worker]
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, less);
+        before == Ok(1)
+    }
+
+    /// This worker has ended: what it still had is not waited for.
+    pub(crate) fn forget(&self, worker: usize) {
+        self.0[worker].0.store(0, Ordering::SeqCst);
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        let counts = self.0.iter();
+        counts.map(|count| count.0.load(Ordering::SeqCst)).sum()
     }
 }
 
@@ -147,6 +168,25 @@ mod tests {
         assert_eq!(closed(&mut tickets, &mut pools, 2), [2]);
         assert!(tickets.is_empty());
         assert_eq!(closed(&mut tickets, &mut pools, 2), []);
+    }
+
+    #[test]
+    fn none_is_left_when_no_worker_has_any_or_those_that_have_ended() {
+        let tally = Tally::new(3);
+        for worker in [0, 0, 1, 2] {
+            tally.opened(worker);
+        }
+        assert_eq!(
+            [0, 0, 1].map(|worker| tally.closed(worker)),
+            [false, true, true]
+        );
+        assert_eq!(tally.count(), 1);
+        tally.opened(1);
+        tally.forget(2);
+        assert!(!tally.closed(2), "it has ended");
+        assert_eq!(tally.count(), 1);
+        tally.closed(1);
+        assert_eq!(tally.count(), 0);
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl<L: Link> Shard<L> {
         let crew = self.crew.clone();
         self.with_id(to, |connection, desk| {
             if connection.tickets.close(&mut desk.pools, serial).is_some() {
-                crew.ticket_closed();
+                crew.ticket_closed(desk.worker as usize);
                 connection.clock.traffic = desk.now;
                 if connection.takes_mail() {
                     connection.outbox.share(&mut desk.pools, bytes);
@@ -154,7 +154,7 @@ impl<L: Link> Shard<L> {
         self.with_host(to.slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
             if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
-                crew.ticket_closed();
+                crew.ticket_closed(reply.desk.worker as usize);
                 give_up(host, reply, ticket, why);
             }
         });

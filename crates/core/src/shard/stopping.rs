@@ -44,6 +44,7 @@ impl<L: Link> Shard<L> {
 
     /// Begins to stop: from now on connections that wait for a deferred reply are not read.
     pub(super) fn begin_stop(&mut self, hand_over: bool) {
+        self.crew.begin_stop();
         self.hands_over = hand_over;
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
         self.phase = Phase::Waiting { until };
@@ -71,7 +72,7 @@ impl<L: Link> Shard<L> {
             && !connection.outbox.is_empty();
         if self.hands_over && is_flushing && !entry.is_awaited {
             entry.is_awaited = true;
-            self.crew.endings.opened();
+            self.crew.endings.opened(self.desk.worker as usize);
         }
     }
 
@@ -251,7 +252,7 @@ impl<L: Link> Shard<L> {
                 handle.give_up_until(last.unwrap_or(reply.desk.rounds));
             }
             for ticket in given_up {
-                crew.ticket_closed();
+                crew.ticket_closed(reply.desk.worker as usize);
                 if give_up(host, reply, ticket, why) && why == Abandoned::Stopping {
                     crew.given_up.fetch_add(1, Ordering::Relaxed);
                 }

@@ -44,7 +44,7 @@ impl<L: Link> Shard<L> {
             entry.is_unsaved = true;
             if matches!(self.phase, Phase::Waiting { .. }) && !entry.is_awaited {
                 entry.is_awaited = true;
-                self.crew.endings.opened();
+                self.crew.endings.opened(self.desk.worker as usize);
             }
         }
         self.conclude(slot);
@@ -75,7 +75,7 @@ impl<L: Link> Shard<L> {
                 // What comes now is the successor's.
                 entry.is_frozen = true;
                 if std::mem::take(&mut entry.is_awaited) {
-                    self.crew.ending_over();
+                    self.crew.ending_over(self.desk.worker as usize);
                 }
             }
             self.conclude(slot);

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::listeners::Address;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Running, Server, ServerError, Service};
+use ringhold_core::{
+    Flow, Frame, Peer, Refusal, Reply, Responder, Running, Server, ServerError, Service, Ticket,
+    Worker,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -19,10 +22,22 @@ use crate::services::Echo;
 /// Tells which worker it is on, and can make it fail.
 struct Fragile {
     worker: usize,
+    owed: Vec<Responder>,
+}
+
+impl Fragile {
+    fn new(worker: &Worker) -> Self {
+        Fragile {
+            worker: worker.index(),
+            owed: Vec::new(),
+        }
+    }
 }
 
 const ASK: u8 = 1;
 const FAIL: u8 = 2;
+/// Is never answered.
+const DEFER: u8 = 3;
 
 /// Panics where no service is called: when the engine has sent it.
 struct Bomb([u8; 4096]);
@@ -49,6 +64,7 @@ impl Service for Fragile {
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         match frame[0] {
             FAIL => reply.share(Bytes::from_owner(Bomb([0; 4096]))),
+            DEFER => self.owed.push(reply.defer(Ticket(0))),
             _ => reply.write(|out| out.push(self.worker as u8)),
         }
         Flow::Continue
@@ -57,7 +73,7 @@ impl Service for Fragile {
 
 fn server(engine: Engine, listen: SocketAddr) -> Server {
     let text = format!(
-        "engine = \"{}\"\nworkers = 2\n[sockets.fragile]\nlisten = [\"{listen}\"]",
+        "engine = \"{}\"\nworkers = 2\n[handover]\ndrain = \"1h\"\n[sockets.fragile]\nlisten = [\"{listen}\"]",
         engine.key()
     );
     Server::new(Config::parse(&text, "test").unwrap())
@@ -89,9 +105,7 @@ pub(crate) fn a_start_that_fails_leaves_nothing_behind(engine: Engine) {
         let started = server(engine, address)
             .service("fragile", move |worker| {
                 assert_ne!(worker.index(), broken, "on purpose, when it is made");
-                Fragile {
-                    worker: worker.index(),
-                }
+                Fragile::new(worker)
             })
             .start();
         match started {
@@ -172,13 +186,9 @@ pub(crate) fn an_engine_that_fails_on_one_worker_ends_the_others(engine: Engine)
     assert!(started > 0 && engines > 0, "{started} {engines} {others:?}");
 }
 
-/// The one that accepts fails: the others serve on until they are told to stop, and then end.
+/// The one that accepts fails: the others serve on until they are told to stop, and then end, without waiting for what it owed.
 pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
-    let (running, address) = start(engine, |server| {
-        server.service("fragile", |worker| Fragile {
-            worker: worker.index(),
-        })
-    });
+    let (running, address) = start(engine, |server| server.service("fragile", Fragile::new));
     let mut clients: [Vec<TcpStream>; 2] = Default::default();
     for _ in 0..4 {
         let mut client = client::connect(address);
@@ -191,7 +201,7 @@ pub(crate) fn a_failed_worker_does_not_hold_up_a_stop(engine: Engine) {
     assert_eq!((failing.len(), serving.len()), (2, 2));
     // The kernel might still use what such a worker had.
     LEAKS.store(true, Ordering::Relaxed);
-    failing[0].write_all(&[FAIL]).unwrap();
+    failing[0].write_all(&[DEFER, FAIL]).unwrap();
     client::expect(&mut failing[0], &[0; 4096]);
     // What the ring engine has sent it drops in its next turn. Another worker would have dropped it by now, and failed.
     let _ = failing[1].write_all(&[ASK]);
