@@ -3,6 +3,9 @@
 //! Everything above this module is independent of the service's type; [`Host`] is the one place of dynamic dispatch.
 //! It is crossed once per received buffer, not once per frame.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use ringhold_framer::{self as framer, Progress};
 
@@ -53,8 +56,10 @@ pub(crate) trait Host {
 pub(crate) struct Hosted<S: Service> {
     service: S,
     sessions: Slots<S::Session>,
-    /// Frames that were given to the service since they were counted last.
-    uncounted: usize,
+    /// How many frames the services of this thread were given, modulo the size of the type.
+    given: Rc<Cell<usize>>,
+    /// How many that were when this one was called last.
+    given_before: usize,
 }
 
 /// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
@@ -70,7 +75,8 @@ impl<S: Service> Hosted<S> {
         Hosted {
             service,
             sessions: Slots::new(),
-            uncounted: 0,
+            given: panics::given(),
+            given_before: 0,
         }
     }
 
@@ -85,10 +91,12 @@ impl<S: Service> Hosted<S> {
         let mut rest = bytes;
         let mut missing = 0;
         let mut session = session_of(&mut self.sessions, reply);
+        let given = &*self.given;
         let mut goes_on = reply.connection.takes_frames();
         while goes_on && rest.len() > scanned {
             if scanned == 0 {
-                if self.uncounted >= FRAMES_PER_TURN_MAX || reply.connection.is_paused() {
+                let count = given.get().wrapping_sub(self.given_before);
+                if count >= FRAMES_PER_TURN_MAX || reply.connection.is_paused() {
                     break;
                 }
                 if !S::TOP_LEVEL.allows(rest[0]) {
@@ -100,7 +108,7 @@ impl<S: Service> Hosted<S> {
             match reply.desk.framer.feed(&rest[scanned..]) {
                 Ok(Progress::Complete { used }) => {
                     let (frame, behind) = rest.split_at(scanned + used);
-                    self.uncounted += 1;
+                    given.set(given.get().wrapping_add(1));
                     let frame = Frame::new(frame, lender);
                     goes_on = give(&mut self.service, session.as_deref_mut(), frame, reply);
                     rest = behind;
@@ -127,7 +135,7 @@ impl<S: Service> Hosted<S> {
     }
 
     fn frame(&mut self, frame: Frame<'_>, reply: &mut Reply<'_>) {
-        self.uncounted += 1;
+        self.given.set(self.given.get().wrapping_add(1));
         let session = session_of(&mut self.sessions, reply);
         give(&mut self.service, session, frame, reply);
     }
@@ -221,8 +229,9 @@ impl<S: Service> Hosted<S> {
     ) -> Option<R> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
+        self.given_before = self.given.get();
         let result = panics::catch(|| call(self, reply));
-        let frames = std::mem::take(&mut self.uncounted);
+        let frames = self.given.get().wrapping_sub(self.given_before);
         if frames > 0 {
             // A frame that is incomplete now has begun just now.
             reply.connection.clock.frame = 0;

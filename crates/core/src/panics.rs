@@ -22,12 +22,14 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::rc::Rc;
+use std::time::Instant;
 
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal::Named;
 use crate::peer::Link;
-use crate::warnings::Kind;
+use crate::warnings::{Kind, Warnings};
 
 /// What this thread does, as far as a panic is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,15 +45,40 @@ enum Now {
 thread_local! {
     static NOW: Cell<Now> = const { Cell::new(Now::Unguarded) };
     /// What is known of the panic, while it is `Panicking`.
-    static NOTED: RefCell<Option<Caught>> = const { RefCell::new(None) };
+    static NOTED: RefCell<Option<Noted>> = const { RefCell::new(None) };
+    static GIVEN: Rc<Cell<usize>> = Rc::default();
+    /// Bounds what is logged of calls that panic again.
+    static AGAIN: (Instant, Warnings) = (Instant::now(), Warnings::default());
+}
+
+/// A panic that was left to the log.
+struct Noted {
+    caught: Caught,
+    /// How many [frames were given](given) by then. If it is more now the call in which it arose has returned, so that its
+    /// service has caught it.
+    given: usize,
+}
+
+/// How many frames the services of this thread were given: whoever gives them counts.
+pub(crate) fn given() -> Rc<Cell<usize>> {
+    GIVEN.with(Rc::clone)
+}
+
+/// The panic that was left to the log last, if the call in which it arose has not returned.
+fn take_noted() -> Option<Caught> {
+    let noted = NOTED.take()?;
+    (noted.given == given().get()).then_some(noted.caught)
 }
 
 /// Whether a worker will catch this panic and log what it says and where it arose. For the panic hook of a program, which
 /// need not print it then; only what a hook has asked about here is logged with its place and its stack.
 ///
-/// It will not if it arose in another thread, or outside of the calls of a service, or while an earlier one unwinds, which
-/// ends the process; that one is logged here. What a service catches itself is not logged, unless the service reports it
-/// with [`Reply::report_panic`](crate::Reply::report_panic).
+/// It will not if it arose in another thread, or outside of the calls of a service. What a service catches itself is not
+/// logged, unless the service reports it with [`Reply::report_panic`](crate::Reply::report_panic).
+///
+/// A call may panic again while an earlier panic of it unwinds, which ends the process, or when its service has caught that one. Only
+/// if the service gives what it catches to [`Caught::new`] is it known which. Otherwise the earlier one is logged here and the
+/// later one left to the hook, at most ten times a second.
 pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
     let before = NOW.get();
     if before == Now::Unguarded || cfg!(panic = "abort") {
@@ -61,13 +88,27 @@ pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
     if let Some(place) = panic.location() {
         text = format!("{text}, at {place}");
     }
+    let first = take_noted().filter(|_| before == Now::Panicking);
     NOW.set(Now::Panicking);
     let backtrace = Backtrace::capture();
-    let first = NOTED.replace(Some(Caught { text, backtrace }));
-    if let Some(first) = first.filter(|_| before == Now::Panicking) {
-        tracing::error!("a panic was not caught before the next one: {first}");
-    }
-    before == Now::Guarded
+    NOTED.set(Some(Noted {
+        caught: Caught { text, backtrace },
+        given: given().get(),
+    }));
+    first.is_none_or(|first| !says_again(&first))
+}
+
+/// Logs a panic that was not reported before the same call panicked again. Returns whether it did.
+#[cold]
+fn says_again(first: &Caught) -> bool {
+    AGAIN.with(|(start, warnings)| {
+        let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let passes = warnings.lets_pass(Kind::Panic, now);
+        if passes {
+            tracing::error!("a call of a service panics again; before: {first}");
+        }
+        passes
+    })
 }
 
 /// A panic that was caught. It is displayed as what it says and, if the panic hook has asked [`leave_to_log`] about it, its
@@ -80,18 +121,20 @@ pub struct Caught {
 }
 
 impl Caught {
-    /// The panic that [`catch_unwind`] has just returned on this thread.
-    pub fn new(panic: &(dyn Any + Send)) -> Self {
-        if NOW.get() == Now::Panicking {
-            NOW.set(Now::Guarded);
-            if let Some(noted) = NOTED.take() {
-                return noted;
-            }
-        }
-        Caught {
-            text: message(panic).to_owned(),
+    /// The panic that [`catch_unwind`] has just returned on this thread. Its value is dropped; should that panic, nobody
+    /// learns of it.
+    pub fn new(panic: Box<dyn Any + Send>) -> Self {
+        let noted = settle();
+        let caught = noted.unwrap_or_else(|| Caught {
+            text: message(&*panic).to_owned(),
             backtrace: Backtrace::disabled(),
+        });
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            // That one may do the same.
+            std::mem::forget(another);
+            settle();
         }
+        caught
     }
 
     /// Logs it, at most ten times a second on each worker: whoever finds out how to cause it can do so at any rate.
@@ -120,6 +163,15 @@ impl fmt::Display for Caught {
     }
 }
 
+/// What was left to the log does not unwind any more.
+fn settle() -> Option<Caught> {
+    if NOW.get() != Now::Panicking {
+        return None;
+    }
+    NOW.set(Now::Guarded);
+    take_noted()
+}
+
 fn message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -136,7 +188,122 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 #[inline]
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Caught> {
     let outer = NOW.replace(Now::Guarded);
-    let result = catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Caught::new(&*panic));
+    let result = catch_unwind(AssertUnwindSafe(call)).map_err(Caught::new);
     NOW.set(outer);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{panic_any, set_hook, take_hook};
+    use std::sync::Once;
+
+    use super::*;
+    use crate::frame::Frame;
+    use crate::peer::Peer;
+    use crate::reply::Reply;
+    use crate::service::{Flow, Refusal, Service};
+    use crate::testing::Exchange;
+
+    thread_local! {
+        /// What the hook was told of each panic of this thread.
+        static TOLD: RefCell<Vec<bool>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Panics as many times as the frame's second byte says, and catches that unless it is to `FAIL`.
+    struct Careful;
+
+    const CATCH: u8 = 1;
+    const REPORT: u8 = 2;
+    const FAIL: u8 = 3;
+
+    /// A value that panics when it is dropped, with another such value.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                panic_any(Bomb);
+            }
+        }
+    }
+
+    impl Service for Careful {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+            for _ in 0..frame[2] {
+                if frame[1] == FAIL {
+                    panic_any(Bomb);
+                }
+                let panic = catch_unwind(|| panic!("on purpose")).unwrap_err();
+                if frame[1] == REPORT {
+                    reply.report_panic("a part of it", &Caught::new(panic));
+                }
+            }
+            reply.write(|out| out.push(frame[1]));
+            Flow::Continue
+        }
+    }
+
+    fn exchange() -> Exchange {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let usual = take_hook();
+            set_hook(Box::new(move |info| {
+                let is_left = leave_to_log(info);
+                TOLD.with_borrow_mut(|told| told.push(is_left));
+                if !info.payload().is::<Bomb>() && message(info.payload()) != "on purpose" {
+                    usual(info);
+                }
+            }));
+        });
+        TOLD.take();
+        Exchange::new(Careful)
+    }
+
+    #[test]
+    fn what_a_service_catches_is_neither_logged_nor_printed() {
+        let mut exchange = exchange();
+        let client = exchange.connect();
+        exchange.receive(client, &[0x92, CATCH, 1].repeat(500));
+        assert_eq!(TOLD.take(), [true; 500]);
+        exchange.receive(client, &[0x92, REPORT, 100].repeat(2));
+        assert_eq!(TOLD.take(), [true; 200]);
+        assert_eq!(exchange.counters().panics, 200);
+        assert_eq!(exchange.take_sent(client).len(), 502);
+    }
+
+    #[test]
+    fn of_a_call_that_panics_again_little_is_printed() {
+        let mut exchange = exchange();
+        let client = exchange.connect();
+        let start = Instant::now();
+        exchange.receive(client, &[0x92, CATCH, 100].repeat(20));
+        let told = TOLD.take();
+        assert_eq!(told.len(), 2000);
+        assert_eq!(told[..11], [&[true][..], &[false; 10]].concat());
+        let printed = told.iter().filter(|is_left| !**is_left).count() as u64;
+        assert!(printed <= 10 * (start.elapsed().as_secs() + 2), "{printed}");
+        assert_eq!(exchange.take_sent(client), [CATCH; 20]);
+    }
+
+    #[test]
+    fn a_panic_with_a_value_that_panics_costs_a_connection_like_any_other() {
+        let mut exchange = exchange();
+        for _ in 0..3 {
+            let client = exchange.connect();
+            exchange.receive(client, &[0x92, CATCH, 0, 0x92, FAIL, 1]);
+            assert!(exchange.is_shut(client) && !exchange.is_open(client));
+            assert_eq!(exchange.take_sent(client), [CATCH]);
+        }
+        // Each, and what its value did then.
+        assert_eq!(TOLD.take(), [true; 6]);
+        assert_eq!(exchange.counters().panics, 3);
+        assert!(NOW.get() == Now::Unguarded);
+    }
 }

@@ -1,6 +1,5 @@
 //! MessagePack-RPC as a service of the core.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -119,7 +118,7 @@ impl Rpc {
         }));
         if let Err(panic) = result {
             let unanswered = id.filter(|_| !done.get());
-            self.panicked(unanswered, method, &*panic, reply);
+            self.panicked(unanswered, method, Caught::new(panic), reply);
         }
         match session.take_closing() {
             None => Flow::Continue,
@@ -166,11 +165,11 @@ impl Rpc {
         &self,
         unanswered: Option<u32>,
         method: &[u8],
-        panic: &(dyn Any + Send),
+        panic: Caught,
         reply: &mut Reply<'_>,
     ) {
         let name = quoted(method);
-        reply.report_panic(&format!("the handler of {name}"), &Caught::new(panic));
+        reply.report_panic(&format!("the handler of {name}"), &panic);
         if let Some(id) = unanswered {
             let fault = Fault::new(format!("the handler of {name} panicked"));
             self.fault(id, &fault, reply);

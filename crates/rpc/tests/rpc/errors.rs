@@ -143,6 +143,15 @@ fn faults_are_messages_or_values() {
     assert_eq!(wire.error("empty", vec![]), "");
 }
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose, when it is dropped");
+    }
+}
+
 #[test]
 fn a_panic_costs_the_call_and_nothing_else() {
     let mut calls = 0;
@@ -162,6 +171,7 @@ fn a_panic_costs_the_call_and_nothing_else() {
             })
         })
         .raw("strange", |_, _| std::panic::panic_any(42))
+        .raw("stranger", |_, _| std::panic::panic_any(Bomb))
         .raw("afterwards", |call, answer| {
             let answered = answer.ok("all is well");
             assert!(call.id().is_none(), "too late");
@@ -169,10 +179,8 @@ fn a_panic_costs_the_call_and_nothing_else() {
         })
         .notification("noted", |()| panic!("on purpose"));
     let mut wire = Wire::new(router);
-    for (count, method) in ["typed", "with", "writing", "strange", "noted"]
-        .into_iter()
-        .enumerate()
-    {
+    let panicking = ["typed", "with", "writing", "strange", "stranger", "noted"];
+    for (count, method) in panicking.into_iter().enumerate() {
         let params = if method == "typed" {
             vec![true.into()]
         } else {
@@ -198,7 +206,7 @@ fn a_panic_costs_the_call_and_nothing_else() {
         Ok("all is well".into()),
         "a reply that was given is not given again"
     );
-    assert_eq!(wire.exchange.counters().panics, 6);
+    assert_eq!(wire.exchange.counters().panics, 7);
     assert_eq!(
         wire.call("typed", vec![false.into()]),
         Ok(Value::from(2)),
