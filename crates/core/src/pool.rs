@@ -47,7 +47,7 @@ impl Capacity for BytesMut {
 
 impl Capacity for Box<Partial> {
     fn bytes(&self) -> usize {
-        self.bytes.capacity()
+        size_of::<Partial>() + self.bytes.capacity()
     }
 }
 
@@ -311,6 +311,23 @@ mod tests {
         assert!(again.capacity() >= 300_000);
         assert_eq!(used_before, again.capacity());
         assert_eq!(pools.larges.bytes, 0);
+    }
+
+    #[test]
+    fn partial_inputs_without_bytes_go_when_nobody_needs_them() {
+        let mut pools = Pools::default();
+        for _ in 0..100_000 {
+            pools.give_partial(Box::default());
+        }
+        assert!(pools.partials.things.len() <= SHELF_BYTES_MAX / size_of::<Partial>());
+        while let Some(due) = pools.next_due() {
+            pools.tick(due);
+        }
+        let kept = pools.partials.things.len();
+        assert!(
+            (1..=REST_BYTES_MAX / size_of::<Partial>()).contains(&kept),
+            "{kept}"
+        );
     }
 
     #[test]
