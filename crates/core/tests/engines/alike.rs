@@ -19,7 +19,7 @@ mod item;
 mod make;
 mod outcome;
 mod pure;
-mod random;
+pub(crate) mod random;
 mod reading;
 mod real;
 mod script;
@@ -40,9 +40,10 @@ const SEEDS: Range<u64> = 0..80;
 /// How long a script that is a part of one with a fault is waited for. One that hangs is found soon enough.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(3);
 
-fn seeds() -> Range<u64> {
+/// Those that `RINGHOLD_SEEDS` asks for, or the usual ones.
+pub(crate) fn seeds(usual: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("RINGHOLD_SEEDS") else {
-        return SEEDS;
+        return usual;
     };
     let number = |text: &str| match text.parse() {
         Ok(number) => number,
@@ -101,7 +102,7 @@ fn fault_of(script: &Script, engines: &[&str], patience: Duration) -> Option<Str
 fn random_scripts_end_in_the_same_way() {
     actor::hush_panics();
     let engines = engines();
-    for seed in seeds() {
+    for seed in seeds(SEEDS) {
         let script = Script::random(seed);
         if let Some(fault) = fault_of(&script, &engines, SAFETY_NET) {
             eprintln!("seed {seed}: {fault}\n{script:?}\nlooking for a smaller script");

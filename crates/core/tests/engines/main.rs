@@ -13,3 +13,4 @@ mod one_way;
 mod paused;
 mod stopping;
 mod streams;
+mod successors;
