@@ -199,7 +199,7 @@ mod tests {
         let crew = Crew::new(
             vec![one, other],
             Arc::new([]),
-            Dealer::new(2, 1, []),
+            Dealer::new(2, 1, Vec::<Vec<usize>>::new()),
             Memory::new(1, 2),
             Arc::new(Metrics::new(Vec::new(), 2)),
             vec![1, 1],
