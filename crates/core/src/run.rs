@@ -112,7 +112,7 @@ impl Server {
         let question = question
             .to_str()
             .and_then(Question::parse)
-            .filter(|question| question.version == vault::VERSION)
+            .filter(|question| vault::is_readable(question.version))
             .ok_or_else(|| {
                 ServerError::Engine(
                     "the running version hands over state that this one cannot read".into(),

@@ -1,5 +1,6 @@
 //! A server that runs: its workers' threads, from the start to the end.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::crew::Crew;
-use crate::desk::Name;
+use crate::desk::{Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
@@ -328,11 +329,12 @@ impl Running {
         }
         let count = inheritance.parcels.len();
         let names = &self.crew.names;
+        say_whose_service_changed(names, &inheritance.parcels);
         for parcel in inheritance.parcels.drain(..) {
             // Every name is there: those that the configuration has no more are orphans.
             let name = names
                 .iter()
-                .position(|name| *name.name == parcel.name)
+                .position(|name| *name.name == parcel.state.name)
                 .unwrap_or(0);
             let worker = self.crew.dealer.place(name);
             let mail = Mail::Restored {
@@ -397,6 +399,32 @@ fn unlink(listeners: &[Arc<Listener>]) {
     }
 }
 
+/// Says whose connections end although their name is still answered: by another service, to which what the one before
+/// saved, and what it has not read, means nothing.
+fn say_whose_service_changed(names: &[Name], parcels: &[Parcel]) {
+    for name in names {
+        let Some(now) = &name.service else {
+            continue;
+        };
+        let mut ending: BTreeMap<&str, usize> = BTreeMap::new();
+        for Parcel { state, .. } in parcels {
+            if *state.name == *name.name
+                && let Some(before) = &state.service
+                && **before != *now.name
+            {
+                *ending.entry(before).or_default() += 1;
+            }
+        }
+        for (before, count) in ending {
+            tracing::info!(
+                socket = %name.name,
+                "closing {count} connections of service {before}: service {} answers this name now",
+                now.name
+            );
+        }
+    }
+}
+
 /// What the workers share, one for each of `posts`. The names of the `orphans` are on all of them.
 fn crew(
     limits: &Limits,
@@ -439,11 +467,16 @@ fn names(
     let mut names: Vec<Name> = Vec::new();
     for listener in listeners {
         if listener.group == names.len() {
+            let mut services = services.iter();
             let answers =
                 |(name, _): &(String, Factory)| listener.enabled && *name == listener.service;
+            let index = services.position(answers);
             names.push(Name {
                 name: listener.name.clone(),
-                service: services.iter().position(answers),
+                service: index.map(|index| NamedService {
+                    name: listener.service.as_str().into(),
+                    index,
+                }),
                 idle_timeout: listener.idle_timeout,
             });
         }

@@ -284,7 +284,10 @@ pub(crate) fn must_be_free(needed: usize) -> Result<(), ServerError> {
 /// Names of connections to be taken over that have no listener any more.
 fn orphans(listeners: &[Arc<Listener>], parcels: &[Parcel]) -> Vec<Arc<str>> {
     let known: HashSet<&str> = listeners.iter().map(|listener| &*listener.name).collect();
-    let names: BTreeSet<&str> = parcels.iter().map(|parcel| parcel.name.as_str()).collect();
+    let names: BTreeSet<&str> = parcels
+        .iter()
+        .map(|parcel| parcel.state.name.as_str())
+        .collect();
     names
         .into_iter()
         .filter(|name| !known.contains(name))

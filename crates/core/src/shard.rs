@@ -537,6 +537,6 @@ fn host_of<'a>(
     hosts: &'a mut [Box<dyn Host>],
     name: u16,
 ) -> Option<&'a mut (dyn Host + 'a)> {
-    let service = desk.names.get(name as usize)?.service?;
-    hosts.get_mut(service).map(|host| &mut **host as _)
+    let service = desk.names.get(name as usize)?.service.as_ref()?;
+    hosts.get_mut(service.index).map(|host| &mut **host as _)
 }

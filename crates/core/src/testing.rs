@@ -43,7 +43,7 @@ use self::drive::{Identity, Wire};
 use self::succession::Parted;
 use crate::connection::{Desire, Receive};
 use crate::crew::Crew;
-use crate::desk::{Desk, Name};
+use crate::desk::{Desk, Name, NamedService};
 use crate::host::Hosted;
 use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
@@ -134,7 +134,10 @@ impl Exchange {
             .iter()
             .map(|&(name, idle_timeout)| Name {
                 name: name.into(),
-                service: Some(0),
+                service: Some(NamedService {
+                    name: "service".into(),
+                    index: 0,
+                }),
                 idle_timeout,
             })
             .collect();

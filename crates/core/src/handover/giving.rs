@@ -112,18 +112,19 @@ fn take_apart(
     parcels: impl Iterator<Item = Parcel>,
 ) -> io::Result<(Vec<OwnedFd>, Vec<ConnectionRecord>)> {
     let (mut sockets, mut records) = (Vec::new(), Vec::new());
-    for parcel in parcels {
+    for Parcel { socket, state } in parcels {
         records.push(ConnectionRecord {
-            cookie: socket_cookie(&parcel.socket)?,
-            name: parcel.name,
-            input: parcel.input.into(),
-            ended: parcel.ended,
-            output: parcel.output.into(),
-            session: parcel
+            cookie: socket_cookie(&socket)?,
+            name: state.name,
+            input: state.input.into(),
+            ended: state.ended,
+            output: state.output.into(),
+            session: state
                 .session
                 .map(|session| ByteBuf::from(Vec::from(session))),
+            service: state.service,
         });
-        sockets.push(parcel.socket);
+        sockets.push(socket);
     }
     Ok((sockets, records))
 }
@@ -172,6 +173,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::handover::parcel::State;
     use crate::handover::taking::Inheritance;
     use crate::inherit::NamedDescriptor;
     use crate::rlimit;
@@ -186,11 +188,14 @@ mod tests {
             peer.set_nonblocking(true).unwrap();
             let parcel = Parcel {
                 socket: ours.into(),
-                name: "rpc".into(),
-                input: Bytes::copy_from_slice(&number.to_be_bytes()),
-                ended: false,
-                output: Bytes::new(),
-                session: None,
+                state: State {
+                    name: "rpc".into(),
+                    service: Some("rpc".into()),
+                    input: Bytes::copy_from_slice(&number.to_be_bytes()),
+                    ended: false,
+                    output: Bytes::new(),
+                    session: None,
+                },
             };
             (parcel, peer)
         };
@@ -234,7 +239,7 @@ mod tests {
         let found = look(&package);
         assert_eq!((found.parcels.len(), found.lost), (fitting, 0));
         for (number, parcel) in found.parcels.iter().enumerate() {
-            assert_eq!(parcel.input, number.to_be_bytes()[..]);
+            assert_eq!(parcel.state.input, number.to_be_bytes()[..]);
         }
         let ended: Vec<bool> = peers.iter().map(has_ended).collect();
         let expected: Vec<bool> = (0..peers.len()).map(|number| number >= fitting).collect();

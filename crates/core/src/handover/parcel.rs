@@ -9,8 +9,16 @@ use rustix::net::Shutdown;
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) socket: OwnedFd,
+    pub(crate) state: State,
+}
+
+/// What is left of a connection besides its socket.
+#[derive(Debug)]
+pub(crate) struct State {
     /// The name of the socket that it was accepted on.
     pub(crate) name: String,
+    /// The service that answered it; `None` if the predecessor is of a version that did not note it.
+    pub(crate) service: Option<String>,
     /// Received and not consumed, from a frame boundary on.
     pub(crate) input: Bytes,
     /// The peer's end was seen behind `input`.

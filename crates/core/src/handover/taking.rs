@@ -8,7 +8,7 @@ use rustix::net::sockopt::socket_cookie;
 
 use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
-use super::parcel::{Parcel, shut};
+use super::parcel::{Parcel, State, shut};
 use super::spare::Spare;
 use super::store::{self, PROBE};
 use super::vault::{self, ConnectionRecord, ListenerRecord, VaultError};
@@ -169,11 +169,14 @@ impl Inheritance {
 fn parcel(socket: OwnedFd, record: ConnectionRecord) -> Parcel {
     Parcel {
         socket,
-        name: record.name,
-        input: record.input.into(),
-        ended: record.ended,
-        output: record.output.into(),
-        session: record.session.map(|session| session.into_vec().into()),
+        state: State {
+            name: record.name,
+            service: record.service,
+            input: record.input.into(),
+            ended: record.ended,
+            output: record.output.into(),
+            session: record.session.map(|session| session.into_vec().into()),
+        },
     }
 }
 

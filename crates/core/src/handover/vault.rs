@@ -13,8 +13,16 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
-/// The version of the format. A successor that reads another one starts without what is in it.
-pub(crate) const VERSION: u32 = 1;
+/// The version of the format. Version 1 did not say which service a connection had.
+pub(crate) const VERSION: u32 = 2;
+
+/// The oldest version that is still read. A successor that finds an older one, or one to come, starts without what is in it.
+const OLDEST: u32 = 1;
+
+/// Whether this program reads state of this version.
+pub(crate) fn is_readable(version: u32) -> bool {
+    (OLDEST..=VERSION).contains(&version)
+}
 
 /// After so many attempts to restore it, an estate is given up: it may be what kills the successor.
 pub(crate) const ATTEMPTS_MAX: u32 = 3;
@@ -73,6 +81,9 @@ pub(crate) struct ConnectionRecord {
     pub(crate) output: Vec<u8>,
     /// What the service saved; `None` for a stateless session.
     pub(crate) session: Option<serde_bytes::ByteBuf>,
+    /// The service that answered it. Fields that are new come last, so that a record that was written without them is read.
+    #[serde(default)]
+    pub(crate) service: Option<String>,
 }
 
 /// Why an estate cannot be read.
@@ -99,7 +110,7 @@ impl fmt::Display for VaultError {
             VaultError::NotOurs => f.write_str("the stored state is not ringhold's"),
             VaultError::Version(found) => write!(
                 f,
-                "the stored state has format version {found}, this program reads version {VERSION}"
+                "the stored state has format version {found}, this program reads versions {OLDEST} to {VERSION}"
             ),
             VaultError::Damaged(what) => write!(f, "the stored state is damaged: {what}"),
             VaultError::TriedTooOften(attempts) => write!(
@@ -237,7 +248,7 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
     if header[..8] != MAGIC {
         return Err(VaultError::NotOurs);
     }
-    if word(8) != VERSION {
+    if !is_readable(word(8)) {
         return Err(VaultError::Version(word(8)));
     }
     let attempts = word(ATTEMPTS_AT as usize);
@@ -292,6 +303,7 @@ mod tests {
                     ended: i % 2 == 0,
                     output: vec![0xc1; i as usize],
                     session: (i % 3 == 0).then(|| serde_bytes::ByteBuf::from(vec![1, 2, 3])),
+                    service: Some("service".into()),
                 })
                 .collect(),
         }
@@ -308,12 +320,49 @@ mod tests {
 
     /// As a program writes it that has the whole estate in memory.
     fn write_in_one_piece(estate: &Estate) -> OwnedFd {
-        let fields = (estate.stored, &estate.listeners, &estate.connections);
-        let body = rmp_serde::to_vec(&fields).unwrap();
+        write_body(&(estate.stored, &estate.listeners, &estate.connections))
+    }
+
+    fn write_body(body: &impl Serialize) -> OwnedFd {
+        let body = rmp_serde::to_vec(body).unwrap();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("one-piece", flags).unwrap());
         file.write_all_at(&body, HEADER_BYTES as u64).unwrap();
         seal(file).unwrap()
+    }
+
+    fn set_version(vault: &OwnedFd, version: u32) {
+        let file = File::from(vault.try_clone().unwrap());
+        file.write_all_at(&version.to_be_bytes(), 8).unwrap();
+    }
+
+    /// Six fields a connection, without its service.
+    #[test]
+    fn what_version_1_wrote_is_read() {
+        let mut estate = estate();
+        for record in &mut estate.connections {
+            record.service = None;
+        }
+        let old = |record: &ConnectionRecord| {
+            let [input, output] = [&record.input, &record.output]
+                .map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
+            let (name, session) = (record.name.clone(), record.session.clone());
+            (record.cookie, name, input, record.ended, output, session)
+        };
+        let connections: Vec<_> = estate.connections.iter().map(old).collect();
+        let vault = write_body(&(estate.stored, &estate.listeners, connections));
+        set_version(&vault, 1);
+        assert!(read(&vault).unwrap() == estate);
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_not_read() {
+        for version in [0, VERSION + 1, u32::MAX] {
+            let vault = write(estate());
+            set_version(&vault, version);
+            assert!(matches!(read(&vault), Err(VaultError::Version(found)) if found == version));
+            assert!(!is_readable(version));
+        }
     }
 
     #[test]
@@ -328,6 +377,7 @@ mod tests {
                     ended: false,
                     output: Vec::new(),
                     session: None,
+                    service: None,
                 })
                 .collect();
             let in_one_piece = read(&write_in_one_piece(&estate)).unwrap();

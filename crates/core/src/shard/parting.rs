@@ -1,13 +1,11 @@
 //! Giving connections away, and taking them over.
 
-use std::os::fd::OwnedFd;
-
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::{Entry, Phase, Shard, peer};
 use crate::close::Close;
 use crate::connection::{Desire, Finish, Life, Receive};
-use crate::handover::parcel::Parcel;
+use crate::handover::parcel::{Parcel, State};
 use crate::peer::{ConnectionId, Link, PushError};
 use crate::service::Saved;
 
@@ -177,15 +175,21 @@ impl<L: Link> Shard<L> {
         });
         connection.account(&mut self.desk);
         let ended = !matches!(connection.life, Life::Open);
-        let name = connection.name;
-        self.desk.name_counters(name).handed_over.add(1);
+        let number = connection.name;
+        self.desk.name_counters(number).handed_over.add(1);
+        let socket = self.forget(slot, Close::HandedOver).into_socket();
+        let name = &self.desk.names[number as usize];
+        let service = name.service.as_ref();
         Some(Parcel {
-            socket: self.forget(slot, Close::HandedOver).into_socket(),
-            name: self.desk.names[name as usize].name.to_string(),
-            input: input.unwrap_or_default().freeze(),
-            ended,
-            output: output.into(),
-            session,
+            socket,
+            state: State {
+                name: name.name.to_string(),
+                service: service.map(|service| service.name.to_string()),
+                input: input.unwrap_or_default().freeze(),
+                ended,
+                output: output.into(),
+                session,
+            },
         })
     }
 
@@ -198,65 +202,34 @@ impl<L: Link> Shard<L> {
     }
 
     /// Takes over a connection from the predecessor. The caller has counted it with the dealer.
-    pub(crate) fn restore(&mut self, name: u16, link: L, parcel: Restored) -> ConnectionId {
+    pub(crate) fn restore(&mut self, name: u16, link: L, state: State) -> ConnectionId {
         let id = self.admit(name, link);
         self.desk.name_counters(name).restored.add(1);
-        if self.desk.names[name as usize].service.is_none() {
-            // Nobody serves this name any more: what was promised is written, then it ends.
+        if self.desk.names[name as usize].goes_on_with(state.service.as_deref()) {
+            self.with_host(id.slot, |host, reply| {
+                let peer = peer(id, name, reply);
+                host.restored(&peer, state.session.as_deref(), reply);
+            });
+        } else {
+            // Its service does not answer this name any more: what was promised is written, then it ends.
             self.with(id.slot, |connection, desk| {
                 connection.close(Close::Stopping, desk)
             });
         }
-        self.with_host(id.slot, |host, reply| {
-            let peer = peer(id, name, reply);
-            host.restored(&peer, parcel.session.as_deref(), reply);
-        });
         self.with(id.slot, |connection, desk| {
             // What the predecessor owed comes before anything that this process says.
-            connection.outbox.put_before(&mut desk.pools, parcel.output);
+            connection.outbox.put_before(&mut desk.pools, state.output);
             if connection.takes_frames() {
-                if !parcel.input.is_empty() {
+                if !state.input.is_empty() {
                     let mut input = desk.pools.partial();
-                    input.bytes = BytesMut::from(parcel.input);
+                    input.bytes = BytesMut::from(state.input);
                     connection.input = Some(input);
                 }
-                if parcel.ended {
+                if state.ended {
                     connection.ended();
                 }
             }
         });
         id
-    }
-}
-
-/// A parcel whose socket the engine has taken.
-#[derive(Debug)]
-pub(crate) struct Restored {
-    pub(crate) input: Bytes,
-    pub(crate) ended: bool,
-    pub(crate) output: Bytes,
-    pub(crate) session: Option<Bytes>,
-}
-
-impl Parcel {
-    /// The socket, and the rest.
-    pub(crate) fn open(self) -> (OwnedFd, Restored) {
-        let Parcel {
-            socket,
-            input,
-            ended,
-            output,
-            session,
-            name: _,
-        } = self;
-        (
-            socket,
-            Restored {
-                input,
-                ended,
-                output,
-                session,
-            },
-        )
     }
 }

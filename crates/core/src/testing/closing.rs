@@ -88,7 +88,7 @@ fn handed_over(
     let client = early.unwrap_or_else(|| exchange.connect());
     let parted = exchange.parted.first();
     let sent = match parted {
-        Some(parted) => [&parted.wire.sent, &parted.parcel.output[..]].concat(),
+        Some(parted) => [&parted.wire.sent, &parted.parcel.state.output[..]].concat(),
         None => exchange.take_sent(client),
     };
     (service.ends.take(), sent, service.acts.take())

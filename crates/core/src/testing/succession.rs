@@ -127,11 +127,10 @@ impl Exchange {
         } = parted;
         // The names are the same.
         let mut names = self.shard.desk.names.iter();
-        let name = names.position(|name| *name.name == *parcel.name);
+        let name = names.position(|name| *name.name == *parcel.state.name);
         let name = name.unwrap_or_default();
         self.shard.crew.dealer.hold(name, 0);
-        let (_, rest) = parcel.open();
-        let id = self.shard.restore(name as u16, wire, rest);
+        let id = self.shard.restore(name as u16, wire, parcel.state);
         self.ids[client.0] = Some(id);
     }
 }
@@ -415,7 +414,7 @@ mod tests {
             };
             let expected: &[u8] = if comes { &[9] } else { &[] };
             assert_eq!(
-                [&parted.wire.sent, &parted.parcel.output[..]].concat(),
+                [&parted.wire.sent, &parted.parcel.state.output[..]].concat(),
                 expected
             );
         }
@@ -456,7 +455,7 @@ mod tests {
         let [parted] = &exchange.parted[..] else {
             panic!("it is not given away");
         };
-        let arrived = [&parted.wire.sent, &parted.parcel.output[..]].concat();
+        let arrived = [&parted.wire.sent, &parted.parcel.state.output[..]].concat();
         let accepted = pushed.iter().filter(|pushed| pushed.is_ok()).count();
         assert_eq!(arrived, vec![9; accepted]);
         assert_eq!(pushed.last(), Some(&Err(PushError::Gone)));

@@ -271,7 +271,7 @@ fn whose_last_frames_make_it_whole_again_is_handed_over() {
     let [parted] = &exchange.parted[..] else {
         unreachable!()
     };
-    assert_eq!(parted.parcel.input[..], [0x92, 6]);
+    assert_eq!(parted.parcel.state.input[..], [0x92, 6]);
     assert_eq!(parted.wire.unread(), 1);
     assert_eq!(exchange.counters().unsaved, 1, "the other one");
     assert!(exchange.shard.is_done());

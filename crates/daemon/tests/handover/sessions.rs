@@ -290,3 +290,65 @@ fn all_others_are_served_until_those_that_cannot_be_saved_have_ended() {
         manager.stop_for_good();
     }
 }
+
+/// What one service saved, and what has come of a frame, means nothing to another one.
+#[test]
+fn connections_whose_name_another_service_answers_now_end() {
+    // Who waits for the rest of a frame is not cut for that.
+    let config = |of_x: &str| {
+        format!(
+            "workers = 2\n[limits]\nframe_timeout = \"1h\"\n[sockets.x]\nservice = \"{of_x}\"\n[sockets.y]\nservice = \"counter\"\n[sockets.rpc]\n"
+        )
+    };
+    let mut manager = Manager::new(16, &config("counter")).with_test_daemon();
+    let [x, y, rpc] = ["x", "y", "rpc"].map(|name| manager.listen_unix(name));
+    manager.start();
+    let mut other = Wire::connect(&y);
+    greeted(&mut other);
+    let mut at_rpc = Wire::connect(&rpc);
+    for (round, (before, now)) in [("counter", "bus"), ("bus", "counter")].iter().enumerate() {
+        // One of the bus's is a reader, whose session is saved, and one is stateless.
+        let mut ending = [b"\xc0", b"\x07"].map(|frame| {
+            let mut wire = Wire::connect(&x);
+            if *before == "counter" {
+                greeted(&mut wire);
+            }
+            wire.send(frame);
+            wire.value();
+            // The beginning of a frame of two.
+            wire.send(b"\x92\xc0");
+            wire
+        });
+        if *before == "bus" {
+            // The reader is told what the other one sent.
+            assert_eq!(ending[0].value(), Value::from(7));
+        }
+        at_rpc.echo(1, 1);
+        manager.configure(&config(now));
+        match round {
+            0 => manager.reload(),
+            _ => manager.restart(),
+        }
+        for wire in &mut ending {
+            assert_eq!(wire.rest(), b"");
+        }
+        manager.logged(
+            1,
+            &[&format!(
+                "closing 2 connections of service {before}: service {now} answers this name now"
+            )],
+        );
+        // The others go on, and new ones are the new service's.
+        assert_eq!(count(&mut other), round as u64 + 1);
+        let mut new = Wire::connect(&x);
+        if *now == "counter" {
+            greeted(&mut new);
+            assert_eq!(count(&mut new), 1);
+        } else {
+            new.send(b"\x07");
+            assert_eq!(new.value(), Value::from(true));
+        }
+    }
+    assert_eq!(at_rpc.counter("x", "unrestored"), 0);
+    manager.stop_for_good();
+}

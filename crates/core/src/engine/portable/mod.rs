@@ -309,8 +309,8 @@ impl Engine {
                 self.shard.open(name, PortableLink::from(socket));
             }
             Some(Errand::Restore { name, parcel }) => {
-                let (socket, rest) = parcel.open();
-                self.shard.restore(name, PortableLink::from(socket), rest);
+                let link = PortableLink::from(parcel.socket);
+                self.shard.restore(name, link, parcel.state);
             }
             Some(Errand::Room) => self.deal_waiting(),
             Some(Errand::Accept) => self.begin_accepting(),

@@ -351,8 +351,8 @@ impl<'r> Engine<'r> {
                 Ok(())
             }
             Some(Errand::Restore { name, parcel }) => {
-                let (socket, rest) = parcel.open();
-                self.shard.restore(name, RingLink::new(socket), rest);
+                let link = RingLink::new(parcel.socket);
+                self.shard.restore(name, link, parcel.state);
                 Ok(())
             }
             Some(Errand::Room) => self.deal_waiting(),
