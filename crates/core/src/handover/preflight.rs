@@ -66,6 +66,7 @@ impl Question {
                     &listener.name,
                     &listen.to_string(),
                     &listener.socket,
+                    listener.path.as_ref(),
                 )),
             }
         }
@@ -75,8 +76,9 @@ impl Question {
     /// Reads what [`Question`]'s `Display` wrote; `None` for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
+        let version = lines.next()?.strip_prefix("state=")?.parse().ok()?;
         let mut question = Question {
-            version: lines.next()?.strip_prefix("state=")?.parse().ok()?,
+            version,
             inherited: Vec::new(),
             held: Vec::new(),
         };
@@ -92,6 +94,8 @@ impl Question {
                     address: value("address")?.to_owned(),
                     reuse_port: value("reuse_port")?.parse().ok()?,
                     v6only: value("v6only")?.parse().ok()?,
+                    // Version 1 does not look at it.
+                    is_there: version == 1 || value("is_there")?.parse().ok()?,
                 });
             }
         }
@@ -111,6 +115,7 @@ impl fmt::Display for Question {
             writeln!(f, "address={}", held.address)?;
             writeln!(f, "reuse_port={}", held.reuse_port)?;
             writeln!(f, "v6only={}", held.v6only)?;
+            writeln!(f, "is_there={}", held.is_there)?;
         }
         Ok(())
     }
@@ -293,6 +298,7 @@ mod tests {
             address: "127.0.0.1:4660".to_owned(),
             reuse_port: listen.ends_with('0'),
             v6only: listen.ends_with('1'),
+            is_there: !listen.starts_with("unix:"),
         };
         for (inherited, held) in [
             (vec![], vec![]),
@@ -312,6 +318,10 @@ mod tests {
             };
             assert_eq!(Question::parse(&question.to_string()), Some(question));
         }
+        let old = "bound=x\nlisten=y\naddress=z\nreuse_port=true\nv6only=false";
+        let question = Question::parse(&format!("state=1\n{old}")).unwrap();
+        assert!(question.held.iter().all(|held| held.is_there));
+        assert_eq!(Question::parse(&format!("state=2\n{old}")), None);
         assert_eq!(Question::parse("1"), None);
         assert_eq!(Question::parse("state=x"), None);
         assert_eq!(Question::parse("state=1\nbound=x\nlisten=y"), None);

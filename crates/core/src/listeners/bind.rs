@@ -133,11 +133,6 @@ pub(super) fn rehearse(listen: &ListenAddress, options: &Options) -> Result<(), 
     }
 }
 
-/// Whether somebody removed the path of a socket that listens on `listen`, so that it is to be made anew.
-pub(super) fn is_gone(listen: &ListenAddress) -> bool {
-    matches!(listen, ListenAddress::UnixPath(path) if matches!(stat(path), Ok(None)))
-}
-
 /// Whether a socket that listens on `listen` could be given these options.
 pub(super) fn rehearse_options(listen: &ListenAddress, options: &Options) -> Result<(), Failure> {
     match listen {
@@ -274,7 +269,9 @@ fn unix_path(path: &Path, options: &Options) -> Result<Bound, Failure> {
         .map_err(|error| path_failure(path, error))?;
     let bound = BoundPath::at(path)?;
     // Until it listens every connect is refused, so nobody gets in before the owners and the mode are right.
-    let ready = adjust(path, options).and_then(|()| Ok(socket.listen(options.backlog)?));
+    let ready = bound
+        .adjust(options)
+        .and_then(|()| Ok(socket.listen(options.backlog)?));
     if let Err(failure) = ready {
         // Whatever went wrong is worse than a path that stays.
         let _ = bound.remove();
@@ -369,37 +366,6 @@ fn find_stale(path: &Path) -> Result<Option<Stat>, Failure> {
     }
 }
 
-/// Gives the path of a bound socket its owners and its mode. It must be the socket that we just made, not a link that
-/// somebody put there.
-pub(super) fn adjust(path: &Path, options: &Options) -> Result<(), Failure> {
-    let handle = rustix::fs::open(
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let stat = rustix::fs::fstat(&handle)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        return Err(Failure(
-            "somebody replaced the socket that was just made".to_owned(),
-            None,
-        ));
-    }
-    give(&handle, options.owners)?;
-    // The umask may have narrowed it. A handle cannot be changed directly before Linux 6.6 (fchmodat2(2)).
-    if stat.st_mode & 0o7777 != options.mode {
-        use std::os::fd::AsRawFd;
-        let through = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
-        rustix::fs::chmod(through, Mode::from_raw_mode(options.mode)).map_err(|error| {
-            let reason = format!(
-                "its mode cannot be set to {:04o} through /proc/self/fd",
-                options.mode
-            );
-            Failure(reason, Some(error.into()))
-        })?;
-    }
-    Ok(())
-}
-
 /// Gives an open file these owners.
 fn give(file: impl AsFd, Owners { user, group }: Owners) -> Result<(), Failure> {
     if user.is_none() && group.is_none() {
@@ -425,7 +391,7 @@ impl BoundPath {
     /// That it is ours and cannot be removed.
     pub fn remove(&self) -> io::Result<bool> {
         match stat(&self.path)? {
-            Some(stat) if (stat.st_dev, stat.st_ino) == (self.device, self.inode) => {
+            Some(stat) if self.is(&stat) => {
                 rustix::fs::unlink(&self.path)?;
                 Ok(true)
             }
@@ -433,20 +399,65 @@ impl BoundPath {
         }
     }
 
+    /// Whether the socket that was bound is still what is there, as far as this process can see.
+    pub(super) fn is_there(&self) -> bool {
+        matches!(stat(&self.path), Ok(Some(stat)) if self.is(&stat))
+    }
+
+    /// Gives the path its owners and its mode, if the socket there is the one that was bound, and not another one or a link that
+    /// somebody put there.
+    pub(super) fn adjust(&self, options: &Options) -> Result<(), Failure> {
+        let handle = rustix::fs::open(
+            &self.path,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let stat = rustix::fs::fstat(&handle)?;
+        if !self.is(&stat) {
+            return Err(replaced());
+        }
+        give(&handle, options.owners)?;
+        // The umask may have narrowed it. A handle cannot be changed directly before Linux 6.6 (fchmodat2(2)).
+        if stat.st_mode & 0o7777 != options.mode {
+            use std::os::fd::AsRawFd;
+            let through = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
+            rustix::fs::chmod(through, Mode::from_raw_mode(options.mode)).map_err(|error| {
+                let reason = format!(
+                    "its mode cannot be set to {:04o} through /proc/self/fd",
+                    options.mode
+                );
+                Failure(reason, Some(error.into()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn is(&self, stat: &Stat) -> bool {
+        (stat.st_dev, stat.st_ino) == (self.device, self.inode)
+    }
+
     fn at(path: &Path) -> Result<Self, Failure> {
         match stat(path)? {
-            Some(stat) => Ok(Self {
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Ok(Self {
                 path: path.to_owned(),
                 device: stat.st_dev,
                 inode: stat.st_ino,
                 taken_over: false,
             }),
+            Some(_) => Err(replaced()),
             None => Err(Failure(
                 "somebody removed the socket that was just made".to_owned(),
                 None,
             )),
         }
     }
+}
+
+fn replaced() -> Failure {
+    Failure(
+        "somebody replaced the socket that was made there".to_owned(),
+        None,
+    )
 }
 
 /// What is at `path`, without following a link.

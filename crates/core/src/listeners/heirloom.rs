@@ -7,7 +7,7 @@ use rustix::net::Shutdown;
 use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay, tcp_congestion};
 use socket2::{Domain, Socket, Type};
 
-use super::bind::{Bound, Options, adjust, set_keepalive};
+use super::bind::{Bound, Options, set_keepalive};
 use super::{Address, BoundPath, Held};
 
 /// A listener that the predecessor had bound for `listen` of section `name`. Where its address is still asked for it is
@@ -24,7 +24,7 @@ pub(crate) struct Heirloom {
 impl Heirloom {
     /// What is to be known of it, to find out who goes on with it.
     pub(super) fn describe(&self) -> Held {
-        Held::describe(&self.name, &self.listen, &self.socket)
+        Held::describe(&self.name, &self.listen, &self.socket, self.path.as_ref())
     }
 
     /// Closes it for good. The descriptor has duplicates until the handover is over, so it must also stop listening:
@@ -61,7 +61,7 @@ impl Heirloom {
     fn adapted(&self, name: &str, options: &Options) -> Option<Address> {
         let address = Address::of(self.socket.as_fd()).ok().flatten()?;
         if let Some(path) = &self.path {
-            adjust(path.path(), options).ok()?;
+            path.adjust(options).ok()?;
         }
         if address.is_tcp()
             && let Err(error) = self.set_tcp_options(options)

@@ -96,7 +96,7 @@ impl<'a> Rehearsal<'a> {
         let Wanted {
             listen, options, ..
         } = self.wanted[index];
-        if self.is_held[index] && !bind::is_gone(listen) {
+        if self.is_held[index] {
             return bind::rehearse_options(listen, options);
         }
         if let Some(other) = self.in_the_way(index) {

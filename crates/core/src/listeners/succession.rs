@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 
 use rustix::net::sockopt::{ipv6_v6only, socket_reuseport};
 
-use super::Address;
 use super::bind::Options;
 use super::overlap::Space;
+use super::{Address, BoundPath};
 use crate::config::ListenAddress;
 
 /// A listener that a predecessor has bound itself, and passes on.
@@ -23,11 +23,18 @@ pub(crate) struct Held {
     pub(crate) reuse_port: bool,
     /// Whether it takes IPv6 only (IPV6_V6ONLY).
     pub(crate) v6only: bool,
+    /// Whether clients find it there: the path of a unix socket may be gone, or another process's by now.
+    pub(crate) is_there: bool,
 }
 
 impl Held {
-    /// Describes `socket`, which was bound for `listen` of section `name`.
-    pub(crate) fn describe(name: &str, listen: &str, socket: impl AsFd) -> Self {
+    /// Describes `socket`, which was bound for `listen` of section `name` and made `path`.
+    pub(crate) fn describe(
+        name: &str,
+        listen: &str,
+        socket: impl AsFd,
+        path: Option<&BoundPath>,
+    ) -> Self {
         let socket = socket.as_fd();
         let address = Address::of(socket).ok().flatten();
         Held {
@@ -37,11 +44,15 @@ impl Held {
             // Neither can be asked of a unix socket.
             reuse_port: socket_reuseport(socket).unwrap_or(false),
             v6only: ipv6_v6only(socket).unwrap_or(false),
+            is_there: path.is_none_or(BoundPath::is_there),
         }
     }
 
     /// What it occupies.
     pub(super) fn space(&self) -> Option<Space> {
+        if !self.is_there {
+            return None;
+        }
         // A unix socket is where it was asked for.
         let listen = self.address.parse().or_else(|_| self.listen.parse());
         Some(Space::of(&listen.ok()?, Some(self.v6only)))
@@ -60,16 +71,16 @@ impl Wanted<'_> {
     /// Whether `held` is there already and was bound with the options that cannot be changed afterwards.
     fn is_met_by(&self, held: &Held) -> bool {
         let ListenAddress::Tcp(address) = self.listen else {
-            return held.listen == self.listen.to_string();
+            return held.is_there && held.listen == self.listen.to_string();
         };
-        let is_there = if address.port() == 0 {
+        let is_at_it = if address.port() == 0 {
             // Nobody but its own section knows which port that is.
             held.listen == self.listen.to_string() && held.name == self.name
         } else {
             held.address == address.to_string()
         };
         let is_alike = |only| !address.is_ipv6() || held.v6only == only;
-        is_there
+        is_at_it
             && held.reuse_port == self.options.reuse_port
             && self.options.ipv6_only.is_none_or(is_alike)
     }
@@ -117,6 +128,7 @@ mod tests {
             address: address.to_owned(),
             reuse_port: false,
             v6only: false,
+            is_there: true,
         }
     }
 
@@ -173,6 +185,16 @@ mod tests {
         // As a number in the configuration it is an address like any other.
         let fixed = "[sockets.b]\nlisten = \"127.0.0.1:3\"";
         assert_eq!(assigned(fixed, &[first, second]), [vec![1]]);
+    }
+
+    #[test]
+    fn a_path_that_is_another_s_is_not_taken_over() {
+        let config = "[sockets.a]\nlisten = \"unix:/x\"";
+        let mut held = held("a", "unix:/x", "unix:/x");
+        assert_eq!(assigned(config, &[held.clone()]), [[0]]);
+        held.is_there = false;
+        assert_eq!(held.space(), None, "what is closed does not make room");
+        assert_eq!(assigned(config, &[held]), [[]; 1] as [[usize; 0]; 1]);
     }
 
     #[test]

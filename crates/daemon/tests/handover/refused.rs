@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use ringhold_client::Address;
@@ -69,7 +70,7 @@ fn an_address_that_is_taken_refuses_the_reload() {
     let (a, b) = (free(), free());
     let mut manager = Manager::new(0, &sections(&[("a", &a), ("b", &b)]));
     let path = manager.path("taken.sock");
-    let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let _unix = UnixListener::bind(&path).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let missing = manager.path("no/such/directory/x.sock");
     manager.start();
@@ -89,6 +90,51 @@ fn an_address_that_is_taken_refuses_the_reload() {
         wire.echo(index as u32, 3);
     }
     manager.stop();
+}
+
+/// A path that we bound, and that somebody else has by now: that one is left alone, mode and all.
+#[test]
+fn a_path_that_another_process_has_taken_refuses_the_reload() {
+    let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let a = free();
+    let mut manager = Manager::new(16, "");
+    let path = manager.path("b.sock");
+    let b = Address::Unix(path.clone().into());
+    let config = sections(&[("a", &a), ("b", &b)]) + "mode = \"0660\"\n";
+    manager.configure(&config);
+    manager.start();
+    let mut at_b = Wire::connect(&b);
+    at_b.echo(1, 1);
+    let mut kept = Kept::new(manager, &a);
+    // Removed, it is made anew.
+    fs::remove_file(&path).unwrap();
+    kept.accepts(&config);
+    assert_eq!(mode(&path), 0o660);
+    Wire::connect(&b).echo(1, 1);
+
+    fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let why = format!("socket \"b\" cannot listen on {b}: another process listens there");
+    kept.refuses(&config, &why);
+    assert_eq!(mode(&path), 0o600);
+    at_b.echo(2, 2);
+
+    // Before a restart nobody asks. It fails, and leaves what is stored and what is not its own.
+    kept.manager.stop();
+    let mark = kept.manager.mark();
+    kept.manager.launch();
+    assert!(!kept.manager.becomes_ready(mark));
+    assert!(!kept.manager.ended().success());
+    kept.manager.logged(2, &[&why]);
+    assert_eq!(mode(&path), 0o600);
+    drop(other);
+    kept.manager.start();
+    assert_eq!(mode(&path), 0o660);
+    at_b.echo(3, 3);
+    Wire::connect(&b).echo(1, 1);
+    kept.serves();
+    kept.manager.stop_for_good();
 }
 
 /// Each of them alone could be bound.
