@@ -65,6 +65,7 @@ impl Server {
             program: Program::current()?,
             names: DescriptorNames::of(&self.config),
         };
+        daemon.program.say_missed();
         let running = self.start_held(RESERVE)?;
         // What takes descriptors comes before the connections do.
         let has_store = has_store();
@@ -246,7 +247,7 @@ impl Daemon {
             self.program.path().display()
         );
         let descriptors = self.descriptors(&listeners, &package)?;
-        Ok(self.program.replace(descriptors))
+        Ok(self.program.replace(&descriptors))
     }
 
     /// What the successor gets, as the service manager would pass it on.

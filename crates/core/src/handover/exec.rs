@@ -1,8 +1,9 @@
 //! The carrier `exec`: the process replaces itself, and keeps the descriptors.
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -17,21 +18,28 @@ const ITSELF: &str = "/proc/self/exe";
 /// Where the program's path is, for a successor that was executed as [`ITSELF`].
 const VARIABLE: &str = "RINGHOLD_PROGRAM";
 
+/// Why such a successor was not executed by that path.
+const REASON: &str = "RINGHOLD_PROGRAM_ERROR";
+
 /// The program, as it was started.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     /// Absolute, and not resolved through links: a new version behind a link is found.
     path: PathBuf,
     arguments: Vec<OsString>,
+    /// Why it was executed as [`ITSELF`] instead, if it was.
+    missed: Option<OsString>,
 }
 
 impl Program {
     /// Notes how this process was started. To be called before anything changes the working directory.
     pub(crate) fn current() -> io::Result<Self> {
         let started = Path::new(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
+        let mut missed = None;
         let path = if started == Path::new(ITSELF)
             && let Some(path) = std::env::var_os(VARIABLE)
         {
+            missed = std::env::var_os(REASON);
             // The next version is to be looked for where this one once was.
             path.into()
         } else if started.is_absolute() {
@@ -42,7 +50,19 @@ impl Program {
         Ok(Program {
             path,
             arguments: std::env::args_os().collect(),
+            missed,
         })
+    }
+
+    /// Says that the predecessor could not execute the program, if that is so: it could not say so itself.
+    pub(crate) fn say_missed(&self) {
+        if let Some(reason) = &self.missed {
+            tracing::error!(
+                "the predecessor cannot execute {}: {}; this is the program that ran before, once more",
+                self.path.display(),
+                reason.display()
+            );
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -57,31 +77,34 @@ impl Program {
     /// Replaces this process. Other threads may go on with descriptors of theirs until they end with this program.
     ///
     /// `descriptors` are passed on under their names, as the service manager does it; all others must be close-on-exec.
-    /// Returns only on failure. If the program's path cannot be executed, the running program itself is.
-    pub(crate) fn replace(&self, descriptors: Vec<(String, OwnedFd)>) -> io::Error {
+    /// Returns only on failure, with all descriptors as they were. If the program's path cannot be executed, the running
+    /// program itself is, and [says so](Program::say_missed).
+    pub(crate) fn replace(&self, descriptors: &[(String, OwnedFd)]) -> io::Error {
+        match self.try_to_replace(descriptors) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    fn try_to_replace(&self, descriptors: &[(String, OwnedFd)]) -> io::Result<Infallible> {
         let names: Vec<&str> = descriptors.iter().map(|(name, _)| name.as_str()).collect();
-        let prepared = self
-            .environment(&names)
-            .and_then(|environment| Ok((environment, self.c_arguments()?)));
-        let (environment, arguments) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return error,
-        };
-        let descriptors = descriptors.into_iter().map(|(_, descriptor)| descriptor);
+        let mut environment = self.environment(&names)?;
+        let arguments = self.c_arguments()?;
+        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        let itself = CString::new(ITSELF)?;
         part_from_threads();
-        if let Err(error) = lay_out(descriptors.collect()) {
-            return error;
-        }
-        let mut error = io::Error::from(io::ErrorKind::InvalidInput);
-        for path in [self.path.as_os_str(), OsStr::new(ITSELF)] {
-            let Ok(c_path) = CString::new(path.as_bytes()) else {
-                continue;
-            };
-            let Err(errno) = execve(&c_path, &arguments, &environment);
-            error = errno.into();
-            tracing::error!("cannot execute {}: {error}", path.display());
-        }
-        error
+
+        // Nothing is logged as long as this is there: it may lie where the log goes.
+        let overlay = Overlay::lay(descriptors.iter().map(|(_, descriptor)| descriptor))?;
+        let Err(first) = execve(&path, &arguments, &environment);
+        let first = io::Error::from(first);
+        environment.push(CString::new(format!("{REASON}={first}"))?);
+        let Err(second) = execve(&itself, &arguments, &environment);
+        drop(overlay);
+
+        tracing::error!("cannot execute {}: {first}", self.path.display());
+        tracing::error!("cannot execute {ITSELF}: {}", io::Error::from(second));
+        Err(first)
     }
 
     fn c_arguments(&self) -> io::Result<Vec<CString>> {
@@ -100,7 +123,9 @@ impl Program {
             (VARIABLE, self.path.clone().into()),
         ];
         let ours = |name: &OsStr| {
-            name == "LISTEN_PIDFDID" || announcement.iter().any(|(key, _)| name == *key)
+            name == "LISTEN_PIDFDID"
+                || name == REASON
+                || announcement.iter().any(|(key, _)| name == *key)
         };
         let kept = std::env::vars_os().filter(|(name, _)| !ours(name));
         let announced = announcement
@@ -145,40 +170,83 @@ fn part_from_threads() {
     }
 }
 
-/// Puts the descriptors at 3 and up, in this order, to be inherited.
-fn lay_out(descriptors: Vec<OwnedFd>) -> io::Result<()> {
-    // First all of them out of the way of all places, so that none is overwritten before it was laid.
-    let beyond = FIRST + RawFd::try_from(descriptors.len()).map_err(io::Error::other)?;
-    let moved: Vec<OwnedFd> = descriptors
-        .iter()
-        .map(|descriptor| rustix::io::fcntl_dupfd_cloexec(descriptor, beyond))
-        .collect::<Result<_, _>>()?;
-    // The originals may themselves be in the places; from here on nobody closes those any more.
-    for descriptor in descriptors {
-        let _ = descriptor.into_raw_fd();
-    }
-    for (place, descriptor) in (FIRST..).zip(&moved) {
-        put_at(descriptor.as_fd(), place)?;
-    }
-    // Close-on-exec: gone with this program.
-    for descriptor in moved {
-        let _ = descriptor.into_raw_fd();
-    }
-    Ok(())
+/// Descriptors at 3 and up, to be inherited, over whatever this program has there. Dropped, that is as it was.
+#[derive(Debug)]
+struct Overlay {
+    /// What was there, by place.
+    covered: Vec<Option<OwnedFd>>,
 }
 
-/// Makes `place` a duplicate of `descriptor` that is inherited.
-fn put_at(descriptor: BorrowedFd<'_>, place: RawFd) -> io::Result<()> {
+impl Overlay {
+    /// Lays duplicates of the descriptors in this order.
+    fn lay<'a>(descriptors: impl ExactSizeIterator<Item = &'a OwnedFd>) -> io::Result<Self> {
+        let beyond = FIRST + RawFd::try_from(descriptors.len()).map_err(io::Error::other)?;
+        // First all of them out of the way of all places, so that none is covered before it was laid.
+        let moved: Vec<OwnedFd> = descriptors
+            .map(|descriptor| rustix::io::fcntl_dupfd_cloexec(descriptor, beyond))
+            .collect::<Result<_, _>>()?;
+        let covered = (FIRST..beyond).map(|place| duplicate(place, beyond));
+        let overlay = Overlay {
+            covered: covered.collect::<io::Result<_>>()?,
+        };
+        for (place, descriptor) in (FIRST..).zip(&moved) {
+            put_at(descriptor.as_fd(), place, 0)?;
+        }
+        Ok(overlay)
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        for (place, covered) in (FIRST..).zip(&self.covered) {
+            // Both descriptors are open, and nothing else can be wrong with them.
+            let _ = match covered {
+                Some(covered) => put_at(covered.as_fd(), place, libc::O_CLOEXEC),
+                None => clear(place),
+            };
+        }
+    }
+}
+
+/// A duplicate of what is at `place`, if anything is, at a number from `beyond` on.
+fn duplicate(place: RawFd, beyond: RawFd) -> io::Result<Option<OwnedFd>> {
+    #[expect(unsafe_code, reason = "nobody knows whether there is a descriptor")]
+    // SAFETY: nothing happens to what is there, if anything is.
+    let number = unsafe { libc::fcntl(place, libc::F_DUPFD_CLOEXEC, beyond) };
+    if number == -1 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::EBADF) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    #[expect(unsafe_code, reason = "a new descriptor")]
+    // SAFETY: it was made just now, and is nobody else's.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Makes `place` a duplicate of `descriptor`, with these flags of its own.
+fn put_at(descriptor: BorrowedFd<'_>, place: RawFd, flags: i32) -> io::Result<()> {
     #[expect(
         unsafe_code,
         reason = "descriptors are laid at fixed numbers, whoever has those now"
     )]
-    // SAFETY: whatever is closed at `place` belongs to this program, which is about to be replaced: the calling thread has a
-    // table of its own, and all that it does from here on is to execute.
-    let result = unsafe { libc::dup2(descriptor.as_raw_fd(), place) };
+    // SAFETY: what is closed at `place` is an overlay's, or its owner is in this program and finds it there again when the overlay
+    // is dropped: the calling thread has a table of its own, and all that it does until then is to execute.
+    let result = unsafe { libc::dup3(descriptor.as_raw_fd(), place, flags) };
     if result == place {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Closes what an overlay has laid where nothing was.
+fn clear(place: RawFd) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "it has no owner but its number")]
+    // SAFETY: the overlay has put it there, and nobody else knows of it.
+    match unsafe { libc::close(place) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

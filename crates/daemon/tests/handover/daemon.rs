@@ -5,14 +5,15 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use ringhold_core::{
 use ringhold_rpc::{Fault, Responder, Router, Rpc};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_bytes::ByteBuf;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 #[path = "../../src/panics.rs"]
 mod panics;
@@ -72,6 +74,12 @@ fn launch(mut program: Command) -> ! {
 
 fn serve(config: &Path) {
     let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
+    // It has the first number behind those of inherited descriptors.
+    let log_socket = flags.join("log-socket").exists().then(|| {
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(flags.join("log-socket")).unwrap();
+        Arc::new(socket)
+    });
     let journal = flags
         .join("journal")
         .exists()
@@ -102,8 +110,12 @@ fn serve(config: &Path) {
             std::process::exit(2);
         }
     };
+    let log = match log_socket {
+        Some(socket) => BoxMakeWriter::new(move || LogSocket(socket.clone())),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .with_ansi(false)
         .init();
     panics::leave_caught_ones_to_the_log();
@@ -137,6 +149,19 @@ fn serve(config: &Path) {
     }
     if flags.join("say-goodbye").exists() {
         println!("goodbye");
+    }
+}
+
+/// A line is a datagram, as it is for the journal.
+struct LogSocket(Arc<UnixDatagram>);
+
+impl Write for LogSocket {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.send(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

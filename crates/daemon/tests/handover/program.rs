@@ -1,9 +1,11 @@
 //! Which program takes over at a reload, and what happens if none can.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use ringhold_client::Address;
@@ -148,6 +150,112 @@ fn a_program_that_was_missing_for_a_moment_is_found_again() {
         assert_eq!(running(&manager), path);
         held.echo(5, 5);
     }
+    manager.stop_for_good();
+}
+
+/// A log like the journal's: a socket with a number at which something for the successor is laid.
+struct SocketLog {
+    lines: Arc<Mutex<String>>,
+}
+
+impl SocketLog {
+    fn bind(manager: &Manager) -> Self {
+        let socket = UnixDatagram::bind(manager.path("flags/log-socket")).unwrap();
+        let lines = Arc::new(Mutex::new(String::new()));
+        let shared = lines.clone();
+        // Who logs waits while too much is unread. It ends with the test's process.
+        std::thread::spawn(move || {
+            let mut line = [0; 4096];
+            while let Ok(length) = socket.recv(&mut line) {
+                let line = String::from_utf8_lossy(&line[..length]);
+                shared.lock().unwrap().push_str(&line);
+            }
+        });
+        SocketLog { lines }
+    }
+
+    fn contains(&self, part: &str) -> bool {
+        self.lines.lock().unwrap().contains(part)
+    }
+
+    fn logged(&self, part: &str) {
+        until(part, || self.contains(part).then_some(()));
+    }
+}
+
+/// A daemon with two inherited sockets, so that its log is in the place of the first descriptor of the handover, when it has been told
+/// to reload and waits for a last reply.
+fn about_to_execute() -> (Manager, SocketLog, String, [Wire; 2]) {
+    let config = "[handover]\ndrain = \"60s\"\n[sockets.rpc]\n[sockets.topics]\n";
+    let mut manager = Manager::new(16, config).with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.listen_unix("topics");
+    let log = SocketLog::bind(&manager);
+    let daemon = handover_daemon().to_str().unwrap().to_owned();
+    let path = install_copy(&manager, &daemon, "daemon");
+    manager.run_as(&path);
+    manager.start();
+    let [mut held, other] = [(); 2].map(|()| Wire::connect(&address));
+    held.send(&request(1, "hold", &[]));
+    held.echo(2, 2);
+    let at_5 = fs::read_link(format!("/proc/{}/fd/5", manager.pid())).unwrap();
+    assert!(at_5.to_str().unwrap().starts_with("socket:"), "{at_5:?}");
+    manager.signal(Signal::SIGHUP);
+    log.logged("waiting for deferred replies (1 are open)");
+    (manager, log, path, [held, other])
+}
+
+#[test]
+fn a_log_in_the_place_of_a_descriptor_that_is_passed_on_is_not_written_into_that() {
+    let (mut manager, log, path, [mut held, mut other]) = about_to_execute();
+    let mark = manager.mark();
+    fs::remove_file(&path).unwrap();
+    other.send(&request(3, "release", &[]));
+    assert_eq!(other.reply(), (3, Ok(1.into())));
+    assert_eq!(held.reply(), (1, Ok("released".into())));
+    manager.wait_for(mark, "READY=1");
+    log.logged(&format!("cannot execute {path}: No such file"));
+    log.logged("took over 2 connections");
+    assert!(!log.contains("could not be received"));
+    // It is said once.
+    let daemon = handover_daemon().to_str().unwrap().to_owned();
+    install_copy(&manager, &daemon, "daemon");
+    manager.reload();
+    manager.restart();
+    assert_eq!(
+        log.lines.lock().unwrap().matches("cannot execute").count(),
+        1
+    );
+    held.echo(4, 4);
+    other.echo(5, 5);
+    manager.stop_for_good();
+}
+
+/// Neither the path nor what runs: the process ends with all of its descriptors, and the next one goes on with what is stored.
+#[test]
+fn a_program_that_cannot_be_executed_at_all_ends_in_order() {
+    let (mut manager, log, path, [mut held, mut other]) = about_to_execute();
+    let executable = |is: bool| {
+        let mode = if is { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    executable(false);
+    other.send(&request(3, "release", &[]));
+    assert_eq!(other.reply(), (3, Ok(1.into())));
+    assert_eq!(manager.ended().code(), Some(1));
+    log.logged(&format!("cannot execute {path}: Permission denied"));
+    log.logged("cannot execute /proc/self/exe: Permission denied");
+    assert!(
+        manager.log().contains("Permission denied"),
+        "{}",
+        manager.log()
+    );
+    executable(true);
+    manager.start();
+    log.logged("took over 2 connections");
+    assert_eq!(held.reply(), (1, Ok("released".into())));
+    held.echo(4, 4);
+    other.echo(5, 5);
     manager.stop_for_good();
 }
 
