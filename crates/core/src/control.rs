@@ -130,12 +130,17 @@ impl<'a> Control<'a> {
     /// Waits until something happens. A stop comes first, whatever else there is.
     pub(crate) fn wait(&mut self, running: &Running) -> Result<Why, ServerError> {
         loop {
-            let deadline = self.asked.as_ref().map(Asked::deadline);
+            let deadline = self.asked.as_ref().map(Asked::next_look);
             let stop = self.signals.stop.as_fd();
-            let (ended, other) = (running.ended(), self.signals.reload.as_fd());
-            let other = self.asked.as_ref().map_or(other, Asked::news);
-            let ready = [stop, ended, other];
-            let [stop, ended, other] = attend(
+            let reload = self.signals.reload.as_fd();
+            let news = self
+                .asked
+                .as_ref()
+                .map_or([Some(reload), None], Asked::news);
+            // Where there is nothing to wait for, one that is waited for anyway.
+            let [first, second] = news.map(|news| news.unwrap_or(stop));
+            let ready = [stop, running.ended(), first, second];
+            let [stop, ended, first, _] = attend(
                 &mut self.status,
                 &mut self.watchdog,
                 running,
@@ -151,14 +156,11 @@ impl<'a> Control<'a> {
                 return Ok(Why::Ended);
             }
             match self.asked.take() {
-                Some(mut asked) => {
-                    let answer = if other { asked.read() } else { None };
-                    match answer.or_else(|| asked.too_late().map(Err)) {
-                        Some(answer) => return Ok(Why::Answer(answer, asked)),
-                        None => self.asked = Some(asked),
-                    }
-                }
-                None if other && read(&self.signals.reload)?.is_some() => return Ok(Why::Reload),
+                Some(mut asked) => match asked.read() {
+                    Some(answer) => return Ok(Why::Answer(answer, asked)),
+                    None => self.asked = Some(asked),
+                },
+                None if first && read(&self.signals.reload)?.is_some() => return Ok(Why::Reload),
                 None => {}
             }
         }

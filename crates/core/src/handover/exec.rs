@@ -54,6 +54,16 @@ impl Program {
         })
     }
 
+    /// One that this process was not started by.
+    #[cfg(test)]
+    pub(crate) fn other(path: &str, arguments: &[&str]) -> Self {
+        Program {
+            path: path.into(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            missed: None,
+        }
+    }
+
     /// Says that the predecessor could not execute the program, if that is so: it could not say so itself.
     pub(crate) fn say_missed(&self) {
         if let Some(reason) = &self.missed {

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -27,6 +27,9 @@ pub(crate) const YES: &str = "ringhold: ready to take over\n";
 
 /// How long the child may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the child has ended, where nothing tells.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Descriptors that connections cannot use up: starting a child takes three or four for a moment. There are more, since those
 /// who wait for descriptors may take some as soon as they are free.
@@ -122,11 +125,14 @@ impl fmt::Display for Question {
 }
 
 /// A child that was asked and has not answered yet. Dropped, it is killed.
+///
+/// It has answered when it has ended: what it has started may hold its standard output for longer.
 #[derive(Debug)]
 pub(crate) struct Asked {
     child: Mortal,
     /// Readable when the child has ended (pidfd_open(2)), where that is allowed.
     end: Option<OwnedFd>,
+    /// It does not block.
     output: ChildStdout,
     /// The output has ended; the child need not have.
     is_said: bool,
@@ -185,10 +191,12 @@ impl Asked {
         let output = child.0.stdout.take();
         let pid = Pid::from_raw(child.0.id().cast_signed());
         let end = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        let output = output.ok_or_else(|| io::Error::other("the child has no standard output"))?;
+        rustix::io::ioctl_fionbio(&output, true)?;
         Ok(Asked {
             child,
             end: end.and_then(Result::ok),
-            output: output.ok_or_else(|| io::Error::other("the child has no standard output"))?,
+            output,
             is_said: false,
             answer: Vec::new(),
             deadline: Instant::now() + PATIENCE,
@@ -205,44 +213,63 @@ impl Asked {
         spare.fill(SPARE_FOR_CHILD);
     }
 
-    /// Readable when [`Asked::read`] has something to do.
-    pub(crate) fn news(&self) -> BorrowedFd<'_> {
+    /// What is readable when [`Asked::read`] has something to do.
+    pub(crate) fn news(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        // An output that has ended is readable for ever.
+        let output = (!self.is_said).then(|| self.output.as_fd());
+        [output, self.end.as_ref().map(AsFd::as_fd)]
+    }
+
+    /// When [`Asked::read`] is to be called at the latest.
+    pub(crate) fn next_look(&self) -> Instant {
         match &self.end {
-            Some(end) if self.is_said => end.as_fd(),
-            // An output that has ended is readable, too.
-            _ => self.output.as_fd(),
+            Some(_) => self.deadline,
+            None => self.deadline.min(Instant::now() + LOOK_INTERVAL),
         }
     }
 
-    /// When the answer comes too late.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Reads what is there, once, and never waits. The inner result is the answer, if it is whole: why the program cannot
-    /// take over, if it cannot.
+    /// Reads what is there and never waits. The inner result is the answer, if there is one by now or it comes too late: why the
+    /// program cannot take over, if it cannot.
     pub(crate) fn read(&mut self) -> Option<Result<(), String>> {
-        if self.is_said {
-            return self.conclude();
+        // First this: what the child has written is there when it has ended.
+        let ended = self.child.0.try_wait();
+        if let Err(reason) = self.receive() {
+            return Some(Err(reason));
         }
+        match ended {
+            Ok(Some(status)) => Some(self.conclude(status)),
+            Ok(None) => self.too_late().map(Err),
+            Err(error) => Some(Err(format!("the child cannot be waited for: {error}"))),
+        }
+    }
+
+    /// Reads what there is of the output.
+    fn receive(&mut self) -> Result<(), String> {
         let mut buffer = [0; 4096];
-        match self.output.read(&mut buffer) {
-            Ok(0) => {
-                self.is_said = true;
-                self.conclude()
+        while !self.is_said {
+            match self.output.read(&mut buffer) {
+                Ok(0) => self.is_said = true,
+                Ok(count) => self.answer.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("the answer cannot be read: {error}")),
             }
-            Ok(count) => {
-                self.answer.extend_from_slice(&buffer[..count]);
-                (self.answer.len() > ANSWER_BYTES_MAX)
-                    .then(|| Err("the new program writes more than an answer".into()))
+            if self.answer.len() > ANSWER_BYTES_MAX {
+                return Err("the new program writes more than an answer".into());
             }
-            Err(error) => Some(Err(format!("the answer cannot be read: {error}"))),
         }
+        Ok(())
+    }
+
+    fn says_yes(&self) -> bool {
+        // Its `main` may have said something before, and goes on afterwards.
+        let mut places = self.answer.windows(YES.len());
+        places.any(|place| place == YES.as_bytes())
     }
 
     /// What to say if the deadline has passed.
-    pub(crate) fn too_late(&self) -> Option<String> {
-        let what = match self.is_said {
+    fn too_late(&self) -> Option<String> {
+        let what = match self.says_yes() {
             false => "gave no answer",
             true => "answered, but did not end",
         };
@@ -250,23 +277,16 @@ impl Asked {
             .then(|| format!("the new program {what} within {PATIENCE:?}"))
     }
 
-    /// The answer, if the child has ended.
-    fn conclude(&mut self) -> Option<Result<(), String>> {
-        let status = match self.child.0.try_wait() {
-            Ok(None) => return None,
-            Ok(Some(status)) => status,
-            Err(error) => return Some(Err(format!("the child cannot be waited for: {error}"))),
-        };
-        // Its `main` may have said something before, and goes on afterwards.
-        let mut places = self.answer.windows(YES.len());
-        if status.success() && places.any(|place| place == YES.as_bytes()) {
-            return Some(Ok(()));
+    /// The answer of a child that has ended.
+    fn conclude(&self, status: ExitStatus) -> Result<(), String> {
+        if status.success() && self.says_yes() {
+            return Ok(());
         }
         let answer = String::from_utf8_lossy(&self.answer);
-        Some(Err(match answer.trim_end() {
+        Err(match answer.trim_end() {
             "" => format!("the new program refuses ({status}); its messages say why"),
             answer => format!("the new program refuses ({status}): {answer}"),
-        }))
+        })
     }
 }
 
@@ -289,6 +309,43 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Asks a shell that runs this.
+    fn ask(script: &str) -> Asked {
+        let program = Program::other("/bin/sh", &["sh", "-c", script]);
+        let question = Question::parse("state=1").unwrap();
+        Asked::start(&program, &question, &mut Spare::keep(0)).unwrap()
+    }
+
+    /// Reads until `done` says something.
+    fn until<T>(
+        asked: &mut Asked,
+        done: impl Fn(&Asked, Option<Result<(), String>>) -> Option<T>,
+    ) -> T {
+        loop {
+            let answer = asked.read();
+            if let Some(value) = done(asked, answer) {
+                return value;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn without_a_pidfd_nothing_is_readable_for_ever() {
+        let mut asked = ask("exec sleep 1000 >&-");
+        asked.end = None;
+        until(&mut asked, |asked, answer| {
+            assert_eq!(answer, None);
+            asked.is_said.then_some(())
+        });
+        assert!(asked.news().iter().all(Option::is_none));
+        assert!(asked.next_look() < asked.deadline);
+
+        let mut asked = ask(&format!("echo '{}'", YES.trim_end()));
+        asked.end = None;
+        assert_eq!(until(&mut asked, |_, answer| answer), Ok(()));
+    }
 
     #[test]
     fn a_question_survives_the_environment() {

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ringhold_client::Address;
 
 use crate::built::handover_daemon;
@@ -75,6 +76,25 @@ fn what_a_program_prints_behind_its_answer_does_not_count() {
     }
     assert!(!manager.log().contains("the reload is refused"));
     manager.stop();
+}
+
+/// What it has started has its standard output, and is not waited for.
+#[test]
+fn a_program_that_leaves_a_child_behind_takes_over() {
+    let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
+    let leave = format!(
+        "if [ -n \"$RINGHOLD_PREFLIGHT\" ]; then sleep 1000 2>&- & echo $! >{}; fi\nexec {RINGHOLD} \"$@\"",
+        manager.path("child")
+    );
+    script(&manager, "ringhold", &leave);
+    manager.reload();
+    let child = fs::read_to_string(manager.path("child")).unwrap();
+    let child = Pid::from_raw(child.trim().parse().unwrap());
+    kill(child, Signal::SIGKILL).expect("it outlives the answer");
+    manager.logged(1, &["took over 1 connections"]);
+    wire.echo(1, 1);
+    assert!(!manager.log().contains("the reload is refused"));
+    manager.stop_for_good();
 }
 
 #[test]
