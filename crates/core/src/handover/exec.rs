@@ -5,7 +5,9 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::unistd::execve;
 
@@ -79,9 +81,14 @@ impl Program {
         &self.path
     }
 
-    /// The arguments after the name.
-    pub(crate) fn arguments(&self) -> &[OsString] {
-        self.arguments.get(1..).unwrap_or_default()
+    /// A command that starts it as this process was started, by the same path and with the same arguments, the name that it
+    /// is called by among them.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some((name, arguments)) = self.arguments.split_first() {
+            command.arg0(name).args(arguments);
+        }
+        command
     }
 
     /// Replaces this process. Other threads may go on with descriptors of theirs until they end with this program.

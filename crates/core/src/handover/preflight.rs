@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -179,9 +179,8 @@ impl Asked {
     }
 
     fn spawn(program: &Program, question: &Question) -> io::Result<Self> {
-        let mut command = Command::new(program.path());
+        let mut command = program.command();
         command
-            .args(program.arguments())
             .env(VARIABLE, question.to_string())
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
@@ -310,9 +309,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// Asks a shell that runs this.
-    fn ask(script: &str) -> Asked {
-        let program = Program::other("/bin/sh", &["sh", "-c", script]);
+    /// Asks a shell that is called so and runs this.
+    fn ask(name: &str, script: &str) -> Asked {
+        let program = Program::other("/bin/sh", &[name, "-c", script]);
         let question = Question::parse("state=1").unwrap();
         Asked::start(&program, &question, &mut Spare::keep(0)).unwrap()
     }
@@ -333,7 +332,7 @@ mod tests {
 
     #[test]
     fn without_a_pidfd_nothing_is_readable_for_ever() {
-        let mut asked = ask("exec sleep 1000 >&-");
+        let mut asked = ask("sh", "exec sleep 1000 >&-");
         asked.end = None;
         until(&mut asked, |asked, answer| {
             assert_eq!(answer, None);
@@ -342,9 +341,19 @@ mod tests {
         assert!(asked.news().iter().all(Option::is_none));
         assert!(asked.next_look() < asked.deadline);
 
-        let mut asked = ask(&format!("echo '{}'", YES.trim_end()));
+        let mut asked = ask("sh", &format!("echo '{}'", YES.trim_end()));
         asked.end = None;
         assert_eq!(until(&mut asked, |_, answer| answer), Ok(()));
+    }
+
+    /// Some programs do one thing or another by the name that they are called by.
+    #[test]
+    fn the_program_is_asked_by_its_name() {
+        for (name, is_right) in [("counterd", true), ("sh", false)] {
+            let script = format!("test \"$0\" = counterd && echo '{}'", YES.trim_end());
+            let answer = until(&mut ask(name, &script), |_, answer| answer);
+            assert_eq!(answer.is_ok(), is_right, "{name}: {answer:?}");
+        }
     }
 
     #[test]
