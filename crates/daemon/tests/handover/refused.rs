@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use ringhold_client::Address;
 
 use crate::bursts::limited;
@@ -13,7 +14,7 @@ use crate::changes::{free, sections};
 use crate::manager::{Manager, RINGHOLD, write_program};
 use crate::ports::free_port;
 use crate::program::install;
-use crate::wire::Wire;
+use crate::wire::{Wire, request};
 
 /// A service with one connection, which must go on whatever is refused.
 struct Kept {
@@ -323,6 +324,30 @@ fn a_broken_configuration_is_refused() {
     manager.reload();
     manager.logged(1, &["took over 1 connections"]);
     wire.echo(10, 10);
+    manager.stop_for_good();
+}
+
+/// It is too late to refuse then, but what is stored is not lost.
+#[test]
+fn a_configuration_that_breaks_after_the_answer_costs_nobody_a_connection_if_there_is_a_store() {
+    let config = "[handover]\ndrain = \"60s\"\n[sockets.rpc]\n";
+    let mut manager = Manager::new(16, config).with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&address));
+    held.send(&request(1, "hold", &[]));
+    held.echo(2, 2);
+    manager.signal(Signal::SIGHUP);
+    manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+    manager.configure("[sockets.rpc]\nworker = 3\n");
+    other.send(&request(3, "release", &[]));
+    assert_eq!(manager.ended().code(), Some(2));
+    manager.configure(config);
+    manager.start();
+    assert_eq!(other.reply(), (3, Ok(1.into())));
+    assert_eq!(held.reply(), (1, Ok("released".into())));
+    held.echo(4, 4);
+    other.echo(5, 5);
     manager.stop_for_good();
 }
 
