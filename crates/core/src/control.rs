@@ -18,6 +18,14 @@ use crate::server::ServerError;
 /// How often `STATUS=` is brought up to date, and memory given back.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often a handover looks whether the workers take turns.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A worker that so many looks in a row have found in the same turn is left behind by a handover. Looks are counted, so
+/// that a process that was frozen as a whole (the cgroup freezer, a paused virtual machine) finds nobody stuck when it goes on.
+/// A little more than workers wait for each other (`REST_MAX` of the shard).
+const LOOKS_MAX: u32 = 16;
+
 /// The signals that are read. They are blocked, so that one that arrives while the process replaces itself stays pending
 /// for the successor.
 pub(crate) struct Signals {
@@ -107,6 +115,7 @@ impl<'a> Control<'a> {
             interval: limit / 4,
             next: Instant::now(),
             turns: Vec::new(),
+            is_lenient: false,
         });
         Control {
             signals,
@@ -166,18 +175,76 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Waits until every worker has ended, which they have been told to.
-    pub(crate) fn wait_for_end(&mut self, running: &Running) -> Result<(), ServerError> {
-        while !running.have_ended().iter().all(|ended| *ended) {
+    /// Waits until every worker has ended, which they have been told to. If they were told to `hand_over`, one that takes
+    /// no turns is left behind: to wait for it would cost the connections of all others when the service manager's patience
+    /// is over.
+    pub(crate) fn wait_for_end(
+        &mut self,
+        running: &Running,
+        hand_over: bool,
+    ) -> Result<(), ServerError> {
+        let mut stuck = Stuck::begin(running);
+        if hand_over && let Some(watchdog) = &mut self.watchdog {
+            // It would kill the process for the same reason, and sooner.
+            watchdog.is_lenient = true;
+        }
+        loop {
             running.reset_ended();
-            // One that ended before the reset is seen by the next look.
+            // One that ended before the reset is seen by this look.
             if running.have_ended().iter().all(|ended| *ended) {
                 return Ok(());
             }
+            let deadline = hand_over.then_some(stuck.next);
             let ready = [running.ended()];
-            attend(&mut self.status, &mut self.watchdog, running, None, ready)?;
+            attend(
+                &mut self.status,
+                &mut self.watchdog,
+                running,
+                deadline,
+                ready,
+            )?;
+            if hand_over {
+                stuck.update(running, Instant::now());
+            }
         }
-        Ok(())
+    }
+}
+
+/// Finds workers that take no turns, in a handover, and leaves them behind.
+struct Stuck {
+    next: Instant,
+    /// Of each worker, its turns at the last look, and how many looks in a row have found no more.
+    seen: Vec<(u64, u32)>,
+}
+
+impl Stuck {
+    fn begin(running: &Running) -> Self {
+        Stuck {
+            next: Instant::now() + LOOK_INTERVAL,
+            seen: running.turns().map(|turns| (turns, 0)).collect(),
+        }
+    }
+
+    fn update(&mut self, running: &Running, now: Instant) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + LOOK_INTERVAL;
+        let ended = running.have_ended();
+        for (worker, turns) in running.turns().enumerate() {
+            let (before, looks) = &mut self.seen[worker];
+            if *before != turns || ended[worker] || running.has_finished(worker) {
+                (*before, *looks) = (turns, 0);
+                continue;
+            }
+            *looks += 1;
+            if *looks == LOOKS_MAX {
+                let why = format!("it has taken no turn for {:?}", LOOK_INTERVAL * LOOKS_MAX);
+                running.leave_behind(worker, &why);
+            }
+        }
+        // An idle worker takes a turn because of this, before the next look.
+        running.nudge();
     }
 }
 
@@ -222,6 +289,8 @@ struct Watchdog {
     next: Instant,
     /// Each worker's turns when it was fed last.
     turns: Vec<u64>,
+    /// Somebody else sees to workers that take none.
+    is_lenient: bool,
 }
 
 impl Watchdog {
@@ -229,20 +298,15 @@ impl Watchdog {
         if now < self.next {
             return;
         }
-        let turns: Vec<u64> = running
-            .metrics()
-            .snapshot()
-            .workers
-            .iter()
-            .map(|w| w.engine.turns)
-            .collect();
+        let turns: Vec<u64> = running.turns().collect();
         // One that has ended takes no more turns, and need not.
         let ended = running.have_ended();
         let stuck = turns
             .iter()
             .zip(&self.turns)
             .zip(ended)
-            .position(|((now, before), ended)| now == before && !ended);
+            .position(|((now, before), ended)| now == before && !ended)
+            .filter(|_| !self.is_lenient);
         match stuck {
             None => {
                 notify::watchdog();

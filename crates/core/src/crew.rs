@@ -35,6 +35,10 @@ pub(crate) struct Crew {
     parts: AtomicBool,
     /// Who gives its services no more frames, because of a handover.
     rests: Roll,
+    /// Who takes no more turns, because it has nothing left to do. It may still drop its services.
+    finished: Roll,
+    /// Whom a handover goes on without, because it takes no turns although it should.
+    left_behind: Roll,
     /// A burst of connections is over, and what it needed can be given back to the system.
     pub(crate) has_surplus: AtomicBool,
 }
@@ -53,6 +57,8 @@ impl Crew {
             rests: Roll::new(posts.len()),
             open_tickets: Tally::new(posts.len()),
             endings: Tally::new(posts.len()),
+            finished: Roll::new(posts.len()),
+            left_behind: Roll::new(posts.len()),
             posts,
             names,
             dealer,
@@ -80,9 +86,13 @@ impl Crew {
         }
     }
 
-    pub(crate) fn acceptors(&self) -> usize {
-        let acceptors = self.acceptors.iter();
-        acceptors.map(|count| count.load(Ordering::Acquire)).sum()
+    /// Whether this worker can be dealt no connection any more: nobody accepts but those who were left behind.
+    pub(crate) fn is_dealt_no_more(&self, worker: usize) -> bool {
+        let mut acceptors = self.acceptors.iter().enumerate();
+        acceptors.all(|(acceptor, count)| {
+            let is_waited_for = acceptor == worker || !self.left_behind.has(acceptor);
+            !is_waited_for || count.load(Ordering::Acquire) == 0
+        })
     }
 
     /// A worker has ended, or was never begun: nobody is to wait for it.
@@ -98,6 +108,28 @@ impl Crew {
     /// A worker stops, and is going to look at what the others have.
     pub(crate) fn begin_stop(&self) {
         self.stops.store(true, Ordering::SeqCst);
+    }
+
+    /// A worker takes no more turns: it has nothing left to do.
+    pub(crate) fn finished(&self, worker: usize) {
+        self.finished.enter(worker);
+    }
+
+    pub(crate) fn has_finished(&self, worker: usize) -> bool {
+        self.finished.has(worker)
+    }
+
+    /// A worker takes no turns: a handover does not wait for it any more. Should it take one after all, it goes on as
+    /// all do, and may still be in time.
+    pub(crate) fn leave_behind(&self, worker: usize) {
+        self.left_behind.enter(worker);
+        self.asked.enter(worker);
+        self.rests.enter(worker);
+        self.wake_all();
+    }
+
+    pub(crate) fn is_left_behind(&self, worker: usize) -> bool {
+        self.left_behind.has(worker)
     }
 
     /// A worker has counted those of its connections that end before a handover.
@@ -239,7 +271,8 @@ mod tests {
         assert!(!crew.may_part());
         crew.worker_ended(1);
         assert!(is_woken(&waiting) && crew.may_part());
-        assert_eq!((crew.open_tickets.count(), crew.acceptors()), (0, 1));
+        assert_eq!(crew.open_tickets.count(), 0);
+        assert!(crew.is_dealt_no_more(1) && !crew.is_dealt_no_more(0));
         crew.ticket_closed(1);
         assert!(crew.may_part());
     }

@@ -88,7 +88,7 @@ impl Server {
             End::Store | End::Replace => running.stop_to_hand_over(),
         }
         say_awaited(&running);
-        control.wait_for_end(&running)?;
+        control.wait_for_end(&running, !matches!(end, End::Close))?;
         drop(spare);
         tracing::debug!("every worker has let go");
         say_given_up(&running);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,10 +38,16 @@ pub struct Running {
 
 /// What became of the workers' threads.
 struct Ends {
-    /// By worker; `None` while it runs.
+    /// By worker; `None` while it runs and is waited for.
     results: Mutex<Vec<Option<Served>>>,
     /// Becomes readable when any worker ends.
     event: OwnedFd,
+}
+
+impl Ends {
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Served>>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Reports the end of a worker's thread, a panic included.
@@ -56,12 +62,7 @@ impl Drop for EndGuard {
     fn drop(&mut self) {
         self.crew.worker_ended(self.index);
         let served = std::mem::replace(&mut self.served, Served::nothing(Ok(())));
-        let mut results = self
-            .ends
-            .results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        results[self.index] = Some(served);
+        self.ends.lock()[self.index] = Some(served);
         let _ = rustix::io::write(&self.ends.event, &1u64.to_ne_bytes());
     }
 }
@@ -197,6 +198,12 @@ impl Running {
         &self.crew.metrics
     }
 
+    /// How many turns each worker has taken.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = u64> {
+        let workers = self.crew.metrics.snapshot().workers;
+        workers.into_iter().map(|worker| worker.engine.turns)
+    }
+
     /// Bytes that connections make the process hold at the moment: partial frames, unsent replies, and what is under way to
     /// them if it is much.
     pub fn memory_held(&self) -> u64 {
@@ -260,11 +267,32 @@ impl Running {
         self.crew.given_up.load(Ordering::Relaxed)
     }
 
-    /// Which workers have ended.
+    /// Which workers have ended, or were left behind.
     pub(crate) fn have_ended(&self) -> Vec<bool> {
-        let results = &self.ends.results;
-        let results = results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.iter().map(Option::is_some).collect()
+        self.ends.lock().iter().map(Option::is_some).collect()
+    }
+
+    /// Whether a worker has nothing left to do. It may still drop its services.
+    pub(crate) fn has_finished(&self, worker: usize) -> bool {
+        self.crew.has_finished(worker)
+    }
+
+    /// Makes a handover go on without a worker, for this reason. It counts as failed, and what it holds is lost with the
+    /// process, unless it comes to its end before [`Running::release`].
+    pub(crate) fn leave_behind(&self, worker: usize, why: &str) {
+        let mut results = self.ends.lock();
+        if results[worker].is_some() {
+            return;
+        }
+        results[worker] = Some(Served::nothing(Err(io::Error::other(why))));
+        drop(results);
+        let snapshot = self.crew.metrics.snapshot();
+        let names = snapshot.workers.get(worker).map_or(&[][..], |w| &w.names);
+        let open: u64 = names.iter().map(|(_, totals)| totals.open).sum();
+        tracing::error!(
+            "worker {worker} is busy: {why}; the handover goes on without its {open} connections, which are lost"
+        );
+        self.crew.leave_behind(worker);
     }
 
     /// Waits until every worker has ended, then removes the paths of the unix sockets that the server bound.
@@ -278,7 +306,7 @@ impl Running {
         ended
     }
 
-    /// Waits until every worker has ended after [`Running::stop_to_hand_over`]: the listeners, what is left of each
+    /// Waits until every worker that was not left behind has ended after [`Running::stop_to_hand_over`]: the listeners, what is left of each
     /// connection, and the first worker that failed, if any. Its connections, and only those, are lost.
     pub(crate) fn release(mut self) -> Released {
         let (parcels, failed) = self.collect();
@@ -297,17 +325,16 @@ impl Running {
     }
 
     fn collect(&mut self) -> (Vec<Parcel>, Option<ServerError>) {
-        for worker in self.workers.drain(..) {
-            // A panic is reported as a result, by the guard on that thread.
-            let _ = worker.join();
+        for (index, worker) in self.workers.drain(..).enumerate() {
+            // One that was left behind may never end. Its thread ends with the program.
+            if !self.crew.is_left_behind(index) || worker.is_finished() {
+                // A panic is reported as a result, by the guard on that thread.
+                let _ = worker.join();
+            }
         }
         let mut parcels = Vec::new();
         let mut failed = None;
-        let mut results = self
-            .ends
-            .results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut results = self.ends.lock();
         for (worker, result) in results.iter_mut().enumerate() {
             let Some(served) = result.take() else {
                 continue;

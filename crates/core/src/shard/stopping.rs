@@ -39,7 +39,7 @@ impl<L: Link> Shard<L> {
         matches!(self.phase, Phase::Draining { .. })
             && self.connections.is_empty()
             && (!self.hands_over || self.rests())
-            && self.crew.acceptors() == 0
+            && self.crew.is_dealt_no_more(self.desk.worker as usize)
     }
 
     /// Begins to stop: from now on connections that wait for a deferred reply are not read.

@@ -320,6 +320,11 @@ impl Service for Bus {
         } else if frame[0] == 0xc2 {
             eprintln!("busy for a while");
             std::thread::sleep(Duration::from_millis(2500));
+        } else if frame[0] == 0x80 {
+            eprintln!("busy for ever");
+            loop {
+                std::thread::park();
+            }
         } else {
             let event = frame.to_bytes();
             let mut readers = READERS.lock().unwrap();

@@ -23,4 +23,5 @@ mod program;
 mod refused;
 mod sessions;
 mod storeless;
+mod stuck;
 mod under_way;
