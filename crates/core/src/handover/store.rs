@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -18,10 +19,10 @@ pub(crate) const NEEDED: usize = 3;
 
 /// How long the service manager may take to confirm what must be so. It is one process for the whole machine, and does
 /// other things, too.
-const PATIENCE_S: i64 = 20;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same for what can be done without.
-const PROBE_PATIENCE_S: i64 = 5;
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many of the descriptors of a package the service manager would keep for this process.
 ///
@@ -39,7 +40,7 @@ pub(crate) fn room() -> io::Result<usize> {
         own.set_nonblocking(true)?;
         ours.push(own);
     }
-    barrier_within(PROBE_PATIENCE_S)?;
+    Barrier::raise()?.wait(PROBE_PATIENCE)?;
     let mut room = 0;
     for mut own in ours {
         match own.read(&mut [0]) {
@@ -59,10 +60,10 @@ pub(crate) fn give(package: &Package) -> io::Result<()> {
     for (name, descriptor) in package.descriptors() {
         store(name, descriptor)?;
     }
-    barrier()
+    Barrier::raise()?.wait(PATIENCE)
 }
 
-/// Takes all descriptors of this name out of the store.
+/// Tells the service manager to take all descriptors of this name out of the store.
 pub(crate) fn remove(name: &str) -> io::Result<()> {
     notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)
 }
@@ -73,29 +74,71 @@ fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     notify::send(&text, Some(descriptor))
 }
 
-/// Waits until the service manager has handled everything that it was told before (systemd 246).
-pub(crate) fn barrier() -> io::Result<()> {
-    barrier_within(PATIENCE_S)
+/// Takes all descriptors of these names out of the store, and waits until they are.
+///
+/// # Errors
+///
+/// That the service manager does not answer, before anything was taken out. Once it was told to, what it was told is done
+/// sooner or later, so that nothing is gained by giving up: it is waited for without bound (`TimeoutStartSec=` has one).
+pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
+    Barrier::raise()?.wait(PATIENCE)?;
+    for name in names {
+        remove(name)?;
+    }
+    let barrier = Barrier::raise()?;
+    while !barrier.is_passed_within(PATIENCE)? {
+        tracing::warn!(
+            "the service manager has not confirmed for another {PATIENCE:?} that the predecessor's connections are out of its \
+             store; they go on when it has"
+        );
+    }
+    Ok(())
 }
 
-fn barrier_within(seconds: i64) -> io::Result<()> {
-    if !notify::is_wanted() {
-        return Ok(());
+/// Is passed when the service manager has handled everything that it was told before (systemd 246).
+struct Barrier {
+    /// Hangs up then. `None` without a service manager.
+    ours: Option<OwnedFd>,
+}
+
+impl Barrier {
+    fn raise() -> io::Result<Self> {
+        if !notify::is_wanted() {
+            return Ok(Barrier { ours: None });
+        }
+        let (ours, theirs): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
+        notify::send("BARRIER=1", Some(theirs.as_fd()))?;
+        Ok(Barrier { ours: Some(ours) })
     }
-    let (ours, theirs): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-    notify::send("BARRIER=1", Some(theirs.as_fd()))?;
-    drop(theirs);
-    let mut fds = [PollFd::new(&ours, PollFlags::empty())];
-    let patience = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    loop {
-        match poll(&mut fds, Some(&patience)) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+
+    /// Waits until it is passed; it is an error if that takes too long.
+    fn wait(&self, patience: Duration) -> io::Result<()> {
+        match self.is_passed_within(patience)? {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the service manager has not answered within {patience:?}"),
+            )),
+        }
+    }
+
+    fn is_passed_within(&self, patience: Duration) -> io::Result<bool> {
+        let Some(ours) = &self.ours else {
+            return Ok(true);
+        };
+        let deadline = Instant::now() + patience;
+        let mut fds = [PollFd::new(ours, PollFlags::empty())];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            match poll(&mut fds, Some(&left)) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }

@@ -78,8 +78,8 @@ impl Inheritance {
     ///
     /// # Errors
     ///
-    /// The service manager does not confirm it. Then it may start another process with the same connections, so that
-    /// this one must not serve them.
+    /// The service manager does not answer. Then it may start another process with the same connections, so that this one
+    /// must not serve them, and everything is left as it was found.
     pub(crate) fn commit(&mut self) -> io::Result<()> {
         if self.is_stored {
             let mut names: Vec<&str> = self
@@ -89,10 +89,10 @@ impl Inheritance {
                 .collect();
             names.sort_unstable();
             names.dedup();
-            for name in names {
-                store::remove(name)?;
+            if let Err(error) = store::take_out(&names) {
+                self.put_back();
+                return Err(error);
             }
-            store::barrier()?;
         }
         self.kept.clear();
         Ok(())

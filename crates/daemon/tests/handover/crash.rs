@@ -21,10 +21,10 @@ const CONFIG: &str = "workers = 2
 listen = [\"unix:DIR/rpc.sock\"]
 ";
 
-const PARTS: [&str; 3] = ["ringhold.inlet", "ringhold.outlet", "ringhold.state"];
+pub(crate) const PARTS: [&str; 3] = ["ringhold.inlet", "ringhold.outlet", "ringhold.state"];
 
 /// A service that was stopped for a restart, with connections whose counts are 1, 2, ..., in the store.
-fn stopped() -> (Manager, Vec<Wire>) {
+pub(crate) fn stopped() -> (Manager, Vec<Wire>) {
     let mut manager = Manager::new(16, CONFIG).with_test_daemon();
     let address = manager.listen_unix("fragile");
     manager.start();
@@ -46,7 +46,7 @@ fn count(wire: &mut Wire) -> u64 {
 }
 
 /// Everybody is served where they were.
-fn all_go_on(manager: &mut Manager, wires: &mut [Wire]) {
+pub(crate) fn all_go_on(manager: &mut Manager, wires: &mut [Wire]) {
     for (index, wire) in wires.iter_mut().enumerate() {
         assert_eq!(count(wire), index as u64 + 2);
     }

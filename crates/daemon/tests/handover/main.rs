@@ -22,6 +22,7 @@ mod panics;
 mod program;
 mod refused;
 mod sessions;
+mod slow_manager;
 mod storeless;
 mod stuck;
 mod under_way;

@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(crate) store_max: usize,
     /// Names that found no place in the store.
     pub(crate) refused: Vec<String>,
+    /// Reads no further from a notification with this line on, until it is `None` again.
+    stands_still_at: Option<&'static str>,
     main_pid: Option<i32>,
     log: String,
     over: bool,
@@ -345,6 +347,16 @@ impl Manager {
         self.shared.state.lock().unwrap()
     }
 
+    /// The manager is to stand still as soon as it comes to a notification with this line.
+    pub(crate) fn stand_still_at(&self, line: &'static str) {
+        self.state().stands_still_at = Some(line);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.state().stands_still_at = None;
+        self.shared.changed.notify_all();
+    }
+
     /// How many notifications there are by now.
     pub(crate) fn mark(&self) -> usize {
         self.state().messages.len()
@@ -433,6 +445,7 @@ impl Drop for Manager {
             .lock()
             .unwrap_or_else(|error| error.into_inner())
             .over = true;
+        self.shared.changed.notify_all();
         let knock = UnixDatagram::unbound()
             .and_then(|socket| socket.send_to(b"", self.dir.path().join("notify")));
         if knock.is_ok()
@@ -465,6 +478,13 @@ fn receive_all(socket: &UnixDatagram, shared: &Shared) {
         }
         let text = String::from_utf8_lossy(&buffer[..received.bytes]).into_owned();
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.over
+            && let Some(line) = state.stands_still_at
+            && text.lines().any(|other| other == line)
+        {
+            let changed = shared.changed.wait(state);
+            state = changed.unwrap_or_else(PoisonError::into_inner);
+        }
         if state.over {
             return;
         }

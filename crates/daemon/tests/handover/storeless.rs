@@ -155,6 +155,7 @@ fn the_notifications_are_in_order() {
         "BARRIER=1",
     ];
     let take = [
+        "BARRIER=1",
         "FDSTOREREMOVE=1 FDNAME=ringhold.inlet",
         "FDSTOREREMOVE=1 FDNAME=ringhold.outlet",
         "FDSTOREREMOVE=1 FDNAME=ringhold.state",
