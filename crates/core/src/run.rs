@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::control::{Control, Signals, Why};
 use crate::engine::choose;
+use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
 use crate::handover::preflight::{self, Asked, Question, SPARE_FOR_CHILD};
@@ -68,7 +69,7 @@ impl Server {
         daemon.program.say_missed();
         let running = self.start_held(RESERVE)?;
         // What takes descriptors comes before the connections do.
-        let has_store = has_store();
+        let at_start = Capacity::ask();
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
         let spare = [SPARE_FOR_HANDOVER, SPARE_FOR_CHILD].map(Spare::keep);
         // Before anybody is answered: systemd takes a reload of a service that is still starting for a part of the start,
@@ -80,28 +81,34 @@ impl Server {
 
         let mut control = Control::new(&signals);
         let [for_handover, for_child] = spare;
-        let (end, for_child) = daemon.serve(&mut control, &running, has_store, for_child)?;
+        let (end, mut for_child) = daemon.serve(&mut control, &running, for_child)?;
+        // No child needs them any more, and to ask takes some.
+        for_child.release(SPARE_FOR_CHILD);
+        let store = at_start.ask_again();
+        for_child.fill(SPARE_FOR_CHILD);
         // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
         let spare = [for_handover, for_child];
-        match end {
-            End::Close => running.stop(),
-            End::Store | End::Replace => running.stop_to_hand_over(),
+        // If the service manager does not answer, what was known before is as good as anything.
+        let hands_over = matches!(end, End::Replace) || store.or(at_start).suffices();
+        match hands_over {
+            true => running.stop_to_hand_over(),
+            false => running.stop(),
         }
         say_awaited(&running);
-        control.wait_for_end(&running, !matches!(end, End::Close))?;
+        control.wait_for_end(&running, hands_over)?;
         drop(spare);
         tracing::debug!("every worker has let go");
         say_given_up(&running);
         say_unsaved(&metrics);
         match end {
-            End::Close => running.join()?,
-            End::Store => {
+            End::Stop if !hands_over => running.join()?,
+            End::Stop => {
                 let failed = daemon.leave(running.release())?;
                 failed.map_or(Ok(()), Err)?;
             }
             End::Replace => {
                 say_served(&metrics);
-                return Err(daemon.replace(running.release(), has_store)?.into());
+                return Err(daemon.replace(running.release(), store.suffices())?.into());
             }
         }
         say_served(&metrics);
@@ -165,10 +172,8 @@ impl Daemon {
         &self,
         control: &mut Control<'_>,
         running: &Running,
-        has_store: bool,
         mut spare: Spare,
     ) -> Result<(End, Spare), ServerError> {
-        let leave = if has_store { End::Store } else { End::Close };
         loop {
             let refusal = match control.wait(running)? {
                 Why::Reload => {
@@ -196,11 +201,11 @@ impl Daemon {
                 Why::Stop(signal) => {
                     tracing::info!("{signal}: stopping");
                     notify::stopping();
-                    return Ok((leave, spare));
+                    return Ok((End::Stop, spare));
                 }
                 Why::Ended => {
                     notify::stopping();
-                    return Ok((leave, spare));
+                    return Ok((End::Stop, spare));
                 }
             };
             tracing::error!("the reload is refused, nothing has changed: {refusal}");
@@ -270,42 +275,10 @@ impl Daemon {
 
 /// How the process ends.
 enum End {
-    /// Connections are finished and closed.
-    Close,
-    /// Connections wait in the service manager's store for the next process.
-    Store,
+    /// Connections wait in the service manager's store for the next process, or are finished and closed if it has none.
+    Stop,
     /// The process replaces itself.
     Replace,
-}
-
-/// Whether the service manager would keep connections over a restart; says so if it would not.
-fn has_store() -> bool {
-    const CONSEQUENCE: &str = "a restart will close open connections";
-    match store::room() {
-        Ok(store::NEEDED) => true,
-        Ok(0) => {
-            if notify::is_wanted() {
-                tracing::info!(
-                    "the service manager stores no descriptors for this unit (FileDescriptorStoreMax=): {CONSEQUENCE}"
-                );
-            }
-            false
-        }
-        Ok(room) => {
-            tracing::warn!(
-                "the service manager has room for {room} descriptors of this unit, and {} are needed (raise \
-                 FileDescriptorStoreMax=): {CONSEQUENCE}",
-                store::NEEDED
-            );
-            false
-        }
-        Err(error) => {
-            tracing::warn!(
-                "whether the service manager stores descriptors is unknown ({error}): {CONSEQUENCE}"
-            );
-            false
-        }
-    }
 }
 
 /// Says what the workers, who were told to stop, have to wait for.

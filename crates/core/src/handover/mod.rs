@@ -3,8 +3,9 @@
 //! What is left of each connection, a [`parcel`], and the listeners that we bound ourselves go into a [`carton`]
 //! (descriptors) and a [`vault`] (state). [`giving`] packs them, [`taking`] unpacks them. Two carriers bring the same
 //! three descriptors to the successor, which wakes up in the same way each time: [`store`] (the service manager keeps
-//! them over a restart) and [`exec`] (the process replaces itself). [`preflight`] asks the new program first.
+//! them over a restart, if its [`capacity`] suffices) and [`exec`] (the process replaces itself). [`preflight`] asks the new program first.
 
+pub(crate) mod capacity;
 pub(crate) mod carton;
 pub(crate) mod exec;
 pub(crate) mod giving;

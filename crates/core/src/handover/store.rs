@@ -1,6 +1,6 @@
 //! The carrier `store`: the service manager keeps descriptors over a restart (sd_notify(3), FDSTORE=1).
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The same for what can be done without.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a process may take from fork(2) to execve(2).
+const FORK_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How many of the descriptors of a package the service manager would keep for this process.
 ///
 /// systemd says that it has a store in `$FDSTORE` from version 254 on only. So one end of each of some socketpairs is
@@ -33,26 +36,30 @@ pub(crate) fn room() -> io::Result<usize> {
     if !notify::is_wanted() {
         return Ok(0);
     }
+    let room = store_probes();
+    if !matches!(room, Ok(0)) {
+        // Whether it has answered or not: it may come to keep them.
+        let removed = remove(PROBE);
+        return room.and_then(|room| removed.map(|()| room));
+    }
+    room
+}
+
+/// Stores as many probes as a package has descriptors. Returns how many of them are kept.
+fn store_probes() -> io::Result<usize> {
     let mut ours = Vec::new();
     for _ in 0..NEEDED {
         let (kept, own) = UnixStream::pair()?;
         store(PROBE, kept.as_fd())?;
-        own.set_nonblocking(true)?;
         ours.push(own);
     }
     Barrier::raise()?.wait(PROBE_PATIENCE)?;
-    let mut room = 0;
-    for mut own in ours {
-        match own.read(&mut [0]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => room += 1,
-            Err(error) => return Err(error),
-        }
+    ours.retain(|own| !hangs_up_within(own, Duration::ZERO).unwrap_or(true));
+    if ours.len() < NEEDED {
+        // A process that the service manager was just starting may have had what was dropped, for a moment.
+        ours.retain(|own| !hangs_up_within(own, FORK_PATIENCE).unwrap_or(true));
     }
-    if room > 0 {
-        remove(PROBE)?;
-    }
-    Ok(room)
+    Ok(ours.len())
 }
 
 /// Gives the package to the service manager, and waits until it has it.
@@ -123,22 +130,25 @@ impl Barrier {
     }
 
     fn is_passed_within(&self, patience: Duration) -> io::Result<bool> {
-        let Some(ours) = &self.ours else {
-            return Ok(true);
+        let ours = self.ours.as_ref();
+        ours.map_or(Ok(true), |ours| hangs_up_within(ours, patience))
+    }
+}
+
+/// Waits until the other end is closed; returns whether it is.
+fn hangs_up_within(descriptor: impl AsFd, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    let mut fds = [PollFd::new(&descriptor, PollFlags::empty())];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
         };
-        let deadline = Instant::now() + patience;
-        let mut fds = [PollFd::new(ours, PollFlags::empty())];
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            match poll(&mut fds, Some(&left)) {
-                Ok(count) => return Ok(count > 0),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        match poll(&mut fds, Some(&left)) {
+            Ok(count) => return Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::os::unix::fs::FileExt;
 
 use crate::crash::{PARTS, all_go_on, stopped};
+use crate::manager::Manager;
+use crate::wire::Wire;
 
 /// A successor that cannot get hold of it leaves everything as it was, and this is no attempt.
 #[test]
@@ -37,4 +39,25 @@ fn a_confirmation_is_waited_for() {
     manager.go_on();
     manager.wait_for(mark, "READY=1");
     all_go_on(&mut manager, &mut wires);
+}
+
+/// Whether there is a store is asked again when it matters.
+#[test]
+fn a_store_that_was_not_found_at_start_is_found_by_a_restart() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    let address = manager.listen_tcp("rpc");
+    manager.stand_still_at("BARRIER=1");
+    let mark = manager.mark();
+    manager.launch();
+    manager.logged(1, &["is unknown, a restart will ask again"]);
+    manager.go_on();
+    manager.wait_for(mark, "READY=1");
+    // What it was asked with does not stay there.
+    manager.wait_until_nothing_is_stored();
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    manager.restart();
+    wire.echo(2, 2);
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
 }

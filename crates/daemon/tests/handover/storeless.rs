@@ -88,6 +88,43 @@ fn a_store_that_is_too_small() {
     drains_and_closes(Manager::new(2, CONFIG).with_test_daemon());
 }
 
+/// `FileDescriptorStoreMax=` was raised, and `systemctl daemon-reload` came before the restart.
+#[test]
+fn a_store_that_comes_later() {
+    for size in [0, 2] {
+        let mut manager = Manager::new(size, CONFIG);
+        let address = manager.listen_tcp("rpc");
+        manager.start();
+        manager.logged(1, &["a restart will close open connections"]);
+        let mut wire = Wire::connect(&address);
+        wire.echo(1, 1);
+        manager.state().store_max = 3;
+        manager.restart();
+        manager.logged(1, &["took over 1 connections"]);
+        wire.echo(2, 2);
+        manager.stop_for_good();
+    }
+}
+
+/// It was lowered, or something else is in the store by now: connections are ended in order, and nothing else is said.
+#[test]
+fn a_store_that_is_there_no_more() {
+    for size in [0, 2] {
+        let mut manager = Manager::new(3, CONFIG);
+        let address = manager.listen_tcp("rpc");
+        manager.start();
+        manager.wait_until_nothing_is_stored();
+        let mut wire = Wire::connect(&address);
+        wire.echo(1, 1);
+        manager.state().store_max = size;
+        manager.stop();
+        manager.logged(1, &["a restart closes open connections"]);
+        assert!(!manager.log().contains("left 1"), "{}", manager.log());
+        assert_eq!(wire.rest(), b"");
+        manager.wait_until_nothing_is_stored();
+    }
+}
+
 /// A pipe with a name that has no room left, and its end to read from: who writes to it waits.
 fn full_pipe(path: &str) -> File {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -148,7 +185,6 @@ fn the_notifications_are_in_order() {
     ]
     .concat();
     let give = [
-        "STOPPING=1",
         "FDSTORE=1 FDNAME=ringhold.state FDPOLL=0",
         "FDSTORE=1 FDNAME=ringhold.outlet FDPOLL=0",
         "FDSTORE=1 FDNAME=ringhold.inlet FDPOLL=0",
@@ -163,11 +199,13 @@ fn the_notifications_are_in_order() {
     ];
     let expected = [
         &probe[..],
-        &["READY=1"],
+        &["READY=1", "STOPPING=1"],
+        &probe,
         &give,
         &take,
         &probe,
-        &["READY=1"],
+        &["READY=1", "STOPPING=1"],
+        &probe,
         &give,
     ]
     .concat();
