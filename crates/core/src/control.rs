@@ -263,6 +263,9 @@ fn attend<const N: usize>(
         watchdog.update(running, now);
         next = next.min(watchdog.next);
     }
+    if notify::send_owed() {
+        next = next.min(now + notify::ATTEMPT);
+    }
     let timeout = next.saturating_duration_since(now);
     let timeout = Timespec {
         tv_sec: timeout.as_secs() as i64,
@@ -357,8 +360,10 @@ impl Status {
             line.push_str("; the last reload was refused, the log says why");
         }
         if line != self.line {
-            notify::status(&line);
-            self.line = line;
+            // Otherwise the same line is new the next time, too.
+            if notify::status(&line) {
+                self.line = line;
+            }
         }
         self.before = Some((now, total));
         running.give_memory_back();

@@ -1,11 +1,15 @@
 //! Telling the service manager: sd_notify(3). Without `NOTIFY_SOCKET` all of it does nothing.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, sendmsg_addr, socket_with,
@@ -15,17 +19,42 @@ use sd_notify::NotifyState;
 /// Where the service manager listens.
 const PLACE: &str = "NOTIFY_SOCKET";
 
+/// How long one attempt to send waits for a service manager that does not read.
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
+
 /// Whether there is a service manager that wants to be told.
 pub(crate) fn is_wanted() -> bool {
     std::env::var_os(PLACE).is_some()
 }
 
-/// Sends one notification, with at most one descriptor.
+/// Sends one notification, with at most one descriptor, and waits so long for a service manager that does not read.
 ///
 /// # Errors
 ///
-/// Those of sendmsg(2). That it was sent does not mean that it has been read.
-pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+/// Those of sendmsg(2), and that it was not read. That it was sent does not mean that it has been read.
+pub(crate) fn send(
+    text: &str,
+    descriptor: Option<BorrowedFd<'_>>,
+    patience: Duration,
+) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match attempt(text, descriptor, SendFlags::empty()) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() < deadline => {}
+            Err(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("the service manager has not read its notifications for {patience:?}"),
+                ));
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Sends it if the service manager reads. Otherwise it waits for that, for [`ATTEMPT`] at most unless a flag says that it does not.
+fn attempt(text: &str, descriptor: Option<BorrowedFd<'_>>, flags: SendFlags) -> io::Result<()> {
     let Some(place) = std::env::var_os(PLACE) else {
         return Ok(());
     };
@@ -43,14 +72,9 @@ pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result
         debug_assert!(fits, "the space is for one");
     }
     let parts = [IoSlice::new(text.as_bytes())];
+    let flags = flags | SendFlags::NOSIGNAL;
     loop {
-        match sendmsg_addr(
-            socket,
-            &address,
-            &parts,
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        ) {
+        match sendmsg_addr(socket, &address, &parts, &mut ancillary, flags) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -66,35 +90,76 @@ fn socket() -> io::Result<&'static OwnedFd> {
     }
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(ATTEMPT))?;
     Ok(SOCKET.get_or_init(|| socket))
 }
 
-fn notify(text: &str) {
-    if let Err(error) = send(text, None) {
-        tracing::warn!("cannot notify the service manager: {error}");
+/// What the service manager must be told and has not read yet, in order.
+static OWED: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+
+/// Tells it now, or as soon as it reads, if [`send_owed`] is called.
+pub(crate) fn tell(text: String) {
+    let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
+    owed.push_back(text);
+    drop(owed);
+    send_owed();
+}
+
+/// Sends what the service manager must be told, without waiting. Returns whether anything is left, to be tried again in
+/// [`ATTEMPT`].
+pub(crate) fn send_owed() -> bool {
+    let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(text) = owed.front() {
+        if !mention(text) {
+            return true;
+        }
+        owed.pop_front();
     }
+    false
+}
+
+/// Sends what can be done without, unless it would have to wait for that. The main thread has signals to wait for. Returns
+/// whether there is nothing more to be done about it.
+fn mention(text: &str) -> bool {
+    /// That it does not read has been said.
+    static IS_SAID: AtomicBool = AtomicBool::new(false);
+    match attempt(text, None, SendFlags::DONTWAIT) {
+        Ok(()) => IS_SAID.store(false, Ordering::Relaxed),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            if !IS_SAID.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "the service manager does not read its notifications; until it does, it is not told the status, and its \
+                     watchdog is not fed"
+                );
+            }
+            return false;
+        }
+        Err(error) => tracing::warn!("cannot notify the service manager: {error}"),
+    }
+    true
 }
 
 pub(crate) fn ready() {
-    notify("READY=1");
+    tell("READY=1".into());
 }
 
 /// A reload begins. systemd wants to know when, to tell it from an earlier one (sd_notify(3), RELOADING=1).
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&format!("RELOADING=1\n{now}")),
+        Ok(now) => tell(format!("RELOADING=1\n{now}")),
         Err(error) => tracing::warn!("cannot notify the service manager: {error}"),
     }
 }
 
 pub(crate) fn stopping() {
-    notify("STOPPING=1");
+    tell("STOPPING=1".into());
 }
 
-pub(crate) fn status(line: &str) {
-    notify(&format!("STATUS={line}"));
+/// Returns whether it need not be said again.
+pub(crate) fn status(line: &str) -> bool {
+    mention(&format!("STATUS={line}"))
 }
 
 pub(crate) fn watchdog() {
-    notify("WATCHDOG=1");
+    mention("WATCHDOG=1");
 }

@@ -15,6 +15,7 @@ use crate::handover::taking::Inheritance;
 use crate::host::Hosted;
 use crate::inherit::{Inherited, NamedDescriptor};
 use crate::listeners::{self, Held, Listener, Plan};
+use crate::notify;
 use crate::running::Running;
 use crate::service::Service;
 use crate::worker::{Factory, Worker};
@@ -299,7 +300,7 @@ fn orphans(listeners: &[Arc<Listener>], parcels: &[Parcel]) -> Vec<Arc<str>> {
 fn drop_strays(strays: Vec<NamedDescriptor>) {
     for stray in strays {
         tracing::warn!(name = %stray.name, fd = stray.number, "dropping a stored descriptor that nothing here uses");
-        if let Err(error) = store::remove(&stray.name) {
+        if let Err(error) = store::remove(&stray.name, notify::ATTEMPT) {
             tracing::warn!(name = %stray.name, "cannot remove it from the service manager's store: {error}");
         }
     }

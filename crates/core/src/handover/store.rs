@@ -37,10 +37,11 @@ pub(crate) fn room() -> io::Result<usize> {
         return Ok(0);
     }
     let room = store_probes();
-    if !matches!(room, Ok(0)) {
-        // Whether it has answered or not: it may come to keep them.
-        let removed = remove(PROBE);
-        return room.and_then(|room| removed.map(|()| room));
+    match room {
+        Ok(0) => {}
+        Ok(_) => remove(PROBE, PROBE_PATIENCE)?,
+        // It may come to keep them.
+        Err(_) => notify::tell(removal(PROBE)),
     }
     room
 }
@@ -50,10 +51,10 @@ fn store_probes() -> io::Result<usize> {
     let mut ours = Vec::new();
     for _ in 0..NEEDED {
         let (kept, own) = UnixStream::pair()?;
-        store(PROBE, kept.as_fd())?;
+        store(PROBE, kept.as_fd(), PROBE_PATIENCE)?;
         ours.push(own);
     }
-    Barrier::raise()?.wait(PROBE_PATIENCE)?;
+    Barrier::raise(PROBE_PATIENCE)?.wait(PROBE_PATIENCE)?;
     ours.retain(|own| !hangs_up_within(own, Duration::ZERO).unwrap_or(true));
     if ours.len() < NEEDED {
         // A process that the service manager was just starting may have had what was dropped, for a moment.
@@ -65,20 +66,24 @@ fn store_probes() -> io::Result<usize> {
 /// Gives the package to the service manager, and waits until it has it.
 pub(crate) fn give(package: &Package) -> io::Result<()> {
     for (name, descriptor) in package.descriptors() {
-        store(name, descriptor)?;
+        store(name, descriptor, PATIENCE)?;
     }
-    Barrier::raise()?.wait(PATIENCE)
+    Barrier::raise(PATIENCE)?.wait(PATIENCE)
 }
 
 /// Tells the service manager to take all descriptors of this name out of the store.
-pub(crate) fn remove(name: &str) -> io::Result<()> {
-    notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None)
+pub(crate) fn remove(name: &str, patience: Duration) -> io::Result<()> {
+    notify::send(&removal(name), None, patience)
 }
 
-fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+fn removal(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={name}")
+}
+
+fn store(name: &str, descriptor: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
     // FDPOLL=0: kept until it is removed, whatever happens to it (systemd 246).
     let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-    notify::send(&text, Some(descriptor))
+    notify::send(&text, Some(descriptor), patience)
 }
 
 /// Takes all descriptors of these names out of the store, and waits until they are.
@@ -88,18 +93,24 @@ fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
 /// That the service manager does not answer, before anything was taken out. Once it was told to, what it was told is done
 /// sooner or later, so that nothing is gained by giving up: it is waited for without bound (`TimeoutStartSec=` has one).
 pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
-    Barrier::raise()?.wait(PATIENCE)?;
+    Barrier::raise(PATIENCE)?.wait(PATIENCE)?;
     for name in names {
-        remove(name)?;
+        insist(|| remove(name, PATIENCE))?;
     }
-    let barrier = Barrier::raise()?;
-    while !barrier.is_passed_within(PATIENCE)? {
-        tracing::warn!(
-            "the service manager has not confirmed for another {PATIENCE:?} that the predecessor's connections are out of its \
-             store; they go on when it has"
-        );
+    let barrier = insist(|| Barrier::raise(PATIENCE))?;
+    insist(|| barrier.wait(PATIENCE))
+}
+
+/// Tries again for as long as the service manager is only slow.
+fn insist<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => tracing::warn!(
+                "taking the predecessor's connections out of the store: {error}; they go on when it has"
+            ),
+            result => return result,
+        }
     }
-    Ok(())
 }
 
 /// Is passed when the service manager has handled everything that it was told before (systemd 246).
@@ -109,29 +120,25 @@ struct Barrier {
 }
 
 impl Barrier {
-    fn raise() -> io::Result<Self> {
+    fn raise(patience: Duration) -> io::Result<Self> {
         if !notify::is_wanted() {
             return Ok(Barrier { ours: None });
         }
         let (ours, theirs): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-        notify::send("BARRIER=1", Some(theirs.as_fd()))?;
+        notify::send("BARRIER=1", Some(theirs.as_fd()), patience)?;
         Ok(Barrier { ours: Some(ours) })
     }
 
     /// Waits until it is passed; it is an error if that takes too long.
     fn wait(&self, patience: Duration) -> io::Result<()> {
-        match self.is_passed_within(patience)? {
-            true => Ok(()),
-            false => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("the service manager has not answered within {patience:?}"),
-            )),
-        }
-    }
-
-    fn is_passed_within(&self, patience: Duration) -> io::Result<bool> {
         let ours = self.ours.as_ref();
-        ours.map_or(Ok(true), |ours| hangs_up_within(ours, patience))
+        if ours.map_or(Ok(true), |ours| hangs_up_within(ours, patience))? {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("the service manager has not answered for {patience:?}"),
+        ))
     }
 }
 

@@ -1,6 +1,10 @@
 //! A service manager that has other things to do.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
+
+use nix::sys::signal::Signal;
 
 use crate::crash::{PARTS, all_go_on, stopped};
 use crate::manager::Manager;
@@ -35,7 +39,10 @@ fn a_confirmation_is_waited_for() {
     manager.stand_still_at("FDSTOREREMOVE=1");
     let mark = manager.mark();
     manager.launch();
-    manager.logged(1, &["has not confirmed for another 20s"]);
+    manager.logged(
+        1,
+        &["the service manager has not answered for 20s; they go on when it has"],
+    );
     manager.go_on();
     manager.wait_for(mark, "READY=1");
     all_go_on(&mut manager, &mut wires);
@@ -60,4 +67,50 @@ fn a_store_that_was_not_found_at_start_is_found_by_a_restart() {
     wire.echo(2, 2);
     manager.wait_until_nothing_is_stored();
     manager.stop_for_good();
+}
+
+/// Makes the manager read nothing, and its queue full.
+fn stop_reading(manager: &Manager) {
+    const NEWS: &str = "from another process";
+    manager.stand_still_at(NEWS);
+    // A socket has room for so much that is unread, too.
+    loop {
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.connect(manager.path("notify")).unwrap();
+        let is_blocked = |error: std::io::Error| {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        };
+        if socket.send(NEWS.as_bytes()).map_err(is_blocked).is_err() {
+            return;
+        }
+        while socket.send(NEWS.as_bytes()).map_err(is_blocked).is_ok() {}
+    }
+}
+
+/// The main thread waits for no service manager that does not read: it serves, stops when it is told to, and says what it
+/// has to say as soon as somebody reads it.
+#[test]
+fn a_manager_that_does_not_read_keeps_nobody_from_stopping() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    manager.set_environment("WATCHDOG_USEC", "4000000");
+    let address = manager.listen_tcp("rpc");
+    let mark = manager.mark();
+    stop_reading(&manager);
+    manager.launch();
+    manager.logged(1, &["does not read its notifications"]);
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    assert_eq!(manager.count(mark, "READY=1"), 0);
+    manager.go_on();
+    manager.wait_for(mark, "READY=1");
+    manager.wait_until_nothing_is_stored();
+
+    stop_reading(&manager);
+    manager.logged(2, &["does not read its notifications"]);
+    wire.echo(2, 2);
+    manager.signal(Signal::SIGTERM);
+    assert_eq!(wire.rest(), b"");
+    assert!(manager.ended().success());
+    assert_eq!(manager.count(mark, "STOPPING=1"), 0);
 }
