@@ -9,7 +9,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::connection::LINGER;
 use crate::handover::preflight::Asked;
+use crate::handover::store;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::running::Running;
@@ -25,6 +27,16 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// that a process that was frozen as a whole (the cgroup freezer, a paused virtual machine) finds nobody stuck when it goes on.
 /// A little more than workers wait for each other (`REST_MAX` of the shard).
 const LOOKS_MAX: u32 = 16;
+
+/// What else takes time, on a machine that is busy.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// How long it may take from a signal until every worker has ended or was left behind: the service manager says whether it has a
+/// store, deferred replies come, in two rounds, what cannot be saved ends, and stuck workers are found.
+pub(crate) fn longest_end(drain: Duration) -> Duration {
+    let known = store::PROBE_PATIENCE + LINGER + LOOK_INTERVAL * LOOKS_MAX + MARGIN;
+    drain.saturating_mul(2).saturating_add(known)
+}
 
 /// The signals that are read. They are blocked, so that one that arrives while the process replaces itself stays pending
 /// for the successor.

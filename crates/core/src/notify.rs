@@ -143,16 +143,27 @@ pub(crate) fn ready() {
     tell("READY=1".into());
 }
 
-/// A reload begins. systemd wants to know when, to tell it from an earlier one (sd_notify(3), RELOADING=1).
-pub(crate) fn reloading() {
+/// A reload begins, which may take so long. systemd wants to know when, to tell it from an earlier one (sd_notify(3), RELOADING=1).
+pub(crate) fn reloading(longest: Duration) {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(format!("RELOADING=1\n{now}")),
+        Ok(now) => tell(format!("RELOADING=1\n{now}\n{}", extension(longest))),
         Err(error) => tracing::warn!("cannot notify the service manager: {error}"),
     }
 }
 
-pub(crate) fn stopping() {
-    tell("STOPPING=1".into());
+/// A stop begins, which may take so long.
+pub(crate) fn stopping(longest: Duration) {
+    tell(format!("STOPPING=1\n{}", extension(longest)));
+}
+
+/// What comes next may take so long.
+pub(crate) fn extend(longest: Duration) {
+    tell(extension(longest));
+}
+
+/// Puts off the time limit of the present state, `TimeoutStopSec=` for one, and the watchdog's, if they are sooner.
+fn extension(longest: Duration) -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", longest.as_micros())
 }
 
 /// Returns whether it need not be said again.

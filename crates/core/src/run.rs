@@ -5,9 +5,10 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
-use crate::control::{Control, Signals, Why};
+use crate::control::{Control, Signals, Why, longest_end};
 use crate::engine::choose;
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
@@ -65,6 +66,7 @@ impl Server {
         let daemon = Daemon {
             program: Program::current()?,
             names: DescriptorNames::of(&self.config),
+            longest_end: longest_end(self.config.handover.drain),
         };
         daemon.program.say_missed();
         let running = self.start_held(RESERVE)?;
@@ -143,6 +145,8 @@ impl Server {
 struct Daemon {
     program: Program,
     names: DescriptorNames,
+    /// How long the workers may take to end.
+    longest_end: Duration,
 }
 
 /// The descriptor name of each section.
@@ -178,7 +182,7 @@ impl Daemon {
             let refusal = match control.wait(running)? {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
-                    notify::reloading();
+                    notify::reloading(preflight::PATIENCE + self.longest_end);
                     let question = self.question(running);
                     match Asked::start(&self.program, &question, &mut spare) {
                         Ok(asked) => {
@@ -200,11 +204,11 @@ impl Daemon {
                 }
                 Why::Stop(signal) => {
                     tracing::info!("{signal}: stopping");
-                    notify::stopping();
+                    notify::stopping(self.longest_end);
                     return Ok((End::Stop, spare));
                 }
                 Why::Ended => {
-                    notify::stopping();
+                    notify::stopping(self.longest_end);
                     return Ok((End::Stop, spare));
                 }
             };

@@ -26,7 +26,7 @@ pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
 pub(crate) const YES: &str = "ringhold: ready to take over\n";
 
 /// How long the child may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether the child has ended, where nothing tells.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);

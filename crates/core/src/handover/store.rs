@@ -22,7 +22,7 @@ pub(crate) const NEEDED: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same for what can be done without.
-const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a process may take from fork(2) to execve(2).
 const FORK_PATIENCE: Duration = Duration::from_millis(200);
@@ -65,6 +65,7 @@ fn store_probes() -> io::Result<usize> {
 
 /// Gives the package to the service manager, and waits until it has it.
 pub(crate) fn give(package: &Package) -> io::Result<()> {
+    notify::extend(2 * PATIENCE);
     for (name, descriptor) in package.descriptors() {
         store(name, descriptor, PATIENCE)?;
     }
@@ -93,6 +94,8 @@ fn store(name: &str, descriptor: BorrowedFd<'_>, patience: Duration) -> io::Resu
 /// That the service manager does not answer, before anything was taken out. Once it was told to, what it was told is done
 /// sooner or later, so that nothing is gained by giving up: it is waited for without bound (`TimeoutStartSec=` has one).
 pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
+    // Before what it is for, so that it is read in time if the service manager is slow.
+    notify::extend(2 * PATIENCE);
     Barrier::raise(PATIENCE)?.wait(PATIENCE)?;
     for name in names {
         insist(|| remove(name, PATIENCE))?;

@@ -162,6 +162,28 @@ fn who_has_an_answer_can_reload() {
     manager.stop_for_good();
 }
 
+/// A stop that waits for deferred replies may take longer than `TimeoutStopSec=` says, and asks for that.
+#[test]
+fn time_is_asked_for() {
+    let config = "[handover]\ndrain = \"20s\"\n[sockets.rpc]\n";
+    for size in [0, 3] {
+        let mut manager = Manager::new(size, config);
+        manager.listen_unix("rpc");
+        manager.start();
+        let mark = manager.mark();
+        manager.reload();
+        manager.stop();
+        for (line, least) in [("RELOADING=1", 51), ("STOPPING=1", 41)] {
+            let state = manager.state();
+            let mut messages = state.messages[mark..].iter();
+            let message = messages.find(|text| text.lines().any(|other| other == line));
+            let mut lines = message.unwrap().lines();
+            let asked = lines.find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="));
+            assert!(asked.unwrap().parse::<u64>().unwrap() >= least * 1_000_000);
+        }
+    }
+}
+
 /// What the service manager is told, and in which order.
 #[test]
 fn the_notifications_are_in_order() {
@@ -185,26 +207,29 @@ fn the_notifications_are_in_order() {
     ]
     .concat();
     let give = [
+        "EXTEND_TIMEOUT_USEC=40000000",
         "FDSTORE=1 FDNAME=ringhold.state FDPOLL=0",
         "FDSTORE=1 FDNAME=ringhold.outlet FDPOLL=0",
         "FDSTORE=1 FDNAME=ringhold.inlet FDPOLL=0",
         "BARRIER=1",
     ];
     let take = [
+        "EXTEND_TIMEOUT_USEC=40000000",
         "BARRIER=1",
         "FDSTOREREMOVE=1 FDNAME=ringhold.inlet",
         "FDSTOREREMOVE=1 FDNAME=ringhold.outlet",
         "FDSTOREREMOVE=1 FDNAME=ringhold.state",
         "BARRIER=1",
     ];
+    let stopping = "STOPPING=1 EXTEND_TIMEOUT_USEC=37000000";
     let expected = [
         &probe[..],
-        &["READY=1", "STOPPING=1"],
+        &["READY=1", stopping],
         &probe,
         &give,
         &take,
         &probe,
-        &["READY=1", "STOPPING=1"],
+        &["READY=1", stopping],
         &probe,
         &give,
     ]
