@@ -16,6 +16,8 @@ use rustix::net::{
 };
 use sd_notify::NotifyState;
 
+use crate::rlimit;
+
 /// Where the service manager listens.
 const PLACE: &str = "NOTIFY_SOCKET";
 
@@ -40,7 +42,15 @@ pub(crate) fn send(
     let deadline = Instant::now() + patience;
     loop {
         match attempt(text, descriptor, SendFlags::empty()) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                let place = std::env::var_os(PLACE).unwrap_or_default();
+                let text = format!(
+                    "the service manager cannot be notified at NOTIFY_SOCKET={}: {error}{}",
+                    place.display(),
+                    rlimit::advice(&error)
+                );
+                return Err(io::Error::new(error.kind(), text));
+            }
             Err(_) if Instant::now() < deadline => {}
             Err(_) => {
                 return Err(io::Error::new(

@@ -13,6 +13,7 @@ use crate::engine::choose;
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
+use crate::handover::parcel::Parcel;
 use crate::handover::preflight::{self, Asked, Question, SPARE_FOR_CHILD};
 use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
@@ -20,6 +21,7 @@ use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
 use crate::notify;
+use crate::rlimit;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError, must_be_free, needed_descriptors};
 
@@ -110,7 +112,7 @@ impl Server {
             }
             End::Replace => {
                 say_served(&metrics);
-                return Err(daemon.replace(running.release(), store.suffices())?.into());
+                return Err(daemon.replace(running.release(), store.suffices()));
             }
         }
         say_served(&metrics);
@@ -225,17 +227,23 @@ impl Daemon {
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
     fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
-        let package = giving::pack(&released.listeners, released.parcels, true)?;
-        store::give(&package)?;
-        tracing::info!(
-            "left {} connections with the service manager",
-            package.connections
-        );
+        let package = pack(&released.listeners, released.parcels, true)?;
+        let count = package.connections;
+        if let Err(error) = store::give(&package) {
+            return Err(ServerError::Handover(match error.kind() {
+                io::ErrorKind::TimedOut => format!(
+                    "{count} connections were given to the service manager, which has not confirmed that it keeps them: {error}; \
+                     the next start takes over what it has kept"
+                ),
+                _ => format!("{count} connections are closed, since {error}"),
+            }));
+        }
+        tracing::info!("left {count} connections with the service manager");
         Ok(released.failed)
     }
 
     /// Replaces the process. Returns only if that failed, with the reason.
-    fn replace(&self, released: Released, has_store: bool) -> Result<io::Error, ServerError> {
+    fn replace(&self, released: Released, has_store: bool) -> ServerError {
         let Released {
             listeners,
             parcels,
@@ -244,19 +252,34 @@ impl Daemon {
         if let Some(failed) = failed {
             tracing::error!("{failed}; its connections are lost");
         }
-        let package = giving::pack(&listeners, parcels, has_store)?;
-        if has_store && let Err(error) = store::give(&package) {
+        let package = match pack(&listeners, parcels, has_store) {
+            Ok(package) => package,
+            Err(error) => return error,
+        };
+        let given = if has_store {
+            store::give(&package)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = &given {
             tracing::warn!(
                 "the service manager cannot keep the connections, should the new program fail: {error}"
             );
         }
-        tracing::info!(
-            "handing {} connections over to {}",
-            package.connections,
-            self.program.path().display()
-        );
-        let descriptors = self.descriptors(&listeners, &package)?;
-        Ok(self.program.replace(&descriptors))
+        let (count, path) = (package.connections, self.program.path().display());
+        tracing::info!("handing {count} connections over to {path}");
+        let error = match self.descriptors(&listeners, &package) {
+            Ok(descriptors) => self.program.replace(&descriptors),
+            Err(error) => error,
+        };
+        let fate = match has_store && given.is_ok() {
+            true => "are with the service manager, and the next start takes them over",
+            false => "are closed",
+        };
+        ServerError::Handover(format!(
+            "{path} cannot take this process's place: {error}{}; its {count} connections {fate}",
+            rlimit::advice(&error)
+        ))
     }
 
     /// What the successor gets, as the service manager would pass it on.
@@ -275,6 +298,21 @@ impl Daemon {
             own.map(|(name, descriptor)| Ok((name.to_owned(), descriptor.try_clone_to_owned()?)));
         inherited.chain(own).collect()
     }
+}
+
+/// Packs what is left of the connections.
+fn pack(
+    listeners: &[Arc<Listener>],
+    parcels: Vec<Parcel>,
+    stored: bool,
+) -> Result<Package, ServerError> {
+    let count = parcels.len();
+    giving::pack(listeners, parcels, stored).map_err(|error| {
+        ServerError::Handover(format!(
+            "{count} connections are closed, since they cannot be packed for a successor: {error}{}",
+            rlimit::advice(&error)
+        ))
+    })
 }
 
 /// How the process ends.

@@ -381,7 +381,7 @@ impl Running {
             }
         }
         let unrestored = self.unrestored();
-        inheritance.commit()?;
+        inheritance.commit().map_err(ServerError::Handover)?;
         if inheritance.lost > 0 {
             tracing::error!(
                 "{} connections of the predecessor were lost",

@@ -198,7 +198,7 @@ impl Server {
         if inheritance.is_some() && !is_of_use {
             // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
             // open, and some are in there, whether or not anybody can tell what they are.
-            inheritance.commit()?;
+            inheritance.commit().map_err(ServerError::Handover)?;
             tracing::info!("took over 0 connections");
         }
         self.start_from(plan, chosen, cpus, inheritance)

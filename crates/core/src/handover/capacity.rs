@@ -3,8 +3,10 @@
 //! It is asked at start, so that the log says in good time what a restart will do, and once more when it matters: by then the
 //! unit may be another one (`systemctl daemon-reload`), or the store full, or the service manager no longer too busy to answer.
 
+use std::io;
+
 use super::store;
-use crate::notify;
+use crate::{notify, rlimit};
 
 /// What is known of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +36,16 @@ impl Capacity {
                 say(*room, "a restart closes open connections");
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(
-                "whether the service manager stores descriptors is unknown at the moment: {error}"
-            ),
+            // It may be there all the same.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut || rlimit::is_used_up(error) => {
+                tracing::warn!(
+                    "whether the service manager stores descriptors is unknown at the moment: {error}"
+                );
+            }
+            Err(error) => {
+                tracing::warn!("open connections cannot be left to a successor: {error}");
+                return Capacity { room: Some(0) };
+            }
         }
         Capacity { room: room.ok() }
     }

@@ -80,7 +80,7 @@ impl Inheritance {
     ///
     /// The service manager does not answer. Then it may start another process with the same connections, so that this one
     /// must not serve them, and everything is left as it was found.
-    pub(crate) fn commit(&mut self) -> io::Result<()> {
+    pub(crate) fn commit(&mut self) -> Result<(), String> {
         if self.is_stored {
             let mut names: Vec<&str> = self
                 .kept
@@ -91,7 +91,15 @@ impl Inheritance {
             names.dedup();
             if let Err(error) = store::take_out(&names) {
                 self.put_back();
-                return Err(error);
+                let consequence = match error.kind() {
+                    io::ErrorKind::TimedOut => {
+                        "nothing was taken out of its store, and the next start finds the same; see what keeps it busy"
+                    }
+                    _ => "the next start takes over what is still in its store",
+                };
+                return Err(format!(
+                    "the connections of the predecessor cannot be taken over: {error}; {consequence}"
+                ));
             }
         }
         self.kept.clear();

@@ -38,6 +38,9 @@ pub enum ServerError {
         /// How.
         error: io::Error,
     },
+    /// Connections could not be given to a successor, or what a predecessor left could not be taken over: why, what becomes
+    /// of them, and what to do.
+    Handover(String),
     /// The operating system refused something else.
     System(io::Error),
 }
@@ -52,7 +55,7 @@ impl fmt::Display for ServerError {
                  instead of stopping or reloading it; call block_signals first in main, before any thread starts"
             ),
             ServerError::Listeners(error) => error.fmt(f),
-            ServerError::Engine(reason) => f.write_str(reason),
+            ServerError::Engine(reason) | ServerError::Handover(reason) => f.write_str(reason),
             ServerError::Descriptors { needed, free } => write!(
                 f,
                 "it takes {needed} descriptors to serve, before there is any connection, and only {free} are \

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use nix::sys::signal::Signal;
 
 use crate::crash::{PARTS, all_go_on, stopped};
-use crate::manager::Manager;
+use crate::manager::{Manager, until};
 use crate::wire::Wire;
 
 /// A successor that cannot get hold of it leaves everything as it was, and this is no attempt.
@@ -18,6 +18,9 @@ fn a_start_that_is_not_answered_leaves_everything_to_the_next() {
     let mark = manager.mark();
     manager.launch();
     assert_eq!(manager.ended().code(), Some(1));
+    let why = "the service manager has not answered for 20s; nothing was taken out of its store";
+    let what = "the connections of the predecessor cannot be taken over";
+    manager.logged(1, &[&format!("{what}: {why}")]);
     manager.go_on();
     manager.wait_for(mark, "BARRIER=1");
     {
@@ -46,6 +49,51 @@ fn a_confirmation_is_waited_for() {
     manager.go_on();
     manager.wait_for(mark, "READY=1");
     all_go_on(&mut manager, &mut wires);
+}
+
+/// The connections are on their way to it, and where they are is said.
+#[test]
+fn a_stop_that_is_not_confirmed_says_what_became_of_the_connections() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    manager.wait_until_nothing_is_stored();
+    manager.stand_still_at("BARRIER=1");
+    let mark = manager.mark();
+    manager.signal(Signal::SIGTERM);
+    assert_eq!(manager.ended().code(), Some(1));
+    let given = "ringhold: 1 connections were given to the service manager, which has not confirmed that it keeps them";
+    let then =
+        "the service manager has not answered for 20s; the next start takes over what it has kept";
+    manager.logged(1, &[&format!("{given}: {then}")]);
+    manager.go_on();
+    until("both barriers", || {
+        (manager.count(mark, "BARRIER=1") == 2).then_some(())
+    });
+    assert_eq!(manager.state().stored(), PARTS);
+    manager.start();
+    wire.echo(2, 2);
+    manager.stop_for_good();
+}
+
+/// Connections are ended in order if there is nobody to leave them with any more.
+#[test]
+fn a_manager_that_is_gone_is_given_nothing() {
+    let mut manager = Manager::new(16, "[sockets.rpc]\n");
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    let [place, elsewhere] = ["notify", "elsewhere"].map(|name| manager.path(name));
+    std::fs::rename(&place, &elsewhere).unwrap();
+    manager.stop();
+    std::fs::rename(&elsewhere, &place).unwrap();
+    assert_eq!(wire.rest(), b"");
+    let why = format!("the service manager cannot be notified at NOTIFY_SOCKET={place}");
+    let what = "open connections cannot be left to a successor";
+    manager.logged(1, &[&format!("{what}: {why}"), "No such file or directory"]);
 }
 
 /// Whether there is a store is asked again when it matters.
