@@ -10,14 +10,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::LINGER;
-use crate::handover::preflight::Asked;
+use crate::handover::preflight::{self, Asked};
 use crate::handover::store;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::running::Running;
 use crate::server::ServerError;
 
-/// How often `STATUS=` is brought up to date, and memory given back.
+/// How often `STATUS=` is brought up to date, memory given back, and a killed child looked for.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a handover looks whether the workers take turns.
@@ -379,6 +379,7 @@ impl Status {
         }
         self.before = Some((now, total));
         running.give_memory_back();
+        preflight::reap();
     }
 }
 

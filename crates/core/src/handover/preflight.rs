@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStdout, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -30,6 +31,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether the child has ended, where nothing tells.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a child may take to end when it was killed, which as a rule is no time at all.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Descriptors that connections cannot use up: starting a child takes three or four for a moment. There are more, since those
 /// who wait for descriptors may take some as soon as they are free.
@@ -186,9 +190,10 @@ impl Asked {
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let mut child = Mortal(command.spawn()?);
-        let output = child.0.stdout.take();
-        let pid = Pid::from_raw(child.0.id().cast_signed());
+        let mut child = command.spawn()?;
+        let output = child.stdout.take();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let child = Mortal(Some(child));
         let end = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let output = output.ok_or_else(|| io::Error::other("the child has no standard output"))?;
         rustix::io::ioctl_fionbio(&output, true)?;
@@ -231,7 +236,7 @@ impl Asked {
     /// program cannot take over, if it cannot.
     pub(crate) fn read(&mut self) -> Option<Result<(), String>> {
         // First this: what the child has written is there when it has ended.
-        let ended = self.child.0.try_wait();
+        let ended = self.child.0.as_mut().map_or(Ok(None), Child::try_wait);
         if let Err(reason) = self.receive() {
             return Some(Err(reason));
         }
@@ -291,14 +296,37 @@ impl Asked {
 
 /// Dropped, it is killed.
 #[derive(Debug)]
-struct Mortal(Child);
+struct Mortal(Option<Child>);
 
 impl Drop for Mortal {
     fn drop(&mut self) {
-        // Both fail if it has ended and was waited for.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let Some(mut child) = self.0.take() else {
+            return;
+        };
+        // Fails if it has ended and was waited for.
+        let _ = child.kill();
+        let deadline = Instant::now() + KILL_PATIENCE;
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                killed().push(child);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
+}
+
+/// Children that were killed and did not end: one that waits for a disk or for another machine does not until that has
+/// answered, and the main thread has more to do than to wait for it.
+static KILLED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+fn killed() -> MutexGuard<'static, Vec<Child>> {
+    KILLED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks which of the killed children have ended. Until then they stay in the table of processes.
+pub(crate) fn reap() {
+    killed().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

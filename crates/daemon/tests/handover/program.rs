@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use nix::errno::Errno;
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ringhold_client::Address;
 
@@ -117,6 +120,37 @@ fn a_new_version_behind_a_link_is_found() {
     manager.reload();
     assert_eq!(running(&manager), manager.path("ringhold-2"));
     wire.echo(9, 9);
+    manager.stop_for_good();
+}
+
+/// A killed child may take its time to end, as one does that waits for a disk. Nobody waits for it. Here it is held by
+/// somebody who traces it: it stays in the table of processes until that one has seen its end.
+#[test]
+fn a_child_that_does_not_end_does_not_keep_it_from_stopping() {
+    let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
+    let asked = manager.path("asked");
+    script(
+        &manager,
+        "ringhold",
+        &format!("echo $$ >{asked}\nexec sleep 1000"),
+    );
+    manager.signal(Signal::SIGHUP);
+    let child = until("the child", || {
+        fs::read_to_string(&asked).ok()?.trim().parse().ok()
+    });
+    let child = Pid::from_raw(child);
+    let seized = ptrace::seize(child, ptrace::Options::empty());
+    manager.stop();
+    if seized == Err(Errno::EPERM) {
+        eprintln!("nobody may trace a process here");
+        return;
+    }
+    seized.unwrap();
+    let end = waitpid(child, Some(WaitPidFlag::__WALL)).unwrap();
+    assert!(matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)));
+    install(&manager, "ringhold");
+    manager.start();
+    wire.echo(1, 1);
     manager.stop_for_good();
 }
 
