@@ -2,7 +2,7 @@
 //!
 //! A multishot receive is woken by whoever sends, which on a busy worker costs more than to look: the wake-up was written by
 //! another CPU, and so was the list that it waits in. By the time that a worker with many connections has answered
-//! all of them, the first ones have gone on already. So a connection that was served in many crowded turns becomes *eager*: once its
+//! all of them, the first ones have gone on already. So a connection that has received often enough in crowded turns becomes *eager*: once its
 //! answers are on their way, one receive looks for what comes next and does not wait (MSG_DONTWAIT). If that was in vain,
 //! another one waits; if it is so too often, the connection goes back to the multishot receive.
 
@@ -17,12 +17,12 @@ use super::queue::Completion;
 use super::receive::Shots;
 use super::{Engine, Poll};
 
-/// A turn in which so many receives brought something is crowded.
+/// A turn behind one in which so many receives brought something is crowded.
 const CROWD_MIN: u32 = 16;
 
-/// A connection becomes eager after so many crowded turns in a row. Each time that this turns out to be wrong it takes
-/// twice as many, up to [`PATIENCE_MAX`] times.
-const CROWDED_TURNS_MIN: u32 = 16;
+/// A connection becomes eager when it has received so many times in a row in crowded turns. Each time that this turns out to be
+/// wrong it takes twice as many, up to [`PATIENCE_MAX`] times.
+const CROWDED_RECEIVES_MIN: u32 = 16;
 const PATIENCE_MAX: u8 = 8;
 
 /// A look in vain costs about what two others save. Once it has been so much too often, a connection is eager no more.
@@ -89,7 +89,7 @@ impl Crowd {
         match &mut link.pace {
             Pace::Patient { crowded } if self.before.receives >= CROWD_MIN => {
                 *crowded += 1;
-                if u32::from(*crowded) >= CROWDED_TURNS_MIN << link.patience {
+                if u32::from(*crowded) >= CROWDED_RECEIVES_MIN << link.patience {
                     link.pace = Pace::Eager(Eager::default());
                 }
             }
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    const CROWDED_TURNS_MAX: u32 = CROWDED_TURNS_MIN << PATIENCE_MAX;
+    const CROWDED_RECEIVES_MAX: u32 = CROWDED_RECEIVES_MIN << PATIENCE_MAX;
 
     fn link() -> RingLink {
         RingLink::new(UnixStream::pair().unwrap().0.into())
@@ -223,7 +223,7 @@ mod tests {
 
     /// The turns, in which so many connections receive, until this one is eager.
     fn turns_until_eager(crowd: &mut Crowd, link: &mut RingLink, others: u32) -> Option<u32> {
-        (0..2 * CROWDED_TURNS_MAX).find(|_| {
+        (0..2 * CROWDED_RECEIVES_MAX).find(|_| {
             crowd.begin_turn();
             let mut other = link_like_it();
             (0..others).for_each(|_| crowd.note(&mut other, 30));
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(turns_until_eager(&mut crowd, &mut link, few), None);
         let turns = turns_until_eager(&mut crowd, &mut link, few + 1);
         // The first one comes behind one that was not crowded.
-        assert_eq!(turns, Some(CROWDED_TURNS_MIN));
+        assert_eq!(turns, Some(CROWDED_RECEIVES_MIN));
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
             assert_eq!(misses.count(), usize::from(IN_VAIN_MAX / MISS));
         }
         assert_eq!(all[..4], [16, 31, 63, 127]);
-        assert_eq!(all[9..], [CROWDED_TURNS_MAX - 1; 2]);
+        assert_eq!(all[9..], [CROWDED_RECEIVES_MAX - 1; 2]);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(super) enum Polling {
 /// How a connection is received from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// A multishot receive waits for whatever comes. It has brought something in so many crowded turns in a row.
+    /// A multishot receive waits for whatever comes. It has brought something so many times in a row in crowded turns.
     Patient { crowded: u16 },
     /// See [`super::eager`].
     Eager(Eager),
