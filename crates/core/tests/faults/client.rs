@@ -2,10 +2,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::{getsockopt_impl, sockopt_impl};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::bed::SAFETY_NET;
@@ -40,6 +43,21 @@ pub(crate) fn connect_unix(path: &Path) -> UnixStream {
     stream.set_write_timeout(Some(SAFETY_NET / 2)).unwrap();
     stream
 }
+
+/// Whether all that was sent has arrived, or, over a unix socket, was taken by the peer.
+pub(crate) fn has_taken_all(stream: &impl AsFd) -> bool {
+    let [_, _, allocated, _, _, queued, ..] = getsockopt(stream, MemoryInfo).unwrap();
+    allocated + queued == 0
+}
+
+sockopt_impl!(
+    /// What a socket uses (SO_MEMINFO), as in sock_diag(7).
+    MemoryInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 9]
+);
 
 /// Closes with a reset instead of an orderly end.
 pub(crate) fn reset(stream: TcpStream) {

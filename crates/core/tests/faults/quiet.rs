@@ -110,6 +110,10 @@ pub(crate) fn whatever_is_waited_for_costs_no_turns(engine: Engine) {
     }
 }
 
+/// More than what the kernel tries before it leaves a receive to a thread of its own, which is 128 times.
+const URGENT: usize = 200;
+
+/// Urgent bytes are awaited by nobody, and wake whoever waits for others.
 pub(crate) fn urgent_data_does_no_harm(engine: Engine) {
     for ring in RINGS {
         let config = format!(
@@ -118,26 +122,103 @@ pub(crate) fn urgent_data_does_no_harm(engine: Engine) {
         let bed = Bed::start(engine, &config, |server| {
             server.service("digest", |_| Digest)
         });
-        let mut witness = bed.connect("digest");
-        // In a small frame and in one that is received into its own buffer.
-        for (round, size) in [500, 500_000].into_iter().enumerate() {
-            let sent = frame(size, 1);
-            let tcp = bed.connect("digest");
-            let unix = bed.connect_unix("digest");
-            for client in [SockRef::from(&tcp), SockRef::from(&unix)] {
-                let before = bed.total().bytes_in;
-                (&*client).write_all(&sent[..size / 2]).unwrap();
-                bed.until_received(before + size as u64 / 2);
-                client.send_out_of_band(&[1]).unwrap();
-            }
-            assert_quiet(&bed);
-            witness.write_all(&[7]).unwrap();
-            client::expect(&mut witness, &digest(round as u32, &[7]));
+        let mut witness = Witness::new(&bed);
+        let crowd = crowd(&bed, ring.is_empty());
+        // In a small frame, in one that is received into its own buffer, and between frames.
+        let frames = [500, 500_000].map(|size| frame(size, 1));
+        let tcp = [(); 2].map(|()| bed.connect("digest"));
+        let unix = [(); 2].map(|()| bed.connect_unix("digest"));
+        let before = bed.total().bytes_in;
+        for ((mut tcp, mut unix), frame) in tcp.iter().zip(&unix).zip(&frames) {
+            tcp.write_all(&frame[..frame.len() / 2]).unwrap();
+            unix.write_all(&frame[..frame.len() / 2]).unwrap();
         }
-        drop(witness);
+        bed.until_received(before + 2 * (250 + 250_000));
+        let clients = tcp.iter().map(SockRef::from);
+        let clients = clients.chain(unix.iter().map(SockRef::from));
+        let clients: Vec<SockRef<'_>> = clients.chain(crowd.iter().map(SockRef::from)).collect();
+        for round in 0..URGENT {
+            for client in &clients {
+                client.send_out_of_band(b"!").unwrap();
+            }
+            // The worker has seen them all before it answers.
+            witness.is_answered();
+            // Behind an urgent byte that was not looked at, or if too many are under way over TCP, bytes that were urgent become
+            // others.
+            bed.until("urgent bytes were looked at", |_| {
+                unix.iter().all(client::has_taken_all)
+            });
+            if round % 4 == 3 {
+                bed.until("urgent bytes arrived", |_| {
+                    crowd.iter().chain(&tcp).all(client::has_taken_all)
+                });
+            }
+        }
+        assert_quiet(&bed);
+        for ((mut tcp, mut unix), frame) in tcp.iter().zip(&unix).zip(&frames) {
+            tcp.write_all(&frame[frame.len() / 2..]).unwrap();
+            client::expect(&mut tcp, &digest(0, frame));
+            unix.write_all(&frame[frame.len() / 2..]).unwrap();
+            client::expect(&mut unix, &digest(0, frame));
+        }
+        for mut client in &crowd {
+            client.write_all(&[7]).unwrap();
+            client::expect(&mut client, &digest(CROWDED_ROUNDS, &[7]));
+        }
+        witness.is_answered();
+        assert_quiet(&bed);
+        drop((tcp, unix, crowd, witness));
         bed.until_open(0);
         bed.finish();
     }
+}
+
+/// Says something and is answered.
+struct Witness {
+    client: TcpStream,
+    answers: u32,
+}
+
+impl Witness {
+    fn new(bed: &Bed) -> Self {
+        Witness {
+            client: bed.connect("digest"),
+            answers: 0,
+        }
+    }
+
+    fn is_answered(&mut self) {
+        self.client.write_all(&[7]).unwrap();
+        client::expect(&mut self.client, &digest(self.answers, &[7]));
+        self.answers += 1;
+    }
+}
+
+/// How often everybody in a crowd says something.
+const CROWDED_ROUNDS: u32 = 60;
+
+/// Connections that have said something at the same time for a while. Where there are buffers for that, the ring engine asks them
+/// before it waits, and else lets them wait for buffers.
+fn crowd(bed: &Bed, is_asked: bool) -> Vec<TcpStream> {
+    let crowd: Vec<TcpStream> = (0..200).map(|_| bed.connect("digest")).collect();
+    for round in 0..CROWDED_ROUNDS {
+        for mut client in &crowd {
+            client.write_all(&[7]).unwrap();
+        }
+        for mut client in &crowd {
+            client::expect(&mut client, &digest(round, &[7]));
+        }
+    }
+    let counters = bed.counters();
+    if bed.engine == Engine::Ring {
+        let count = if is_asked {
+            counters.looks
+        } else {
+            counters.starved
+        };
+        assert!(count > 0, "{counters:?}");
+    }
+    crowd
 }
 
 /// Who is being ended and does not read costs no turns either, and what it still sends is taken, so that its answers are not

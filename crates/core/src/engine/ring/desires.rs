@@ -4,10 +4,10 @@ use std::io;
 
 use rustix::net::Shutdown;
 
+use super::Engine;
 use super::link::{Pace, Receiving};
 use super::receive::Shots;
 use super::watch::Watch;
-use super::{Engine, Poll};
 use crate::connection::{Finish, Receive};
 use crate::engine::read_last;
 use crate::shard::Phase;
@@ -76,7 +76,7 @@ impl Engine<'_> {
         let is_patient = matches!(link.pace, Pace::Patient { .. });
         match (desired, link.receiving) {
             // It has become eager or bulky.
-            (Receive::Stream, Receiving::Stream(Shots::Many)) if !is_patient => {
+            (Receive::Stream, Receiving::Stream(Shots::Many { .. })) if !is_patient => {
                 self.cancel_receive(slot, generation)
             }
             (Receive::Stream, Receiving::No) if !is_patient => match link.pace {
@@ -86,12 +86,8 @@ impl Engine<'_> {
             (Receive::Stream, Receiving::No) => {
                 // A fresh connection has rarely sent anything yet. One that was accepted while stopping is read at
                 // once, because it is about to be asked to end.
-                let poll = if self.shard.phase() == Phase::Serving {
-                    Poll::First
-                } else {
-                    Poll::No
-                };
-                self.arm_stream(slot, generation, poll)
+                let polls_first = self.shard.phase() == Phase::Serving;
+                self.arm_stream(slot, generation, polls_first)
             }
             (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
             (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream(_))

@@ -11,11 +11,11 @@ use std::io;
 
 use io_uring::opcode;
 
+use super::Engine;
 use super::link::{Pace, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::receive::Shots;
-use super::{Engine, Poll};
 
 /// A turn behind one in which so many receives brought something is crowded.
 const CROWD_MIN: u32 = 16;
@@ -112,7 +112,7 @@ impl Engine<'_> {
         };
         let missed = matches!(link.pace, Pace::Eager(eager) if eager.missed);
         if missed {
-            return self.arm_receive(slot, generation, Shots::One, Poll::First);
+            return self.arm_receive(slot, generation, Shots::One);
         }
         link.receiving = Receiving::Queued;
         self.crowd.queue.push_back((slot, generation));
@@ -143,7 +143,7 @@ impl Engine<'_> {
         };
         let Some((buffer, target, length)) = self.buffers.take_aside() else {
             // Services keep parts of all of them.
-            return self.arm_receive(slot, generation, Shots::One, Poll::Never);
+            return self.arm_receive(slot, generation, Shots::Now);
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
         let file = link.file(slot);
@@ -182,27 +182,29 @@ impl Engine<'_> {
         self.conclude_receive(operation, completion.result);
     }
 
-    /// A look was in vain.
+    /// There was nothing to receive.
     pub(super) fn missed(&mut self, slot: u32) {
-        self.shard.desk.counters().engine.looks_in_vain.add(1);
-        let Some(link) = self.shard.link(slot) else {
-            return;
-        };
-        note_miss(link);
+        if self.shard.link(slot).is_some_and(note_miss) {
+            self.shard.desk.counters().engine.looks_in_vain.add(1);
+        }
     }
 }
 
-/// Notes that a look at what a connection has sent was in vain.
-fn note_miss(link: &mut RingLink) {
+/// Notes that there was nothing to receive. Returns whether that was a look in vain: a receive that was told that there is something
+/// finds nothing where only urgent data was.
+fn note_miss(link: &mut RingLink) -> bool {
     let Pace::Eager(eager) = &mut link.pace else {
-        return;
+        return false;
     };
-    eager.missed = true;
+    if std::mem::replace(&mut eager.missed, true) {
+        return false;
+    }
     eager.in_vain += MISS;
     if eager.in_vain >= IN_VAIN_MAX {
         link.pace = Pace::default();
         link.patience = (link.patience + 1).min(PATIENCE_MAX);
     }
+    true
 }
 
 #[cfg(test)]
@@ -254,12 +256,17 @@ mod tests {
         let mut all = Vec::new();
         for _ in 0..11 {
             all.push(turns_until_eager(&mut crowd, &mut link, CROWD_MIN).unwrap());
-            let misses = (0..).take_while(|_| {
-                let was = is_eager(&link);
-                note_miss(&mut link);
-                was
-            });
-            assert_eq!(misses.count(), usize::from(IN_VAIN_MAX / MISS));
+            let mut misses = 0;
+            while is_eager(&link) {
+                // The receive that waits finds nothing either, then something.
+                assert!(note_miss(&mut link));
+                misses += 1;
+                if is_eager(&link) {
+                    assert!(!note_miss(&mut link));
+                    crowd.note(&mut link, 30);
+                }
+            }
+            assert_eq!(misses, IN_VAIN_MAX / MISS);
         }
         assert_eq!(all[..4], [16, 31, 63, 127]);
         assert_eq!(all[9..], [CROWDED_RECEIVES_MAX - 1; 2]);

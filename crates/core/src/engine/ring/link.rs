@@ -50,11 +50,11 @@ pub(crate) struct RingLink {
 pub(super) enum Receiving {
     /// Not at all.
     No,
-    /// A receive into shared buffers is in flight.
+    /// A receive into shared buffers is in flight, with its poll if it has one.
     Stream(Shots),
     /// A receive that does not wait is in flight, into this buffer, which was set aside.
     Look(u16),
-    /// A receive into the connection's own buffer is in flight, whose memory is at this key.
+    /// A receive into the connection's own buffer is in flight, with its poll. The memory is at this key.
     Large(u32),
     /// It found no buffer, or others had found none before it, and waits in the queue.
     Starved,

@@ -228,7 +228,10 @@ impl<'r> Engine<'r> {
             match plan {
                 Plan::Sleep if !self.spin.is_zero() => self.spin()?,
                 Plan::Sleep => self.enter(Wait::Forever)?,
-                Plan::Work | Plan::CatchUp => self.enter(Wait::No)?,
+                Plan::Work => self.enter(Wait::No)?,
+                // An enter that does not wait may leave work that the kernel has deferred: of a receive that was begun by its poll
+                // nothing is seen then. This one goes on until something has completed or nothing is left.
+                Plan::CatchUp => self.enter(Wait::AtMost(0))?,
             }
             self.mailbox.awake();
             self.shard.woken(self.clock.now());
@@ -414,15 +417,4 @@ enum Plan {
     CatchUp,
     /// It has nothing to do, and sleeps until something happens.
     Sleep,
-}
-
-/// When a receive looks for data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Poll {
-    /// When the socket is readable.
-    First,
-    /// At once, and if there is none, when the socket is readable.
-    No,
-    /// At once and only then.
-    Never,
 }

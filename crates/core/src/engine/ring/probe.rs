@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
 
-use super::Poll;
 use super::buffers::{Buffers, GROUP};
 use super::files::{File, Files};
 use super::flights::flight;
@@ -34,6 +33,8 @@ const CONFIG: RingConfig = RingConfig {
 
 /// No answer of the kernel takes this long on sockets that have data already.
 const PATIENCE_MS: u64 = 20_000;
+
+const LASTING: Shots = Shots::Many { polls_first: false };
 
 const TARGET: u64 = 1;
 const CANCEL: u64 = 2;
@@ -99,6 +100,7 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
         result.map_err(Unavailable::at(name))
     };
     essential("multishot receive", tests.receive())?;
+    essential("receives behind polls", tests.receive_polled())?;
     essential("multishot accept", tests.accept())?;
     essential("silent sends", tests.send())?;
     const FILES: &str = "registered sockets";
@@ -167,7 +169,7 @@ impl<'r> Tests<'r> {
     fn receive(&mut self) -> io::Result<()> {
         let (ours, mut theirs) = UnixStream::pair()?;
         theirs.write_all(b"?")?;
-        let receive = receive(Fd(ours.as_raw_fd()), Shots::Many, Poll::No).user_data(TARGET);
+        let receive = receive(Fd(ours.as_raw_fd()), LASTING).user_data(TARGET);
         let first = self.submit_and_wait(&receive)?;
         let Some(buffer) = first.buffer() else {
             return Err(unexpected("the completion names no buffer", &first));
@@ -184,6 +186,60 @@ impl<'r> Tests<'r> {
             return Err(unexpected("the receive ended after one completion", &first));
         }
         self.cancel().map(drop)
+    }
+
+    /// A receive behind a poll must wait and then say what it brought, and nobody else anything. Cancelled, the two must say so
+    /// once.
+    fn receive_polled(&mut self) -> io::Result<()> {
+        let (ours, mut theirs) = UnixStream::pair()?;
+        self.push_polled(&ours)?;
+        self.queue.enter(Wait::No, &self.counters)?;
+        theirs.write_all(b"?")?;
+        let first = self.next(TARGET)?;
+        let Some(buffer) = first.buffer() else {
+            return Err(unexpected("the completion names no buffer", &first));
+        };
+        self.buffers.give_back(buffer, false);
+        self.buffers.publish();
+        if first.result != 1 {
+            return Err(unexpected("the byte did not arrive", &first));
+        }
+        self.push_polled(&ours)?;
+        let last = self.cancel()?;
+        if last.result != -libc::ECANCELED {
+            return Err(unexpected("the poll was not cancelled", &last));
+        }
+        self.push_last()?;
+        let told = self.until_last()?;
+        let landed = self.landed.iter().copied();
+        match told.or(landed
+            .into_iter()
+            .find(|completion| completion.user_data == TARGET))
+        {
+            Some(told) => Err(unexpected("a receive completed twice", &told)),
+            None => Ok(()),
+        }
+    }
+
+    fn push_polled(&mut self, socket: &UnixStream) -> io::Result<()> {
+        let descriptor = socket.as_raw_fd();
+        let receive = receive(Fd(descriptor), Shots::One).user_data(TARGET);
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue
+                .push_polled(File::descriptor(descriptor), receive)
+        }
+    }
+
+    /// Queues something that says when it is its turn.
+    fn push_last(&mut self) -> io::Result<()> {
+        let last = opcode::Nop::new().build().user_data(LAST);
+        // SAFETY: the entry points to nothing.
+        #[expect(unsafe_code, reason = "submitting an operation")]
+        unsafe {
+            self.queue.push(&last)
+        }
     }
 
     /// A connection must be accepted, the accept must stay armed, and a cancel must end it.
@@ -228,14 +284,12 @@ impl<'r> Tests<'r> {
         let bytes = vec![0; 16 << 20];
         for length in [1, bytes.len()] {
             let send = flight(Fd(ours.as_raw_fd()), &bytes[..length]).user_data(TARGET);
-            let last = opcode::Nop::new().build().user_data(LAST);
-            for entry in [send, last] {
-                // SAFETY: the send is over, and its bytes are not looked at any more, when what was queued behind it is.
-                #[expect(unsafe_code, reason = "submitting an operation")]
-                unsafe {
-                    self.queue.push(&entry)?;
-                }
+            // SAFETY: the send is over, and its bytes are not looked at any more, when what is queued behind it is.
+            #[expect(unsafe_code, reason = "submitting an operation")]
+            unsafe {
+                self.queue.push(&send)?;
             }
+            self.push_last()?;
             let told = self.until_last()?;
             let sent = match told {
                 None => length,

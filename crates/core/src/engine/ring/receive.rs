@@ -1,17 +1,21 @@
 //! Receiving: multishot into shared buffers, straight into their own for large frames.
+//!
+//! Only the multishot receive waits in the kernel by itself. One that is not waits through a poll that tells when there is
+//! something to receive: the kernel's own poll reports urgent data, too, which is not received, and after 128 attempts in vain it
+//! leaves the receive to a thread of its own, for as long as the peer likes (docs/decisions/0004-what-multishot-receives-miss.md).
 
 use std::io;
 
 use bytes::BufMut;
 use io_uring::{opcode, squeue};
 
+use super::Engine;
 use super::buffers::GROUP;
 use super::bulk::BULKY_BYTES_MIN;
 use super::link::{Pace, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::watch::Watch;
-use super::{Engine, Poll};
 use crate::connection::{Finish, Receive};
 
 // From <linux/io_uring.h>; io-uring keeps them to itself. A test compares the first with what `RecvMulti` builds.
@@ -23,7 +27,12 @@ const SHARE_OF_BUFFERS: usize = 8;
 
 impl Engine<'_> {
     /// Begins to receive into shared buffers, behind those that wait for one.
-    pub(super) fn arm_stream(&mut self, slot: u32, generation: u32, poll: Poll) -> io::Result<()> {
+    pub(super) fn arm_stream(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        polls_first: bool,
+    ) -> io::Result<()> {
         self.arm_watch(slot, generation)?;
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
@@ -33,9 +42,9 @@ impl Engine<'_> {
             let shots = if link.watch == Watch::Over {
                 Shots::One
             } else {
-                Shots::Many
+                Shots::Many { polls_first }
             };
-            return self.arm_receive(slot, generation, shots, poll);
+            return self.arm_receive(slot, generation, shots);
         }
         link.receiving = Receiving::Starved;
         self.starved.push_back((slot, generation));
@@ -47,19 +56,23 @@ impl Engine<'_> {
         slot: u32,
         generation: u32,
         shots: Shots,
-        poll: Poll,
     ) -> io::Result<()> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
         let file = link.file(slot);
-        let receive = receive(file.fd, shots, poll)
+        let receive = receive(file.fd, shots)
             .flags(file.flags)
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream(shots);
         link.receive_cancelled = false;
-        // SAFETY: the entry points to nothing; the buffers are those of the group.
+        if shots == Shots::One {
+            // SAFETY: the entry points to nothing; the buffers are those of the group.
+            #[expect(unsafe_code, reason = "submitting an operation")]
+            return unsafe { self.queue.push_polled(file, receive) };
+        }
+        // SAFETY: as above.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
             self.queue.push(&receive)
@@ -133,7 +146,7 @@ impl Engine<'_> {
         }
         let is_greedy = contended
             && usize::from(link.buffers_in_turn) >= share
-            && link.receiving == Receiving::Stream(Shots::Many);
+            && matches!(link.receiving, Receiving::Stream(Shots::Many { .. }));
         let is_bulky = matches!(link.pace, Pace::Bulky(_));
         if !is_bulky && (is_greedy || link.bytes_in_turn >= BULKY_BYTES_MIN) {
             link.become_bulky();
@@ -178,7 +191,7 @@ impl Engine<'_> {
                 && let Some(link) = self.shard.link(slot)
             {
                 link.receiving = Receiving::No;
-                self.arm_receive(slot, generation, Shots::One, Poll::First)?;
+                self.arm_receive(slot, generation, Shots::One)?;
             }
         }
         Ok(())
@@ -222,6 +235,7 @@ impl Engine<'_> {
         let length = u32::try_from(room).unwrap_or(u32::MAX);
         let file = link.file(slot);
         let receive = opcode::Recv::new(file.fd, target, length)
+            .flags(libc::MSG_DONTWAIT)
             .build()
             .flags(file.flags)
             .user_data(Operation::new(Kind::Large, generation, slot).pack());
@@ -234,7 +248,7 @@ impl Engine<'_> {
         // `Engine` for what happens when there is none.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
-            self.queue.push(&receive)
+            self.queue.push_polled(file, receive)
         }
     }
 
@@ -266,10 +280,10 @@ impl Engine<'_> {
             return Ok(());
         };
         let kind = match link.receiving {
+            // It does not wait.
+            Receiving::Stream(Shots::Now) | Receiving::Look(_) => return Ok(()),
             Receiving::Stream(_) => Kind::Receive,
             Receiving::Large(_) => Kind::Large,
-            // It does not wait.
-            Receiving::Look(_) => return Ok(()),
             Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => {
                 link.receiving = Receiving::No;
                 return Ok(());
@@ -282,33 +296,30 @@ impl Engine<'_> {
     }
 }
 
-/// How many buffers a receive fills before it ends.
+/// How often a receive looks for data, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shots {
-    /// One.
+    /// Once, at once.
+    Now,
+    /// Once, when the socket is readable.
     One,
-    /// As many as there are; it goes on until it is cancelled or finds none.
-    Many,
+    /// Whenever the socket is readable, and, unless it `polls_first`, at once. It fills buffers until it is cancelled or finds
+    /// none.
+    Many { polls_first: bool },
 }
 
-/// A receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choices that it lacks.
-pub(super) fn receive(fd: io_uring::types::Fd, shots: Shots, poll: Poll) -> squeue::Entry {
-    let many = match shots {
-        Shots::One => 0,
-        Shots::Many => RECV_MULTISHOT,
-    };
-    let first = match poll {
-        Poll::First => RECVSEND_POLL_FIRST,
-        Poll::No | Poll::Never => 0,
-    };
-    let flags = match poll {
-        Poll::First | Poll::No => 0,
-        Poll::Never => libc::MSG_DONTWAIT,
+/// A receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choices that it lacks. For [`Shots::One`] it is
+/// the part behind the poll.
+pub(super) fn receive(fd: io_uring::types::Fd, shots: Shots) -> squeue::Entry {
+    let (flags, priority) = match shots {
+        Shots::Now | Shots::One => (libc::MSG_DONTWAIT, 0),
+        Shots::Many { polls_first: false } => (0, RECV_MULTISHOT),
+        Shots::Many { polls_first: true } => (0, RECV_MULTISHOT | RECVSEND_POLL_FIRST),
     };
     opcode::Recv::new(fd, std::ptr::null_mut(), 0)
         .buf_group(GROUP)
         .flags(flags)
-        .ioprio(many | first)
+        .ioprio(priority)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)
 }
@@ -321,7 +332,7 @@ mod tests {
     fn the_constants_are_those_that_io_uring_uses() {
         let fd = io_uring::types::Fd(5);
         let theirs = opcode::RecvMulti::new(fd, GROUP).build();
-        let ours = receive(fd, Shots::Many, Poll::No);
+        let ours = receive(fd, Shots::Many { polls_first: false });
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 }
