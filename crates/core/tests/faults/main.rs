@@ -103,6 +103,7 @@ tests! {
     }
     memory {
         whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection,
+        whoever_is_being_ended_in_a_large_frame_holds_nothing_of_it,
     }
     failures {
         a_start_that_fails_leaves_nothing_behind,

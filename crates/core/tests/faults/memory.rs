@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 
 use crate::bed::{Bed, Engine};
 use crate::client;
@@ -39,4 +40,54 @@ pub(crate) fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_conne
     assert_eq!(bed.total().open, 51);
     drop((honest, silent));
     bed.finish();
+}
+
+pub(crate) fn whoever_is_being_ended_in_a_large_frame_holds_nothing_of_it(engine: Engine) {
+    const AT_ONCE: usize = 3;
+    const ROUNDS: usize = 6;
+    // What they are answered waits for them for as long as the test takes.
+    let config = "
+        workers = 1
+        [limits]
+        memory = \"64MiB\"
+        frame_timeout = \"1s\"
+        write_timeout = \"0s\"
+        [sockets.echo]
+        listen = [\"unix:@/echo\"]";
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let answered = frame(450_000, 1);
+    let large = frame(16 << 20, 2);
+    let part = &large[..15 << 20];
+    let before = resident();
+    let mut clients: Vec<UnixStream> = Vec::new();
+    for round in 1..=ROUNDS {
+        let fresh = (0..AT_ONCE).map(|_| {
+            let mut client = bed.connect_unix("echo");
+            client.write_all(&answered).unwrap();
+            client.write_all(part).unwrap();
+            client
+        });
+        clients.extend(fresh);
+        bed.until("they are ended", |bed| {
+            bed.total().timed_out == (round * AT_ONCE) as u64
+        });
+    }
+    // All of it would be 270 MiB. What an allocator keeps is not much more than was in use at a time.
+    bed.until("memory is free", |_| resident() < before + (128 << 20));
+    let total = bed.total();
+    assert_eq!((total.open, total.cut), (clients.len() as u64, 0));
+    for client in &mut clients {
+        client::expect(client, &answered);
+        client::expect_end(client);
+    }
+    drop(clients);
+    bed.until_open(0);
+    bed.finish();
+}
+
+/// How much memory this process has, in bytes.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
 }

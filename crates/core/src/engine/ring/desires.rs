@@ -91,7 +91,8 @@ impl Engine<'_> {
             }
             (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
             (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream(_))
-            | (Receive::Pause | Receive::Stop, Receiving::Large(_)) => {
+            // Who streams and has a large frame under way is being closed: what came of it is not to be kept until more does.
+            | (Receive::Pause | Receive::Stop | Receive::Stream, Receiving::Large(_)) => {
                 self.cancel_receive(slot, generation)
             }
             // It keeps its place, which is void if it is still paused when its turn comes.
@@ -115,7 +116,6 @@ impl Engine<'_> {
             (
                 Receive::Stream,
                 Receiving::Stream(_)
-                | Receiving::Large(_)
                 | Receiving::Starved
                 | Receiving::Queued
                 | Receiving::Polled,
