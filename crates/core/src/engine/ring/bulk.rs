@@ -155,6 +155,19 @@ impl Engine<'_> {
             return Ok(());
         }
         let goes_on = bulky.is_polled_on();
+        self.arm_readable(slot, generation, goes_on)
+    }
+
+    /// Waits until there is something to receive, with a poll that `goes_on` or not.
+    pub(super) fn arm_readable(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        goes_on: bool,
+    ) -> io::Result<()> {
+        let Some(link) = self.shard.link(slot) else {
+            return Ok(());
+        };
         let file = link.file(slot);
         link.receiving = Receiving::Polled;
         if link.readable != Polling::No {
@@ -178,8 +191,12 @@ impl Engine<'_> {
         match (link.receiving, &mut link.pace) {
             (Receiving::Polled, _) if !is_cancelled => {
                 link.receiving = Receiving::Queued;
-                let may_stay = link.may_stay();
-                self.bulk.enqueue(who, may_stay);
+                if matches!(link.pace, Pace::Eager(_)) {
+                    self.crowd.enqueue(who);
+                } else {
+                    let may_stay = link.may_stay();
+                    self.bulk.enqueue(who, may_stay);
+                }
             }
             (Receiving::Polled, _) => link.receiving = Receiving::No,
             // It may have come behind what was received last.

@@ -60,7 +60,7 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if desired != Receive::Stream || !matches!(link.pace, Pace::Bulky(_)) {
+        if desired != Receive::Stream || matches!(link.pace, Pace::Patient { .. }) {
             self.cancel_readable(slot, generation)?;
         }
         let Some(link) = self.shard.link(slot) else {

@@ -4,7 +4,7 @@
 //! another CPU, and so was the list that it waits in. By the time that a worker with many connections has answered
 //! all of them, the first ones have gone on already. So a connection that has received often enough in crowded turns becomes *eager*: once its
 //! answers are on their way, one receive looks for what comes next and does not wait (MSG_DONTWAIT). If that was in vain,
-//! another one waits; if it is so too often, the connection goes back to the multishot receive.
+//! a poll waits before it looks again; if it is so too often, the connection goes back to the multishot receive.
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,7 +32,7 @@ const IN_VAIN_MAX: u8 = 16;
 /// What is known of an eager connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Eager {
-    /// The last look was in vain, so the next receive waits.
+    /// The last look was in vain, so a poll waits before the next one.
     missed: bool,
     /// How much more often it has looked in vain than not.
     in_vain: u8,
@@ -82,6 +82,11 @@ impl Crowd {
         !self.queue.is_empty()
     }
 
+    /// Lets a connection look when its turn comes.
+    pub(super) fn enqueue(&mut self, who: (u32, u32)) {
+        self.queue.push_back(who);
+    }
+
     /// Notes that a receive into shared buffers brought so many bytes.
     pub(super) fn note(&mut self, link: &mut RingLink, bytes: usize) {
         self.now.receives += 1;
@@ -112,10 +117,10 @@ impl Engine<'_> {
         };
         let missed = matches!(link.pace, Pace::Eager(eager) if eager.missed);
         if missed {
-            return self.arm_receive(slot, generation, Shots::One);
+            return self.arm_readable(slot, generation, false);
         }
         link.receiving = Receiving::Queued;
-        self.crowd.queue.push_back((slot, generation));
+        self.crowd.enqueue((slot, generation));
         Ok(())
     }
 
@@ -190,8 +195,8 @@ impl Engine<'_> {
     }
 }
 
-/// Notes that there was nothing to receive. Returns whether that was a look in vain: a receive that was told that there is something
-/// finds nothing where only urgent data was.
+/// Notes that there was nothing to receive. Returns whether that was a look in vain: one behind a poll finds nothing where urgent
+/// data was.
 fn note_miss(link: &mut RingLink) -> bool {
     let Pace::Eager(eager) = &mut link.pace else {
         return false;
@@ -258,7 +263,7 @@ mod tests {
             all.push(turns_until_eager(&mut crowd, &mut link, CROWD_MIN).unwrap());
             let mut misses = 0;
             while is_eager(&link) {
-                // The receive that waits finds nothing either, then something.
+                // The look behind the poll finds nothing either, then something.
                 assert!(note_miss(&mut link));
                 misses += 1;
                 if is_eager(&link) {
@@ -301,7 +306,7 @@ mod tests {
         turns_until_eager(&mut crowd, &mut link, CROWD_MIN);
         for _ in 0..100 {
             note_miss(&mut link);
-            // The receive that waits, and two looks.
+            // The look behind the poll, and two more.
             (0..3).for_each(|_| crowd.note(&mut link, 30));
             assert!(is_eager(&link));
         }
