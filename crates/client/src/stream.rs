@@ -152,6 +152,19 @@ impl Write for Stream {
     }
 }
 
+/// Whether an error says that this process or machine has no descriptor, or no memory for sockets, left. The server has
+/// no part in that.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    matches!(
+        error.raw_os_error(),
+        Some(ENOMEM | ENFILE | EMFILE | ENOBUFS)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 
 mod reference;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::thread;
@@ -232,4 +232,111 @@ fn a_stall_ends_the_load_and_is_said() {
             "{report}"
         );
     }
+}
+
+/// Answers one request of the plan rightly, and sends `rest` after it.
+fn answer_once(stream: &mut TcpStream, rest: &[u8]) {
+    // An array of four, 0, the id, `echo`, an array of one, and a bin.
+    let mut request = [0; 7 + 5 + 1 + 2 + 64];
+    stream.read_exact(&mut request).unwrap();
+    let mut reply = vec![0x94, 0x01];
+    reply.extend_from_slice(&request[2..7]);
+    reply.push(0xc0);
+    reply.extend_from_slice(&request[13..]);
+    reply.extend_from_slice(rest);
+    stream.write_all(&reply).unwrap();
+}
+
+/// The beginning of a reply.
+const HALF: &[u8] = b"\x94\x01\xce\x00\x01";
+
+#[test]
+fn an_end_in_the_middle_of_a_frame_is_a_fault_though_everything_was_answered() {
+    for linger in [None, Some(Duration::ZERO)] {
+        let (server, address) = once(move |mut stream| {
+            answer_once(&mut stream, HALF);
+            stream.read_to_end(&mut Vec::new()).unwrap();
+            socket2::SockRef::from(&stream).set_linger(linger).unwrap();
+        });
+        let report = run(&LoadPlan {
+            count: Some(1),
+            duration: PATIENCE,
+            drain: PATIENCE,
+            ..plan(address)
+        });
+        server.join().unwrap();
+        let expected = counted(|counts| {
+            (counts.sent, counts.answered) = (1, 1);
+            (counts.opened, counts.violations) = (1, 1);
+        });
+        assert_eq!(counts(&report), expected, "{report}");
+        assert!(!report.is_clean());
+        assert!(
+            has_problem(&report, "in the middle of a frame, 5 bytes into it"),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_end_is_a_fault_though_everything_was_answered() {
+    let (listener, address) = silent();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        answer_once(&mut stream, HALF);
+        // Kept open until the load is over.
+        stream
+    });
+    let report = run(&LoadPlan {
+        count: Some(1),
+        duration: PATIENCE,
+        ..plan(address)
+    });
+    drop(server.join().unwrap());
+    let expected = counted(|counts| {
+        (counts.sent, counts.answered) = (1, 1);
+        (counts.opened, counts.unfinished) = (1, 1);
+    });
+    assert_eq!(counts(&report), expected, "{report}");
+    assert!(!report.is_clean());
+    assert!(has_problem(&report, "5 bytes of a frame came"), "{report}");
+}
+
+#[test]
+fn a_cut_says_how_much_of_a_frame_had_come() {
+    let (server, address) = once(|mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(HALF).unwrap();
+    });
+    let report = run(&LoadPlan {
+        count: Some(1),
+        reconnect: false,
+        duration: PATIENCE,
+        ..plan(address)
+    });
+    server.join().unwrap();
+    let expected = counted(|counts| {
+        (counts.sent, counts.lost) = (1, 1);
+        (counts.opened, counts.disconnects) = (1, 1);
+    });
+    assert_eq!(counts(&report), expected, "{report}");
+    assert!(has_problem(&report, "5 bytes into a frame"), "{report}");
+}
+
+#[test]
+fn a_server_that_never_ceases_to_send_does_not_keep_the_load_from_ending() {
+    let (server, address) = once(|mut stream| {
+        // The request is not answered.
+        let mut chatter = b"\x93\x02\xa1a\x91\xc5\x40\x00".to_vec();
+        chatter.resize(chatter.len() + 0x4000, 0);
+        let chatter = chatter.repeat(64);
+        while stream.write_all(&chatter).is_ok() {}
+    });
+    let report = run(&LoadPlan {
+        mode: subscribe(vec![0x90]),
+        ..plan(address)
+    });
+    server.join().unwrap();
+    let counts = report.counts;
+    assert_eq!((counts.sent, counts.lost), (1, 1), "{report}");
 }

@@ -3,8 +3,9 @@
 use ringhold_framer::Progress;
 use rmp::decode::{self, Bytes};
 
-use super::connection::{Connection, Gone};
+use super::connection::Connection;
 use super::context::Context;
+use super::ending::Gone;
 use super::plan::Mode;
 use crate::Envelope;
 use crate::envelope::{self, NIL};
@@ -32,7 +33,7 @@ impl Connection {
                 .longest_gap
                 .max(context.now.saturating_sub(self.waiting_since));
             self.waiting_since = context.now;
-            context.last_progress = context.now;
+            context.settled();
         }
         Ok(())
     }
@@ -157,7 +158,7 @@ impl Connection {
         let Mode::Subscribe { sequence, .. } = context.plan.mode else {
             return;
         };
-        context.last_progress = context.now;
+        context.settled();
         context.allowance = context.allowance.saturating_sub(1);
         if sequence {
             self.check_sequence(params, context);

@@ -7,32 +7,29 @@ use mio::event::Event;
 use ringhold_framer::Parked;
 
 use super::context::Context;
+use super::ending::Gone;
 use super::payload::mix;
 use super::plan::Mode;
 use super::transfer::OUT_HIGH;
 use super::window::Window;
-use crate::stream::Stream;
+use crate::stream::{Stream, is_exhausted};
 
 /// The pause after a failed attempt to connect, and after one that this machine could not make.
 const RETRY: u64 = 20_000_000;
 const RETRY_LOCAL: u64 = 2_000_000;
 
-/// How long the server's end of stream is waited for at most, once everything was answered. One-way
-/// ingest waits as long as the drain allows, because it has no other sign that everything was taken.
-const FINISH: u64 = 1_000_000_000;
-
 /// A connection of a load, through all its reopenings.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(super) index: usize,
-    short_lived: bool,
+    pub(super) short_lived: bool,
     pub(super) state: State,
     pub(super) stream: Option<Stream>,
     /// Differs from that of every other connection and every other opening of this one.
     pub(super) salt: u64,
     pub(super) window: Window,
     /// The requests that it may still make.
-    left: u64,
+    pub(super) left: u64,
     pub(super) out: Vec<u8>,
     pub(super) written: usize,
     pub(super) writable: bool,
@@ -67,17 +64,6 @@ pub(super) enum State {
     },
     /// For good.
     Closed,
-}
-
-/// Why a connection is over.
-#[derive(Debug)]
-pub(super) enum Gone {
-    /// The server ended its sending side.
-    Ended,
-    /// Reading or writing failed.
-    Failed(io::Error),
-    /// The server sent what it should not.
-    Violation(String),
 }
 
 impl Connection {
@@ -173,23 +159,15 @@ impl Connection {
 
     /// Does what time allows. Whether it still needs looking after.
     pub(crate) fn timer(&mut self, context: &mut Context<'_>) -> bool {
-        let now = context.now;
         let timeout = context.plan.connect_timeout.as_nanos() as u64;
-        let drain = context.plan.drain.as_nanos() as u64;
         match self.state {
             State::Waiting { .. } | State::Connecting { .. } if context.ending => self.end(context),
-            State::Waiting { since, at } if at <= now => self.connect(context, since),
-            State::Connecting { since } if now - since > timeout => {
+            State::Waiting { since, at } if at <= context.now => self.connect(context, since),
+            State::Connecting { since } if context.seen_for(since) > timeout => {
                 self.connect_failed(context, &io::ErrorKind::TimedOut.into());
             }
-            State::Finishing { since }
-                if context.plan.mode != Mode::Notify && now - since > drain.min(FINISH) =>
-            {
-                self.finished(context);
-            }
-            State::Finishing { since } if now - since > drain => {
-                self.count_unfinished(context);
-                self.finished(context);
+            State::Finishing { since } if context.seen_for(since) > self.patience(context) => {
+                self.over(context, Gone::Left);
             }
             _ => {}
         }
@@ -203,59 +181,8 @@ impl Connection {
     /// Writes what waits and, in a closed loop, what more the pipeline takes.
     pub(crate) fn pump(&mut self, context: &mut Context<'_>) {
         if let Err(gone) = self.try_pump(context) {
-            self.lose(context, gone);
+            self.over(context, gone);
         }
-    }
-
-    /// Ends the sending side if everything was sent and answered and nothing more is to come.
-    pub(crate) fn finish_if_done(&mut self, context: &mut Context<'_>) {
-        let done = (context.ending || self.left == 0) && !self.is_waiting();
-        if self.state != State::Open || !done {
-            return;
-        }
-        // Whoever pushes has no reason to end its side, so a subscriber does not wait for that.
-        if matches!(context.plan.mode, Mode::Subscribe { .. }) {
-            return self.finished(context);
-        }
-        match self.stream.as_ref().map(Stream::shut_write) {
-            Some(Err(error)) => self.lose(context, Gone::Failed(error)),
-            _ => {
-                self.state = State::Finishing { since: context.now };
-                self.list(context);
-            }
-        }
-    }
-
-    /// Counts what was never answered; the load is over.
-    pub(crate) fn settle(&mut self, context: &mut Context<'_>) {
-        self.count_unfinished(context);
-        let unsent = self.take_back(context);
-        let lost = u64::from(self.window.outstanding()).saturating_sub(unsent);
-        if lost > 0 {
-            context.counts.lost += lost;
-            let index = self.index;
-            context.problem(|| format!("connection {index}: {lost} requests were not answered"));
-        }
-        if self.state != State::Closed {
-            self.end(context);
-        }
-    }
-
-    /// Counts a connection that is closed although bytes still wait to be written, or although the
-    /// server has not shown that it took what it was sent one way.
-    fn count_unfinished(&mut self, context: &mut Context<'_>) {
-        let (index, pending) = (self.index, self.pending());
-        let finishing = matches!(self.state, State::Finishing { .. });
-        if pending > 0 {
-            context.problem(|| format!("connection {index}: {pending} bytes were not taken"));
-        } else if finishing && context.plan.mode == Mode::Notify {
-            context.problem(|| {
-                format!("connection {index}: the server did not end its side, so it may not have taken everything")
-            });
-        } else {
-            return;
-        }
-        context.counts.unfinished += 1;
     }
 
     /// Whether anything that was put together waits to be written or to be answered.
@@ -267,7 +194,7 @@ impl Connection {
         self.out.len() - self.written
     }
 
-    fn list(&mut self, context: &mut Context<'_>) {
+    pub(super) fn list(&mut self, context: &mut Context<'_>) {
         if !self.listed {
             self.listed = true;
             context.attention.push(self.index);
@@ -325,12 +252,12 @@ impl Connection {
                     at: now + RETRY_LOCAL,
                 };
             }
-            // All ports of this machine are in use or in TIME_WAIT.
-            io::ErrorKind::AddrNotAvailable => {
+            // All ports of this machine are in use or in TIME_WAIT, or no descriptor is left.
+            kind if kind == io::ErrorKind::AddrNotAvailable || is_exhausted(error) => {
                 self.state = State::Waiting {
                     since: now,
                     at: now + RETRY_LOCAL,
-                }
+                };
             }
             _ => self.connect_failed(context, error),
         }
@@ -366,95 +293,5 @@ impl Connection {
             self.out.extend_from_slice(params);
             context.counts.sent += 1;
         }
-    }
-
-    /// The connection is gone: counts what was lost with it and opens anew if that is wanted.
-    pub(super) fn lose(&mut self, context: &mut Context<'_>, gone: Gone) {
-        let now = context.tick();
-        let index = self.index;
-        let expected = matches!(self.state, State::Finishing { .. });
-        match gone {
-            Gone::Violation(what) => {
-                context.counts.violations += 1;
-                context.problem(|| format!("connection {index}: {what}"));
-            }
-            Gone::Failed(error) if expected && context.plan.mode == Mode::Notify => {
-                context.counts.disconnects += 1;
-                context.problem(|| {
-                    format!("connection {index}: the server cut it instead of ending it, so it may not have taken everything: {error}")
-                });
-            }
-            Gone::Ended | Gone::Failed(_) if expected => {
-                if context.plan.mode == Mode::Notify {
-                    context.last_progress = now;
-                }
-                return self.finished(context);
-            }
-            Gone::Ended | Gone::Failed(_) => {
-                context.counts.disconnects += 1;
-                let outstanding = self.window.outstanding();
-                context.problem(|| {
-                    let how = match gone {
-                        Gone::Failed(error) => error.to_string(),
-                        _ => "the server closed it".to_owned(),
-                    };
-                    format!("connection {index}: disconnected with {outstanding} requests outstanding: {how}")
-                });
-            }
-        }
-        let unsent = self.take_back(context);
-        context.counts.lost += u64::from(self.window.outstanding()).saturating_sub(unsent);
-        if self.short_lived || context.plan.reconnect {
-            self.reopen(context);
-        } else {
-            self.end(context);
-        }
-    }
-
-    /// The connection ended as it should.
-    fn finished(&mut self, context: &mut Context<'_>) {
-        if self.short_lived {
-            self.reopen(context);
-        } else {
-            self.end(context);
-        }
-    }
-
-    fn reopen(&mut self, context: &mut Context<'_>) {
-        if context.ending {
-            return self.end(context);
-        }
-        self.close();
-        self.open_soon(context);
-    }
-
-    /// Takes the messages back that were not written whole, from the counts too. How many they were.
-    fn take_back(&mut self, context: &mut Context<'_>) -> u64 {
-        let unsent = match context.plan.mode {
-            Mode::Subscribe { .. } => u64::from(self.pending() > 0),
-            _ => self.pending().div_ceil(context.template.message_len()) as u64,
-        };
-        context.counts.sent -= unsent;
-        if !matches!(context.plan.mode, Mode::Subscribe { .. }) {
-            context.allowance += unsent;
-        }
-        unsent
-    }
-
-    /// Closes for good.
-    fn end(&mut self, context: &mut Context<'_>) {
-        self.close();
-        self.state = State::Closed;
-        context.alive -= 1;
-    }
-
-    fn close(&mut self) {
-        self.stream = None;
-        self.window.reset();
-        self.out.clear();
-        self.written = 0;
-        self.partial.clear();
-        self.parked = None;
-        self.sequence = None;
     }
 }

@@ -38,8 +38,13 @@ pub(crate) struct Context<'a> {
     pub(crate) alive: usize,
     /// Nothing more is sent.
     pub(crate) ending: bool,
-    /// When a byte was last written, or a reply last read.
-    pub(crate) last_progress: u64,
+    /// What the sockets had by then has been read. Time limits are judged by this time, not by the present: a load that
+    /// was frozen must not find everything late before it has looked.
+    pub(crate) seen: u64,
+    /// When a byte was last read or written.
+    pub(crate) last_moved: u64,
+    /// When a message last came to its end: a reply or notification was read, or a message without reply was written.
+    pub(crate) last_settled: u64,
     /// The connections that have more to do at once.
     pub(crate) ready: Vec<usize>,
     /// The connections that have something to do at some time.
@@ -72,7 +77,9 @@ impl<'a> Context<'a> {
             measure_from: u64::try_from(plan.warmup.as_nanos()).unwrap_or(u64::MAX),
             alive: 0,
             ending: false,
-            last_progress: 0,
+            seen: 0,
+            last_moved: 0,
+            last_settled: 0,
             ready: Vec::new(),
             attention: Vec::new(),
             counts: Counts::default(),
@@ -86,6 +93,27 @@ impl<'a> Context<'a> {
     pub(crate) fn tick(&mut self) -> u64 {
         self.now = self.start.elapsed().as_nanos() as u64;
         self.now
+    }
+
+    /// Notes that bytes were read or written.
+    pub(crate) fn moved(&mut self) {
+        self.last_moved = self.now;
+    }
+
+    /// Notes that a message came to its end.
+    pub(crate) fn settled(&mut self) {
+        self.last_settled = self.now;
+    }
+
+    /// How long ago that was when the sockets were last looked at, in nanoseconds.
+    pub(crate) fn seen_for(&self, since: u64) -> u64 {
+        self.seen.saturating_sub(since)
+    }
+
+    /// Lets so much time pass in which nothing is done, as if the process were frozen.
+    #[cfg(test)]
+    pub(crate) fn freeze(&mut self, time: std::time::Duration) {
+        self.start -= time;
     }
 
     /// Keeps the words for one of the first problems.

@@ -29,6 +29,21 @@ impl Latency {
         self.histogram.saturating_record(nanoseconds);
     }
 
+    /// Records the ages of things, none of which is older than `oldest`, of which `younger(age)` are younger than an age:
+    /// by what the distribution can tell apart, since they may be very many.
+    pub(crate) fn record_ages(&mut self, oldest: u64, younger: impl Fn(u64) -> u64) {
+        let (mut age, mut counted) = (0, 0);
+        while age <= oldest {
+            let next = self.histogram.next_non_equivalent(age).min(oldest + 1);
+            let all = younger(next);
+            // Recording none would still count as the shortest or the longest.
+            if all > counted {
+                self.histogram.saturating_record_n(age, all - counted);
+            }
+            (age, counted) = (next, all);
+        }
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         // Both have the same bounds, so every value of one has a place in the other.
         let _ = self.histogram.add(&other.histogram);

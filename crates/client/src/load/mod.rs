@@ -1,7 +1,7 @@
 //! A load generator that checks every reply.
 //!
 //! It keeps a number of connections busy from one thread (or a few), by readiness and without
-//! allocating for a message, and accounts for every request: each has an id and a payload of its own,
+//! allocating for a message, and accounts for every request: each has an id and, from 8 bytes on, a payload of its own,
 //! and must be answered exactly once with exactly that payload.
 //!
 //! ```no_run
@@ -21,9 +21,11 @@
 //! # }
 //! ```
 
+mod alarm;
 mod check;
 mod connection;
 mod context;
+mod ending;
 mod histogram;
 mod pace;
 mod payload;
@@ -49,75 +51,114 @@ pub use plan::{Echo, LoadPlan, Mode, PlanError};
 pub use report::{Counts, LoadReport, Progress};
 
 use crate::Address;
-use crate::stream::Stream;
+use crate::stream::{Stream, is_exhausted};
 use payload::{Template, mix};
 use worker::{Outcome, Share, Worker};
 
 /// How often the caller hears of the progress.
 const REPORT: Duration = Duration::from_millis(250);
 
-/// Puts a load on a server and reports what came of it.
-///
-/// The connections that stay are opened first, one after the other; then the time begins to run.
-/// About four times a second `progress` is called on the calling thread; when it breaks, the sending
-/// ends as if the duration were over, and the report is made as usual.
+/// Puts a load on a server and reports what came of it: [`connect`], and then [`Connected::run`].
 ///
 /// # Errors
-/// The plan cannot be carried out, or a connection that should stay cannot be opened in the first
-/// place. What goes wrong after that is in the report.
+/// Those of the two.
 pub fn run(
     plan: &LoadPlan,
-    mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
+    progress: impl FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<LoadReport, LoadError> {
-    plan.check().map_err(LoadError::Plan)?;
-    let unreachable = |source| LoadError::Connect {
-        address: plan.address.clone(),
-        source,
-    };
-    let endpoint = choose_endpoint(plan).map_err(unreachable)?;
-    let shares = deal(plan, &endpoint).map_err(unreachable)?;
-    let template = Template::new(plan);
-    let start = Instant::now();
-    let workers = shares
-        .into_iter()
-        .map(|share| Worker::new(plan, &template, &endpoint, share, start));
-    let workers: Vec<Worker<'_>> = workers
-        .collect::<io::Result<_>>()
-        .map_err(LoadError::System)?;
+    connect(plan)?.run(progress)
+}
 
-    let stop = AtomicBool::new(false);
-    let live: Vec<Mutex<Counts>> = workers.iter().map(|_| Mutex::default()).collect();
-    let outcomes = thread::scope(|scope| {
-        // Every thread holds a sender; all are gone when all threads are done.
-        let (done, alive) = mpsc::channel();
-        let threads: Vec<_> = workers
+/// Opens the connections that stay, one after the other.
+///
+/// # Errors
+/// The plan cannot be carried out, or a connection cannot be opened.
+pub fn connect(plan: &LoadPlan) -> Result<Connected<'_>, LoadError> {
+    plan.check().map_err(LoadError::Plan)?;
+    let failed = |source| match is_exhausted(&source) {
+        true => LoadError::System(source),
+        false => LoadError::Connect {
+            address: plan.address.clone(),
+            source,
+        },
+    };
+    let endpoint = choose_endpoint(plan).map_err(failed)?;
+    let shares = deal(plan, &endpoint).map_err(failed)?;
+    Ok(Connected {
+        plan,
+        endpoint,
+        shares,
+    })
+}
+
+/// A load whose connections stand, and that has not begun. Dropping it closes them.
+#[derive(Debug)]
+pub struct Connected<'a> {
+    plan: &'a LoadPlan,
+    endpoint: SockAddr,
+    shares: Vec<Share>,
+}
+
+impl Connected<'_> {
+    /// Puts the load on, from now on, and reports what came of it.
+    ///
+    /// About four times a second `progress` is called on the calling thread; when it breaks, the sending
+    /// ends as if the duration were over, and the report is made as usual.
+    ///
+    /// # Errors
+    /// [`LoadError::System`]. What goes wrong with the server is in the report.
+    pub fn run(
+        self,
+        mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<LoadReport, LoadError> {
+        let Self {
+            plan,
+            endpoint,
+            shares,
+        } = self;
+        let template = Template::new(plan);
+        let start = Instant::now();
+        let workers = shares
             .into_iter()
-            .zip(&live)
-            .map(|(worker, live)| {
-                let (stop, done) = (&stop, Sender::clone(&done));
-                scope.spawn(move || {
-                    let _done = done;
-                    worker.run(stop, live)
+            .map(|share| Worker::new(plan, &template, &endpoint, share, start));
+        let workers: Vec<Worker<'_>> = workers
+            .collect::<io::Result<_>>()
+            .map_err(LoadError::System)?;
+
+        let stop = AtomicBool::new(false);
+        let live: Vec<Mutex<Counts>> = workers.iter().map(|_| Mutex::default()).collect();
+        let outcomes = thread::scope(|scope| {
+            // Every thread holds a sender; all are gone when all threads are done.
+            let (done, alive) = mpsc::channel();
+            let threads: Vec<_> = workers
+                .into_iter()
+                .zip(&live)
+                .map(|(worker, live)| {
+                    let (stop, done) = (&stop, Sender::clone(&done));
+                    scope.spawn(move || {
+                        let _done = done;
+                        worker.run(stop, live)
+                    })
                 })
-            })
-            .collect();
-        drop(done);
-        supervise(&alive, start, &live, |now| {
-            if progress(now).is_break() {
-                stop.store(true, Ordering::Relaxed);
-            }
+                .collect();
+            drop(done);
+            supervise(&alive, start, &live, |now| {
+                if progress(now).is_break() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            });
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads
+                .into_iter()
+                .map(join)
+                .collect::<io::Result<Vec<Outcome>>>()
         });
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads
-            .into_iter()
-            .map(join)
-            .collect::<io::Result<Vec<Outcome>>>()
-    });
-    Ok(sum_up(plan, outcomes.map_err(LoadError::System)?))
+        Ok(sum_up(plan, outcomes.map_err(LoadError::System)?))
+    }
 }
 
 /// Calls `progress` at intervals until every thread is done.
@@ -188,7 +229,7 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
     let mut counts = Counts::default();
     let mut measured = Counts::default();
     let mut latency = Latency::new();
-    let (mut time, mut unsent, mut longest_gap_ns) = (0, 0, 0);
+    let (mut time, mut unsent, mut overdue, mut longest_gap_ns) = (0, 0, 0, 0);
     let mut problems = Vec::new();
     let mut stalled = false;
     for outcome in outcomes {
@@ -197,6 +238,7 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
         latency.merge(&outcome.latency);
         time = outcome.time.max(time);
         unsent += outcome.unsent;
+        overdue += outcome.overdue;
         stalled |= outcome.stalled;
         longest_gap_ns = outcome.longest_gap.max(longest_gap_ns);
         problems.extend(outcome.problems);
@@ -220,6 +262,7 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
         address: plan.address.clone(),
         counts,
         unsent,
+        overdue,
         stalled,
         duration: Duration::from_nanos(time),
         measured: messages,
@@ -254,7 +297,13 @@ impl fmt::Display for LoadError {
         match self {
             Self::Plan(error) => write!(f, "this load is not possible: {error}"),
             Self::Connect { address, source } => write!(f, "cannot connect to {address}: {source}"),
-            Self::System(error) => write!(f, "the load could not be made: {error}"),
+            Self::System(error) => {
+                write!(f, "this machine cannot make the load: {error}")?;
+                match is_exhausted(error) {
+                    true => f.write_str("; fewer connections, or a higher `ulimit -n`, may help"),
+                    false => Ok(()),
+                }
+            }
         }
     }
 }

@@ -24,6 +24,15 @@ impl Pace {
         self.start + (self.issued as f64 * self.interval) as u64
     }
 
+    /// How many of the messages that are due by `at` were not taken.
+    pub(crate) fn overdue(&self, at: u64) -> u64 {
+        let Some(time) = at.checked_sub(self.start) else {
+            return 0;
+        };
+        let due = ((time + 1) as f64 / self.interval).ceil() as u64;
+        due.saturating_sub(self.issued)
+    }
+
     /// Takes the next message if it is due: the time at which it was.
     pub(crate) fn take(&mut self, now: u64) -> Option<u64> {
         let at = self.next_at();
@@ -48,6 +57,21 @@ mod tests {
         let late: Vec<u64> = std::iter::from_fn(|| pace.take(4500)).collect();
         assert_eq!(late, [2000, 3000, 4000]);
         assert_eq!(pace.next_at(), 5000);
+    }
+
+    #[test]
+    fn what_is_overdue_is_what_could_be_taken() {
+        for rate in [3.0, 999.0, 1e6, 7e8, 1e9] {
+            for late in [0, 1, 999, 1000, 1001, 333_333_333, 1_000_000] {
+                let mut pace = Pace::new(1000, rate);
+                assert_eq!(pace.overdue(999), 0);
+                assert!(pace.take(1000).is_some());
+                let overdue = pace.overdue(1000 + late);
+                let taken = std::iter::from_fn(|| pace.take(1000 + late)).take(2_000_000);
+                let taken = taken.count() as u64;
+                assert_eq!(taken, overdue.min(2_000_000), "{rate} {late}");
+            }
+        }
     }
 
     #[test]

@@ -33,9 +33,10 @@ pub struct LoadPlan {
     pub short_lived: usize,
     /// The requests of a short-lived connection. 1.
     pub requests_per_connection: u64,
-    /// How many requests of a connection may be unanswered at a time. 1.
+    /// How many requests of a connection may be unanswered at a time. 1. A subscriber makes only one.
     pub depth: u32,
-    /// The bytes of the payload, a bin, in each request. 64.
+    /// The bytes of the payload, a bin, in each request or notification. 64. With fewer than 8, several have the same. A
+    /// subscriber sends its own parameters.
     pub payload: usize,
     /// The method of the requests or notifications. `echo`.
     pub method: String,
@@ -44,7 +45,9 @@ pub struct LoadPlan {
     /// Messages a second over all connections, sent on schedule whether or not replies come (open
     /// loop), as far as [`depth`](Self::depth) allows. Latency then counts from the moment at which
     /// the schedule wanted the message sent, so a stall of the server is charged to every message
-    /// that it delayed. `None` sends as fast as replies come back (closed loop).
+    /// that it delayed; those that it kept from being sent at all are
+    /// [overdue](super::LoadReport::overdue). `None` sends as fast as replies come back (closed loop). A subscriber sends
+    /// nothing, so it has no rate.
     pub rate: Option<f64>,
     /// Ends the sending after so many messages in all (in [`Mode::Subscribe`]: after so many were
     /// received). `None`.
@@ -132,6 +135,9 @@ impl LoadPlan {
                 "it must be above 0 and at most 1e9 messages a second",
             );
         }
+        if self.rate.is_some() && matches!(self.mode, Mode::Subscribe { .. }) {
+            return refuse("rate", "a subscriber sends one request and then nothing");
+        }
         if self.duration.is_zero()
             || self.duration > LONGEST
             || self.warmup > LONGEST
@@ -209,7 +215,7 @@ mod tests {
         let plan = LoadPlan::new("127.0.0.1:1".parse().unwrap());
         assert_eq!(plan.check(), Ok(()));
         type Change = fn(&mut LoadPlan);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 13] = [
             ("connections", |plan| plan.connections = 0),
             ("threads", |plan| plan.threads = 0),
             ("threads", |plan| plan.threads = 2),
@@ -219,6 +225,11 @@ mod tests {
             ("payload", |plan| plan.payload = 9 << 20),
             ("method", |plan| plan.method = "m".repeat(5000)),
             ("rate", |plan| plan.rate = Some(f64::NAN)),
+            ("rate", |plan| {
+                let (params, sequence) = (vec![0x90], false);
+                plan.mode = Mode::Subscribe { params, sequence };
+                plan.rate = Some(1.0);
+            }),
             ("duration", |plan| plan.duration = Duration::ZERO),
             ("short_lived", |plan| {
                 (plan.short_lived, plan.requests_per_connection) = (1, 0)

@@ -32,7 +32,8 @@ pub struct Counts {
     /// Replies that were an error of the server.
     pub errors: u64,
     /// Connections given up because the server sent something that is not MessagePack-RPC, or a frame
-    /// that exceeds the [limits](super::LoadPlan::limits) of the load.
+    /// that exceeds the [limits](super::LoadPlan::limits) of the load; and those that the server ended in the middle of a
+    /// frame although the load had ended them in order. (One cut before is a [disconnect](Self::disconnects).)
     pub violations: u64,
     /// Notifications received.
     pub notifications: u64,
@@ -40,11 +41,11 @@ pub struct Counts {
     pub opened: u64,
     /// Connections that the server ended or cut before the load had ended them.
     pub disconnects: u64,
-    /// Connections with which the load could not come to its end: bytes still waited to be written
-    /// when the [drain](super::LoadPlan::drain) was over or, in [`Mode::Notify`](super::Mode::Notify),
-    /// the server's end of stream had not come.
+    /// Connections with which the load could not come to its end: when the [drain](super::LoadPlan::drain) was over, bytes
+    /// still waited to be written or, in [`Mode::Notify`](super::Mode::Notify), the server's end of stream had not come
+    /// or, in [`Mode::Call`](super::Mode::Call), a frame had begun to come and not ended.
     pub unfinished: u64,
-    /// Attempts to connect that failed. Those for which this machine had no port left are tried
+    /// Attempts to connect that failed. Those for which this machine had no port or descriptor left are tried
     /// again and not counted.
     pub failed_connects: u64,
     /// Bytes written.
@@ -143,8 +144,13 @@ pub struct LoadReport {
     /// Messages of the planned count that were not sent (or not received, for a subscriber) before
     /// the load ended. 0 without a count.
     pub unsent: u64,
+    /// Messages that an open loop's [schedule](super::LoadPlan::rate) wanted sent before the sending ended, and that no
+    /// connection had room for: the server did not keep up. That is no fault, so a load with such messages may be
+    /// [clean](Self::is_clean); [`latency`](Self::latency) has them. With a count they are among the `unsent`, too. 0
+    /// without a rate.
+    pub overdue: u64,
     /// Whether the load ended before its time because nothing moved any more: requests or bytes were
-    /// outstanding, and the server neither answered nor took anything for a second, or for the
+    /// outstanding, and no byte came or was taken for a second, or for the
     /// [drain](super::LoadPlan::drain) if that is longer.
     pub stalled: bool,
     /// How long was measured: from the end of the warm-up until the sending ended or, when a count
@@ -159,7 +165,8 @@ pub struct LoadReport {
     pub bytes_sent_per_second: f64,
     /// Bytes read a second in that time.
     pub bytes_received_per_second: f64,
-    /// The latencies of the right replies to the requests that were sent after the warm-up.
+    /// The latencies of the right replies to the requests that were sent after the warm-up. Of a request that was
+    /// [overdue](Self::overdue), the time from when it was due until the sending ended.
     pub latency: Latency,
     /// The longest time that any one connection waited for its next reply, in nanoseconds: between
     /// two replies, or from the request that found nothing outstanding to its reply. Measured over
@@ -171,7 +178,8 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// Whether every request was answered exactly once and rightly, nothing was cut, nothing of the
-    /// plan was left undone, and anything was sent at all.
+    /// plan was left undone, and anything was sent at all. An open loop that the server was too slow for is clean all the
+    /// same: [`overdue`](Self::overdue) tells.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.counts.is_clean() && self.unsent == 0 && !self.stalled && self.counts.sent > 0
@@ -214,6 +222,13 @@ impl fmt::Display for LoadReport {
         )?;
         if self.unsent > 0 {
             write!(f, "\nmissing     {} of the planned messages", self.unsent)?;
+        }
+        if self.overdue > 0 {
+            write!(
+                f,
+                "\noverdue     {} messages were due and found no connection with room",
+                self.overdue
+            )?;
         }
         if self.stalled {
             f.write_str("\nstalled     the load ended early, because nothing moved any more")?;
@@ -310,6 +325,7 @@ mod tests {
             address: "127.0.0.1:4660".parse().unwrap(),
             counts,
             unsent: 0,
+            overdue: 0,
             stalled: false,
             duration: Duration::from_millis(1500),
             measured: 6,

@@ -2,8 +2,9 @@
 
 use std::io::{self, Read, Write};
 
-use super::connection::{Connection, Gone, State};
+use super::connection::{Connection, State};
 use super::context::Context;
+use super::ending::Gone;
 use super::plan::Mode;
 
 /// No more is put together while this much waits to be written.
@@ -26,7 +27,7 @@ impl Connection {
         }
         match result {
             Ok(()) => self.finish_if_done(context),
-            Err(gone) => self.lose(context, gone),
+            Err(gone) => self.over(context, gone),
         }
     }
 
@@ -53,6 +54,7 @@ impl Connection {
                 Ok(0) => return Err(Gone::Ended),
                 Ok(n) => {
                     context.tick();
+                    context.moved();
                     context.counts.bytes_received += n as u64;
                     self.digest(&scratch[..n], context)?;
                     if n < scratch.len() && !closed {
@@ -108,6 +110,7 @@ impl Connection {
             match stream.write(&self.out[self.written..]) {
                 Ok(n) => {
                     self.written += n;
+                    context.moved();
                     context.counts.bytes_sent += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -118,7 +121,9 @@ impl Connection {
                 Err(error) => return Err(self.drained(context, error)),
             }
         }
-        context.last_progress = context.now;
+        if context.plan.mode == Mode::Notify {
+            context.settled();
+        }
         if self.written == self.out.len() {
             self.out.clear();
             self.written = 0;
