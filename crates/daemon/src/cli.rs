@@ -161,8 +161,8 @@ status is 3 if the connection was cut, or not ended in time."
 
 /// Put a load on a server and check every reply
 ///
-/// Each request has a payload of its own and must be answered exactly once, with just that payload. Ctrl-C ends the
-/// load early; the report is made all the same.
+/// Each request must be answered exactly once, with just its payload: from 8 bytes on, each has one of its own. Ctrl-C ends
+/// the load early; the report is made all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -172,10 +172,14 @@ Examples:
   ringhold load --mode notify -c 4 -s 200           one-way, only the end of the connection comes back
   ringhold load --json unix:/run/ringhold/rpc.sock
 
+With --rate, messages that were due and found no connection with room are reported as overdue, and are in the latency
+with the time that they had waited. That alone is no failure: the server was too slow for the rate, or --depth too small.
+
 The exit status is 1 if a reply was lost, repeated, wrong or an error, a connection was cut or could not be finished
-(bytes that the server did not take; with notify, no end of stream from the server), something of the planned count is
-missing, nothing was sent, or the load ended early because nothing moved for a second (or for --drain, if longer);
-2 if the load is not possible as it stands, 3 if the server cannot be reached.")]
+(bytes that the server did not take, a frame that it did not end; with notify, no end of stream from the server),
+something of the planned count is missing, nothing was sent, the load ended early because nothing moved for a second
+(or for --drain, if longer), or this machine could not make it; 2 if the load is not possible as it stands, 3 if the
+server cannot be reached.")]
 pub(crate) struct Load {
     /// The server
     #[arg(default_value = DEFAULT_ADDRESS)]
@@ -189,15 +193,16 @@ pub(crate) struct Load {
     /// Requests of a short-lived connection
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) requests_per_connection: u64,
-    /// Requests of one connection that may be unanswered at a time
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
-    pub(crate) depth: u32,
+    /// Requests of one connection that may be unanswered at a time [default: 1]
+    // Without a default of clap: a subscriber must not be given one.
+    #[arg(short, long, value_name = "N")]
+    pub(crate) depth: Option<u32>,
     /// Messages a second over all connections, sent on schedule; as fast as replies come if not given
     #[arg(short, long, value_name = "N")]
     pub(crate) rate: Option<f64>,
-    /// The payload of each message
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = parse_bytes)]
-    pub(crate) size: usize,
+    /// The payload of each message [default: 64]
+    #[arg(short, long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) size: Option<usize>,
     /// How long messages are sent; with --count at most so long
     #[arg(short = 't', long, value_name = "TIME", value_parser = parse_duration)]
     #[arg(

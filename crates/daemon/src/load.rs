@@ -13,12 +13,16 @@ use crate::exit::{Failure, print};
 
 /// Puts the load on, and reports.
 pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
-    let plan = plan(arguments);
+    let plan = plan(arguments)?;
+    // A load that may not have more descriptors makes do with those that it may have.
+    let _ = ringhold_core::rlimit::raise();
+    // Until the connections stand there is nothing to report, and Ctrl-C ends the process.
+    let connected = load::connect(&plan).map_err(failure)?;
     let mut line = Line::new(arguments);
     // Before there are threads, so that all of them leave the signal to it.
     let interrupt = interrupt();
     let mut interrupted = false;
-    let report = load::run(&plan, |progress| {
+    let report = connected.run(|progress| {
         if arrived(interrupt.as_ref()) {
             if interrupted {
                 // Whoever asks twice does not want to wait for replies.
@@ -35,14 +39,7 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
         }
     });
     line.clear();
-    let report = report.map_err(|error| {
-        let message = error.to_string();
-        match error {
-            LoadError::Plan(_) => Failure::usage(message),
-            LoadError::Connect { .. } => Failure::unreachable(message),
-            _ => Failure::failed(message),
-        }
-    })?;
+    let report = report.map_err(failure)?;
     if arguments.json {
         let json = serde_json::to_string(&report)
             .map_err(|error| Failure::failed(format!("the report cannot be shown: {error}")))?;
@@ -63,8 +60,29 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
     }
 }
 
-fn plan(arguments: &Load) -> LoadPlan {
-    LoadPlan {
+fn failure(error: LoadError) -> Failure {
+    let message = error.to_string();
+    match error {
+        LoadError::Plan(_) => Failure::usage(message),
+        LoadError::Connect { .. } => Failure::unreachable(message),
+        _ => Failure::failed(message),
+    }
+}
+
+fn plan(arguments: &Load) -> Result<LoadPlan, Failure> {
+    let usual = LoadPlan::new(arguments.address.clone());
+    let given = [
+        ("--size", arguments.size.is_some()),
+        ("--depth", arguments.depth.is_some()),
+    ];
+    if arguments.mode == Mode::Subscribe
+        && let Some((name, _)) = given.iter().find(|(_, is_given)| *is_given)
+    {
+        return Err(Failure::usage(format!(
+            "{name} has no meaning for a subscriber, which sends one request with --params"
+        )));
+    }
+    Ok(LoadPlan {
         mode: match arguments.mode {
             Mode::Call => load::Mode::Call,
             Mode::Notify => load::Mode::Notify,
@@ -76,8 +94,8 @@ fn plan(arguments: &Load) -> LoadPlan {
         connections: arguments.connections,
         short_lived: arguments.short_lived,
         requests_per_connection: arguments.requests_per_connection,
-        depth: arguments.depth,
-        payload: arguments.size,
+        depth: arguments.depth.unwrap_or(usual.depth),
+        payload: arguments.size.unwrap_or(usual.payload),
         method: arguments.method.clone(),
         echo: match arguments.echo {
             Echo::First => load::Echo::First,
@@ -94,8 +112,8 @@ fn plan(arguments: &Load) -> LoadPlan {
             frame_bytes: arguments.frame_bytes,
             ..Limits::default()
         },
-        ..LoadPlan::new(arguments.address.clone())
-    }
+        ..usual
+    })
 }
 
 /// Takes SIGINT as something to be read. Without it Ctrl-C just ends the process.

@@ -312,11 +312,26 @@ fn a_load_on_a_server_that_does_nothing_fails_in_every_mode() {
 #[test]
 fn a_load_that_cannot_be_made_says_why() {
     let nobody = free_address().to_string();
-    let cases: [(&[&str], i32, &str); 5] = [
+    let cases: [(&[&str], i32, &str); 8] = [
         (&["load", &nobody], 3, "refused"),
         (&["load", &nobody, "-d", "0"], 2, "depth"),
         (&["load", &nobody, "-j", "2"], 2, "threads"),
         (&["load", &nobody, "-t", "10"], 2, "unit"),
+        (
+            &["load", &nobody, "--mode", "subscribe", "-r", "10"],
+            2,
+            "rate: a subscriber",
+        ),
+        (
+            &["load", &nobody, "--mode", "subscribe", "-d", "2"],
+            2,
+            "--depth",
+        ),
+        (
+            &["load", &nobody, "--mode", "subscribe", "-s", "2"],
+            2,
+            "--size",
+        ),
         (
             &["load", &nobody, "--mode", "subscribe", "--params", "1"],
             2,
@@ -328,6 +343,66 @@ fn a_load_that_cannot_be_made_says_why() {
         assert_eq!(status, expected, "{arguments:?}: {stderr}");
         assert!(stderr.contains(word), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_load_without_descriptors_does_not_blame_the_server() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    let load = |limit: &str| {
+        let shell = format!("ulimit {limit} 64; exec \"$0\" load {address} -c 100 -n 1000");
+        let mut command = std::process::Command::new("sh");
+        crate::harness::clean(&mut command);
+        command
+            .args(["-c", &shell, env!("CARGO_BIN_EXE_ringhold")])
+            .stdin(Stdio::null());
+        parts(&command.output().unwrap())
+    };
+    // The soft limit is raised.
+    let (status, stdout, stderr) = load("-Sn");
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("100 opened"), "{stdout}");
+    let (status, _, stderr) = load("-n");
+    assert_eq!(status, 1, "{stderr}");
+    assert!(stderr.contains("Too many open files"), "{stderr}");
+    assert!(!stderr.contains("cannot connect"), "{stderr}");
+}
+
+#[test]
+fn a_load_that_still_connects_can_be_interrupted() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::os::unix::process::ExitStatusExt;
+    let manager = Manager::new();
+    let path = manager.path("full.sock");
+    // A backlog for one connection, which is there.
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket
+        .bind(&socket2::SockAddr::unix(&path).unwrap())
+        .unwrap();
+    socket.listen(0).unwrap();
+    let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut child = ringhold()
+        .args(["load", &format!("unix:{path}"), "-t", "1min"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its socket is made just before it connects.
+    let descriptors = format!("/proc/{}/fd", child.id());
+    crate::harness::until("a socket", || {
+        let descriptors = std::fs::read_dir(&descriptors).ok()?;
+        descriptors
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .any(|target| target.to_string_lossy().starts_with("socket:"))
+            .then_some(())
+    });
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
 }
 
 #[test]
