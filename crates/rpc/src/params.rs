@@ -148,8 +148,16 @@ impl<'de> de::Deserializer<'de> for &mut Params<'de> {
         false
     }
 
+    // A type that takes whatever comes takes the only parameter, as any type does that takes one; it is also the way of
+    // those that read ahead, such as enums that are tagged or not.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.list(visitor, None)
+        match self.count {
+            1 => self
+                .single()?
+                .deserialize_any(visitor)
+                .map_err(|error| at(1, error)),
+            _ => self.list(visitor, None),
+        }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -11,9 +11,10 @@ use crate::strings::Strings;
 
 /// The right to answer one request later, from any thread or runtime, exactly once.
 ///
-/// The client always gets an answer. A responder that is dropped makes it the error `the handler gave no answer`, or
-/// `the handler panicked` when a panic dropped it; a server that stops or restarts, and cannot wait any longer, answers
-/// with an error that says so.
+/// As long as its connection lasts the client gets an answer. A responder that is dropped makes it the error `the handler
+/// gave no answer`, or `the handler panicked` when a panic dropped it; a server that stops or restarts, and cannot wait any
+/// longer, answers with an error that says so. When the connection ends before, whether it is cut, breaks a limit or is
+/// [closed](crate::Context::close) by a handler, the answer goes nowhere.
 ///
 /// For a notification, which is not answered, the responder does nothing.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::strings::Strings;
 /// A value that handlers keep for a connection, and its type.
 pub(crate) type Kept = (TypeId, Box<dyn Any>);
 
-/// What is written for the successor: the name and the msgpack of each value, in the order in which they were first kept.
+/// What is written for the successor: the name and the msgpack of each value, in the order in which they were kept.
 type Written<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
 
 /// A connection of the predecessor's that goes on in this process.

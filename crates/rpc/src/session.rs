@@ -89,7 +89,8 @@ impl Session {
     pub(crate) fn take_data<T: 'static>(&mut self) -> Option<T> {
         let data = &mut self.kept.as_mut()?.data;
         let index = data.iter().position(|(id, _)| *id == TypeId::of::<T>())?;
-        let (_, value) = data.swap_remove(index);
+        // The others keep their order, in which they are resumed.
+        let (_, value) = data.remove(index);
         value.downcast().ok().map(|value| *value)
     }
 }
@@ -140,6 +141,32 @@ mod tests {
         assert_eq!(*session.data::<u32>(), 8);
         assert_eq!(session.data::<String>(), "x");
         assert!(!is_stateless(&session));
+    }
+
+    #[test]
+    fn a_session_is_saved_in_the_order_in_which_its_values_were_kept() {
+        let mut resumes = Resumes::default();
+        resumes.add("first", |_, _: &mut u8| Ok(()));
+        resumes.add("second", |_, _: &mut u16| Ok(()));
+        resumes.add("third", |_, _: &mut u32| Ok(()));
+        let mut session = Session::default();
+        *session.data::<u8>() = 1;
+        *session.data::<u16>() = 2;
+        *session.data::<u32>() = 3;
+        let saved = |session: &Session| match session.save(&resumes) {
+            Saved::Bytes(bytes) => {
+                let saved: Vec<(String, serde_bytes::ByteBuf)> =
+                    rmp_serde::from_slice(&bytes).unwrap();
+                saved.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(saved(&session), ["first", "second", "third"]);
+        assert_eq!(session.take_data::<u8>(), Some(1));
+        assert_eq!(saved(&session), ["second", "third"]);
+        // It is kept anew.
+        *session.data::<u8>() = 4;
+        assert_eq!(saved(&session), ["second", "third", "first"]);
     }
 
     #[test]

@@ -54,6 +54,22 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Tagged {
+    Dot,
+    Circle { radius: f64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(i64),
+    Text(String),
+    Pair(i64, i64),
+    None(),
+}
+
 /// Answers with what the parameters became.
 fn show<P: fmt::Debug + serde::de::DeserializeOwned + 'static>(
     router: Router,
@@ -87,6 +103,12 @@ fn router() -> Router {
     router = show::<Metres>(router, "metres");
     router = show::<BTreeMap<String, i64>>(router, "map");
     router = show::<(Vec<i64>, [u8; 2])>(router, "nested");
+    router = show::<Value>(router, "value");
+    router = show::<(Value,)>(router, "one value");
+    router = show::<Vec<Value>>(router, "values");
+    router = show::<Option<Value>>(router, "maybe value");
+    router = show::<Tagged>(router, "tagged");
+    router = show::<Untagged>(router, "untagged");
     router
 }
 
@@ -175,6 +197,71 @@ fn parameters_become_types() {
             "{method} {params:?}"
         );
     }
+}
+
+#[test]
+fn a_type_that_takes_whatever_comes_takes_the_only_parameter() {
+    let mut wire = Wire::new(router());
+    let list = |values: &[i64]| Value::Array(values.iter().map(|value| (*value).into()).collect());
+    let values: [(&str, Vec<Value>, Value); 9] = [
+        ("value", vec![5.into()], 5.into()),
+        ("value", vec![Value::Nil], Value::Nil),
+        ("value", vec![list(&[5])], list(&[5])),
+        (
+            "value",
+            vec![map(&[("a", 1.into())])],
+            map(&[("a", 1.into())]),
+        ),
+        (
+            "value",
+            vec![Value::Ext(5, vec![1])],
+            Value::Ext(5, vec![1]),
+        ),
+        ("value", vec![], list(&[])),
+        ("value", vec![1.into(), 2.into()], list(&[1, 2])),
+        ("maybe value", vec![5.into()], 5.into()),
+        ("maybe value", vec![1.into(), 2.into()], list(&[1, 2])),
+    ];
+    for (method, params, expected) in values {
+        let expected = match method {
+            "value" => format!("{expected:?}"),
+            _ => format!("Some({expected:?})"),
+        };
+        let shown = wire.call(method, params.clone());
+        assert_eq!(shown, Ok(expected.into()), "{method} {params:?}");
+    }
+    let circle = map(&[("kind", "circle".into()), ("radius", 2.5.into())]);
+    let others: [(&str, Vec<Value>, &str); 9] = [
+        ("maybe value", vec![], "None"),
+        ("maybe value", vec![Value::Nil], "None"),
+        ("tagged", vec![map(&[("kind", "dot".into())])], "Dot"),
+        ("tagged", vec![circle], "Circle { radius: 2.5 }"),
+        ("untagged", vec![5.into()], "Number(5)"),
+        ("untagged", vec!["x".into()], "Text(\"x\")"),
+        ("untagged", vec![list(&[1, 2])], "Pair(1, 2)"),
+        ("untagged", vec![1.into(), 2.into()], "Pair(1, 2)"),
+        ("untagged", vec![], "None"),
+    ];
+    for (method, params, expected) in others {
+        let shown = wire.call(method, params.clone());
+        assert_eq!(shown, Ok(expected.into()), "{method} {params:?}");
+    }
+    // Those that say how many they take take them as ever.
+    let five = Value::from(5);
+    let one = [five.clone()];
+    let as_ever = [
+        ("one value", format!("({five:?},)")),
+        ("values", format!("{one:?}")),
+    ];
+    for (method, expected) in as_ever {
+        assert_eq!(
+            wire.call(method, one.to_vec()),
+            Ok(expected.into()),
+            "{method}"
+        );
+    }
+    let error = wire.call("tagged", vec![5.into()]).unwrap_err();
+    assert!(error.to_string().contains("parameter 1"), "{error}");
 }
 
 #[test]
