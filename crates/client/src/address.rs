@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -93,6 +93,9 @@ impl FromStr for Address {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::Tcp(address));
         }
+        if let Some(rest) = text.strip_prefix('[') {
+            return refuse(why_not_ipv6(rest));
+        }
         let Some((name, port)) = text.rsplit_once(':') else {
             return refuse(
                 "a port is missing, as in 127.0.0.1:4660; a unix socket is written unix:/path",
@@ -113,6 +116,29 @@ impl FromStr for Address {
             }),
             Err(_) => refuse("the port is not a number from 0 to 65535"),
         }
+    }
+}
+
+/// What is wrong with an address that begins with a bracket, of which this is the rest.
+fn why_not_ipv6(rest: &str) -> &'static str {
+    let Some((inside, behind)) = rest.split_once(']') else {
+        return "the bracket around the IPv6 address is not closed, as in [::1]:4660";
+    };
+    let (address, zone) = match inside.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (inside, None),
+    };
+    let Some(port) = behind.strip_prefix(':') else {
+        return "a port is missing behind the brackets, as in [::1]:4660";
+    };
+    if address.parse::<Ipv6Addr>().is_err() {
+        "what is in the brackets is not an IPv6 address"
+    } else if zone.is_some_and(|zone| zone.parse::<u32>().is_err()) {
+        "the zone behind '%' is written as the number of its interface, as in [fe80::1%2]:4660; `ip link` shows it"
+    } else if port.parse::<u16>().is_err() {
+        "the port is not a number from 0 to 65535"
+    } else {
+        "it is not written as an IPv6 address and a port are, as in [::1]:4660"
     }
 }
 
@@ -173,7 +199,7 @@ mod tests {
             ),
             (
                 "[::1]:4660",
-                Address::Tcp((std::net::Ipv6Addr::LOCALHOST, 4660).into()),
+                Address::Tcp((Ipv6Addr::LOCALHOST, 4660).into()),
             ),
             (
                 "localhost:1",
@@ -181,6 +207,18 @@ mod tests {
                     name: "localhost".into(),
                     port: 1,
                 },
+            ),
+            (
+                "[fe80::1%2]:80",
+                Address::Tcp(
+                    std::net::SocketAddrV6::new(
+                        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+                        80,
+                        0,
+                        2,
+                    )
+                    .into(),
+                ),
             ),
             ("unix:/run/a b.sock", Address::Unix("/run/a b.sock".into())),
             ("unix:relative", Address::Unix("relative".into())),
@@ -204,6 +242,13 @@ mod tests {
             ("127.0.0.1:x", "port is not a number"),
             ("127.0.0.1:65536", "port is not a number"),
             ("::1:4660", "brackets"),
+            ("[::1]", "port is missing behind the brackets"),
+            ("[::1]4660", "port is missing behind the brackets"),
+            ("[::1:4660", "not closed"),
+            ("[::1]:", "port is not a number"),
+            ("[::1]:65536", "port is not a number"),
+            ("[localhost]:1", "not an IPv6 address"),
+            ("[fe80::1%eth0]:80", "as in [fe80::1%2]:4660"),
             ("a b:1", "not valid"),
             ("unix:", "path after"),
             ("unix:@", "abstract name"),

@@ -8,7 +8,7 @@ use ringhold_framer::{Error, ErrorKind, Limits};
 use serde::de::DeserializeOwned;
 
 use crate::Address;
-use crate::render::{self, Rendered};
+use crate::render::{self, Plain, Rendered};
 
 /// Why a call, or another operation of a [`Client`](crate::Client), has no result.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ pub enum CallError {
         /// What the system said.
         source: io::Error,
     },
-    /// The time allowed is over. The connection stays usable; the reply is dropped if it still comes.
+    /// The time allowed is over. The connection stays usable; the reply is dropped if it still comes. A request or notification
+    /// that was not written whole by then is written on by whatever the client does next.
     Timeout {
         /// The server.
         address: Address,
@@ -268,7 +269,7 @@ impl RemoteError {
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {
-            Some(text) => write!(f, "the server answered with an error: {text}"),
+            Some(text) => write!(f, "the server answered with an error: {}", Plain(text)),
             None => write!(
                 f,
                 "the server answered with an error: {}",

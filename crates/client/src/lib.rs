@@ -37,4 +37,5 @@ pub use client::{Client, Options};
 pub use envelope::{Envelope, EnvelopeError};
 pub use error::{CallError, Exceeded, RemoteError};
 pub use message::{Message, Notification, Reply, Request};
+pub use render::Plain;
 pub use ringhold_framer::Limits;

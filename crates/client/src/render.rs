@@ -3,21 +3,91 @@
 use std::fmt::{self, Write};
 
 use rmp::Marker;
-use rmp::decode::{self, Bytes, RmpRead};
+use rmp::decode::bytes::BytesReadError;
+use rmp::decode::{self, Bytes, NumValueReadError, RmpRead, ValueReadError};
 
-/// Displays an encoded value in a notation close to JSON. What is not valid msgpack ends as `<cut off>`.
+/// Displays an encoded value in a notation close to JSON. What is not valid msgpack ends as `<cut off>`, what is long or
+/// deep as dots.
 pub(crate) struct Rendered<'a>(pub(crate) &'a [u8]);
+
+/// Displays a text that a server made, for people: without the characters that could do something to their terminal,
+/// which are escaped, and at most 2000 bytes of it, followed by dots if there are more.
+///
+/// ```
+/// use ringhold_client::Plain;
+/// assert_eq!(Plain("a\u{1b}[2J\n\"é\"").to_string(), r#"a\u{1b}[2J\n"é""#);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a>(pub &'a str);
 
 /// Values nested deeper, and what lies behind this many bytes of output, are shown as dots.
 const DEPTH: u32 = 32;
 const LENGTH: usize = 2000;
 
+/// Why a value is not shown to its end.
+enum Cut {
+    /// It is too long or too deep.
+    Long,
+    /// It is not valid msgpack.
+    Invalid,
+}
+
+impl From<BytesReadError> for Cut {
+    fn from(_: BytesReadError) -> Self {
+        Self::Invalid
+    }
+}
+
+impl From<ValueReadError<BytesReadError>> for Cut {
+    fn from(_: ValueReadError<BytesReadError>) -> Self {
+        Self::Invalid
+    }
+}
+
+impl From<NumValueReadError<BytesReadError>> for Cut {
+    fn from(_: NumValueReadError<BytesReadError>) -> Self {
+        Self::Invalid
+    }
+}
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, is_whole) = beginning(self.0);
+        for c in text.chars() {
+            match c.is_control() || turns_text(c) {
+                true => c.escape_debug().fmt(f)?,
+                false => f.write_char(c)?,
+            }
+        }
+        match is_whole {
+            true => Ok(()),
+            false => f.write_char('…'),
+        }
+    }
+}
+
+/// Whether a character separates lines or changes the direction in which others are shown.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// As much of a text as is shown, and whether that is all.
+fn beginning(text: &str) -> (&str, bool) {
+    let mut end = text.len().min(LENGTH);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    (&text[..end], end == text.len())
+}
+
 impl fmt::Display for Rendered<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         let mut bytes = Bytes::new(self.0);
-        if value(&mut bytes, &mut text, 0).is_none() {
-            text.push_str("<cut off>");
+        match value(&mut bytes, &mut text, 0) {
+            Ok(()) => {}
+            Err(Cut::Long) => text.push('…'),
+            Err(Cut::Invalid) => text.push_str("<cut off>"),
         }
         f.write_str(&text)
     }
@@ -30,39 +100,47 @@ pub(crate) fn as_str(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(rest.remaining_slice().get(..length as usize)?).ok()
 }
 
-fn value(bytes: &mut Bytes<'_>, text: &mut String, depth: u32) -> Option<()> {
+fn value(bytes: &mut Bytes<'_>, text: &mut String, depth: u32) -> Result<(), Cut> {
     if depth > DEPTH || text.len() > LENGTH {
-        text.push('…');
-        return None;
+        return Err(Cut::Long);
     }
     match bytes
         .remaining_slice()
         .first()
-        .map(|byte| Marker::from_u8(*byte))?
+        .map(|byte| Marker::from_u8(*byte))
+        .ok_or(Cut::Invalid)?
     {
         Marker::Null => literal(bytes, text, "nil"),
         Marker::False => literal(bytes, text, "false"),
         Marker::True => literal(bytes, text, "true"),
-        Marker::F32 => show(text, decode::read_f32(bytes).ok()?),
-        Marker::F64 => show(text, decode::read_f64(bytes).ok()?),
+        Marker::F32 => show(text, decode::read_f32(bytes)?),
+        Marker::F64 => show(text, decode::read_f64(bytes)?),
         Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => {
-            let length = decode::read_str_len(bytes).ok()?;
+            let length = decode::read_str_len(bytes)?;
             let string = payload(bytes, length)?;
-            write!(text, "{:?}", String::from_utf8_lossy(string)).ok()
+            let string = String::from_utf8_lossy(string);
+            let (shown, is_whole) = beginning(&string);
+            // Writing to a string cannot fail, here and below.
+            let _ = write!(text, "{shown:?}");
+            match is_whole {
+                true => Ok(()),
+                false => Err(Cut::Long),
+            }
         }
         Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => {
-            let length = decode::read_bin_len(bytes).ok()?;
+            let length = decode::read_bin_len(bytes)?;
             payload(bytes, length)?;
-            write!(text, "<{length} bytes>").ok()
+            let _ = write!(text, "<{length} bytes>");
+            Ok(())
         }
         Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => {
-            let length = decode::read_array_len(bytes).ok()?;
+            let length = decode::read_array_len(bytes)?;
             items(bytes, text, length, ['[', ']'], |bytes, text| {
                 value(bytes, text, depth + 1)
             })
         }
         Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => {
-            let length = decode::read_map_len(bytes).ok()?;
+            let length = decode::read_map_len(bytes)?;
             items(bytes, text, length, ['{', '}'], |bytes, text| {
                 value(bytes, text, depth + 1)?;
                 text.push_str(": ");
@@ -75,32 +153,37 @@ fn value(bytes: &mut Bytes<'_>, text: &mut String, depth: u32) -> Option<()> {
         | Marker::FixExt8
         | Marker::FixExt16 => extension(bytes, text),
         Marker::Ext8 | Marker::Ext16 | Marker::Ext32 => extension(bytes, text),
-        Marker::U64 => show(text, decode::read_u64(bytes).ok()?),
-        Marker::Reserved => None,
-        _ => show(text, decode::read_int::<i64, _>(bytes).ok()?),
+        Marker::U64 => show(text, decode::read_u64(bytes)?),
+        Marker::Reserved => Err(Cut::Invalid),
+        _ => show(text, decode::read_int::<i64, _>(bytes)?),
     }
 }
 
-fn literal(bytes: &mut Bytes<'_>, text: &mut String, word: &str) -> Option<()> {
-    bytes.read_u8().ok()?;
+fn literal(bytes: &mut Bytes<'_>, text: &mut String, word: &str) -> Result<(), Cut> {
+    bytes.read_u8()?;
     text.push_str(word);
-    Some(())
+    Ok(())
 }
 
-fn show(text: &mut String, number: impl fmt::Display) -> Option<()> {
-    write!(text, "{number}").ok()
+fn show(text: &mut String, number: impl fmt::Display) -> Result<(), Cut> {
+    let _ = write!(text, "{number}");
+    Ok(())
 }
 
-fn payload<'a>(bytes: &mut Bytes<'a>, length: u32) -> Option<&'a [u8]> {
-    let (payload, rest) = bytes.remaining_slice().split_at_checked(length as usize)?;
+fn payload<'a>(bytes: &mut Bytes<'a>, length: u32) -> Result<&'a [u8], Cut> {
+    let (payload, rest) = bytes
+        .remaining_slice()
+        .split_at_checked(length as usize)
+        .ok_or(Cut::Invalid)?;
     *bytes = Bytes::new(rest);
-    Some(payload)
+    Ok(payload)
 }
 
-fn extension(bytes: &mut Bytes<'_>, text: &mut String) -> Option<()> {
-    let meta = decode::read_ext_meta(bytes).ok()?;
+fn extension(bytes: &mut Bytes<'_>, text: &mut String) -> Result<(), Cut> {
+    let meta = decode::read_ext_meta(bytes)?;
     payload(bytes, meta.size)?;
-    write!(text, "<extension {}, {} bytes>", meta.typeid, meta.size).ok()
+    let _ = write!(text, "<extension {}, {} bytes>", meta.typeid, meta.size);
+    Ok(())
 }
 
 fn items<'a>(
@@ -108,8 +191,8 @@ fn items<'a>(
     text: &mut String,
     length: u32,
     [open, close]: [char; 2],
-    mut item: impl FnMut(&mut Bytes<'a>, &mut String) -> Option<()>,
-) -> Option<()> {
+    mut item: impl FnMut(&mut Bytes<'a>, &mut String) -> Result<(), Cut>,
+) -> Result<(), Cut> {
     text.push(open);
     for index in 0..length {
         if index > 0 {
@@ -118,7 +201,7 @@ fn items<'a>(
         item(bytes, text)?;
     }
     text.push(close);
-    Some(())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -155,6 +238,37 @@ mod tests {
         assert!(Rendered(&[0x91; 4096]).to_string().len() < 200);
         let mut long = vec![0xdc, 0xff, 0xff];
         long.resize(70_000, 0x01);
-        assert!(Rendered(&long).to_string().len() < LENGTH + 100);
+        // It is long, but valid.
+        let shown = Rendered(&long).to_string();
+        assert!(
+            shown.len() < LENGTH + 100 && shown.ends_with(", …"),
+            "{shown}"
+        );
+        // So is one long text.
+        let mut text = vec![0xda, 0xff, 0xff];
+        text.resize(3 + 0xffff, b'a');
+        let shown = Rendered(&text).to_string();
+        assert!(
+            shown.len() < LENGTH + 100 && shown.ends_with("a\"…"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_text_can_do_nothing_to_a_terminal() {
+        let cases = [
+            ("a \"b\" \\ 'é' e\u{301} 🦀", "a \"b\" \\ 'é' e\u{301} 🦀"),
+            ("\0\t\r\n\u{1b}[2J", "\\0\\t\\r\\n\\u{1b}[2J"),
+            (
+                "\u{7f}\u{9b}5m\u{202e}\u{2028}",
+                "\\u{7f}\\u{9b}5m\\u{202e}\\u{2028}",
+            ),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(Plain(text).to_string(), shown);
+        }
+        let long = "é".repeat(LENGTH);
+        let expected = format!("{}…", "é".repeat(LENGTH / 2));
+        assert_eq!(Plain(&long).to_string(), expected);
     }
 }

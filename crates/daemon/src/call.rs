@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ringhold_client::{CallError, Client, Exceeded, Limits, Options};
+use ringhold_client::{CallError, Client, Exceeded, Limits, Options, Plain, RemoteError};
 use rmpv::Value;
 
 use crate::cli::Call;
@@ -29,7 +29,7 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
     let result = client
         .call_raw(&arguments.method, &params)
         .map_err(|error| match error {
-            CallError::Remote(error) => remote(error.value()),
+            CallError::Remote(error) => remote(&error),
             CallError::Limit {
                 exceeded: Exceeded::FrameBytes(_),
                 ..
@@ -53,13 +53,18 @@ pub(crate) fn options(timeout: Duration) -> Options {
 }
 
 /// The error that the server answered with: a text as it is, anything else as JSON.
-fn remote(value: &[u8]) -> Failure {
-    let text = match rmpv::decode::read_value(&mut &value[..]) {
-        Ok(Value::String(text)) if text.is_str() => text.into_str().unwrap_or_default(),
+fn remote(error: &RemoteError) -> Failure {
+    if error.as_str().is_some() {
+        return Failure::failed(error.to_string());
+    }
+    let text = match rmpv::decode::read_value(&mut error.value()) {
         Ok(value) => json::print(&value),
         Err(_) => "an error that is not valid msgpack".to_owned(),
     };
-    Failure::failed(format!("the server answered with an error: {text}"))
+    Failure::failed(format!(
+        "the server answered with an error: {}",
+        Plain(&text)
+    ))
 }
 
 /// One msgpack array of all parameters.
@@ -73,11 +78,15 @@ fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
     for (index, text) in texts.iter().enumerate() {
         let number = index + 1;
         let value = if text == "-" {
-            let mut text = String::new();
+            let mut text = Vec::new();
             std::io::stdin()
-                .read_to_string(&mut text)
+                .read_to_end(&mut text)
                 .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
-            json::parse(&text).map_err(|why| {
+            let value = match str::from_utf8(&text) {
+                Ok(text) => json::parse(text),
+                Err(error) => Err(error.to_string()),
+            };
+            value.map_err(|why| {
                 Failure::usage(format!(
                     "parameter {number}, from standard input, is not usable JSON: {why}"
                 ))

@@ -22,7 +22,7 @@ How msgpack is written as JSON, in parameters and in results:
   integers                          as they are, from -9223372036854775808 to 18446744073709551615;
                                     others are refused, never rounded
   floats                            with a fraction or an exponent: 1.0, 6.02e23 (sent with 64 bits; those
-                                    of 32 bits are shown with the digits that they need)
+                                    of 32 bits are shown with the digits that they need). -0 is one, too
   maps                              as objects; order and repeated keys are kept
   bin                               {\"$bin\": \"AAEC\"}, base64
   ext                               {\"$ext\": [5, \"AAEC\"]}, type and base64

@@ -92,6 +92,59 @@ fn a_parameter_can_come_from_standard_input() {
 }
 
 #[test]
+fn what_is_no_text_on_standard_input_is_wrong_usage() {
+    let mut child = ringhold()
+        .args(["call", "127.0.0.1:1", "echo", "1", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"\"\xff\"").unwrap();
+    drop(stdin);
+    let (status, _, stderr) = parts(&child.wait_with_output().unwrap());
+    assert_eq!(status, 2, "{stderr}");
+    assert!(
+        stderr.contains("parameter 2") && stderr.contains("utf-8"),
+        "{stderr}"
+    );
+}
+
+/// What a server says is shown, but not obeyed, by a terminal.
+#[test]
+fn an_error_of_the_server_is_escaped_and_bounded() {
+    type Write = fn(&mut Vec<u8>);
+    let errors: [(Write, &str); 3] = [
+        (
+            |error| error.extend(b"\xa9\x1b[2J\x07\nxyz"),
+            r"error: \u{1b}[2J\u{7}\nxyz",
+        ),
+        // A C1 control in an array, which is shown as JSON.
+        (
+            |error| error.extend(b"\x91\xa3\xc2\x9bm"),
+            r#"error: ["\u{9b}m"]"#,
+        ),
+        (
+            |error| {
+                error.extend(b"\xda\xff\xff");
+                error.resize(error.len() + 0xffff, b'a');
+            },
+            "aaa…",
+        ),
+    ];
+    for (error, shown) in errors {
+        let mut answer = b"\x94\x01\x00".to_vec();
+        error(&mut answer);
+        answer.push(0xc0);
+        let address = impostor(answer.leak());
+        let (status, _, stderr) = run(&["call", &address, "echo"]);
+        assert_eq!(status, 1, "{stderr}");
+        assert!(stderr.trim_end().ends_with(shown), "{stderr}");
+        assert!(stderr.len() < 3000);
+    }
+}
+
+#[test]
 fn a_notification_is_not_answered_but_arrives() {
     let daemon = Daemon::start(RPC);
     let address = daemon.address("rpc");
