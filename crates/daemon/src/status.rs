@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringhold_client::Client;
+use ringhold_client::{Client, Plain};
 use rmpv::Value;
 
 use crate::call::options;
@@ -51,21 +51,22 @@ fn render(status: &Value) -> Option<String> {
     let mut remarks = Vec::new();
     for (name, total) in names {
         let name = name.as_str()?;
-        sockets.line(socket_cells(name, "all", total)?);
+        let shown = Plain(name).to_string();
+        sockets.line(socket_cells(&shown, "all", total)?);
         if workers.len() > 1 {
             for (index, worker) in workers.iter().enumerate() {
                 let counters = field(field(worker, "names")?, name)?;
                 sockets.line(socket_cells("", &index.to_string(), counters)?);
             }
         }
-        remarks.extend(remark(name, total)?);
+        remarks.extend(remark(&shown, total)?);
     }
 
     let headings = workers.first().map_or(Some(Vec::new()), |worker| {
         let engine = field(worker, "engine")?.as_map()?;
         let names = engine
             .iter()
-            .map(|(name, _)| Some(name.as_str()?.replace('_', " ").to_uppercase()));
+            .map(|(name, _)| Some(words(name.as_str()?).to_uppercase()));
         names.collect()
     })?;
     let headings = std::iter::once("WORKER").chain(headings.iter().map(String::as_str));
@@ -107,13 +108,18 @@ fn socket_cells(name: &str, worker: &str, counters: &Value) -> Option<Vec<String
     Some(cells)
 }
 
+/// The name of a counter as words.
+fn words(counter: &str) -> String {
+    Plain(counter).to_string().replace('_', " ")
+}
+
 /// The counters that have no column, as far as they are not zero: what should not happen often.
 fn remark(name: &str, counters: &Value) -> Option<Option<String>> {
     let mut parts = Vec::new();
     for (counter, count) in counters.as_map()? {
         let (counter, count) = (counter.as_str()?, count.as_u64()?);
         if count > 0 && COLUMNS.iter().all(|column| column.1 != counter) {
-            parts.push(format!("{} {count}", counter.replace('_', " ")));
+            parts.push(format!("{} {count}", words(counter)));
         }
     }
     Some((!parts.is_empty()).then(|| format!("{name}: {}", parts.join(", "))))
@@ -262,6 +268,20 @@ WORKER  TURNS  ACCEPT BACKOFFS
         );
         assert_eq!(render(&Value::Nil), None);
         assert_eq!(render(&map(&[("uptime_seconds", 1.into())])), None);
+    }
+
+    #[test]
+    fn names_can_do_nothing_to_a_terminal() {
+        let status = json::parse(
+            r#"{"uptime_seconds":1,"names":{"a\u001b[2J":{"open":1,"accepted":1,"opened":1,"frames_in":1,"bytes_in":1,
+                "bytes_out":1,"b\u001bc":1}},"workers":[{"engine":{"d\u001be":1},"names":{}}]}"#,
+        )
+        .unwrap();
+        let shown = render(&status).unwrap();
+        assert!(!shown.contains('\u{1b}'), "{shown}");
+        for part in [r"a\u{1b}[2J ", r"a\u{1b}[2J: b\u{1b}c 1", r"D\U{1B}E"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]
