@@ -61,7 +61,7 @@ const LONG: Duration = Duration::from_secs(10);
 #[test]
 fn a_load_that_was_frozen_looks_before_it_finds_a_stall() {
     with_worker(
-        |plan| plan.drain = Duration::ZERO,
+        |plan| plan.drain = LONG / 2,
         |mut worker, server, plan| {
             answer(server, plan);
             worker.context.freeze(LONG);
