@@ -17,6 +17,9 @@ use crate::reply::{Abandoned, Reply, Ticket};
 /// must not be done in a call, since it holds up every connection of the worker: take a ticket with
 /// [`Reply::defer`] and answer later.
 ///
+/// Calls come from the worker's own thread and, whatever the engine, from outside of any asynchronous runtime, as does the
+/// drop of the service: it may own a runtime, and block on one for as long as its connections can wait.
+///
 /// A panic costs the connection whose call panicked; the worker and the service value go on. It is logged; the standard
 /// panic hook prints it besides, without a bound, which [`panics`](crate::panics) can change.
 pub trait Service: 'static {

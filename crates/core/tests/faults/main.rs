@@ -21,6 +21,7 @@ mod memory;
 mod peers;
 mod pushes;
 mod quiet;
+mod runtimes;
 mod scarce;
 mod sends;
 mod services;
@@ -110,6 +111,9 @@ tests! {
         an_engine_that_fails_on_one_worker_ends_the_others,
         a_failed_worker_does_not_hold_up_a_stop,
         services_may_panic_when_they_go,
+    }
+    runtimes {
+        services_may_block_on_runtimes,
     }
     scarce {
         a_probe_names_the_lack_of_descriptors,

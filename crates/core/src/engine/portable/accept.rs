@@ -45,7 +45,7 @@ impl Listening {
     }
 }
 
-impl Engine {
+impl Engine<'_> {
     /// Begins to wait for connections if they are wanted, and ends where they are not any more for good.
     pub(super) fn arm_accept(&mut self, index: usize) {
         let acceptor = &mut self.acceptors[index];

@@ -11,18 +11,23 @@
 //! until the completion. Here that is always the heap memory of a `Vec` that goes into the operation together with the
 //! entry and comes out with the completion, and the socket goes with it, so that its number cannot mean another one
 //! when the entry is submitted. Polls point to nothing and take nothing. No other file of this engine makes entries.
+//!
+//! **Only [`Flights::park`] is inside the runtime.** Code that runs there may not block on another runtime, nor drop one,
+//! so services must not. What is launched waits for it in a queue.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use io_uring_for_tokio::types::Fd;
 use io_uring_for_tokio::{cqueue, opcode, squeue};
 use slab::Slab;
-use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+use tokio::time::Sleep;
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, Runtime, UnsubmittedOneshot};
 
 /// What a completion belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,20 +82,25 @@ impl OneshotOutputTransform for Land {
 
 struct Flight {
     operation: Operation,
-    future: InFlightOneshot<Luggage, Land>,
+    /// From the submission on.
+    future: Option<InFlightOneshot<Luggage, Land>>,
 }
 
 /// The operations of one engine.
 #[derive(Default)]
 pub(super) struct Flights {
     flights: Slab<Flight>,
+    /// What the next park submits, by key, first first.
+    queue: Vec<(usize, UnsubmittedOneshot<Luggage, Land>)>,
     /// By key: what the runtime calls when that operation has completed.
     wakers: Vec<Waker>,
     landing: Arc<Landing>,
     /// Keys taken from `landing`, last first.
     landed: Vec<usize>,
-    /// Completed when they were launched.
+    /// Completed when they were submitted.
     early: Vec<(Operation, Outcome)>,
+    /// Ends a park at its deadline; made when the first one needs it.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where completed operations are announced. Only the worker's own thread ever does, but wakers must not rely on it.
@@ -100,8 +110,8 @@ struct Landing(Mutex<Announced>);
 #[derive(Default)]
 struct Announced {
     keys: Vec<usize>,
-    /// The task to wake at the next announcement.
-    engine: Option<Waker>,
+    /// What to wake at the next announcement: the park.
+    park: Option<Waker>,
 }
 
 impl Landing {
@@ -122,13 +132,13 @@ impl Wake for Announcer {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let engine = {
+        let park = {
             let mut announced = self.landing.lock();
             announced.keys.push(self.key);
-            announced.engine.take()
+            announced.park.take()
         };
-        if let Some(engine) = engine {
-            engine.wake();
+        if let Some(park) = park {
+            park.wake();
         }
     }
 }
@@ -151,7 +161,12 @@ impl Flights {
 
     /// Forgets a poll: it may go on in the kernel until the runtime ends, but is announced no more.
     pub(super) fn forget(&mut self, key: usize) {
-        self.flights.try_remove(key);
+        let flight = self.flights.try_remove(key);
+        if flight.is_some_and(|flight| flight.future.is_none()) {
+            // It is among the last, if it is there at all.
+            let at = self.queue.iter().rposition(|(queued, _)| *queued == key);
+            at.map(|at| self.queue.remove(at));
+        }
     }
 
     /// Receives what is there into `buffer`, over its whole length.
@@ -188,24 +203,68 @@ impl Flights {
             buffer,
             _socket: socket,
         };
-        let mut future = UnsubmittedOneshot::new(luggage, Land, entry).submit();
-        let vacant = self.flights.vacant_entry();
-        let key = vacant.key();
-        while self.wakers.len() <= key {
-            let announcer = Announcer {
-                key: self.wakers.len(),
-                landing: self.landing.clone(),
-            };
-            self.wakers.push(Waker::from(Arc::new(announcer)));
-        }
-        // It was queued, not submitted, so this only leaves the waker with the runtime.
-        match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
-            Poll::Pending => {
-                vacant.insert(Flight { operation, future });
-            }
-            Poll::Ready(outcome) => self.early.push((operation, outcome)),
-        }
+        let key = self.flights.insert(Flight {
+            operation,
+            future: None,
+        });
+        let unsubmitted = UnsubmittedOneshot::new(luggage, Land, entry);
+        self.queue.push((key, unsubmitted));
         key
+    }
+
+    /// Submits what was launched and sleeps until something completes, or until `deadline`.
+    pub(super) fn park(&mut self, runtime: &Runtime, deadline: Option<Instant>) {
+        let mut has_submitted = false;
+        runtime.block_on(poll_fn(|context| {
+            self.wake_at_next(context.waker());
+            let is_over = deadline.is_some_and(|deadline| self.poll_sleep(deadline, context));
+            // What has come already is taken up only after the submission.
+            if !std::mem::replace(&mut has_submitted, true) {
+                if is_over {
+                    self.turn();
+                }
+                self.submit();
+                return Poll::Pending;
+            }
+            if is_over || self.has_landed() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        }));
+    }
+
+    /// Whether it is past the deadline; if not, the task of `context` is woken when it is. Inside the runtime.
+    fn poll_sleep(&mut self, deadline: Instant, context: &mut Context<'_>) -> bool {
+        let make = || Box::pin(tokio::time::sleep(Duration::ZERO));
+        let sleep = self.sleep.get_or_insert_with(make);
+        let deadline = tokio::time::Instant::from_std(deadline);
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(context).is_ready()
+    }
+
+    /// Gives what was launched to the runtime, which submits it when it parks. Inside the runtime.
+    fn submit(&mut self) {
+        for (key, unsubmitted) in self.queue.drain(..) {
+            while self.wakers.len() <= key {
+                let announcer = Announcer {
+                    key: self.wakers.len(),
+                    landing: self.landing.clone(),
+                };
+                self.wakers.push(Waker::from(Arc::new(announcer)));
+            }
+            let mut future = unsubmitted.submit();
+            // This leaves the waker with the runtime. It has completed only if the kernel had to make room for more.
+            match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
+                Poll::Pending => self.flights[key].future = Some(future),
+                Poll::Ready(outcome) => {
+                    let operation = self.flights.remove(key).operation;
+                    self.early.push((operation, outcome));
+                }
+            }
+        }
     }
 
     /// Whether anything has been announced that [`Flights::next`] was not asked for yet.
@@ -213,12 +272,12 @@ impl Flights {
         !self.early.is_empty() || !self.landed.is_empty() || !self.landing.lock().keys.is_empty()
     }
 
-    /// Wakes `engine` when the next operation completes.
-    pub(super) fn wake_at_next(&self, engine: &Waker) {
+    /// Wakes `park` when the next operation completes.
+    fn wake_at_next(&self, park: &Waker) {
         let mut announced = self.landing.lock();
-        match &mut announced.engine {
-            Some(waker) => waker.clone_from(engine),
-            none => *none = Some(engine.clone()),
+        match &mut announced.park {
+            Some(waker) => waker.clone_from(park),
+            none => *none = Some(park.clone()),
         }
     }
 
@@ -235,11 +294,13 @@ impl Flights {
             return Some(early);
         }
         while let Some(key) = self.landed.pop() {
-            let Some(flight) = self.flights.get_mut(key) else {
+            // A key may be that of a forgotten poll, and by now of another operation.
+            let flight = self.flights.get_mut(key);
+            let Some(future) = flight.and_then(|flight| flight.future.as_mut()) else {
                 continue;
             };
             let waker = self.wakers.get(key).unwrap_or(Waker::noop());
-            let polled = Pin::new(&mut flight.future).poll(&mut Context::from_waker(waker));
+            let polled = Pin::new(future).poll(&mut Context::from_waker(waker));
             if let Poll::Ready(outcome) = polled {
                 let operation = self.flights.remove(key).operation;
                 return Some((operation, outcome));

@@ -1,12 +1,12 @@
 //! The portable engine: tokio-uring, Linux 5.10 or newer.
 //!
-//! One runtime a worker, in which one task drives everything: its loop is the ring engine's, with the same order of
-//! events. Where that engine has the kernel wait with an operation in hand, this one polls first and acts only when it
+//! One runtime a worker. Its loop is the ring engine's, with the same order of events, and runs outside the runtime, so that
+//! services are called in plain code here, too. Where that engine has the kernel wait with an operation in hand, this one polls first and acts only when it
 //! can go on at once, since tokio-uring cannot cancel; [`flights`] says how. So a connection or a byte is at any moment
 //! either still in the kernel or ours, and a worker that stops leaves nothing behind that could take or send more.
 //!
-//! tokio-uring submits only when its runtime parks. The task parks once a turn; where there is work left, it does so
-//! with an operation in hand that completes at once.
+//! tokio-uring submits only when its runtime parks. The engine has it park once a turn; where there is work left, it does
+//! so with an operation in hand that completes at once.
 
 mod accept;
 mod buffers;
@@ -17,14 +17,11 @@ mod receive;
 mod send;
 mod setup;
 
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
-use tokio::time::Sleep;
+use tokio_uring::Runtime;
 
 use self::accept::Listening;
 use self::buffers::Buffers;
@@ -45,7 +42,8 @@ pub(crate) use self::probe::probe;
 const PAUSE_MS: u64 = 10;
 
 /// One worker's engine, for as long as it runs.
-struct Engine {
+struct Engine<'a> {
+    runtime: &'a Runtime,
     flights: Flights,
     buffers: Buffers,
     shard: Shard<PortableLink>,
@@ -53,7 +51,6 @@ struct Engine {
     mailbox: Mailbox,
     clock: Clock,
     spin: Duration,
-    sleep: Pin<Box<Sleep>>,
     /// Connections that rest, slot and generation, until `pause_ends` on the worker's clock.
     pausing: Vec<(u32, u32)>,
     pause_ends: u64,
@@ -94,39 +91,30 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let served = runtime.block_on(async {
-        let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
-        let acceptors = match listening {
-            Ok(acceptors) => acceptors,
-            Err(error) => {
-                const STEP: &str = "setting O_NONBLOCK on a listener";
-                ready(Err(Unavailable::new(STEP, error)));
-                return Served::nothing(Ok(()));
-            }
-        };
-        let engine = Engine {
-            flights: Flights::default(),
-            buffers: Buffers::new(config.buffer_bytes),
-            shard,
-            acceptors,
-            mailbox,
-            clock: Clock::new(),
-            spin,
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            pausing: Vec::new(),
-            pause_ends: 0,
-            parcels: Vec::new(),
-        };
-        ready(Ok(()));
-        // A task of its own, since waking the outermost one costs a system call.
-        match tokio_uring::spawn(engine.serve()).await {
-            Ok(served) => served,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => Served::nothing(Err(io::Error::other(error))),
-            },
+    let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
+    let acceptors = match listening {
+        Ok(acceptors) => acceptors,
+        Err(error) => {
+            const STEP: &str = "setting O_NONBLOCK on a listener";
+            ready(Err(Unavailable::new(STEP, error)));
+            return Served::nothing(Ok(()));
         }
-    });
+    };
+    let engine = Engine {
+        runtime: &runtime,
+        flights: Flights::default(),
+        buffers: Buffers::new(config.buffer_bytes),
+        shard,
+        acceptors,
+        mailbox,
+        clock: Clock::new(),
+        spin,
+        pausing: Vec::new(),
+        pause_ends: 0,
+        parcels: Vec::new(),
+    };
+    ready(Ok(()));
+    let served = engine.serve();
     if !served.parcels.is_empty() {
         // A poll for each connection that was let go is left. To drop the runtime would cancel them in one go, and
         // tokio-uring aborts the process if the answers do not fit its completion queue. They take nothing, and this
@@ -136,9 +124,9 @@ pub(crate) fn run(
     served
 }
 
-impl Engine {
-    async fn serve(mut self) -> Served {
-        let result = self.turn().await;
+impl Engine<'_> {
+    fn serve(mut self) -> Served {
+        let result = self.turn();
         self.shard.say_held();
         let_go(&mut self.shard);
         Served {
@@ -148,7 +136,7 @@ impl Engine {
     }
 
     /// Turns until the shard is done.
-    async fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self) -> io::Result<()> {
         self.shard.woken(self.clock.now());
         for index in 0..self.acceptors.len() {
             self.arm_accept(index);
@@ -179,7 +167,7 @@ impl Engine {
                 continue;
             }
             let wait = self.plan_wait();
-            let count = self.wait(wait).await?;
+            let count = self.wait(wait)?;
             self.mailbox.awake();
             if wait == Wait::CatchUp && count == 0 {
                 self.shard.caught_up();
@@ -210,55 +198,33 @@ impl Engine {
 
     /// Submits what is queued, waits, and dispatches what has completed; returns how much it was. Before it sleeps it looks
     /// for completions for as long as configured.
-    async fn wait(&mut self, wait: Wait) -> io::Result<u64> {
+    fn wait(&mut self, wait: Wait) -> io::Result<u64> {
         if matches!(wait, Wait::Until(_) | Wait::Forever) && !self.spin.is_zero() {
             let end = Instant::now() + self.spin;
             while Instant::now() < end {
-                self.park(Wait::No).await;
+                self.park(Wait::No);
                 let count = self.dispatch_all()?;
                 if count > 0 {
                     return Ok(count);
                 }
             }
         }
-        self.park(wait).await;
+        self.park(wait);
         self.dispatch_all()
     }
 
-    /// Gives the thread back to the runtime, which submits what is queued and sleeps until something completes, or
-    /// `wait` is over.
-    async fn park(&mut self, wait: Wait) {
-        let counters = &self.shard.desk.counters().engine;
-        counters.enters.add(1);
-        match wait {
-            Wait::No | Wait::CatchUp => self.flights.turn(),
-            Wait::Until(due) => {
-                let due = tokio::time::Instant::from_std(self.clock.instant(due));
-                if self.sleep.deadline() != due {
-                    self.sleep.as_mut().reset(due);
-                }
+    /// Submits what is queued and sleeps until something completes, or `wait` is over.
+    fn park(&mut self, wait: Wait) {
+        self.shard.desk.counters().engine.enters.add(1);
+        let deadline = match wait {
+            Wait::No | Wait::CatchUp => {
+                self.flights.turn();
+                None
             }
-            Wait::Forever => {}
-        }
-        let mut parked = false;
-        poll_fn(|context| {
-            self.flights.wake_at_next(context.waker());
-            let is_over =
-                matches!(wait, Wait::Until(_)) && self.sleep.as_mut().poll(context).is_ready();
-            // What has come already is taken up only after the submission.
-            if !std::mem::replace(&mut parked, true) {
-                if is_over {
-                    self.flights.turn();
-                }
-                return Poll::Pending;
-            }
-            if is_over || self.flights.has_landed() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+            Wait::Until(due) => Some(self.clock.instant(due)),
+            Wait::Forever => None,
+        };
+        self.flights.park(self.runtime, deadline);
     }
 
     /// Dispatches everything that has completed by now. Returns how much it was.

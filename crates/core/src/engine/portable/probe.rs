@@ -1,12 +1,12 @@
 //! Whether this engine works here, found out by trying what it is built on.
 
-use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio_uring::Runtime;
 
 use super::flights::{Flights, Operation, Outcome};
 use super::setup;
@@ -38,8 +38,7 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
         .name("ringhold-probe".into())
         .spawn(|| {
             let runtime = setup::runtime(ENTRIES)?;
-            let tried = runtime.block_on(attempt());
-            tried.map_err(|error| Unavailable::new(STEP, error))
+            attempt(&runtime).map_err(|error| Unavailable::new(STEP, error))
         })
         .map_err(|error| Unavailable::new(STEP, error))?
         .join()
@@ -52,32 +51,32 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
 }
 
 /// A receive must not wait, a poll must, and what a poll announces a receive must find.
-async fn attempt() -> io::Result<()> {
+fn attempt(runtime: &Runtime) -> io::Result<()> {
     let mut flights = Flights::default();
     // Should anything wait that must not, it ends when `theirs` is dropped.
     let (ours, mut theirs) = UnixStream::pair()?;
     let ours = Rc::new(OwnedFd::from(ours));
 
     flights.receive(RECEIVE, &ours, vec![0; 8]);
-    let (_, nothing) = landed(&mut flights).await?;
+    let (_, nothing) = landed(&mut flights, runtime)?;
     if nothing.result != -libc::EAGAIN {
         return Err(unexpected("a receive without data", &nothing));
     }
 
     flights.readable(READABLE, ours.as_fd());
     flights.turn();
-    let (first, outcome) = landed(&mut flights).await?;
+    let (first, outcome) = landed(&mut flights, runtime)?;
     if first != Operation::Turn {
         return Err(unexpected("a poll without data", &outcome));
     }
     theirs.write_all(b"?")?;
-    let (_, outcome) = landed(&mut flights).await?;
+    let (_, outcome) = landed(&mut flights, runtime)?;
     if outcome.result < 0 {
         return Err(unexpected("a poll with data", &outcome));
     }
 
     flights.receive(RECEIVE, &ours, vec![0; 8]);
-    let (_, byte) = landed(&mut flights).await?;
+    let (_, byte) = landed(&mut flights, runtime)?;
     if byte.result != 1 || byte.buffer.as_deref().is_none_or(|read| read[0] != b'?') {
         return Err(unexpected("a receive of one byte", &byte));
     }
@@ -85,20 +84,14 @@ async fn attempt() -> io::Result<()> {
 }
 
 /// The next operation that completes.
-async fn landed(flights: &mut Flights) -> io::Result<(Operation, Outcome)> {
-    let announced = poll_fn(|context| {
-        flights.wake_at_next(context.waker());
-        if flights.has_landed() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    });
-    tokio::time::timeout(PATIENCE, announced).await?;
+fn landed(flights: &mut Flights, runtime: &Runtime) -> io::Result<(Operation, Outcome)> {
+    if !flights.has_landed() {
+        flights.park(runtime, Some(Instant::now() + PATIENCE));
+    }
     flights.collect();
     flights
         .next()
-        .ok_or_else(|| io::Error::other("an operation was announced and has not completed"))
+        .ok_or_else(|| io::Error::other("an operation does not complete"))
 }
 
 fn unexpected(what: &str, outcome: &Outcome) -> io::Error {

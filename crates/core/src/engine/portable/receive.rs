@@ -8,7 +8,7 @@ use super::flights::{Operation, Outcome};
 use super::link::{Progress, Readiness};
 use crate::connection::Receive;
 
-impl Engine {
+impl Engine<'_> {
     /// Begins to receive, unless that is under way. A large frame comes in larger pieces; it is copied to the
     /// connection's own buffer like any other that does not arrive in one piece.
     pub(super) fn receive(&mut self, slot: u32, generation: u32, desired: Receive) {

@@ -8,7 +8,7 @@ use super::buffers::SEND_BYTES_MAX;
 use super::flights::{Operation, Outcome};
 use super::link::{Progress, Readiness};
 
-impl Engine {
+impl Engine<'_> {
     /// Begins to send what is queued, unless that is under way.
     pub(super) fn send(&mut self, slot: u32, generation: u32) {
         let Some((outbox, link, pools)) = self.shard.sending(slot) else {
