@@ -96,8 +96,8 @@ impl Default for Handover {
     }
 }
 
-/// Section `[ring]`: the sizes of each worker's io_uring. The portable engine has no use for `buffers`, and makes its
-/// ring smaller where there is no memory for `entries`.
+/// Section `[ring]`: the sizes of each worker's io_uring. The portable engine makes its ring smaller where there is no
+/// memory for `entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
     /// Entries of the submission queue, a power of two from 8 to 32768 (`IORING_MAX_ENTRIES`). Default 4096.
@@ -105,6 +105,10 @@ pub struct RingConfig {
     /// Receive buffers that a worker starts with, a power of two from 2 to 32768 (io_uring_register_buf_ring(3)). Few
     /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Half as many more, at most
     /// 32, are set aside for receives that do not wait. Default 64.
+    ///
+    /// The portable engine makes them as they are needed, for no more receives at the same time than have room in so many:
+    /// one of a large frame takes 256 KiB of it, or all if that is less. And it sends to no more connections at the same
+    /// time, each from a copy of at most 64 KiB.
     pub buffers: u32,
     /// Bytes of one receive buffer, a power of two from 1 KiB to 1 MiB; what is not received into is not
     /// touched. Default 64 KiB.

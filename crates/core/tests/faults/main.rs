@@ -103,6 +103,7 @@ tests! {
         nobody_is_cut_for_what_held_the_worker_up,
     }
     memory {
+        a_crowd_shares_the_buffers,
         whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection,
         whoever_is_being_ended_in_a_large_frame_holds_nothing_of_it,
     }

@@ -1,13 +1,16 @@
-//! The bound on what all connections hold together.
+//! The bound on what all connections hold together, and on the buffers that they share.
 
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use bytes::Bytes;
+
 use crate::bed::{Bed, Engine};
 use crate::client;
 use crate::frames::frame;
-use crate::services::Echo;
+use crate::pushes::{Read, Readers};
+use crate::services::{Echo, Gate};
 
 pub(crate) fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection(
     engine: Engine,
@@ -90,4 +93,68 @@ fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
     pages * rustix::param::page_size()
+}
+
+/// The most memory that this process has had at once, in bytes.
+fn peak() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = peak.unwrap().trim().trim_end_matches(" kB");
+    kilobytes.parse::<usize>().unwrap() * 1024
+}
+
+/// Whoever is ready at the same time to be received from or sent to takes buffers as they come back, not all at once.
+pub(crate) fn a_crowd_shares_the_buffers(engine: Engine) {
+    const CLIENTS: usize = 1000;
+    /// 64 buffers of each kind have 4 MiB; a thousand would have 64.
+    const ROOM: usize = 24 << 20;
+    let config = "
+        workers = 1
+        [sockets.read]
+        listen = [\"unix:@/read\"]
+        [sockets.gate]
+        listen = [\"127.0.0.1:0\"]";
+    let (readers, gate) = (Readers::default(), Gate::default());
+    let (theirs, service) = (readers.clone(), gate.clone());
+    let bed = Bed::start(engine, config, |server| {
+        server
+            .service("read", move |_| Read(theirs.clone()))
+            .service("gate", move |_| service.clone())
+    });
+    let mut clients: Vec<UnixStream> = (0..CLIENTS).map(|_| bed.connect_unix("read")).collect();
+    bed.until_open_on("read", CLIENTS as u64);
+    let readers = std::mem::take(&mut *readers.lock().unwrap());
+    let before = peak();
+    for round in 1..=2 {
+        let starved = bed.counters().starved;
+        gate.hold(&bed, 1, || {
+            for client in &mut clients {
+                client.write_all(&[1]).unwrap();
+            }
+        });
+        bed.until("everybody is heard", |bed| {
+            bed.name("read").bytes_in == (round * CLIENTS) as u64
+        });
+        if engine == Engine::Portable {
+            assert!(bed.counters().starved > starved, "receives wait");
+        }
+        let starved = bed.counters().starved;
+        let message = Bytes::from(frame(60_000, round as u64));
+        gate.hold(&bed, 1, || {
+            for reader in &readers {
+                reader.push_shared(&message).unwrap();
+            }
+        });
+        for client in &mut clients {
+            client::expect(client, &message);
+        }
+        if engine == Engine::Portable {
+            assert!(bed.counters().starved > starved, "sends wait");
+        }
+    }
+    let more = peak() - before;
+    assert!(more < ROOM, "{more} bytes more for {CLIENTS} clients");
+    assert_eq!(bed.total().open, CLIENTS as u64);
+    drop((clients, readers));
+    bed.finish();
 }

@@ -1,4 +1,8 @@
-//! Buffers that operations take with them. An idle connection has none.
+//! Buffers that operations take with them. An idle connection has none, and however many are ready at the same time, no
+//! more are under way than the configuration says: who finds none waits for the next turn, when all of them are back.
+
+use crate::config::RingConfig;
+use crate::connection::Receive;
 
 /// So many bytes go into one send at most. What is queued is copied into the buffer, and copied again where the peer
 /// does not take all of it at once.
@@ -10,12 +14,18 @@ const LARGE_BYTES: usize = 256 * 1024;
 /// How many unused buffers of each kind are kept, in bytes.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
-/// The unused buffers of one worker.
+/// The buffers of one worker.
 pub(super) struct Buffers {
     small: Pool,
     large: Pool,
-    /// Empty vectors.
+    /// Bytes of the buffers that are being received into, and how many they may be.
+    receiving: usize,
+    receiving_max: usize,
+    /// Unused ones, empty vectors.
     sends: Vec<Vec<u8>>,
+    /// How many are being sent from, and may be.
+    sending: usize,
+    sending_max: usize,
 }
 
 /// Buffers of one size, initialised over their whole length.
@@ -46,27 +56,40 @@ impl Pool {
 }
 
 impl Buffers {
-    /// `buffer_bytes` is the size of the buffers that small frames are received into.
-    pub(super) fn new(buffer_bytes: usize) -> Self {
+    /// As many bytes are received into at the same time as `buffers` buffers have, large ones included, and as many buffers
+    /// are sent from.
+    pub(super) fn new(config: &RingConfig) -> Self {
+        let buffers = config.buffers as usize;
         Buffers {
-            small: Pool::new(buffer_bytes),
-            large: Pool::new(LARGE_BYTES.max(buffer_bytes)),
+            small: Pool::new(config.buffer_bytes),
+            large: Pool::new(LARGE_BYTES.max(config.buffer_bytes)),
+            receiving: 0,
+            receiving_max: buffers.saturating_mul(config.buffer_bytes),
             sends: Vec::new(),
+            sending: 0,
+            sending_max: buffers,
         }
     }
 
-    /// A buffer to receive into.
-    pub(super) fn small(&mut self) -> Vec<u8> {
-        self.small.take()
-    }
-
-    /// A buffer to receive a part of a large frame into.
-    pub(super) fn large(&mut self) -> Vec<u8> {
-        self.large.take()
+    /// A buffer to receive into, a larger one for a part of a large frame; `None` if too much is under way. One is always
+    /// allowed.
+    pub(super) fn receive(&mut self, desired: Receive) -> Option<Vec<u8>> {
+        let pool = if desired == Receive::Large {
+            &mut self.large
+        } else {
+            &mut self.small
+        };
+        let receiving = self.receiving + pool.buffer_bytes;
+        if self.receiving > 0 && receiving > self.receiving_max {
+            return None;
+        }
+        self.receiving = receiving;
+        Some(pool.take())
     }
 
     /// Takes back what was received into.
     pub(super) fn give_received(&mut self, buffer: Vec<u8>) {
+        self.receiving -= buffer.len();
         if buffer.len() == self.small.buffer_bytes {
             self.small.give(buffer);
         } else {
@@ -74,16 +97,82 @@ impl Buffers {
         }
     }
 
-    /// An empty buffer to send from.
-    pub(super) fn send(&mut self) -> Vec<u8> {
-        self.sends.pop().unwrap_or_default()
+    /// An empty buffer to send from; `None` if too many are under way.
+    pub(super) fn send(&mut self) -> Option<Vec<u8>> {
+        if self.sending == self.sending_max {
+            return None;
+        }
+        self.sending += 1;
+        Some(self.sends.pop().unwrap_or_default())
     }
 
     /// Takes back what was sent from.
     pub(super) fn give_sent(&mut self, mut buffer: Vec<u8>) {
+        self.sending -= 1;
         if self.sends.len() < KEPT_BYTES_MAX / SEND_BYTES_MAX {
             buffer.clear();
             self.sends.push(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffers() -> Buffers {
+        Buffers::new(&RingConfig {
+            buffers: 16,
+            buffer_bytes: 32 * 1024,
+            ..RingConfig::default()
+        })
+    }
+
+    #[test]
+    fn no_more_is_received_into_than_the_buffers_hold() {
+        let mut buffers = buffers();
+        for _ in 0..3 {
+            let small: Vec<_> = std::iter::from_fn(|| buffers.receive(Receive::Stream)).collect();
+            assert_eq!(small.len(), 16);
+            assert!(buffers.receive(Receive::Large).is_none());
+            small
+                .into_iter()
+                .for_each(|buffer| buffers.give_received(buffer));
+            let large: Vec<_> = std::iter::from_fn(|| buffers.receive(Receive::Large)).collect();
+            assert_eq!(large.len(), 2, "each as large as eight");
+            assert!(buffers.receive(Receive::Stream).is_none());
+            large
+                .into_iter()
+                .for_each(|buffer| buffers.give_received(buffer));
+        }
+        assert_eq!(buffers.receiving, 0);
+    }
+
+    #[test]
+    fn a_buffer_that_is_larger_than_all_is_received_into_alone() {
+        let mut buffers = Buffers::new(&RingConfig {
+            buffers: 2,
+            buffer_bytes: 1024,
+            ..RingConfig::default()
+        });
+        let large = buffers.receive(Receive::Large).unwrap();
+        assert!(buffers.receive(Receive::Stream).is_none());
+        buffers.give_received(large);
+        let small = buffers.receive(Receive::Stream).unwrap();
+        assert!(buffers.receive(Receive::Large).is_none());
+        buffers.give_received(small);
+    }
+
+    #[test]
+    fn no_more_are_sent_from_than_there_are_buffers() {
+        let mut buffers = buffers();
+        for _ in 0..3 {
+            let sends: Vec<_> = std::iter::from_fn(|| buffers.send()).collect();
+            assert_eq!(sends.len(), 16);
+            sends
+                .into_iter()
+                .for_each(|buffer| buffers.give_sent(buffer));
+        }
+        assert_eq!(buffers.sending, 0);
     }
 }

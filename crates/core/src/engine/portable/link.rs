@@ -32,6 +32,8 @@ pub(super) enum Progress {
     No,
     /// The poll of this key waits for readiness.
     Polling(usize),
+    /// The socket may be ready; a buffer is waited for, in the engine's queue.
+    Starved,
     /// A receive or a send.
     Moving,
     /// The socket was said to be ready and was not. Nothing happens until the engine's pause is over.

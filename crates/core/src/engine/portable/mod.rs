@@ -17,6 +17,7 @@ mod receive;
 mod send;
 mod setup;
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,9 @@ struct Engine<'a> {
     mailbox: Mailbox,
     clock: Clock,
     spin: Duration,
+    /// Connections that wait for a buffer to receive into, or to send from, slot and generation, first first.
+    starved_receives: VecDeque<(u32, u32)>,
+    starved_sends: VecDeque<(u32, u32)>,
     /// Connections that rest, slot and generation, until `pause_ends` on the worker's clock.
     pausing: Vec<(u32, u32)>,
     pause_ends: u64,
@@ -103,12 +107,14 @@ pub(crate) fn run(
     let engine = Engine {
         runtime: &runtime,
         flights: Flights::default(),
-        buffers: Buffers::new(config.buffer_bytes),
+        buffers: Buffers::new(config),
         shard,
         acceptors,
         mailbox,
         clock: Clock::new(),
         spin,
+        starved_receives: VecDeque::new(),
+        starved_sends: VecDeque::new(),
         pausing: Vec::new(),
         pause_ends: 0,
         parcels: Vec::new(),
@@ -153,6 +159,9 @@ impl Engine<'_> {
             self.retry_accepts();
             self.end_pause();
             self.shard.woken(self.clock.now());
+            // No operation that has a buffer waits, so by now there are some again, and whoever waits for one comes first.
+            self.feed_sends();
+            self.feed_receives();
             while let Some(slot) = self.shard.next_touched() {
                 self.update(slot);
             }

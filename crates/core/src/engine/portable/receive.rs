@@ -1,4 +1,4 @@
-//! Receiving: a poll, then a receive into a pooled buffer.
+//! Receiving: a poll, then a receive into a pooled buffer, if need be after a wait for one.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use super::Engine;
 use super::flights::{Operation, Outcome};
 use super::link::{Progress, Readiness};
-use crate::connection::Receive;
+use crate::connection::{Finish, Receive};
 
 impl Engine<'_> {
     /// Begins to receive, unless that is under way. A large frame comes in larger pieces; it is copied to the
@@ -24,14 +24,53 @@ impl Engine<'_> {
             link.receiving.progress = Progress::Polling(poll);
             return;
         }
-        let buffer = if desired == Receive::Large {
-            self.buffers.large()
+        // Who waits for a buffer comes first.
+        let buffer = if self.starved_receives.is_empty() {
+            self.buffers.receive(desired)
         } else {
-            self.buffers.small()
+            None
+        };
+        if let Some(buffer) = buffer {
+            self.begin_receive(slot, generation, buffer);
+        } else {
+            link.receiving.progress = Progress::Starved;
+            self.starved_receives.push_back((slot, generation));
+            self.shard.desk.counters().engine.starved.add(1);
+        }
+    }
+
+    fn begin_receive(&mut self, slot: u32, generation: u32, buffer: Vec<u8>) {
+        let Some(link) = self.shard.link(slot) else {
+            return self.buffers.give_received(buffer);
         };
         link.receiving.progress = Progress::Moving;
         let operation = Operation::Receive { slot, generation };
         self.flights.receive(operation, &link.socket, buffer);
+    }
+
+    /// Receives on connections that wait for a buffer, as far as there are any.
+    pub(super) fn feed_receives(&mut self) {
+        while let Some(&(slot, generation)) = self.starved_receives.front() {
+            let desire = self.shard.desire(slot);
+            if let Some(link) = self.shard.link_of(slot, generation)
+                && link.receiving.progress == Progress::Starved
+            {
+                let desired = desire
+                    .filter(|desire| desire.finish == Finish::No)
+                    .map(|desire| desire.receive);
+                if let Some(desired @ (Receive::Stream | Receive::Large)) = desired {
+                    let Some(buffer) = self.buffers.receive(desired) else {
+                        return;
+                    };
+                    self.begin_receive(slot, generation, buffer);
+                } else {
+                    // It is paused, or ends, and comes again if it goes on.
+                    link.receiving.progress = Progress::No;
+                    self.shard.touch(slot);
+                }
+            }
+            self.starved_receives.pop_front();
+        }
     }
 
     /// The socket can be read from; its end or its failure counts as something to read.

@@ -7,11 +7,12 @@ use super::Engine;
 use super::buffers::SEND_BYTES_MAX;
 use super::flights::{Operation, Outcome};
 use super::link::{Progress, Readiness};
+use crate::connection::{Desire, Finish};
 
 impl Engine<'_> {
     /// Begins to send what is queued, unless that is under way.
     pub(super) fn send(&mut self, slot: u32, generation: u32) {
-        let Some((outbox, link, pools)) = self.shard.sending(slot) else {
+        let Some(link) = self.shard.link(slot) else {
             return;
         };
         if link.sending.progress != Progress::No {
@@ -23,7 +24,26 @@ impl Engine<'_> {
             link.sending.progress = Progress::Polling(poll);
             return;
         }
-        let mut buffer = self.buffers.send();
+        // Who waits for a buffer comes first.
+        let buffer = if self.starved_sends.is_empty() {
+            self.buffers.send()
+        } else {
+            None
+        };
+        if let Some(buffer) = buffer {
+            self.begin_send(slot, generation, buffer);
+        } else {
+            link.sending.progress = Progress::Starved;
+            self.starved_sends.push_back((slot, generation));
+            self.shard.desk.counters().engine.starved.add(1);
+        }
+    }
+
+    /// Sends what is queued first, as much as fits, from an empty buffer.
+    fn begin_send(&mut self, slot: u32, generation: u32, mut buffer: Vec<u8>) {
+        let Some((outbox, link, pools)) = self.shard.sending(slot) else {
+            return self.buffers.give_sent(buffer);
+        };
         for slice in outbox.begin(pools) {
             let room = SEND_BYTES_MAX - buffer.len();
             if room == 0 {
@@ -34,6 +54,31 @@ impl Engine<'_> {
         link.sending.progress = Progress::Moving;
         let operation = Operation::Send { slot, generation };
         self.flights.send(operation, &link.socket, buffer);
+    }
+
+    /// Sends on connections that wait for a buffer, as far as there are any.
+    pub(super) fn feed_sends(&mut self) {
+        while let Some(&(slot, generation)) = self.starved_sends.front() {
+            let desire = self.shard.desire(slot);
+            if let Some(link) = self.shard.link_of(slot, generation)
+                && link.sending.progress == Progress::Starved
+            {
+                let sends = |desire: Desire| {
+                    desire.send && matches!(desire.finish, Finish::No | Finish::Release)
+                };
+                if desire.is_some_and(sends) {
+                    let Some(buffer) = self.buffers.send() else {
+                        return;
+                    };
+                    self.begin_send(slot, generation, buffer);
+                } else {
+                    // It ends, or nothing is left to send.
+                    link.sending.progress = Progress::No;
+                    self.shard.touch(slot);
+                }
+            }
+            self.starved_sends.pop_front();
+        }
     }
 
     /// The socket can be written to, or has failed, which a send finds out.
