@@ -1,4 +1,4 @@
-//! `call`, `load`, `status` and `probe`, against a daemon and without one.
+//! `call`, `status` and `probe`, against a daemon and without one.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rmpv::Value;
 
-use crate::harness::{Daemon, Manager, await_open, counter, field, parts, ringhold, run};
+use crate::harness::{Daemon, Manager, counter, field, parts, ringhold, run};
 use crate::ports::free_address;
 
-const RPC: &str = "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";
+pub(crate) const RPC: &str = "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";
 
 /// `ringhold`, then `ringhold call 127.0.0.1:4660 echo '{"a":1}'`: what the README begins with.
 #[test]
@@ -309,179 +309,6 @@ fn the_largest_frame_is_a_limit_of_this_side() {
     let (status, stdout, stderr) = run(&[&load[..], &["--frame-bytes", "18MiB"]].concat());
     assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
     assert!(stdout.contains("sent        2, answered 2"), "{stdout}");
-}
-
-#[test]
-fn a_load_reports_and_its_status_says_whether_it_was_clean() {
-    let daemon = Daemon::start(RPC);
-    let address = daemon.address("rpc");
-    let text = address.to_string();
-    let (status, stdout, stderr) = run(&[
-        "load", &text, "-c", "3", "-d", "16", "-n", "3000", "-j", "2", "-s", "1KiB", "--json",
-    ]);
-    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
-    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-    for (field, value) in [
-        ("sent", 3000),
-        ("answered", 3000),
-        ("lost", 0),
-        ("opened", 3),
-    ] {
-        assert_eq!(report[field], value, "{field}: {stdout}");
-    }
-    let (status, stdout, _) = run(&["load", &text, "--short-lived", "2", "-c", "0", "-n", "50"]);
-    assert_eq!(status, 0, "{stdout}");
-    assert!(stdout.contains("sent        50, answered 50"), "{stdout}");
-
-    let (status, stdout, _) = run(&["load", &text, "--mode", "notify", "-n", "1000"]);
-    assert_eq!(status, 0, "{stdout}");
-    await_open(&address, "rpc", 1);
-
-    // `ping` does not give the payload back.
-    let (status, stdout, _) = run(&["load", &text, "--method", "ping", "-n", "10"]);
-    assert_eq!(status, 1, "{stdout}");
-    assert!(stdout.contains("wrong 10"), "{stdout}");
-}
-
-#[test]
-fn a_load_on_a_server_that_does_nothing_fails_in_every_mode() {
-    // Its connections stand, in the backlog, and nobody ever reads or writes them.
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap().to_string();
-    for (mode, fault) in [
-        ("call", "lost 1,"),
-        ("notify", "1 unfinished"),
-        ("subscribe", "lost 1,"),
-    ] {
-        let (status, stdout, stderr) = run(&[
-            "load", &address, "--mode", mode, "-n", "5", "-t", "200ms", "--drain", "200ms",
-        ]);
-        assert_eq!((status, stderr.as_str()), (1, ""), "{mode}: {stdout}");
-        assert!(stdout.contains(fault), "{mode}: {stdout}");
-        assert!(stdout.contains("problem  "), "{mode}: {stdout}");
-    }
-}
-
-#[test]
-fn a_load_that_cannot_be_made_says_why() {
-    let nobody = free_address().to_string();
-    let cases: [(&[&str], i32, &str); 8] = [
-        (&["load", &nobody], 3, "refused"),
-        (&["load", &nobody, "-d", "0"], 2, "depth"),
-        (&["load", &nobody, "-j", "2"], 2, "threads"),
-        (&["load", &nobody, "-t", "10"], 2, "unit"),
-        (
-            &["load", &nobody, "--mode", "subscribe", "-r", "10"],
-            2,
-            "rate: a subscriber",
-        ),
-        (
-            &["load", &nobody, "--mode", "subscribe", "-d", "2"],
-            2,
-            "--depth",
-        ),
-        (
-            &["load", &nobody, "--mode", "subscribe", "-s", "2"],
-            2,
-            "--size",
-        ),
-        (
-            &["load", &nobody, "--mode", "subscribe", "--params", "1"],
-            2,
-            "array",
-        ),
-    ];
-    for (arguments, expected, word) in cases {
-        let (status, _, stderr) = run(arguments);
-        assert_eq!(status, expected, "{arguments:?}: {stderr}");
-        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
-    }
-}
-
-#[test]
-fn a_load_without_descriptors_does_not_blame_the_server() {
-    let daemon = Daemon::start(RPC);
-    let address = daemon.address("rpc").to_string();
-    let load = |limit: &str| {
-        let shell = format!("ulimit {limit} 64; exec \"$0\" load {address} -c 100 -n 1000");
-        let mut command = std::process::Command::new("sh");
-        crate::harness::clean(&mut command);
-        command
-            .args(["-c", &shell, env!("CARGO_BIN_EXE_ringhold")])
-            .stdin(Stdio::null());
-        parts(&command.output().unwrap())
-    };
-    // The soft limit is raised.
-    let (status, stdout, stderr) = load("-Sn");
-    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
-    assert!(stdout.contains("100 opened"), "{stdout}");
-    let (status, _, stderr) = load("-n");
-    assert_eq!(status, 1, "{stderr}");
-    assert!(stderr.contains("Too many open files"), "{stderr}");
-    assert!(!stderr.contains("cannot connect"), "{stderr}");
-}
-
-#[test]
-fn a_load_that_still_connects_can_be_interrupted() {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    use std::os::unix::process::ExitStatusExt;
-    let manager = Manager::new();
-    let path = manager.path("full.sock");
-    // A backlog for one connection, which is there.
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(&socket2::SockAddr::unix(&path).unwrap())
-        .unwrap();
-    socket.listen(0).unwrap();
-    let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    let mut child = ringhold()
-        .args(["load", &format!("unix:{path}"), "-t", "1min"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Its socket is made just before it connects.
-    let descriptors = format!("/proc/{}/fd", child.id());
-    crate::harness::until("a socket", || {
-        let descriptors = std::fs::read_dir(&descriptors).ok()?;
-        descriptors
-            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
-            .any(|target| target.to_string_lossy().starts_with("socket:"))
-            .then_some(())
-    });
-    kill(
-        Pid::from_raw(child.id().try_into().unwrap()),
-        Signal::SIGINT,
-    )
-    .unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(2));
-}
-
-#[test]
-fn an_interrupted_load_still_reports() {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    let daemon = Daemon::start(RPC);
-    let address = daemon.address("rpc");
-    let child = ringhold()
-        .args(["load", &address.to_string(), "-t", "1min", "-r", "100"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It has begun, and so it has taken over the signal.
-    crate::harness::until("frames", || {
-        (counter(&address, "rpc", "frames_in") > 20).then_some(())
-    });
-    kill(
-        Pid::from_raw(child.id().try_into().unwrap()),
-        Signal::SIGINT,
-    )
-    .unwrap();
-    let (status, stdout, stderr) = parts(&child.wait_with_output().unwrap());
-    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
-    assert!(stdout.contains("lost 0, repeated 0, wrong 0"), "{stdout}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod activation;
 mod commands;
 mod configuration;
 mod hostile;
+mod loads;
 mod logs;
 mod sockets;
 mod stop;
