@@ -128,9 +128,7 @@ fn who_is_paused_while_it_waits_for_a_buffer_goes_on() {
         ring: "[ring]\nbuffers = 2\nbuffer_bytes = 1024",
     };
     for engine in engines() {
-        crowd.run(engine, 40, |bed| {
-            (bed.engine().starved > 100) == (engine == "ring")
-        });
+        crowd.run(engine, 40, |bed| bed.engine().starved > 100);
     }
 }
 

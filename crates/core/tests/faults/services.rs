@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, Engine};
 use crate::client;
 use crate::frames::digest;
 
@@ -158,7 +158,8 @@ impl Gate {
         assert_eq!(lack, fresh, "buffers are missing");
         // To be sure that it would have been noticed.
         let lack = self.lack(bed, name, workers, buffers + 1);
-        assert!(lack > fresh, "{lack}");
+        // The portable engine takes up no more at once than its completion queue holds.
+        assert!(lack > fresh || bed.engine == Engine::Portable, "{lack}");
     }
 
     /// Waits until so many workers stand here.
