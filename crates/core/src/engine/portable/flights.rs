@@ -224,6 +224,9 @@ impl Flights {
                     self.turn();
                 }
                 self.submit();
+                if !self.early.is_empty() {
+                    context.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             if is_over || self.has_landed() {
@@ -256,7 +259,7 @@ impl Flights {
                 self.wakers.push(Waker::from(Arc::new(announcer)));
             }
             let mut future = unsubmitted.submit();
-            // This leaves the waker with the runtime. It has completed only if the kernel had to make room for more.
+            // It was queued, not submitted, so this only leaves the waker with the runtime.
             match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
                 Poll::Pending => self.flights[key].future = Some(future),
                 Poll::Ready(outcome) => {
