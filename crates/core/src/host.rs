@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ringhold_framer::{self as framer, Progress};
@@ -13,7 +14,7 @@ use crate::close::Close;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::frame::{Frame, Lend};
-use crate::panics;
+use crate::panics::{self, Caught};
 use crate::partial::Partial;
 use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
@@ -43,6 +44,8 @@ pub(crate) trait Host {
     fn backlog(&mut self, reply: &mut Reply<'_>);
     /// A deferred reply will not come.
     fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>);
+    /// Time has passed. Returns after how long it is to be called again.
+    fn tick(&mut self) -> Result<Option<Duration>, Caught>;
     /// The connection has ended.
     fn disconnected(
         &mut self,
@@ -402,6 +405,11 @@ impl<S: Service> Host for Hosted<S> {
         if let Some(Some(Flow::Close(reason) | Flow::Reject(reason))) = flow {
             reply.connection.close(Close::Abandoned(reason), reply.desk);
         }
+    }
+
+    fn tick(&mut self) -> Result<Option<Duration>, Caught> {
+        // Unwind safety: as with frames, what the service's own value looks like is up to the service.
+        panics::catch(|| self.service.tick())
     }
 
     fn disconnected(

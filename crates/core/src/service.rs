@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 pub use ringhold_framer::TopLevel;
@@ -72,6 +73,19 @@ pub trait Service: 'static {
     /// successor's, which [`restore`](Service::restore)s or makes the session anew.
     fn disconnected(&mut self, session: Self::Session, why: &Close) {
         let _ = (session, why);
+    }
+
+    /// Time has passed: what is due without anybody asking for it, such as a batch to be written, or a heartbeat by
+    /// [`Handle`](crate::Handle)s.
+    ///
+    /// Called when the worker begins to serve, behind what was handed over, and again whenever as long as it returned is over, at
+    /// least a millisecond; `None` is never, the default. A worker that was held up calls once for all that it missed. What belongs to
+    /// the end of the process is a matter of `Drop`: before a restart or reload it is not called any more once the services get no
+    /// frames.
+    ///
+    /// If it panics it is called again after the time that it returned before.
+    fn tick(&mut self) -> Option<Duration> {
+        None
     }
 
     /// What the successor needs to continue this session. It may be another version of the program, an older one too.

@@ -31,12 +31,14 @@ mod memory;
 mod parting;
 mod sending;
 mod stopping;
+mod ticks;
 mod time;
 mod unsaved;
 
 pub(crate) use self::mail::Errand;
 use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
+use self::ticks::Ticks;
 use self::time::{CatchUp, NEVER, Timed};
 
 /// One worker's connections and services.
@@ -52,6 +54,7 @@ pub(crate) struct Shard<L> {
     /// Slots with input that can be dispatched.
     ready: Vec<u32>,
     wheel: Wheel<Timed>,
+    ticks: Ticks,
     /// What the kernel held for peers, by slot, when the time for a write was over last.
     unread: HashMap<u32, u64>,
     /// What a stop has still to read from paused connections, by slot, in bytes.
@@ -130,6 +133,7 @@ impl<L: Link> Shard<L> {
             touched: VecDeque::new(),
             ready: Vec::new(),
             wheel: Wheel::new(),
+            ticks: Ticks::default(),
             unread: HashMap::new(),
             last_bytes: HashMap::new(),
             catch_up: None,

@@ -170,12 +170,13 @@ impl Exchange {
             now: 1,
             limits: Arc::new(limits),
         };
-        let shard = Shard::new(
+        let mut shard = Shard::new(
             desk,
             crew,
             vec![Box::new(Hosted::new(service))],
             Duration::ZERO,
         );
+        let _ = shard.deliver(Mail::Resume);
         Ok(Exchange {
             shard,
             mailbox,

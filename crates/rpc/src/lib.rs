@@ -73,6 +73,7 @@
 mod answer;
 mod builtin;
 mod call;
+mod clock;
 mod context;
 mod envelope;
 mod fault;

@@ -1,6 +1,7 @@
 //! Which method is answered by what.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::answer::{Answer, Answered};
 use crate::builtin;
 use crate::call::Call;
+use crate::clock::Clock;
 use crate::context::Context;
 use crate::fault::Fault;
 use crate::names::{Index, is_same};
@@ -47,6 +49,7 @@ pub struct Router {
     /// Position of the entry that was found last: one client mostly asks for the same method again.
     last: usize,
     resumes: Resumes,
+    clock: Clock,
 }
 
 pub(crate) struct Entry {
@@ -82,6 +85,7 @@ impl Router {
             index: Index::default(),
             last: 0,
             resumes: Resumes::default(),
+            clock: Clock::default(),
         }
     }
 
@@ -309,6 +313,22 @@ impl Router {
     {
         self.resumes.add(name, resume);
         self
+    }
+
+    /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is
+    /// due without a request, such as a batch to be written, or a heartbeat by [`Notifier`](crate::Notifier)s.
+    ///
+    /// The first time is an interval after the worker has begun to serve. One that was held up makes up for nothing. See
+    /// [`Service::tick`](ringhold_core::Service::tick).
+    #[must_use]
+    pub fn every(mut self, interval: Duration, work: impl FnMut() + 'static) -> Self {
+        self.clock.add(interval, work);
+        self
+    }
+
+    /// The clock that [`Router::every`] has set.
+    pub(crate) fn clock(&mut self) -> &mut Clock {
+        &mut self.clock
     }
 
     /// Describes a method, for the people who ask `methods`. One line is best.

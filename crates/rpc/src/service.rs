@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use ringhold_core::panics::Caught;
 use ringhold_core::{
@@ -215,6 +216,10 @@ impl Service for Rpc {
         let id = u32::try_from(ticket.0).unwrap_or(u32::MAX);
         self.fault(id, &Fault::new(why.to_string()), reply);
         Flow::Continue
+    }
+
+    fn tick(&mut self) -> Option<Duration> {
+        self.router.clock().tick()
     }
 
     fn save(&self, session: &Session) -> Saved {

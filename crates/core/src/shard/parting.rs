@@ -26,6 +26,7 @@ impl<L: Link> Shard<L> {
     pub(super) fn resume(&mut self) {
         self.holds = false;
         self.touch_all();
+        self.begin_ticks();
     }
 
     /// Ends without having begun: connections that another process still answers for are dropped, not shut down.

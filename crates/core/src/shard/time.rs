@@ -54,6 +54,7 @@ impl<L: Link> Shard<L> {
         if self.desk.warnings.next_due().is_some_and(|due| due <= now) {
             self.say_held();
         }
+        self.tick_services();
         if self.wheel.next_due().is_none_or(|due| due > now) {
             return;
         }
@@ -180,6 +181,7 @@ impl<L: Link> Shard<L> {
             rest,
             self.desk.pools.next_due(),
             self.desk.warnings.next_due(),
+            self.next_service_tick(),
         ];
         dues.into_iter().flatten().min()
     }

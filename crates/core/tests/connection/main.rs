@@ -20,5 +20,6 @@ mod pressure;
 mod service;
 mod stop;
 mod tickets;
+mod ticks;
 mod time;
 mod world;

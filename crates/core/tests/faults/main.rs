@@ -29,6 +29,7 @@ mod sizes;
 mod slots;
 mod stopping;
 mod tickets;
+mod ticks;
 mod timeouts;
 
 macro_rules! tests {
@@ -141,6 +142,9 @@ tests! {
         who_reads_is_not_cut_for_what_is_pushed_behind_large_replies,
         who_reads_is_not_cut_for_what_is_pushed_among_deferred_answers,
         a_panic_costs_one_connection,
+    }
+    ticks {
+        an_idle_worker_wakes_up_for_its_services,
     }
     closing {
         another_worker_may_close_a_connection,
