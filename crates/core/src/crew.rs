@@ -55,7 +55,7 @@ impl Crew {
         Arc::new(Crew {
             asked: Roll::new(posts.len()),
             rests: Roll::new(posts.len()),
-            open_tickets: Tally::new(posts.len()),
+            open_tickets: metrics.open_tickets.clone(),
             endings: Tally::new(posts.len()),
             finished: Roll::new(posts.len()),
             left_behind: Roll::new(posts.len()),
@@ -233,7 +233,7 @@ mod tests {
             Arc::new([]),
             Dealer::new(2, 1, Vec::<Vec<usize>>::new()),
             Memory::new(1, 2),
-            Arc::new(Metrics::new(Vec::new(), 2)),
+            Arc::new(Metrics::new(Vec::new(), 2, Memory::new(1, 2))),
             vec![1, 1],
         );
         (crew, [first, second])

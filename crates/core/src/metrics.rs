@@ -9,6 +9,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::memory::Memory;
+use crate::tickets::Tally;
+
 /// A number that one thread changes and any thread reads.
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -34,7 +37,7 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $live:ident, $plain:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+    ($(#[$doc:meta])* $live:ident, $plain:ident { $($(#[doc = $field_doc:literal])* $field:ident,)* }) => {
         #[derive(Default)]
         #[repr(align(64))]
         pub(crate) struct $live { $(pub(crate) $field: Counter,)* }
@@ -42,7 +45,7 @@ macro_rules! counters {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
-        pub struct $plain { $($(#[$field_doc])* pub $field: u64,)* }
+        pub struct $plain { $($(#[doc = $field_doc])* pub $field: u64,)* }
 
         impl $live {
             fn snapshot(&self) -> $plain {
@@ -51,6 +54,10 @@ macro_rules! counters {
         }
 
         impl $plain {
+            /// The name of each counter, and what it counts.
+            pub const DESCRIPTIONS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), concat!($($field_doc),*).trim_ascii()),)*];
+
             /// Adds every counter of `other`.
             pub fn add(&mut self, other: &Self) {
                 $(self.$field = self.$field.wrapping_add(other.$field);)*
@@ -135,6 +142,9 @@ counters! {
 /// The counters of a whole server.
 pub struct Metrics {
     pub(crate) started: Instant,
+    memory: Arc<Memory>,
+    /// Deferred replies that are owed.
+    pub(crate) open_tickets: Tally,
     names: Vec<Arc<str>>,
     workers: Vec<WorkerMetrics>,
 }
@@ -145,7 +155,8 @@ pub(crate) struct WorkerMetrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(names: Vec<Arc<str>>, workers: usize) -> Self {
+    pub(crate) fn new(names: Vec<Arc<str>>, workers: usize, memory: Arc<Memory>) -> Self {
+        let open_tickets = Tally::new(workers);
         let workers = (0..workers)
             .map(|_| WorkerMetrics {
                 names: names.iter().map(|_| NameCounters::default()).collect(),
@@ -154,6 +165,8 @@ impl Metrics {
             .collect();
         Metrics {
             started: Instant::now(),
+            memory,
+            open_tickets,
             names,
             workers,
         }
@@ -180,6 +193,8 @@ impl Metrics {
             .collect();
         Snapshot {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            memory_bytes: self.memory.total(),
+            owed: self.open_tickets.count() as u64,
             workers,
         }
     }
@@ -189,8 +204,12 @@ impl Metrics {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Seconds since the server started.
+    /// Seconds since the server started. A reload starts it anew, and with it all counters.
     pub uptime_seconds: f64,
+    /// Bytes that connections make the process hold at the moment, of those that `limits.memory` bounds.
+    pub memory_bytes: u64,
+    /// Deferred replies that are owed at the moment.
+    pub owed: u64,
     /// By worker.
     pub workers: Vec<WorkerSnapshot>,
 }

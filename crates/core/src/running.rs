@@ -465,12 +465,13 @@ fn crew(
     let everyone = (0..orphans).map(|_| Placement::from((0..count).collect::<Vec<_>>()));
     let placements = listened.into_iter().chain(everyone);
     let known = names.iter().map(|name| name.name.clone()).collect();
+    let memory = Memory::new(limits.memory as u64, count);
     Crew::new(
         posts,
         names.clone(),
         Dealer::new(count, limits.connections, placements),
-        Memory::new(limits.memory as u64, count),
-        Arc::new(Metrics::new(known, count)),
+        memory.clone(),
+        Arc::new(Metrics::new(known, count, memory)),
         (0..count)
             .map(|worker| owned_by(worker, listeners).count())
             .collect(),

@@ -122,13 +122,13 @@ impl Exchange {
         let (post, mailbox) = mailbox()?;
         mailbox.adopt();
         let known = names.iter().map(|(name, _)| (*name).into()).collect();
-        let metrics = Arc::new(Metrics::new(known, 1));
+        let memory = Memory::new(limits.memory as u64, 1);
+        let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
         let service = make(&Worker {
             index: 0,
             count: 1,
             metrics: metrics.clone(),
         });
-        let memory = Memory::new(limits.memory as u64, 1);
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names
             .iter()

@@ -283,8 +283,11 @@ pub(crate) struct Status {
     #[arg(default_value = DEFAULT_ADDRESS)]
     pub(crate) address: Address,
     /// Print the answer as JSON, as it came
-    #[arg(long)]
+    #[arg(long, conflicts_with = "prometheus")]
     pub(crate) json: bool,
+    /// Print the answer as metrics in the text format of Prometheus
+    #[arg(long)]
+    pub(crate) prometheus: bool,
     /// How long to wait for the answer
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,

@@ -1,5 +1,7 @@
 //! The command `status`.
 
+mod prometheus;
+
 use std::time::Duration;
 
 use ringhold_client::{Client, Plain};
@@ -19,7 +21,11 @@ pub(crate) fn status(arguments: &Status) -> Result<(), Failure> {
     if arguments.json {
         return print(&json::print(&value));
     }
-    match render(&value) {
+    let text = match arguments.prometheus {
+        true => prometheus::render(&value),
+        false => render(&value),
+    };
+    match text {
         Some(text) => print(text.trim_end()),
         None => Err(Failure::unreachable(format!(
             "{} answers `status`, but not with the counters of a ringhold daemon; --json shows what it says",
@@ -81,10 +87,9 @@ fn render(status: &Value) -> Option<String> {
         engines.line(line);
     }
 
-    let mut text = format!(
-        "up for {}\n\n",
-        span(Duration::try_from_secs_f64(uptime).ok()?)
-    );
+    let uptime = span(Duration::try_from_secs_f64(uptime).ok()?);
+    let facts = [vec![format!("up for {uptime}")], holdings(status)].concat();
+    let mut text = format!("{}\n\n", facts.join(", "));
     text.push_str(&sockets.render());
     for remark in remarks {
         text.push_str(&remark);
@@ -123,6 +128,15 @@ fn remark(name: &str, counters: &Value) -> Option<Option<String>> {
         }
     }
     Some((!parts.is_empty()).then(|| format!("{name}: {}", parts.join(", "))))
+}
+
+/// What the whole process holds, as far as it is anything; servers before this version do not say it.
+fn holdings(status: &Value) -> Vec<String> {
+    let count = |name| field(status, name).and_then(Value::as_u64).unwrap_or(0);
+    let (memory, owed) = (count("memory_bytes"), count("owed"));
+    let memory = (memory > 0).then(|| format!("connections hold {}", bytes(memory)));
+    let owed = (owed > 0).then(|| format!("{owed} deferred replies are owed"));
+    memory.into_iter().chain(owed).collect()
 }
 
 fn field<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {

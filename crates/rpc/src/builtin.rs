@@ -84,6 +84,8 @@ impl Time {
 #[derive(Serialize)]
 struct Status {
     uptime_seconds: f64,
+    memory_bytes: u64,
+    owed: u64,
     /// Over all workers.
     names: BTreeMap<String, NameTotals>,
     workers: Vec<WorkerStatus>,
@@ -113,6 +115,8 @@ impl From<Snapshot> for Status {
             .collect();
         Status {
             uptime_seconds: snapshot.uptime_seconds,
+            memory_bytes: snapshot.memory_bytes,
+            owed: snapshot.owed,
             names,
             workers,
         }

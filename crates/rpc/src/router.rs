@@ -71,7 +71,7 @@ impl Router {
     /// | `echo` | any | its parameter, byte for byte; the array of them if there are several or none |
     /// | `methods` | none | a map from the name of each method to its description |
     /// | `time` | none | a map: `seconds` and `nanoseconds` since 1970-01-01 UTC, on the server's clock |
-    /// | `status` | none | a map of the server's counters: `uptime_seconds`, `names` (by socket name, over all workers) and `workers` (by worker: `engine`, and `names` again) |
+    /// | `status` | none | a map of the server's counters: `uptime_seconds`, `memory_bytes`, `owed` (deferred replies), `names` (by socket name, over all workers) and `workers` (by worker: `engine`, and `names` again) |
     ///
     /// A method of one's own takes the place of a built-in one of the same name.
     pub fn new() -> Self {

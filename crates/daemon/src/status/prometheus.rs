@@ -1,0 +1,166 @@
+//! Counters in the text format of Prometheus (its documentation, "Exposition formats", version 0.0.4), for the node exporter's
+//! textfile collector and whatever else reads that.
+
+use std::fmt::Write;
+
+use ringhold_core::metrics::{EngineTotals, NameTotals};
+use rmpv::Value;
+
+use super::field;
+
+/// Those that go down as well.
+const GAUGES: [&str; 2] = ["open", "leased"];
+
+/// What the whole process has: name, and what it is.
+const PROCESS: [(&str, &str); 3] = [
+    (
+        "uptime_seconds",
+        "Seconds since the server started, or was reloaded.",
+    ),
+    (
+        "memory_bytes",
+        "Bytes that connections make the process hold, of those that limits.memory bounds.",
+    ),
+    ("owed", "Deferred replies that are owed."),
+];
+
+/// The answer as metrics; `None` if it is something else.
+pub(super) fn render(status: &Value) -> Option<String> {
+    let mut text = String::new();
+    for (name, help) in PROCESS {
+        if let Some(value) = field(status, name) {
+            let value = value.as_f64()?;
+            head(&mut text, &format!("ringhold_{name}"), "gauge", help);
+            let _ = writeln!(text, "ringhold_{name} {value}");
+        }
+    }
+    let workers = field(status, "workers")?.as_array()?;
+    let names = field(status, "names")?.as_map()?;
+    let mut sockets = Vec::new();
+    let mut engines = Vec::new();
+    for (index, worker) in workers.iter().enumerate() {
+        engines.push((format!("worker=\"{index}\""), field(worker, "engine")?));
+        for (name, _) in names {
+            let name = name.as_str()?;
+            let labels = format!("socket=\"{}\",worker=\"{index}\"", escaped(name));
+            sockets.push((labels, field(field(worker, "names")?, name)?));
+        }
+    }
+    family(
+        &mut text,
+        "ringhold_socket",
+        NameTotals::DESCRIPTIONS,
+        &sockets,
+    )?;
+    family(
+        &mut text,
+        "ringhold_engine",
+        EngineTotals::DESCRIPTIONS,
+        &engines,
+    )?;
+    Some(text)
+}
+
+/// Every counter of a kind: a metric each, with a line for each of `owners`.
+fn family(
+    text: &mut String,
+    prefix: &str,
+    descriptions: &[(&str, &str)],
+    owners: &[(String, &Value)],
+) -> Option<()> {
+    let Some((_, first)) = owners.first() else {
+        return Some(());
+    };
+    for (counter, _) in first.as_map()? {
+        let counter = counter.as_str()?;
+        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+        if !counter.bytes().all(is_name) {
+            return None;
+        }
+        let (kind, suffix) = match GAUGES.contains(&counter) {
+            true => ("gauge", ""),
+            false => ("counter", "_total"),
+        };
+        // Another version of the server may have more.
+        let known = descriptions.iter().find(|(name, _)| *name == counter);
+        let metric = format!("{prefix}_{counter}{suffix}");
+        head(text, &metric, kind, known.map_or(counter, |(_, help)| help));
+        for (labels, counters) in owners {
+            let value = field(counters, counter)?.as_u64()?;
+            let _ = writeln!(text, "{metric}{{{labels}}} {value}");
+        }
+    }
+    Some(())
+}
+
+fn head(text: &mut String, metric: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} {kind}");
+}
+
+/// The value of a label.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn counters_become_metrics() {
+        let status = json::parse(
+            r#"{"uptime_seconds":1.5,"memory_bytes":7,"names":{"a\"b":{"open":3}},"workers":[
+                {"engine":{"turns":4,"leased":1},"names":{"a\"b":{"open":1,"accepted":9}}},
+                {"engine":{"turns":5,"leased":0},"names":{"a\"b":{"open":2,"accepted":8}}}]}"#,
+        );
+        assert_eq!(
+            render(&status.unwrap()).unwrap(),
+            r#"# HELP ringhold_uptime_seconds Seconds since the server started, or was reloaded.
+# TYPE ringhold_uptime_seconds gauge
+ringhold_uptime_seconds 1.5
+# HELP ringhold_memory_bytes Bytes that connections make the process hold, of those that limits.memory bounds.
+# TYPE ringhold_memory_bytes gauge
+ringhold_memory_bytes 7
+# HELP ringhold_socket_open Connections that this worker serves now.
+# TYPE ringhold_socket_open gauge
+ringhold_socket_open{socket="a\"b",worker="0"} 1
+ringhold_socket_open{socket="a\"b",worker="1"} 2
+# HELP ringhold_socket_accepted_total Connections accepted by this worker, whoever serves them.
+# TYPE ringhold_socket_accepted_total counter
+ringhold_socket_accepted_total{socket="a\"b",worker="0"} 9
+ringhold_socket_accepted_total{socket="a\"b",worker="1"} 8
+# HELP ringhold_engine_turns_total Turns of the worker's loop.
+# TYPE ringhold_engine_turns_total counter
+ringhold_engine_turns_total{worker="0"} 4
+ringhold_engine_turns_total{worker="1"} 5
+# HELP ringhold_engine_leased Receive buffers that are lent to services now.
+# TYPE ringhold_engine_leased gauge
+ringhold_engine_leased{worker="0"} 1
+ringhold_engine_leased{worker="1"} 0
+"#
+        );
+        assert_eq!(render(&Value::Nil), None);
+    }
+
+    #[test]
+    fn the_gauges_are_there() {
+        let all = [NameTotals::DESCRIPTIONS, EngineTotals::DESCRIPTIONS].concat();
+        for gauge in GAUGES {
+            assert!(all.iter().any(|(name, _)| *name == gauge), "{gauge}");
+        }
+    }
+
+    #[test]
+    fn every_counter_is_on_the_page_about_monitoring() {
+        let page = include_str!("../../../../docs/monitoring.md");
+        let all = [NameTotals::DESCRIPTIONS, EngineTotals::DESCRIPTIONS].concat();
+        for (name, _) in all {
+            assert!(page.contains(&format!("\n| `{name}` |")), "{name}");
+        }
+        for (name, _) in PROCESS {
+            assert!(page.contains(&format!("`ringhold_{name}`")), "{name}");
+        }
+    }
+}
