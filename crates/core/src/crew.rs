@@ -272,7 +272,9 @@ mod tests {
         crew.worker_ended(1);
         assert!(is_woken(&waiting) && crew.may_part());
         assert_eq!(crew.open_tickets.count(), 0);
-        assert!(crew.is_dealt_no_more(1) && !crew.is_dealt_no_more(0));
+        assert!(!crew.is_dealt_no_more(0));
+        crew.acceptor_ended(0);
+        assert!(crew.is_dealt_no_more(0));
         crew.ticket_closed(1);
         assert!(crew.may_part());
     }
