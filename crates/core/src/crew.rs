@@ -123,6 +123,8 @@ impl Crew {
     /// all do, and may still be in time.
     pub(crate) fn leave_behind(&self, worker: usize) {
         self.left_behind.enter(worker);
+        self.open_tickets.forget(worker);
+        self.endings.forget(worker);
         self.asked.enter(worker);
         self.rests.enter(worker);
         self.wake_all();
@@ -269,6 +271,10 @@ mod tests {
         crew.endings.opened(1);
         crew.asked(0);
         assert!(!crew.may_part());
+        // It is stuck, and is left behind; or it has ended.
+        crew.leave_behind(1);
+        assert!(is_woken(&waiting) && crew.may_part());
+        crew.open_tickets.opened(1);
         crew.worker_ended(1);
         assert!(is_woken(&waiting) && crew.may_part());
         assert_eq!(crew.open_tickets.count(), 0);

@@ -51,7 +51,7 @@ impl Server {
     /// anything of the serving process. What the functions given to [`Server::service`] make is not made in that child.
     ///
     /// Then the process replaces itself by execve: `run` does not return, and `main` begins anew in the same process. The
-    /// services have been dropped before; other threads of the application end wherever they are. What they must bring to an
+    /// services have been dropped before, except those of a worker that was stuck and left behind; other threads of the application end wherever they are. What they must bring to an
     /// end belongs into the `Drop` of a service.
     ///
     /// # Errors
@@ -104,18 +104,15 @@ impl Server {
         tracing::debug!("every worker has let go");
         say_given_up(&running);
         say_unsaved(&metrics);
+        say_served(&metrics);
         match end {
             End::Stop if !hands_over => running.join()?,
             End::Stop => {
                 let failed = daemon.leave(running.release())?;
                 failed.map_or(Ok(()), Err)?;
             }
-            End::Replace => {
-                say_served(&metrics);
-                return Err(daemon.replace(running.release(), store.suffices()));
-            }
+            End::Replace => return Err(daemon.replace(running.release(), store.suffices())),
         }
-        say_served(&metrics);
         Ok(())
     }
 
@@ -126,13 +123,15 @@ impl Server {
             .and_then(Question::parse)
             .filter(|question| vault::is_readable(question.version))
             .ok_or_else(|| {
-                ServerError::Engine(
+                ServerError::Handover(
                     "the running version hands over state that this one cannot read".into(),
                 )
             })?;
         if self.inherited.is_none() {
             inherit::must_be_first()?;
         }
+        // As the start that is to come demands it.
+        drop(Signals::read()?);
         self.rehearse(&question.inherited, &question.held)?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         let handed = question.inherited.len() + question.held.len() + store::NEEDED;
@@ -227,19 +226,22 @@ impl Daemon {
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
     fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
-        let package = pack(&released.listeners, released.parcels, true)?;
-        let count = package.connections;
-        if let Err(error) = store::give(&package) {
-            return Err(ServerError::Handover(match error.kind() {
-                io::ErrorKind::TimedOut => format!(
-                    "{count} connections were given to the service manager, which has not confirmed that it keeps them: {error}; \
-                     the next start takes over what it has kept"
-                ),
-                _ => format!("{count} connections are closed, since {error}"),
-            }));
+        let left = pack(&released.listeners, released.parcels, true).and_then(|package| {
+            let count = package.connections;
+            let given = store::give(&package);
+            given.map_err(|error| ServerError::Handover(ungiven(count, &error)))?;
+            Ok(count)
+        });
+        match left {
+            Ok(count) => {
+                tracing::info!("left {count} connections with the service manager");
+                Ok(released.failed)
+            }
+            Err(error) => {
+                say_failed(released.failed);
+                Err(error)
+            }
         }
-        tracing::info!("left {count} connections with the service manager");
-        Ok(released.failed)
     }
 
     /// Replaces the process. Returns only if that failed, with the reason.
@@ -249,9 +251,7 @@ impl Daemon {
             parcels,
             failed,
         } = released;
-        if let Some(failed) = failed {
-            tracing::error!("{failed}; its connections are lost");
-        }
+        say_failed(failed);
         let package = match pack(&listeners, parcels, has_store) {
             Ok(package) => package,
             Err(error) => return error,
@@ -272,12 +272,17 @@ impl Daemon {
             Ok(descriptors) => self.program.replace(&descriptors),
             Err(error) => error,
         };
-        let fate = match has_store && given.is_ok() {
-            true => "are with the service manager, and the next start takes them over",
-            false => "are closed",
+        let fate = match given {
+            Ok(()) if has_store => {
+                format!(
+                    "{count} connections are with the service manager, and the next start takes them over"
+                )
+            }
+            Ok(()) => format!("{count} connections are closed"),
+            Err(error) => ungiven(count, &error),
         };
         ServerError::Handover(format!(
-            "{path} cannot take this process's place: {error}{}; its {count} connections {fate}",
+            "{path} cannot take this process's place: {error}{}; {fate}",
             rlimit::advice(&error)
         ))
     }
@@ -313,6 +318,24 @@ fn pack(
             rlimit::advice(&error)
         ))
     })
+}
+
+/// What becomes of connections that could not be given to the service manager.
+fn ungiven(count: usize, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut => format!(
+            "{count} connections were given to the service manager, which has not confirmed that it keeps them: {error}; \
+             the next start takes over what it has kept"
+        ),
+        _ => format!("{count} connections are closed, since {error}"),
+    }
+}
+
+/// Says which worker had failed, if one had.
+fn say_failed(failed: Option<ServerError>) {
+    if let Some(failed) = failed {
+        tracing::error!("{failed}; its connections are lost");
+    }
 }
 
 /// How the process ends.

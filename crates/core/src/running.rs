@@ -262,7 +262,8 @@ impl Running {
         self.crew.open_tickets.count()
     }
 
-    /// Deferred replies that the stop did not wait for any longer. All of them once every worker has ended.
+    /// Deferred replies that the stop did not wait for any longer. All of them once every worker has ended, but for those of workers that were left
+    /// behind.
     pub(crate) fn given_up(&self) -> usize {
         self.crew.given_up.load(Ordering::Relaxed)
     }
@@ -290,7 +291,7 @@ impl Running {
         let names = snapshot.workers.get(worker).map_or(&[][..], |w| &w.names);
         let open: u64 = names.iter().map(|(_, totals)| totals.open).sum();
         tracing::error!(
-            "worker {worker} is busy: {why}; the handover goes on without its {open} connections, which are lost"
+            "worker {worker} is busy: {why}; the handover goes on without it and its {open} connections"
         );
         self.crew.leave_behind(worker);
     }
@@ -375,7 +376,7 @@ impl Running {
         drop(report);
         for _ in &self.crew.posts {
             if reports.recv().is_err() {
-                return Err(ServerError::Engine(
+                return Err(ServerError::Handover(
                     "a worker failed while it restored connections".into(),
                 ));
             }

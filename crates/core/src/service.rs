@@ -83,7 +83,8 @@ pub trait Service: 'static {
     /// the end of the process is a matter of `Drop`: before a restart or reload it is not called any more once the services get no
     /// frames.
     ///
-    /// If it panics it is called again after the time that it returned before.
+    /// If it panics that is logged and counted, and it is called again after the time that it returned before, or a second if it was
+    /// the first call.
     fn tick(&mut self) -> Option<Duration> {
         None
     }

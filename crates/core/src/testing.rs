@@ -94,14 +94,20 @@ impl Exchange {
     /// With a service that is made as [`Server::service`](crate::Server::service) makes it, and these limits.
     pub fn with_worker<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> Self {
         let idle_timeout = limits.idle_timeout;
-        Self::build(make, limits, &[("test", idle_timeout)])
+        Self::build(make, limits, &[("test", idle_timeout)]).begun()
     }
 
     /// With these limits, and a service that answers on sockets of these names.
     pub fn with_names<S: Service>(service: S, limits: Limits, names: &[&str]) -> Self {
         let idle_timeout = limits.idle_timeout;
         let names: Vec<_> = names.iter().map(|name| (*name, idle_timeout)).collect();
-        Self::build(|_| service, limits, &names)
+        Self::build(|_| service, limits, &names).begun()
+    }
+
+    /// The worker begins to serve.
+    fn begun(mut self) -> Self {
+        let _ = self.shard.deliver(Mail::Resume);
+        self
     }
 
     /// Each name has its own `idle_timeout`.
@@ -170,13 +176,12 @@ impl Exchange {
             now: 1,
             limits: Arc::new(limits),
         };
-        let mut shard = Shard::new(
+        let shard = Shard::new(
             desk,
             crew,
             vec![Box::new(Hosted::new(service))],
             Duration::ZERO,
         );
-        let _ = shard.deliver(Mail::Resume);
         Ok(Exchange {
             shard,
             mailbox,

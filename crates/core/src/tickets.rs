@@ -88,7 +88,7 @@ pub(crate) fn is_later_round(round: u32, other: u32) -> bool {
 #[derive(Clone)]
 pub(crate) struct Tally(Arc<[Count]>);
 
-/// One worker's part, which only its own thread changes as long as that runs.
+/// One worker's part, which only its own thread changes until nobody waits for it any more.
 #[derive(Default)]
 #[repr(align(64))]
 struct Count(AtomicUsize);
@@ -113,7 +113,7 @@ impl Tally {
         before == Ok(1)
     }
 
-    /// This worker has ended: what it still had is not waited for.
+    /// This worker has ended, or is stuck: what it still had is not waited for.
     pub(crate) fn forget(&self, worker: usize) {
         self.0[worker].0.store(0, Ordering::SeqCst);
     }

@@ -14,7 +14,7 @@ use ringhold_core::{Server, block_signals};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// What `main` does before `run`, and what that says. A SIGTERM that is pending by then stops who has started at once.
-const CASES: [(&str, &[&str], &str); 6] = [
+const CASES: [(&str, &[&str], &str); 8] = [
     ("nothing but the signal", &["block", "term"], "stopped"),
     (
         "a thread",
@@ -35,6 +35,16 @@ const CASES: [(&str, &[&str], &str); 6] = [
         "a thread behind both",
         &["block", "take", "thread", "term"],
         "stopped",
+    ),
+    (
+        "a program that is asked, as it should be",
+        &["asked", "block", "take", "thread"],
+        "ringhold: ready to take over\nstopped",
+    ),
+    (
+        "a program that is asked, and could not start",
+        &["asked", "take", "thread"],
+        "the thread \"early\" does not block SIGTERM, SIGINT and SIGHUP",
     ),
     (
         "run elsewhere than on the first thread",
@@ -62,11 +72,11 @@ fn run(filter: Option<&String>) -> ExitCode {
     let mut failed = 0;
     let chosen = CASES.iter().filter(|(title, ..)| is_chosen(title));
     for (title, arguments, expected) in chosen {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .arg("--child")
-            .args(*arguments)
-            .output()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if arguments.contains(&"asked") {
+            command.env("RINGHOLD_PREFLIGHT", "state=2\n");
+        }
+        let output = command.arg("--child").args(*arguments).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         let right = output.status.success() && said.contains(expected);
         println!("test {title} ... {}", if right { "ok" } else { "FAILED" });
@@ -96,6 +106,7 @@ fn child(steps: &[String]) -> ExitCode {
             }
             "term" => kill_process(getpid(), Signal::TERM).unwrap(),
             "elsewhere" => elsewhere = true,
+            "asked" => {}
             _ => panic!("no step: {step}"),
         }
     }

@@ -296,6 +296,12 @@ WORKER  TURNS  ACCEPT BACKOFFS
         for part in [r"a\u{1b}[2J ", r"a\u{1b}[2J: b\u{1b}c 1", r"D\U{1B}E"] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
+        let status = json::parse(
+            r#"{"uptime_seconds":1,"names":{"a\u001b[2J\r":{"open":1}},
+                "workers":[{"engine":{},"names":{"a\u001b[2J\r":{"open":1}}}]}"#,
+        );
+        let shown = prometheus::render(&status.unwrap()).unwrap();
+        assert!(!shown.contains(['\u{1b}', '\r']), "{shown}");
     }
 
     #[test]

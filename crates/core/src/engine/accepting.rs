@@ -252,12 +252,17 @@ impl Accepting {
     {
         let name = self.name;
         let own = shard.desk.worker as usize;
+        let sent = match worker == own || shard.crew.is_left_behind(worker) {
+            true => Err(Mail::Accepted { name, socket }),
+            false => shard.crew.posts[worker].send(Mail::Accepted { name, socket }),
+        };
+        let Err(Mail::Accepted { socket, .. }) = sent else {
+            return;
+        };
         if worker == own {
             shard.open(name, L::from(socket));
-        } else if let Err(Mail::Accepted { socket, .. }) =
-            shard.crew.posts[worker].send(Mail::Accepted { name, socket })
-        {
-            // That worker has failed; its connections are lost, this one need not be.
+        } else {
+            // That worker has failed, or is stuck; its connections are lost, this one need not be.
             shard.crew.dealer.release(name as usize, worker);
             shard.crew.dealer.hold(name as usize, own);
             shard.open(name, L::from(socket));

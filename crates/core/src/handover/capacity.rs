@@ -43,7 +43,7 @@ impl Capacity {
                 );
             }
             Err(error) => {
-                tracing::warn!("open connections cannot be left to a successor: {error}");
+                tracing::warn!("the service manager cannot keep open connections: {error}");
                 return Capacity { room: Some(0) };
             }
         }

@@ -79,7 +79,7 @@ impl Inheritance {
     /// # Errors
     ///
     /// The service manager does not answer. Then it may start another process with the same connections, so that this one
-    /// must not serve them, and everything is left as it was found.
+    /// must not serve them, and if it is only slow, everything is left as it was found.
     pub(crate) fn commit(&mut self) -> Result<(), String> {
         if self.is_stored {
             let mut names: Vec<&str> = self

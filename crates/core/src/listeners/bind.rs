@@ -399,9 +399,9 @@ impl BoundPath {
         }
     }
 
-    /// Whether the socket that was bound is still what is there, as far as this process can see.
+    /// Whether the socket that was bound is still what is there, as far as this process can see: what it may not look at is.
     pub(super) fn is_there(&self) -> bool {
-        matches!(stat(&self.path), Ok(Some(stat)) if self.is(&stat))
+        stat(&self.path).map_or(true, |stat| stat.is_some_and(|stat| self.is(&stat)))
     }
 
     /// Gives the path its owners and its mode, if the socket there is the one that was bound, and not another one or a link that

@@ -253,10 +253,11 @@ impl Handle {
     /// Ends the connection for this reason, from any thread: a client that is to go, a device that is there a second time, a
     /// deadline that is over.
     ///
-    /// It is as if its service ended it with [`Flow::Close`](crate::Flow::Close) when this mail comes, behind everything that
-    /// was pushed before: what was accepted by then, from whichever thread, is still written, as are replies to the requests
+    /// It is as if its service ended it with [`Flow::Close`](crate::Flow::Close) when its worker learns of this, behind everything
+    /// that was pushed before: what was accepted by then, from whichever thread, is still written, as are replies to the requests
     /// that are served meanwhile, and answers to deferred ones that were given. Those that are still owed are not given any
-    /// more, without a word about them. A peer that does not read has `limits.write_timeout` for what is queued.
+    /// more, without a word about them. A peer that reads nothing has
+    /// `limits.write_timeout`; one that reads slowly, as long as it takes.
     /// [`disconnected`](crate::Service::disconnected) gets [`Close::Service`] with the reason, unless the connection ends for
     /// another one before. From now on pushes are told [`PushError::Gone`].
     ///

@@ -12,7 +12,7 @@ use crate::peer::Link;
 use crate::reply::{Abandoned, Ticket};
 
 /// How long a handover waits for workers that are busy with what they have received, and may push it to the connections of
-/// others. It has to end before the patience of the service manager (`TimeoutStopSec=30` in our unit file).
+/// others. Whoever is busy for longer is left behind by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
 const REST_MAX: Duration = Duration::from_secs(15);
 
 /// How far the worker is on its way to its end.

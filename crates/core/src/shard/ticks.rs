@@ -3,8 +3,13 @@
 use super::Shard;
 use super::time::NEVER;
 use crate::connection::milliseconds;
+use crate::desk::Name;
+use crate::panics::Caught;
 use crate::peer::Link;
 use crate::warnings::Kind;
+
+/// A service that panicked when it was called for the first time is called again after so long.
+const AFTER_PANIC_MS: u64 = 1_000;
 
 /// When the services of a worker are to be called next.
 pub(super) struct Ticks {
@@ -67,20 +72,39 @@ impl<L: Link> Shard<L> {
                     tick.after = after.map_or(NEVER, |after| milliseconds(after).max(1));
                 }
                 Some(Err(panic)) => {
-                    if self.desk.warnings.lets_pass(Kind::Panic, now) {
-                        let names = self.desk.names.iter();
-                        let mut services = names.filter_map(|name| name.service.as_ref());
-                        let service = services.find(|service| service.index == index);
-                        let service = service.map_or("without a socket", |service| &*service.name);
-                        tracing::error!("the service {service} panicked in tick: {panic}");
+                    if tick.after == NEVER {
+                        tick.after = AFTER_PANIC_MS;
                     }
+                    self.tick_panicked(index, &panic);
                 }
                 None => tick.after = NEVER,
             }
+            let tick = &mut self.ticks.each[index];
             tick.due = now.saturating_add(tick.after);
         }
         let dues = self.ticks.each.iter().map(|tick| tick.due);
         self.ticks.next = dues.min().unwrap_or(NEVER);
+    }
+
+    /// Counts and logs it for the first socket name that the service answers, since no connection is to blame.
+    fn tick_panicked(&self, service: usize, panic: &Caught) {
+        let answers = |name: &Name| {
+            name.service
+                .as_ref()
+                .is_some_and(|known| known.index == service)
+        };
+        let Some(index) = self.desk.names.iter().position(answers) else {
+            tracing::error!(
+                worker = self.desk.worker,
+                "a service without a socket panicked in tick: {panic}"
+            );
+            return;
+        };
+        self.desk.name_counters(index as u16).panics.add(1);
+        if self.desk.warnings.lets_pass(Kind::Panic, self.desk.now) {
+            let name = &self.desk.names[index].name;
+            tracing::error!(socket = %name, worker = self.desk.worker, "the service of {name} panicked in tick: {panic}");
+        }
     }
 
     /// When [`Shard::tick_services`] has something to do.

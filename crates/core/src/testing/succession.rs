@@ -83,6 +83,7 @@ impl Exchange {
         for parted in std::mem::take(&mut self.parted) {
             successor.take_over(parted);
         }
+        let mut successor = successor.begun();
         successor.settle();
         successor
     }

@@ -117,10 +117,24 @@ fn a_panic_costs_no_connection_and_no_further_call() {
     exchange.receive(client, &[PANIC]);
     exchange.advance(SECOND);
     assert_eq!((exchange.take_sent(client), *calls.borrow()), (vec![], 2));
+    assert_eq!(exchange.counters().panics, 1);
     exchange.receive(client, &[1]);
     exchange.advance(SECOND);
     assert_eq!((exchange.take_sent(client), *calls.borrow()), (vec![1], 3));
     assert!(exchange.is_open(client));
+}
+
+#[test]
+fn who_panics_at_first_is_called_again_a_second_later() {
+    let (mut batch, calls) = Batch::new(Some(10 * SECOND));
+    batch.gathered = PANIC;
+    let mut exchange = Exchange::new(batch);
+    exchange.advance(NEARLY);
+    assert_eq!(*calls.borrow(), 1);
+    exchange.advance(REST);
+    assert_eq!(*calls.borrow(), 2);
+    exchange.advance(9 * SECOND);
+    assert_eq!(*calls.borrow(), 2);
 }
 
 #[test]
@@ -141,13 +155,20 @@ fn it_is_the_successors_turn_after_a_handover() {
     let (batch, calls) = Batch::new(Some(SECOND));
     let mut exchange = Exchange::new(batch);
     let client = exchange.connect();
+    exchange.advance(10 * SECOND + NEARLY);
+    let before = *calls.borrow();
     exchange.receive(client, &[1]);
+    exchange.take_sent(client);
     let (batch, later) = Batch::new(Some(SECOND));
     let mut exchange = exchange.hand_over(|_| batch);
-    assert_eq!((*calls.borrow(), *later.borrow()), (1, 1));
+    // What was handed over is there by then.
+    assert_eq!(exchange.take_sent(client), [0]);
+    let handed_over = *calls.borrow();
+    assert_eq!((handed_over - before, *later.borrow()), (1, 1));
     exchange.receive(client, &[1, 1]);
-    exchange.advance(SECOND);
-    assert_eq!((*calls.borrow(), *later.borrow()), (1, 2));
-    // `connected` made the session anew.
+    exchange.advance(NEARLY);
+    assert_eq!(exchange.take_sent(client), []);
+    exchange.advance(REST);
+    assert_eq!((*calls.borrow(), *later.borrow()), (handed_over, 2));
     assert_eq!(exchange.take_sent(client), [2]);
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use ringhold_client::Plain;
 use ringhold_core::metrics::{EngineTotals, NameTotals};
 use rmpv::Value;
 
@@ -42,7 +43,10 @@ pub(super) fn render(status: &Value) -> Option<String> {
         engines.push((format!("worker=\"{index}\""), field(worker, "engine")?));
         for (name, _) in names {
             let name = name.as_str()?;
-            let labels = format!("socket=\"{}\",worker=\"{index}\"", escaped(name));
+            let labels = format!(
+                "socket=\"{}\",worker=\"{index}\"",
+                escaped(&Plain(name).to_string())
+            );
             sockets.push((labels, field(field(worker, "names")?, name)?));
         }
     }
