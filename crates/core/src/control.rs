@@ -53,17 +53,24 @@ impl Signals {
         Ok(all.thread_block()?)
     }
 
-    /// Blocks them, and reads them from here on.
+    /// Blocks them, and makes sure that every other thread does.
     ///
     /// # Errors
     ///
-    /// [`ServerError::Signals`] if another thread does not block them. The kernel gives a signal to any that does not
-    /// (signal(7)), and there it would end the process.
-    pub(crate) fn read() -> Result<Self, ServerError> {
+    /// [`ServerError::Signals`] if one does not. The kernel gives a signal to any such thread (signal(7)), and there it would
+    /// end the process.
+    pub(crate) fn claim() -> Result<(), ServerError> {
         Self::block()?;
-        if let Some(thread) = thread_to_signal() {
-            return Err(ServerError::Signals { thread });
-        }
+        thread_to_signal().map_or(Ok(()), |thread| Err(ServerError::Signals { thread }))
+    }
+
+    /// Claims them, and reads them from here on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Signals::claim`], or that there are no descriptors.
+    pub(crate) fn read() -> Result<Self, ServerError> {
+        Self::claim()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let open = |signals: SigSet| SignalFd::with_flags(&signals, flags).map_err(io::Error::from);
         Ok(Signals {

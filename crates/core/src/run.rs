@@ -131,7 +131,7 @@ impl Server {
             inherit::must_be_first()?;
         }
         // As the start that is to come demands it.
-        drop(Signals::read()?);
+        Signals::claim()?;
         self.rehearse(&question.inherited, &question.held)?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         let handed = question.inherited.len() + question.held.len() + store::NEEDED;

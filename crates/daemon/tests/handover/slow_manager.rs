@@ -92,7 +92,7 @@ fn a_manager_that_is_gone_is_given_nothing() {
     std::fs::rename(&elsewhere, &place).unwrap();
     assert_eq!(wire.rest(), b"");
     let why = format!("the service manager cannot be notified at NOTIFY_SOCKET={place}");
-    let what = "open connections cannot be left to a successor";
+    let what = "the service manager cannot keep open connections";
     manager.logged(1, &[&format!("{what}: {why}"), "No such file or directory"]);
 }
 
