@@ -101,8 +101,16 @@ fn child(steps: &[String]) -> ExitCode {
             "take" => inherited = Some(Inherited::take().unwrap()),
             "thread" => {
                 let stopped = stopped.take().unwrap();
+                let (begin, begun) = mpsc::channel();
                 let thread = Builder::new().name("early".into());
-                thread.spawn(move || stopped.recv()).unwrap();
+                thread
+                    .spawn(move || {
+                        begin.send(()).unwrap();
+                        stopped.recv()
+                    })
+                    .unwrap();
+                // A thread that has only just begun blocks every signal.
+                begun.recv().unwrap();
             }
             "term" => kill_process(getpid(), Signal::TERM).unwrap(),
             "elsewhere" => elsewhere = true,
