@@ -123,6 +123,14 @@ fn a_load_without_descriptors_does_not_blame_the_server() {
 
 #[test]
 fn a_load_that_still_connects_can_be_interrupted() {
+    // Shells start what they put into the background so, and it would be inherited.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    if ignored & 1 << (Signal::SIGINT as u64 - 1) != 0 {
+        eprintln!("not tested: that SIGINT ends a load, since SIGINT is ignored here");
+        return;
+    }
     let manager = Manager::new();
     let path = manager.path("full.sock");
     // A backlog for one connection, which is there.
