@@ -80,23 +80,53 @@ impl Signals {
     }
 }
 
+/// A thread that makes another one blocks every signal meanwhile, and so does the new one at first (pthread_create(3) of the
+/// usual libraries). So who blocks everything is looked at again, so many times, before that is taken for its own choice.
+const MASK_LOOKS: u32 = 100;
+const MASK_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// The name of a thread of this process that one of the signals could go to, if there is one and /proc tells.
 fn thread_to_signal() -> Option<String> {
     let mut signals = stop_signals();
     signals.extend(&reload_signals());
-    // Signal n is bit n - 1.
-    let ours = signals
-        .iter()
-        .fold(0, |mask, signal| mask | 1_u64 << (signal as i32 - 1));
+    let ours = mask(signals.iter().map(|signal| signal as u32));
+    // SIGKILL and SIGSTOP cannot be blocked, those from 32 to 34 are the library's own.
+    let everything = !mask([9, 19, 32, 33, 34]);
+    for _ in 0..MASK_LOOKS {
+        let threads = blocked_signals()?;
+        let reached = threads.iter().find(|(_, blocked)| blocked & ours != ours);
+        if let Some((name, _)) = reached {
+            return Some(name.clone());
+        }
+        if threads
+            .iter()
+            .all(|(_, blocked)| blocked & everything != everything)
+        {
+            return None;
+        }
+        std::thread::sleep(MASK_LOOK_INTERVAL);
+    }
+    None
+}
+
+/// The threads of this process, each with its name and the signals that it blocks.
+fn blocked_signals() -> Option<Vec<(String, u64)>> {
     let threads = std::fs::read_dir("/proc/self/task").ok()?;
     // One that has ended meanwhile is none.
-    threads.flatten().find_map(|thread| {
+    let read = |thread: std::fs::DirEntry| {
         let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
         let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
         let blocked = u64::from_str_radix(field("SigBlk:")?.trim(), 16).ok()?;
-        let name = field("Name:")?.trim();
-        (blocked & ours != ours).then(|| name.to_owned())
-    })
+        Some((field("Name:")?.trim().to_owned(), blocked))
+    };
+    Some(threads.flatten().filter_map(read).collect())
+}
+
+/// Signal n is bit n - 1.
+fn mask(signals: impl IntoIterator<Item = u32>) -> u64 {
+    signals
+        .into_iter()
+        .fold(0, |mask, signal| mask | 1 << (signal - 1))
 }
 
 fn stop_signals() -> SigSet {

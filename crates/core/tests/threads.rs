@@ -14,7 +14,7 @@ use ringhold_core::{Server, block_signals};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// What `main` does before `run`, and what that says. A SIGTERM that is pending by then stops who has started at once.
-const CASES: [(&str, &[&str], &str); 8] = [
+const CASES: [(&str, &[&str], &str); 9] = [
     ("nothing but the signal", &["block", "term"], "stopped"),
     (
         "a thread",
@@ -49,6 +49,11 @@ const CASES: [(&str, &[&str], &str); 8] = [
     (
         "run elsewhere than on the first thread",
         &["take", "elsewhere"],
+        "does not block SIGTERM, SIGINT and SIGHUP",
+    ),
+    (
+        "run beside a thread that makes others, and blocks everything whenever it does",
+        &["take", "elsewhere", "making"],
         "does not block SIGTERM, SIGINT and SIGHUP",
     ),
 ];
@@ -91,7 +96,7 @@ fn run(filter: Option<&String>) -> ExitCode {
 
 fn child(steps: &[String]) -> ExitCode {
     let mut inherited = None;
-    let mut elsewhere = false;
+    let (mut elsewhere, mut making) = (false, false);
     // The thread lives until the process ends.
     let (_stop, stopped) = mpsc::channel::<()>();
     let mut stopped = Some(stopped);
@@ -114,6 +119,7 @@ fn child(steps: &[String]) -> ExitCode {
             }
             "term" => kill_process(getpid(), Signal::TERM).unwrap(),
             "elsewhere" => elsewhere = true,
+            "making" => making = true,
             "asked" => {}
             _ => panic!("no step: {step}"),
         }
@@ -129,9 +135,14 @@ fn child(steps: &[String]) -> ExitCode {
             Err(error) => println!("{error}"),
         }
     };
-    match elsewhere {
-        true => std::thread::spawn(serve).join().unwrap(),
-        false => serve(),
+    if !elsewhere {
+        serve();
+        return ExitCode::SUCCESS;
     }
+    let serving = std::thread::spawn(serve);
+    while making && !serving.is_finished() {
+        std::thread::spawn(|| {}).join().unwrap();
+    }
+    serving.join().unwrap();
     ExitCode::SUCCESS
 }
