@@ -35,6 +35,11 @@ impl fmt::Debug for ConnectionId {
 
 /// What an engine keeps per connection, as far as the rest may ask about it.
 pub(crate) trait Link {
+    /// For a socket on which nothing is in flight.
+    fn new(socket: OwnedFd) -> Self
+    where
+        Self: Sized;
+
     /// The peer's address, from the kernel.
     fn peer_address(&self) -> io::Result<PeerAddress>;
 

@@ -35,7 +35,7 @@ mod ticks;
 mod time;
 mod unsaved;
 
-pub(crate) use self::mail::Errand;
+pub(crate) use self::mail::Accept;
 use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
 use self::ticks::Ticks;

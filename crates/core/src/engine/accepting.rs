@@ -13,7 +13,7 @@ use super::Acceptor;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::peer::Link;
-use crate::shard::Shard;
+use crate::shard::{Accept, Shard};
 
 /// How long accepting rests after descriptors or memory ran out.
 const BACKOFF_MS: u64 = 100;
@@ -95,10 +95,7 @@ impl Accepting {
     }
 
     /// Gives a new connection to the worker whose turn it is, or lets it wait for room.
-    pub(crate) fn take_in<L>(&mut self, socket: OwnedFd, shard: &mut Shard<L>)
-    where
-        L: Link + From<OwnedFd>,
-    {
+    pub(crate) fn take_in<L: Link>(&mut self, socket: OwnedFd, shard: &mut Shard<L>) {
         let counters = shard.desk.name_counters(self.name);
         if !self.listener.enabled {
             // The first, the second, the fourth, ...: it may go on for as long as the process runs.
@@ -165,10 +162,7 @@ impl Accepting {
     }
 
     /// Some worker may have room again.
-    pub(crate) fn deal_waiting<L>(&mut self, shard: &mut Shard<L>)
-    where
-        L: Link + From<OwnedFd>,
-    {
+    fn deal_waiting<L: Link>(&mut self, shard: &mut Shard<L>) {
         while let Some(socket) = self.waiting.pop_front() {
             let Some(worker) = self.deal(shard) else {
                 self.waiting.push_front(socket);
@@ -201,25 +195,18 @@ impl Accepting {
         };
     }
 
-    /// From now on connections are to be accepted.
-    pub(crate) fn begin(&mut self) {
-        if self.state == State::Held {
-            self.state = State::Open;
-        }
-    }
-
-    /// From now on nothing more is to be accepted.
-    pub(crate) fn stop(&mut self) {
-        if self.state != State::Ended {
-            self.state = State::Stopping;
+    /// Does what a mail asks for.
+    pub(crate) fn obey<L: Link>(&mut self, order: Accept, shard: &mut Shard<L>) {
+        match (order, self.state) {
+            (Accept::Begin, State::Held) => self.state = State::Open,
+            (Accept::Begin, _) | (Accept::Stop, State::Ended) => {}
+            (Accept::Deal, _) => self.deal_waiting(shard),
+            (Accept::Stop, _) => self.state = State::Stopping,
         }
     }
 
     /// Nothing more can come from this listener: the engine has nothing in flight on it.
-    pub(crate) fn end<L>(&mut self, shard: &mut Shard<L>)
-    where
-        L: Link + From<OwnedFd>,
-    {
+    pub(crate) fn end<L: Link>(&mut self, shard: &mut Shard<L>) {
         debug_assert!(self.is_stopping());
         // Nothing that was accepted is lost to a limit.
         while let Some(socket) = self.waiting.pop_front() {
@@ -246,10 +233,7 @@ impl Accepting {
         dealt.worker
     }
 
-    fn hand_to<L>(&self, worker: usize, socket: OwnedFd, shard: &mut Shard<L>)
-    where
-        L: Link + From<OwnedFd>,
-    {
+    fn hand_to<L: Link>(&self, worker: usize, socket: OwnedFd, shard: &mut Shard<L>) {
         let name = self.name;
         let own = shard.desk.worker as usize;
         let sent = match worker == own || shard.crew.is_left_behind(worker) {
@@ -259,14 +243,12 @@ impl Accepting {
         let Err(Mail::Accepted { socket, .. }) = sent else {
             return;
         };
-        if worker == own {
-            shard.open(name, L::from(socket));
-        } else {
+        if worker != own {
             // That worker has failed, or is stuck; its connections are lost, this one need not be.
             shard.crew.dealer.release(name as usize, worker);
             shard.crew.dealer.hold(name as usize, own);
-            shard.open(name, L::from(socket));
         }
+        shard.open(name, L::new(socket));
     }
 }
 

@@ -2,49 +2,46 @@
 
 use super::Shard;
 use crate::close::Close;
-use crate::handover::parcel::Parcel;
 use crate::host::Host;
 use crate::mailbox::{self, Mail};
 use crate::peer::{ConnectionId, HandleState, Link};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::shard::Phase;
 
-/// What only the engine can do about a mail.
-pub(crate) enum Errand {
-    /// Serve this socket, accepted on the listeners of this name and counted for this worker.
-    Open {
-        name: u16,
-        socket: std::os::fd::OwnedFd,
-    },
-    /// Take over this connection, counted for this worker.
-    Restore { name: u16, parcel: Box<Parcel> },
-    /// Try again to deal what could not be dealt.
-    Room,
-    /// Accept, which was held back.
-    Accept,
-    /// Stop accepting, for good.
-    StopAccepting,
+/// What a mail asks of the worker's listeners, which are the engine's.
+#[derive(Clone, Copy)]
+pub(crate) enum Accept {
+    /// To accept, which was held back.
+    Begin,
+    /// To try again to deal what could not be dealt.
+    Deal,
+    /// To accept no more, for good.
+    Stop,
 }
 
 impl<L: Link> Shard<L> {
-    /// Handles mail. What only the engine can do is returned.
-    pub(crate) fn deliver(&mut self, mail: Mail) -> Option<Errand> {
+    /// Handles mail. What it asks of the listeners is returned.
+    pub(crate) fn deliver(&mut self, mail: Mail) -> Option<Accept> {
         match mail {
-            Mail::Accepted { name, socket } => return Some(Errand::Open { name, socket }),
-            Mail::Room => return Some(Errand::Room),
-            Mail::Restored { name, parcel } => return Some(Errand::Restore { name, parcel }),
+            Mail::Accepted { name, socket } => {
+                self.open(name, L::new(socket));
+            }
+            Mail::Restored { name, parcel } => {
+                self.restore(name, L::new(parcel.socket), parcel.state);
+            }
+            Mail::Room => return Some(Accept::Deal),
             Mail::Stop { .. } if self.holds => {
                 self.forget_all();
-                return Some(Errand::StopAccepting);
+                return Some(Accept::Stop);
             }
             Mail::Stop { hand_over } => {
                 if self.phase == Phase::Serving {
                     self.begin_stop(hand_over);
                     // Who connects meanwhile is served like everybody else, if a successor will go on with it.
-                    return (!hand_over).then_some(Errand::StopAccepting);
+                    return (!hand_over).then_some(Accept::Stop);
                 }
             }
-            Mail::StopAccepting => return Some(Errand::StopAccepting),
+            Mail::StopAccepting => return Some(Accept::Stop),
             Mail::Hold => self.holds = true,
             Mail::Report(reports) => {
                 // Whoever asked has given up if nobody listens.
@@ -52,7 +49,7 @@ impl<L: Link> Shard<L> {
             }
             Mail::Resume => {
                 self.resume();
-                return Some(Errand::Accept);
+                return Some(Accept::Begin);
             }
             Mail::Push {
                 to,

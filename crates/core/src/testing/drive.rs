@@ -80,6 +80,13 @@ impl Wire {
 }
 
 impl Link for Wire {
+    fn new(socket: OwnedFd) -> Self {
+        Wire {
+            stand_in: Some(socket),
+            ..Wire::default()
+        }
+    }
+
     fn peer_address(&self) -> io::Result<PeerAddress> {
         Ok(self.peer.address.clone())
     }

@@ -7,6 +7,7 @@ use super::{Client, Exchange};
 use crate::connection::LINGER;
 use crate::handover::parcel::Parcel;
 use crate::mailbox::Mail;
+use crate::peer::Link;
 use crate::service::Service;
 use crate::worker::Worker;
 
@@ -97,11 +98,7 @@ impl Exchange {
             return;
         };
         let in_flight = link.flight.take().is_some();
-        let empty = Wire {
-            stand_in: Some(stand_in),
-            ..Wire::default()
-        };
-        let wire = std::mem::replace(link, empty);
+        let wire = std::mem::replace(link, Wire::new(stand_in));
         if in_flight {
             self.shard.sent(slot, 0);
         }

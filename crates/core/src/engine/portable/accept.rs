@@ -10,6 +10,7 @@ use super::Engine;
 use super::flights::{Operation, Outcome};
 use crate::engine::Acceptor;
 use crate::engine::accepting::Accepting;
+use crate::shard::Accept;
 
 /// So many connections are accepted on one listener in one turn; then those that are open have theirs.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
@@ -93,28 +94,11 @@ impl Engine<'_> {
         }
     }
 
-    /// Some worker has room again.
-    pub(super) fn deal_waiting(&mut self) {
+    /// Does what a mail asks of the listeners.
+    pub(super) fn obey(&mut self, order: Accept) {
         for index in 0..self.acceptors.len() {
-            self.acceptors[index]
-                .accepting
-                .deal_waiting(&mut self.shard);
-            self.arm_accept(index);
-        }
-    }
-
-    /// Accepts what was held back.
-    pub(super) fn begin_accepting(&mut self) {
-        for index in 0..self.acceptors.len() {
-            self.acceptors[index].accepting.begin();
-            self.arm_accept(index);
-        }
-    }
-
-    /// Accepts no more.
-    pub(super) fn stop_accepting(&mut self) {
-        for index in 0..self.acceptors.len() {
-            self.acceptors[index].accepting.stop();
+            let accepting = &mut self.acceptors[index].accepting;
+            accepting.obey(order, &mut self.shard);
             self.arm_accept(index);
         }
     }

@@ -83,8 +83,14 @@ impl PortableLink {
     }
 }
 
-impl From<OwnedFd> for PortableLink {
-    fn from(socket: OwnedFd) -> Self {
+impl AsFd for PortableLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Link for PortableLink {
+    fn new(socket: OwnedFd) -> Self {
         PortableLink {
             socket: Rc::new(socket),
             // A fresh connection has rarely sent anything yet, and has room for what it is sent.
@@ -93,15 +99,7 @@ impl From<OwnedFd> for PortableLink {
             shut_down: false,
         }
     }
-}
 
-impl AsFd for PortableLink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Link for PortableLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.as_fd())
     }

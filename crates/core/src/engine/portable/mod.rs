@@ -33,7 +33,7 @@ use crate::connection::{Finish, Receive};
 use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, Unavailable, let_go, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
-use crate::shard::{Errand, Shard};
+use crate::shard::Shard;
 
 pub(crate) use self::link::PortableLink;
 pub(crate) use self::probe::probe;
@@ -279,18 +279,8 @@ impl Engine<'_> {
     }
 
     fn deliver(&mut self, mail: Mail) {
-        match self.shard.deliver(mail) {
-            Some(Errand::Open { name, socket }) => {
-                self.shard.open(name, PortableLink::from(socket));
-            }
-            Some(Errand::Restore { name, parcel }) => {
-                let link = PortableLink::from(parcel.socket);
-                self.shard.restore(name, link, parcel.state);
-            }
-            Some(Errand::Room) => self.deal_waiting(),
-            Some(Errand::Accept) => self.begin_accepting(),
-            Some(Errand::StopAccepting) => self.stop_accepting(),
-            None => {}
+        if let Some(order) = self.shard.deliver(mail) {
+            self.obey(order);
         }
     }
 

@@ -11,6 +11,7 @@ use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use crate::engine::Acceptor;
 use crate::engine::accepting::Accepting;
+use crate::shard::Accept;
 
 /// One listener of this worker, and the accept that is in flight on it.
 pub(super) struct Listening {
@@ -136,30 +137,12 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Some worker has room again.
-    pub(super) fn deal_waiting(&mut self) -> io::Result<()> {
+    /// Does what a mail asks of the listeners. What was accepted by the time the kernel has confirmed the end of an accept
+    /// is served.
+    pub(super) fn obey(&mut self, order: Accept) -> io::Result<()> {
         for index in 0..self.acceptors.len() {
-            self.acceptors[index]
-                .accepting
-                .deal_waiting(&mut self.shard);
-            self.arm_accept(index)?;
-        }
-        Ok(())
-    }
-
-    /// Accepts what was held back.
-    pub(super) fn begin_accepting(&mut self) -> io::Result<()> {
-        for index in 0..self.acceptors.len() {
-            self.acceptors[index].accepting.begin();
-            self.arm_accept(index)?;
-        }
-        Ok(())
-    }
-
-    /// Accepts no more. What was accepted by the time the kernel has confirmed it is served.
-    pub(super) fn stop_accepting(&mut self) -> io::Result<()> {
-        for index in 0..self.acceptors.len() {
-            self.acceptors[index].accepting.stop();
+            let accepting = &mut self.acceptors[index].accepting;
+            accepting.obey(order, &mut self.shard);
             self.arm_accept(index)?;
         }
         Ok(())

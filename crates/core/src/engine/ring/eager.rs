@@ -217,6 +217,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::peer::Link;
 
     const CROWDED_RECEIVES_MAX: u32 = CROWDED_RECEIVES_MIN << PATIENCE_MAX;
 

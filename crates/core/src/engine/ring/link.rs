@@ -93,7 +93,30 @@ impl Default for Pace {
 }
 
 impl RingLink {
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    pub(super) fn receive_in_flight(&self) -> bool {
+        match self.receiving {
+            Receiving::Stream(_) | Receiving::Look(_) | Receiving::Large(_) => true,
+            Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => false,
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> bool {
+        self.sending > 0
+            || self.receive_in_flight()
+            || matches!(self.watch, Watch::Armed | Watch::Cancelled)
+            || self.readable != Polling::No
+            || self.room != Polling::No
+    }
+}
+
+impl AsFd for RingLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Link for RingLink {
+    fn new(socket: OwnedFd) -> Self {
         RingLink {
             socket,
             is_registered: false,
@@ -115,35 +138,6 @@ impl RingLink {
         }
     }
 
-    pub(super) fn receive_in_flight(&self) -> bool {
-        match self.receiving {
-            Receiving::Stream(_) | Receiving::Look(_) | Receiving::Large(_) => true,
-            Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => false,
-        }
-    }
-
-    pub(super) fn in_flight(&self) -> bool {
-        self.sending > 0
-            || self.receive_in_flight()
-            || matches!(self.watch, Watch::Armed | Watch::Cancelled)
-            || self.readable != Polling::No
-            || self.room != Polling::No
-    }
-}
-
-impl From<OwnedFd> for RingLink {
-    fn from(socket: OwnedFd) -> Self {
-        RingLink::new(socket)
-    }
-}
-
-impl AsFd for RingLink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Link for RingLink {
     fn peer_address(&self) -> io::Result<PeerAddress> {
         peer_address(self.socket.as_fd())
     }

@@ -46,7 +46,7 @@ use crate::config::RingConfig;
 use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
-use crate::shard::{Errand, Shard};
+use crate::shard::Shard;
 
 pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
@@ -349,18 +349,7 @@ impl<'r> Engine<'r> {
 
     fn deliver(&mut self, mail: Mail) -> io::Result<()> {
         match self.shard.deliver(mail) {
-            Some(Errand::Open { name, socket }) => {
-                self.shard.open(name, RingLink::new(socket));
-                Ok(())
-            }
-            Some(Errand::Restore { name, parcel }) => {
-                let link = RingLink::new(parcel.socket);
-                self.shard.restore(name, link, parcel.state);
-                Ok(())
-            }
-            Some(Errand::Room) => self.deal_waiting(),
-            Some(Errand::Accept) => self.begin_accepting(),
-            Some(Errand::StopAccepting) => self.stop_accepting(),
+            Some(order) => self.obey(order),
             None => Ok(()),
         }
     }
