@@ -57,11 +57,9 @@ pub(crate) enum Mail {
     Shed,
     /// A connection that the predecessor handed over, counted for this worker.
     Restored { name: u16, parcel: Box<Parcel> },
-    /// Move no byte on any connection until [`Mail::Resume`].
-    Hold,
     /// Say when everything that was posted before has been done.
     Report(mpsc::Sender<()>),
-    /// The connections are this process's.
+    /// The connections are this process's. Until this mail no byte moves on any, and nobody is accepted.
     Resume,
     /// Stop as [`crate::Running::stop`] says; with `hand_over`, connections are not closed but given up as parcels.
     Stop { hand_over: bool },

@@ -101,8 +101,6 @@ impl Running {
             workers: Vec::new(),
             ends,
         };
-        // The first mail of each: before that nothing is received.
-        running.post_all(|| Mail::Hold);
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
             let acceptors = owned_by(index, &listeners).map(|listener| Acceptor {

@@ -83,7 +83,7 @@ pub(crate) struct Shard<L> {
     rest_until: u64,
     /// How many connections are [loud](Entry::is_loud).
     loud: usize,
-    /// No byte moves on any connection: the predecessor still answers for them.
+    /// It has not begun: no byte moves on any connection, since the predecessor still answers for them.
     holds: bool,
 }
 
@@ -148,7 +148,7 @@ impl<L: Link> Shard<L> {
             rest: Rest::No,
             rest_until: 0,
             loud: 0,
-            holds: false,
+            holds: true,
         }
     }
 

@@ -42,7 +42,6 @@ impl<L: Link> Shard<L> {
                 }
             }
             Mail::StopAccepting => return Some(Accept::Stop),
-            Mail::Hold => self.holds = true,
             Mail::Report(reports) => {
                 // Whoever asked has given up if nobody listens.
                 let _ = reports.send(());

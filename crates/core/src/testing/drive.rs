@@ -369,7 +369,7 @@ mod tests {
     fn each_name_has_its_idle_time() {
         let ms = Duration::from_millis;
         let names = [("short", ms(1000)), ("long", ms(5000)), ("never", ms(0))];
-        let mut exchange = Exchange::build(|_| Silent, idle_for_at_most(2000), &names);
+        let mut exchange = Exchange::build(|_| Silent, idle_for_at_most(2000), &names).begun();
         let clients = names.map(|(name, _)| exchange.connect_to(name));
         let open = |exchange: &mut Exchange| clients.map(|client| exchange.is_open(client));
         exchange.advance(ms(999));
@@ -389,7 +389,7 @@ mod tests {
     fn an_idle_time_that_begins_late_is_noted_however_short_it_is() {
         let ms = Duration::from_millis;
         let names = [("short", ms(1000)), ("never", ms(0))];
-        let mut exchange = Exchange::build(|_| Talkative, Limits::default(), &names);
+        let mut exchange = Exchange::build(|_| Talkative, Limits::default(), &names).begun();
         let clients = names.map(|(name, _)| exchange.connect_to(name));
         for client in clients {
             exchange.set_window(client, Some(0));
