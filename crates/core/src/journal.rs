@@ -70,30 +70,21 @@ pub(crate) fn opens(connection: &Connection, desk: &Desk, link: &dyn Link) {
 #[cold]
 pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
     let named = || Named::new(connection, desk, link);
-    match weight(why) {
-        Weight::Usual => log!(TRACE, named(), "closes: {why}"),
-        Weight::Warning(kind) if desk.warnings.lets_pass(kind, desk.now) => {
+    match warning(why) {
+        Some(kind) if desk.warnings.lets_pass(kind, desk.now) => {
             log!(WARN, named(), "closes: {why}");
         }
-        Weight::Notable | Weight::Warning(_) => log!(DEBUG, named(), "closes: {why}"),
+        None if why.is_orderly() => log!(TRACE, named(), "closes: {why}"),
+        // It may be looked for.
+        _ => log!(DEBUG, named(), "closes: {why}"),
     }
 }
 
-/// What an end means to who reads the log.
-enum Weight {
-    /// It is how connections ordinarily end.
-    Usual,
-    /// Nothing is wrong with it, but it may be looked for: what services decide, and what networks do.
-    Notable,
-    Warning(Kind),
-}
-
-fn weight(why: &Close) -> Weight {
-    Weight::Warning(match why {
-        Close::Finished | Close::Stopping | Close::HandedOver => return Weight::Usual,
-        Close::Failed(_) | Close::Idle | Close::Refused(_) | Close::Service(_) => {
-            return Weight::Notable;
-        }
+/// What an end warns of; `None` if nothing is wrong with it, as with what services decide and what networks do.
+fn warning(why: &Close) -> Option<Kind> {
+    Some(match why {
+        Close::Finished | Close::Stopping | Close::HandedOver => return None,
+        Close::Failed(_) | Close::Idle | Close::Refused(_) | Close::Service(_) => return None,
         Close::Truncated => Kind::Truncated,
         Close::Framing(_) => Kind::Framing,
         Close::TopLevel(_) => Kind::TopLevel,
