@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
     pub(crate) life: Life,
+    /// Why it ends, once it does: then `life` is neither [`Life::Open`] nor [`Life::Ended`].
+    pub(crate) why: Option<Close>,
     pub(crate) pause: Pause,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
     pub(crate) metered: usize,
@@ -84,22 +86,18 @@ impl Fence {
 }
 
 /// Where a connection is in its life.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     /// It is read, answered and written.
     Open,
     /// The peer has ended its side. What it asked for is still answered.
     Ended,
-    /// It is over for this reason: what is queued is written, then the FIN is sent. `ended`: the peer's FIN was seen.
-    Closing {
-        why: Close,
-        ended: bool,
-        fence: Fence,
-    },
+    /// It is over: what is queued is written, then the FIN is sent. `ended`: the peer's FIN was seen.
+    Closing { ended: bool, fence: Fence },
     /// The FIN was sent; the peer's is awaited.
-    Shut { why: Close },
+    Shut,
     /// Nothing more is to be done than to close it.
-    Over { why: Close },
+    Over,
 }
 
 /// What the engine is to do for a connection.
@@ -148,6 +146,7 @@ impl Connection {
             outbox: Outbox::default(),
             tickets: Tickets::default(),
             life: Life::Open,
+            why: None,
             pause: Pause::No,
             metered: 0,
             quiet: false,
@@ -155,15 +154,6 @@ impl Connection {
                 traffic: now,
                 ..Clock::default()
             },
-        }
-    }
-
-    /// Why it ends, if it does.
-    #[inline]
-    pub(crate) fn end(&self) -> Option<&Close> {
-        match &self.life {
-            Life::Open | Life::Ended => None,
-            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => Some(why),
         }
     }
 
@@ -177,7 +167,7 @@ impl Connection {
         match self.life {
             Life::Open | Life::Ended => true,
             Life::Closing { fence, .. } => fence.is_awaited(),
-            Life::Shut { .. } | Life::Over { .. } => false,
+            Life::Shut | Life::Over => false,
         }
     }
 
@@ -187,7 +177,7 @@ impl Connection {
         let crowded = match &mut self.life {
             Life::Open | Life::Ended => None,
             Life::Closing { fence, .. } if *fence == Fence::Posted => Some(fence),
-            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => return,
+            Life::Closing { .. } | Life::Shut | Life::Over => return,
         };
         if self.outbox.pushed() + bytes.len() <= desk.limits.outbox_bytes {
             self.outbox.push(&mut desk.pools, bytes);
@@ -221,12 +211,10 @@ impl Connection {
 
     /// What is to be answered to those who push to it.
     pub(crate) fn push_error(&self) -> Option<PushError> {
-        match &self.life {
-            Life::Open | Life::Ended => None,
-            Life::Over {
-                why: Close::Overflow,
-            } => Some(PushError::Overflow),
-            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => Some(PushError::Gone),
+        match (&self.why, self.life) {
+            (None, _) => None,
+            (Some(Close::Overflow), Life::Over) => Some(PushError::Overflow),
+            (Some(_), _) => Some(PushError::Gone),
         }
     }
 
@@ -280,7 +268,7 @@ impl Connection {
         let ended = match self.life {
             Life::Open => false,
             Life::Ended => true,
-            Life::Closing { .. } | Life::Shut { .. } | Life::Over { .. } => {
+            Life::Closing { .. } | Life::Shut | Life::Over => {
                 if !why.flushes() {
                     self.give_up();
                 }
@@ -293,40 +281,26 @@ impl Connection {
         }
         self.clock.end = desk.now;
         self.life = if why.flushes() {
-            Life::Closing {
-                why,
-                ended,
-                fence: Fence::No,
-            }
+            let fence = Fence::No;
+            Life::Closing { ended, fence }
         } else {
-            Life::Over { why }
+            Life::Over
         };
+        self.why = Some(why);
     }
 
     /// What is queued on a connection that is being closed is not written any more. It keeps its reason.
     pub(crate) fn give_up(&mut self) {
-        self.life = match std::mem::replace(&mut self.life, Life::Open) {
-            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => {
-                Life::Over { why }
-            }
-            open @ (Life::Open | Life::Ended) => {
-                debug_assert!(false, "it is not being closed");
-                open
-            }
-        };
+        debug_assert!(self.why.is_some(), "it is not being closed");
+        self.life = Life::Over;
     }
 
     /// Whether it is being closed because the peer has ended its side and nothing is left but to write what it asked
     /// for.
     pub(crate) fn owes_only_output(&self) -> bool {
-        matches!(
-            self.life,
-            Life::Closing {
-                why: Close::Finished | Close::Truncated,
-                ended: true,
-                ..
-            }
-        ) && !self.outbox.is_empty()
+        matches!(self.life, Life::Closing { ended: true, .. })
+            && matches!(self.why, Some(Close::Finished | Close::Truncated))
+            && !self.outbox.is_empty()
     }
 
     fn count(&self, why: &Close, desk: &Desk) {
@@ -349,38 +323,27 @@ impl Connection {
 
     /// The peer has ended its side.
     pub(crate) fn ended(&mut self) {
-        self.life = match std::mem::replace(&mut self.life, Life::Open) {
-            Life::Open => Life::Ended,
-            Life::Closing { why, fence, .. } => Life::Closing {
-                why,
-                ended: true,
-                fence,
-            },
-            Life::Shut { why } => Life::Over { why },
-            other @ (Life::Ended | Life::Over { .. }) => other,
-        };
+        match &mut self.life {
+            Life::Open => self.life = Life::Ended,
+            Life::Closing { ended, .. } => *ended = true,
+            Life::Shut => self.life = Life::Over,
+            Life::Ended | Life::Over => {}
+        }
     }
 
     /// The FIN was sent.
     pub(crate) fn shut(&mut self, now: u64) {
         self.clock.end = now;
-        self.life = match std::mem::replace(&mut self.life, Life::Open) {
-            Life::Closing {
-                why, ended: false, ..
-            } => Life::Shut { why },
-            Life::Closing {
-                why, ended: true, ..
-            } => Life::Over { why },
-            other => {
-                debug_assert!(false, "only a closing connection sends its FIN");
-                other
-            }
-        };
+        match self.life {
+            Life::Closing { ended: false, .. } => self.life = Life::Shut,
+            Life::Closing { ended: true, .. } => self.life = Life::Over,
+            _ => debug_assert!(false, "only a closing connection sends its FIN"),
+        }
     }
 
     /// An ended peer that has been given everything it asked for is done.
     pub(crate) fn settle(&mut self, desk: &mut Desk) {
-        if matches!(self.life, Life::Ended)
+        if self.life == Life::Ended
             && !self.is_ready()
             && !self.is_paused()
             && self.tickets.is_empty()
@@ -398,7 +361,7 @@ impl Connection {
     pub(crate) fn desire(&self) -> Desire {
         let unsent = !self.outbox.is_empty();
         let send = unsent && !self.outbox.is_flying();
-        let (receive, send, finish) = match &self.life {
+        let (receive, send, finish) = match self.life {
             Life::Open => (self.desired_receive(), send, Finish::No),
             Life::Ended => (Receive::Stop, send, Finish::No),
             Life::Closing { ended, fence, .. } => {
@@ -414,8 +377,8 @@ impl Connection {
                 };
                 (receive, send, finish)
             }
-            Life::Shut { .. } => (Receive::Stream, false, Finish::No),
-            Life::Over { .. } => (Receive::Stop, false, Finish::Close),
+            Life::Shut => (Receive::Stream, false, Finish::No),
+            Life::Over => (Receive::Stop, false, Finish::Close),
         };
         Desire {
             receive,
@@ -426,7 +389,7 @@ impl Connection {
 
     /// Whether it takes received bytes now: it is not paused, and has not too much that waits for its turn.
     pub(crate) fn takes_input(&self) -> bool {
-        matches!(self.life, Life::Open) && self.desired_receive() != Receive::Pause
+        self.life == Life::Open && self.desired_receive() != Receive::Pause
     }
 
     fn desired_receive(&self) -> Receive {
@@ -448,7 +411,7 @@ impl Connection {
     /// returned, however long the engine takes: nobody else need be cut for them.
     pub(crate) fn held(&self) -> usize {
         match self.life {
-            Life::Over { .. } => 0,
+            Life::Over => 0,
             _ => self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.held(),
         }
     }

@@ -260,11 +260,7 @@ impl<L: Link> Shard<L> {
         if !self.last_bytes.is_empty() {
             self.last_bytes.remove(&slot);
         }
-        let life = std::mem::replace(&mut connection.life, Life::Open);
-        let why = match life {
-            Life::Closing { why, .. } | Life::Shut { why } | Life::Over { why } => why,
-            Life::Open | Life::Ended => otherwise,
-        };
+        let why = connection.why.take().unwrap_or(otherwise);
         entry.count_unsaved(&why, &self.desk);
         let connection = &mut entry.connection;
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
@@ -332,7 +328,7 @@ impl<L: Link> Shard<L> {
         }
         let entry = self.connections.get(slot as usize)?;
         let mut desire = entry.connection.desire();
-        if desire.finish == Finish::No && matches!(entry.connection.life, Life::Open) {
+        if desire.finish == Finish::No && entry.connection.life == Life::Open {
             match self.phase {
                 Phase::Serving => {}
                 Phase::Waiting { .. } if entry.is_unsaved => desire.receive = Receive::Stop,
@@ -486,7 +482,7 @@ impl<L: Link> Shard<L> {
         connection.settle(&mut self.desk);
         connection.account(&mut self.desk);
         if !entry.is_end_logged
-            && let Some(why) = connection.end()
+            && let Some(why) = &connection.why
         {
             entry.is_end_logged = true;
             journal::closes(connection, why, &self.desk, &entry.link);

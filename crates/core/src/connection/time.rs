@@ -52,7 +52,7 @@ impl Connection {
                 over = Some((at, what));
             }
         };
-        match &self.life {
+        match self.life {
             Life::Open => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {
                     let what = Over::Connection(Close::Idle);
@@ -67,18 +67,18 @@ impl Connection {
             Life::Ended if !self.tickets.is_empty() => {
                 consider(self.clock.traffic, limits.reply_timeout, Over::Replies);
             }
-            Life::Shut { .. } => {
+            Life::Shut => {
                 let what = Over::Connection(Close::WriteTimeout);
                 consider(self.clock.end, LINGER, what);
             }
-            Life::Closing { why, .. } if !why.is_by_agreement() => {
+            Life::Closing { .. } if !self.why.as_ref().is_some_and(Close::is_by_agreement) => {
                 // Whoever takes a byte now and then would keep its place for ever.
                 let what = Over::Connection(Close::WriteTimeout);
                 consider(self.clock.end, limits.reply_timeout, what);
             }
-            Life::Ended | Life::Closing { .. } | Life::Over { .. } => {}
+            Life::Ended | Life::Closing { .. } | Life::Over => {}
         }
-        if self.clock.write > 0 && !matches!(self.life, Life::Over { .. }) {
+        if self.clock.write > 0 && self.life != Life::Over {
             consider(self.clock.write, limits.write_timeout, Over::Write);
         }
         over

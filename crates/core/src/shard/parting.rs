@@ -122,12 +122,12 @@ impl<L: Link> Shard<L> {
             && match connection.life {
                 Life::Open | Life::Ended => self.is_at_rest(entry),
                 // It ends as in a plain stop.
-                Life::Closing { .. } | Life::Shut { .. } if entry.is_unsaved => false,
+                Life::Closing { .. } | Life::Shut if entry.is_unsaved => false,
                 // What was pushed to it before comes first.
                 Life::Closing { .. } if connection.takes_mail() => false,
                 Life::Closing { .. } => !connection.owes_only_output() || self.is_at_rest(entry),
-                Life::Shut { .. } => true,
-                Life::Over { .. } => false,
+                Life::Shut => true,
+                Life::Over => false,
             }
     }
 
@@ -175,7 +175,7 @@ impl<L: Link> Shard<L> {
             bytes
         });
         connection.account(&mut self.desk);
-        let ended = !matches!(connection.life, Life::Open);
+        let ended = connection.life != Life::Open;
         let number = connection.name;
         self.desk.name_counters(number).handed_over.add(1);
         let socket = self.forget(slot, Close::HandedOver).into_socket();

@@ -41,7 +41,7 @@ impl<L: Link> Shard<L> {
             return None;
         }
         let connection = &mut self.connections.get_mut(slot as usize)?.connection;
-        if !matches!(connection.life, Life::Open)
+        if connection.life != Life::Open
             || connection.is_paused()
             || connection.outbox.len() > bytes_max
         {

@@ -136,7 +136,7 @@ impl<L: Link> Shard<L> {
                 }
             }
         }
-        if left > 0 && self.is_open_to(slot, |connection| matches!(connection.life, Life::Open)) {
+        if left > 0 && self.is_open_to(slot, |connection| connection.life == Life::Open) {
             self.last_bytes.insert(slot, left);
         } else {
             self.quiet(slot);
@@ -218,7 +218,7 @@ impl<L: Link> Shard<L> {
 
     fn is_to_cut(&self, slot: u32) -> bool {
         self.connections.get(slot as usize).is_some_and(|entry| {
-            let is_over = matches!(entry.connection.life, Life::Over { .. });
+            let is_over = entry.connection.life == Life::Over;
             !is_over && (!self.hands_over || entry.is_unsaved)
         })
     }

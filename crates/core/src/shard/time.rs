@@ -115,7 +115,7 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             entry.timed = std::mem::replace(&mut entry.timed_after, NEVER);
-            if entry.is_frozen && matches!(entry.connection.life, Life::Open) {
+            if entry.is_frozen && entry.connection.life == Life::Open {
                 // What it is silent about waits in the kernel, for us.
                 entry.connection.clock.traffic = now;
                 entry.connection.clock.frame = 0;
@@ -192,7 +192,7 @@ impl<L: Link> Shard<L> {
             return;
         };
         // None can be over before this entry if it begins now, and those that began before were noted then.
-        let patient = matches!(entry.connection.life, Life::Open)
+        let patient = entry.connection.life == Life::Open
             && entry.connection.pause != Pause::Ahead
             && entry.timed <= self.desk.now.saturating_add(self.patience);
         if patient {

@@ -113,7 +113,7 @@ impl<L> Entry<L> {
     pub(super) fn has_answered_last(&self) -> bool {
         let connection = &self.connection;
         connection.quiet
-            && matches!(connection.life, Life::Open)
+            && connection.life == Life::Open
             && !connection.is_ready()
             && !connection.is_paused()
             && connection.tickets.is_empty()
