@@ -2,13 +2,40 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::desk::Name;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::placement::Dealer;
 use crate::tickets::Tally;
+
+/// One socket name, as the workers know it; its number is its index.
+#[derive(Clone)]
+pub(crate) struct Name {
+    pub(crate) name: Arc<str>,
+    /// Who answers it; `None` for a disabled name.
+    pub(crate) service: Option<NamedService>,
+    /// How long its connections may say nothing; zero is for ever.
+    pub(crate) idle_timeout: Duration,
+}
+
+/// One of the services that each worker has.
+#[derive(Clone)]
+pub(crate) struct NamedService {
+    pub(crate) name: Arc<str>,
+    /// Which of the worker's it is.
+    pub(crate) index: usize,
+}
+
+impl Name {
+    /// Whether a connection of this name goes on that `service` answered in the predecessor, which says `None` if it is of a version
+    /// that did not note it.
+    pub(crate) fn goes_on_with(&self, service: Option<&str>) -> bool {
+        let now = self.service.as_ref();
+        now.is_some_and(|now| service.is_none_or(|service| *service == *now.name))
+    }
+}
 
 /// The workers as they know of each other.
 pub(crate) struct Crew {

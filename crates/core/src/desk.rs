@@ -1,30 +1,30 @@
 //! What every connection of a worker works with.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ringhold_framer::Framer;
 
+use crate::crew::{Crew, Name};
 use crate::limits::Limits;
 use crate::memory::Meter;
-use crate::metrics::{Metrics, NameCounters, WorkerMetrics};
+use crate::metrics::{NameCounters, WorkerMetrics};
 use crate::peer::Handles;
 use crate::pool::Pools;
-use crate::tickets::Tally;
 use crate::warnings::Warnings;
 
 /// The tools of one worker, shared by all its connections one after the other.
 pub(crate) struct Desk {
-    pub(crate) worker: u16,
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) worker: usize,
+    pub(crate) crew: Arc<Crew>,
+    pub(crate) limits: Limits,
+    /// Those of the crew: one step nearer, since there is a look at them for each received buffer.
     pub(crate) names: Arc<[Name]>,
     /// Fresh between calls: the state of a partial frame is parked with its connection.
     pub(crate) framer: Framer,
     pub(crate) pools: Pools,
     pub(crate) meter: Meter,
-    pub(crate) metrics: Arc<Metrics>,
+    counters: Arc<WorkerMetrics>,
     pub(crate) handles: Handles,
-    pub(crate) open_tickets: Tally,
     /// Bounds the warnings about connections.
     pub(crate) warnings: Warnings,
     /// How many tickets this worker has opened, modulo 2^32.
@@ -33,34 +33,33 @@ pub(crate) struct Desk {
     pub(crate) now: u64,
 }
 
-/// One socket name, as the workers know it; its number is its index.
-#[derive(Clone)]
-pub(crate) struct Name {
-    pub(crate) name: Arc<str>,
-    /// Who answers it; `None` for a disabled name.
-    pub(crate) service: Option<NamedService>,
-    /// How long its connections may say nothing; zero is for ever.
-    pub(crate) idle_timeout: Duration,
-}
-
-/// One of the services that each worker has.
-#[derive(Clone)]
-pub(crate) struct NamedService {
-    pub(crate) name: Arc<str>,
-    /// Which of the worker's it is.
-    pub(crate) index: usize,
-}
-
-impl Name {
-    /// Whether a connection of this name goes on that `service` answered in the predecessor, which says `None` if it is of a version
-    /// that did not note it.
-    pub(crate) fn goes_on_with(&self, service: Option<&str>) -> bool {
-        let now = self.service.as_ref();
-        now.is_some_and(|now| service.is_none_or(|service| *service == *now.name))
-    }
-}
-
 impl Desk {
+    /// The desk of one worker of a crew.
+    pub(crate) fn new(crew: Arc<Crew>, worker: usize, limits: Limits) -> Self {
+        Desk {
+            worker,
+            names: crew.names.clone(),
+            framer: Framer::new(ringhold_framer::Limits {
+                // Both were checked against these types' ranges when the configuration was made.
+                frame_bytes: u32::try_from(limits.frame_bytes).unwrap_or(u32::MAX),
+                depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
+            }),
+            pools: Pools::default(),
+            meter: Meter::new(crew.memory.clone(), worker),
+            counters: crew.metrics.worker(worker),
+            handles: Handles {
+                post: crew.posts[worker].clone(),
+                pushed_max: limits.outbox_bytes,
+                memory: crew.memory.clone(),
+            },
+            warnings: Warnings::default(),
+            rounds: 0,
+            now: 1,
+            limits,
+            crew,
+        }
+    }
+
     /// A number for a new ticket that none of this worker's had in a long time.
     pub(crate) fn next_round(&mut self) -> u32 {
         self.rounds = self.rounds.wrapping_add(1);
@@ -68,10 +67,10 @@ impl Desk {
     }
 
     pub(crate) fn counters(&self) -> &WorkerMetrics {
-        self.metrics.worker(self.worker as usize)
+        &self.counters
     }
 
     pub(crate) fn name_counters(&self, name: u16) -> &NameCounters {
-        &self.counters().names[name as usize]
+        &self.counters.names[name as usize]
     }
 }

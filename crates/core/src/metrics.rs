@@ -146,7 +146,7 @@ pub struct Metrics {
     /// Deferred replies that are owed.
     pub(crate) open_tickets: Tally,
     names: Vec<Arc<str>>,
-    workers: Vec<WorkerMetrics>,
+    workers: Vec<Arc<WorkerMetrics>>,
 }
 
 pub(crate) struct WorkerMetrics {
@@ -162,6 +162,7 @@ impl Metrics {
                 names: names.iter().map(|_| NameCounters::default()).collect(),
                 engine: EngineCounters::default(),
             })
+            .map(Arc::new)
             .collect();
         Metrics {
             started: Instant::now(),
@@ -172,8 +173,8 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn worker(&self, index: usize) -> &WorkerMetrics {
-        &self.workers[index]
+    pub(crate) fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
+        self.workers[index].clone()
     }
 
     /// All counters as they are now. Counters of different workers are not read at the same instant.

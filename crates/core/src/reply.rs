@@ -146,7 +146,7 @@ impl Reply<'_> {
         let round = self.desk.next_round();
         let tickets = &mut self.connection.tickets;
         let serial = tickets.open(&mut self.desk.pools, round, ticket);
-        self.desk.open_tickets.opened(self.desk.worker as usize);
+        self.desk.crew.open_tickets.opened(self.desk.worker);
         Responder {
             handle: self.handle(),
             serial,

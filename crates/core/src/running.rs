@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::crew::Crew;
-use crate::desk::{Name, NamedService};
+use crate::crew::{Crew, Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
@@ -113,7 +112,6 @@ impl Running {
                 cpu,
                 config: config.clone(),
                 engine,
-                names: names.clone(),
                 factories: factories.collect(),
                 crew: running.crew.clone(),
                 mailbox,

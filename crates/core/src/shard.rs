@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use crate::close::Close;
 use crate::connection::{Connection, Desire, Finish, Life, Receive, milliseconds};
-use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::frame::Lend;
 use crate::heap::Burst;
@@ -44,7 +43,6 @@ use self::time::{CatchUp, NEVER, Timed};
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
     pub(crate) desk: Desk,
-    pub(crate) crew: Arc<Crew>,
     connections: Slots<Entry<L>>,
     burst: Burst,
     hosts: Vec<Box<dyn Host>>,
@@ -114,19 +112,13 @@ struct Entry<L> {
 }
 
 impl<L: Link> Shard<L> {
-    pub(crate) fn new(
-        desk: Desk,
-        crew: Arc<Crew>,
-        hosts: Vec<Box<dyn Host>>,
-        drain: Duration,
-    ) -> Self {
+    pub(crate) fn new(desk: Desk, hosts: Vec<Box<dyn Host>>, drain: Duration) -> Self {
         let idle = desk.names.iter().map(|name| name.idle_timeout);
         let patience = idle.chain([desk.limits.frame_timeout, desk.limits.write_timeout]);
         let patience = patience.filter(|limit| !limit.is_zero()).min();
         Shard {
             patience: patience.map_or(u64::MAX, milliseconds),
             desk,
-            crew,
             connections: Slots::new(),
             burst: Burst::default(),
             hosts,
@@ -171,7 +163,8 @@ impl<L: Link> Shard<L> {
     /// Makes the entry of a connection, without a session.
     fn admit(&mut self, name: u16, link: L) -> ConnectionId {
         let id = ConnectionId {
-            worker: self.desk.worker,
+            // There are at most `Workers::MAX`.
+            worker: self.desk.worker as u16,
             // A process has at most 2^30 descriptors.
             slot: self.connections.next_key() as u32,
             generation: self.next_generation,
@@ -246,12 +239,12 @@ impl<L: Link> Shard<L> {
         };
         let connection = &mut entry.connection;
         let name = connection.name;
-        let worker = self.desk.worker as usize;
+        let worker = self.desk.worker;
         for _ in connection.tickets.close_all() {
-            self.crew.ticket_closed(worker);
+            self.desk.crew.ticket_closed(worker);
         }
         if entry.is_awaited {
-            self.crew.ending_over(worker);
+            self.desk.crew.ending_over(worker);
         }
         self.loud -= usize::from(entry.is_loud);
         if !self.unread.is_empty() {
@@ -275,11 +268,11 @@ impl<L: Link> Shard<L> {
         connection.outbox.clear(&mut self.desk.pools);
         self.desk.meter.change(connection.metered, 0);
         self.desk.name_counters(name).open.subtract(1);
-        if self.crew.dealer.release(name as usize, worker) {
-            self.crew.announce_room();
+        if self.desk.crew.dealer.release(name as usize, worker) {
+            self.desk.crew.announce_room();
         }
         if self.burst.is_over(self.connections.len()) {
-            self.crew.has_surplus.store(true, Ordering::Relaxed);
+            self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
         }
         entry.link
     }

@@ -37,24 +37,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ringhold_framer::Framer;
 
 use self::drive::{Identity, Wire};
 use self::succession::Parted;
 use crate::connection::{Desire, Receive};
-use crate::crew::Crew;
-use crate::desk::{Desk, Name, NamedService};
-use crate::host::Hosted;
+use crate::crew::{Crew, Name, NamedService};
+use crate::desk::Desk;
+use crate::host::{Host, Hosted};
 use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
-use crate::memory::{Memory, Meter};
+use crate::memory::Memory;
 use crate::metrics::{Metrics, NameTotals, Snapshot};
-use crate::peer::{ConnectionId, Credentials, Handles, PeerAddress};
+use crate::peer::{ConnectionId, Credentials, PeerAddress};
 use crate::placement::Dealer;
-use crate::pool::Pools;
 use crate::service::Service;
 use crate::shard::Shard;
-use crate::warnings::Warnings;
 use crate::worker::Worker;
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
@@ -147,41 +144,10 @@ impl Exchange {
                 idle_timeout,
             })
             .collect();
-        let crew = Crew::new(
-            vec![post.clone()],
-            names.clone(),
-            dealer,
-            memory.clone(),
-            metrics.clone(),
-            vec![0],
-        );
-        let desk = Desk {
-            worker: 0,
-            names,
-            framer: Framer::new(ringhold_framer::Limits {
-                frame_bytes: u32::try_from(limits.frame_bytes).unwrap_or(u32::MAX),
-                depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
-            }),
-            pools: Pools::default(),
-            meter: Meter::new(memory.clone(), 0),
-            metrics,
-            handles: Handles {
-                post,
-                pushed_max: limits.outbox_bytes,
-                memory,
-            },
-            open_tickets: crew.open_tickets.clone(),
-            warnings: Warnings::default(),
-            rounds: 0,
-            now: 1,
-            limits: Arc::new(limits),
-        };
-        let shard = Shard::new(
-            desk,
-            crew,
-            vec![Box::new(Hosted::new(service))],
-            Duration::ZERO,
-        );
+        let crew = Crew::new(vec![post], names, dealer, memory, metrics, vec![0]);
+        let desk = Desk::new(crew, 0, limits);
+        let hosts: Vec<Box<dyn Host>> = vec![Box::new(Hosted::new(service))];
+        let shard = Shard::new(desk, hosts, Duration::ZERO);
         Ok(Exchange {
             shard,
             mailbox,
@@ -221,7 +187,7 @@ impl Exchange {
     }
 
     fn connect_with(&mut self, name: usize) -> Client {
-        self.shard.crew.dealer.hold(name, 0);
+        self.shard.desk.crew.dealer.hold(name, 0);
         let wire = Wire {
             peer: self.peer.clone(),
             ..Wire::default()
@@ -388,7 +354,7 @@ impl Exchange {
 
     /// All counters.
     pub fn snapshot(&self) -> Snapshot {
-        self.shard.desk.metrics.snapshot()
+        self.shard.desk.crew.metrics.snapshot()
     }
 
     /// Bytes that the connections make the worker hold.

@@ -44,7 +44,7 @@ impl Kind {
     ];
 
     /// Logs that there were `count` more of them than have lines of their own.
-    fn log(self, count: u64, worker: u16) {
+    fn log(self, count: u64, worker: usize) {
         let why = match self {
             Kind::Truncated => "the peer ended the connection in the middle of a frame",
             Kind::Framing => "the input is not acceptable msgpack",
@@ -114,7 +114,7 @@ impl Warnings {
 
     /// Logs how many warnings of each kind were held back and have not been spoken of yet.
     #[cold]
-    pub(crate) fn say_held(&self, worker: u16) {
+    pub(crate) fn say_held(&self, worker: usize) {
         self.take_held()
             .for_each(|(kind, count)| kind.log(count, worker));
     }

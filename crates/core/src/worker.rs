@@ -2,20 +2,14 @@
 
 use std::sync::Arc;
 
-use ringhold_framer::Framer;
-
 use crate::config::Config;
 use crate::crew::Crew;
-use crate::desk::{Desk, Name};
+use crate::desk::Desk;
 use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::host::Host;
 use crate::mailbox::Mailbox;
-use crate::memory::Meter;
 use crate::metrics::Metrics;
-use crate::peer::Handles;
-use crate::pool::Pools;
 use crate::shard::Shard;
-use crate::warnings::Warnings;
 
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
 /// with, on the worker's own thread.
@@ -51,7 +45,6 @@ pub(crate) struct Post {
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
     pub(crate) engine: EngineKind,
-    pub(crate) names: Arc<[Name]>,
     pub(crate) factories: Vec<Factory>,
     pub(crate) crew: Arc<Crew>,
     pub(crate) mailbox: Mailbox,
@@ -76,36 +69,13 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
         metrics: post.crew.metrics.clone(),
     };
     let hosts = post.factories.iter().map(|make| make(&worker)).collect();
-    let limits = Arc::new(post.config.limits.clone());
-    let framer = Framer::new(ringhold_framer::Limits {
-        // Both were checked against these types' ranges when the configuration was made.
-        frame_bytes: u32::try_from(limits.frame_bytes).unwrap_or(u32::MAX),
-        depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
-    });
-    let desk = Desk {
-        worker: post.index as u16,
-        names: post.names,
-        framer,
-        pools: Pools::default(),
-        meter: Meter::new(post.crew.memory.clone(), post.index),
-        metrics: post.crew.metrics.clone(),
-        handles: Handles {
-            post: post.crew.posts[post.index].clone(),
-            pushed_max: limits.outbox_bytes,
-            memory: post.crew.memory.clone(),
-        },
-        open_tickets: post.crew.open_tickets.clone(),
-        warnings: Warnings::default(),
-        rounds: 0,
-        now: 1,
-        limits,
-    };
-    let (crew, drain) = (post.crew, post.config.handover.drain);
+    let desk = Desk::new(post.crew, post.index, post.config.limits.clone());
+    let drain = post.config.handover.drain;
     match post.engine {
         EngineKind::Ring => ring::run(
             &post.config.ring,
             post.config.spin,
-            Shard::new(desk, crew, hosts, drain),
+            Shard::new(desk, hosts, drain),
             post.acceptors,
             post.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
@@ -113,7 +83,7 @@ pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served 
         EngineKind::Portable => portable::run(
             &post.config.ring,
             post.config.spin,
-            Shard::new(desk, crew, hosts, drain),
+            Shard::new(desk, hosts, drain),
             post.acceptors,
             post.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),

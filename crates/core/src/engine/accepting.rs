@@ -142,13 +142,13 @@ impl Accepting {
 
     /// Who has no room, and for which limit.
     fn lack_of_room<L>(&self, shard: &Shard<L>) -> String {
-        let own = [shard.desk.worker as usize];
+        let own = [shard.desk.worker];
         let (who, workers) = if self.listener.dealt {
             ("every worker of its partition", &*self.listener.partition)
         } else {
             ("its worker", &own[..])
         };
-        let dealer = &shard.crew.dealer;
+        let dealer = &shard.desk.crew.dealer;
         let mut workers = workers.iter();
         if workers.any(|worker| dealer.is_at_limit_of_name(self.name as usize, *worker)) {
             let Listener {
@@ -210,43 +210,43 @@ impl Accepting {
         debug_assert!(self.is_stopping());
         // Nothing that was accepted is lost to a limit.
         while let Some(socket) = self.waiting.pop_front() {
-            let worker = shard.desk.worker as usize;
-            shard.crew.dealer.hold(self.name as usize, worker);
+            let worker = shard.desk.worker;
+            shard.desk.crew.dealer.hold(self.name as usize, worker);
             self.hand_to(worker, socket, shard);
         }
         self.state = State::Ended;
-        shard.crew.acceptor_ended(shard.desk.worker as usize);
+        shard.desk.crew.acceptor_ended(shard.desk.worker);
     }
 
     /// The worker for a new connection, which is counted there; `None` if there is no room.
     fn deal<L>(&self, shard: &Shard<L>) -> Option<usize> {
-        let dealer = &shard.crew.dealer;
+        let dealer = &shard.desk.crew.dealer;
         let name = self.name as usize;
         let dealt = if self.listener.dealt {
             dealer.deal(name)
         } else {
-            dealer.keep(name, shard.desk.worker as usize)
+            dealer.keep(name, shard.desk.worker)
         };
         if dealt.frees {
-            shard.crew.announce_room();
+            shard.desk.crew.announce_room();
         }
         dealt.worker
     }
 
     fn hand_to<L: Link>(&self, worker: usize, socket: OwnedFd, shard: &mut Shard<L>) {
         let name = self.name;
-        let own = shard.desk.worker as usize;
-        let sent = match worker == own || shard.crew.is_left_behind(worker) {
+        let own = shard.desk.worker;
+        let sent = match worker == own || shard.desk.crew.is_left_behind(worker) {
             true => Err(Mail::Accepted { name, socket }),
-            false => shard.crew.posts[worker].send(Mail::Accepted { name, socket }),
+            false => shard.desk.crew.posts[worker].send(Mail::Accepted { name, socket }),
         };
         let Err(Mail::Accepted { socket, .. }) = sent else {
             return;
         };
         if worker != own {
             // That worker has failed, or is stuck; its connections are lost, this one need not be.
-            shard.crew.dealer.release(name as usize, worker);
-            shard.crew.dealer.hold(name as usize, own);
+            shard.desk.crew.dealer.release(name as usize, worker);
+            shard.desk.crew.dealer.hold(name as usize, own);
         }
         shard.open(name, L::new(socket));
     }

@@ -73,7 +73,7 @@ impl Served {
 /// Drops the services of a worker that has ended, one by one: one that panics then costs nothing else. They may take their
 /// time: from now on the worker is not expected to take turns.
 pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) {
-    shard.crew.finished(shard.desk.worker as usize);
+    shard.desk.crew.finished(shard.desk.worker);
     for host in shard.take_hosts() {
         // Unwind safety: nothing is left of the service.
         if let Err(panic) = panics::catch(|| drop(host)) {

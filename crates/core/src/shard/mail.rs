@@ -130,10 +130,9 @@ impl<L: Link> Shard<L> {
     }
 
     fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
-        let crew = self.crew.clone();
         self.with_id(to, |connection, desk| {
             if connection.tickets.close(&mut desk.pools, serial).is_some() {
-                crew.ticket_closed(desk.worker as usize);
+                desk.crew.ticket_closed(desk.worker);
                 connection.clock.traffic = desk.now;
                 if connection.takes_mail() {
                     connection.outbox.share(&mut desk.pools, bytes);
@@ -146,11 +145,10 @@ impl<L: Link> Shard<L> {
         if !self.has(to) {
             return;
         }
-        let crew = self.crew.clone();
         self.with_host(to.slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
             if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
-                crew.ticket_closed(reply.desk.worker as usize);
+                reply.desk.crew.ticket_closed(reply.desk.worker);
                 give_up(host, reply, ticket, why);
             }
         });

@@ -11,7 +11,7 @@ impl<L: Link> Shard<L> {
     /// Tells the others what this worker's connections hold by now. If that is too much, cuts connections, or tells the worker
     /// to do so that holds the largest.
     pub(super) fn bound_memory(&mut self) {
-        let me = self.desk.worker as usize;
+        let me = self.desk.worker;
         let mut holder = self.desk.meter.publish();
         if holder == Some(me) && !self.shed() {
             // What was known of this worker was out of date.
@@ -20,7 +20,7 @@ impl<L: Link> Shard<L> {
         if let Some(worker) = holder
             && worker != me
             && self.desk.meter.tell(worker)
-            && let Some(post) = self.crew.posts.get(worker)
+            && let Some(post) = self.desk.crew.posts.get(worker)
         {
             let _ = post.send(Mail::Shed);
         }

@@ -72,9 +72,9 @@ impl<L: Link> Shard<L> {
     pub(super) fn advance_rest(&mut self, is_late: bool) {
         if self.rest == Rest::No && (is_late || self.comes_to_rest()) {
             self.rest = Rest::Own;
-            self.crew.rest(self.desk.worker as usize);
+            self.desk.crew.rest(self.desk.worker);
         }
-        let all_rest = self.crew.all_rest();
+        let all_rest = self.desk.crew.all_rest();
         if self.rest == Rest::Own && (is_late || all_rest) {
             if !all_rest {
                 tracing::error!(

@@ -39,12 +39,12 @@ impl<L: Link> Shard<L> {
         matches!(self.phase, Phase::Draining { .. })
             && self.connections.is_empty()
             && (!self.hands_over || self.rests())
-            && self.crew.is_dealt_no_more(self.desk.worker as usize)
+            && self.desk.crew.is_dealt_no_more(self.desk.worker)
     }
 
     /// Begins to stop: from now on connections that wait for a deferred reply are not read.
     pub(super) fn begin_stop(&mut self, hand_over: bool) {
-        self.crew.begin_stop();
+        self.desk.crew.begin_stop();
         self.hands_over = hand_over;
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
         self.phase = Phase::Waiting { until };
@@ -72,7 +72,7 @@ impl<L: Link> Shard<L> {
             && !connection.outbox.is_empty();
         if self.hands_over && is_flushing && !entry.is_awaited {
             entry.is_awaited = true;
-            self.crew.endings.opened(self.desk.worker as usize);
+            self.desk.crew.endings.opened(self.desk.worker);
         }
     }
 
@@ -89,8 +89,8 @@ impl<L: Link> Shard<L> {
             self.touch(slot);
         }
         if self.hands_over {
-            self.crew.part();
-            let own = &self.crew.posts[self.desk.worker as usize];
+            self.desk.crew.part();
+            let own = &self.desk.crew.posts[self.desk.worker];
             // It reaches us, who are not gone.
             let _ = own.send(Mail::StopAccepting);
         }
@@ -165,8 +165,8 @@ impl<L: Link> Shard<L> {
                     self.find_unsaved_early();
                 }
                 let waits_no_more = match self.hands_over {
-                    true => self.crew.may_part() || self.crew.is_parting(),
-                    false => self.crew.open_tickets.count() == 0,
+                    true => self.desk.crew.may_part() || self.desk.crew.is_parting(),
+                    false => self.desk.crew.open_tickets.count() == 0,
                 };
                 if waits_no_more || now >= until {
                     self.begin_drain(until);
@@ -198,7 +198,7 @@ impl<L: Link> Shard<L> {
         }
         if now >= last {
             self.abandon_until(None);
-        } else if self.crew.open_tickets.count() > 0 {
+        } else if self.desk.crew.open_tickets.count() > 0 {
             self.cut_at = None;
             return;
         }
@@ -225,7 +225,7 @@ impl<L: Link> Shard<L> {
 
     /// Gives up on the deferred replies that were promised in this round or before, or on all of them.
     fn abandon_until(&mut self, last: Option<u32>) {
-        if self.crew.open_tickets.count() == 0 {
+        if self.desk.crew.open_tickets.count() == 0 {
             return;
         }
         let slots: Vec<u32> = self
@@ -241,7 +241,6 @@ impl<L: Link> Shard<L> {
 
     /// Gives up on the deferred replies of one connection that were promised in this round or before, or on all of them.
     pub(super) fn abandon_of(&mut self, slot: u32, last: Option<u32>, why: Abandoned) {
-        let crew = self.crew.clone();
         self.with_host(slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
             let given_up: Vec<Ticket> = match last {
@@ -252,9 +251,9 @@ impl<L: Link> Shard<L> {
                 handle.give_up_until(last.unwrap_or(reply.desk.rounds));
             }
             for ticket in given_up {
-                crew.ticket_closed(reply.desk.worker as usize);
+                reply.desk.crew.ticket_closed(reply.desk.worker);
                 if give_up(host, reply, ticket, why) && why == Abandoned::Stopping {
-                    crew.given_up.fetch_add(1, Ordering::Relaxed);
+                    reply.desk.crew.given_up.fetch_add(1, Ordering::Relaxed);
                 }
             }
         });

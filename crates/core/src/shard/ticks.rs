@@ -3,7 +3,7 @@
 use super::Shard;
 use super::time::NEVER;
 use crate::connection::milliseconds;
-use crate::desk::Name;
+use crate::crew::Name;
 use crate::panics::Caught;
 use crate::peer::Link;
 use crate::warnings::Kind;

@@ -49,7 +49,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn tick(&mut self) {
         let now = self.desk.now;
         if self.desk.pools.tick(now) {
-            self.crew.has_surplus.store(true, Ordering::Relaxed);
+            self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
         }
         if self.desk.warnings.next_due().is_some_and(|due| due <= now) {
             self.say_held();

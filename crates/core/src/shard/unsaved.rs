@@ -15,10 +15,10 @@ impl<L: Link> Shard<L> {
     /// Finds those that cannot be handed over as soon as no deferred reply is awaited, which may need more of a session than
     /// is left then. The others are served until those have ended.
     pub(super) fn find_unsaved_early(&mut self) {
-        let me = self.desk.worker as usize;
-        if self.crew.open_tickets.count() == 0 && !self.crew.has_asked(me) {
+        let me = self.desk.worker;
+        if self.desk.crew.open_tickets.count() == 0 && !self.desk.crew.has_asked(me) {
             self.find_unsaved();
-            self.crew.asked(me);
+            self.desk.crew.asked(me);
         }
     }
 
@@ -44,7 +44,7 @@ impl<L: Link> Shard<L> {
             entry.is_unsaved = true;
             if matches!(self.phase, Phase::Waiting { .. }) && !entry.is_awaited {
                 entry.is_awaited = true;
-                self.crew.endings.opened(self.desk.worker as usize);
+                self.desk.crew.endings.opened(self.desk.worker);
             }
         }
         self.conclude(slot);
@@ -75,7 +75,7 @@ impl<L: Link> Shard<L> {
                 // What comes now is the successor's.
                 entry.is_frozen = true;
                 if std::mem::take(&mut entry.is_awaited) {
-                    self.crew.ending_over(self.desk.worker as usize);
+                    self.desk.crew.ending_over(self.desk.worker);
                 }
             }
             self.conclude(slot);

@@ -35,8 +35,8 @@ impl Two {
         let mut exchange = Exchange::new(Talkative);
         let memory = Memory::new(limit, 2);
         let (post, mailbox) = mailbox().unwrap();
-        let alone = exchange.shard.crew.clone();
-        exchange.shard.crew = Crew::new(
+        let alone = exchange.shard.desk.crew.clone();
+        exchange.shard.desk.crew = Crew::new(
             vec![alone.posts[0].clone(), post],
             alone.names.clone(),
             Dealer::new(2, 100, [vec![0, 1]]),

@@ -74,7 +74,7 @@ impl Exchange {
         let known = self.shard.desk.names.clone();
         let names = known.iter().map(|name| (&*name.name, name.idle_timeout));
         let names: Vec<(&str, Duration)> = names.collect();
-        let limits = self.shard.desk.limits.as_ref().clone();
+        let limits = self.shard.desk.limits.clone();
         let mut successor = Self::build(make, limits, &names);
         successor.now = self.now;
         successor.peer = self.peer.clone();
@@ -127,7 +127,7 @@ impl Exchange {
         let mut names = self.shard.desk.names.iter();
         let name = names.position(|name| *name.name == *parcel.state.name);
         let name = name.unwrap_or_default();
-        self.shard.crew.dealer.hold(name, 0);
+        self.shard.desk.crew.dealer.hold(name, 0);
         let id = self.shard.restore(name as u16, wire, parcel.state);
         self.ids[client.0] = Some(id);
     }
@@ -249,7 +249,7 @@ mod tests {
         exchange.receive(client, &[1, LARGE, LARGE]);
         assert!(!exchange.receive(client, &[2]));
         let mut exchange = exchange.hand_over(|_| Adder(2));
-        assert_eq!(exchange.shard.desk.limits.as_ref(), &limits);
+        assert_eq!(exchange.shard.desk.limits, limits);
         assert_eq!(
             exchange.take_sent(client),
             [&[0xcc, 1, 1, 1][..], &[LARGE; 8]].concat()

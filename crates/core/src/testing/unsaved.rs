@@ -100,7 +100,7 @@ impl Exchange {
 
     /// A client connects that has sent this by then.
     fn connect_with_bytes(&mut self, bytes: &[u8]) -> Client {
-        self.shard.crew.dealer.hold(0, 0);
+        self.shard.desk.crew.dealer.hold(0, 0);
         let wire = Wire {
             incoming: [Bytes::copy_from_slice(bytes)].into(),
             ..Wire::default()
