@@ -153,7 +153,7 @@ impl<L: Link> Shard<L> {
             let peer = peer(id, name, reply);
             host.connected(&peer, reply);
         });
-        if self.hands_over && !self.rests() && matches!(self.phase, Phase::Draining { .. }) {
+        if self.is_parting() && !self.rests() {
             // The others were asked before.
             self.ask(id.slot);
         }

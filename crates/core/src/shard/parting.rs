@@ -40,32 +40,25 @@ impl<L: Link> Shard<L> {
         };
     }
 
+    /// Whether the worker reads nobody any more before a handover.
+    pub(super) fn is_parting(&self) -> bool {
+        self.hands_over && matches!(self.phase, Phase::Draining { .. })
+    }
+
     /// Counts those on which something may still be received, once a handover has only them to wait for.
     pub(super) fn note_loud(&mut self, slot: u32) {
-        if !self.hands_over || !matches!(self.phase, Phase::Draining { .. }) {
-            return;
-        }
-        let Some(entry) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        let is_loud = entry.is_loud();
-        if is_loud != entry.is_loud {
-            entry.is_loud = is_loud;
-            self.loud = if is_loud {
-                self.loud + 1
-            } else {
-                self.loud - 1
-            };
+        if self.is_parting()
+            && let Some(entry) = self.connections.get_mut(slot as usize)
+        {
+            self.loud -= usize::from(entry.is_loud);
+            entry.is_loud = entry.is_loud();
+            self.loud += usize::from(entry.is_loud);
         }
     }
 
     /// Whether a handover finds nothing more that it would give to a service.
     pub(super) fn comes_to_rest(&self) -> bool {
-        self.hands_over
-            && matches!(self.phase, Phase::Draining { .. })
-            && self.rest == Rest::No
-            && self.loud == 0
-            && self.ready.is_empty()
+        self.is_parting() && !self.rests() && self.loud == 0 && self.ready.is_empty()
     }
 
     /// Lets connections go once no service of any worker is given frames. If it `is_late`, that is not waited for.
@@ -117,8 +110,7 @@ impl<L: Link> Shard<L> {
             return false;
         };
         let connection = &entry.connection;
-        self.hands_over
-            && matches!(self.phase, Phase::Draining { .. })
+        self.is_parting()
             && match connection.life {
                 Life::Open | Life::Ended => self.is_at_rest(entry),
                 // It ends as in a plain stop.
@@ -150,7 +142,7 @@ impl<L: Link> Shard<L> {
         if let Some(handle) = entry.handle.get() {
             handle.end(PushError::Gone);
         }
-        if !self.hands_over || !self.is_at_rest(entry) {
+        if !self.is_at_rest(entry) {
             if matches!(entry.connection.life, Life::Open | Life::Ended) {
                 // Another thread has pushed something just now. It comes again when that has arrived, or will not.
                 self.touch(slot);

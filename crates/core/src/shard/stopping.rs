@@ -174,7 +174,7 @@ impl<L: Link> Shard<L> {
             }
             Phase::Draining { .. } => {}
         }
-        if matches!(self.phase, Phase::Draining { .. }) && self.hands_over {
+        if self.is_parting() {
             self.advance_rest(now >= self.rest_until);
         }
         if let Phase::Draining { until } = self.phase

@@ -171,10 +171,7 @@ impl<L: Link> Shard<L> {
                 times.filter(|at| *at > self.advanced).min()
             }
         };
-        let rest = (self.hands_over
-            && matches!(self.phase, Phase::Draining { .. })
-            && self.rest != Rest::All)
-            .then_some(self.rest_until);
+        let rest = (self.is_parting() && self.rest != Rest::All).then_some(self.rest_until);
         let dues = [
             self.wheel.next_due(),
             stop,
