@@ -17,7 +17,6 @@ use super::Engine;
 use super::link::{Pace, Polling, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
-use crate::connection::{Desire, Finish, Receive};
 
 /// A connection that sends so much in a turn is bulky.
 pub(super) const BULKY_BYTES_MIN: u32 = 48 * 1024;
@@ -46,6 +45,8 @@ pub(super) struct Bulky {
     is_answered: bool,
     /// It sends large frames, which are not received in pieces.
     has_larges: bool,
+    /// It is one over TCP.
+    is_tcp: bool,
     /// Small pieces in a row.
     small: u8,
 }
@@ -110,23 +111,18 @@ impl Bulk {
 
 impl RingLink {
     pub(super) fn become_bulky(&mut self) {
-        self.pace = Pace::Bulky(Bulky::default());
         let domain = rustix::net::sockopt::socket_domain(&self.socket);
-        self.is_tcp = domain.is_ok_and(|domain| domain != AddressFamily::UNIX);
+        self.pace = Pace::Bulky(Bulky {
+            is_tcp: domain.is_ok_and(|domain| domain != AddressFamily::UNIX),
+            ..Bulky::default()
+        });
     }
 
     /// Whether it may have its next piece before others have theirs. Over a unix socket what is behind its last piece has just
     /// been written, and what it is answered is about to be read. Over TCP it costs less to go round all that are answered
     /// (docs/decisions/0008-much-is-received-in-pieces.md).
     fn may_stay(&self) -> bool {
-        let is_answered = matches!(
-            self.pace,
-            Pace::Bulky(Bulky {
-                is_answered: true,
-                ..
-            })
-        );
-        !(self.is_tcp && is_answered)
+        !matches!(self.pace, Pace::Bulky(bulky) if bulky.is_tcp && bulky.is_answered)
     }
 
     fn goes_on(&mut self) -> bool {
@@ -231,10 +227,8 @@ impl Engine<'_> {
             if !self.may_begin(slot, generation, waits) {
                 continue;
             }
-            match self.receive_piece(slot) {
-                None => continue,
-                Some(true) => return Ok(()),
-                Some(false) => {}
+            if self.receive_piece(slot) {
+                return Ok(());
             }
             // A connection that is not answered and had much goes on at once.
             if self
@@ -248,17 +242,12 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Receives one piece, if that is still desired. Returns whether it is answered.
-    fn receive_piece(&mut self, slot: u32) -> Option<bool> {
-        let desire = self.shard.desire(slot);
-        let link = self.shard.link(slot)?;
+    /// Receives one piece. Returns whether it is answered.
+    fn receive_piece(&mut self, slot: u32) -> bool {
+        let Some(link) = self.shard.link(slot) else {
+            return false;
+        };
         link.receiving = Receiving::No;
-        let is_desired =
-            |desire: Desire| desire.receive == Receive::Stream && desire.finish == Finish::No;
-        if !desire.is_some_and(is_desired) {
-            self.shard.touch(slot);
-            return None;
-        }
         let buffer = &mut self.bulk.buffer[..];
         let result = rustix::net::recv(&link.socket, buffer, RecvFlags::DONTWAIT);
         self.shard.desk.counters().engine.pieces.add(1);
@@ -269,7 +258,7 @@ impl Engine<'_> {
             Err(Errno::AGAIN | Errno::INTR) => self.shard.touch(slot),
             Err(error) => self.shard.failed(slot, error.into()),
         }
-        Some(self.rate_piece(slot, result.map(|(length, _)| length)))
+        self.rate_piece(slot, result.map(|(length, _)| length))
     }
 
     /// Decides how to go on after a piece. Returns whether there is something to send.

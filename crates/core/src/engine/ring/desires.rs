@@ -141,10 +141,7 @@ impl Engine<'_> {
         // The descriptor may have duplicates elsewhere; the peer must see the end all the same.
         let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
         self.unregister(slot);
-        let link = self.shard.closed(slot);
-        if let Some(message) = link.message {
-            self.messages.push(message);
-        }
+        self.shard.closed(slot);
         Ok(())
     }
 

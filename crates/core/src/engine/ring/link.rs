@@ -27,8 +27,6 @@ pub(crate) struct RingLink {
     pub(super) pace: Pace,
     /// How often it was eager in vain.
     pub(super) patience: u8,
-    /// It is one over TCP; not asked before it becomes bulky.
-    pub(super) is_tcp: bool,
     /// The poll for something to receive.
     pub(super) readable: Polling,
     /// The watch for the peer's end.
@@ -127,7 +125,6 @@ impl Link for RingLink {
             bytes_in_turn: 0,
             pace: Pace::default(),
             patience: 0,
-            is_tcp: false,
             readable: Polling::No,
             watch: Watch::No,
             sending: 0,
