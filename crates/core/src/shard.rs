@@ -8,7 +8,6 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::close::Close;
@@ -19,7 +18,7 @@ use crate::heap::Burst;
 use crate::host::Host;
 use crate::journal;
 use crate::mailbox::Mail;
-use crate::peer::{ConnectionId, HandleState, Link, Peer, PushError};
+use crate::peer::{ConnectionId, HandleState, Link};
 use crate::reply::Reply;
 use crate::slots::Slots;
 use crate::timers::Wheel;
@@ -28,6 +27,7 @@ mod large;
 mod mail;
 mod memory;
 mod parting;
+mod roster;
 mod sending;
 mod stopping;
 mod ticks;
@@ -38,7 +38,7 @@ pub(crate) use self::mail::Accept;
 use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
 use self::ticks::Ticks;
-use self::time::{CatchUp, NEVER, Timed};
+use self::time::{CatchUp, Timed};
 
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
@@ -146,54 +146,6 @@ impl<L: Link> Shard<L> {
 
     // --- what the engine tells ------------------------------------------------------------------------------------
 
-    /// A connection of the socket name `name` is here. The caller has counted it with the dealer.
-    pub(crate) fn open(&mut self, name: u16, link: L) -> ConnectionId {
-        let id = self.admit(name, link);
-        self.with_host(id.slot, |host, reply| {
-            let peer = peer(id, name, reply);
-            host.connected(&peer, reply);
-        });
-        if self.is_parting() && !self.rests() {
-            // The others were asked before.
-            self.ask(id.slot);
-        }
-        id
-    }
-
-    /// Makes the entry of a connection, without a session.
-    fn admit(&mut self, name: u16, link: L) -> ConnectionId {
-        let id = ConnectionId {
-            // There are at most `Workers::MAX`.
-            worker: self.desk.worker as u16,
-            // A process has at most 2^30 descriptors.
-            slot: self.connections.next_key() as u32,
-            generation: self.next_generation,
-        };
-        self.next_generation = self.next_generation.wrapping_add(1);
-        self.connections.insert(Entry {
-            connection: Connection::new(id, name, self.desk.now),
-            link,
-            handle: OnceCell::new(),
-            is_touched: false,
-            is_ready: false,
-            timed: NEVER,
-            timed_after: NEVER,
-            is_frozen: false,
-            is_loud: false,
-            is_awaited: false,
-            is_unsaved: false,
-            is_end_logged: false,
-        });
-        self.burst.grown(self.connections.len());
-        let counters = self.desk.name_counters(name);
-        counters.opened.add(1);
-        counters.open.add(1);
-        if let Some(entry) = self.connections.get(id.slot as usize) {
-            journal::opens(&entry.connection, &self.desk, &entry.link);
-        }
-        id
-    }
-
     /// Bytes arrived.
     pub(crate) fn received(&mut self, slot: u32, bytes: &[u8], lender: Option<&dyn Lend>) {
         self.with_host(slot, |host, reply| {
@@ -225,56 +177,6 @@ impl<L: Link> Shard<L> {
     /// The FIN that [`Finish::Shutdown`] asked for was sent.
     pub(crate) fn shut(&mut self, slot: u32) {
         self.with(slot, |connection, desk| connection.shut(desk.now));
-    }
-
-    /// The engine has closed the socket: forget the connection.
-    pub(crate) fn closed(&mut self, slot: u32) -> L {
-        self.forget(slot, Close::Stopping)
-    }
-
-    /// Forgets a connection, for its own reason if it has one.
-    fn forget(&mut self, slot: u32, otherwise: Close) -> L {
-        let Some(mut entry) = self.connections.remove(slot as usize) else {
-            unreachable!("a connection is closed once");
-        };
-        let connection = &mut entry.connection;
-        let name = connection.name;
-        let worker = self.desk.worker;
-        for _ in connection.tickets.close_all() {
-            self.desk.crew.ticket_closed(worker);
-        }
-        if entry.is_awaited {
-            self.desk.crew.ending_over(worker);
-        }
-        self.loud -= usize::from(entry.is_loud);
-        if !self.unread.is_empty() {
-            self.unread.remove(&slot);
-        }
-        if !self.last_bytes.is_empty() {
-            self.last_bytes.remove(&slot);
-        }
-        let why = connection.why.take().unwrap_or(otherwise);
-        entry.count_unsaved(&why, &self.desk);
-        let connection = &mut entry.connection;
-        if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
-            host.disconnected(connection, &why, &self.desk, &entry.link);
-        }
-        if let Some(handle) = entry.handle.get() {
-            handle.end(PushError::Gone);
-        }
-        if let Some(input) = connection.input.take() {
-            self.desk.pools.give_partial(input);
-        }
-        connection.outbox.clear(&mut self.desk.pools);
-        self.desk.meter.change(connection.metered, 0);
-        self.desk.name_counters(name).open.subtract(1);
-        if self.desk.crew.dealer.release(name as usize, worker) {
-            self.desk.crew.announce_room();
-        }
-        if self.burst.is_over(self.connections.len()) {
-            self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
-        }
-        entry.link
     }
 
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
@@ -513,17 +415,6 @@ impl<L: Link> Shard<L> {
 /// The bits of a generation that an engine can pack into an operation's identity, of which few are in flight at a time.
 /// What others hold on to a connection can outlive very many connections, and is told apart by all 32 bits.
 pub(crate) const GENERATION_MASK: u32 = (1 << 24) - 1;
-
-/// The other end of a new connection.
-fn peer<'a>(id: ConnectionId, name: u16, reply: &Reply<'a>) -> Peer<'a> {
-    Peer {
-        id,
-        socket_name: reply.desk.names[name as usize].name.clone(),
-        link: reply.link,
-        handles: reply.desk.handles.clone(),
-        handle: reply.handle,
-    }
-}
 
 fn host_of<'a>(
     desk: &Desk,

@@ -2,7 +2,8 @@
 
 use bytes::BytesMut;
 
-use super::{Entry, Phase, Shard, peer};
+use super::roster::peer;
+use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Desire, Finish, Life, Receive};
 use crate::handover::parcel::{Parcel, State};

@@ -1,0 +1,123 @@
+//! Connections that come, and are forgotten.
+
+use std::cell::OnceCell;
+use std::sync::atomic::Ordering;
+
+use super::time::NEVER;
+use super::{Entry, Shard, host_of};
+use crate::close::Close;
+use crate::connection::Connection;
+use crate::journal;
+use crate::peer::{ConnectionId, Link, Peer, PushError};
+use crate::reply::Reply;
+
+impl<L: Link> Shard<L> {
+    /// A connection of the socket name `name` is here. The caller has counted it with the dealer.
+    pub(crate) fn open(&mut self, name: u16, link: L) -> ConnectionId {
+        let id = self.admit(name, link);
+        self.with_host(id.slot, |host, reply| {
+            let peer = peer(id, name, reply);
+            host.connected(&peer, reply);
+        });
+        if self.is_parting() && !self.rests() {
+            // The others were asked before.
+            self.ask(id.slot);
+        }
+        id
+    }
+
+    /// Makes the entry of a connection, without a session.
+    pub(super) fn admit(&mut self, name: u16, link: L) -> ConnectionId {
+        let id = ConnectionId {
+            // There are at most `Workers::MAX`.
+            worker: self.desk.worker as u16,
+            // A process has at most 2^30 descriptors.
+            slot: self.connections.next_key() as u32,
+            generation: self.next_generation,
+        };
+        self.next_generation = self.next_generation.wrapping_add(1);
+        self.connections.insert(Entry {
+            connection: Connection::new(id, name, self.desk.now),
+            link,
+            handle: OnceCell::new(),
+            is_touched: false,
+            is_ready: false,
+            timed: NEVER,
+            timed_after: NEVER,
+            is_frozen: false,
+            is_loud: false,
+            is_awaited: false,
+            is_unsaved: false,
+            is_end_logged: false,
+        });
+        self.burst.grown(self.connections.len());
+        let counters = self.desk.name_counters(name);
+        counters.opened.add(1);
+        counters.open.add(1);
+        if let Some(entry) = self.connections.get(id.slot as usize) {
+            journal::opens(&entry.connection, &self.desk, &entry.link);
+        }
+        id
+    }
+
+    /// The engine has closed the socket: forget the connection.
+    pub(crate) fn closed(&mut self, slot: u32) -> L {
+        self.forget(slot, Close::Stopping)
+    }
+
+    /// Forgets a connection, for its own reason if it has one.
+    pub(super) fn forget(&mut self, slot: u32, otherwise: Close) -> L {
+        let Some(mut entry) = self.connections.remove(slot as usize) else {
+            unreachable!("a connection is closed once");
+        };
+        let connection = &mut entry.connection;
+        let name = connection.name;
+        let worker = self.desk.worker;
+        for _ in connection.tickets.close_all() {
+            self.desk.crew.ticket_closed(worker);
+        }
+        if entry.is_awaited {
+            self.desk.crew.ending_over(worker);
+        }
+        self.loud -= usize::from(entry.is_loud);
+        if !self.unread.is_empty() {
+            self.unread.remove(&slot);
+        }
+        if !self.last_bytes.is_empty() {
+            self.last_bytes.remove(&slot);
+        }
+        let why = connection.why.take().unwrap_or(otherwise);
+        entry.count_unsaved(&why, &self.desk);
+        let connection = &mut entry.connection;
+        if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
+            host.disconnected(connection, &why, &self.desk, &entry.link);
+        }
+        if let Some(handle) = entry.handle.get() {
+            handle.end(PushError::Gone);
+        }
+        if let Some(input) = connection.input.take() {
+            self.desk.pools.give_partial(input);
+        }
+        connection.outbox.clear(&mut self.desk.pools);
+        self.desk.meter.change(connection.metered, 0);
+        self.desk.name_counters(name).open.subtract(1);
+        if self.desk.crew.dealer.release(name as usize, worker) {
+            self.desk.crew.announce_room();
+        }
+        if self.burst.is_over(self.connections.len()) {
+            self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
+        }
+        entry.link
+    }
+}
+
+/// The other end of a new connection.
+pub(super) fn peer<'a>(id: ConnectionId, name: u16, reply: &Reply<'a>) -> Peer<'a> {
+    Peer {
+        id,
+        socket_name: reply.desk.names[name as usize].name.clone(),
+        link: reply.link,
+        handles: reply.desk.handles.clone(),
+        handle: reply.handle,
+    }
+}
