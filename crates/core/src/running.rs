@@ -1,6 +1,5 @@
 //! A server that runs: its workers' threads, from the start to the end.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -13,7 +12,6 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::crew::{Crew, Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
-use crate::handover::taking::Inheritance;
 use crate::heap;
 use crate::limits::Limits;
 use crate::listeners::{self, Listener};
@@ -23,6 +21,8 @@ use crate::metrics::Metrics;
 use crate::placement::{Dealer, Placement};
 use crate::server::{Server, ServerError};
 use crate::worker::{self, Factory};
+
+mod takeover;
 
 /// A server that serves.
 ///
@@ -343,63 +343,6 @@ impl Running {
         }
         (parcels, failed)
     }
-
-    /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
-    /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. The
-    /// first byte moves only then.
-    pub(crate) fn take_over(&self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
-        if !inheritance.is_some() {
-            return Ok(());
-        }
-        let count = inheritance.parcels.len();
-        let names = &self.crew.names;
-        say_whose_service_changed(names, &inheritance.parcels);
-        for parcel in inheritance.parcels.drain(..) {
-            // Every name is there: those that the configuration has no more are orphans.
-            let name = names
-                .iter()
-                .position(|name| *name.name == parcel.state.name)
-                .unwrap_or(0);
-            let worker = self.crew.dealer.place(name);
-            let mail = Mail::Restored {
-                name: name as u16,
-                parcel: Box::new(parcel),
-            };
-            let _ = self.crew.posts[worker].send(mail);
-        }
-        let (report, reports) = mpsc::channel();
-        self.post_all(|| Mail::Report(report.clone()));
-        drop(report);
-        for _ in &self.crew.posts {
-            if reports.recv().is_err() {
-                return Err(ServerError::Handover(
-                    "a worker failed while it restored connections".into(),
-                ));
-            }
-        }
-        let unrestored = self.unrestored();
-        inheritance.commit().map_err(ServerError::Handover)?;
-        if inheritance.lost > 0 {
-            tracing::error!(
-                "{} connections of the predecessor were lost",
-                inheritance.lost
-            );
-        }
-        match unrestored {
-            0 => tracing::info!("took over {count} connections"),
-            _ => tracing::warn!(
-                "took over {count} connections; {unrestored} of them could not be restored and were closed"
-            ),
-        }
-        Ok(())
-    }
-
-    /// How many connections their services did not go on with, before anything else can have happened to any: no restore, no
-    /// new session, or a panic.
-    fn unrestored(&self) -> u64 {
-        let total = self.crew.metrics.snapshot().total();
-        total.unrestored + total.ended_by_service + total.panics
-    }
 }
 
 /// What [`Running::release`] gives up.
@@ -419,32 +362,6 @@ fn unlink(listeners: &[Arc<Listener>]) {
     for listener in listeners {
         if let Err(error) = listener.unlink() {
             tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
-        }
-    }
-}
-
-/// Says whose connections end although their name is still answered: by another service, to which what the one before
-/// saved, and what it has not read, means nothing.
-fn say_whose_service_changed(names: &[Name], parcels: &[Parcel]) {
-    for name in names {
-        let Some(now) = &name.service else {
-            continue;
-        };
-        let mut ending: BTreeMap<&str, usize> = BTreeMap::new();
-        for Parcel { state, .. } in parcels {
-            if *state.name == *name.name
-                && let Some(before) = &state.service
-                && **before != *now.name
-            {
-                *ending.entry(before).or_default() += 1;
-            }
-        }
-        for (before, count) in ending {
-            tracing::info!(
-                socket = %name.name,
-                "closing {count} connections of service {before}: service {} answers this name now",
-                now.name
-            );
         }
     }
 }

@@ -1,0 +1,96 @@
+//! Taking over what a predecessor left.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+use super::Running;
+use crate::crew::Name;
+use crate::handover::parcel::Parcel;
+use crate::handover::taking::Inheritance;
+use crate::mailbox::Mail;
+use crate::server::ServerError;
+
+impl Running {
+    /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
+    /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. The
+    /// first byte moves only then.
+    pub(crate) fn take_over(&self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
+        if !inheritance.is_some() {
+            return Ok(());
+        }
+        let count = inheritance.parcels.len();
+        let names = &self.crew.names;
+        say_whose_service_changed(names, &inheritance.parcels);
+        for parcel in inheritance.parcels.drain(..) {
+            // Every name is there: those that the configuration has no more are orphans.
+            let name = names
+                .iter()
+                .position(|name| *name.name == parcel.state.name)
+                .unwrap_or(0);
+            let worker = self.crew.dealer.place(name);
+            let mail = Mail::Restored {
+                name: name as u16,
+                parcel: Box::new(parcel),
+            };
+            let _ = self.crew.posts[worker].send(mail);
+        }
+        let (report, reports) = mpsc::channel();
+        self.post_all(|| Mail::Report(report.clone()));
+        drop(report);
+        for _ in &self.crew.posts {
+            if reports.recv().is_err() {
+                return Err(ServerError::Handover(
+                    "a worker failed while it restored connections".into(),
+                ));
+            }
+        }
+        let unrestored = self.unrestored();
+        inheritance.commit().map_err(ServerError::Handover)?;
+        if inheritance.lost > 0 {
+            tracing::error!(
+                "{} connections of the predecessor were lost",
+                inheritance.lost
+            );
+        }
+        match unrestored {
+            0 => tracing::info!("took over {count} connections"),
+            _ => tracing::warn!(
+                "took over {count} connections; {unrestored} of them could not be restored and were closed"
+            ),
+        }
+        Ok(())
+    }
+
+    /// How many connections their services did not go on with, before anything else can have happened to any: no restore, no
+    /// new session, or a panic.
+    fn unrestored(&self) -> u64 {
+        let total = self.crew.metrics.snapshot().total();
+        total.unrestored + total.ended_by_service + total.panics
+    }
+}
+
+/// Says whose connections end although their name is still answered: by another service, to which what the one before
+/// saved, and what it has not read, means nothing.
+fn say_whose_service_changed(names: &[Name], parcels: &[Parcel]) {
+    for name in names {
+        let Some(now) = &name.service else {
+            continue;
+        };
+        let mut ending: BTreeMap<&str, usize> = BTreeMap::new();
+        for Parcel { state, .. } in parcels {
+            if *state.name == *name.name
+                && let Some(before) = &state.service
+                && **before != *now.name
+            {
+                *ending.entry(before).or_default() += 1;
+            }
+        }
+        for (before, count) in ending {
+            tracing::info!(
+                socket = %name.name,
+                "closing {count} connections of service {before}: service {} answers this name now",
+                now.name
+            );
+        }
+    }
+}
