@@ -87,11 +87,13 @@ impl Accepting {
         }
     }
 
-    /// Ends the rest if its time is over by now.
-    pub(crate) fn end_rest(&mut self, now: u64) {
-        if self.rest_ends().is_some_and(|until| until <= now) {
+    /// Ends the rest if its time is over by now. Returns whether it is.
+    pub(crate) fn end_rest(&mut self, now: u64) -> bool {
+        let is_over = self.rest_ends().is_some_and(|until| until <= now);
+        if is_over {
             self.state = State::Open;
         }
+        is_over
     }
 
     /// Gives a new connection to the worker whose turn it is, or lets it wait for room.

@@ -17,7 +17,7 @@ const ACCEPTS_PER_TURN_MAX: usize = 64;
 
 /// One listener of this worker.
 pub(super) struct Listening {
-    accepting: Accepting,
+    pub(super) accepting: Accepting,
     /// A poll waits until somebody connects. It takes nothing, so nobody minds if it goes on unneeded.
     polling: bool,
 }
@@ -35,14 +35,6 @@ impl Listening {
             accepting: Accepting::new(acceptor),
             polling: false,
         })
-    }
-
-    pub(super) fn retry_at(&self) -> Option<u64> {
-        self.accepting.rest_ends()
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.accepting.has_ended()
     }
 }
 
@@ -85,10 +77,8 @@ impl Engine<'_> {
     /// Accepts again where the rest is over.
     pub(super) fn retry_accepts(&mut self) {
         for index in 0..self.acceptors.len() {
-            if self.acceptors[index].retry_at().is_some() {
-                self.acceptors[index]
-                    .accepting
-                    .end_rest(self.shard.desk.now);
+            let accepting = &mut self.acceptors[index].accepting;
+            if accepting.end_rest(self.shard.desk.now) {
                 self.arm_accept(index);
             }
         }

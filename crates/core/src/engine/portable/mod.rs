@@ -168,7 +168,11 @@ impl Engine<'_> {
             if self.shard.is_done() && !self.shard.is_busy() {
                 // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
                 let Some(mail) = self.mailbox.next() else {
-                    debug_assert!(self.acceptors.iter().all(Listening::has_ended));
+                    debug_assert!(
+                        self.acceptors
+                            .iter()
+                            .all(|acceptor| acceptor.accepting.has_ended())
+                    );
                     debug_assert!(self.shard.len() == 0);
                     return Ok(());
                 };
@@ -196,10 +200,10 @@ impl Engine<'_> {
         if self.shard.is_catching_up() {
             return Wait::CatchUp;
         }
-        let accepts = self.acceptors.iter().filter_map(Listening::retry_at).min();
+        let acceptors = self.acceptors.iter();
+        let rests = acceptors.filter_map(|acceptor| acceptor.accepting.rest_ends());
         let pause = (!self.pausing.is_empty()).then_some(self.pause_ends);
-        let due = [self.shard.next_due(), accepts, pause];
-        match due.into_iter().flatten().min() {
+        match rests.chain(self.shard.next_due()).chain(pause).min() {
             Some(due) => Wait::Until(due),
             None => Wait::Forever,
         }

@@ -15,7 +15,7 @@ use crate::shard::Accept;
 
 /// One listener of this worker, and the accept that is in flight on it.
 pub(super) struct Listening {
-    accepting: Accepting,
+    pub(super) accepting: Accepting,
     flight: Flight,
     /// Whether the kernel refused multishot accepts on this listener.
     one_shot: bool,
@@ -37,14 +37,6 @@ impl Listening {
             flight: Flight::None,
             one_shot: false,
         }
-    }
-
-    pub(super) fn retry_at(&self) -> Option<u64> {
-        self.accepting.rest_ends()
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.accepting.has_ended()
     }
 }
 
@@ -127,10 +119,8 @@ impl Engine<'_> {
     /// Accepts again where the rest is over.
     pub(super) fn retry_accepts(&mut self) -> io::Result<()> {
         for index in 0..self.acceptors.len() {
-            if self.acceptors[index].retry_at().is_some() {
-                self.acceptors[index]
-                    .accepting
-                    .end_rest(self.shard.desk.now);
+            let accepting = &mut self.acceptors[index].accepting;
+            if accepting.end_rest(self.shard.desk.now) {
                 self.arm_accept(index)?;
             }
         }

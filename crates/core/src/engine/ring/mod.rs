@@ -263,12 +263,9 @@ impl<'r> Engine<'r> {
         }
         // What connections held that were closed in this turn; nothing is cut for it.
         let _ = self.shard.desk.meter.publish();
-        let accept_due = self.acceptors.iter().filter_map(Listening::retry_at).min();
-        let due = [self.shard.next_due(), accept_due]
-            .into_iter()
-            .flatten()
-            .min();
-        if let Some(due) = due {
+        let acceptors = self.acceptors.iter();
+        let rests = acceptors.filter_map(|acceptor| acceptor.accepting.rest_ends());
+        if let Some(due) = rests.chain(self.shard.next_due()).min() {
             self.wake_at(due)?;
         }
         Ok(Plan::Sleep)
@@ -389,7 +386,9 @@ impl<'r> Engine<'r> {
             self.dispatch_all(&mut chunk)?;
         }
         debug_assert!(
-            self.acceptors.iter().all(Listening::has_ended)
+            self.acceptors
+                .iter()
+                .all(|acceptor| acceptor.accepting.has_ended())
                 && self.shard.len() == 0
                 && self.larges.is_empty()
         );
