@@ -31,6 +31,7 @@ mod memory;
 mod succession;
 #[cfg(test)]
 mod unsaved;
+mod wire;
 
 use std::io;
 use std::sync::Arc;
@@ -38,8 +39,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use self::drive::{Identity, Wire};
 use self::succession::Parted;
+use self::wire::{Identity, Wire};
 use crate::connection::{Desire, Receive};
 use crate::crew::{Crew, Name, NamedService};
 use crate::desk::Desk;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::drive::Wire;
+use super::wire::Wire;
 use super::{Client, Exchange};
 use crate::connection::LINGER;
 use crate::handover::parcel::Parcel;

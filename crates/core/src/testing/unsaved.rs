@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::drive::Wire;
+use super::wire::Wire;
 use super::{Client, Exchange};
 use crate::frame::Frame;
 use crate::limits::Limits;
