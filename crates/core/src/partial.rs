@@ -33,8 +33,6 @@ pub(crate) struct Partial {
     pub(crate) spent: usize,
     /// So much of the memory of `bytes` was in use before, as that of a large frame.
     used_before: usize,
-    /// While the engine has `bytes` to receive into it: what they were [held](Partial::held) as. Otherwise 0.
-    lent: usize,
 }
 
 impl Partial {
@@ -50,22 +48,7 @@ impl Partial {
     pub(crate) fn held(&self) -> usize {
         let length = self.bytes.len();
         let resident = self.used_before.min(length + self.missing);
-        length.max(resident).max(self.lent)
-    }
-
-    /// Takes `bytes` out, for the engine to receive into their spare capacity, at most the second value's number of bytes.
-    pub(crate) fn lend(&mut self) -> (BytesMut, usize) {
-        self.lent = self.held();
-        let bytes = std::mem::take(&mut self.bytes);
-        let room = self.missing.min(bytes.capacity() - bytes.len());
-        (bytes, room)
-    }
-
-    /// Takes back what was lent. Returns how many bytes it is longer by.
-    pub(crate) fn take_back(&mut self, bytes: BytesMut) -> usize {
-        self.bytes = bytes;
-        self.lent = 0;
-        self.bytes.len() - self.scanned
+        length.max(resident)
     }
 
     /// Makes room for `more` bytes that have arrived and for what comes behind them if `missing` bytes do, or for the
@@ -136,7 +119,6 @@ impl Partial {
         self.missing = 0;
         self.spent = 0;
         self.used_before = 0;
-        self.lent = 0;
         self.bytes.clear();
         // An advanced buffer hides what lies before its beginning until it is asked for more than it shows.
         let _ = self.bytes.try_reclaim(self.bytes.capacity() + 1);

@@ -226,7 +226,6 @@ impl Exchange {
             return false;
         }
         let piece = Bytes::copy_from_slice(bytes);
-        drive::return_large(&mut self.shard, slot);
         self.shard.received(slot, &piece, Some(&piece));
         self.settle();
         true

@@ -3,29 +3,33 @@
 use bytes::BytesMut;
 
 use super::Shard;
+use crate::connection::Receive;
 use crate::peer::Link;
 
 impl<L: Link> Shard<L> {
-    /// Takes the buffer of the large frame that is under way, to receive into its spare capacity, at most the second
-    /// value's number of bytes. It must be given back with [`Shard::large_received`].
-    pub(crate) fn take_large(&mut self, slot: u32) -> Option<(BytesMut, usize)> {
-        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
-        let partial = connection.input.as_mut()?;
+    /// Lets the engine `receive` into the spare capacity of the buffer of the large frame that is under way, at most so many
+    /// bytes, and tell how many that were. Returns that and how many there was room for, or what the engine failed with; `None` if
+    /// no large frame is under way.
+    pub(crate) fn receive_large<E>(
+        &mut self,
+        slot: u32,
+        receive: impl FnOnce(&L, &mut BytesMut, usize) -> Result<usize, E>,
+    ) -> Option<Result<(usize, usize), E>> {
+        if self.desire(slot)?.receive != Receive::Large {
+            return None;
+        }
+        let place = self.connections.get_mut(slot as usize)?;
+        let partial = place.connection.input.as_mut()?;
         debug_assert_eq!(partial.scanned, partial.bytes.len());
         partial.make_room(0, partial.missing, &mut self.desk.pools);
-        let lent = partial.lend();
-        connection.account(&mut self.desk);
-        Some(lent)
-    }
-
-    /// Gives the buffer back that [`Shard::take_large`] lent, longer by what was received.
-    pub(crate) fn large_received(&mut self, slot: u32, bytes: BytesMut) {
-        self.with_host(slot, |host, reply| {
-            let Some(partial) = reply.connection.input.as_mut() else {
-                return; // It was closed meanwhile.
-            };
-            let received = partial.take_back(bytes);
-            if received > 0 {
+        let bytes = &mut partial.bytes;
+        let room = partial.missing.min(bytes.capacity() - bytes.len());
+        let result = receive(&place.link, bytes, room);
+        let received = *result.as_ref().unwrap_or(&0);
+        if received == 0 {
+            place.connection.account(&mut self.desk);
+        } else {
+            self.with_host(slot, |host, reply| {
                 reply.connection.clock.traffic = reply.desk.now;
                 reply
                     .desk
@@ -33,7 +37,8 @@ impl<L: Link> Shard<L> {
                     .bytes_in
                     .add(received as u64);
                 host.in_place(reply);
-            }
-        });
+            });
+        }
+        Some(result.map(|received| (received, room)))
     }
 }

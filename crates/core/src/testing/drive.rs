@@ -1,8 +1,8 @@
 //! What takes the place of an engine: everything happens at once.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
-use bytes::Buf;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Exchange;
@@ -121,25 +121,12 @@ impl Exchange {
     /// Does what the connection wants to be read.
     fn read(&mut self, slot: u32, receive: Receive) -> bool {
         match receive {
-            Receive::Pause => return return_large(&mut self.shard, slot),
-            Receive::Stop => return return_large(&mut self.shard, slot) || self.read_last(slot),
-            Receive::Large => self.take_large(slot),
-            Receive::Stream => {}
-        }
-        read_piece(&mut self.shard, slot)
-    }
-
-    /// Begins to receive into the buffer of a large frame.
-    fn take_large(&mut self, slot: u32) {
-        if self
-            .shard
-            .link(slot)
-            .is_some_and(|wire| wire.large.is_none())
-        {
-            let large = self.shard.take_large(slot);
-            if let Some(wire) = self.shard.link(slot) {
-                wire.large = large;
+            Receive::Pause => false,
+            Receive::Stop => self.read_last(slot),
+            Receive::Large => {
+                read_large(&mut self.shard, slot) || read_piece(&mut self.shard, slot)
             }
+            Receive::Stream => read_piece(&mut self.shard, slot),
         }
     }
 
@@ -158,7 +145,6 @@ impl Exchange {
     }
 
     fn close(&mut self, slot: u32) {
-        return_large(&mut self.shard, slot);
         if let Some((outbox, wire, _)) = self.shard.sending(slot) {
             // Closing is how the server ends its side if the client has ended before.
             wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
@@ -177,14 +163,10 @@ fn read_piece(shard: &mut Shard<Wire>, slot: u32) -> bool {
     let Some(wire) = shard.link(slot) else {
         return false;
     };
-    if wire.large.is_some() && !wire.incoming.is_empty() {
-        return return_large(shard, slot);
-    }
     if let Some(piece) = wire.incoming.pop_front() {
         shard.received(slot, &piece, Some(&piece));
     } else if wire.ended && !wire.end_seen {
         wire.end_seen = true;
-        return_large(shard, slot);
         shard.ended(slot);
     } else {
         return false;
@@ -192,19 +174,24 @@ fn read_piece(shard: &mut Shard<Wire>, slot: u32) -> bool {
     true
 }
 
-/// Ends the receive into the buffer of a large frame, if one is under way, with what has arrived by now.
-pub(super) fn return_large(shard: &mut Shard<Wire>, slot: u32) -> bool {
+/// Receives a part of what the client has sent into the buffer of a large frame. Returns whether there was any.
+fn read_large(shard: &mut Shard<Wire>, slot: u32) -> bool {
     let Some(wire) = shard.link(slot) else {
         return false;
     };
-    let Some((mut target, room)) = wire.large.take() else {
+    let Some(mut rest) = wire.incoming.pop_front() else {
         return false;
     };
-    if let Some(piece) = wire.incoming.front_mut() {
-        target.extend_from_slice(&piece.split_to(piece.len().min(room)));
-        wire.incoming.retain(Buf::has_remaining);
+    let _ = shard.receive_large(slot, |_, bytes, room| {
+        let part = rest.split_to(rest.len().min(room));
+        bytes.extend_from_slice(&part);
+        Ok::<_, Infallible>(part.len())
+    });
+    if let Some(wire) = shard.link(slot)
+        && !rest.is_empty()
+    {
+        wire.incoming.push_front(rest);
     }
-    shard.large_received(slot, target);
     true
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::peer::{Credentials, Link, PeerAddress};
 
@@ -45,8 +45,6 @@ pub(super) struct Wire {
     pub(super) window: Option<usize>,
     /// Bytes of a send that was begun and of which the client has read nothing.
     pub(super) flight: Option<Vec<u8>>,
-    /// The buffer of a large frame, and how many bytes may be received into it, while that is under way.
-    pub(super) large: Option<(BytesMut, usize)>,
     /// The server has ended its side, with nothing unsent before it.
     pub(super) shut: bool,
     /// The client has reset the connection.

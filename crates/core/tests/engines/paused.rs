@@ -123,7 +123,7 @@ fn who_is_paused_while_it_waits_for_a_buffer_goes_on() {
         clients: 40,
         frames: 10,
         size: 400,
-        large: 80_000,
+        large: 9_000,
         outbox_bytes: 512 * 1024,
         ring: "[ring]\nbuffers = 2\nbuffer_bytes = 1024",
     };

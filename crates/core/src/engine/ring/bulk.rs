@@ -3,13 +3,15 @@
 //! A multishot receive takes everything that a socket has before any of it is answered, into as many buffers, and none of
 //! them is in the cache when its turn comes, nor are the replies when they are sent. So a connection that fills a
 //! buffer is *bulky*: it is asked for one piece, which is handled and answered, then for the next one, until it has
-//! nothing left. Only then a poll waits for more.
+//! nothing left. Only then a poll waits for more. So is whoever has a large frame under way, whose pieces are received straight
+//! into its own buffer.
 //!
 //! Pieces are received with recv(2): whether there is more to do in a turn depends on what the last piece brought.
 
 use std::collections::VecDeque;
 use std::io;
 
+use bytes::BytesMut;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags};
 
@@ -17,6 +19,7 @@ use super::Engine;
 use super::link::{Pace, Polling, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
+use super::receive::Shots;
 
 /// A connection that sends so much in a turn is bulky.
 pub(super) const BULKY_BYTES_MIN: u32 = 48 * 1024;
@@ -43,8 +46,6 @@ pub(super) struct Bulky {
     is_dry: bool,
     /// Its last piece was answered.
     is_answered: bool,
-    /// It sends large frames, which are not received in pieces.
-    has_larges: bool,
     /// It is one over TCP.
     is_tcp: bool,
     /// Small pieces in a row.
@@ -53,14 +54,9 @@ pub(super) struct Bulky {
 
 impl Bulky {
     /// Whether a poll is to go on after it has reported something. To begin another one costs more than a report while
-    /// the connection is being received from anyway. But who is answered waits for that before it goes on, and a large receive
-    /// would be woken along with the poll.
+    /// the connection is being received from anyway. But who is answered waits for that before it goes on.
     fn is_polled_on(self) -> bool {
-        !self.is_answered && !self.has_larges
-    }
-
-    pub(super) fn note_large(&mut self) {
-        self.has_larges = true;
+        !self.is_answered
     }
 }
 
@@ -116,6 +112,17 @@ impl RingLink {
             is_tcp: domain.is_ok_and(|domain| domain != AddressFamily::UNIX),
             ..Bulky::default()
         });
+    }
+
+    /// Sees that a large frame, which is under way, is received as what bulky connections send.
+    pub(super) fn expect_large(&mut self) {
+        if !matches!(self.pace, Pace::Bulky(_)) {
+            self.become_bulky();
+            // Its place is one among others that wait for something else.
+            if matches!(self.receiving, Receiving::Starved | Receiving::Queued) {
+                self.receiving = Receiving::No;
+            }
+        }
     }
 
     /// Whether it may have its next piece before others have theirs. Over a unix socket what is behind its last piece has just
@@ -175,26 +182,33 @@ impl Engine<'_> {
     }
 
     /// There is something to receive, or the poll has ended.
-    pub(super) fn readable(&mut self, operation: Operation, completion: &Completion) {
+    pub(super) fn readable(
+        &mut self,
+        operation: Operation,
+        completion: &Completion,
+    ) -> io::Result<()> {
         let who = (operation.slot, operation.generation);
         let Some(link) = self.shard.expected_link(who.0, who.1) else {
-            return;
+            return Ok(());
         };
         let is_cancelled = link.readable == Polling::Cancelled;
         if !completion.more() {
             link.readable = Polling::No;
         }
         match (link.receiving, &mut link.pace) {
-            (Receiving::Polled, _) if !is_cancelled => {
-                link.receiving = Receiving::Queued;
-                if matches!(link.pace, Pace::Eager(_)) {
-                    self.crowd.enqueue(who);
-                } else {
-                    let may_stay = link.may_stay();
-                    self.bulk.enqueue(who, may_stay);
-                }
+            (Receiving::Polled, _) if is_cancelled => link.receiving = Receiving::No,
+            (Receiving::Polled, Pace::Patient { .. }) => {
+                return self.arm_receive(who.0, who.1, Shots::Now);
             }
-            (Receiving::Polled, _) => link.receiving = Receiving::No,
+            (Receiving::Polled, Pace::Eager(_)) => {
+                link.receiving = Receiving::Queued;
+                self.crowd.enqueue(who);
+            }
+            (Receiving::Polled, Pace::Bulky(_)) => {
+                link.receiving = Receiving::Queued;
+                let may_stay = link.may_stay();
+                self.bulk.enqueue(who, may_stay);
+            }
             // It may have come behind what was received last.
             (_, Pace::Bulky(bulky)) => bulky.is_dry = false,
             _ => {}
@@ -202,6 +216,7 @@ impl Engine<'_> {
         if is_cancelled {
             self.shard.touch(who.0);
         }
+        Ok(())
     }
 
     pub(super) fn cancel_readable(&mut self, slot: u32, generation: u32) -> io::Result<()> {
@@ -248,21 +263,36 @@ impl Engine<'_> {
             return false;
         };
         link.receiving = Receiving::No;
-        let buffer = &mut self.bulk.buffer[..];
-        let result = rustix::net::recv(&link.socket, buffer, RecvFlags::DONTWAIT);
+        let result = match self.shard.receive_large(slot, receive_into) {
+            Some(result) => result,
+            None => self.receive_warm(slot),
+        };
         self.shard.desk.counters().engine.pieces.add(1);
         match result {
             Ok((0, _)) => self.shard.ended(slot),
-            // Whoever keeps a part of it gets a copy: if it were lent, it would not be warm next time.
-            Ok((length, _)) => self.shard.received(slot, &self.bulk.buffer[..length], None),
+            Ok(_) => {}
             Err(Errno::AGAIN | Errno::INTR) => self.shard.touch(slot),
             Err(error) => self.shard.failed(slot, error.into()),
         }
-        self.rate_piece(slot, result.map(|(length, _)| length))
+        self.rate_piece(slot, result)
     }
 
-    /// Decides how to go on after a piece. Returns whether there is something to send.
-    fn rate_piece(&mut self, slot: u32, result: Result<usize, Errno>) -> bool {
+    /// Receives into the warm buffer. Returns how many bytes, and how many there was room for. Whoever keeps a part of it gets a copy: if it were lent, it would not be warm next time.
+    fn receive_warm(&mut self, slot: u32) -> Result<(usize, usize), Errno> {
+        let Some(link) = self.shard.link(slot) else {
+            return Err(Errno::AGAIN);
+        };
+        let buffer = &mut self.bulk.buffer[..];
+        let (length, _) = rustix::net::recv(&link.socket, buffer, RecvFlags::DONTWAIT)?;
+        if length > 0 {
+            self.shard.received(slot, &self.bulk.buffer[..length], None);
+        }
+        Ok((length, PIECE_BYTES))
+    }
+
+    /// Decides how to go on after a piece: its bytes, and how many there was room for. Returns whether there is something to
+    /// send.
+    fn rate_piece(&mut self, slot: u32, result: Result<(usize, usize), Errno>) -> bool {
         let Some((outbox, link, _)) = self.shard.sending(slot) else {
             return false;
         };
@@ -275,11 +305,13 @@ impl Engine<'_> {
             // A socket that gave less than there was room for was empty. More may have come by now if it was not much less, and
             // whoever gets an answer may go on by the time that it is sent.
             bulky.is_dry = match result {
-                Ok(length) => length < PIECE_BYTES / 2 && !is_answered && !is_sure,
+                Ok((length, room)) => {
+                    length < room.min(PIECE_BYTES / 2) && !is_answered && !is_sure
+                }
                 Err(error) => error == Errno::AGAIN,
             };
             match result {
-                Ok(SMALL_PIECE_BYTES..) => bulky.small = 0,
+                Ok((SMALL_PIECE_BYTES.., _)) => bulky.small = 0,
                 Ok(_) => bulky.small += 1,
                 Err(_) => {}
             }
@@ -289,6 +321,19 @@ impl Engine<'_> {
         }
         is_answered
     }
+}
+
+/// Receives into the spare capacity of a buffer, at most so many bytes. Returns how many there were.
+fn receive_into(link: &RingLink, bytes: &mut BytesMut, room: usize) -> Result<usize, Errno> {
+    let spare = &mut bytes.spare_capacity_mut()[..room];
+    let ((received, _), _) = rustix::net::recv(&link.socket, spare, RecvFlags::DONTWAIT)?;
+    let length = received.len();
+    // SAFETY: so many bytes behind its length were initialized.
+    #[expect(unsafe_code, reason = "the kernel filled the buffer")]
+    unsafe {
+        bytes.set_len(bytes.len() + length);
+    }
+    Ok(length)
 }
 
 #[cfg(test)]

@@ -60,7 +60,11 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        if desired != Receive::Stream || matches!(link.pace, Pace::Patient { .. }) {
+        if desired == Receive::Large {
+            link.expect_large();
+        } else if desired != Receive::Stream
+            || matches!(link.pace, Pace::Patient { .. }) && link.receiving != Receiving::Polled
+        {
             self.cancel_readable(slot, generation)?;
         }
         let Some(link) = self.shard.link(slot) else {
@@ -89,19 +93,14 @@ impl Engine<'_> {
                 let polls_first = self.shard.phase() == Phase::Serving;
                 self.arm_stream(slot, generation, polls_first)
             }
-            (Receive::Large, Receiving::No) => self.arm_large(slot, generation),
-            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream(_))
-            // Who streams and has a large frame under way is being closed: what came of it is not to be kept until more does.
-            | (Receive::Pause | Receive::Stop | Receive::Stream, Receiving::Large(_)) => {
+            (Receive::Pause | Receive::Stop | Receive::Large, Receiving::Stream(_)) => {
                 self.cancel_receive(slot, generation)
             }
+            (Receive::Large, Receiving::No) => self.arm_bulk(slot, generation),
             // It keeps its place, which is void if it is still paused when its turn comes.
             (Receive::Pause, Receiving::Starved | Receiving::Queued) => Ok(()),
             (Receive::Pause, Receiving::Polled)
-            | (
-                Receive::Stop | Receive::Large,
-                Receiving::Starved | Receiving::Queued | Receiving::Polled,
-            ) => {
+            | (Receive::Stop, Receiving::Starved | Receiving::Queued | Receiving::Polled) => {
                 // Its place in the queue is found to be void when its turn comes.
                 link.receiving = Receiving::No;
                 self.shard.touch(slot);
@@ -115,12 +114,9 @@ impl Engine<'_> {
             }
             (
                 Receive::Stream,
-                Receiving::Stream(_)
-                | Receiving::Starved
-                | Receiving::Queued
-                | Receiving::Polled,
+                Receiving::Stream(_) | Receiving::Starved | Receiving::Queued | Receiving::Polled,
             )
-            | (Receive::Large, Receiving::Large(_))
+            | (Receive::Large, Receiving::Starved | Receiving::Queued | Receiving::Polled)
             | (Receive::Pause, Receiving::No) => Ok(()),
         }
     }

@@ -52,8 +52,6 @@ pub(super) enum Receiving {
     Stream(Shots),
     /// A receive that does not wait is in flight, into this buffer, which was set aside.
     Look(u16),
-    /// A receive into the connection's own buffer is in flight, with its poll. The memory is at this key.
-    Large(u32),
     /// It found no buffer, or others had found none before it, and waits in the queue.
     Starved,
     /// It waits for its turn, to look or for the warm buffer.
@@ -93,7 +91,7 @@ impl Default for Pace {
 impl RingLink {
     pub(super) fn receive_in_flight(&self) -> bool {
         match self.receiving {
-            Receiving::Stream(_) | Receiving::Look(_) | Receiving::Large(_) => true,
+            Receiving::Stream(_) | Receiving::Look(_) => true,
             Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => false,
         }
     }

@@ -27,10 +27,8 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
-use slab::Slab;
 
 use self::accept::Listening;
 use self::alarm::Alarm;
@@ -54,7 +52,7 @@ pub(crate) use self::setup::Unavailable;
 
 /// One worker's engine, for as long as it runs.
 ///
-/// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `larges`, `messages` that are in
+/// The kernel holds addresses of memory in here (entries and buffers of `buffers`, `messages` that are in
 /// links, `flights`, `wake`, `alarm`, and the sealed segments of outboxes in `shard`). So the value is dropped only when nothing is in
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
@@ -77,8 +75,6 @@ struct Engine<'r> {
     crowd: Crowd,
     /// The bulky ones.
     bulk: Bulk,
-    /// Buffers of large frames that are being received into.
-    larges: Slab<BytesMut>,
     /// Sends that the next enter makes.
     flights: Flights,
     /// Unused parameters of gathering sends.
@@ -180,7 +176,6 @@ impl<'r> Engine<'r> {
             parcels: Vec::new(),
             crowd: Crowd::default(),
             bulk: Bulk::new(),
-            larges: Slab::new(),
             flights: Flights::default(),
             messages: Vec::new(),
             wake: Box::new(0),
@@ -228,10 +223,7 @@ impl<'r> Engine<'r> {
             match plan {
                 Plan::Sleep if !self.spin.is_zero() => self.spin()?,
                 Plan::Sleep => self.enter(Wait::Forever)?,
-                Plan::Work => self.enter(Wait::No)?,
-                // An enter that does not wait may leave work that the kernel has deferred: of a receive that was begun by its poll
-                // nothing is seen then. This one goes on until something has completed or nothing is left.
-                Plan::CatchUp => self.enter(Wait::AtMost(0))?,
+                Plan::Work | Plan::CatchUp => self.enter(Wait::No)?,
             }
             self.mailbox.awake();
             self.shard.woken(self.clock.now());
@@ -325,8 +317,7 @@ impl<'r> Engine<'r> {
             Kind::Send => self.sent(operation, completion),
             Kind::Flight => self.crashed(operation, completion),
             Kind::Look => self.looked(operation, completion),
-            Kind::Large => self.large_received(operation, completion),
-            Kind::Readable => self.readable(operation, completion),
+            Kind::Readable => self.readable(operation, completion)?,
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
             Kind::Accept => self.accepted(operation, completion)?,
@@ -390,7 +381,6 @@ impl<'r> Engine<'r> {
                 .iter()
                 .all(|acceptor| acceptor.accepting.has_ended())
                 && self.shard.len() == 0
-                && self.larges.is_empty()
         );
         self.queue.submitter().unregister_buf_ring(buffers::GROUP)
     }

@@ -14,8 +14,6 @@ pub(super) enum Kind {
     Accept = 2,
     /// A receive into shared buffers, multishot or not.
     Receive = 3,
-    /// A receive into a connection's own buffer.
-    Large = 4,
     /// A send.
     Send = 5,
     /// A cancel request; what counts is the completion of its target.
@@ -62,7 +60,6 @@ impl Operation {
             1 => Kind::Wake,
             2 => Kind::Accept,
             3 => Kind::Receive,
-            4 => Kind::Large,
             5 => Kind::Send,
             6 => Kind::Cancel,
             7 => Kind::Watch,
@@ -91,7 +88,6 @@ mod tests {
             Kind::Wake,
             Kind::Accept,
             Kind::Receive,
-            Kind::Large,
             Kind::Send,
             Kind::Cancel,
             Kind::Watch,

@@ -100,7 +100,6 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
         result.map_err(Unavailable::at(name))
     };
     essential("multishot receive", tests.receive())?;
-    essential("receives behind polls", tests.receive_polled())?;
     essential("multishot accept", tests.accept())?;
     essential("silent sends", tests.send())?;
     const FILES: &str = "registered sockets";
@@ -186,45 +185,6 @@ impl<'r> Tests<'r> {
             return Err(unexpected("the receive ended after one completion", &first));
         }
         self.cancel().map(drop)
-    }
-
-    /// A receive behind a poll must wait and then say what it brought, and nobody else anything. Cancelled, the two must say so
-    /// once.
-    fn receive_polled(&mut self) -> io::Result<()> {
-        let (ours, mut theirs) = UnixStream::pair()?;
-        self.push_polled(&ours)?;
-        self.queue.enter(Wait::No, &self.counters)?;
-        theirs.write_all(b"?")?;
-        let first = self.next(TARGET)?;
-        let Some(buffer) = first.buffer() else {
-            return Err(unexpected("the completion names no buffer", &first));
-        };
-        self.buffers.give_back(buffer, false);
-        self.buffers.publish();
-        if first.result != 1 {
-            return Err(unexpected("the byte did not arrive", &first));
-        }
-        self.push_polled(&ours)?;
-        let last = self.cancel()?;
-        if last.result != -libc::ECANCELED {
-            return Err(unexpected("the poll was not cancelled", &last));
-        }
-        self.push_last()?;
-        match self.until_last()? {
-            Some(told) => Err(unexpected("a receive completed twice", &told)),
-            None => Ok(()),
-        }
-    }
-
-    fn push_polled(&mut self, socket: &UnixStream) -> io::Result<()> {
-        let descriptor = socket.as_raw_fd();
-        let receive = receive(Fd(descriptor), Shots::One).user_data(TARGET);
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue
-                .push_polled(File::descriptor(descriptor), receive)
-        }
     }
 
     /// Queues something that says when it is its turn.

@@ -5,7 +5,7 @@ use std::io;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
+use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode};
 
 use super::files::File;
 use crate::metrics::EngineCounters;
@@ -56,8 +56,8 @@ pub(super) struct Queue<'r> {
     completion: CompletionQueue<'r>,
     flags: u32,
     /// Operations for which the submission queue had no room, while the kernel took none because the completion queue
-    /// had none either. Each with the number of places that it takes together with what is linked to it.
-    overflow: VecDeque<(Entry, usize)>,
+    /// had none either.
+    overflow: VecDeque<Entry>,
     /// Calls into the kernel since the last enter, to make room in the submission queue.
     submits: u64,
     /// Operations that were queued so far.
@@ -99,45 +99,10 @@ impl<'r> Queue<'r> {
     /// completion was taken.
     #[expect(unsafe_code, reason = "handing memory to the kernel")]
     pub(super) unsafe fn push(&mut self, entry: &Entry) -> io::Result<()> {
+        self.pushed += 1;
         // SAFETY: the caller vouches for the entry.
-        unsafe { self.push_linked(std::slice::from_ref(entry)) }
-    }
-
-    /// Queues a receive that begins when there is something to receive. It must not wait by itself (MSG_DONTWAIT): then nothing
-    /// that could take a byte ever waits in the kernel, and what waits is a poll, as often as it takes.
-    ///
-    /// The two are one operation with one completion: that of the receive, or that of the poll if it fails, as it does when it is
-    /// cancelled.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Queue::push`].
-    ///
-    /// # Safety
-    ///
-    /// As for [`Queue::push`].
-    #[expect(unsafe_code, reason = "handing memory to the kernel")]
-    pub(super) unsafe fn push_polled(&mut self, file: File, receive: Entry) -> io::Result<()> {
-        // What is linked to an operation that says nothing if all goes well says nothing if that fails.
-        let poll = opcode::PollAdd::new(file.fd, libc::POLLIN as u32)
-            .build()
-            .flags(file.flags | squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
-            .user_data(receive.get_user_data());
-        // SAFETY: the poll points to nothing, and the caller vouches for the receive.
-        unsafe { self.push_linked(&[poll, receive]) }
-    }
-
-    /// Queues operations of which all but the last are linked to the next one. They are submitted together, since the end of a
-    /// submission would cut the link.
-    #[expect(unsafe_code, reason = "handing memory to the kernel")]
-    unsafe fn push_linked(&mut self, entries: &[Entry]) -> io::Result<()> {
-        self.pushed += entries.len() as u64;
-        // SAFETY: the caller vouches for the entries.
-        let pushed =
-            self.overflow.is_empty() && unsafe { self.submission.push_multiple(entries) }.is_ok();
-        if !pushed {
-            let places = (1..=entries.len()).rev();
-            self.overflow.extend(entries.iter().cloned().zip(places));
+        if !self.overflow.is_empty() || unsafe { self.submission.push(entry) }.is_err() {
+            self.overflow.push_back(entry.clone());
             self.submission.sync();
             self.submits += 1;
             match self.submitter.submit() {
@@ -186,14 +151,13 @@ impl<'r> Queue<'r> {
 
     /// Moves operations that waited for room into the submission queue.
     fn refill(&mut self) {
-        while let Some((entry, places)) = self.overflow.front() {
-            if self.submission.capacity() - self.submission.len() < *places {
-                return;
-            }
+        while let Some(entry) = self.overflow.front() {
             // SAFETY: whoever pushed the entry vouched for it until its last completion.
             #[expect(unsafe_code, reason = "handing memory to the kernel")]
             let pushed = unsafe { self.submission.push(entry) };
-            debug_assert!(pushed.is_ok(), "there is room");
+            if pushed.is_err() {
+                return;
+            }
             self.overflow.pop_front();
         }
     }

@@ -1,12 +1,11 @@
-//! Receiving: multishot into shared buffers, straight into their own for large frames.
+//! Receiving into shared buffers.
 //!
-//! Only the multishot receive waits in the kernel by itself. One that is not waits through a poll that tells when there is
+//! Only the multishot receive waits in the kernel by itself. Whoever receives otherwise has a poll that tells when there is
 //! something to receive: the kernel's own poll reports urgent data, too, which is not received, and after 128 attempts in vain it
 //! leaves the receive to a thread of its own, for as long as the peer likes (docs/decisions/0004-what-multishot-receives-miss.md).
 
 use std::io;
 
-use bytes::BufMut;
 use io_uring::{opcode, squeue};
 
 use super::Engine;
@@ -38,13 +37,11 @@ impl Engine<'_> {
             return Ok(());
         };
         if self.starved.is_empty() {
-            // After the end of the peer nothing wakes a receive that did not see it; each look is a new one then.
-            let shots = if link.watch == Watch::Over {
-                Shots::One
-            } else {
-                Shots::Many { polls_first }
-            };
-            return self.arm_receive(slot, generation, shots);
+            // After the end of the peer nothing wakes a receive that did not see it; a poll looks at the state.
+            if link.watch == Watch::Over {
+                return self.arm_readable(slot, generation, false);
+            }
+            return self.arm_receive(slot, generation, Shots::Many { polls_first });
         }
         link.receiving = Receiving::Starved;
         self.starved.push_back((slot, generation));
@@ -67,12 +64,7 @@ impl Engine<'_> {
             .user_data(Operation::new(Kind::Receive, generation, slot).pack());
         link.receiving = Receiving::Stream(shots);
         link.receive_cancelled = false;
-        if shots == Shots::One {
-            // SAFETY: the entry points to nothing; the buffers are those of the group.
-            #[expect(unsafe_code, reason = "submitting an operation")]
-            return unsafe { self.queue.push_polled(file, receive) };
-        }
-        // SAFETY: as above.
+        // SAFETY: the entry points to nothing; the buffers are those of the group.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
             self.queue.push(&receive)
@@ -187,11 +179,8 @@ impl Engine<'_> {
                 break;
             };
             let waits = |link: &RingLink| link.receiving == Receiving::Starved;
-            if self.may_begin(slot, generation, waits)
-                && let Some(link) = self.shard.link(slot)
-            {
-                link.receiving = Receiving::No;
-                self.arm_receive(slot, generation, Shots::One)?;
+            if self.may_begin(slot, generation, waits) {
+                self.arm_readable(slot, generation, false)?;
             }
         }
         Ok(())
@@ -209,9 +198,10 @@ impl Engine<'_> {
             return false;
         }
         let desire = self.shard.desire(slot);
-        if desire
-            .is_some_and(|desire| desire.finish == Finish::No && desire.receive == Receive::Stream)
-        {
+        if desire.is_some_and(|desire| {
+            desire.finish == Finish::No
+                && matches!(desire.receive, Receive::Stream | Receive::Large)
+        }) {
             return true;
         }
         // It is paused, or ends, and comes again if it goes on.
@@ -222,77 +212,23 @@ impl Engine<'_> {
         false
     }
 
-    /// Begins to receive into the buffer of the large frame that is under way.
-    pub(super) fn arm_large(&mut self, slot: u32, generation: u32) -> io::Result<()> {
-        let Some((bytes, room)) = self.shard.take_large(slot) else {
-            return Ok(());
-        };
-        let key = self.larges.insert(bytes);
-        let target = self.larges[key].spare_capacity_mut().as_mut_ptr().cast();
-        let Some(link) = self.shard.link(slot) else {
-            return Ok(());
-        };
-        let length = u32::try_from(room).unwrap_or(u32::MAX);
-        let file = link.file(slot);
-        let receive = opcode::Recv::new(file.fd, target, length)
-            .flags(libc::MSG_DONTWAIT)
-            .build()
-            .flags(file.flags)
-            .user_data(Operation::new(Kind::Large, generation, slot).pack());
-        link.receiving = Receiving::Large(key as u32);
-        link.receive_cancelled = false;
-        if let Pace::Bulky(bulky) = &mut link.pace {
-            bulky.note_large();
-        }
-        // SAFETY: the target is spare capacity of a buffer that `larges` holds, untouched, until the completion; see
-        // `Engine` for what happens when there is none.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push_polled(file, receive)
-        }
-    }
-
-    pub(super) fn large_received(&mut self, operation: Operation, completion: &Completion) {
-        let slot = operation.slot;
-        let Some(link) = self.shard.expected_link(slot, operation.generation) else {
-            return;
-        };
-        let Receiving::Large(key) = link.receiving else {
-            debug_assert!(false, "a large receive completes once");
-            return;
-        };
-        link.receiving = Receiving::No;
-        let mut bytes = self.larges.remove(key as usize);
-        let length = usize::try_from(completion.result).unwrap_or(0);
-        assert!(length <= bytes.remaining_mut() && length <= bytes.capacity() - bytes.len());
-        // SAFETY: the kernel has written `length` bytes at the beginning of the spare capacity.
-        #[expect(unsafe_code, reason = "the kernel filled the buffer")]
-        unsafe {
-            bytes.set_len(bytes.len() + length);
-        }
-        self.shard.large_received(slot, bytes);
-        self.conclude_receive(operation, completion.result);
-        self.shard.touch(slot);
-    }
-
     pub(super) fn cancel_receive(&mut self, slot: u32, generation: u32) -> io::Result<()> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(());
         };
-        let kind = match link.receiving {
+        match link.receiving {
             // It does not wait.
             Receiving::Stream(Shots::Now) | Receiving::Look(_) => return Ok(()),
-            Receiving::Stream(_) => Kind::Receive,
-            Receiving::Large(_) => Kind::Large,
+            Receiving::Stream(_) => {}
             Receiving::No | Receiving::Starved | Receiving::Queued | Receiving::Polled => {
                 link.receiving = Receiving::No;
                 return Ok(());
             }
-        };
+        }
         if std::mem::replace(&mut link.receive_cancelled, true) {
             return Ok(());
         }
-        self.cancel(Operation::new(kind, generation, slot))
+        self.cancel(Operation::new(Kind::Receive, generation, slot))
     }
 }
 
@@ -301,18 +237,15 @@ impl Engine<'_> {
 pub(super) enum Shots {
     /// Once, at once.
     Now,
-    /// Once, when the socket is readable.
-    One,
     /// Whenever the socket is readable, and, unless it `polls_first`, at once. It fills buffers until it is cancelled or finds
     /// none.
     Many { polls_first: bool },
 }
 
-/// A receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choices that it lacks. For [`Shots::One`] it is
-/// the part behind the poll.
+/// A receive into buffers of the group, as `opcode::RecvMulti` builds it, and with the choices that it lacks.
 pub(super) fn receive(fd: io_uring::types::Fd, shots: Shots) -> squeue::Entry {
     let (flags, priority) = match shots {
-        Shots::Now | Shots::One => (libc::MSG_DONTWAIT, 0),
+        Shots::Now => (libc::MSG_DONTWAIT, 0),
         Shots::Many { polls_first: false } => (0, RECV_MULTISHOT),
         Shots::Many { polls_first: true } => (0, RECV_MULTISHOT | RECVSEND_POLL_FIRST),
     };
