@@ -75,7 +75,7 @@ fn main() {
     }
     for cell in &latency_cells {
         let servers = stage.servers_for_latency();
-        let result = latency::measure(cell, &servers, options.latency_effort(cell.manner));
+        let result = latency::measure(cell, &servers, options.latency_effort(effort, cell.manner));
         latency::print(&result);
         report.latencies.push(result);
     }

@@ -161,7 +161,7 @@ impl<'a> Subject<'a> {
 
     /// System calls a message, from rest to rest.
     fn syscalls(&mut self, tool: Tool, length: Duration) -> Option<f64> {
-        let counting = Counting::start(tool, self.server.pid());
+        let counting = Counting::start(tool, self.server.pid())?;
         self.load.start();
         let messages = self.run(length) + self.come_to_rest();
         let calls = counting.finish()?;

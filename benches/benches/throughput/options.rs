@@ -12,6 +12,10 @@ use crate::grid::{self, Cell};
 use crate::latency::{self, LatencyCell, Manner};
 use crate::measure::Effort;
 
+/// Why there is no count of system calls.
+const UNCOUNTED: &str = "system calls are not counted: perf may not count them here (kernel.perf_event_paranoid), \
+    and strace may not attach to the servers (kernel.yama.ptrace_scope), or is not there";
+
 #[derive(Parser, Debug)]
 #[command(name = "throughput", about = "Ringhold beside its peers")]
 pub(crate) struct Options {
@@ -143,18 +147,21 @@ impl Options {
 
     pub(crate) fn effort(&self) -> Effort {
         let (window, rounds) = if self.quick { (60, 10) } else { (120, 15) };
+        let counter = if self.no_syscalls { None } else { Tool::find() };
+        if counter.is_none() && !self.no_syscalls {
+            println!("{UNCOUNTED}");
+        }
         Effort {
             window: Duration::from_millis(self.window.unwrap_or(window)),
             rounds: self.rounds.unwrap_or(rounds).max(1),
-            counter: if self.no_syscalls { None } else { Tool::find() },
+            counter,
             profiles: !self.no_syscalls && Profile::is_possible(),
         }
     }
 
     /// High percentiles take many requests, but a window in which the machine stalls tells nothing about them. So there are
     /// many short ones.
-    pub(crate) fn latency_effort(&self, manner: Manner) -> Effort {
-        let effort = self.effort();
+    pub(crate) fn latency_effort(&self, effort: Effort, manner: Manner) -> Effort {
         let rounds = self
             .rounds
             .map_or(effort.rounds.min(10), |rounds| rounds.max(1));

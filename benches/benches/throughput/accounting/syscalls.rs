@@ -22,7 +22,7 @@ impl Tool {
     pub(crate) fn find() -> Option<Self> {
         if works("perf", &["stat", "-e", EVENT]) {
             Some(Tool::Perf)
-        } else if works("strace", &["-c", "-f"]) {
+        } else if strace_may_attach() {
             Some(Tool::Strace)
         } else {
             None
@@ -49,17 +49,17 @@ enum Attached {
 }
 
 impl Counting {
-    /// Returns when the tool counts.
-    pub(crate) fn start(tool: Tool, pid: u32) -> Self {
+    /// Returns when the tool counts. None if it may not.
+    pub(crate) fn start(tool: Tool, pid: u32) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let attached = match tool {
             Tool::Perf => {
                 let arguments = ["stat", "-x", ",", "-e", EVENT];
                 Attached::Perf(Perf::start(&arguments, pid, dir.path()))
             }
-            Tool::Strace => Attached::Strace(start_strace(pid, &result(&dir))),
+            Tool::Strace => Attached::Strace(start_strace(pid, &result(&dir))?),
         };
-        Counting { attached, dir }
+        Some(Counting { attached, dir })
     }
 
     /// How many system calls there were. The process must be at rest.
@@ -87,15 +87,40 @@ fn result(dir: &TempDir) -> PathBuf {
     dir.path().join("result")
 }
 
-fn start_strace(pid: u32, result: &Path) -> Child {
+/// Whether strace may attach to a process that another one has started, which is what the servers are to it. To one of its
+/// own it nearly always may.
+fn strace_may_attach() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    // It ends when its input does.
+    let mut other = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let strace = start_strace(other.id(), &result(&dir));
+    let may = strace.is_some();
+    if let Some(mut strace) = strace {
+        interrupt(&mut strace);
+    }
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    may
+}
+
+/// Returns when it has attached. None if there is none, or it may not.
+fn start_strace(pid: u32, result: &Path) -> Option<Child> {
     let mut child = Command::new("strace")
         .args(["-c", "-f", "-p", &pid.to_string(), "-o"])
         .arg(result)
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .ok()?;
     let says = BufReader::new(child.stderr.take().unwrap());
-    let attached = says.lines().map_while(Result::ok).next();
-    assert!(attached.is_some_and(|line| line.contains("attached")));
-    child
+    let first = says.lines().map_while(Result::ok).next();
+    if first.is_some_and(|line| line.contains("attached")) {
+        return Some(child);
+    }
+    // It ends by itself when it could not attach.
+    child.wait().unwrap();
+    None
 }
