@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ringhold_benches::server::{PEERS, Program, RINGHOLD};
+use ringhold_benches::ticks;
 
 use crate::accounting::{Profile, Tool};
 use crate::congestion;
@@ -30,7 +31,7 @@ pub(crate) struct Options {
     /// Windows of each server in a cell
     #[arg(long)]
     pub(crate) rounds: Option<usize>,
-    /// Length of a window in milliseconds
+    /// Length of a window in milliseconds, rounded to a multiple of 20
     #[arg(long)]
     pub(crate) window: Option<u64>,
     /// Write the report to docs/benchmarks, too
@@ -147,12 +148,13 @@ impl Options {
 
     pub(crate) fn effort(&self) -> Effort {
         let (window, rounds) = if self.quick { (60, 10) } else { (120, 15) };
+        let window = Duration::from_millis(self.window.unwrap_or(window));
         let counter = if self.no_syscalls { None } else { Tool::find() };
         if counter.is_none() && !self.no_syscalls {
             println!("{UNCOUNTED}");
         }
         Effort {
-            window: Duration::from_millis(self.window.unwrap_or(window)),
+            window: ticks::whole(window),
             rounds: self.rounds.unwrap_or(rounds).max(1),
             counter,
             profiles: !self.no_syscalls && Profile::is_possible(),
@@ -166,7 +168,7 @@ impl Options {
             .rounds
             .map_or(effort.rounds.min(10), |rounds| rounds.max(1));
         let (window, rounds) = match manner {
-            Manner::Paced => (effort.window / 3, rounds * 6),
+            Manner::Paced => (ticks::whole(effort.window / 3), rounds * 6),
             Manner::RoundTrips => (effort.window, rounds),
         };
         Effort {
