@@ -180,13 +180,9 @@ impl LatencyResult {
     }
 }
 
-/// Measures a cell, the servers in turn as in [`measure::cell`].
+/// Measures a cell, the servers in turn and on new connections in each round, as in [`measure::cell`].
 pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -> LatencyResult {
     let rate = (cell.manner == Manner::Paced).then(|| common_rate(cell, servers));
-    let mut loads: Vec<Paced> = servers
-        .iter()
-        .map(|server| Paced::new(server, cell.transport, cell.connections, cell.payload))
-        .collect();
     let mut timed: Vec<Timed> = servers
         .iter()
         .map(|server| Timed {
@@ -196,19 +192,16 @@ pub(crate) fn measure(cell: &LatencyCell, servers: &[&Server], effort: Effort) -
             busy: Vec::new(),
         })
         .collect();
-    let run = |load: &mut Paced, length| match rate {
-        Some(rate) => load.run(rate, length),
-        None => (load.round_trips(length), times()),
-    };
-    for load in &mut loads {
-        run(load, effort.window / 4);
-    }
     let mut turns = Turns::new(&cell.to_string(), servers.len());
     for _ in 0..effort.rounds {
         for &server in turns.next_round() {
-            let clock = CpuClock::of(servers[server].pid());
+            let (process, clock) = (servers[server], CpuClock::of(servers[server].pid()));
+            let mut load = Paced::new(process, cell.transport, cell.connections, cell.payload);
             let (begin, cpu) = (Instant::now(), clock.now());
-            let (latency, late) = run(&mut loads[server], effort.window);
+            let (latency, late) = match rate {
+                Some(rate) => load.run(rate, effort.window),
+                None => (load.round_trips(effort.window), times()),
+            };
             let cpu = clock.now() - cpu;
             let busy = cpu.as_secs_f64() / begin.elapsed().as_secs_f64();
             timed[server].busy.push(busy);

@@ -27,7 +27,8 @@ struct Schedule {
     /// Seconds from one to the next.
     step: f64,
     connections: usize,
-    /// So many requests come first that are not timed: the server's memory has left the caches while others were measured.
+    /// So many requests come first that are not timed: the connections are new, and the server's memory has left the caches
+    /// while others were measured.
     warm: usize,
     /// How many requests there are in all, and how many were sent and answered.
     total: usize,
@@ -38,7 +39,7 @@ struct Schedule {
 impl Schedule {
     fn new(rate: f64, length: Duration, connections: usize) -> Self {
         let timed = (rate * length.as_secs_f64()) as usize;
-        let warm = timed / 4;
+        let warm = timed / 2;
         Schedule {
             begin: Instant::now(),
             step: 1.0 / rate,
@@ -140,13 +141,14 @@ impl Paced {
         now
     }
 
-    /// One request after the other, each when the last is answered, on the first connection.
+    /// One request after the other, each when the last is answered, on the first connection, for so long and for a moment before.
     pub(crate) fn round_trips(&mut self, length: Duration) -> Times {
         let mut latency = times();
         self.crowd.number_from_first();
+        let warm = length / 2;
         let begin = Instant::now();
         let mut now = begin;
-        while now - begin < length {
+        while now - begin < warm + length {
             self.crowd.connections[0].due = 1;
             self.crowd.send(0, &mut self.outgoing);
             let mut answered = 0;
@@ -158,7 +160,9 @@ impl Paced {
                 assert!(begin.elapsed() < length + PATIENCE, "the server hangs");
             }
             let before = std::mem::replace(&mut now, Instant::now());
-            latency.saturating_record((now - before).as_nanos() as u64);
+            if before - begin >= warm {
+                latency.saturating_record((now - before).as_nanos() as u64);
+            }
         }
         latency
     }
