@@ -9,8 +9,8 @@ use crate::table::{Table, or_dash};
 
 /// What stands below [`table`].
 const NOTE: &str = "In the kernel: the part of ringhold's CPU time, from cell to cell. Without code of its own: ringhold's CPU a message if that part \
-    were all of it, and the system calls were the same, divided by the best peer's. The bare loop makes other system calls, \
-    and neither parses nor counts. Geometric means, and the least and most of a cell's medians.";
+    were all of it, and the system calls were the same, divided by the best peer's; fewer or other calls might cost less, or more. \
+    The bare loop makes others, and neither parses nor counts. Geometric means, and the least and most of a cell's medians.";
 
 /// Cells that have a target of their own, and which they are.
 type Group = (&'static str, fn(&Cell) -> bool);
@@ -52,7 +52,7 @@ pub(crate) fn table(cells: &[CellResult]) -> Table {
             .collect();
         let shares = group
             .iter()
-            .filter_map(|result| result.of(RINGHOLD)?.kernel);
+            .filter_map(|result| result.of(RINGHOLD)?.kernel_share());
         let Some((least, most)) = range(shares) else {
             continue;
         };
@@ -78,7 +78,7 @@ fn mean(group: &[&CellResult], ratios: fn(&CellResult) -> Option<Vec<f64>>) -> S
     or_dash(shown)
 }
 
-fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(crate) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |range, value| {
         let (least, most) = range.unwrap_or((value, value));
         Some((least.min(value), most.max(value)))

@@ -13,8 +13,12 @@ use crate::results::{CellResult, Measured, Window};
 /// How long a server may do nothing that is seen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long ringhold's time is sampled. The kernel's part is known to about half a percent then.
-const PROFILED: Duration = Duration::from_millis(500);
+/// How long ringhold's time is sampled, each time on new connections: the kernel's part differs more from some to others than
+/// the samples of one time leave open.
+const PROFILED: Duration = Duration::from_millis(100);
+
+/// How often.
+const PROFILES: usize = 5;
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +27,7 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// What counts system calls, in a window of its own.
     pub(crate) counter: Option<Tool>,
-    /// Whether to sample how much of ringhold's time is the kernel's, in a window of its own.
+    /// Whether to sample how much of ringhold's time is the kernel's, in windows of their own.
     pub(crate) profiles: bool,
 }
 
@@ -51,9 +55,11 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
             syscalls: effort
                 .counter
                 .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
-            kernel: (effort.profiles && subject.server.name == RINGHOLD)
-                .then(|| subject.kernel_share(PROFILED))
-                .flatten(),
+            kernel: if effort.profiles && subject.server.name == RINGHOLD {
+                subject.kernel_shares()
+            } else {
+                Vec::new()
+            },
             ring_workers: has_ring_workers(subject.server.pid()),
             busy_at_rest: subject.rest.busy(),
         });
@@ -168,13 +174,18 @@ impl<'a> Subject<'a> {
         Some(calls as f64 / messages as f64)
     }
 
-    /// How much of its time the server spends in the kernel, 1 being all of it, from rest to rest.
-    fn kernel_share(&mut self, length: Duration) -> Option<f64> {
-        let profile = Profile::start(self.server.pid());
-        self.load.start();
-        self.run(length);
-        self.come_to_rest();
-        profile.finish()
+    /// How much of its time the server spends in the kernel, 1 being all of it, each time on new connections.
+    fn kernel_shares(&mut self) -> Vec<f64> {
+        let share = |_| {
+            self.load = load::of(self.cell, self.server);
+            self.load.start();
+            self.run(PROFILED / 2);
+            let profile = Profile::start(self.server.pid());
+            self.run(PROFILED);
+            self.come_to_rest();
+            profile.finish()
+        };
+        (0..PROFILES).filter_map(share).collect()
     }
 
     /// Runs the load for so long: how many messages were done. They are at least as many as are under way at once, however

@@ -19,7 +19,8 @@ use crate::targets;
 
 /// What stands below the summary.
 const SUMMARY_NOTE: &str = "The best peer is one of tokio, tokio-uring, monoio and compio. It is chosen by every second round, and the \
-    ratio to it is that of the other rounds: in those that chose it, it was lucky, too.";
+    ratio to it is that of the other rounds: in those that chose it, it was lucky, too. \
+    In the kernel: the median of a few samples of ringhold's time, each on new connections, and the least and most of them.";
 
 /// All that was measured, and how.
 pub(crate) struct Report {
@@ -135,7 +136,7 @@ impl Report {
                 from_best(&|best| best.server.clone()),
                 or_dash(result.ratio_to_best()),
                 or_dash(result.ratio_to_bare()),
-                or_dash(own.kernel.map(|share| format!("{:.0} %", 100.0 * share))),
+                or_dash(in_the_kernel(own)),
                 syscalls(own),
                 from_best(&syscalls),
             ]);
@@ -160,6 +161,13 @@ impl Report {
         }
         table
     }
+}
+
+/// With the least and most of the samples.
+fn in_the_kernel(one: &Measured) -> Option<String> {
+    let (least, most) = floor::range(one.kernel.iter().copied())?;
+    let [share, least, most] = [one.kernel_share()?, least, most].map(|part| 100.0 * part);
+    Some(format!("{share:.0} % ({least:.0} to {most:.0})"))
 }
 
 /// With a star where the kernel had threads that work for the ring.

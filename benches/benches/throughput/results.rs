@@ -40,8 +40,8 @@ pub(crate) struct Measured {
     pub(crate) windows: Vec<Window>,
     /// System calls a message, if they could be counted.
     pub(crate) syscalls: Option<f64>,
-    /// How much of its time is the kernel's, 1 being all of it, if that was sampled.
-    pub(crate) kernel: Option<f64>,
+    /// How much of its time is the kernel's, 1 being all of it, each time that it was sampled.
+    pub(crate) kernel: Vec<f64>,
     /// Whether the kernel has threads that work for its ring.
     pub(crate) ring_workers: bool,
     /// How much of its CPU it used while the others were measured, 1 being all of it.
@@ -70,6 +70,11 @@ impl Measured {
 
     pub(crate) fn busy(&self) -> f64 {
         self.median(Window::busy)
+    }
+
+    /// The kernel's part in the median, if it was sampled.
+    pub(crate) fn kernel_share(&self) -> Option<f64> {
+        (!self.kernel.is_empty()).then(|| median(&self.kernel))
     }
 }
 
@@ -113,7 +118,7 @@ impl CellResult {
 
     /// What [`CellResult::ratios_to_best`] would be if ringhold's own code took no time, and its system calls were the same.
     pub(crate) fn floors(&self) -> Option<Vec<f64>> {
-        let kernel = self.of(RINGHOLD)?.kernel?;
+        let kernel = self.of(RINGHOLD)?.kernel_share()?;
         let ratios = self.ratios_to_best()?;
         Some(ratios.into_iter().map(|ratio| ratio * kernel).collect())
     }

@@ -31,6 +31,9 @@ pub(crate) fn table(cells: &[CellResult], latencies: &[LatencyResult]) -> Table 
     table
 }
 
+/// What goes before such figures.
+const NO_CODE: &str = "with the same system calls and no code of its own";
+
 /// A cell's CPU a message, ringhold's divided by another's, beside its name.
 type Ratio<'a> = (&'a Cell, Spread);
 
@@ -93,7 +96,7 @@ fn above_anyway(cells: &[&CellResult]) -> String {
         return String::new();
     }
     let count = lows.iter().filter(|low| **low > 1.0).count();
-    format!("; without any code of its own {count}")
+    format!("; {NO_CODE} {count}")
 }
 
 /// What it would be if ringhold's own code took no time.
@@ -104,7 +107,7 @@ fn without_own_code(cells: &[&CellResult]) -> String {
         return String::new();
     }
     let mean = geometric_mean(&floors).median;
-    format!("; without any code of its own {mean:.2}")
+    format!("; {NO_CODE} {mean:.2}")
 }
 
 /// The worst of them by name.
@@ -187,7 +190,7 @@ fn at_most(cells: &[&CellResult]) -> String {
     let least = floors.map(|floors| median(&floors)).min_by(f64::total_cmp);
     least.map_or(String::new(), |least| {
         let most = 1.0 / least;
-        format!("; without any code of its own {most:.2} times at most")
+        format!("; {NO_CODE} {most:.2} times in the best of them")
     })
 }
 

@@ -10,8 +10,8 @@ use super::perf::{Perf, works};
 /// Of its CPU time, in the kernel and outside. Without the letters, perf would leave the kernel out where it may not look there.
 const EVENT: &str = "cpu-clock:uk";
 
-/// Samples a second.
-const FREQUENCY: &str = "5000";
+/// So many samples a second, without a word about programs that are loaded into the kernel: to be ready for those takes perf a second.
+const RECORD: [&str; 6] = ["record", "-e", EVENT, "-F", "5000", "--no-bpf-event"];
 
 /// perf, attached to a process.
 pub(crate) struct Profile {
@@ -22,15 +22,15 @@ pub(crate) struct Profile {
 impl Profile {
     /// Whether perf may.
     pub(crate) fn is_possible() -> bool {
-        works("perf", &["record", "-e", EVENT, "-o", "/dev/null"])
+        let arguments = [&RECORD[..], &["-o", "/dev/null"]].concat();
+        works("perf", &arguments)
     }
 
     /// Returns when perf samples.
     pub(crate) fn start(pid: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let arguments = ["record", "-e", EVENT, "-F", FREQUENCY];
         Profile {
-            perf: Perf::start(&arguments, pid, dir.path()),
+            perf: Perf::start(&RECORD, pid, dir.path()),
             dir,
         }
     }
