@@ -2,6 +2,7 @@
 //!
 //! The one that is chosen by some rounds was lucky in them, the more so the more there are to choose from. So what it is
 //! compared by are the others: there it is as lucky as anybody.
+//! It need not be the best, though, where they differ by less than their rounds do.
 
 use crate::statistics::median;
 

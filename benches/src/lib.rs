@@ -10,3 +10,4 @@ pub mod ticks;
 pub mod times;
 pub mod turns;
 pub mod varied;
+pub mod verdict;

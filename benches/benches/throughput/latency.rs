@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use ringhold_benches::choice;
 use ringhold_benches::server::{RINGHOLD, Server};
 
 use crate::accounting::CpuClock;
@@ -133,50 +132,34 @@ impl LatencyResult {
         self.timed.iter().find(|one| one.server == server)
     }
 
-    /// One server's quantile divided by another's, in each round.
-    pub(crate) fn ratio(&self, own: &str, other: &str, quantile: f64) -> Option<Spread> {
-        Some(spread(&self.ratios(own, other, quantile)?))
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Timed> {
+        self.timed.iter().filter(|one| is_peer(&one.server))
     }
 
-    fn ratios(&self, own: &str, other: &str, quantile: f64) -> Option<Vec<f64>> {
-        let own = self.of(own)?.quantiles(quantile);
-        let other = self.of(other)?.quantiles(quantile);
-        let pairs = own.iter().zip(other);
-        Some(pairs.map(|(own, other)| own / other).collect())
-    }
-
-    /// A server's figure divided by that of the best peer, in the rounds that did not choose that.
-    pub(crate) fn ratio_to_best(&self, own: &str, figure: Figure) -> Option<Spread> {
-        let best = self.best_peer(figure)?;
+    /// One server's figure divided by another's, by the ratios of the rounds or by all requests.
+    pub(crate) fn ratio(&self, own: &str, other: &str, figure: Figure) -> Option<Spread> {
+        let (own, other) = (self.of(own)?, self.of(other)?);
         Some(match figure {
             Figure::Usual(quantile) => {
-                let ratios = self.ratios(own, &best.server, quantile)?;
-                spread(&choice::judging(&ratios).copied().collect::<Vec<_>>())
+                let (own, other) = (own.quantiles(quantile), other.quantiles(quantile));
+                let pairs = own.iter().zip(other);
+                spread(&pairs.map(|(own, other)| own / other).collect::<Vec<_>>())
             }
-            Figure::Pooled(quantile) => {
-                let own: Vec<&Times> = choice::judging(&self.of(own)?.rounds).collect();
-                let best: Vec<&Times> = choice::judging(&best.rounds).collect();
-                pooled_ratio(&own, &best, quantile)
-            }
+            Figure::Pooled(quantile) => pooled_ratio(&own.rounds, &other.rounds, quantile),
         })
     }
 
-    /// The peer with the lowest of this figure, by the rounds that choose.
+    /// A server's figure divided by that of the best peer.
+    pub(crate) fn ratio_to_best(&self, own: &str, figure: Figure) -> Option<Spread> {
+        self.ratio(own, &self.best_peer(figure)?.server, figure)
+    }
+
+    /// The peer with the lowest of this figure in all rounds. That it was lucky counts against the others; but to choose it by
+    /// some rounds and compare it by the rest, as with CPU time, would choose nearly at random: high quantiles differ less
+    /// from peer to peer than from round to round.
     pub(crate) fn best_peer(&self, figure: Figure) -> Option<&Timed> {
-        let peers = self.timed.iter().filter(|one| is_peer(&one.server));
-        let peers: Vec<&Timed> = peers.collect();
-        let place = match figure {
-            Figure::Usual(quantile) => {
-                let levels = peers.iter().map(|one| one.quantiles(quantile));
-                choice::least(&levels.collect::<Vec<_>>())
-            }
-            Figure::Pooled(quantile) => {
-                let level =
-                    |one: &Timed| pooled(choice::choosing(&one.rounds)).value_at_quantile(quantile);
-                (0..peers.len()).min_by_key(|place| level(peers[*place]))
-            }
-        };
-        Some(peers[place?])
+        let level = |one: &Timed| figure.micros(one);
+        self.peers().min_by(|a, b| level(a).total_cmp(&level(b)))
     }
 }
 
@@ -247,7 +230,7 @@ pub(crate) fn print(result: &LatencyResult) {
         Manner::RoundTrips => (SPINNING, 0.5),
     };
     for one in &result.timed {
-        let beside = match result.ratio(own, &one.server, quantile) {
+        let beside = match result.ratio(own, &one.server, Figure::Usual(quantile)) {
             Some(ratio) if one.server != own => {
                 format!("  {own}'s usual p{} is {ratio} of it", quantile * 100.0)
             }

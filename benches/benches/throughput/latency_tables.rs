@@ -7,14 +7,16 @@ use crate::table::{Table, or_dash};
 
 /// What stands below [`beside`].
 const BESIDE_NOTE: &str = "Only ringhold spins in the columns \"with spin\": it looks for work for up to 50 µs \
-    before it sleeps, and takes the CPU for that, as its busy share says. Every peer sleeps as soon as there is nothing to do.";
+    before it sleeps, and takes the CPU for that, as its busy share says. Every peer sleeps as soon as there is nothing to do. \
+    The best peer is the one with the lowest figure in all windows, and in the same windows ringhold is compared with it: that it was lucky there \
+    counts against ringhold.";
 
 /// What stands below [`everybody`].
 const EVERYBODY_NOTE: &str = "p50, p99 and p99.9 are medians over the windows: what a window is usually like, \
     without the stalls that fewer than half of the windows have. \"p99.9 of all\" and \"max\" are of all requests of all windows: \
     every stall is in them, those of the machine, too. \"sent late\" is the load generator's own part of that.";
 
-/// Ringhold as it is, and with spin, beside the best peer. The ratios are those of the windows that did not choose the peer.
+/// Ringhold as it is, and with spin, beside the best peer.
 pub(crate) fn beside(latencies: &[LatencyResult]) -> Table {
     let mut table = Table::new([
         "cell",

@@ -4,7 +4,7 @@ use crate::grid::{Kind, Transport};
 use crate::latency::{LatencyResult, Manner};
 use crate::plot::{Chart, Mark, Row};
 use crate::results::{CellResult, Measured};
-use ringhold_benches::statistics::spread;
+use ringhold_benches::statistics::{Spread, spread};
 
 /// A chart and the name of its file.
 pub(crate) type Named = (&'static str, Chart);
@@ -48,14 +48,7 @@ fn ratios(title: &str, cells: &[&CellResult]) -> Chart {
         let marks = ratios
             .into_iter()
             .enumerate()
-            .filter_map(|(series, ratio)| {
-                ratio.map(|ratio| Mark {
-                    series,
-                    value: ratio.median,
-                    low: ratio.low,
-                    high: ratio.high,
-                })
-            });
+            .filter_map(|(series, ratio)| ratio.map(|ratio| mark_of(series, ratio)));
         let marks: Vec<Mark> = marks.collect();
         (!marks.is_empty()).then(|| Row {
             label: result.cell.to_string(),
@@ -68,6 +61,16 @@ fn ratios(title: &str, cells: &[&CellResult]) -> Chart {
         series: ["best peer", "bare io_uring"].map(String::from).into(),
         rows: cells.iter().filter_map(row).collect(),
         guides: vec![1.0],
+    }
+}
+
+fn mark_of(series: usize, figure: Spread) -> Mark {
+    let [low, high] = figure.interval.unwrap_or([figure.median; 2]);
+    Mark {
+        series,
+        value: figure.median,
+        low,
+        high,
     }
 }
 
@@ -85,16 +88,8 @@ fn costs(title: &str, cells: &[&CellResult]) -> Chart {
             .iter()
             .map(|window| window.cpu_per_message())
             .collect();
-        let cost = spread(&costs);
-        Mark {
-            series: series
-                .iter()
-                .position(|name| *name == one.server)
-                .unwrap_or(0),
-            value: cost.median,
-            low: cost.low,
-            high: cost.high,
-        }
+        let place = series.iter().position(|name| *name == one.server);
+        mark_of(place.unwrap_or(0), spread(&costs))
     };
     let rows = cells.iter().map(|result| Row {
         label: result.cell.to_string(),

@@ -19,8 +19,8 @@ use crate::targets;
 
 /// What stands below the summary.
 const SUMMARY_NOTE: &str = "The best peer is one of tokio, tokio-uring, monoio and compio. It is chosen by every second round, and the \
-    ratio to it is that of the other rounds: in those that chose it, it was lucky, too. \
-    In the kernel: the median of a few samples of ringhold's time, each on new connections, and the least and most of them.";
+    ratio to it is that of the other rounds: in those that chose it, it was lucky, too. Where peers differ by less than their rounds do, \
+    another one may be better. In the kernel: the median of a few samples of ringhold's time, each on new connections, and the least and most of them.";
 
 /// All that was measured, and how.
 pub(crate) struct Report {
