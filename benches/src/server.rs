@@ -25,7 +25,7 @@ pub struct Program {
 /// The peers that speak the protocol, and the one that only sends back what it gets.
 pub const PEERS: [&str; 5] = ["tokio", "tokio-uring", "monoio", "compio", BARE];
 
-/// The peer that does not parse: the ceiling.
+/// The one that does not parse: a plain multishot loop.
 pub const BARE: &str = "bare";
 
 /// Ringhold, here.

@@ -1,4 +1,8 @@
-//! No peer but a ceiling: what io_uring itself can do. Every byte that is received is sent back, without a look at it.
+//! No peer, but a plain multishot loop: every byte that is received is sent back, without a look at it.
+//!
+//! It is a ceiling only for who receives the same way. It does not wait for the end of a frame, as whoever handles frames
+//! must. And it has nothing of what ringhold does so that the kernel has less to do: pieces, looks, registered sockets
+//! (docs/decisions/0008, 0009 and 0014).
 //!
 //! # How it is tuned
 //! - `SINGLE_ISSUER`, `DEFER_TASKRUN`, `COOP_TASKRUN`, `TASKRUN_FLAG`, a registered ring descriptor; multishot accept,
