@@ -40,7 +40,7 @@ pub(crate) use succession::Held;
 pub struct Listener {
     /// The name of its section.
     pub name: Arc<str>,
-    /// The index of the name among all names that have listeners; what [`crate::placement::Dealer`] counts by.
+    /// The index of the name among all names that have listeners; by which connections are counted.
     pub group: usize,
     /// The socket, listening and close-on-exec. Whether it blocks is as the service manager made it, and blocking if
     /// we bound it.
@@ -75,6 +75,8 @@ pub enum Origin {
     Inherited {
         /// The number, as it was passed.
         number: RawFd,
+        /// Its descriptor name.
+        name: String,
     },
     /// We bound it.
     Bound {
@@ -113,7 +115,7 @@ pub struct BoundPath {
 
 /// Where the connections of each name may be, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`]
 /// takes.
-pub fn placements<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<Placement> {
+pub(crate) fn placements<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<Placement> {
     let mut placements = Vec::new();
     for listener in listeners {
         if placements.len() <= listener.group {
@@ -130,7 +132,7 @@ pub fn placements<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inherited { number } => write!(f, "inherited (fd {number})"),
+            Self::Inherited { number, .. } => write!(f, "inherited (fd {number})"),
             Self::Bound { .. } => f.write_str("bound"),
         }
     }

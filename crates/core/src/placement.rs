@@ -1,22 +1,25 @@
 //! Which worker a listener belongs to, and which worker a connection goes to.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// The worker that owns descriptor `index` of a name that is placed on `partition`: they go round.
 ///
 /// So as many SO_REUSEPORT listeners as workers give each worker a queue of its own. `None` if nobody is in the
 /// partition.
-pub fn owner(partition: &[usize], index: usize) -> Option<usize> {
+pub(crate) fn owner(partition: &[usize], index: usize) -> Option<usize> {
     partition.get(index.checked_rem(partition.len())?).copied()
 }
 
 /// Where the connections of a socket name may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placement {
+pub(crate) struct Placement {
     /// The workers.
-    pub partition: Vec<usize>,
+    pub(crate) partition: Vec<usize>,
     /// How many of them each of these workers holds at most.
-    pub connections: u32,
+    pub(crate) connections: u32,
 }
 
 impl From<Vec<usize>> for Placement {
@@ -34,7 +37,7 @@ impl From<Vec<usize>> for Placement {
 /// One value is shared by all workers. It takes no locks: each count is one atomic number, and a deal that meets
 /// another one on the same count looks again.
 #[derive(Debug)]
-pub struct Dealer {
+pub(crate) struct Dealer {
     limit: u32,
     totals: Vec<AtomicU32>,
     names: Vec<Name>,
@@ -53,18 +56,18 @@ struct Name {
 /// What became of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Dealt {
+pub(crate) struct Dealt {
     /// The worker that it is counted at; `None` if there is no room for it.
-    pub worker: Option<usize>,
+    pub(crate) worker: Option<usize>,
     /// It was counted, for a moment, where there was no room after all, and somebody else who saw the name at its limit
     /// there may have been answered `None`. As after [`Dealer::release`], who was should try again.
-    pub frees: bool,
+    pub(crate) frees: bool,
 }
 
 impl Dealer {
     /// A dealer for `workers` workers that hold at most `limit` connections each. `placements` are those of the socket
     /// names; the index in it is what the methods call `name`. Workers beyond `workers` are left out.
-    pub fn new(
+    pub(crate) fn new(
         workers: usize,
         limit: u32,
         placements: impl IntoIterator<Item: Into<Placement>>,
@@ -89,7 +92,7 @@ impl Dealer {
     /// Chooses the worker for a new connection of `name` and counts it there: the one of its partition that holds
     /// fewest of this name, among those the one that holds fewest in all, among those each in turn. There is no room if
     /// all of the partition are at their limit, or at that of the name; [`Dealer::release`] tells when that is over.
-    pub fn deal(&self, name: usize) -> Dealt {
+    pub(crate) fn deal(&self, name: usize) -> Dealt {
         let mut frees = false;
         let worker = self.names.get(name).and_then(|name| {
             let start = name.turn.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +135,7 @@ impl Dealer {
 
     /// Counts a new connection of `name` at `worker`, if that is below the limits: for listeners whose connections stay
     /// with the worker that accepts them.
-    pub fn keep(&self, name: usize, worker: usize) -> Dealt {
+    pub(crate) fn keep(&self, name: usize, worker: usize) -> Dealt {
         let seat = self.seat(name, worker);
         let is_claimed =
             self.total(worker) < self.limit && seat.is_none_or(|(name, seat)| name.claim(seat));
@@ -146,7 +149,7 @@ impl Dealer {
     /// Chooses the worker for a connection of `name` that must be served, whatever the limits say, and counts it there.
     /// It stays within the partition, and above the limits goes to the worker that holds fewest of the name. To be called
     /// before anybody deals.
-    pub fn place(&self, name: usize) -> usize {
+    pub(crate) fn place(&self, name: usize) -> usize {
         if let Some(worker) = self.deal(name).worker {
             return worker;
         }
@@ -162,7 +165,7 @@ impl Dealer {
 
     /// Counts a connection of `name` at `worker` even above the limit: for connections that exist already, such as
     /// those that a predecessor handed over. Nothing is dropped for a limit.
-    pub fn hold(&self, name: usize, worker: usize) {
+    pub(crate) fn hold(&self, name: usize, worker: usize) {
         if let Some(total) = self.totals.get(worker) {
             total.fetch_add(1, Ordering::Relaxed);
         }
@@ -173,7 +176,7 @@ impl Dealer {
 
     /// Takes back one count of `name` at `worker`, when the connection is closed. True if the worker was at its limit, or
     /// at that of the name, and is not any more, so that whoever was answered `None` should try again.
-    pub fn release(&self, name: usize, worker: usize) -> bool {
+    pub(crate) fn release(&self, name: usize, worker: usize) -> bool {
         let was_name_full = self
             .seat(name, worker)
             .is_some_and(|(name, seat)| name.take_back(seat));
@@ -182,20 +185,20 @@ impl Dealer {
     }
 
     /// Whether `worker` has room for more connections, but not for more of `name`.
-    pub fn is_at_limit_of_name(&self, name: usize, worker: usize) -> bool {
+    pub(crate) fn is_at_limit_of_name(&self, name: usize, worker: usize) -> bool {
         let limit = self.names.get(name).map(|name| name.placement.connections);
         limit.is_some_and(|limit| self.held(name, worker) >= limit)
             && self.total(worker) < self.limit
     }
 
     /// Connections of `name` that `worker` holds.
-    pub fn held(&self, name: usize, worker: usize) -> u32 {
+    pub(crate) fn held(&self, name: usize, worker: usize) -> u32 {
         self.seat(name, worker)
             .map_or(0, |(name, seat)| name.held[seat].load(Ordering::Relaxed))
     }
 
     /// Connections of all names that `worker` holds.
-    pub fn total(&self, worker: usize) -> u32 {
+    pub(crate) fn total(&self, worker: usize) -> u32 {
         self.totals
             .get(worker)
             .map_or(0, |total| total.load(Ordering::Relaxed))
@@ -240,29 +243,4 @@ fn decrement(count: &AtomicU32) -> u32 {
         count.checked_sub(1)
     });
     update.unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two limits cannot be looked at in one moment.
-    #[test]
-    fn who_was_refused_for_a_count_that_was_taken_back_is_told() {
-        let own = Placement {
-            partition: vec![0],
-            connections: 1,
-        };
-        let dealer = Dealer::new(1, 1, [own, Placement::from(vec![0])]);
-        dealer.hold(1, 0);
-        // One dealer has found room for the first name and, meanwhile, none at the worker.
-        let name = &dealer.names[0];
-        assert!(name.claim(0) && !dealer.admit(0));
-        // Now there is some, and everybody is told; but another dealer still sees the name at its limit.
-        assert!(dealer.release(1, 0));
-        assert_eq!(dealer.deal(0).worker, None);
-        assert_eq!(dealer.keep(0, 0).worker, None);
-        assert!(name.take_back(0));
-        assert_eq!(dealer.deal(0).worker, Some(0));
-    }
 }

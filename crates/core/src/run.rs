@@ -1,13 +1,11 @@
 //! A whole daemon, until it is told to stop or to make room for its successor.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::control::{Control, Signals, Why, longest_end};
 use crate::engine::choose;
 use crate::handover::capacity::Capacity;
@@ -67,7 +65,6 @@ impl Server {
         let signals = Signals::read()?;
         let daemon = Daemon {
             program: Program::current()?,
-            names: DescriptorNames::of(&self.config),
             longest_end: longest_end(self.config.handover.drain),
         };
         daemon.program.say_missed();
@@ -145,30 +142,8 @@ impl Server {
 /// What this process knows of itself, for its successor.
 struct Daemon {
     program: Program,
-    names: DescriptorNames,
     /// How long the workers may take to end.
     longest_end: Duration,
-}
-
-/// The descriptor name of each section.
-struct DescriptorNames(BTreeMap<String, String>);
-
-impl DescriptorNames {
-    fn of(config: &Config) -> Self {
-        let names = config.sockets.iter();
-        DescriptorNames(
-            names
-                .map(|(name, socket)| (name.clone(), socket.descriptor_name(name).to_owned()))
-                .collect(),
-        )
-    }
-
-    fn get(&self, section: &str) -> String {
-        self.0
-            .get(section)
-            .map_or(section, String::as_str)
-            .to_owned()
-    }
 }
 
 impl Daemon {
@@ -184,7 +159,7 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
-                    let question = self.question(running);
+                    let question = Question::new(running.listeners());
                     match Asked::start(&self.program, &question, &mut spare) {
                         Ok(asked) => {
                             control.wait_for_answer(asked);
@@ -217,11 +192,6 @@ impl Daemon {
             notify::ready();
             control.reload_refused();
         }
-    }
-
-    /// What is asked of the program that would take over.
-    fn question(&self, running: &Running) -> Question {
-        Question::new(running.listeners(), |name| self.names.get(name))
     }
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
@@ -268,7 +238,7 @@ impl Daemon {
         }
         let (count, path) = (package.connections, self.program.path().display());
         tracing::info!("handing {count} connections over to {path}");
-        let error = match self.descriptors(&listeners, &package) {
+        let error = match descriptors(&listeners, &package) {
             Ok(descriptors) => self.program.replace(&descriptors),
             Err(error) => error,
         };
@@ -286,23 +256,23 @@ impl Daemon {
             rlimit::advice(&error)
         ))
     }
+}
 
-    /// What the successor gets, as the service manager would pass it on.
-    fn descriptors(
-        &self,
-        listeners: &[Arc<Listener>],
-        package: &Package,
-    ) -> io::Result<Vec<(String, OwnedFd)>> {
-        let inherited = listeners
-            .iter()
-            .filter(|listener| matches!(listener.origin, Origin::Inherited { .. }));
-        let inherited = inherited
-            .map(|listener| Ok((self.names.get(&listener.name), listener.socket.try_clone()?)));
-        let own = package.descriptors().into_iter();
-        let own =
-            own.map(|(name, descriptor)| Ok((name.to_owned(), descriptor.try_clone_to_owned()?)));
-        inherited.chain(own).collect()
-    }
+/// What the successor gets, as the service manager would pass it on.
+fn descriptors(
+    listeners: &[Arc<Listener>],
+    package: &Package,
+) -> io::Result<Vec<(String, OwnedFd)>> {
+    let inherited = listeners
+        .iter()
+        .filter_map(|listener| match &listener.origin {
+            Origin::Inherited { name, .. } => Some((name.as_str(), listener.socket.as_fd())),
+            Origin::Bound { .. } => None,
+        });
+    inherited
+        .chain(package.descriptors())
+        .map(|(name, descriptor)| Ok((name.to_owned(), descriptor.try_clone_to_owned()?)))
+        .collect()
 }
 
 /// Packs what is left of the connections.

@@ -54,11 +54,8 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// For this program's state. `descriptor_name` says what the descriptors of a section are called.
-    pub(crate) fn new<'a>(
-        listeners: impl Iterator<Item = &'a Listener>,
-        descriptor_name: impl Fn(&str) -> String,
-    ) -> Self {
+    /// For this program's state.
+    pub(crate) fn new<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Self {
         let mut question = Question {
             version: vault::VERSION,
             inherited: Vec::new(),
@@ -66,9 +63,7 @@ impl Question {
         };
         for listener in listeners {
             match &listener.origin {
-                Origin::Inherited { .. } => {
-                    question.inherited.push(descriptor_name(&listener.name))
-                }
+                Origin::Inherited { name, .. } => question.inherited.push(name.clone()),
                 Origin::Bound { listen } => question.held.push(Held::describe(
                     &listener.name,
                     &listen.to_string(),

@@ -45,6 +45,7 @@ struct Entry {
 enum Planned {
     Inherited {
         number: RawFd,
+        name: String,
         fd: OwnedFd,
         address: Address,
         nodelay: bool,
@@ -319,6 +320,7 @@ impl Entry {
         let (socket, address, origin, path) = match self.socket {
             Planned::Inherited {
                 number,
+                name,
                 fd,
                 address,
                 nodelay,
@@ -333,7 +335,7 @@ impl Entry {
                     // Nor one without KeepAlive=yes to keep connections for ever of which the peer is gone.
                     let _ = set_keepalive(&fd, keepalive);
                 }
-                (fd, address, Origin::Inherited { number }, None)
+                (fd, address, Origin::Inherited { number, name }, None)
             }
             Planned::Bind {
                 listen,
@@ -427,6 +429,7 @@ fn sources(
         match check::listener(fd.as_fd()) {
             Ok(address) => planned.push(Planned::Inherited {
                 number,
+                name,
                 fd,
                 address,
                 nodelay: socket.nodelay,

@@ -4,10 +4,9 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::{Listener, Origin};
 use crate::config::{Config, SocketConfig, ranges};
 
-/// One line of the table: one listener, planned or open, or a name that has none.
+/// One line of the table: one listener that is planned, or a name that has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The name of the section.
@@ -33,8 +32,6 @@ pub struct Row {
 pub enum Source {
     /// Passed on as this descriptor.
     Inherited(RawFd),
-    /// Bound by this process.
-    Bound,
     /// Planned to be bound.
     WouldBind,
     /// Not passed on, but it was said to assume that it would be.
@@ -46,28 +43,6 @@ pub enum Source {
 /// Rows, displayed as a table with a heading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table(pub Vec<Row>);
-
-impl From<&Listener> for Row {
-    fn from(listener: &Listener) -> Self {
-        Self {
-            name: listener.name.to_string(),
-            address: listener.address.to_string(),
-            source: match listener.origin {
-                Origin::Inherited { number } => Source::Inherited(number),
-                Origin::Bound { .. } => Source::Bound,
-            },
-            service: listener.service.clone(),
-            workers: if listener.dealt {
-                listener.partition.clone()
-            } else {
-                vec![listener.owner]
-            },
-            enabled: listener.enabled,
-            connections: listener.connections,
-            idle_timeout: listener.idle_timeout,
-        }
-    }
-}
 
 impl Table {
     /// The table of a configuration whose names are all inherited, one listener each.
@@ -84,18 +59,12 @@ impl Table {
         };
         Self(config.sockets.iter().map(row).collect())
     }
-
-    /// The table of open listeners.
-    pub fn of(listeners: &[Listener]) -> Self {
-        Self(listeners.iter().map(Row::from).collect())
-    }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inherited(number) => write!(f, "inherited (fd {number})"),
-            Self::Bound => f.write_str("bound"),
             Self::WouldBind => f.write_str("would bind"),
             Self::Assumed => f.write_str("assumed"),
             Self::Nothing => f.write_str("not inherited"),

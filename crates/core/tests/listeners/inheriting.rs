@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use ringhold_core::config::Partition;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::listeners::{Address, Listener, Origin, Source, placements, plan, rehearse};
-use ringhold_core::placement::Placement;
+use ringhold_core::listeners::{Address, Listener, Origin, plan, rehearse};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_nodelay, tcp_nodelay};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -51,8 +50,12 @@ fn descriptors_are_matched_by_name_and_not_by_position() {
     assert_eq!((&*rpc.service, &*log.service), ("rpc", "log"));
     assert_eq!(rpc.address, Address::Tcp(addresses.0));
     assert_eq!(log.address, Address::Tcp(addresses.1));
-    assert_eq!(rpc.origin, Origin::Inherited { number: numbers.0 });
-    assert_eq!(log.origin, Origin::Inherited { number: numbers.1 });
+    let inherited_as = |name: &str, number| Origin::Inherited {
+        number,
+        name: name.to_owned(),
+    };
+    assert_eq!(rpc.origin, inherited_as("ringhold-rpc.socket", numbers.0));
+    assert_eq!(log.origin, inherited_as("log", numbers.1));
     assert_eq!((log.group, rpc.group), (0, 1));
     assert!(rpc.enabled && rpc.path.is_none() && !rpc.unlink().unwrap());
 }
@@ -335,14 +338,13 @@ fn descriptor_i_of_a_name_goes_to_worker_i_modulo_the_partition() {
         owners,
         [("log", 0), ("log", 1), ("rpc", 2), ("rpc", 0), ("rpc", 2)]
     );
-    let on = |partition: &[usize], connections| Placement {
-        partition: partition.to_vec(),
-        connections,
-    };
-    assert_eq!(
-        placements(&listeners),
-        [on(&[0, 1, 2], 10_000), on(&[2, 0], 300)]
-    );
+    for listener in &listeners {
+        let expected: (&[usize], u32) = match listener.group {
+            0 => (&[0, 1, 2], 10_000),
+            _ => (&[2, 0], 300),
+        };
+        assert_eq!((&listener.partition[..], listener.connections), expected);
+    }
     // Within a name in the order in which they were passed on.
     let numbers: Vec<i32> = listeners.iter().map(inherited_number).collect();
     assert_eq!(numbers, [1, 4, 0, 2, 3].map(|index: usize| given[index]));
@@ -350,7 +352,7 @@ fn descriptor_i_of_a_name_goes_to_worker_i_modulo_the_partition() {
 
 fn inherited_number(listener: &Listener) -> i32 {
     match listener.origin {
-        Origin::Inherited { number } => number,
+        Origin::Inherited { number, .. } => number,
         Origin::Bound { .. } => panic!("{listener:?}"),
     }
 }
@@ -504,13 +506,6 @@ fn the_table_shows_what_would_be_and_what_is() {
     let wide = planned("[sockets.rpc]\nlisten = \"127.0.0.1:0\"", Inherited::none()).unwrap();
     assert_eq!(wide.table().0[0].workers, [0, 1]);
     assert!(wide.table().to_string().contains("  0-1  "));
-    let listeners = wide.open().unwrap();
-    let table = ringhold_core::listeners::Table::of(&listeners);
-    assert_eq!(table.0[0].source, Source::Bound);
-    assert_eq!(
-        cells(&table.to_string())[1],
-        format!("rpc|{}|bound|rpc|0-1|yes|10000|never", listeners[0].address)
-    );
 }
 
 /// The lines of a table, with the cells apart from each other by one character.

@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use proptest::prelude::*;
-use ringhold_core::placement::{Dealer, Placement, owner};
+
+use super::*;
 
 fn deal(dealer: &Dealer, name: usize) -> Option<usize> {
     dealer.deal(name).worker
@@ -306,4 +305,24 @@ proptest! {
             }
         }
     }
+}
+
+/// Two limits cannot be looked at in one moment.
+#[test]
+fn who_was_refused_for_a_count_that_was_taken_back_is_told() {
+    let own = Placement {
+        partition: vec![0],
+        connections: 1,
+    };
+    let dealer = Dealer::new(1, 1, [own, Placement::from(vec![0])]);
+    dealer.hold(1, 0);
+    // One dealer has found room for the first name and, meanwhile, none at the worker.
+    let name = &dealer.names[0];
+    assert!(name.claim(0) && !dealer.admit(0));
+    // Now there is some, and everybody is told; but another dealer still sees the name at its limit.
+    assert!(dealer.release(1, 0));
+    assert_eq!(dealer.deal(0).worker, None);
+    assert_eq!(dealer.keep(0, 0).worker, None);
+    assert!(name.take_back(0));
+    assert_eq!(dealer.deal(0).worker, Some(0));
 }
