@@ -51,6 +51,7 @@ pub mod probe;
 pub mod rlimit;
 pub mod testing;
 
+mod belongings;
 mod close;
 mod connection;
 mod control;

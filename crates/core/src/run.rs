@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::belongings::Belonging;
 use crate::control::{Control, Signals, Why, longest_end};
 use crate::engine::choose;
 use crate::handover::capacity::Capacity;
@@ -21,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::notify;
 use crate::rlimit;
 use crate::running::{Released, Running};
-use crate::server::{Server, ServerError, must_be_free, needed_descriptors};
+use crate::server::{Server, ServerError, must_be_free};
 
 /// Descriptors that connections cannot use up, for the handover.
 const SPARE_FOR_HANDOVER: usize = 16;
@@ -46,7 +47,7 @@ impl Server {
     /// On SIGHUP the program is started once more as a child, to be asked whether it could take over, while this process
     /// serves. Its `main` runs up to here, then `run` answers on standard output and returns `Ok`. So what `main` does before
     /// must not need anything that only one process can have (a device, a lock), and what it does afterwards must not undo
-    /// anything of the serving process. What the functions given to [`Server::service`] make is not made in that child.
+    /// anything of the serving process. What the functions given to [`Server::service`] and [`Server::descriptor`] make is not made in that child.
     ///
     /// Then the process replaces itself by execve: `run` does not return, and `main` begins anew in the same process. The
     /// services have been dropped before, except those of a worker that was stuck and left behind; other threads of the application end wherever they are. What they must bring to an
@@ -69,6 +70,8 @@ impl Server {
         };
         daemon.program.say_missed();
         let running = self.start_held(RESERVE)?;
+        // Before it is asked what else there is room for.
+        running.belongings.iter().for_each(Belonging::store);
         // What takes descriptors comes before the connections do.
         let at_start = Capacity::ask();
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
@@ -130,9 +133,11 @@ impl Server {
         // As the start that is to come demands it.
         Signals::claim()?;
         self.rehearse(&question.inherited, &question.held)?;
+        self.claims.go_on_with(&question.descriptors)?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        let handed = question.inherited.len() + question.held.len() + store::NEEDED;
-        let needed = needed_descriptors(chosen.engine, self.worker_count());
+        let inherited = question.inherited.len() + question.descriptors.len();
+        let handed = inherited + question.held.len() + store::NEEDED;
+        let needed = self.needed_descriptors(chosen.engine, self.worker_count());
         must_be_free(needed + RESERVE + FOR_SIGNALS + handed)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
@@ -159,7 +164,7 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
-                    let question = Question::new(running.listeners());
+                    let question = Question::new(running.listeners(), &running.belongings);
                     match Asked::start(&self.program, &question, &mut spare) {
                         Ok(asked) => {
                             control.wait_for_answer(asked);
@@ -196,6 +201,8 @@ impl Daemon {
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
     fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
+        // Once more: the unit may have a store only since then.
+        released.belongings.iter().for_each(Belonging::store);
         let left = pack(&released.listeners, released.parcels, true).and_then(|package| {
             let count = package.connections;
             let given = store::give(&package);
@@ -218,6 +225,7 @@ impl Daemon {
     fn replace(&self, released: Released, has_store: bool) -> ServerError {
         let Released {
             listeners,
+            belongings,
             parcels,
             failed,
         } = released;
@@ -238,7 +246,7 @@ impl Daemon {
         }
         let (count, path) = (package.connections, self.program.path().display());
         tracing::info!("handing {count} connections over to {path}");
-        let error = match descriptors(&listeners, &package) {
+        let error = match descriptors(&listeners, &belongings, &package) {
             Ok(descriptors) => self.program.replace(&descriptors),
             Err(error) => error,
         };
@@ -261,17 +269,20 @@ impl Daemon {
 /// What the successor gets, as the service manager would pass it on.
 fn descriptors(
     listeners: &[Arc<Listener>],
+    belongings: &[Belonging],
     package: &Package,
 ) -> io::Result<Vec<(String, OwnedFd)>> {
     let inherited = listeners
         .iter()
         .filter_map(|listener| match &listener.origin {
-            Origin::Inherited { name, .. } => Some((name.as_str(), listener.socket.as_fd())),
+            Origin::Inherited { name, .. } => Some((name.clone(), listener.socket.as_fd())),
             Origin::Bound { .. } => None,
         });
+    let own = package.descriptors().into_iter();
     inherited
-        .chain(package.descriptors())
-        .map(|(name, descriptor)| Ok((name.to_owned(), descriptor.try_clone_to_owned()?)))
+        .chain(belongings.iter().map(Belonging::passed_as))
+        .chain(own.map(|(name, descriptor)| (name.to_owned(), descriptor)))
+        .map(|(name, descriptor)| Ok((name, descriptor.try_clone_to_owned()?)))
         .collect()
 }
 

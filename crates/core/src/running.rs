@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::belongings::Belonging;
 use crate::crew::{Crew, Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
@@ -29,6 +30,8 @@ mod takeover;
 /// Dropping it stops it, without waiting.
 pub struct Running {
     listeners: Vec<Arc<Listener>>,
+    /// What the application has.
+    pub(crate) belongings: Vec<Belonging>,
     engine: EngineKind,
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
@@ -95,6 +98,7 @@ impl Running {
         });
         let mut running = Running {
             listeners: listeners.clone(),
+            belongings: Vec::new(),
             engine,
             crew,
             workers: Vec::new(),
@@ -303,12 +307,13 @@ impl Running {
         ended
     }
 
-    /// Waits until every worker that was not left behind has ended after [`Running::stop_to_hand_over`]: the listeners, what is left of each
+    /// Waits until every worker that was not left behind has ended after [`Running::stop_to_hand_over`]: what is open, what is left of each
     /// connection, and the first worker that failed, if any. Its connections, and only those, are lost.
     pub(crate) fn release(mut self) -> Released {
         let (parcels, failed) = self.collect();
         Released {
             listeners: std::mem::take(&mut self.listeners),
+            belongings: std::mem::take(&mut self.belongings),
             parcels,
             failed,
         }
@@ -348,6 +353,7 @@ impl Running {
 /// What [`Running::release`] gives up.
 pub(crate) struct Released {
     pub(crate) listeners: Vec<Arc<Listener>>,
+    pub(crate) belongings: Vec<Belonging>,
     pub(crate) parcels: Vec<Parcel>,
     pub(crate) failed: Option<ServerError>,
 }

@@ -3,8 +3,11 @@
 mod error;
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::belongings::Claims;
 use crate::config::Config;
 use crate::cpus;
 use crate::engine::{Chosen, EngineKind, choose};
@@ -26,6 +29,9 @@ pub use self::error::ServerError;
 /// open for a moment.
 const NEEDED_DESCRIPTORS: usize = 12;
 
+/// The CPU of each worker.
+type Cpus = Vec<Option<usize>>;
+
 /// A server that is being put together: a configuration, and the services that its sockets name.
 ///
 /// [`Server::run`] is all that the `main` of a daemon needs, besides a log: everything is reported as events of the crate
@@ -34,6 +40,7 @@ const NEEDED_DESCRIPTORS: usize = 12;
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) services: Vec<(String, Factory)>,
+    pub(crate) claims: Claims,
     pub(crate) inherited: Option<Inherited>,
     inherited_only: bool,
 }
@@ -44,6 +51,7 @@ impl Server {
         Server {
             config,
             services: Vec::new(),
+            claims: Claims::default(),
             inherited: None,
             inherited_only: false,
         }
@@ -72,6 +80,76 @@ impl Server {
         );
         let factory: Factory = Arc::new(move |worker| Box::new(Hosted::new(make(worker))));
         self.services.push((name, factory));
+        self
+    }
+
+    /// Claims a descriptor that belongs to the application and is no socket of the configuration: a datagram socket, a FIFO, a
+    /// tun, perf or memory file. It stays open over restarts, reloads and crashes.
+    ///
+    /// [`Server::run`] calls `make` once, on its own thread, before the sockets are opened and the services made. It is given
+    /// the descriptor of this name that was passed on, or opens one if it is given none; keeps a duplicate for the application; and
+    /// returns the one that the server is to hold and to pass on. It may start a thread that uses it.
+    ///
+    /// ```
+    /// # use ringhold_core::Server;
+    /// # use ringhold_core::config::Config;
+    /// use std::net::UdpSocket;
+    /// use std::sync::{Arc, OnceLock};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config::parse("workers = 1", "example")?;
+    /// let metrics = Arc::new(OnceLock::new());
+    /// let server = Server::new(config).descriptor("metrics", {
+    ///     let metrics = metrics.clone();
+    ///     move |inherited| {
+    ///         let socket = match inherited {
+    ///             Some(inherited) => UdpSocket::from(inherited),
+    ///             None => UdpSocket::bind("127.0.0.1:0")?,
+    ///         };
+    ///         let held = socket.try_clone()?.into();
+    ///         metrics.get_or_init(|| socket);
+    ///         Ok(held)
+    ///     }
+    /// });
+    /// // server.run()
+    /// # let running = server.start()?;
+    /// # assert!(metrics.get().is_some_and(|socket| socket.local_addr().is_ok()));
+    /// # running.stop();
+    /// # running.join()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// - A socket unit that says `FileDescriptorName=` with this name passes the descriptor on at every start, a listening socket too;
+    ///   the application accepts on that itself. Two descriptors of one name are an error.
+    /// - What `make` has opened goes to the successor of a reload, and lies in the service manager's store meanwhile if the unit has
+    ///   one (`FileDescriptorStoreMax=`, one more for each such name), so that a restart and a crash leave it open as well. If a socket unit
+    ///   passes on one of this name, too, that one is given to `make`, and the other closed.
+    /// - `make` may return another descriptor than the one that it was given. It is held instead, but what comes from a socket
+    ///   unit comes again after a restart. One that makes the program crash comes again as well, so look at what is in a file.
+    /// - A program that does not claim the name any more closes what its predecessor had opened, and removes it from the
+    ///   store. What a socket unit passes on it would lose: a reload to it is refused; after a restart that is closed with a
+    ///   warning, or an error if it is a listening socket.
+    /// - `make` is not called in the program that a reload asks. [`Server::inherited_only`] is about sections: whether a missing
+    ///   descriptor is an error is for `make` to say. [`Server::start`] calls it, too, and passes the descriptor on to nobody.
+    /// - What a thread has read and not made use of when the process replaces itself is lost; the `Drop` of a service can wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make` are errors of the start, before anything of the predecessor's has changed. So is a section of the configuration
+    /// that takes descriptors of this name.
+    ///
+    /// # Panics
+    ///
+    /// If the name is taken, begins with `ringhold.`, or is none for a descriptor: 1 to 243 printable ASCII characters without a
+    /// colon.
+    #[must_use]
+    pub fn descriptor(
+        mut self,
+        name: impl Into<String>,
+        make: impl FnOnce(Option<OwnedFd>) -> io::Result<OwnedFd> + Send + 'static,
+    ) -> Self {
+        self.claims.add(name.into(), Box::new(make));
         self
     }
 
@@ -136,7 +214,7 @@ impl Server {
     }
 
     /// The CPU of each worker.
-    fn cpus(&self) -> Vec<Option<usize>> {
+    fn cpus(&self) -> Cpus {
         let Config { workers, pin, .. } = self.config;
         let available = cpus::available().unwrap_or_default();
         cpus::assign(workers, pin, &available, cpus::quota())
@@ -151,7 +229,9 @@ impl Server {
             .map(|(name, _)| name.as_str())
             .collect();
         let workers = self.worker_count();
-        let inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
+        let mut inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
+        self.claims.check(&self.config, &inherited)?;
+        inherited.retain(|name| !self.claims.has(name));
         let only = self.inherited_only;
         listeners::rehearse(&self.config, &inherited, only, &services, workers)?;
         Ok(listeners::rehearse_binding(&self.config, &inherited, held)?)
@@ -184,14 +264,15 @@ impl Server {
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
-        let (mut plan, cpus) = self.plan()?;
+        let (mut plan, cpus, claimed) = self.plan()?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        let needed = needed_descriptors(chosen.engine, cpus.len());
+        let needed = self.needed_descriptors(chosen.engine, cpus.len());
         let reserved = plan.take_reserved();
         if reserve > 0 || !reserved.is_empty() {
             // As long as nothing was looked at, a successor of this process finds the same.
             must_be_free(needed + reserve)?;
         }
+        let belongings = std::mem::take(&mut self.claims).make(claimed)?;
         drop_strays(plan.take_strays());
         let mut inheritance = Inheritance::look(reserved, needed);
         let is_of_use = !inheritance.parcels.is_empty() || !inheritance.listeners.is_empty();
@@ -201,7 +282,9 @@ impl Server {
             inheritance.commit().map_err(ServerError::Handover)?;
             tracing::info!("took over 0 connections");
         }
-        self.start_from(plan, chosen, cpus, inheritance)
+        let mut running = self.start_from(plan, chosen, cpus, inheritance)?;
+        running.belongings = belongings;
+        Ok(running)
     }
 
     /// Starts with what the predecessor left. On failure that is as it was: a successor of this process finds the same.
@@ -209,7 +292,7 @@ impl Server {
         self,
         plan: Plan,
         chosen: Chosen,
-        cpus: Vec<Option<usize>>,
+        cpus: Cpus,
         mut inheritance: Inheritance,
     ) -> Result<Running, ServerError> {
         let heirlooms = std::mem::take(&mut inheritance.listeners);
@@ -245,12 +328,16 @@ impl Server {
         started
     }
 
-    /// The plan, and the CPU of each worker.
-    fn plan(&mut self) -> Result<(Plan, Vec<Option<usize>>), ServerError> {
-        let inherited = match self.inherited.take() {
+    /// The plan, the CPU of each worker, and what the application has claimed of what is inherited.
+    fn plan(&mut self) -> Result<(Plan, Cpus, Vec<NamedDescriptor>), ServerError> {
+        let mut inherited = match self.inherited.take() {
             Some(inherited) => inherited,
             None => Inherited::take()?,
         };
+        let names = inherited.descriptors.iter();
+        let names: Vec<&str> = names.map(|found| found.name.as_str()).collect();
+        self.claims.check(&self.config, &names)?;
+        let claimed = self.claims.take_out(&mut inherited);
         let cpus = self.cpus();
         let services: Vec<&str> = self
             .services
@@ -264,13 +351,14 @@ impl Server {
             &services,
             cpus.len(),
         )?;
-        Ok((plan, cpus))
+        Ok((plan, cpus, claimed))
     }
-}
 
-/// How many descriptors it takes to serve, besides those of inherited listeners and of connections.
-pub(crate) fn needed_descriptors(engine: EngineKind, workers: usize) -> usize {
-    NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers
+    /// How many descriptors it takes to serve, besides those of inherited listeners and of connections.
+    pub(crate) fn needed_descriptors(&self, engine: EngineKind, workers: usize) -> usize {
+        // The application has a duplicate of each of its own.
+        NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + 2 * self.claims.count()
+    }
 }
 
 /// Fails unless there are so many descriptors.

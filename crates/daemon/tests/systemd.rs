@@ -248,18 +248,70 @@ fn without_a_store_a_restart_closes_and_says_so() {
     ping(&lab.tcp);
 }
 
+/// Has the service run the tests' own daemon, with the files of the lab as flags.
+fn run_test_daemon(lab: &Lab) {
+    let daemon = lab.install(&built::handover_daemon());
+    let service = lab.shipped("ringhold.service");
+    let service = service.replace(
+        &format!("{} serve --inherited-only --config", lab.path("ringhold")),
+        &format!("/usr/bin/env HANDOVER_FLAGS={} {daemon}", lab.path("")),
+    );
+    lab.unit("ringhold.service", &service);
+}
+
+/// A datagram socket, of a socket unit or opened by the application itself.
+#[test]
+fn a_descriptor_of_the_application_is_kept() {
+    for is_units in [true, false] {
+        let Some(lab) = Lab::up(|lab| {
+            run_test_daemon(lab);
+            std::fs::write(lab.path("claim-metrics"), "").unwrap();
+            let metrics = format!(
+                "[Socket]\nListenDatagram={}\nFileDescriptorName=metrics\nService=ringhold.service\n",
+                free_address()
+            );
+            lab.unit("ringhold-metrics.socket", &metrics);
+        }) else {
+            return;
+        };
+        if is_units {
+            lab.ctl(&["start", "ringhold-metrics.socket"]);
+        }
+        lab.ctl(&["start", "ringhold.socket"]);
+        let options = Options {
+            call_timeout: Some(lab::PATIENCE),
+            ..Options::default()
+        };
+        let port = || -> u16 {
+            let mut client = Client::connect(&lab.tcp, options.clone()).unwrap();
+            client.call("metrics_port", &()).unwrap()
+        };
+        let first = port();
+        for (round, verb) in ["restart", "reload", "kill", "restart"].iter().enumerate() {
+            match *verb {
+                "kill" => lab.ctl(&["kill", "--signal=SIGKILL", "ringhold.service"]),
+                verb => lab.ctl(&[verb, "ringhold.service"]),
+            };
+            let origin = match is_units {
+                true => "(inherited)",
+                false => "(the predecessor's)",
+            };
+            let times = round + 1 + usize::from(is_units);
+            lab.logged(
+                times,
+                &["descriptor \"metrics\" of the application", origin],
+            );
+            assert_eq!(port(), first);
+        }
+    }
+}
+
 /// The successor crashes while it restores; systemd starts another, which finds the same.
 #[test]
 fn a_crash_of_the_successor_is_restored_by_the_next() {
     let Some(lab) = Lab::up(|lab| {
         lab.configure("[sockets.rpc]\nservice = \"fragile\"\n");
-        let daemon = lab.install(&built::handover_daemon());
-        let service = lab.shipped("ringhold.service");
-        let service = service.replace(
-            &format!("{} serve --inherited-only --config", lab.path("ringhold")),
-            &format!("/usr/bin/env HANDOVER_FLAGS={} {daemon}", lab.path("")),
-        );
-        lab.unit("ringhold.service", &service);
+        run_test_daemon(lab);
     }) else {
         return;
     };

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::exec::Program;
 use super::spare::Spare;
 use super::vault;
+use crate::belongings::Belonging;
 use crate::listeners::{Held, Listener, Origin};
 
 /// Where the question is.
@@ -49,18 +50,31 @@ pub(crate) struct Question {
     pub(crate) version: u32,
     /// The descriptor names of the listeners that it would inherit from the service manager.
     pub(crate) inherited: Vec<String>,
+    /// The names of the other descriptors that it would inherit from there, which belong to the application.
+    pub(crate) descriptors: Vec<String>,
     /// The listeners that the asking process has bound itself.
     pub(crate) held: Vec<Held>,
 }
 
 impl Question {
     /// For this program's state.
-    pub(crate) fn new<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Self {
+    pub(crate) fn new<'a>(
+        listeners: impl Iterator<Item = &'a Listener>,
+        belongings: &[Belonging],
+    ) -> Self {
         let mut question = Question {
             version: vault::VERSION,
             inherited: Vec::new(),
+            descriptors: Vec::new(),
             held: Vec::new(),
         };
+        for (name, is_listening) in belongings.iter().filter_map(Belonging::units) {
+            match is_listening {
+                // A section may go on with it.
+                true => question.inherited.push(name.to_owned()),
+                false => question.descriptors.push(name.to_owned()),
+            }
+        }
         for listener in listeners {
             match &listener.origin {
                 Origin::Inherited { name, .. } => question.inherited.push(name.clone()),
@@ -82,11 +96,14 @@ impl Question {
         let mut question = Question {
             version,
             inherited: Vec::new(),
+            descriptors: Vec::new(),
             held: Vec::new(),
         };
         while let Some(line) = lines.next() {
             if let Some(name) = line.strip_prefix("inherited=") {
                 question.inherited.push(name.to_owned());
+            } else if let Some(name) = line.strip_prefix("descriptor=") {
+                question.descriptors.push(name.to_owned());
             } else {
                 let name = line.strip_prefix("bound=")?.to_owned();
                 let mut value = |key| lines.next()?.strip_prefix(key)?.strip_prefix('=');
@@ -110,6 +127,9 @@ impl fmt::Display for Question {
         writeln!(f, "state={}", self.version)?;
         for name in &self.inherited {
             writeln!(f, "inherited={name}")?;
+        }
+        for name in &self.descriptors {
+            writeln!(f, "descriptor={name}")?;
         }
         for held in &self.held {
             writeln!(f, "bound={}", held.name)?;
@@ -403,6 +423,7 @@ mod tests {
             let question = Question {
                 version: vault::VERSION,
                 inherited,
+                descriptors: vec!["a=b".to_owned()],
                 held,
             };
             assert_eq!(Question::parse(&question.to_string()), Some(question));

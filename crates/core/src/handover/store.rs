@@ -77,6 +77,12 @@ pub(crate) fn remove(name: &str, patience: Duration) -> io::Result<()> {
     notify::send(&removal(name), None, patience)
 }
 
+/// Has the service manager keep this descriptor under this name, and no other.
+pub(crate) fn keep(name: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    remove(name, PROBE_PATIENCE)?;
+    descriptor.map_or(Ok(()), |descriptor| store(name, descriptor, PROBE_PATIENCE))
+}
+
 fn removal(name: &str) -> String {
     format!("FDSTOREREMOVE=1\nFDNAME={name}")
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, RawFd};
 
 use super::{StartProblem, check};
+use crate::belongings::PREFIX;
 use crate::config::{Config, nearest};
 use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
 
@@ -28,6 +29,11 @@ impl Sorted {
             strays: Vec::new(),
         };
         for descriptor in inherited.descriptors {
+            if descriptor.name.starts_with(PREFIX) {
+                // The application had opened it, and does not claim it any more.
+                sorted.strays.push(descriptor);
+                continue;
+            }
             if descriptor.name.starts_with(RESERVED_PREFIX) {
                 sorted.reserved.push(descriptor);
                 continue;

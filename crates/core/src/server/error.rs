@@ -31,6 +31,13 @@ pub enum ServerError {
         /// How many of them there are.
         free: usize,
     },
+    /// A descriptor of the application cannot be had: see [`Server::descriptor`](crate::Server::descriptor).
+    Descriptor {
+        /// Its name.
+        name: String,
+        /// What its function says, or that its name is used otherwise.
+        error: io::Error,
+    },
     /// A worker failed while it served.
     Worker {
         /// Which.
@@ -60,6 +67,11 @@ impl fmt::Display for ServerError {
                 f,
                 "it takes {needed} descriptors to serve, before there is any connection, and only {free} are \
                  left{RAISE_LIMIT}"
+            ),
+            ServerError::Descriptor { name, error } => write!(
+                f,
+                "descriptor {name:?} of the application cannot be had: {error}{}",
+                rlimit::advice(error)
             ),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),

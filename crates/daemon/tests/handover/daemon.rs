@@ -5,15 +5,16 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::IntoRawFd;
+use std::net::UdpSocket;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +57,7 @@ fn launch(mut program: Command) -> ! {
     let parts = &mut [IoSliceMut::new(&mut byte)];
     let mut next = 3;
     while next < 3 + count {
-        recvmsg(std::io::stdin(), parts, &mut ancillary, RecvFlags::empty()).unwrap();
+        recvmsg(io::stdin(), parts, &mut ancillary, RecvFlags::empty()).unwrap();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 for descriptor in descriptors {
@@ -112,13 +113,14 @@ fn serve(config: &Path) {
     };
     let log = match log_socket {
         Some(socket) => BoxMakeWriter::new(move || LogSocket(socket.clone())),
-        None => BoxMakeWriter::new(std::io::stderr),
+        None => BoxMakeWriter::new(io::stderr),
     };
     tracing_subscriber::fmt()
         .with_writer(log)
         .with_ansi(false)
         .init();
     panics::leave_caught_ones_to_the_log();
+    let says_goodbye = flags.join("say-goodbye").exists();
     let mut server = Server::new(config)
         .service("rpc", |worker| Rpc::new(worker, router()))
         .service("topics", {
@@ -140,6 +142,9 @@ fn serve(config: &Path) {
                 Counter::new(flags)
             }
         });
+    if flags.join("claim-metrics").exists() {
+        server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
+    }
     if let Some(inherited) = inherited {
         server = server.inherited(inherited);
     }
@@ -147,20 +152,37 @@ fn serve(config: &Path) {
         eprintln!("{error}");
         std::process::exit(1);
     }
-    if flags.join("say-goodbye").exists() {
+    if says_goodbye {
         println!("goodbye");
     }
+}
+
+/// The application's own socket.
+static METRICS: OnceLock<UdpSocket> = OnceLock::new();
+
+fn metrics(inherited: Option<OwnedFd>, flags: &Path) -> io::Result<OwnedFd> {
+    if flags.join("refuse-metrics").exists() {
+        return Err(io::Error::other("on purpose"));
+    }
+    let socket = match inherited {
+        Some(inherited) if !flags.join("open-another").exists() => UdpSocket::from(inherited),
+        _ => UdpSocket::bind("127.0.0.1:0")?,
+    };
+    socket.set_nonblocking(true)?;
+    let held = socket.try_clone()?.into();
+    METRICS.set(socket).unwrap();
+    Ok(held)
 }
 
 /// A line is a datagram, as it is for the journal.
 struct LogSocket(Arc<UnixDatagram>);
 
 impl Write for LogSocket {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.send(line)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -171,6 +193,19 @@ static HELD: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
 fn router() -> Router {
     Router::new()
         .deferred("hold", |(), responder| HELD.lock().unwrap().push(responder))
+        .method("metrics_port", |()| {
+            let socket = METRICS.get().unwrap();
+            Ok(socket.local_addr().unwrap().port())
+        })
+        .method("metrics", |()| {
+            let socket = METRICS.get().unwrap();
+            let mut datagram = [0; 8];
+            let mut received = Vec::new();
+            while let Ok(length) = socket.recv(&mut datagram) {
+                received.push(ByteBuf::from(&datagram[..length]));
+            }
+            Ok(received)
+        })
         .method("release", |()| {
             let held = std::mem::take(&mut *HELD.lock().unwrap());
             let count = held.len();

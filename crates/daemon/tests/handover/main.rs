@@ -12,6 +12,7 @@ mod manager;
 mod ports;
 mod wire;
 
+mod belongings;
 mod bursts;
 mod changes;
 mod crash;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -170,6 +170,14 @@ impl Manager {
         rustix::net::listen(&listener, 4096).unwrap();
         self.listeners.push((name.into(), listener.into()));
         Address::Unix(path.into())
+    }
+
+    /// Has a datagram socket on loopback, for the descriptor name `name`, and returns its port.
+    pub(crate) fn listen_udp(&mut self, name: &str) -> u16 {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        self.listeners.push((name.into(), socket.into()));
+        port
     }
 
     /// Starts the service with the listeners and whatever is stored, and does not wait.

@@ -1,0 +1,187 @@
+//! Descriptors of the application: what its functions are given, and what is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::{Server, ServerError};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+fn server(sections: &str, inherited: Vec<(&str, OwnedFd)>) -> Server {
+    let config = Config::parse(&format!("workers = 1\n{sections}"), "test").unwrap();
+    let inherited = inherited
+        .into_iter()
+        .map(|(name, fd)| (name.to_owned(), fd));
+    Server::new(config).inherited(Inherited::from_descriptors(inherited.collect()))
+}
+
+fn udp() -> OwnedFd {
+    UdpSocket::bind("127.0.0.1:0").unwrap().into()
+}
+
+fn inode(fd: impl AsFd) -> u64 {
+    rustix::fs::fstat(fd).unwrap().st_ino
+}
+
+/// The inodes of what functions were given, by name, in the order of their calls.
+type Given = Arc<Mutex<Vec<(&'static str, Option<u64>)>>>;
+
+/// Claims this name, and goes on with what it is given.
+fn claim(server: Server, name: &'static str, given: &Given) -> Server {
+    let given = given.clone();
+    server.descriptor(name, move |inherited| {
+        let inode = inherited.as_ref().map(inode);
+        given.lock().unwrap().push((name, inode));
+        Ok(inherited.unwrap_or_else(udp))
+    })
+}
+
+/// Starts it with these names claimed, and what they are given.
+fn given(server: Server, names: &[&'static str]) -> Vec<(&'static str, Option<u64>)> {
+    let given = Given::default();
+    let claimed = names
+        .iter()
+        .fold(server, |server, name| claim(server, name, &given));
+    let running = claimed.start().unwrap();
+    running.stop();
+    running.join().unwrap();
+    let given = given.lock().unwrap();
+    given.clone()
+}
+
+fn refusal(server: Server) -> String {
+    let error = server.start().err().unwrap();
+    assert!(matches!(error, ServerError::Descriptor { .. }), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn each_is_given_what_has_its_name() {
+    let [metrics, own, other] = [udp(), udp(), udp()];
+    let listener: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
+    let expected = [
+        ("listener", Some(inode(&listener))),
+        ("metrics", Some(inode(&metrics))),
+        ("absent", None),
+        ("own", Some(inode(&own))),
+        ("both", Some(inode(&other))),
+    ];
+    let inherited = vec![
+        ("ringhold.fd.own", own),
+        ("ringhold.fd.both", udp()),
+        ("metrics", metrics),
+        ("both", other),
+        ("listener", listener),
+        ("ringhold.fd.of-another-version", udp()),
+    ];
+    let names = expected.map(|(name, _)| name);
+    assert_eq!(given(server("", inherited), &names), expected);
+}
+
+/// It must not get into programs that the application executes.
+#[test]
+fn what_is_held_is_closed_on_exec() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let make = move |_: Option<OwnedFd>| {
+        let fd = udp();
+        fcntl_setfd(&fd, FdFlags::empty())?;
+        sender.send(std::os::fd::AsRawFd::as_raw_fd(&fd)).unwrap();
+        Ok(fd)
+    };
+    let running = server("", vec![])
+        .descriptor("leaky", make)
+        .start()
+        .unwrap();
+    let number = receiver.recv().unwrap();
+    let path = format!("/proc/self/fdinfo/{number}");
+    let flags = std::fs::read_to_string(path).unwrap();
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = u32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+    assert_ne!(flags & rustix::fs::OFlags::CLOEXEC.bits(), 0);
+    running.stop();
+    running.join().unwrap();
+}
+
+#[test]
+fn names_that_cannot_be_are_refused() {
+    let long = "x".repeat(244);
+    for (name, why) in [
+        ("", "1 to 243 printable ASCII characters"),
+        (&long, "1 to 243 printable ASCII characters"),
+        ("a:b", "without a colon"),
+        ("a\nb", "1 to 243 printable ASCII characters"),
+        ("métrique", "1 to 243 printable ASCII characters"),
+        (
+            "ringhold.state",
+            "names that begin with \"ringhold.\" are kept",
+        ),
+        ("taken", "there are two descriptors named \"taken\""),
+    ] {
+        let server = server("", vec![]).descriptor("taken", |_| Ok(udp()));
+        let add = AssertUnwindSafe(|| drop(server.descriptor(name, |_| Ok(udp()))));
+        let panic = catch_unwind(add).unwrap_err();
+        let said = panic.downcast_ref::<String>().unwrap();
+        assert!(said.contains(why), "{said}");
+    }
+    let longest: &'static str = "x".repeat(243).leak();
+    assert_eq!(given(server("", vec![]), &[longest]), [(longest, None)]);
+}
+
+#[test]
+fn a_section_that_takes_the_same_name_is_an_error() {
+    for sections in [
+        "[sockets.metrics]\nenable = false",
+        "[sockets.rpc]\nenable = false\nfd_name = \"metrics\"",
+    ] {
+        let section = sections.split(['[', ']']).nth(1).unwrap();
+        let claimed = || claim(server(sections, vec![]), "metrics", &Given::default());
+        let error = refusal(claimed());
+        assert!(
+            error.starts_with("descriptor \"metrics\" of the application cannot be had: ")
+                && error.contains(&format!("[{section}] takes what has this name")),
+            "{error}"
+        );
+        let checked = claimed().check().unwrap_err().to_string();
+        assert_eq!(checked, error);
+        let checked = claimed().check_assuming_inherited().unwrap_err();
+        assert_eq!(checked.to_string(), error);
+    }
+}
+
+#[test]
+fn two_of_one_name_are_an_error() {
+    let given = Given::default();
+    let inherited = vec![("metrics", udp()), ("metrics", udp())];
+    let error = refusal(claim(server("", inherited), "metrics", &given));
+    assert!(
+        error.contains("\"metrics\"") && error.contains("2 of this name are inherited"),
+        "{error}"
+    );
+    assert!(given.lock().unwrap().is_empty(), "nobody was asked");
+}
+
+#[test]
+fn what_its_function_says_is_an_error_of_the_start() {
+    let denied = |inherited: Option<OwnedFd>| {
+        assert!(inherited.is_none());
+        Err(io::Error::from(io::ErrorKind::PermissionDenied))
+    };
+    let error = refusal(server("", vec![]).descriptor("tun", denied));
+    assert_eq!(
+        error,
+        "descriptor \"tun\" of the application cannot be had: permission denied"
+    );
+}
+
+/// It knows best whether it can do without.
+#[test]
+fn where_only_inherited_sockets_are_allowed_its_function_decides() {
+    let server = server("", vec![]).inherited_only(true);
+    assert_eq!(given(server, &["metrics"]), [("metrics", None)]);
+}
