@@ -191,6 +191,15 @@ impl Dealer {
             && self.total(worker) < self.limit
     }
 
+    /// How many more connections of `name` there is room for at `worker`.
+    pub fn room(&self, name: usize, worker: usize) -> u32 {
+        let limit = self.names.get(name).map(|name| name.placement.connections);
+        let of_name = limit.map_or(u32::MAX, |limit| {
+            limit.saturating_sub(self.held(name, worker))
+        });
+        of_name.min(self.limit.saturating_sub(self.total(worker)))
+    }
+
     /// Connections of `name` that `worker` holds.
     pub(crate) fn held(&self, name: usize, worker: usize) -> u32 {
         self.seat(name, worker)

@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::Acceptor;
+use super::{Acceptor, MAIL_PER_TURN_MAX};
+use crate::desk::Desk;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::peer::Link;
@@ -18,15 +19,21 @@ use crate::shard::{Accept, Shard};
 /// How long accepting rests after descriptors or memory ran out.
 const BACKOFF_MS: u64 = 100;
 
+/// An engine that cannot say how many it accepts at once needs room for more than this: for as many as a backlog holds by
+/// default (net.core.somaxconn), and for those that other workers deal meanwhile.
+const SPARE: u32 = 4096 + MAIL_PER_TURN_MAX as u32;
+
 /// One listener of a worker.
 pub(crate) struct Accepting {
     listener: Arc<Listener>,
     /// Index of the socket name.
     name: u16,
     state: State,
-    /// Accepted, but every worker of the partition holds as many connections as it may.
+    /// Every worker of the partition holds as many connections as it may.
+    is_paused: bool,
+    /// What was accepted when that was found, and after it. Nothing if it was so from the beginning.
     waiting: VecDeque<OwnedFd>,
-    /// That they wait was logged, and that it is over is to be.
+    /// The pause was logged, and that it is over is to be.
     pause_is_logged: bool,
 }
 
@@ -35,7 +42,7 @@ enum State {
     /// It does not accept yet: should this process end before it answers for its predecessor's connections, nobody who
     /// connects is to be lost.
     Held,
-    /// It accepts whenever nothing waits for room.
+    /// It accepts unless it is paused.
     Open,
     /// Descriptors or memory ran out: it accepts nothing until this time on the worker's clock.
     Resting { until: u64 },
@@ -51,6 +58,7 @@ impl Accepting {
             listener: acceptor.listener,
             name: acceptor.name,
             state: State::Held,
+            is_paused: false,
             waiting: VecDeque::new(),
             pause_is_logged: false,
         }
@@ -67,7 +75,14 @@ impl Accepting {
 
     /// Whether connections are to be accepted as of now.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.state == State::Open && self.waiting.is_empty()
+        self.state == State::Open && !self.is_paused
+    }
+
+    /// Whether there is room for however many the kernel may accept before it is told to stop: otherwise they are to be
+    /// accepted one by one. The worker knows of every connection that takes room on it, since it opens each.
+    pub(crate) fn has_room_to_spare<L>(&self, shard: &Shard<L>) -> bool {
+        let Desk { crew, worker, .. } = &shard.desk;
+        !self.listener.enabled || crew.dealer.room(self.name as usize, *worker) > SPARE
     }
 
     /// Whether the engine is to call [`Accepting::end`] once nothing can come any more.
@@ -117,15 +132,16 @@ impl Accepting {
         {
             self.hand_to(worker, socket, shard);
         } else {
-            if self.waiting.is_empty() {
-                self.note_pause(shard);
-            }
             self.waiting.push_back(socket);
+            self.pause(shard);
         }
     }
 
-    /// No worker has room for the connection that was accepted, so accepting pauses.
-    fn note_pause<L>(&mut self, shard: &Shard<L>) {
+    /// No worker has room for a connection, so accepting pauses.
+    fn pause<L>(&mut self, shard: &Shard<L>) {
+        if std::mem::replace(&mut self.is_paused, true) {
+            return;
+        }
         let pauses = &shard.desk.name_counters(self.name).accept_pauses;
         pauses.add(1);
         let count = pauses.value();
@@ -144,14 +160,13 @@ impl Accepting {
 
     /// Who has no room, and for which limit.
     fn lack_of_room<L>(&self, shard: &Shard<L>) -> String {
-        let own = [shard.desk.worker];
-        let (who, workers) = if self.listener.dealt {
-            ("every worker of its partition", &*self.listener.partition)
+        let who = if self.listener.dealt {
+            "every worker of its partition"
         } else {
-            ("its worker", &own[..])
+            "its worker"
         };
         let dealer = &shard.desk.crew.dealer;
-        let mut workers = workers.iter();
+        let mut workers = self.workers(&shard.desk.worker).iter();
         if workers.any(|worker| dealer.is_at_limit_of_name(self.name as usize, *worker)) {
             let Listener {
                 name, connections, ..
@@ -163,8 +178,35 @@ impl Accepting {
         }
     }
 
+    /// The workers that its connections go to; `own` is this one.
+    fn workers<'a>(&'a self, own: &'a usize) -> &'a [usize] {
+        if self.listener.dealt {
+            &self.listener.partition
+        } else {
+            std::slice::from_ref(own)
+        }
+    }
+
+    fn has_room<L>(&self, shard: &Shard<L>) -> bool {
+        let dealer = &shard.desk.crew.dealer;
+        let mut workers = self.workers(&shard.desk.worker).iter();
+        workers.any(|worker| dealer.room(self.name as usize, *worker) > 0)
+    }
+
+    /// Begins to accept, unless the predecessor's connections leave no room. If one more were accepted to find that out, each
+    /// restart would add one, which was accepted and must be served.
+    fn begin<L>(&mut self, shard: &Shard<L>) {
+        self.state = State::Open;
+        if self.listener.enabled && !self.has_room(shard) {
+            self.pause(shard);
+        }
+    }
+
     /// Some worker may have room again.
     fn deal_waiting<L: Link>(&mut self, shard: &mut Shard<L>) {
+        if !self.is_paused || self.waiting.is_empty() && !self.has_room(shard) {
+            return;
+        }
         while let Some(socket) = self.waiting.pop_front() {
             let Some(worker) = self.deal(shard) else {
                 self.waiting.push_front(socket);
@@ -172,6 +214,7 @@ impl Accepting {
             };
             self.hand_to(worker, socket, shard);
         }
+        self.is_paused = false;
         if std::mem::take(&mut self.pause_is_logged) {
             tracing::info!(socket = %self.listener.name, "there is room again: accepting goes on");
         }
@@ -200,9 +243,9 @@ impl Accepting {
     /// Does what a mail asks for.
     pub(crate) fn obey<L: Link>(&mut self, order: Accept, shard: &mut Shard<L>) {
         match (order, self.state) {
-            (Accept::Begin, State::Held) => self.state = State::Open,
-            (Accept::Begin, _) | (Accept::Stop, State::Ended) => {}
-            (Accept::Deal, _) => self.deal_waiting(shard),
+            (Accept::Begin, State::Held) => self.begin(shard),
+            (Accept::Deal, State::Open | State::Resting { .. }) => self.deal_waiting(shard),
+            (Accept::Begin | Accept::Deal, _) | (Accept::Stop, State::Ended) => {}
             (Accept::Stop, _) => self.state = State::Stopping,
         }
     }

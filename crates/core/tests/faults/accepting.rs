@@ -215,6 +215,62 @@ pub(crate) fn a_name_at_its_limit_waits_alone(engine: Engine) {
     }
 }
 
+/// They are there all at once, so that an accept that takes more than one would take them all.
+pub(crate) fn who_finds_no_room_stays_in_the_backlog(engine: Engine) {
+    let config = "
+        workers = 1
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]
+        connections = 10
+        [sockets.gate]
+        listen = [\"127.0.0.1:0\"]";
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    let bed = Bed::start(engine, config, |server| {
+        server
+            .service("echo", |_| Echo)
+            .service("gate", move |_| theirs.clone())
+    });
+    let clients: Vec<TcpStream> =
+        gate.hold(&bed, 1, || (0..100).map(|_| bed.connect("echo")).collect());
+    bed.until("accepting pauses", |bed| bed.name("echo").accept_pauses > 0);
+    for (place, client) in clients.into_iter().enumerate() {
+        let echo = bed.name("echo");
+        // One is accepted before it is known that there is no room for it.
+        assert!(echo.accepted <= place as u64 + 11, "{place}: {echo:?}");
+        client::exchange(&client, &[1], &[1]);
+    }
+    bed.finish();
+}
+
+/// When there is little, the accept that takes any number ends, on the listener that nobody came to as well.
+pub(crate) fn many_are_accepted_at_once_until_little_room_is_left(engine: Engine) {
+    const CLIENTS: u64 = 300;
+    let config = "
+        workers = 1
+        [limits]
+        connections = 5300
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]
+        [sockets.other]
+        service = \"echo\"
+        listen = [\"127.0.0.1:0\"]";
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("echo")).collect();
+    for client in &clients {
+        client::exchange(client, &[1], &[1]);
+    }
+    // On its listener nobody has come yet.
+    let others: Vec<TcpStream> = (0..10).map(|_| bed.connect("other")).collect();
+    for client in &others {
+        client::exchange(client, &[1], &[1]);
+    }
+    assert_eq!(bed.total().accepted, CLIENTS + 10);
+    assert_eq!(bed.total().accept_pauses, 0);
+    drop((clients, others));
+    bed.finish();
+}
+
 fn listener() -> Socket {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();

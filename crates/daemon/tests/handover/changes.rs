@@ -103,6 +103,52 @@ fn who_is_there_stays_when_the_limit_is_lower() {
     }
 }
 
+/// Who was accepted and finds no room is served by the successor: one for each listener, however often that happens.
+#[test]
+fn limits_hold_over_any_number_of_reloads_and_restarts() {
+    for (engine, workers) in [("auto", 1), ("portable", 1), ("auto", 2), ("portable", 2)] {
+        let config = format!(
+            "workers = {workers}
+            [limits]
+            connections = 20
+            [sockets.rpc]
+            connections = 10
+            [sockets.admin]
+            service = \"rpc\""
+        );
+        let limit = 10 * workers;
+        let mut manager = Manager::new(16, &config);
+        manager.use_engine(engine);
+        manager.configure(&config);
+        let (rpc, admin) = (manager.listen_tcp("rpc"), manager.listen_unix("admin"));
+        manager.start();
+        let wires: Vec<Wire> = (0..60).map(|_| Wire::connect(&rpc)).collect();
+        until("accepting pauses", || {
+            (counter(&admin, "rpc", "accept_pauses") > 0).then_some(())
+        });
+        for round in 0..6 {
+            if round % 2 == 0 {
+                manager.reload();
+            } else {
+                manager.restart();
+            }
+            let mut operator = Wire::connect(&admin);
+            let mut count = |name| operator.counter("rpc", name);
+            let (accepted, open) = (count("accepted"), count("open"));
+            assert!((limit..=limit + 1).contains(&open), "{round}: {open}");
+            assert_eq!(accepted, 0, "{round}");
+        }
+        // A stop makes no room.
+        let log = manager.log();
+        assert!(!log.contains("accepting goes on"), "{log}");
+        // The others are in the backlog, and nobody is lost.
+        for mut wire in wires {
+            wire.echo(1, 1);
+        }
+        manager.stop_for_good();
+    }
+}
+
 /// What the predecessor promised is written, all of it, although nobody serves the name any more.
 #[test]
 fn connections_of_a_name_that_is_gone_get_what_they_were_promised() {

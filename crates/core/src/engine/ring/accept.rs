@@ -1,4 +1,4 @@
-//! Asking the kernel for connections: one multishot accept a listener.
+//! Asking the kernel for connections: one multishot accept a listener, or, where there is little room, one after the other.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use io_uring::opcode;
 use io_uring::types::Fd;
 
-use super::Engine;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
+use super::{Engine, RingLink};
 use crate::engine::Acceptor;
 use crate::engine::accepting::Accepting;
-use crate::shard::Accept;
+use crate::shard::{Accept, Shard};
 
 /// One listener of this worker, and the accept that is in flight on it.
 pub(super) struct Listening {
@@ -25,7 +25,10 @@ pub(super) struct Listening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flight {
     None,
-    Armed,
+    Armed {
+        /// It may bring any number of connections.
+        many: bool,
+    },
     /// It was asked to end.
     Cancelled,
 }
@@ -38,24 +41,45 @@ impl Listening {
             one_shot: false,
         }
     }
+
+    fn failed(&mut self, flight: Flight, errno: i32, shard: &Shard<RingLink>) {
+        let error = io::Error::from_raw_os_error(errno);
+        let is_refused = matches!(errno, libc::EINVAL | libc::ENOTSOCK);
+        if is_refused && flight == (Flight::Armed { many: true }) {
+            tracing::warn!(
+                socket = %self.accepting.socket_name(),
+                "multishot accept is refused ({error}): accepting one by one"
+            );
+            self.one_shot = true;
+        } else {
+            self.accepting.failed(&error, shard);
+        }
+    }
 }
 
 impl Engine<'_> {
-    /// Brings what is in flight on a listener into line with what is wanted of it.
-    pub(super) fn arm_accept(&mut self, index: usize) -> io::Result<()> {
-        let acceptor = &mut self.acceptors[index];
-        match acceptor.flight {
-            Flight::None if acceptor.accepting.is_wanted() => self.submit_accept(index),
-            Flight::None if acceptor.accepting.is_stopping() => {
-                acceptor.accepting.end(&mut self.shard);
-                Ok(())
+    /// Brings what is in flight on the listeners into line with what is wanted of them. What was accepted by the time the
+    /// kernel has confirmed the end of an accept is served.
+    pub(super) fn update_accepts(&mut self) -> io::Result<()> {
+        for index in 0..self.acceptors.len() {
+            let Listening {
+                accepting, flight, ..
+            } = &mut self.acceptors[index];
+            accepting.end_rest(self.shard.desk.now);
+            match *flight {
+                Flight::None if accepting.is_wanted() => self.submit_accept(index)?,
+                Flight::None if accepting.is_stopping() => accepting.end(&mut self.shard),
+                Flight::Armed { many }
+                    if !accepting.is_wanted()
+                        || many && !accepting.has_room_to_spare(&self.shard) =>
+                {
+                    *flight = Flight::Cancelled;
+                    self.cancel(Operation::new(Kind::Accept, 0, index as u32))?;
+                }
+                Flight::None | Flight::Armed { .. } | Flight::Cancelled => {}
             }
-            Flight::Armed if !acceptor.accepting.is_wanted() => {
-                acceptor.flight = Flight::Cancelled;
-                self.cancel(Operation::new(Kind::Accept, 0, index as u32))
-            }
-            Flight::None | Flight::Armed | Flight::Cancelled => Ok(()),
         }
+        Ok(())
     }
 
     fn submit_accept(&mut self, index: usize) -> io::Result<()> {
@@ -63,15 +87,16 @@ impl Engine<'_> {
         let fd = Fd(acceptor.accepting.socket().as_raw_fd());
         // Never SOCK_NONBLOCK: a receive on such a socket fails with EAGAIN instead of waiting for data.
         let flags = libc::SOCK_CLOEXEC;
-        let accept = if acceptor.one_shot {
+        let many = !acceptor.one_shot && acceptor.accepting.has_room_to_spare(&self.shard);
+        let accept = if many {
+            opcode::AcceptMulti::new(fd).flags(flags).build()
+        } else {
             opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
                 .flags(flags)
                 .build()
-        } else {
-            opcode::AcceptMulti::new(fd).flags(flags).build()
         };
         let accept = accept.user_data(Operation::new(Kind::Accept, 0, index as u32).pack());
-        acceptor.flight = Flight::Armed;
+        acceptor.flight = Flight::Armed { many };
         // SAFETY: the entry points to nothing.
         #[expect(unsafe_code, reason = "submitting an operation")]
         unsafe {
@@ -80,13 +105,8 @@ impl Engine<'_> {
     }
 
     /// An accept completed. A connection can come with any completion, the last one included.
-    pub(super) fn accepted(
-        &mut self,
-        operation: Operation,
-        completion: &Completion,
-    ) -> io::Result<()> {
-        let index = operation.slot as usize;
-        let acceptor = &mut self.acceptors[index];
+    pub(super) fn accepted(&mut self, operation: Operation, completion: &Completion) {
+        let acceptor = &mut self.acceptors[operation.slot as usize];
         if completion.result >= 0 {
             // SAFETY: the kernel made this descriptor for us and told nobody else.
             #[expect(unsafe_code, reason = "adopting an accepted descriptor")]
@@ -94,47 +114,17 @@ impl Engine<'_> {
             acceptor.accepting.take_in(socket, &mut self.shard);
         }
         if !completion.more() {
-            acceptor.flight = Flight::None;
+            let ended = std::mem::replace(&mut acceptor.flight, Flight::None);
             if completion.result < 0 {
-                self.accept_failed(index, -completion.result);
+                acceptor.failed(ended, -completion.result, &self.shard);
             }
         }
-        self.arm_accept(index)
     }
 
-    fn accept_failed(&mut self, index: usize, errno: i32) {
-        let acceptor = &mut self.acceptors[index];
-        let error = io::Error::from_raw_os_error(errno);
-        if matches!(errno, libc::EINVAL | libc::ENOTSOCK) && !acceptor.one_shot {
-            tracing::warn!(
-                socket = %acceptor.accepting.socket_name(),
-                "multishot accept is refused ({error}): accepting one by one"
-            );
-            acceptor.one_shot = true;
-        } else {
-            acceptor.accepting.failed(&error, &self.shard);
+    /// Does what a mail asks of the listeners.
+    pub(super) fn obey(&mut self, order: Accept) {
+        for acceptor in &mut self.acceptors {
+            acceptor.accepting.obey(order, &mut self.shard);
         }
-    }
-
-    /// Accepts again where the rest is over.
-    pub(super) fn retry_accepts(&mut self) -> io::Result<()> {
-        for index in 0..self.acceptors.len() {
-            let accepting = &mut self.acceptors[index].accepting;
-            if accepting.end_rest(self.shard.desk.now) {
-                self.arm_accept(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Does what a mail asks of the listeners. What was accepted by the time the kernel has confirmed the end of an accept
-    /// is served.
-    pub(super) fn obey(&mut self, order: Accept) -> io::Result<()> {
-        for index in 0..self.acceptors.len() {
-            let accepting = &mut self.acceptors[index].accepting;
-            accepting.obey(order, &mut self.shard);
-            self.arm_accept(index)?;
-        }
-        Ok(())
     }
 }

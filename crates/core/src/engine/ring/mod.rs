@@ -202,11 +202,11 @@ impl<'r> Engine<'r> {
             self.shard.tick();
             let mut room = MAIL_PER_TURN_MAX;
             while let Some(mail) = self.mailbox.next_within(&mut room) {
-                self.deliver(mail)?;
+                self.deliver(mail);
             }
             self.shard.work();
             self.receive_pieces()?;
-            self.retry_accepts()?;
+            self.update_accepts()?;
             self.shard.woken(self.clock.now());
             self.update_touched()?;
             self.replenish()?;
@@ -216,7 +216,7 @@ impl<'r> Engine<'r> {
                 let Some(mail) = self.mailbox.next() else {
                     return Ok(());
                 };
-                self.deliver(mail)?;
+                self.deliver(mail);
                 continue;
             }
             let plan = self.plan()?;
@@ -247,7 +247,7 @@ impl<'r> Engine<'r> {
             return Ok(Plan::Work);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
-            self.deliver(mail)?;
+            self.deliver(mail);
             return Ok(Plan::Work);
         }
         if self.shard.is_catching_up() {
@@ -320,7 +320,7 @@ impl<'r> Engine<'r> {
             Kind::Readable => self.readable(operation, completion)?,
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
-            Kind::Accept => self.accepted(operation, completion)?,
+            Kind::Accept => self.accepted(operation, completion),
             Kind::Wake => {
                 self.wake_armed = false;
                 // Also if nothing seems to be left to do: this mail may bring something.
@@ -335,10 +335,9 @@ impl<'r> Engine<'r> {
         Ok(())
     }
 
-    fn deliver(&mut self, mail: Mail) -> io::Result<()> {
-        match self.shard.deliver(mail) {
-            Some(order) => self.obey(order),
-            None => Ok(()),
+    fn deliver(&mut self, mail: Mail) {
+        if let Some(order) = self.shard.deliver(mail) {
+            self.obey(order);
         }
     }
 

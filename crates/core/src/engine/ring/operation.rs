@@ -10,7 +10,7 @@ use crate::shard::GENERATION_MASK;
 pub(super) enum Kind {
     /// A read of the mailbox's eventfd.
     Wake = 1,
-    /// A multishot accept; the slot is the acceptor's index.
+    /// An accept, of one connection or of many; the slot is the acceptor's index.
     Accept = 2,
     /// A receive into shared buffers, multishot or not.
     Receive = 3,
