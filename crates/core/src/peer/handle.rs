@@ -38,8 +38,8 @@ impl Handles {
 
 /// What a connection and its handles share.
 pub(crate) struct HandleState {
-    /// [`OPEN`], [`GONE`] or [`OVERFLOWED`]; it changes once. With [`END_UNDER_WAY`] if a handle has changed it, until the
-    /// worker knows.
+    /// [`OPEN`], then [`GONE`] or [`OVERFLOWED`] for good, or [`PARTING`] and then [`GONE`]. With [`END_UNDER_WAY`] if a handle has
+    /// changed it, until the worker knows.
     state: AtomicU8,
     /// What other threads than the worker's pushed and was not yet put into the outbox: the bytes, and
     /// [`transit::MAIL_BYTES`] for each push.
@@ -60,6 +60,8 @@ const OPEN: u8 = 0;
 const GONE: u8 = 1;
 /// It takes no more bytes, because of those that were pushed.
 const OVERFLOWED: u8 = 2;
+/// It takes no more bytes, since it is about to be handed over, but answers that are owed.
+const PARTING: u8 = 3;
 /// [`Mail::End`], which says so, has not reached the connection yet.
 const END_UNDER_WAY: u8 = 4;
 
@@ -76,12 +78,20 @@ impl HandleState {
         }
     }
 
-    /// From now on pushes are answered with this error. What was said first stays.
+    /// From now on pushes are answered with this error, and no answer is wanted. What was said first stays.
     pub(crate) fn end(&self, error: PushError) {
-        let _ = self.begin_end(error.state());
+        if self.begin_end(error.state()).is_err() {
+            let order = Ordering::SeqCst;
+            let _ = self.state.compare_exchange(PARTING, GONE, order, order);
+        }
     }
 
-    /// Ends it if nobody has; otherwise this is why pushes are refused.
+    /// From now on handles are told that the connection is gone, but answers that are owed are still wanted.
+    pub(crate) fn part(&self) {
+        let _ = self.begin_end(PARTING);
+    }
+
+    /// Changes the state if it is open; otherwise this is why pushes are refused.
     fn begin_end(&self, state: u8) -> Result<(), PushError> {
         self.state
             .compare_exchange(OPEN, state, Ordering::SeqCst, Ordering::SeqCst)
@@ -106,8 +116,8 @@ impl HandleState {
     }
 
     /// Whether everything that was pushed has reached the connection, and the end if a handle asked for that. After
-    /// [`HandleState::end`] that stays so: of a push from another thread, which notes what it takes and then looks whether the
-    /// end has come, one of both has seen the other; and of two ends only the first is one.
+    /// [`HandleState::part`] or [`HandleState::end`] that stays so: of a push from another thread, which notes what it takes and
+    /// then looks whether the end has come, one of both has seen the other; and of two ends only the first is one.
     pub(crate) fn is_delivered(&self) -> bool {
         self.pushed_here.load(Ordering::Relaxed) == 0
             && self.pushed.load(Ordering::SeqCst) == 0
@@ -210,7 +220,8 @@ impl Handle {
 
     /// Whether an answer to the ticket that was opened in this round would be written.
     pub(crate) fn wants_answer(&self, round: u32) -> bool {
-        self.is_open() && !self.shared.has_given_up(round)
+        let state = self.shared.state.load(Ordering::SeqCst);
+        matches!(state, OPEN | PARTING) && !self.shared.has_given_up(round)
     }
 
     /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
@@ -423,14 +434,14 @@ mod tests {
             for (round, handle) in rounds.iter().enumerate() {
                 // Now and then one of them comes first for certain.
                 if round % 10 == 1 {
-                    handle.shared.end(PushError::Gone);
+                    handle.shared.part();
                 }
                 begun.store(round + 1, Ordering::Release);
                 match round % 10 {
                     0 => wait_for(&ended, round + 1),
                     _ => (0..round % 31).for_each(|_| std::hint::spin_loop()),
                 }
-                handle.shared.end(PushError::Gone);
+                handle.shared.part();
                 let mut count = 0;
                 while !handle.shared.is_delivered() {
                     count += deliver(&mailbox, &handle.shared);

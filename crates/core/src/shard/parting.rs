@@ -7,7 +7,7 @@ use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Desire, Finish, Life, Receive};
 use crate::handover::parcel::{Parcel, State};
-use crate::peer::{ConnectionId, Link, PushError};
+use crate::peer::{ConnectionId, Link};
 use crate::service::Saved;
 
 /// How far a worker is on the way to let its connections go. What its services push to others must reach those before they
@@ -80,7 +80,7 @@ impl<L: Link> Shard<L> {
             // Who pushes from elsewhere is told, from now on, and what was pushed before is awaited.
             for (_, entry) in self.connections.iter() {
                 if let Some(handle) = entry.handle.get() {
-                    handle.end(PushError::Gone);
+                    handle.part();
                 }
             }
             self.touch_all();
@@ -141,7 +141,7 @@ impl<L: Link> Shard<L> {
         // Also of one that came, or was given its first handle, when the others had been told. Before the last look at what
         // was pushed, so that of a push and this one has seen the other.
         if let Some(handle) = entry.handle.get() {
-            handle.end(PushError::Gone);
+            handle.part();
         }
         if !self.is_at_rest(entry) {
             if matches!(entry.connection.life, Life::Open | Life::Ended) {
