@@ -125,6 +125,7 @@ impl Crew {
     /// A worker has ended, or was never begun: nobody is to wait for it.
     pub(crate) fn worker_ended(&self, worker: usize) {
         self.acceptors[worker].store(0, Ordering::Release);
+        self.dealer.leave_out(worker);
         self.open_tickets.forget(worker);
         self.endings.forget(worker);
         self.asked.enter(worker);
@@ -150,6 +151,7 @@ impl Crew {
     /// all do, and may still be in time.
     pub(crate) fn leave_behind(&self, worker: usize) {
         self.left_behind.enter(worker);
+        self.dealer.leave_out(worker);
         self.open_tickets.forget(worker);
         self.endings.forget(worker);
         self.asked.enter(worker);
@@ -299,7 +301,9 @@ mod tests {
         crew.asked(0);
         assert!(!crew.may_part());
         // It is stuck, and is left behind; or it has ended.
+        assert_eq!(crew.dealer.room(0, 1), 1);
         crew.leave_behind(1);
+        assert_eq!(crew.dealer.room(0, 1), 0, "nobody is dealt to it");
         assert!(is_woken(&waiting) && crew.may_part());
         crew.open_tickets.opened(1);
         crew.worker_ended(1);

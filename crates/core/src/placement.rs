@@ -43,6 +43,10 @@ pub(crate) struct Dealer {
     names: Vec<Name>,
 }
 
+/// The count of all connections of a worker that is left out: above every limit, and so far above that nothing that is still
+/// counted there changes it.
+const LEFT_OUT: u32 = u32::MAX / 4 * 3;
+
 /// The counts of one socket name.
 #[derive(Debug)]
 struct Name {
@@ -182,6 +186,13 @@ impl Dealer {
             .is_some_and(|(name, seat)| name.take_back(seat));
         let before = self.totals.get(worker).map_or(0, decrement);
         before == self.limit || (was_name_full && before < self.limit)
+    }
+
+    /// From now on there is no room at `worker`, which takes no more connections. What it held is not known any more.
+    pub fn leave_out(&self, worker: usize) {
+        if let Some(total) = self.totals.get(worker) {
+            total.store(LEFT_OUT, Ordering::Relaxed);
+        }
     }
 
     /// Whether `worker` has room for more connections, but not for more of `name`.

@@ -290,10 +290,10 @@ impl Running {
         let snapshot = self.crew.metrics.snapshot();
         let names = snapshot.workers.get(worker).map_or(&[][..], |w| &w.names);
         let open: u64 = names.iter().map(|(_, totals)| totals.open).sum();
+        self.crew.leave_behind(worker);
         tracing::error!(
             "worker {worker} is busy: {why}; the handover goes on without it and its {open} connections"
         );
-        self.crew.leave_behind(worker);
     }
 
     /// Waits until every worker has ended, then removes the paths of the unix sockets that the server bound.

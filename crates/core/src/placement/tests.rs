@@ -73,6 +73,21 @@ fn who_holds_fewest_of_the_name_is_next() {
     (0..50).for_each(|_| assert_ne!(deal(&dealer, 1), Some(0)));
 }
 
+/// It holds fewest, and what it held may still be taken back.
+#[test]
+fn who_is_left_out_is_dealt_nothing() {
+    let dealer = Dealer::new(2, 3, [limited(&[0, 1], 2)]);
+    dealer.hold(0, 1);
+    dealer.leave_out(1);
+    assert!(!dealer.release(0, 1));
+    assert_eq!((dealer.room(0, 0), dealer.room(0, 1)), (2, 0));
+    let dealt = [(); 3].map(|()| deal(&dealer, 0));
+    assert_eq!(dealt, [Some(0), Some(0), None]);
+    assert!(!keep(&dealer, 0, 1));
+    assert!(dealer.release(0, 0));
+    assert_eq!(deal(&dealer, 0), Some(0));
+}
+
 #[test]
 fn equal_workers_take_turns() {
     let dealer = Dealer::new(4, 100, [vec![0, 1, 2, 3]]);

@@ -2,8 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::manager::Manager;
-use crate::wire::Wire;
+use crate::manager::{Manager, until};
+use crate::wire::{Wire, request};
 
 /// Two workers with two connections each. The one that serves connection `stuck` is kept busy for ever, then `step`
 /// brings the successor.
@@ -59,4 +59,57 @@ fn a_restart_goes_on_without_a_stuck_worker() {
 #[test]
 fn a_reload_goes_on_without_a_stuck_worker() {
     with_each(Manager::reload);
+}
+
+/// Two workers with two connections each, of three. A deferred reply keeps the handover waiting while more come.
+fn the_others_keep_to_their_limits(engine: &'static str) {
+    let mut manager = Manager::new(0, "").with_test_daemon();
+    manager.use_engine(engine);
+    manager.configure(
+        "workers = 2
+        [handover]
+        drain = \"60s\"
+        [sockets.bus]
+        connections = 3
+        [sockets.rpc]
+        workers = [0]",
+    );
+    let (bus, rpc) = (manager.listen_unix("bus"), manager.listen_unix("rpc"));
+    manager.start();
+    let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&bus)).collect();
+    for wire in &mut wires {
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+    }
+    let [mut waiting, mut operator] = [(); 2].map(|()| Wire::connect(&rpc));
+    waiting.send(&request(1, "hold", &[]));
+    wires[1].send(b"\x80");
+    manager.logged(1, &["busy for ever"]);
+    let mark = manager.mark();
+    manager.signal(Signal::SIGHUP);
+    manager.logged(1, &["worker 1 is busy", "the handover goes on without it"]);
+    let more: Vec<Wire> = (0..10).map(|_| Wire::connect(&bus)).collect();
+    until("the others have no room", || {
+        (operator.counter("bus", "accepted") > 5).then_some(())
+    });
+    // The third of worker 0. The next one waits.
+    assert_eq!(operator.counter("bus", "open"), 5);
+    operator.send(&request(2, "release", &[]));
+    assert_eq!(operator.reply(), (2, Ok(1.into())));
+    manager.wait_for(mark, "READY=1");
+    manager.logged(1, &["took over 6 connections"]);
+    drop(wires);
+    for mut wire in more {
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+    }
+    manager.stop_for_good();
+}
+
+#[test]
+fn without_a_stuck_worker_the_others_keep_to_their_limits() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| the_others_keep_to_their_limits("auto"));
+        scope.spawn(|| the_others_keep_to_their_limits("portable"));
+    });
 }
