@@ -189,7 +189,7 @@ impl Dealer {
     }
 
     /// From now on there is no room at `worker`, which takes no more connections. What it held is not known any more.
-    pub fn leave_out(&self, worker: usize) {
+    pub(crate) fn leave_out(&self, worker: usize) {
         if let Some(total) = self.totals.get(worker) {
             total.store(LEFT_OUT, Ordering::Relaxed);
         }
@@ -203,7 +203,7 @@ impl Dealer {
     }
 
     /// How many more connections of `name` there is room for at `worker`.
-    pub fn room(&self, name: usize, worker: usize) -> u32 {
+    pub(crate) fn room(&self, name: usize, worker: usize) -> u32 {
         let limit = self.names.get(name).map(|name| name.placement.connections);
         let of_name = limit.map_or(u32::MAX, |limit| {
             limit.saturating_sub(self.held(name, worker))
