@@ -150,10 +150,7 @@ impl Connection {
             pause: Pause::No,
             metered: 0,
             quiet: false,
-            clock: Clock {
-                traffic: now,
-                ..Clock::default()
-            },
+            clock: Clock::new(now),
         }
     }
 

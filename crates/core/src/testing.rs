@@ -28,6 +28,8 @@ mod closing;
 mod drive;
 #[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod patience;
 mod succession;
 #[cfg(test)]
 mod unsaved;

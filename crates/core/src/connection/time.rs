@@ -11,7 +11,6 @@ use crate::desk::Desk;
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// Since when a connection waits for what; milliseconds on the worker's clock.
-#[derive(Default)]
 pub(crate) struct Clock {
     /// When bytes were received or sent or a ticket was closed last, or the connection was made.
     pub(crate) traffic: u64,
@@ -22,6 +21,18 @@ pub(crate) struct Clock {
     pub(crate) write: u64,
     /// When it began to end; once the FIN was sent, when that was.
     pub(crate) end: u64,
+}
+
+impl Clock {
+    /// Nothing is waited for longer than since `now`.
+    pub(crate) fn new(now: u64) -> Self {
+        Clock {
+            traffic: now,
+            frame: 0,
+            write: 0,
+            end: now,
+        }
+    }
 }
 
 /// What is over when a time limit is exceeded.

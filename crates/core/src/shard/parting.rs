@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use super::roster::peer;
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
-use crate::connection::{Desire, Finish, Life, Receive};
+use crate::connection::{Clock, Desire, Finish, Life, Receive};
 use crate::handover::parcel::{Parcel, State};
 use crate::peer::{ConnectionId, Link};
 use crate::service::Saved;
@@ -26,7 +26,11 @@ impl<L: Link> Shard<L> {
     /// The connections are this process's: bytes may move.
     pub(super) fn resume(&mut self) {
         self.holds = false;
-        self.touch_all();
+        // Until now no peer could do what it is waited for.
+        let now = self.desk.now;
+        for slot in self.slots() {
+            self.with(slot, |connection, _| connection.clock = Clock::new(now));
+        }
         self.begin_ticks();
     }
 

@@ -55,7 +55,7 @@ impl<L: Link> Shard<L> {
             self.say_held();
         }
         self.tick_services();
-        if self.wheel.next_due().is_none_or(|due| due > now) {
+        if self.next_limit().is_none_or(|due| due > now) {
             return;
         }
         let holdup = self.patience.min(HOLDUP_MS_MAX);
@@ -69,6 +69,11 @@ impl<L: Link> Shard<L> {
             }
             Some(_) => self.caught_up(),
         }
+    }
+
+    /// When a time limit may be exceeded next. None is before the first byte may move: they begin in [`Shard::resume`].
+    fn next_limit(&self) -> Option<u64> {
+        (!self.holds).then(|| self.wheel.next_due()).flatten()
     }
 
     /// How many entries the timer wheel has.
@@ -115,8 +120,9 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             entry.timed = std::mem::replace(&mut entry.timed_after, NEVER);
-            if entry.is_frozen && entry.connection.life == Life::Open {
-                // What it is silent about waits in the kernel, for us.
+            let is_read = !entry.is_frozen && !entry.connection.quiet;
+            if !is_read && entry.connection.life == Life::Open {
+                // What it is silent about waits in the kernel, for us or for a successor.
                 entry.connection.clock.traffic = now;
                 entry.connection.clock.frame = 0;
             }
@@ -173,7 +179,7 @@ impl<L: Link> Shard<L> {
         };
         let rest = (self.is_parting() && self.rest != Rest::All).then_some(self.rest_until);
         let dues = [
-            self.wheel.next_due(),
+            self.next_limit(),
             stop,
             rest,
             self.desk.pools.next_due(),
