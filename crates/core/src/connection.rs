@@ -260,14 +260,15 @@ impl Connection {
         }
     }
 
-    /// Ends the connection for `why`, unless it is ending already.
+    /// Ends the connection for `why`. If it is ending already that is the end of what it still owes, if it is not worth
+    /// writing any more.
     pub(crate) fn close(&mut self, why: Close, desk: &mut Desk) {
         let ended = match self.life {
             Life::Open => false,
             Life::Ended => true,
             Life::Closing { .. } | Life::Shut | Life::Over => {
                 if !why.flushes() {
-                    self.give_up();
+                    self.cut_short(why, desk);
                 }
                 return;
             }
@@ -284,6 +285,24 @@ impl Connection {
             Life::Over
         };
         self.why = Some(why);
+    }
+
+    /// What is queued on a connection that is being closed is not written any more, for `why`. That is counted besides the
+    /// reason that it has, which remains, unless that says that everything was answered.
+    fn cut_short(&mut self, why: Close, desk: &Desk) {
+        // A peer that resets does not want them.
+        if self.owes_last_words() && !matches!(why, Close::Failed(_)) {
+            self.count(&why, desk);
+            if matches!(self.why, Some(Close::Finished)) {
+                self.why = Some(why);
+            }
+        }
+        self.give_up();
+    }
+
+    /// Whether it is being closed and has output that is still to be written.
+    pub(crate) fn owes_last_words(&self) -> bool {
+        matches!(self.life, Life::Closing { .. }) && !self.outbox.is_empty()
     }
 
     /// What is queued on a connection that is being closed is not written any more. It keeps its reason.

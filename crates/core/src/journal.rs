@@ -69,14 +69,30 @@ pub(crate) fn opens(connection: &Connection, desk: &Desk, link: &dyn Link) {
 /// A connection begins to end.
 #[cold]
 pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
+    ends(connection, why, desk, link, format_args!("closes: {why}"));
+}
+
+/// A connection that is ending does not write what it still owes.
+#[cold]
+pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
+    let bytes = connection.outbox.len();
+    let what = format_args!("ends without the last {bytes} bytes that it owed: {why}");
+    ends(connection, why, desk, link, what);
+}
+
+fn ends(
+    connection: &Connection,
+    why: &Close,
+    desk: &Desk,
+    link: &dyn Link,
+    what: fmt::Arguments<'_>,
+) {
     let named = || Named::new(connection, desk, link);
     match warning(why) {
-        Some(kind) if desk.warnings.lets_pass(kind, desk.now) => {
-            log!(WARN, named(), "closes: {why}");
-        }
-        None if why.is_orderly() => log!(TRACE, named(), "closes: {why}"),
+        Some(kind) if desk.warnings.lets_pass(kind, desk.now) => log!(WARN, named(), "{what}"),
+        None if why.is_orderly() => log!(TRACE, named(), "{what}"),
         // It may be looked for.
-        _ => log!(DEBUG, named(), "closes: {why}"),
+        _ => log!(DEBUG, named(), "{what}"),
     }
 }
 

@@ -332,6 +332,16 @@ impl<L: Link> Shard<L> {
         self.conclude(slot);
     }
 
+    /// Ends a connection for a limit. One that is ending already loses what it still owes, and the log says so.
+    fn cut(&mut self, slot: u32, why: Close) {
+        if let Some(entry) = self.connections.get_mut(slot as usize)
+            && entry.connection.owes_last_words()
+        {
+            journal::gives_up(&entry.connection, &why, &self.desk, &entry.link);
+        }
+        self.with(slot, |connection, desk| connection.close(why, desk));
+    }
+
     fn with_id(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection, &mut Desk)) {
         if self.has(id) {
             self.with(id.slot, change);

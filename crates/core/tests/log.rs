@@ -27,7 +27,8 @@ impl Service for Doorkeeper {
         }
     }
 
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.write(|out| out.extend_from_slice(&frame));
         Flow::Continue
     }
 }
@@ -92,6 +93,22 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     );
     exchange.advance(Duration::from_secs(10));
     assert_eq!(log.take_warnings(), [""; 0]);
+
+    // Who has ended and does not take what it asked for is told of, too.
+    let ended = exchange.connect();
+    exchange.set_window(ended, Some(0));
+    exchange.receive(ended, &[1, 2, 3]);
+    exchange.end(ended);
+    exchange.advance(Duration::from_secs(31));
+    exchange.advance(Duration::from_secs(31));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let why = "the peer took nothing for limits.write_timeout socket=open";
+    let lost = " of open over a unix socket ends without the last 3 bytes that it owed: ";
+    assert!(
+        warnings[0].contains(&format!("{lost}{why}")),
+        "{warnings:?}"
+    );
 }
 
 #[derive(Clone, Default)]

@@ -45,9 +45,7 @@ impl<L: Link> Shard<L> {
             if !self.desk.meter.must_cut(held) {
                 return has_cut;
             }
-            self.with(slot, |connection, desk| {
-                connection.close(Close::Memory, desk)
-            });
+            self.cut(slot, Close::Memory);
             has_cut = true;
         }
     }

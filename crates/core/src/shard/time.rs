@@ -131,9 +131,7 @@ impl<L: Link> Shard<L> {
                 .over(&self.desk)
                 .filter(|(at, _)| *at <= then);
             match over {
-                Some((_, Over::Connection(why))) => {
-                    self.with(slot, |connection, desk| connection.close(why, desk))
-                }
+                Some((_, Over::Connection(why))) => self.cut(slot, why),
                 Some((_, Over::Write)) => self.write_is_over(slot),
                 Some((_, Over::Replies)) => self.abandon_of(slot, None, Abandoned::TimedOut),
                 // It comes up again when it is due.
@@ -156,13 +154,11 @@ impl<L: Link> Shard<L> {
         };
         // What was there before is known from the second time on.
         let reads = before.is_none_or(|before| now_unread.is_some_and(|unread| unread < before));
-        self.with(slot, |connection, desk| {
-            if reads {
-                connection.clock.write = desk.now;
-            } else {
-                connection.close(Close::WriteTimeout, desk);
-            }
-        });
+        if reads {
+            self.with(slot, |connection, desk| connection.clock.write = desk.now);
+        } else {
+            self.cut(slot, Close::WriteTimeout);
+        }
     }
 
     /// When [`Shard::tick`] must be called at the latest, on the worker's clock, unless it is catching up.

@@ -48,6 +48,22 @@ fn the_largest_partial_frame_is_cut_and_the_others_live() {
 }
 
 #[test]
+fn who_has_ended_and_holds_most_is_cut_as_others_are() {
+    let mut rig = rig(100_000);
+    let [ended, other] = [rig.connect(), rig.connect()];
+    for (client, length) in [(ended, 70_000), (other, 40_000)] {
+        rig.set_window(client, Some(0));
+        rig.receive(client, &ask(length));
+        if client == ended {
+            rig.end(client);
+        }
+    }
+    assert_eq!(rig.reasons(), [CUT]);
+    assert_eq!(rig.counters().cut, 1);
+    assert!(rig.is_open(other) && !rig.is_open(ended));
+}
+
+#[test]
 fn just_the_limit_is_allowed() {
     let mut rig = rig(100_000);
     let client = rig.connect();

@@ -325,9 +325,25 @@ fn more_output_does_not_buy_a_peer_more_time() {
 }
 
 #[test]
+fn who_sent_what_is_bad_and_takes_nothing_is_counted_as_both_and_told_as_bad() {
+    let mut rig = rig(0, 0, 5000);
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &[&ask(100)[..], &[0xc1]].concat());
+    rig.advance(ms(5100));
+    rig.advance(ms(5100));
+    let reasons = rig.reasons();
+    assert!(reasons[0].contains("not acceptable msgpack"), "{reasons:?}");
+    let counters = rig.counters();
+    assert_eq!((counters.bad_input, counters.timed_out), (1, 1));
+    rig.assert_empty(&[client]);
+}
+
+#[test]
 fn a_peer_that_does_not_take_the_last_reply_is_cut_too() {
-    // After its own end, and after the service's.
-    for last in [&ask(100)[..], &[0x91, verb::CLOSE]] {
+    // After its own end, of which the service would be told that all was answered, and after the service's.
+    let ended = "the service ended the connection";
+    for (last, reason) in [(&ask(100)[..], WRITE), (&[0x91, verb::CLOSE], ended)] {
         let mut rig = rig(0, 0, 1000);
         let client = rig.connect();
         rig.set_window(client, Some(0));
@@ -337,10 +353,8 @@ fn a_peer_that_does_not_take_the_last_reply_is_cut_too() {
         assert!(rig.is_open(client));
         rig.advance(ms(1 + PRECISION));
         rig.assert_empty(&[client]);
-        assert!(
-            !rig.reasons()[0].contains("limits"),
-            "the first reason stays"
-        );
+        assert!(rig.reasons()[0].starts_with(reason));
+        assert_eq!(rig.counters().timed_out, 1);
     }
 }
 
