@@ -74,6 +74,16 @@ enum Wait {
     Forever,
 }
 
+impl Wait {
+    /// When to stop looking for completions, if that may go on until `end`: not behind what is waited for.
+    fn spin_end(self, end: Instant, clock: &Clock) -> Instant {
+        match self {
+            Wait::Until(due) => end.min(clock.instant(due)),
+            Wait::No | Wait::CatchUp | Wait::Forever => end,
+        }
+    }
+}
+
 /// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
 ///
 /// `ready` is called once when the engine is set up, or with the reason why it cannot work here. In the latter case the
@@ -213,7 +223,7 @@ impl Engine<'_> {
     /// for completions for as long as configured.
     fn wait(&mut self, wait: Wait) -> io::Result<u64> {
         if matches!(wait, Wait::Until(_) | Wait::Forever) && !self.spin.is_zero() {
-            let end = Instant::now() + self.spin;
+            let end = wait.spin_end(Instant::now() + self.spin, &self.clock);
             while Instant::now() < end {
                 self.park(Wait::No);
                 let count = self.dispatch_all()?;
@@ -388,5 +398,19 @@ impl Engine<'_> {
                 self.shard.touch(slot);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_due_waits_for_the_end_of_a_spin() {
+        let clock = Clock::new();
+        let end = clock.instant(1000);
+        assert_eq!(Wait::Until(20).spin_end(end, &clock), clock.instant(20));
+        assert_eq!(Wait::Until(2000).spin_end(end, &clock), end);
+        assert_eq!(Wait::Forever.spin_end(end, &clock), end);
     }
 }
