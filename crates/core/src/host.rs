@@ -20,6 +20,7 @@ use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service};
 use crate::slots::Slots;
+use crate::tick::Tick;
 
 /// So many frames of one connection are dispatched in one turn; then the others have theirs.
 const FRAMES_PER_TURN_MAX: usize = 2048;
@@ -45,7 +46,7 @@ pub(crate) trait Host {
     /// A deferred reply will not come.
     fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>);
     /// Time has passed. Returns after how long it is to be called again.
-    fn tick(&mut self) -> Result<Option<Duration>, Caught>;
+    fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught>;
     /// The connection has ended.
     fn disconnected(
         &mut self,
@@ -407,9 +408,9 @@ impl<S: Service> Host for Hosted<S> {
         }
     }
 
-    fn tick(&mut self) -> Result<Option<Duration>, Caught> {
+    fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught> {
         // Unwind safety: as with frames, what the service's own value looks like is up to the service.
-        panics::catch(|| self.service.tick())
+        panics::catch(|| self.service.tick(tick))
     }
 
     fn disconnected(

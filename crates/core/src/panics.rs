@@ -74,7 +74,8 @@ fn take_noted() -> Option<Caught> {
 /// need not print it then; only what a hook has asked about here is logged with its place and its stack.
 ///
 /// It will not if it arose in another thread, or outside of the calls of a service. What a service catches itself is not
-/// logged, unless the service reports it with [`Reply::report_panic`](crate::Reply::report_panic).
+/// logged, unless the service reports it with [`Reply::report_panic`](crate::Reply::report_panic) or
+/// [`Tick::report_panic`](crate::Tick::report_panic).
 ///
 /// A call may panic again while an earlier panic of it unwinds, which ends the process, or when its service has caught that one. Only
 /// if the service gives what it catches to [`Caught::new`] is it known which. Otherwise the earlier one is logged here and the

@@ -11,6 +11,7 @@ use crate::close::Close;
 use crate::frame::Frame;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
+use crate::tick::Tick;
 
 /// A protocol: plain, synchronous code that is called with one whole frame at a time.
 ///
@@ -83,9 +84,10 @@ pub trait Service: 'static {
     /// the end of the process is a matter of `Drop`: before a restart or reload it is not called any more once the services get no
     /// frames.
     ///
-    /// If it panics that is logged and counted, and it is called again after the time that it returned before, or a second if it was
+    /// If it panics that is logged and counted (what it catches itself: [`Tick::report_panic`]), and it is called again after the time that it returned before, or a second if it was
     /// the first call.
-    fn tick(&mut self) -> Option<Duration> {
+    fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
+        let _ = tick;
         None
     }
 

@@ -364,6 +364,12 @@ impl Exchange {
         self.shard.desk.meter.held()
     }
 
+    /// When the log says how many warnings it has held back; `None` if it has held back none.
+    #[cfg(test)]
+    pub(crate) fn held_back(&self) -> Option<u64> {
+        self.shard.desk.warnings.next_due()
+    }
+
     /// The connection of a client, if it is open.
     fn id(&self, client: Client) -> Option<ConnectionId> {
         self.ids[client.0].filter(|id| self.shard.has(*id))

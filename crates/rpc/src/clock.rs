@@ -21,8 +21,6 @@ struct Work {
     /// How much of it is left.
     left: Duration,
     is_due: bool,
-    /// How often it has panicked.
-    panics: u64,
     work: Box<dyn FnMut()>,
 }
 
@@ -33,13 +31,13 @@ impl Clock {
             interval,
             left: interval,
             is_due: false,
-            panics: 0,
             work: Box::new(work),
         });
     }
 
-    /// The time that was returned last is over: does what is due. Returns the time until something is again.
-    pub(crate) fn tick(&mut self) -> Option<Duration> {
+    /// The time that was returned last is over: does what is due. Returns the time until something is again. `report` is told
+    /// what has panicked.
+    pub(crate) fn tick(&mut self, report: impl Fn(&str, &Caught)) -> Option<Duration> {
         for work in &mut self.works {
             work.left = work.left.saturating_sub(self.slept);
             if work.left.is_zero() {
@@ -52,15 +50,8 @@ impl Clock {
         for work in self.works.iter_mut().filter(|work| work.is_due) {
             work.is_due = false;
             if let Err(panic) = catch_unwind(AssertUnwindSafe(&mut work.work)) {
-                let panic = Caught::new(panic);
-                work.panics += 1;
-                // Bounded, since it may be due a thousand times a second.
-                if work.panics.is_power_of_two() {
-                    let (count, interval) = (work.panics, work.interval);
-                    tracing::error!(
-                        "what a router does every {interval:?} panicked ({count} so far): {panic}"
-                    );
-                }
+                let what = format!("what is due every {:?}", work.interval);
+                report(&what, &Caught::new(panic));
             }
         }
         next
@@ -78,7 +69,7 @@ mod tests {
     fn each_has_its_interval() {
         let log = Rc::new(RefCell::new(Vec::new()));
         let mut clock = Clock::default();
-        assert_eq!(clock.tick(), None);
+        assert_eq!(clock.tick(|_, _| ()), None);
         for interval in [20, 30, 0] {
             let log = log.clone();
             let interval = Duration::from_millis(interval);
@@ -89,7 +80,7 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut at = Vec::new();
         while now <= Duration::from_millis(60) {
-            let next = clock.tick().unwrap();
+            let next = clock.tick(|_, _| ()).unwrap();
             at.extend(
                 log.take()
                     .into_iter()
@@ -115,7 +106,7 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut at = Vec::new();
         for _ in 0..5 {
-            let next = clock.tick().unwrap();
+            let next = clock.tick(|_, _| ()).unwrap();
             at.extend(
                 log.take()
                     .into_iter()

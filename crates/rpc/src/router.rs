@@ -319,7 +319,7 @@ impl Router {
     /// due without a request, such as a batch to be written, or a heartbeat by [`Notifier`](crate::Notifier)s.
     ///
     /// The first time is an interval after the worker has begun to serve. One that was held up makes up for nothing. If `work`
-    /// panics that is logged, the first, second, fourth, ... time, and it is called again all the same. See
+    /// panics that is counted and logged, and it is called again all the same. See
     /// [`Service::tick`](ringhold_core::Service::tick).
     #[must_use]
     pub fn every(mut self, interval: Duration, work: impl FnMut() + 'static) -> Self {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringhold_core::panics::Caught;
 use ringhold_core::{
-    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Ticket, TopLevel,
-    Worker,
+    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Tick, Ticket,
+    TopLevel, Worker,
 };
 
 use crate::answer::Answer;
@@ -218,8 +218,10 @@ impl Service for Rpc {
         Flow::Continue
     }
 
-    fn tick(&mut self) -> Option<Duration> {
-        self.router.clock().tick()
+    fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
+        self.router
+            .clock()
+            .tick(|what, panic| tick.report_panic(what, panic))
     }
 
     fn save(&self, session: &Session) -> Saved {

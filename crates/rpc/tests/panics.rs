@@ -27,6 +27,7 @@ fn a_panic_is_logged_after_any_number_of_others() {
             .method("often", |()| -> Result<(), Fault> {
                 panic!("as often as you like")
             })
+            .every(Duration::from_secs(60), || panic!("each minute"))
             .method("once", |()| -> Result<(), Fault> { panic!("only once") });
         let mut exchange =
             Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
@@ -37,6 +38,8 @@ fn a_panic_is_logged_after_any_number_of_others() {
         exchange.advance(Duration::from_secs(2));
         call(&mut exchange, client, "once");
         assert_eq!(exchange.counters().panics, 101);
+        exchange.advance(Duration::from_secs(60));
+        assert_eq!(exchange.counters().panics, 102);
     });
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
@@ -44,6 +47,11 @@ fn a_panic_is_logged_after_any_number_of_others() {
     assert_eq!(count(": only once"), 1, "{text}");
     assert_eq!(count("the handler of \"often\" panicked"), 10, "{text}");
     assert_eq!(count(" 90 panics "), 1, "{text}");
+    assert_eq!(
+        count("what is due every 60s of test panicked in tick: each minute"),
+        1,
+        "{text}"
+    );
 }
 
 fn call(exchange: &mut Exchange, client: Client, method: &str) {

@@ -3,10 +3,8 @@
 use super::Shard;
 use super::time::NEVER;
 use crate::connection::milliseconds;
-use crate::crew::Name;
-use crate::panics::Caught;
 use crate::peer::Link;
-use crate::warnings::Kind;
+use crate::tick;
 
 /// A service that panicked when it was called for the first time is called again after so long.
 const AFTER_PANIC_MS: u64 = 1_000;
@@ -65,50 +63,76 @@ impl<L: Link> Shard<L> {
             if self.ticks.each[index].due > now {
                 continue;
             }
-            let ticked = self.hosts.get_mut(index).map(|host| host.tick());
+            let at_hand = tick::Tick {
+                desk: &self.desk,
+                service: index,
+            };
+            let ticked = self.hosts.get_mut(index).map(|host| host.tick(&at_hand));
+            if let Some(Err(panic)) = &ticked {
+                at_hand.report_panic("the service", panic);
+            }
             let tick = &mut self.ticks.each[index];
             match ticked {
                 Some(Ok(after)) => {
                     tick.after = after.map_or(NEVER, |after| milliseconds(after).max(1));
                 }
-                Some(Err(panic)) => {
-                    if tick.after == NEVER {
-                        tick.after = AFTER_PANIC_MS;
-                    }
-                    self.tick_panicked(index, &panic);
-                }
+                Some(Err(_)) if tick.after == NEVER => tick.after = AFTER_PANIC_MS,
+                Some(Err(_)) => {}
                 None => tick.after = NEVER,
             }
-            let tick = &mut self.ticks.each[index];
             tick.due = now.saturating_add(tick.after);
         }
         let dues = self.ticks.each.iter().map(|tick| tick.due);
         self.ticks.next = dues.min().unwrap_or(NEVER);
     }
 
-    /// Counts and logs it for the first socket name that the service answers, since no connection is to blame.
-    fn tick_panicked(&self, service: usize, panic: &Caught) {
-        let answers = |name: &Name| {
-            name.service
-                .as_ref()
-                .is_some_and(|known| known.index == service)
-        };
-        let Some(index) = self.desk.names.iter().position(answers) else {
-            tracing::error!(
-                worker = self.desk.worker,
-                "a service without a socket panicked in tick: {panic}"
-            );
-            return;
-        };
-        self.desk.name_counters(index as u16).panics.add(1);
-        if self.desk.warnings.lets_pass(Kind::Panic, self.desk.now) {
-            let name = &self.desk.names[index].name;
-            tracing::error!(socket = %name, worker = self.desk.worker, "the service of {name} panicked in tick: {panic}");
-        }
-    }
-
     /// When [`Shard::tick_services`] has something to do.
     pub(super) fn next_service_tick(&self) -> Option<u64> {
         (self.ticks.next != NEVER && self.dispatches()).then_some(self.ticks.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::frame::Frame;
+    use crate::limits::Limits;
+    use crate::peer::Peer;
+    use crate::reply::Reply;
+    use crate::service::{Flow, Refusal, Service};
+    use crate::testing::Exchange;
+    use crate::tick::Tick;
+
+    /// Panics from the second time on.
+    struct Broken(bool);
+
+    impl Service for Broken {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+
+        fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
+            assert!(!std::mem::replace(&mut self.0, true), "on purpose");
+            Some(Duration::from_millis(1))
+        }
+    }
+
+    #[test]
+    fn what_is_logged_of_panics_is_bounded_with_and_without_a_socket() {
+        for (names, counted) in [(&["test"][..], 11), (&[], 0)] {
+            let mut exchange = Exchange::with_names(Broken(false), Limits::default(), names);
+            for _ in 0..11 {
+                exchange.advance(Duration::from_millis(1));
+            }
+            assert_eq!(exchange.held_back(), Some(1000), "{names:?}");
+            assert_eq!(exchange.counters().panics, counted);
+        }
     }
 }

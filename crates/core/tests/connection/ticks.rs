@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringhold_core::testing::Exchange;
-use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Saved, Service};
+use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Saved, Service, Tick};
 
 /// Gathers the bytes of frames, and tells the last client how many they were each time when it is called.
 struct Batch {
@@ -47,7 +47,7 @@ impl Service for Batch {
         Flow::Continue
     }
 
-    fn tick(&mut self) -> Option<Duration> {
+    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
         *self.calls.borrow_mut() += 1;
         let gathered = std::mem::take(&mut self.gathered);
         assert_ne!(gathered, PANIC, "on purpose");

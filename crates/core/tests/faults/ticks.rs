@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Service};
+use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Service, Tick};
 
 use crate::bed::{Bed, Engine};
 use crate::client;
@@ -27,7 +27,7 @@ impl Service for Count {
         Flow::Continue
     }
 
-    fn tick(&mut self) -> Option<Duration> {
+    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
         if let Some(reader) = &self.reader {
             self.number += 1;
             reader.push(vec![self.number]).unwrap();
