@@ -157,6 +157,12 @@ impl Stage {
                     exchange.deliver();
                 }
             }
+            35 if random.once_in(4) => {
+                self.world.close(number as u32);
+                if random.once_in(2) {
+                    exchange.deliver();
+                }
+            }
             35..=37 => exchange.advance(Duration::from_millis(random.below(60) as u64)),
             38 | 39 if random.once_in(2) => return self.hand_over(exchange),
             _ => {}

@@ -129,7 +129,7 @@ impl Peer {
     /// What the server ends is not handed over: who has not read the last of it by then loses it.
     pub(super) fn before_handover(&mut self, world: &World, exchange: &Exchange) {
         let given = world.given(self.number) as usize;
-        let is_closing = self.asks[..given].contains(&ask::CLOSE);
+        let is_closing = self.asks[..given].contains(&ask::CLOSE) || world.is_closed(self.number);
         self.is_excused |= is_closing && exchange.is_open(self.client);
     }
 
@@ -205,6 +205,12 @@ impl Peer {
                 .filter(|request| !got.answered.contains(request))
                 .collect();
             assert_eq!(missing, [], "answers to client {number}; {why}");
+        }
+        if world.is_closed(number) {
+            assert!(
+                !exchange.is_open(self.client) || self.window.is_some(),
+                "closed {number}: {why}"
+            );
         }
         if exchange.is_open(self.client) {
             let whole = self.ends.partition_point(|end| *end <= self.sent);

@@ -1,7 +1,7 @@
 //! The service that the clients of a successor talk to, and what it and they know of each other.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ringhold_core::{
@@ -69,6 +69,8 @@ struct Known {
     /// How many of them a successor could not go on with.
     unsaved: u64,
     faults: Vec<String>,
+    /// Clients whose connections were closed through their handles.
+    closed: BTreeSet<u32>,
 }
 
 #[derive(Clone, Default)]
@@ -93,6 +95,24 @@ impl World {
             Err(PushError::Gone | PushError::Overflow) => {}
             Err(other) => panic!("{other}"),
         }
+    }
+
+    /// Closes a connection through its handle. A push behind that must be refused.
+    pub(super) fn close(&self, client: u32) {
+        let mut known = self.known();
+        let Some(handle) = known.handles.get(&client).cloned() else {
+            return;
+        };
+        if handle.close(ASKED).is_ok() {
+            assert!(known.closed.insert(client), "closed twice");
+            drop(known);
+            self.push(client, 5);
+        }
+    }
+
+    /// Whether its handle has closed it.
+    pub(super) fn is_closed(&self, client: u32) -> bool {
+        self.known().closed.contains(&client)
     }
 
     fn publish(&self, length: usize) {
@@ -223,6 +243,11 @@ impl Service for Careful {
         }
         match request.ask {
             ask::PUSH => self.0.push(client, amount % 2000),
+            ask::PUBLISH if amount % 23 == 0 => {
+                self.0.publish(amount % 700);
+                self.0.close((amount / 23) as u32 % 6);
+                self.0.publish(3);
+            }
             ask::PUBLISH => self.0.publish(amount % 700),
             ask::BECOME => {
                 let kinds = [Kind::Saved, Kind::Stateless, Kind::Unsaved];
