@@ -36,7 +36,7 @@ impl Service for Reachable {
 /// Clients that all say something in each round, and are pushed something meanwhile.
 struct Crowd {
     clients: usize,
-    /// What each of them says in a round: so many frames of this size, and a large one in their midst.
+    /// What each of them says in a round: so many frames of this size, and a larger one in their midst.
     frames: u32,
     size: usize,
     large: usize,
@@ -155,7 +155,7 @@ fn who_is_paused_while_it_waits_to_be_asked_goes_on() {
         clients: 100,
         frames: 20,
         size: 900,
-        large: 70_000,
+        large: 9_000,
         outbox_bytes: 512 * 1024,
         ring: "[ring]\nbuffer_bytes = 1024",
     };
