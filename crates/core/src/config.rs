@@ -164,6 +164,12 @@ pub struct SocketConfig {
     /// tcp(7)), whole seconds. Default 5 minutes, which is set on inherited listeners, too; zero leaves those as their
     /// unit (`KeepAlive=`) made them, and others without.
     pub keepalive: Duration,
+    /// After how long without an answer it asks again (TCP_KEEPINTVL), whole seconds. Default none: as
+    /// `net.ipv4.tcp_keepalive_intvl` says, or the unit (`KeepAliveIntervalSec=`) of an inherited listener.
+    pub keepalive_interval: Option<Duration>,
+    /// How often it asks in all before the connection fails (TCP_KEEPCNT), 1 to 127. Default none: as
+    /// `net.ipv4.tcp_keepalive_probes` says, or the unit (`KeepAliveProbes=`) of an inherited listener.
+    pub keepalive_probes: Option<u32>,
     /// Whether each worker of the partition gets a TCP listener of its own (SO_REUSEPORT, socket(7)), so that the
     /// kernel spreads connections by their addresses. Default false: one listener, and connections are dealt evenly.
     pub reuse_port: bool,
@@ -192,6 +198,8 @@ impl SocketConfig {
             group: None,
             nodelay: true,
             keepalive: Duration::from_secs(300),
+            keepalive_interval: None,
+            keepalive_probes: None,
             reuse_port: false,
             ipv6_only: None,
             congestion: None,

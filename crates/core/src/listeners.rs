@@ -17,6 +17,7 @@ mod bind;
 mod check;
 mod error;
 mod heirloom;
+mod keepalive;
 mod matching;
 mod names;
 mod overlap;

@@ -209,6 +209,15 @@ fn socket(
         group: section.read("group", default.group, id),
         nodelay: section.read("nodelay", default.nodelay, boolean),
         keepalive: section.read("keepalive", default.keepalive, keepalive),
+        keepalive_interval: section.read(
+            "keepalive_interval",
+            default.keepalive_interval,
+            |value| keepalive_interval(value).map(Some),
+        ),
+        // MAX_TCP_KEEPCNT of the kernel.
+        keepalive_probes: section.read("keepalive_probes", default.keepalive_probes, |value| {
+            number(1..=127)(value).map(Some)
+        }),
         reuse_port: section.read("reuse_port", default.reuse_port, boolean),
         ipv6_only: section.read("ipv6_only", default.ipv6_only, |value| {
             boolean(value).map(Some)
@@ -221,6 +230,19 @@ fn socket(
         && let Err(index) = socket.workers.resolve(count)
     {
         section.problem_at("workers", partition::beyond(name, index, count));
+    }
+    for (key, is_set) in [
+        ("keepalive_interval", socket.keepalive_interval.is_some()),
+        ("keepalive_probes", socket.keepalive_probes.is_some()),
+    ] {
+        if is_set && socket.keepalive.is_zero() {
+            section.problem_at(
+                key,
+                format!(
+                    "\"{key}\" in [sockets.{name}] has no effect with keepalive = \"0s\"; remove one of the two"
+                ),
+            );
+        }
     }
     if socket.connections > limits.connections {
         section.problem_at(
@@ -279,10 +301,12 @@ fn spin(value: &Value<'_>) -> Result<Duration, Fault> {
     }
 }
 
+/// MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of the kernel.
+const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
+
 fn keepalive(value: &Value<'_>) -> Result<Duration, Fault> {
     let idle = duration(value)?;
-    // MAX_TCP_KEEPIDLE of the kernel.
-    if idle.subsec_nanos() > 0 || idle.as_secs() > 32_767 {
+    if idle.subsec_nanos() > 0 || idle.as_secs() > KEEPALIVE_SECONDS_MAX {
         Err(
             "it must be whole seconds, at most \"32767s\" (9 hours), or \"0s\" for none"
                 .to_owned()
@@ -290,6 +314,17 @@ fn keepalive(value: &Value<'_>) -> Result<Duration, Fault> {
         )
     } else {
         Ok(idle)
+    }
+}
+
+fn keepalive_interval(value: &Value<'_>) -> Result<Duration, Fault> {
+    let interval = duration(value)?;
+    if interval.subsec_nanos() > 0 || !(1..=KEEPALIVE_SECONDS_MAX).contains(&interval.as_secs()) {
+        Err("it must be whole seconds, from \"1s\" to \"32767s\""
+            .to_owned()
+            .into())
+    } else {
+        Ok(interval)
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, MemfdFlags, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_congestion, set_tcp_keepidle};
+use rustix::net::sockopt::set_tcp_congestion;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::keepalive::Keepalive;
 use super::names::Owners;
 use super::{Address, BoundPath, StartProblem};
 use crate::config::{ListenAddress, SocketConfig};
@@ -22,7 +23,7 @@ pub(super) struct Options {
     pub(super) mode: u32,
     pub(super) owners: Owners,
     pub(super) nodelay: bool,
-    pub(super) keepalive: Duration,
+    pub(super) keepalive: Keepalive,
     pub(super) reuse_port: bool,
     pub(super) ipv6_only: Option<bool>,
     pub(super) congestion: Option<String>,
@@ -35,7 +36,7 @@ impl Options {
             mode: config.mode,
             owners,
             nodelay: config.nodelay,
-            keepalive: config.keepalive,
+            keepalive: Keepalive::new(config),
             reuse_port: config.reuse_port,
             ipv6_only: config.ipv6_only,
             congestion: config.congestion.clone(),
@@ -179,7 +180,7 @@ fn new_tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, Fail
     socket.set_reuse_address(true)?;
     // Accepted sockets inherit both.
     socket.set_tcp_nodelay(options.nodelay)?;
-    set_keepalive(&socket, options.keepalive)?;
+    options.keepalive.set(&socket)?;
     if let Some(name) = &options.congestion {
         set_tcp_congestion(&socket, name).map_err(|error| congestion_failure(name, error))?;
     }
@@ -187,14 +188,6 @@ fn new_tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, Fail
         socket.set_only_v6(only)?;
     }
     Ok(socket)
-}
-
-/// Has the kernel ask a peer from which nothing came for so long whether it is still there; zero: never.
-pub(super) fn set_keepalive(socket: impl AsFd, idle: Duration) -> rustix::io::Result<()> {
-    if !idle.is_zero() {
-        set_tcp_keepidle(&socket, idle)?;
-    }
-    set_socket_keepalive(&socket, !idle.is_zero())
 }
 
 fn tcp_failure(address: SocketAddr, error: io::Error) -> Failure {

@@ -7,7 +7,7 @@ use rustix::net::Shutdown;
 use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay, tcp_congestion};
 use socket2::{Domain, Socket, Type};
 
-use super::bind::{Bound, Options, set_keepalive};
+use super::bind::{Bound, Options};
 use super::{Address, BoundPath, Held};
 
 /// A listener that the predecessor had bound for `listen` of section `name`. Where its address is still asked for it is
@@ -79,11 +79,12 @@ impl Heirloom {
 
     fn set_tcp_options(&self, options: &Options) -> io::Result<()> {
         set_tcp_nodelay(&self.socket, options.nodelay)?;
-        set_keepalive(&self.socket, options.keepalive)?;
+        // What the section leaves open is the default, which a fresh socket has.
+        let fresh = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        options.keepalive.filled_from(&fresh)?.set(&self.socket)?;
         let name = match &options.congestion {
             Some(name) => name.clone(),
-            // The default, which a fresh socket has.
-            None => tcp_congestion(Socket::new(Domain::IPV4, Type::STREAM, None)?)?,
+            None => tcp_congestion(&fresh)?,
         };
         if tcp_congestion(&self.socket)? != name {
             set_tcp_congestion(&self.socket, &name)?;
@@ -108,6 +109,63 @@ impl BoundPath {
             device,
             inode,
             taken_over: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use rustix::net::sockopt;
+
+    use super::*;
+    use crate::config::SocketConfig;
+    use crate::listeners::names::Owners;
+
+    fn heirloom() -> Heirloom {
+        Heirloom {
+            socket: TcpListener::bind("127.0.0.1:0").unwrap().into(),
+            name: "rpc".to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
+            path: None,
+        }
+    }
+
+    /// What the kernel does about a silent peer: whether it asks, after how long, and again, and how often.
+    fn keepalive(heirloom: &Heirloom) -> (bool, Duration, Duration, u32) {
+        let socket = &heirloom.socket;
+        (
+            sockopt::socket_keepalive(socket).unwrap(),
+            sockopt::tcp_keepidle(socket).unwrap(),
+            sockopt::tcp_keepintvl(socket).unwrap(),
+            sockopt::tcp_keepcnt(socket).unwrap(),
+        )
+    }
+
+    #[test]
+    fn what_the_section_says_no_more_is_as_on_a_fresh_socket() {
+        let heirloom = heirloom();
+        let (_, _, interval, probes) = keepalive(&heirloom);
+        let seconds = Duration::from_secs;
+        for (asked, expected) in [
+            ((Some(seconds(7)), Some(4)), (seconds(7), 4)),
+            ((Some(seconds(8)), None), (seconds(8), probes)),
+            ((None, Some(5)), (interval, 5)),
+            ((None, None), (interval, probes)),
+        ] {
+            let mut config = SocketConfig::new("rpc");
+            (config.keepalive_interval, config.keepalive_probes) = asked;
+            let owners = Owners {
+                user: None,
+                group: None,
+            };
+            let options = Options::new(&config, owners);
+            heirloom.set_tcp_options(&options).unwrap();
+            let (interval, probes) = expected;
+            let expected = (true, seconds(300), interval, probes);
+            assert_eq!(keepalive(&heirloom), expected, "{asked:?}");
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_tcp_nodelay;
 
-use super::bind::{GRACE, Options, bind, set_keepalive};
+use super::bind::{GRACE, Options, bind};
+use super::keepalive::Keepalive;
 use super::matching::{Sorted, name_problems};
 use super::rows::{Row, Source, Table};
 use super::succession::{Held, Wanted, assign};
@@ -49,7 +50,7 @@ enum Planned {
         fd: OwnedFd,
         address: Address,
         nodelay: bool,
-        keepalive: Duration,
+        keepalive: Keepalive,
     },
     Bind {
         listen: ListenAddress,
@@ -331,9 +332,9 @@ impl Entry {
                     // A unit without NoDelay=yes has rarely meant to hold answers back.
                     let _ = set_tcp_nodelay(&fd, true);
                 }
-                if !keepalive.is_zero() && address.is_tcp() {
+                if !keepalive.is_off() && address.is_tcp() {
                     // Nor one without KeepAlive=yes to keep connections for ever of which the peer is gone.
-                    let _ = set_keepalive(&fd, keepalive);
+                    let _ = keepalive.set(&fd);
                 }
                 (fd, address, Origin::Inherited { number, name }, None)
             }
@@ -433,7 +434,7 @@ fn sources(
                 fd,
                 address,
                 nodelay: socket.nodelay,
-                keepalive: socket.keepalive,
+                keepalive: Keepalive::new(socket),
             }),
             Err(found) => problems.push(StartProblem::NotListener {
                 number,

@@ -91,6 +91,8 @@ fn every_default_is_as_documented() {
         group: None,
         nodelay: true,
         keepalive: Duration::from_secs(300),
+        keepalive_interval: None,
+        keepalive_probes: None,
         reuse_port: false,
         ipv6_only: None,
         congestion: None,
@@ -136,6 +138,8 @@ fn every_key_is_read() {
         group = 12
         nodelay = false
         keepalive = "2h"
+        keepalive_interval = "30s"
+        keepalive_probes = 3
         reuse_port = true
         ipv6_only = true
         congestion = "cubic"
@@ -184,6 +188,8 @@ fn every_key_is_read() {
         group: Some(Id::Number(12)),
         nodelay: false,
         keepalive: Duration::from_secs(7200),
+        keepalive_interval: Some(Duration::from_secs(30)),
+        keepalive_probes: Some(3),
         reuse_port: true,
         ipv6_only: Some(true),
         congestion: Some("cubic".to_owned()),

@@ -93,6 +93,38 @@ fn keepalive_is_what_the_kernel_takes() {
 }
 
 #[test]
+fn the_kernel_asks_as_often_as_it_can_be_told() {
+    for (text, seconds) in [("1s", 1), ("2000ms", 2), ("32767s", 32_767)] {
+        let config = parse(&format!("[sockets.a]\nkeepalive_interval = {text:?}"));
+        let expected = Some(Duration::from_secs(seconds));
+        assert_eq!(config.sockets["a"].keepalive_interval, expected);
+    }
+    for probes in [1, 127] {
+        let config = parse(&format!("[sockets.a]\nkeepalive_probes = {probes}"));
+        assert_eq!(config.sockets["a"].keepalive_probes, Some(probes));
+    }
+    for (key, bad) in [
+        ("keepalive_interval", "\"0s\""),
+        ("keepalive_interval", "\"1500ms\""),
+        ("keepalive_interval", "\"32768s\""),
+        ("keepalive_probes", "0"),
+        ("keepalive_probes", "128"),
+        ("keepalive_probes", "\"3\""),
+    ] {
+        let error = error(&format!("[sockets.a]\n{key} = {bad}"));
+        let expected = format!("test.toml:2: bad value for {key:?} in [sockets.a]: ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    for key in ["keepalive_interval = \"5s\"", "keepalive_probes = 3"] {
+        let error = error(&format!("[sockets.a]\nkeepalive = \"0s\"\n{key}"));
+        let (key, _) = key.split_once(' ').unwrap();
+        let expected =
+            format!("test.toml:3: {key:?} in [sockets.a] has no effect with keepalive = \"0s\"");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
 fn a_socket_may_have_limits_of_its_own() {
     let text = "limits = { connections = 10, idle_timeout = \"1h\" }\n[sockets.a]\n";
     let of = |keys: &str| {

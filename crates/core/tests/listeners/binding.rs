@@ -70,6 +70,30 @@ fn the_kernel_looks_after_the_peers_of_idle_connections() {
         let client = TcpStream::connect(address(&listeners[0])).unwrap();
         let accepted = rustix::net::accept(&listeners[0].socket).unwrap();
         assert_eq!(kept_alive(&accepted), expected, "{keepalive:?}");
+        assert_eq!(asked_again(&accepted), asked_again_by_default());
+        drop(client);
+    }
+}
+
+#[test]
+fn how_often_the_kernel_asks_is_up_to_the_configuration() {
+    let (interval, probes) = asked_again_by_default();
+    for (keys, expected) in [
+        ("keepalive_interval = \"7s\"", (7, probes)),
+        ("keepalive_probes = 4", (interval, 4)),
+        (
+            "keepalive_interval = \"1s\"\nkeepalive_probes = 127",
+            (1, 127),
+        ),
+    ] {
+        let listeners = opened(
+            &format!("[sockets.rpc]\nlisten = \"127.0.0.1:0\"\n{keys}"),
+            Inherited::none(),
+        );
+        let client = TcpStream::connect(address(&listeners[0])).unwrap();
+        let accepted = rustix::net::accept(&listeners[0].socket).unwrap();
+        assert_eq!(kept_alive(&accepted), Some(300));
+        assert_eq!(asked_again(&accepted), expected, "{keys:?}");
         drop(client);
     }
 }

@@ -11,7 +11,10 @@ use ringhold_core::config::Partition;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::{Address, Listener, Origin, plan, rehearse};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_nodelay, tcp_nodelay};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
+    tcp_nodelay,
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::*;
@@ -120,6 +123,27 @@ fn the_peers_on_an_inherited_listener_are_looked_after_unless_the_unit_decides()
         let found = kept_alive(&accepted);
         assert_eq!(found, expected, "{config:?} with KeepAliveTimeSec={unit:?}");
         drop(client);
+    }
+}
+
+#[test]
+fn the_peers_on_an_inherited_listener_are_asked_as_often_as_the_unit_says_unless_the_configuration_does()
+ {
+    let unit = (6, 2);
+    for (config, expected) in [
+        ("", unit),
+        ("keepalive_interval = \"9s\"", (9, 2)),
+        ("keepalive_probes = 5", (6, 5)),
+        ("keepalive = \"0s\"", unit),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        set_tcp_keepintvl(&listener, Duration::from_secs(unit.0)).unwrap();
+        set_tcp_keepcnt(&listener, unit.1).unwrap();
+        let listeners = opened(
+            &format!("[sockets.rpc]\n{config}"),
+            inherited([("rpc", listener.into())]),
+        );
+        assert_eq!(asked_again(&listeners[0].socket), expected, "{config:?}");
     }
 }
 

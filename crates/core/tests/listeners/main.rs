@@ -69,6 +69,20 @@ fn kept_alive(connection: &OwnedFd) -> Option<u64> {
         .then_some(idle.as_secs())
 }
 
+/// After how many seconds without an answer it asks again, and how often in all.
+fn asked_again(connection: &OwnedFd) -> (u64, u32) {
+    let interval = sockopt::tcp_keepintvl(connection).unwrap();
+    (
+        interval.as_secs(),
+        sockopt::tcp_keepcnt(connection).unwrap(),
+    )
+}
+
+/// The same, of a socket that nobody has changed.
+fn asked_again_by_default() -> (u64, u32) {
+    asked_again(&tcp())
+}
+
 fn close_on_exec(listener: &Listener) -> bool {
     rustix::io::fcntl_getfd(&listener.socket)
         .unwrap()
