@@ -10,6 +10,7 @@ use crate::memory::Meter;
 use crate::metrics::{NameCounters, WorkerMetrics};
 use crate::peer::Handles;
 use crate::pool::Pools;
+use crate::slow::Stopwatch;
 use crate::warnings::Warnings;
 
 /// The tools of one worker, shared by all its connections one after the other.
@@ -27,6 +28,8 @@ pub(crate) struct Desk {
     pub(crate) handles: Handles,
     /// Bounds the warnings about connections.
     pub(crate) warnings: Warnings,
+    /// Tells which calls of services take long.
+    pub(crate) stopwatch: Stopwatch,
     /// How many tickets this worker has opened, modulo 2^32.
     pub(crate) rounds: u32,
     /// Milliseconds on the worker's clock at the beginning of this turn.
@@ -53,6 +56,7 @@ impl Desk {
                 memory: crew.memory.clone(),
             },
             warnings: Warnings::default(),
+            stopwatch: Stopwatch::started(),
             rounds: 0,
             now: 1,
             limits,

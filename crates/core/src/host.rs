@@ -20,6 +20,7 @@ use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service};
 use crate::slots::Slots;
+use crate::slow;
 use crate::tick::Tick;
 
 /// So many frames of one connection are dispatched in one turn; then the others have theirs.
@@ -245,6 +246,9 @@ impl<S: Service> Hosted<S> {
                 .frames_in
                 .add(frames as u64);
         }
+        if let Some(took) = reply.desk.stopwatch.slow() {
+            slow::report(took, frames, reply.connection, reply.desk, reply.link);
+        }
         match result {
             Ok(result) => Some(result),
             Err(panic) => {
@@ -430,6 +434,9 @@ impl<S: Service> Host for Hosted<S> {
         if let Err(panic) = panics::catch(|| self.service.disconnected(session, why)) {
             panic.log("the service", connection, desk, link);
             desk.name_counters(connection.name).panics.add(1);
+        }
+        if let Some(took) = desk.stopwatch.slow() {
+            slow::report(took, 0, connection, desk, link);
         }
     }
 }

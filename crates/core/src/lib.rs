@@ -79,6 +79,7 @@ mod server;
 mod service;
 mod shard;
 mod slots;
+mod slow;
 mod tick;
 mod tickets;
 mod timers;

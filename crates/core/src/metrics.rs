@@ -98,6 +98,8 @@ counters! {
         failed,
         /// Panics of the service.
         panics,
+        /// Calls of the service that took 100 ms or longer; all frames of a received buffer are one.
+        slow,
         /// Deferred replies that were abandoned.
         abandoned,
         /// Connections given to a successor.

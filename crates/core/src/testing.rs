@@ -228,6 +228,7 @@ impl Exchange {
             return false;
         }
         let piece = Bytes::copy_from_slice(bytes);
+        self.shard.woken(self.now);
         self.shard.received(slot, &piece, Some(&piece));
         self.settle();
         true

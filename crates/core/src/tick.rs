@@ -1,6 +1,7 @@
 //! What a service may do when it is called from time to time.
 
 use crate::desk::Desk;
+use crate::metrics::NameCounters;
 use crate::panics::Caught;
 use crate::warnings::Kind;
 
@@ -18,17 +19,45 @@ impl Tick<'_> {
     /// It is counted for the first socket name that the service answers. For one that answers none there is no counter.
     #[cold]
     pub fn report_panic(&self, what: &str, panic: &Caught) {
-        let names = self.desk.names.iter();
-        let mut services = names.map(|name| name.service.as_ref());
-        let index = services.position(|known| known.is_some_and(|it| it.index == self.service));
-        if let Some(index) = index {
-            self.desk.name_counters(index as u16).panics.add(1);
+        let first = self.first_name();
+        if let Some((counters, _)) = first {
+            counters.panics.add(1);
         }
         if self.desk.warnings.lets_pass(Kind::Panic, self.desk.now) {
-            let socket = index.map(|index| &*self.desk.names[index].name);
+            let socket = first.map(|(_, name)| name);
             let at = socket.unwrap_or("no socket");
             let worker = self.desk.worker;
             tracing::error!(socket, worker, "{what} of {at} panicked in tick: {panic}");
         }
+    }
+
+    /// Counts and logs that the call took so many milliseconds.
+    #[cold]
+    pub(crate) fn report_slow(&self, took: u64) {
+        let first = self.first_name();
+        if let Some((counters, _)) = first {
+            counters.slow.add(1);
+        }
+        if self.desk.warnings.lets_pass(Kind::Slow, self.desk.now) {
+            let socket = first.map(|(_, name)| name);
+            let at = socket.unwrap_or("no socket");
+            let worker = self.desk.worker;
+            tracing::warn!(
+                socket,
+                worker,
+                "the service of {at} took {took} ms in tick, and nobody on this worker was served; slow work is for another \
+                 thread"
+            );
+        }
+    }
+
+    /// The first socket name that the service answers, with its counters.
+    fn first_name(&self) -> Option<(&NameCounters, &str)> {
+        let mut names = self.desk.names.iter().enumerate();
+        let (index, name) = names.find(|(_, name)| {
+            let service = name.service.as_ref();
+            service.is_some_and(|it| it.index == self.service)
+        })?;
+        Some((self.desk.name_counters(index as u16), &name.name))
     }
 }

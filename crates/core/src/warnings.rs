@@ -25,10 +25,12 @@ pub(crate) enum Kind {
     Memory,
     /// A panic of a service. It need not end a connection.
     Panic,
+    /// A call of a service that took long.
+    Slow,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 13] = [
         Kind::Truncated,
         Kind::Framing,
         Kind::TopLevel,
@@ -41,6 +43,7 @@ impl Kind {
         Kind::WriteTimeout,
         Kind::Memory,
         Kind::Panic,
+        Kind::Slow,
     ];
 
     /// Logs that there were `count` more of them than have lines of their own.
@@ -61,6 +64,13 @@ impl Kind {
                 tracing::error!(
                     worker,
                     "{count} panics of services were not logged one by one; ringhold status counts them"
+                );
+                return;
+            }
+            Kind::Slow => {
+                tracing::warn!(
+                    worker,
+                    "{count} slow calls of services were not logged one by one; ringhold status counts them"
                 );
                 return;
             }

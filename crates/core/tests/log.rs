@@ -10,11 +10,21 @@ use std::time::Duration;
 
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Tick};
 use tracing::Level;
 
-/// Lets nobody in on the socket `closed`, and logs by itself who comes.
-struct Doorkeeper;
+/// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, and for its tick
+/// after an hour.
+struct Doorkeeper {
+    is_late: bool,
+}
+
+const SLOW: u8 = 42;
+
+/// Much more than what is said to be slow, on a clock that moves on by up to 10 ms.
+fn take_time() {
+    std::thread::sleep(Duration::from_millis(150));
+}
 
 impl Service for Doorkeeper {
     type Session = ();
@@ -29,7 +39,17 @@ impl Service for Doorkeeper {
 
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         reply.write(|out| out.extend_from_slice(&frame));
+        if frame[..] == [SLOW] {
+            take_time();
+        }
         Flow::Continue
+    }
+
+    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
+        if std::mem::replace(&mut self.is_late, true) {
+            take_time();
+        }
+        Some(Duration::from_secs(3600))
     }
 }
 
@@ -47,7 +67,8 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         frame_timeout: Duration::from_secs(5),
         ..Limits::default()
     };
-    let mut exchange = Exchange::with_names(Doorkeeper, limits, &["open", "closed"]);
+    let mut exchange =
+        Exchange::with_names(Doorkeeper { is_late: false }, limits, &["open", "closed"]);
 
     // A service that refuses is its own matter, as one that ends a connection is.
     let refused = exchange.connect_to("closed");
@@ -109,6 +130,25 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         warnings[0].contains(&format!("{lost}{why}")),
         "{warnings:?}"
     );
+
+    // So is a service that does not return for long: in a busy process all others wait for it, whoever they are.
+    let client = exchange.connect();
+    let before = exchange.counters().slow;
+    exchange.receive(client, &[1, SLOW, 3]);
+    let warnings = log.take_warnings();
+    let call = |line: &String| {
+        line.contains("the service took ")
+            && line.contains(" ms for 3 frames on connection ")
+            && line.contains(" of open over a unix socket, ")
+    };
+    assert!(warnings.iter().any(call), "{warnings:?}");
+    exchange.advance(Duration::from_secs(3600));
+    let warnings = log.take_warnings();
+    let tick =
+        |line: &String| line.contains("the service of open took ") && line.contains(" ms in tick");
+    assert!(warnings.iter().any(tick), "{warnings:?}");
+    // More if the machine stalled in another call.
+    assert!(exchange.counters().slow - before >= 2);
 }
 
 #[derive(Clone, Default)]

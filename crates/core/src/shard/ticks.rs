@@ -71,6 +71,9 @@ impl<L: Link> Shard<L> {
             if let Some(Err(panic)) = &ticked {
                 at_hand.report_panic("the service", panic);
             }
+            if let Some(took) = self.desk.stopwatch.slow() {
+                at_hand.report_slow(took);
+            }
             let tick = &mut self.ticks.each[index];
             match ticked {
                 Some(Ok(after)) => {

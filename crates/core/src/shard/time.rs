@@ -42,6 +42,7 @@ impl<L: Link> Shard<L> {
     /// time.
     pub(crate) fn woken(&mut self, now: u64) {
         self.desk.now = now;
+        self.desk.stopwatch.start();
     }
 
     /// Looks for time limits that are exceeded by now. They take effect in [`Shard::caught_up`], behind everything that has
