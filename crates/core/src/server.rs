@@ -88,7 +88,7 @@ impl Server {
     ///
     /// [`Server::run`] calls `make` once, on its own thread, before the sockets are opened and the services made. It is given
     /// the descriptor of this name that was passed on, or opens one if it is given none; keeps a duplicate for the application; and
-    /// returns the one that the server is to hold and to pass on. It may start a thread that uses it.
+    /// returns the one that the server is to hold and to pass on.
     ///
     /// ```
     /// # use ringhold_core::Server;
@@ -132,6 +132,9 @@ impl Server {
     ///   warning, or an error if it is a listening socket.
     /// - `make` is not called in the program that a reload asks. [`Server::inherited_only`] is about sections: whether a missing
     ///   descriptor is an error is for `make` to say. [`Server::start`] calls it, too, and passes the descriptor on to nobody.
+    /// - What is to reach connections is best read in [`Service::tick`] of one worker, without blocking: it is called as long as all
+    ///   connections are there, those of the predecessor too, and what comes meanwhile waits in the descriptor's queue. A thread that
+    ///   `make` starts reads before that, and until the process has been replaced, and what it pushes then reaches nobody.
     /// - What a thread has read and not made use of when the process replaces itself is lost; the `Drop` of a service can wait for it.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ impl Hub {
     }
 
     /// How many readers it goes to.
-    fn publish(&self, topic: &str, event: &Notification) -> usize {
+    pub(crate) fn publish(&self, topic: &str, event: &Notification) -> usize {
         self.with(topic, |readers| {
             readers.retain(|reader| reader.send(event).is_ok());
             readers.len()

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ringhold_client::Address;
 use rmpv::Value;
@@ -105,6 +107,55 @@ fn nothing_that_was_sent_is_lost_by_reloads() {
         }
         assert!(!bed.manager.log().contains("the reload is refused"));
         assert_eq!(bed.stored(), usize::from(store_max > 0 && !is_units));
+        bed.manager.stop_for_good();
+    }
+}
+
+/// What is read in a tick is published when all subscriptions are there, and as long as they are.
+#[test]
+fn what_a_tick_reads_reaches_every_subscriber() {
+    for engine in ["auto", "portable"] {
+        let mut bed = Bed::new(16);
+        bed.manager.use_engine(engine);
+        bed.manager
+            .configure("workers = 2\n[sockets.rpc]\n[sockets.topics]\n");
+        let address = bed.manager.listen_unix("topics");
+        let port = bed.manager.listen_udp("metrics");
+        bed.manager.set_flag("relay-metrics", true);
+        bed.manager.start();
+        let mut readers = [(); 4].map(|()| {
+            let mut reader = Wire::connect(&address);
+            reader.send(&request(1, "subscribe", &["metrics".into()]));
+            assert_eq!(reader.reply(), (1, Ok(Value::Nil)));
+            reader
+        });
+        for step in [Manager::reload, Manager::restart].repeat(3) {
+            let ends = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let (sender, sent) = (&bed.sender, &mut bed.sent);
+                scope.spawn(|| {
+                    // So many are in the queue of the socket if nobody reads all the while.
+                    for _ in 0..200 {
+                        *sent += 1;
+                        let to = (Ipv4Addr::LOCALHOST, port);
+                        sender.send_to(&sent.to_be_bytes(), to).unwrap();
+                        if ends.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                step(&mut bed.manager);
+                ends.store(true, Ordering::Relaxed);
+            });
+        }
+        for reader in &mut readers {
+            for number in 1..=bed.sent {
+                let params = vec!["metrics".into(), number.into()];
+                let event = vec![2.into(), "event".into(), Value::Array(params)];
+                assert_eq!(reader.value(), Value::Array(event), "of {}", bed.sent);
+            }
+        }
         bed.manager.stop_for_good();
     }
 }

@@ -24,7 +24,7 @@ use ringhold_core::{
     Close, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service,
     block_signals,
 };
-use ringhold_rpc::{Fault, Responder, Router, Rpc};
+use ringhold_rpc::{Fault, Notification, Responder, Router, Rpc};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_bytes::ByteBuf;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -125,7 +125,13 @@ fn serve(config: &Path) {
         .service("rpc", |worker| Rpc::new(worker, router()))
         .service("topics", {
             let hub = topics::Hub::default();
-            move |worker| Rpc::new(worker, topics::router(&hub))
+            let relays = flags.join("relay-metrics").exists();
+            move |worker| {
+                let router = topics::router(&hub);
+                let relays = relays && worker.index() == 0;
+                let router = if relays { relay(router, &hub) } else { router };
+                Rpc::new(worker, router)
+            }
         })
         .service("counter", {
             let flags = flags.clone();
@@ -172,6 +178,18 @@ fn metrics(inherited: Option<OwnedFd>, flags: &Path) -> io::Result<OwnedFd> {
     let held = socket.try_clone()?.into();
     METRICS.set(socket).unwrap();
     Ok(held)
+}
+
+/// Publishes each datagram that the application's own socket receives as an event of the topic `metrics`.
+fn relay(router: Router, hub: &topics::Hub) -> Router {
+    let hub = hub.clone();
+    router.every(Duration::from_millis(1), move || {
+        let mut number = [0; 8];
+        while METRICS.get().unwrap().recv(&mut number).is_ok() {
+            let event = ("metrics", u64::from_be_bytes(number));
+            hub.publish("metrics", &Notification::new("event", &event).unwrap());
+        }
+    })
 }
 
 /// A line is a datagram, as it is for the journal.
