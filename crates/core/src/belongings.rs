@@ -201,6 +201,24 @@ impl Belonging {
         }
     }
 
+    /// Leaves it there once more at the end: the unit may have a store only since then. The service manager knows what it has, and
+    /// should it be too slow to answer, that is not lost.
+    pub(crate) fn store_again(&self) {
+        if !self.is_units
+            && let Err(error) = store::keep_another(&own(&self.name), self.descriptor.as_fd())
+        {
+            tracing::warn!(
+                "descriptor {:?} of the application cannot be stored once more: {error}",
+                self.name
+            );
+        }
+    }
+
+    /// Whether it takes room in the service manager's store.
+    pub(crate) fn is_stored(&self) -> bool {
+        !self.is_units
+    }
+
     /// The descriptor, and its name for a successor.
     pub(crate) fn passed_as(&self) -> (String, BorrowedFd<'_>) {
         let name = match self.is_units {

@@ -73,7 +73,8 @@ impl Server {
         // Before it is asked what else there is room for.
         running.belongings.iter().for_each(Belonging::store);
         // What takes descriptors comes before the connections do.
-        let at_start = Capacity::ask();
+        let own = running.belongings.iter().filter(|own| own.is_stored());
+        let at_start = Capacity::ask(own.count());
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
         let spare = [SPARE_FOR_HANDOVER, SPARE_FOR_CHILD].map(Spare::keep);
         // Before anybody is answered: systemd takes a reload of a service that is still starting for a part of the start,
@@ -201,8 +202,7 @@ impl Daemon {
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
     fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
-        // Once more: the unit may have a store only since then.
-        released.belongings.iter().for_each(Belonging::store);
+        released.belongings.iter().for_each(Belonging::store_again);
         let left = pack(&released.listeners, released.parcels, true).and_then(|package| {
             let count = package.connections;
             let given = store::give(&package);

@@ -276,7 +276,7 @@ impl Server {
             must_be_free(needed + reserve)?;
         }
         let belongings = std::mem::take(&mut self.claims).make(claimed)?;
-        drop_strays(plan.take_strays());
+        let strays = plan.take_strays();
         let mut inheritance = Inheritance::look(reserved, needed);
         let is_of_use = !inheritance.parcels.is_empty() || !inheritance.listeners.is_empty();
         if inheritance.is_some() && !is_of_use {
@@ -286,6 +286,8 @@ impl Server {
             tracing::info!("took over 0 connections");
         }
         let mut running = self.start_from(plan, chosen, cpus, inheritance)?;
+        // Whoever comes after a start that fails may know them.
+        drop_strays(strays);
         running.belongings = belongings;
         Ok(running)
     }

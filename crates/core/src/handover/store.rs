@@ -80,7 +80,12 @@ pub(crate) fn remove(name: &str, patience: Duration) -> io::Result<()> {
 /// Has the service manager keep this descriptor under this name, and no other.
 pub(crate) fn keep(name: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     remove(name, PROBE_PATIENCE)?;
-    descriptor.map_or(Ok(()), |descriptor| store(name, descriptor, PROBE_PATIENCE))
+    descriptor.map_or(Ok(()), |descriptor| keep_another(name, descriptor))
+}
+
+/// Has the service manager keep this descriptor, too; one that it has already it drops (sd_notify(3)).
+pub(crate) fn keep_another(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    store(name, descriptor, PROBE_PATIENCE)
 }
 
 fn removal(name: &str) -> String {

@@ -1,6 +1,6 @@
 //! A descriptor of the application: a datagram socket that it reads when it is asked to.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -168,11 +168,15 @@ fn what_the_application_has_opened_survives_restarts_and_crashes() {
     for is_killed in [false, true, false] {
         let first = bed.sent + 1;
         bed.send(port);
+        let mark = bed.manager.mark();
         match is_killed {
             true => bed.manager.kill(),
             false => bed.manager.stop(),
         }
         assert_eq!(bed.stored(), 1);
+        // It is stored once more, and not removed before: a service manager that hangs then would leave it so.
+        let told = bed.manager.count(mark, &format!("FDNAME={STORED}"));
+        assert_eq!(told, usize::from(!is_killed));
         bed.send(port);
         bed.manager.start();
         bed.send(port);
@@ -296,6 +300,46 @@ fn what_was_opened_is_closed_by_a_program_that_does_not_claim_it() {
         assert!(!bed.has_open(stored.st_ino));
         bed.manager.stop_for_good();
     }
+}
+
+/// The program that knows it may be back for the next start.
+#[test]
+fn what_was_opened_survives_a_start_that_fails_of_a_program_that_does_not_claim_it() {
+    let mut bed = Bed::new(16);
+    bed.manager.start();
+    let port = bed.port();
+    bed.send(port);
+    bed.manager.stop();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let section = format!("[sockets.taken]\nservice = \"rpc\"\nlisten = \"{taken}\"\n");
+    bed.manager.configure(&format!("{CONFIG}{section}"));
+    bed.manager.set_flag("claim-metrics", false);
+    bed.manager.launch();
+    assert_eq!(bed.manager.ended().code(), Some(1));
+    assert_eq!(bed.stored(), 1);
+    bed.manager.configure(CONFIG);
+    bed.manager.set_flag("claim-metrics", true);
+    bed.manager.start();
+    assert_eq!(bed.port(), port);
+    bed.has_received_from(1);
+    bed.manager.stop_for_good();
+}
+
+/// The store has room for the application's own, but not for connections.
+#[test]
+fn the_log_says_how_much_room_is_missing_besides_what_the_application_has() {
+    let mut bed = Bed::new(1);
+    bed.manager.start();
+    bed.manager.logged(
+        1,
+        &[
+            "no room for 3 descriptors of this unit besides the application's own",
+            "FileDescriptorStoreMax= to 4",
+        ],
+    );
+    assert_eq!(bed.stored(), 1);
+    bed.manager.stop_for_good();
 }
 
 /// An error of the start, that leaves all as it was for the next one.
