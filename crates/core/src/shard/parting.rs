@@ -214,6 +214,7 @@ impl<L: Link> Shard<L> {
                 connection.close(Close::Stopping, desk)
             });
         }
+        self.count_open(name);
         self.with(id.slot, |connection, desk| {
             // What the predecessor owed comes before anything that this process says.
             connection.outbox.put_before(&mut desk.pools, state.output);

@@ -19,6 +19,7 @@ impl<L: Link> Shard<L> {
             let peer = peer(id, name, reply);
             host.connected(&peer, reply);
         });
+        self.count_open(name);
         if self.is_parting() && !self.rests() {
             // The others were asked before.
             self.ask(id.slot);
@@ -51,13 +52,18 @@ impl<L: Link> Shard<L> {
             is_end_logged: false,
         });
         self.burst.grown(self.connections.len());
-        let counters = self.desk.name_counters(name);
-        counters.opened.add(1);
-        counters.open.add(1);
         if let Some(entry) = self.connections.get(id.slot as usize) {
             journal::opens(&entry.connection, &self.desk, &entry.link);
         }
         id
+    }
+
+    /// Counts a connection that its service has been told of. Not earlier: whoever sees the number of them on another thread may
+    /// rely on what the services have made of each.
+    pub(super) fn count_open(&self, name: u16) {
+        let counters = self.desk.name_counters(name);
+        counters.opened.add(1);
+        counters.open.add(1);
     }
 
     /// The engine has closed the socket: forget the connection.

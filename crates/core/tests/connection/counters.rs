@@ -1,8 +1,16 @@
 //! Every counter, exactly.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringhold_core::limits::Limits;
+use ringhold_core::metrics::{Metrics, NameTotals};
+use ringhold_core::testing::Exchange;
+use ringhold_core::{
+    Close, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Worker,
+};
 
 use crate::service::{Manner, Rig, ask, bin, defer, verb};
 
@@ -118,4 +126,76 @@ fn every_pause_is_counted_once() {
         rig.set_window(client, None);
         assert_eq!(rig.counters().pauses, i);
     }
+}
+
+/// What a service was told, and how many connections were counted as begun and as open then.
+type Told = (&'static str, u64, u64);
+
+/// Notes it.
+struct Census {
+    metrics: Arc<Metrics>,
+    told: Rc<RefCell<Vec<Told>>>,
+}
+
+impl Census {
+    fn note(&self, what: &'static str) {
+        let NameTotals { opened, open, .. } = self.metrics.snapshot().total();
+        self.told.borrow_mut().push((what, opened, open));
+    }
+}
+
+impl Service for Census {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        self.note("connected");
+        Ok(())
+    }
+
+    fn frame(&mut self, (): &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        self.note("frame");
+        Flow::Continue
+    }
+
+    fn disconnected(&mut self, (): (), _: &Close) {
+        self.note("disconnected");
+    }
+
+    fn save(&self, (): &()) -> Saved {
+        Saved::Bytes(Vec::new().into())
+    }
+
+    fn restore(&mut self, _: &Peer<'_>, _: &[u8]) -> Result<(), RestoreError> {
+        self.note("restored");
+        Ok(())
+    }
+}
+
+/// Who waits for a number of open connections may then ask the service for each of them.
+#[test]
+fn a_connection_counts_as_open_for_as_long_as_its_service_knows_it() {
+    let told = Rc::default();
+    let census = |worker: &Worker| Census {
+        metrics: worker.metrics().clone(),
+        told: Rc::clone(&told),
+    };
+    let mut exchange = Exchange::with_worker(census, Limits::default());
+    let clients = [(); 2].map(|()| exchange.connect());
+    exchange.receive(clients[0], &[1]);
+    let mut exchange = exchange.hand_over(census);
+    for client in clients {
+        exchange.end(client);
+    }
+    let expected = [
+        ("connected", 0, 0),
+        ("connected", 1, 1),
+        ("frame", 2, 2),
+        ("disconnected", 2, 2),
+        ("disconnected", 2, 1),
+        ("restored", 0, 0),
+        ("restored", 1, 1),
+        ("disconnected", 2, 2),
+        ("disconnected", 2, 1),
+    ];
+    assert_eq!(*told.borrow(), expected);
 }
