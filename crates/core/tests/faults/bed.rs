@@ -43,6 +43,7 @@ pub(crate) fn isolated(name: &str, engine: Engine, test: fn(Engine)) {
         watch();
         warm_up(engine);
         let before = Surroundings::now();
+        let _last_words = LastWords;
         test(engine);
         if !LEAKS.load(Ordering::Relaxed) {
             before.come_back();
@@ -85,17 +86,34 @@ fn warm_up(engine: Engine) {
     }
 }
 
-/// The counters of the server that runs, for the last words of a test that hangs.
+/// The counters of the server that runs, for the last words of a test that fails or hangs.
 static WATCHED: Mutex<Option<Arc<Metrics>>> = Mutex::new(None);
+
+/// Says them if it goes in a panic: what a peer did not get does not tell why.
+struct LastWords;
+
+impl LastWords {
+    fn say() {
+        if let Some(metrics) = &*WATCHED.lock().unwrap() {
+            eprintln!("{:#?}", metrics.snapshot());
+        }
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            Self::say();
+        }
+    }
+}
 
 /// Ends the process if it hangs.
 fn watch() {
     std::thread::spawn(|| {
         std::thread::sleep(SAFETY_NET);
         eprintln!("this test hangs");
-        if let Some(metrics) = &*WATCHED.lock().unwrap() {
-            eprintln!("{:#?}", metrics.snapshot());
-        }
+        LastWords::say();
         std::process::abort();
     });
 }
@@ -279,11 +297,7 @@ impl Bed {
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut(&Bed) -> bool) {
         let start = Instant::now();
         while !condition(self) {
-            assert!(
-                start.elapsed() < SAFETY_NET / 2,
-                "never: {what}\n{:#?}",
-                self.snapshot()
-            );
+            assert!(start.elapsed() < SAFETY_NET / 2, "never: {what}");
             std::thread::sleep(Duration::from_micros(200));
         }
     }
