@@ -19,9 +19,19 @@ use crate::shard::{Accept, Shard};
 /// How long accepting rests after descriptors or memory ran out.
 const BACKOFF_MS: u64 = 100;
 
-/// An engine that cannot say how many it accepts at once needs room for more than this: for as many as a backlog holds by
-/// default (net.core.somaxconn), and for those that other workers deal meanwhile.
-const SPARE: u32 = 4096 + MAIL_PER_TURN_MAX as u32;
+/// For how many connections a worker needs room that cannot say how many it accepts at once: those in the backlogs of all its
+/// listeners together, and those that other workers deal meanwhile.
+pub(crate) fn room_to_spare(acceptors: &[Acceptor]) -> u32 {
+    // What a backlog is capped at (listen(2)), and by default. It holds one more than that.
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
+    let most: u32 = most
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(4096);
+    let enabled = acceptors.iter().filter(|it| it.listener.enabled).count();
+    most.saturating_add(1)
+        .saturating_mul(enabled as u32)
+        .saturating_add(MAIL_PER_TURN_MAX as u32)
+}
 
 /// One listener of a worker.
 pub(crate) struct Accepting {
@@ -78,11 +88,10 @@ impl Accepting {
         self.state == State::Open && !self.is_paused
     }
 
-    /// Whether there is room for however many the kernel may accept before it is told to stop: otherwise they are to be
-    /// accepted one by one. The worker knows of every connection that takes room on it, since it opens each.
-    pub(crate) fn has_room_to_spare<L>(&self, shard: &Shard<L>) -> bool {
+    /// Whether there is room for more than so many. The worker knows of every connection that takes room on it, since it opens each.
+    pub(crate) fn has_room_for<L>(&self, count: u32, shard: &Shard<L>) -> bool {
         let Desk { crew, worker, .. } = &shard.desk;
-        !self.listener.enabled || crew.dealer.room(self.name as usize, *worker) > SPARE
+        !self.listener.enabled || crew.dealer.room(self.name as usize, *worker) > count
     }
 
     /// Whether the engine is to call [`Accepting::end`] once nothing can come any more.

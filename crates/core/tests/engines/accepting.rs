@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::bed::{Bed, GREETING, connect, connect_unix, engines, expect, expect_end, frame};
 
@@ -102,5 +104,52 @@ fn somebody_else_may_take_connections_from_the_same_listener() {
             expect(&mut client, &[GREETING]);
         }
         assert_eq!(bed.finish().opened, theirs, "the test took {mine}");
+    }
+}
+
+/// Each backlog alone would fit when the worker begins to accept.
+#[test]
+fn who_floods_all_listeners_of_a_worker_gets_no_more_than_the_limit() {
+    const LIMIT: u64 = 5130;
+    const WAITING: usize = 1720;
+    let raised = ringhold_core::rlimit::raise().unwrap();
+    if raised.after < 3 * LIMIT {
+        eprintln!(
+            "skipped: it takes {} descriptors, and the hard limit is {}",
+            3 * LIMIT,
+            raised.after
+        );
+        return;
+    }
+    for engine in engines() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut listeners = Vec::new();
+        let mut clients = Vec::new();
+        for name in ["echo", "echo", "other"] {
+            let path = directory.path().join(listeners.len().to_string());
+            let listener = UnixListener::bind(&path).unwrap();
+            rustix::net::listen(&listener, 4096).unwrap();
+            clients.extend((0..WAITING).map(|_| UnixStream::connect(&path).unwrap()));
+            listeners.push((name.to_owned(), OwnedFd::from(listener)));
+        }
+        let config = format!(
+            "
+            workers = 1
+            [limits]
+            connections = {LIMIT}
+            [sockets.echo]
+            [sockets.other]
+            service = \"echo\"
+            "
+        );
+        let bed = Bed::start_inheriting(engine, &config, listeners);
+        bed.until("nobody else is served", |bed| bed.total().accept_pauses > 0);
+        let total = bed.total();
+        assert_eq!(total.open, LIMIT);
+        // Each listener finds out by one more.
+        assert!(total.accepted <= LIMIT + 3, "{total:?}");
+        drop(clients);
+        bed.until("nobody is left", |bed| bed.total().open == 0);
+        assert_eq!(bed.finish().opened, 3 * WAITING as u64);
     }
 }

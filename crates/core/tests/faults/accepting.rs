@@ -249,7 +249,7 @@ pub(crate) fn many_are_accepted_at_once_until_little_room_is_left(engine: Engine
     let config = "
         workers = 1
         [limits]
-        connections = 5300
+        connections = 9400
         [sockets.echo]
         listen = [\"127.0.0.1:0\"]
         [sockets.other]

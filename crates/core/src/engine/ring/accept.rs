@@ -1,4 +1,5 @@
-//! Asking the kernel for connections: one multishot accept a listener, or, where there is little room, one after the other.
+//! Asking the kernel for connections: one multishot accept a listener, or, where there is not room for the backlogs of all
+//! listeners, which it could take before it is told to stop, one after the other.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -71,7 +72,7 @@ impl Engine<'_> {
                 Flight::None if accepting.is_stopping() => accepting.end(&mut self.shard),
                 Flight::Armed { many }
                     if !accepting.is_wanted()
-                        || many && !accepting.has_room_to_spare(&self.shard) =>
+                        || many && !accepting.has_room_for(self.room_to_spare, &self.shard) =>
                 {
                     *flight = Flight::Cancelled;
                     self.cancel(Operation::new(Kind::Accept, 0, index as u32))?;
@@ -87,7 +88,8 @@ impl Engine<'_> {
         let fd = Fd(acceptor.accepting.socket().as_raw_fd());
         // Never SOCK_NONBLOCK: a receive on such a socket fails with EAGAIN instead of waiting for data.
         let flags = libc::SOCK_CLOEXEC;
-        let many = !acceptor.one_shot && acceptor.accepting.has_room_to_spare(&self.shard);
+        let accepting = &acceptor.accepting;
+        let many = !acceptor.one_shot && accepting.has_room_for(self.room_to_spare, &self.shard);
         let accept = if many {
             opcode::AcceptMulti::new(fd).flags(flags).build()
         } else {

@@ -41,6 +41,7 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
+use crate::engine::accepting::room_to_spare;
 use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
@@ -61,6 +62,8 @@ struct Engine<'r> {
     buffers: Buffers,
     shard: Shard<RingLink>,
     acceptors: Vec<Listening>,
+    /// For more connections than this there must be room where the kernel is to accept as many as come.
+    room_to_spare: u32,
     /// Not leaked with the rest: after a failure, who posts is to be told that nobody reads.
     mailbox: &'r Mailbox,
     clock: Clock,
@@ -167,6 +170,7 @@ impl<'r> Engine<'r> {
             files,
             buffers,
             shard,
+            room_to_spare: room_to_spare(&acceptors),
             acceptors: acceptors.into_iter().map(Listening::new).collect(),
             mailbox,
             clock: Clock::new(),
