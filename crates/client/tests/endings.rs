@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
-use reference::{Behaviour, Server};
+use reference::{Behaviour, Server, once};
 use ringhold_client::Address;
 use ringhold_client::load::{self, Counts, LoadPlan, LoadReport, Mode};
 
@@ -144,14 +144,6 @@ fn one_way_ingest_into_a_server_that_never_reads_is_a_fault() {
     assert_eq!(report.counts.unfinished, 1, "{report}");
     assert!(!report.is_clean());
     assert!(has_problem(&report, "bytes were not taken"), "{report}");
-}
-
-/// Serves one connection with `serve` on a thread of its own.
-fn once(serve: impl FnOnce(TcpStream) + Send + 'static) -> (thread::JoinHandle<()>, Address) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().into();
-    let thread = thread::spawn(move || serve(listener.accept().unwrap().0));
-    (thread, address)
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How long and how much the client waits for and takes, and how connections end.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringhold_client::{Address, CallError, Client, Exceeded, Limits, Message, Options};
 
-use crate::reference::{Behaviour, Fault, Server};
+use crate::reference::{Behaviour, Fault, Server, once};
 use crate::{PATIENCE, SHORT, connect, connect_with, serve};
 
 #[test]
@@ -154,14 +154,6 @@ fn a_connection_that_is_gone_is_said_with_address_and_reason() {
         assert_eq!(error.to_string(), text);
         assert!(client.finish_sending().is_err());
     }
-}
-
-/// Serves one connection with `serve` on a thread of its own.
-fn once(serve: impl FnOnce(TcpStream) + Send + 'static) -> (thread::JoinHandle<()>, Address) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().into();
-    let thread = thread::spawn(move || serve(listener.accept().unwrap().0));
-    (thread, address)
 }
 
 /// Closing the stream then resets the connection.

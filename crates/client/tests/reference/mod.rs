@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -410,4 +410,12 @@ fn altered(value: Value) -> Value {
         }
         _ => "altered".into(),
     }
+}
+
+/// Serves one connection with `serve` on a thread of its own.
+pub(crate) fn once(serve: impl FnOnce(TcpStream) + Send + 'static) -> (JoinHandle<()>, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().into();
+    let thread = thread::spawn(move || serve(listener.accept().unwrap().0));
+    (thread, address)
 }
