@@ -416,9 +416,29 @@ impl Exchange {
 mod tests {
     use super::*;
     use crate::frame::Frame;
+    use crate::memory::Meter;
     use crate::peer::Peer;
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal};
+
+    impl Exchange {
+        /// Adds a second worker, which takes no turns, and lets both together hold so much. Returns its mailbox.
+        pub(super) fn add_busy_worker(&mut self, memory: u64) -> Mailbox {
+            let desk = &mut self.shard.desk;
+            let (post, mailbox) = mailbox().unwrap();
+            let memory = Memory::new(memory, 2);
+            desk.crew = Crew::new(
+                vec![desk.crew.posts[0].clone(), post],
+                desk.crew.names.clone(),
+                Dealer::new(2, 100, [vec![0, 1]]),
+                memory.clone(),
+                desk.crew.metrics.clone(),
+                vec![0, 0],
+            );
+            desk.meter = Meter::new(memory, 0);
+            mailbox
+        }
+    }
 
     /// Answers every frame with 60000 bytes.
     pub(super) struct Talkative;

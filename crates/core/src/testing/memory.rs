@@ -1,10 +1,10 @@
 //! Who is cut when the connections of all workers together hold more than they may.
 
-use crate::crew::Crew;
+use std::sync::Arc;
+
 use crate::limits::Limits;
-use crate::mailbox::{Mail, Mailbox, mailbox};
+use crate::mailbox::{Mail, Mailbox};
 use crate::memory::{Memory, Meter};
-use crate::placement::Dealer;
 use crate::testing::tests::Talkative;
 use crate::testing::{Client, Exchange};
 
@@ -25,7 +25,7 @@ fn ask(exchange: &mut Exchange, client: Client) {
 /// A worker, and another one that is busy, with its mailbox and what its connections hold.
 struct Two {
     exchange: Exchange,
-    memory: std::sync::Arc<Memory>,
+    memory: Arc<Memory>,
     busy: Meter,
     mailbox: Mailbox,
 }
@@ -33,18 +33,8 @@ struct Two {
 impl Two {
     fn new(limit: u64) -> Self {
         let mut exchange = Exchange::new(Talkative);
-        let memory = Memory::new(limit, 2);
-        let (post, mailbox) = mailbox().unwrap();
-        let alone = exchange.shard.desk.crew.clone();
-        exchange.shard.desk.crew = Crew::new(
-            vec![alone.posts[0].clone(), post],
-            alone.names.clone(),
-            Dealer::new(2, 100, [vec![0, 1]]),
-            memory.clone(),
-            alone.metrics.clone(),
-            vec![0, 0],
-        );
-        exchange.shard.desk.meter = Meter::new(memory.clone(), 0);
+        let mailbox = exchange.add_busy_worker(limit);
+        let memory = exchange.shard.desk.crew.memory.clone();
         Two {
             exchange,
             busy: Meter::new(memory.clone(), 1),

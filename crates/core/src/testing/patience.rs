@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use super::{Client, Exchange};
-use crate::crew::Crew;
 use crate::frame::Frame;
 use crate::limits::Limits;
-use crate::mailbox::{Mail, mailbox};
-use crate::memory::{Memory, Meter};
+use crate::mailbox::Mail;
 use crate::peer::Peer;
-use crate::placement::Dealer;
 use crate::reply::Reply;
 use crate::service::{Flow, Refusal, Saved, Service};
 
@@ -52,19 +49,8 @@ fn are_open(exchange: &Exchange, clients: &[Client]) -> bool {
 #[test]
 fn nobody_is_cut_while_a_handover_waits_for_a_busy_worker() {
     let mut exchange = Exchange::with_limits(Plain, limits());
-    let alone = exchange.shard.desk.crew.clone();
-    let (post, _mailbox) = mailbox().unwrap();
-    let memory = Memory::new(1 << 30, 2);
-    let crew = Crew::new(
-        vec![alone.posts[0].clone(), post],
-        alone.names.clone(),
-        Dealer::new(2, 100, [vec![0, 1]]),
-        memory.clone(),
-        alone.metrics.clone(),
-        vec![0, 0],
-    );
-    exchange.shard.desk.crew = crew.clone();
-    exchange.shard.desk.meter = Meter::new(memory, 0);
+    let _mailbox = exchange.add_busy_worker(1 << 30);
+    let crew = exchange.shard.desk.crew.clone();
     // One says nothing, and one is in the middle of a frame.
     let clients = [exchange.connect(), exchange.connect()];
     exchange.receive(clients[1], &[0x92]);
