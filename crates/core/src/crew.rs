@@ -125,12 +125,7 @@ impl Crew {
     /// A worker has ended, or was never begun: nobody is to wait for it.
     pub(crate) fn worker_ended(&self, worker: usize) {
         self.acceptors[worker].store(0, Ordering::Release);
-        self.dealer.leave_out(worker);
-        self.open_tickets.forget(worker);
-        self.endings.forget(worker);
-        self.asked.enter(worker);
-        self.rests.enter(worker);
-        self.wake_all();
+        self.count_out(worker);
     }
 
     /// A worker stops, and is going to look at what the others have.
@@ -151,6 +146,11 @@ impl Crew {
     /// all do, and may still be in time.
     pub(crate) fn leave_behind(&self, worker: usize) {
         self.left_behind.enter(worker);
+        self.count_out(worker);
+    }
+
+    /// Nobody waits any more for what a worker owes or has to say, and nobody is dealt to it.
+    fn count_out(&self, worker: usize) {
         self.dealer.leave_out(worker);
         self.open_tickets.forget(worker);
         self.endings.forget(worker);
