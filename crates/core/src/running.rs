@@ -111,7 +111,7 @@ impl Running {
                 name: listener.group as u16,
             });
             let factories = server.services.iter().map(|(_, factory)| factory.clone());
-            let post = worker::Post {
+            let assignment = worker::Assignment {
                 index,
                 cpu,
                 config: config.clone(),
@@ -121,7 +121,7 @@ impl Running {
                 mailbox,
                 acceptors: acceptors.collect(),
             };
-            if let Err(error) = running.spawn(post, report.clone()) {
+            if let Err(error) = running.spawn(assignment, report.clone()) {
                 for missing in index..count {
                     running.crew.worker_ended(missing);
                 }
@@ -137,20 +137,20 @@ impl Running {
 
     fn spawn(
         &mut self,
-        post: worker::Post,
+        assignment: worker::Assignment,
         report: mpsc::Sender<Result<(), String>>,
     ) -> io::Result<()> {
         let guard = EndGuard {
             ends: self.ends.clone(),
             crew: self.crew.clone(),
-            index: post.index,
+            index: assignment.index,
             served: Served::nothing(Err(io::Error::other("the worker panicked"))),
         };
         let thread = std::thread::Builder::new()
-            .name(format!("ringhold-{}", post.index))
+            .name(format!("ringhold-{}", assignment.index))
             .spawn(move || {
                 let mut guard = guard;
-                guard.served = worker::run(post, move |made| {
+                guard.served = worker::run(assignment, move |made| {
                     // Nobody listens any more if another worker could not start; this one is told to stop.
                     let _ = report.send(made);
                 });
@@ -302,9 +302,9 @@ impl Running {
     ///
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
-        let ended = self.join_workers();
+        let (_, failed) = self.collect();
         unlink(&self.listeners);
-        ended
+        failed.map_or(Ok(()), Err)
     }
 
     /// Waits until every worker that was not left behind has ended after [`Running::stop_to_hand_over`]: what is open, what is left of each
@@ -316,13 +316,6 @@ impl Running {
             belongings: std::mem::take(&mut self.belongings),
             parcels,
             failed,
-        }
-    }
-
-    fn join_workers(&mut self) -> Result<(), ServerError> {
-        match self.collect() {
-            (_, Some(failed)) => Err(failed),
-            (_, None) => Ok(()),
         }
     }
 

@@ -40,7 +40,7 @@ impl Worker {
 pub(crate) type Factory = Arc<dyn Fn(&Worker) -> Box<dyn Host> + Send + Sync>;
 
 /// Everything that a worker's thread takes over.
-pub(crate) struct Post {
+pub(crate) struct Assignment {
     pub(crate) index: usize,
     pub(crate) cpu: Option<usize>,
     pub(crate) config: Arc<Config>,
@@ -53,39 +53,47 @@ pub(crate) struct Post {
 
 /// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its engine is set
 /// up, or with the reason why it cannot be. Nobody is accepted before [`Mail::Resume`](crate::mailbox::Mail::Resume).
-pub(crate) fn run(post: Post, ready: impl FnOnce(Result<(), String>)) -> Served {
-    if let Some(cpu) = post.cpu
+pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)) -> Served {
+    if let Some(cpu) = assignment.cpu
         && let Err(error) = crate::cpus::pin(cpu)
     {
         tracing::warn!(
-            worker = post.index,
+            worker = assignment.index,
             "cannot pin the worker to CPU {cpu}: {error}"
         );
     }
-    post.mailbox.adopt();
+    assignment.mailbox.adopt();
     let worker = Worker {
-        index: post.index,
-        count: post.crew.posts.len(),
-        metrics: post.crew.metrics.clone(),
+        index: assignment.index,
+        count: assignment.crew.posts.len(),
+        metrics: assignment.crew.metrics.clone(),
     };
-    let hosts = post.factories.iter().map(|make| make(&worker)).collect();
-    let desk = Desk::new(post.crew, post.index, post.config.limits.clone());
-    let drain = post.config.handover.drain;
-    match post.engine {
+    let hosts = assignment
+        .factories
+        .iter()
+        .map(|make| make(&worker))
+        .collect();
+    let desk = Desk::new(
+        assignment.crew,
+        assignment.index,
+        assignment.config.limits.clone(),
+    );
+    let drain = assignment.config.handover.drain;
+    match assignment.engine {
         EngineKind::Ring => ring::run(
-            &post.config.ring,
-            post.config.spin,
+            &assignment.config.ring,
+            assignment.config.spin,
             Shard::new(desk, hosts, drain),
-            post.acceptors,
-            post.mailbox,
+            assignment.acceptors,
+            assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
         ),
         EngineKind::Portable => portable::run(
-            &post.config.ring,
-            post.config.spin,
+            &assignment.config.ring,
+            assignment.config.spin,
             Shard::new(desk, hosts, drain),
-            post.acceptors,
-            post.mailbox,
+            assignment.acceptors,
+            assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
         ),
     }
