@@ -5,16 +5,18 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::bed::{Bed, GREETING, connect, connect_unix, engines, expect, expect_end, frame};
+use crate::bed::{
+    GREETING, connect, connect_unix, engines, expect, expect_end, frame, serve_echo, serve_echo_on,
+};
 
 #[test]
 fn above_the_limit_connections_wait_and_are_served_in_order() {
     for engine in engines() {
-        let bed = Bed::start(
+        let bed = serve_echo(
             engine,
             "workers = 2\n[limits]\nconnections = 3\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
         );
-        let mut clients: Vec<TcpStream> = (0..20).map(|_| bed.connect()).collect();
+        let mut clients: Vec<TcpStream> = (0..20).map(|_| bed.connect("echo")).collect();
         for client in &mut clients {
             client.write_all(&frame(100, 1)).unwrap();
         }
@@ -37,7 +39,7 @@ fn clients_of_a_disabled_socket_see_the_end() {
     for engine in engines() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let bed = Bed::start_inheriting(
+        let bed = serve_echo_on(
             engine,
             "
             workers = 2
@@ -64,11 +66,11 @@ fn clients_of_a_disabled_socket_see_the_end() {
 #[test]
 fn a_name_may_have_a_listener_for_each_worker() {
     for engine in engines() {
-        let bed = Bed::start(
+        let bed = serve_echo(
             engine,
             "workers = 2\n[sockets.echo]\nreuse_port = true\nlisten = [\"127.0.0.1:0\"]\n",
         );
-        let mut clients: Vec<TcpStream> = (0..50).map(|_| bed.connect()).collect();
+        let mut clients: Vec<TcpStream> = (0..50).map(|_| bed.connect("echo")).collect();
         for client in &mut clients {
             expect(client, &[GREETING]);
         }
@@ -84,7 +86,7 @@ fn somebody_else_may_take_connections_from_the_same_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let ours = listener.try_clone().unwrap();
-        let bed = Bed::start_inheriting(
+        let bed = serve_echo_on(
             engine,
             "workers = 1\n[sockets.echo]\n",
             vec![("echo".to_owned(), ours.into())],

@@ -19,7 +19,6 @@ mod item;
 mod make;
 mod outcome;
 mod pure;
-pub(crate) mod random;
 mod reading;
 mod real;
 mod script;
@@ -32,7 +31,8 @@ use self::compare::Expected;
 use self::outcome::{Outcome, Reason};
 use self::reading::{Fate, Reading};
 use self::script::Script;
-use crate::bed::{SAFETY_NET, engines};
+use crate::bed::{Engine, engines};
+use crate::common::PATIENCE;
 
 /// The seeds of an ordinary run.
 const SEEDS: Range<u64> = 0..80;
@@ -67,7 +67,7 @@ fn readings(script: &Script) -> Vec<(usize, Reading)> {
 }
 
 /// Lets a script happen everywhere. Returns the first difference.
-fn fault_of(script: &Script, engines: &[&str], patience: Duration) -> Option<String> {
+fn fault_of(script: &Script, engines: &[Engine], patience: Duration) -> Option<String> {
     let steps = script.steps();
     let readings = readings(script);
     let pure = match pure::run(script, &steps) {
@@ -90,7 +90,7 @@ fn fault_of(script: &Script, engines: &[&str], patience: Duration) -> Option<Str
         return Some(format!("without sockets: {fault}"));
     }
     for engine in engines {
-        let run = real::run(script, &steps, &pure, engine, patience);
+        let run = real::run(script, &steps, &pure, *engine, patience);
         if let Err(fault) = run.and_then(|outcomes| compare(&outcomes)) {
             return Some(format!("{engine}: {fault}"));
         }
@@ -104,7 +104,7 @@ fn random_scripts_end_in_the_same_way() {
     let engines = engines();
     for seed in seeds(SEEDS) {
         let script = Script::random(seed);
-        if let Some(fault) = fault_of(&script, &engines, SAFETY_NET) {
+        if let Some(fault) = fault_of(&script, &engines, PATIENCE) {
             eprintln!("seed {seed}: {fault}\n{script:?}\nlooking for a smaller script");
             let (smallest, again) = shrink::shrink(&script, |script| {
                 fault_of(script, &engines, LITTLE_PATIENCE)

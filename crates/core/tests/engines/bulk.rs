@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use socket2::SockRef;
 
 use crate::bed::{
-    Bed, GREETING, connect_unix, drain, engines, exchange, expect, expect_end, frame,
+    Bed, Engine, GREETING, connect_unix, drain, engines, exchange, expect, expect_end, frame,
+    serve_echo,
 };
 
 const ONE_WORKER: &str = "
@@ -16,9 +17,9 @@ const ONE_WORKER: &str = "
     listen = [\"127.0.0.1:0\", \"unix:@/echo.sock\"]
 ";
 
-fn start(engine: &str) -> (Bed, TcpStream, UnixStream) {
-    let bed = Bed::start(engine, ONE_WORKER);
-    let tcp = bed.connect();
+fn start(engine: Engine) -> (Bed, TcpStream, UnixStream) {
+    let bed = serve_echo(engine, ONE_WORKER);
+    let tcp = bed.connect("echo");
     let unix = connect_unix(&bed.path("echo.sock"));
     expect(&mut &tcp, &[GREETING]);
     expect(&mut &unix, &[GREETING]);
@@ -32,15 +33,19 @@ fn many(count: u32) -> Vec<u8> {
         .collect()
 }
 
-fn assert_pieces(engine: &str, bed: &Bed) {
-    assert_eq!(bed.engine().pieces > 0, engine == "ring", "{engine}");
+fn assert_pieces(engine: Engine, bed: &Bed) {
+    assert_eq!(
+        bed.counters().pieces > 0,
+        engine == Engine::Ring,
+        "{engine}"
+    );
 }
 
 #[test]
 fn what_is_sent_at_length_comes_back_in_order() {
     for engine in engines() {
         let (bed, tcp, unix) = start(engine);
-        let others: Vec<TcpStream> = (0..6).map(|_| bed.connect()).collect();
+        let others: Vec<TcpStream> = (0..6).map(|_| bed.connect("echo")).collect();
         for other in &others {
             expect(&mut &*other, &[GREETING]);
         }
@@ -64,7 +69,7 @@ fn who_never_stops_does_not_keep_others_from_being_served() {
         let (bed, tcp, unix) = start(engine);
         let frames = many(64);
         std::thread::scope(|scope| {
-            let mut endless = bed.connect();
+            let mut endless = bed.connect("echo");
             expect(&mut endless, &[GREETING]);
             let mut reader = endless.try_clone().unwrap();
             let writer = endless.try_clone().unwrap();
@@ -93,13 +98,13 @@ fn who_turns_to_small_frames_is_treated_like_others_again() {
         exchange(&tcp, &many(100));
         assert_pieces(engine, &bed);
         for round in 0..3 {
-            let before = bed.engine().pieces;
+            let before = bed.counters().pieces;
             for seed in 0..50 {
                 exchange(&unix, &frame(100, seed));
                 exchange(&tcp, &frame(100, seed));
             }
             // Looks in vain count as pieces, too.
-            let pieces = bed.engine().pieces - before;
+            let pieces = bed.counters().pieces - before;
             if round > 0 {
                 assert_eq!(pieces, 0, "{engine}, round {round}");
             }
@@ -114,7 +119,7 @@ fn who_turns_to_small_frames_is_treated_like_others_again() {
 fn the_end_of_a_connection_with_much_to_say_is_seen() {
     for engine in engines() {
         let (bed, tcp, mut unix) = start(engine);
-        let mut orderly = bed.connect();
+        let mut orderly = bed.connect("echo");
         expect(&mut orderly, &[GREETING]);
         for mut client in [&tcp, &orderly] {
             exchange(client, &many(40));
@@ -144,7 +149,7 @@ fn who_has_much_to_say_and_reads_nothing_is_paused() {
     for engine in engines() {
         let config =
             ONE_WORKER.replace("[sockets", "[limits]\noutbox_bytes = \"256KiB\"\n[sockets");
-        let bed = Bed::start(engine, &config);
+        let bed = serve_echo(engine, &config);
         let mut unix = connect_unix(&bed.path("echo.sock"));
         let frames = many(500);
         std::thread::scope(|scope| {

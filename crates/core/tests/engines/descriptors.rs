@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::bed::{Bed, GREETING, connect, engines};
+use crate::bed::{Engine, GREETING, connect, engines, serve_echo};
 
 /// Set to the engine in the process that serves.
 const CHILD: &str = "RINGHOLD_ENGINES_CHILD";
@@ -17,8 +17,9 @@ const DESCRIPTORS: u64 = 64;
 
 #[test]
 fn without_descriptors_accepting_rests_and_goes_on() {
-    if let Ok(engine) = std::env::var(CHILD) {
-        serve(&engine);
+    if let Ok(chosen) = std::env::var(CHILD) {
+        let mut engines = engines().into_iter();
+        serve(engines.find(|engine| engine.to_string() == chosen).unwrap());
         return;
     }
     for engine in engines() {
@@ -28,7 +29,7 @@ fn without_descriptors_accepting_rests_and_goes_on() {
                 "descriptors::without_descriptors_accepting_rests_and_goes_on",
                 "--nocapture",
             ])
-            .env(CHILD, engine)
+            .env(CHILD, engine.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -40,24 +41,24 @@ fn without_descriptors_accepting_rests_and_goes_on() {
 }
 
 /// Serves, and answers each line on its input with how often accepting rested, until that ends.
-fn serve(engine: &str) {
+fn serve(engine: Engine) {
     let limit = Rlimit {
         current: Some(DESCRIPTORS),
         maximum: Some(DESCRIPTORS),
     };
     setrlimit(Resource::Nofile, limit).unwrap();
-    let bed = Bed::start(
+    let bed = serve_echo(
         engine,
         "workers = 1\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
     );
-    println!("address {}", bed.address());
+    println!("address {}", bed.address("echo"));
     for line in std::io::stdin().lines() {
         line.unwrap();
-        println!("rested {}", bed.engine().accept_backoffs);
+        println!("rested {}", bed.counters().accept_backoffs);
     }
     // What is looked at in the end needs a descriptor, too.
     bed.until("no connection", |bed| bed.total().open == 0);
-    let turns = bed.engine().turns;
+    let turns = bed.counters().turns;
     let total = bed.finish();
     assert_eq!((total.opened, total.failed), (100, 0));
     // Some for each connection and each rest; a worker that spins makes millions.

@@ -8,28 +8,28 @@ use bytes::Bytes;
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 use socket2::SockRef;
 
-use crate::bed::{Bed, GREETING, engines, exchange, expect, expect_end, frame};
+use crate::bed::{Bed, Engine, GREETING, engines, exchange, expect, expect_end, frame, serve_echo};
 
 const CLIENTS: usize = 200;
 
 /// A server with one worker, and clients that have said much at the same time for a while.
-fn start(engine: &str) -> (Bed, Vec<TcpStream>) {
+fn start(engine: Engine) -> (Bed, Vec<TcpStream>) {
     let config = "
         workers = 1
         [sockets.echo]
         listen = [\"127.0.0.1:0\"]
     ";
-    let bed = Bed::start(engine, config);
-    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect()).collect();
+    let bed = serve_echo(engine, config);
+    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("echo")).collect();
     for mut client in &clients {
         expect(&mut client, &[GREETING]);
     }
-    let is_ring = engine == "ring";
+    let is_ring = engine == Engine::Ring;
     let mut rounds = 0;
     bed.until("looks", |bed| {
         rounds += 1;
         crowd(&clients, rounds);
-        let looks = bed.engine().looks;
+        let looks = bed.counters().looks;
         rounds > 60 && (looks > 0) == is_ring
     });
     (bed, clients)
@@ -85,15 +85,15 @@ fn when_the_crowd_is_over_nobody_is_asked_in_vain() {
         let (bed, clients) = start(engine);
         let mut seed = 0;
         bed.until("a round without looks", |bed| {
-            let before = bed.engine().looks;
+            let before = bed.counters().looks;
             for client in &clients {
                 seed += 1;
                 exchange(client, &frame(30, seed));
             }
-            bed.engine().looks == before
+            bed.counters().looks == before
         });
-        let counters = bed.engine();
-        assert_eq!(counters.looks_in_vain > 0, engine == "ring");
+        let counters = bed.counters();
+        assert_eq!(counters.looks_in_vain > 0, engine == Engine::Ring);
         assert!(counters.looks_in_vain <= counters.looks);
         drop(clients);
         bed.finish();
@@ -171,11 +171,11 @@ fn what_a_crowd_says_can_be_kept() {
     for engine in engines() {
         let config = "workers = 1\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n";
         let (give, take) = channel();
-        let bed = Bed::start_serving(engine, config, |server| {
+        let bed = Bed::start(engine, config, |server| {
             server.service("echo", move |_| Giver(give.clone()))
         });
-        let is_ring = engine == "ring";
-        let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect()).collect();
+        let is_ring = engine == Engine::Ring;
+        let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("echo")).collect();
         let mut seed = 0;
         // Everybody says something, and goes on without waiting for the answers. Looks bring what comes after the first
         // frames, so those are too short to be lent.
@@ -206,19 +206,19 @@ fn what_a_crowd_says_can_be_kept() {
         bed.until("looks", |bed| {
             crowd();
             drop(take_all());
-            (bed.engine().looks > 1000) == is_ring
+            (bed.counters().looks > 1000) == is_ring
         });
         let said = crowd();
         let kept = take_all();
-        assert_eq!(bed.engine().leased > 0, is_ring);
-        let looks = bed.engine().looks;
+        assert_eq!(bed.counters().leased > 0, is_ring);
+        let looks = bed.counters().looks;
         // The others go on, into other buffers or into none that can be kept.
         for _ in 0..10 {
             let said = crowd();
             let others = take_all().iter().map(|frame| frame.to_vec()).collect();
             assert!(sorted(others) == sorted(said), "{engine}");
         }
-        assert_eq!(bed.engine().looks > looks, is_ring);
+        assert_eq!(bed.counters().looks > looks, is_ring);
         let unchanged = kept.iter().map(|frame| frame.to_vec()).collect();
         assert!(sorted(unchanged) == sorted(said), "{engine}");
         drop(kept);
@@ -227,7 +227,7 @@ fn what_a_crowd_says_can_be_kept() {
             let mut client = &clients[0];
             client.write_all(&frame(100, 0)).unwrap();
             expect(&mut client, &[0xc0]);
-            bed.engine().leased == 0
+            bed.counters().leased == 0
         });
         drop(clients);
         let total = bed.finish();

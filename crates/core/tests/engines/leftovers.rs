@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::bed::{Bed, GREETING, connect_unix, engines, expect, expect_end};
+use crate::bed::{Bed, GREETING, connect_unix, engines, expect, expect_end, serve_echo};
 
 /// How many sockets have this path: the listener, and each accepted one until the kernel has let go of it. The kernel gives the
 /// table in pieces, so that a socket may be missed or seen twice while others come and go.
@@ -16,7 +16,7 @@ fn sockets(bed: &Bed) -> usize {
 #[test]
 fn the_kernel_lets_go_of_a_closed_socket() {
     for engine in engines() {
-        let bed = Bed::start(
+        let bed = serve_echo(
             engine,
             "workers = 1\n[sockets.echo]\nlisten = [\"unix:@/echo.sock\"]\n",
         );

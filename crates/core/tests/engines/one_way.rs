@@ -12,7 +12,7 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::SockRef;
 
-use crate::bed::{Bed, connect_unix, engines, expect, expect_end, frame};
+use crate::bed::{Bed, Engine, connect_unix, engines, expect, expect_end, frame};
 
 const CONFIG: &str = "
     workers = 1
@@ -42,8 +42,8 @@ impl Service for Sink {
     }
 }
 
-fn start(engine: &str) -> Bed {
-    Bed::start_serving(engine, CONFIG, |server| server.service("sink", |_| Sink))
+fn start(engine: Engine) -> Bed {
+    Bed::start(engine, CONFIG, |server| server.service("sink", |_| Sink))
 }
 
 /// A client, and what it has sent.
@@ -76,7 +76,7 @@ impl<S: Read + Write> Client<S> {
 
 fn clients(bed: &Bed) -> (Client<TcpStream>, Client<UnixStream>) {
     let unix = connect_unix(&bed.path("sink.sock"));
-    (Client::new(bed.connect()), Client::new(unix))
+    (Client::new(bed.connect("sink")), Client::new(unix))
 }
 
 /// Some hundred KiB in frames that are not large.
@@ -97,7 +97,11 @@ fn bursts_arrive_whole_and_in_order() {
                 bed.total().frames_in == 2 * 20 * (round as u64 + 1)
             });
         }
-        assert_eq!(bed.engine().pieces > 0, engine == "ring", "{engine}");
+        assert_eq!(
+            bed.counters().pieces > 0,
+            engine == Engine::Ring,
+            "{engine}"
+        );
         tcp.ask();
         unix.ask();
         drop((tcp, unix));
@@ -227,7 +231,7 @@ fn a_stop_ends_who_is_waited_for_and_who_is_sending() {
     for engine in engines() {
         let bed = start(engine);
         let (mut tcp, mut unix) = clients(&bed);
-        let mut endless = bed.connect();
+        let mut endless = bed.connect("sink");
         tcp.send(burst(0));
         unix.send(burst(0));
         std::thread::scope(|scope| {

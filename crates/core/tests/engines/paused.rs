@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Service};
 
-use crate::bed::{Bed, connect_unix, engines, frame};
+use crate::bed::{Bed, Engine, connect_unix, engines, frame};
 
 /// What a message to a client begins with.
 const ECHO: u8 = 0;
@@ -48,14 +48,14 @@ struct Crowd {
 impl Crowd {
     /// Lets them go on for so many rounds, and then until `is_enough`. A push is more than half of what the outbox may hold, so that
     /// it pauses whoever it reaches, until that is sent.
-    fn run(&self, engine: &str, rounds: u32, is_enough: impl Fn(&Bed) -> bool) {
+    fn run(&self, engine: Engine, rounds: u32, is_enough: impl Fn(&Bed) -> bool) {
         let config = format!(
             "workers = 1\n[limits]\noutbox_bytes = {}\n{}\n[sockets.all]\nlisten = [\"unix:@/all.sock\"]",
             self.outbox_bytes, self.ring
         );
         let handles = Arc::<Mutex<Vec<Handle>>>::default();
         let theirs = handles.clone();
-        let bed = Bed::start_serving(engine, &config, |server| {
+        let bed = Bed::start(engine, &config, |server| {
             server.service("all", move |_| Reachable(theirs.clone()))
         });
         let path = bed.path("all.sock");
@@ -128,7 +128,7 @@ fn who_is_paused_while_it_waits_for_a_buffer_goes_on() {
         ring: "[ring]\nbuffers = 2\nbuffer_bytes = 1024",
     };
     for engine in engines() {
-        crowd.run(engine, 40, |bed| bed.engine().starved > 100);
+        crowd.run(engine, 40, |bed| bed.counters().starved > 100);
     }
 }
 
@@ -144,7 +144,7 @@ fn who_is_paused_while_it_waits_for_the_warm_buffer_goes_on() {
     };
     for engine in engines() {
         crowd.run(engine, 40, |bed| {
-            (bed.engine().pieces > 100) == (engine == "ring")
+            (bed.counters().pieces > 100) == (engine == Engine::Ring)
         });
     }
 }
@@ -161,7 +161,7 @@ fn who_is_paused_while_it_waits_to_be_asked_goes_on() {
     };
     for engine in engines() {
         crowd.run(engine, 40, |bed| {
-            (bed.engine().looks > 1000) == (engine == "ring")
+            (bed.counters().looks > 1000) == (engine == Engine::Ring)
         });
     }
 }

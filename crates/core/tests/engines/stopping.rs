@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
-use crate::bed::{Bed, GREETING, connect, connect_unix, engines, expect, expect_end, frame};
+use crate::bed::{
+    Bed, Engine, GREETING, connect, connect_unix, engines, expect, expect_end, frame, serve_echo,
+    serve_echo_on,
+};
 
 const CONNECTS: usize = 1500;
 const THREADS: usize = 6;
@@ -23,7 +26,7 @@ fn no_connect_is_lost_when_a_server_stops_and_its_successor_starts() {
 
 /// Servers follow one another on a listener while clients connect. Each client must be greeted: by the server that
 /// accepted it, however near its end, or by the next one.
-fn race(engine: &str, unix: bool) {
+fn race(engine: Engine, unix: bool) {
     const CONFIG: &str =
         "workers = 2\n[sockets.echo]\n[handover]\ndrain = \"50s\"\n[limits]\nconnections = 500\n";
     let directory = tempfile::tempdir().unwrap();
@@ -37,7 +40,7 @@ fn race(engine: &str, unix: bool) {
         } else {
             tcp.try_clone().unwrap().into()
         };
-        Bed::start_inheriting(engine, CONFIG, vec![("echo".to_owned(), socket)])
+        serve_echo_on(engine, CONFIG, vec![("echo".to_owned(), socket)])
     };
     let greeted = AtomicUsize::new(0);
     let mut accepted = 0;
@@ -73,7 +76,7 @@ fn race(engine: &str, unix: bool) {
 #[test]
 fn what_was_received_whole_is_answered_before_the_end() {
     for engine in engines() {
-        let bed = Bed::start(
+        let bed = serve_echo(
             engine,
             "workers = 2\n[sockets.echo]\nlisten = [\"unix:@/echo.sock\"]\n",
         );
@@ -158,9 +161,8 @@ fn stop_while_paused<S: Read + Write>(bed: Bed, connect: impl Fn(&Bed) -> S) {
 fn what_had_arrived_for_a_paused_connection_is_answered_when_it_goes_on() {
     for engine in engines() {
         let config = "workers = 1\n[handover]\ndrain = \"50s\"\n[limits]\noutbox_bytes = 500000\n[sockets.all]\nlisten = [\"127.0.0.1:0\", \"unix:@/all.sock\"]\n";
-        let start =
-            || Bed::start_serving(engine, config, |server| server.service("all", |_| Verbose));
-        stop_while_paused(start(), Bed::connect);
+        let start = || Bed::start(engine, config, |server| server.service("all", |_| Verbose));
+        stop_while_paused(start(), |bed| bed.connect("all"));
         stop_while_paused(start(), |bed| connect_unix(&bed.path("all.sock")));
     }
 }
@@ -168,7 +170,7 @@ fn what_had_arrived_for_a_paused_connection_is_answered_when_it_goes_on() {
 #[test]
 fn whole_answers_arrive_when_a_server_stops_under_load() {
     for engine in engines() {
-        let bed = Bed::start(
+        let bed = serve_echo(
             engine,
             "workers = 2\n[handover]\ndrain = \"50s\"\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
         );
@@ -176,7 +178,7 @@ fn whole_answers_arrive_when_a_server_stops_under_load() {
         let answered = AtomicUsize::new(0);
         let total = std::thread::scope(|scope| {
             for _ in 0..16 {
-                let mut client = bed.connect();
+                let mut client = bed.connect("echo");
                 let (request, answered) = (&request, &answered);
                 scope.spawn(move || {
                     expect(&mut client, &[GREETING]);
@@ -228,7 +230,7 @@ fn sends_until_the_end(client: &mut std::net::TcpStream, request: &[u8]) -> Vec<
 #[test]
 fn the_peer_of_a_stuck_connection_does_not_hold_up_the_end() {
     for engine in engines() {
-        let bed = Bed::start(
+        let bed = serve_echo(
             engine,
             "workers = 1\n[handover]\ndrain = \"10ms\"\n[sockets.echo]\nlisten = [\"unix:@/echo.sock\"]\n",
         );

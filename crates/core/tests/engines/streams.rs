@@ -5,7 +5,9 @@ use std::net::{Shutdown, TcpStream};
 
 use socket2::SockRef;
 
-use crate::bed::{Bed, GREETING, connect_unix, engines, exchange, expect, expect_end, frame};
+use crate::bed::{
+    GREETING, connect_unix, engines, exchange, expect, expect_end, frame, serve_echo,
+};
 
 const BOTH: &str = "
     workers = 2
@@ -17,8 +19,8 @@ const BOTH: &str = "
 fn many_connections_are_served_by_all_workers() {
     for engine in engines() {
         const CLIENTS: usize = 600;
-        let bed = Bed::start(engine, BOTH);
-        let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect()).collect();
+        let bed = serve_echo(engine, BOTH);
+        let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("echo")).collect();
         for round in 0..5u32 {
             let frames = |i: usize| {
                 let seed = round * 10_000 + i as u32;
@@ -53,8 +55,8 @@ fn many_connections_are_served_by_all_workers() {
 #[test]
 fn frames_of_any_size_come_back_whole() {
     for engine in engines() {
-        let bed = Bed::start(engine, BOTH);
-        let tcp = bed.connect();
+        let bed = serve_echo(engine, BOTH);
+        let tcp = bed.connect("echo");
         let unix = connect_unix(&bed.path("echo.sock"));
         expect(&mut &tcp, &[GREETING]);
         expect(&mut &unix, &[GREETING]);
@@ -84,9 +86,9 @@ fn frames_of_any_size_come_back_whole() {
 #[test]
 fn a_peer_that_has_ended_its_side_gets_all_its_answers() {
     for engine in engines() {
-        let bed = Bed::start(engine, BOTH);
+        let bed = serve_echo(engine, BOTH);
         let frames: Vec<u8> = (0..50).flat_map(|seed| frame(3000, seed)).collect();
-        let mut tcp = bed.connect();
+        let mut tcp = bed.connect("echo");
         let mut unix = connect_unix(&bed.path("echo.sock"));
         tcp.write_all(&frames).unwrap();
         tcp.shutdown(Shutdown::Write).unwrap();
@@ -116,9 +118,9 @@ fn a_peer_that_has_ended_its_side_gets_all_its_answers() {
 fn a_peer_that_reads_late_misses_nothing() {
     for engine in engines() {
         let config = BOTH.replace("[sockets", "[limits]\noutbox_bytes = \"64KiB\"\n[sockets");
-        let bed = Bed::start(engine, &config);
+        let bed = serve_echo(engine, &config);
         let frames: Vec<u8> = (0..6000).flat_map(|seed| frame(1500, seed)).collect();
-        let tcp = bed.connect();
+        let tcp = bed.connect("echo");
         let unix = connect_unix(&bed.path("echo.sock"));
         // The kernel shall not hold it all.
         SockRef::from(&tcp).set_recv_buffer_size(64 * 1024).unwrap();
@@ -139,18 +141,18 @@ fn a_peer_that_reads_late_misses_nothing() {
 #[test]
 fn a_reset_or_bad_input_costs_its_connection_only() {
     for engine in engines() {
-        let bed = Bed::start(engine, BOTH);
-        let mut good = bed.connect();
+        let bed = serve_echo(engine, BOTH);
+        let mut good = bed.connect("echo");
         expect(&mut good, &[GREETING]);
         for _ in 0..20 {
-            let mut reset = bed.connect();
+            let mut reset = bed.connect("echo");
             expect(&mut reset, &[GREETING]);
             reset.write_all(&frame(2000, 1)[..1000]).unwrap();
             SockRef::from(&reset)
                 .set_linger(Some(std::time::Duration::ZERO))
                 .unwrap();
             drop(reset);
-            let mut bad = bed.connect();
+            let mut bad = bed.connect("echo");
             // 0xc1 is no msgpack; what was whole before it is answered.
             bad.write_all(&[7, 0xc1, 8]).unwrap();
             expect(&mut bad, &[GREETING, 7]);
@@ -169,8 +171,8 @@ fn a_reset_or_bad_input_costs_its_connection_only() {
 fn a_small_queue_carries_many_connections() {
     for engine in engines() {
         let config = BOTH.replace("[sockets", "[ring]\nentries = 8\nbuffers = 4\n[sockets");
-        let bed = Bed::start(engine, &config);
-        let clients: Vec<TcpStream> = (0..300).map(|_| bed.connect()).collect();
+        let bed = serve_echo(engine, &config);
+        let clients: Vec<TcpStream> = (0..300).map(|_| bed.connect("echo")).collect();
         for round in 0..3 {
             for (i, mut client) in clients.iter().enumerate() {
                 client.write_all(&frame(200 + i, round)).unwrap();

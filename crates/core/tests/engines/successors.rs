@@ -19,8 +19,8 @@ use ringhold_core::testing::Exchange;
 
 use self::peer::Peer;
 use self::service::{Careful, World};
-use crate::alike::random::Random;
 use crate::alike::seeds;
+use crate::common::random::Random;
 
 /// The seeds of an ordinary run.
 const SEEDS: Range<u64> = 0..100;

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
+use crate::common::client;
 use crate::services::{Echo, Gate, Name};
 
 pub(crate) fn a_thousand_connections_are_dealt_evenly(engine: Engine) {

@@ -10,7 +10,7 @@ use ringhold_core::{
 };
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 use crate::frames::frame;
 
 const KICKED: &str = "the service ended the connection: kicked";

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, Script, frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::{Script, frame};
 use crate::services::Digest;
 
 /// One ring on which everything straddles, and the one that is used if nothing is configured.

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, Script, frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::{Script, frame};
 use crate::services::{Digest, Echo, Gate, Sink};
 
 fn start(engine: Engine, ring: &str) -> (Bed, Gate) {

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::bed::{Engine, LEAKS};
-use crate::client;
+use crate::common::client;
 use crate::services::Echo;
 
 /// Tells which worker it is on, and can make it fail.
@@ -73,8 +73,7 @@ impl Service for Fragile {
 
 fn server(engine: Engine, listen: SocketAddr) -> Server {
     let text = format!(
-        "engine = \"{}\"\nworkers = 2\n[handover]\ndrain = \"1h\"\n[sockets.fragile]\nlisten = [\"{listen}\"]",
-        engine.key()
+        "engine = \"{engine}\"\nworkers = 2\n[handover]\ndrain = \"1h\"\n[sockets.fragile]\nlisten = [\"{listen}\"]"
     );
     Server::new(Config::parse(&text, "test").unwrap())
 }

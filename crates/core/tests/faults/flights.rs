@@ -7,8 +7,9 @@ use ringhold_core::inherit::Inherited;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::frame;
 use crate::pushes::{Read, Readers};
 use crate::services::Gate;
 

@@ -1,6 +1,6 @@
-//! Frames whose contents say where they belong, and numbers that look random.
+//! Frames whose contents say where they belong.
 
-use std::sync::OnceLock;
+use crate::common::random::filling;
 
 /// A frame of exactly `size` bytes (at least one): `bin` with contents that follow from `seed`, or a small number.
 pub(crate) fn frame(size: usize, seed: u64) -> Vec<u8> {
@@ -32,26 +32,7 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, size: usize, seed: u64) {
             size - 5
         }
     };
-    let end = out.len() + payload;
-    // Where it begins in the random bytes differs from seed to seed, so that a piece that is missing, doubled or
-    // somebody else's is noticed.
-    let bytes = random_bytes();
-    let mut from = Random::new(seed).below(bytes.len());
-    while out.len() < end {
-        let to = bytes.len().min(from + end - out.len());
-        out.extend_from_slice(&bytes[from..to]);
-        from = 0;
-    }
-}
-
-fn random_bytes() -> &'static [u8] {
-    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
-    BYTES.get_or_init(|| {
-        let mut random = Random::new(0);
-        (0..1 << 17)
-            .flat_map(|_| random.next().to_be_bytes())
-            .collect()
-    })
+    out.extend_from_slice(&filling(seed, payload));
 }
 
 /// What the digest service answers to the frame with this number on its connection: a frame of [`DIGEST_BYTES`].
@@ -97,28 +78,5 @@ impl Script {
         self.sent.extend_from_slice(frame);
         self.answers.extend_from_slice(&digest(self.frames, frame));
         self.frames += 1;
-    }
-}
-
-/// Numbers that look random and are the same in every run (xorshift64*).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        random.next();
-        random
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Less than `bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((self.next() >> 33) as usize) % bound
     }
 }

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{DIGEST_BYTES, Random, Script, digest};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::{DIGEST_BYTES, Script, digest};
 use crate::services::Gate;
 
 /// What a service keeps: the number of a frame on its connection, what was lent, and what it was then.

@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod accepting;
 mod bed;
-mod client;
 mod closing;
 mod cuts;
 mod ends;

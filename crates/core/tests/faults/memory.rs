@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use bytes::Bytes;
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 use crate::frames::frame;
 use crate::pushes::{Read, Readers};
 use crate::services::{Echo, Gate};

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use ringhold_core::{Credentials, Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 
 /// Answers with who it was at first, and who it is now.
 struct Who;

@@ -11,8 +11,9 @@ use ringhold_core::{
 };
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::frame;
 use crate::services::Echo;
 
 /// The readers that there are, all of them reachable from every worker.

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Sender, channel};
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 
 const ASK_ELSEWHERE: u8 = 1;
 const BLOCK: u8 = 2;

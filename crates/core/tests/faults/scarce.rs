@@ -56,7 +56,7 @@ pub(crate) fn a_probe_names_the_lack_of_descriptors(engine: Engine) {
         let report = probe::probe();
         let unavailable = match engine {
             Engine::Ring => report.unavailable,
-            Engine::Portable => report.portable_unavailable,
+            _ => report.portable_unavailable,
         };
         unavailable.map_or(Ok(()), Err)
     });
@@ -67,10 +67,7 @@ pub(crate) fn a_start_names_the_lack_of_descriptors(engine: Engine) {
     let listen: Vec<String> = (0..10)
         .map(|index| format!("unix:@ringhold-{}-{index}", std::process::id()))
         .collect();
-    let text = format!(
-        "engine = \"{}\"\nworkers = 2\n[sockets.echo]\nlisten = {listen:?}\n",
-        engine.key()
-    );
+    let text = format!("engine = \"{engine}\"\nworkers = 2\n[sockets.echo]\nlisten = {listen:?}\n");
     with_few_descriptors(|| {
         let server = Server::new(Config::parse(&text, "test").unwrap());
         let running = server.service("echo", |_| Echo).start();

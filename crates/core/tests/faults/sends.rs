@@ -9,8 +9,9 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::frame;
 
 /// Answers each frame, whose contents do not matter, with [`answer`] number so and so, part of it shared and part of it
 /// written.

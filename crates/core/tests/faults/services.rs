@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 use crate::frames::digest;
 
 /// Sends every frame back.

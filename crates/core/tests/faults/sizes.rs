@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
+use crate::common::client;
 use crate::frames::{DIGEST_BYTES, Script, frame};
 use crate::services::{Count, Digest, Gate, Sink};
 

@@ -6,8 +6,9 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, frame, push_frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::{frame, push_frame};
 use crate::services::{Echo, Gate};
 
 /// What a client sends, all of it marked as its own, and where its frames end.

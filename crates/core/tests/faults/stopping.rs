@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use ringhold_core::{Close, Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::{Random, Script, frame};
+use crate::common::client;
+use crate::common::random::Random;
+use crate::frames::{Script, frame};
 use crate::services::{Digest, Echo, Gate};
 use crate::tickets::{ANSWER_BYTES, ANSWERED, STOPPING, answer, request};
 

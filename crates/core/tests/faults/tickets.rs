@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use ringhold_core::{Abandoned, Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
-use crate::client;
-use crate::frames::Random;
+use crate::common::client;
+use crate::common::random::Random;
 
 /// A request: who asks, and the number of the question.
 pub(crate) const REQUEST_BYTES: usize = 10;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Service, Tick};
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 
 /// Sends its one client a number each time when it is called.
 #[derive(Default)]

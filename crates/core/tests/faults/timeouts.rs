@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
 
 use crate::bed::{Bed, Engine};
-use crate::client;
+use crate::common::client;
 use crate::frames::{Script, frame};
 use crate::services::{Digest, Echo, Gate};
 

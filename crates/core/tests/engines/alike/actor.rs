@@ -10,8 +10,8 @@ use ringhold_core::{
 
 use super::item::Ask;
 use super::outcome::Reason;
-use super::random::filling;
 use super::script::{Decision, Plan, Script, Welcome, client_of};
+use crate::common::random::filling;
 
 /// Everything that is sent to a client is an array of two; this is the first element.
 pub(crate) mod lane {

@@ -1,6 +1,6 @@
 //! What streams are made of: objects of every msgpack family, requests to the service, and what is neither.
 
-use super::random::{Random, filling};
+use crate::common::random::{Random, filling};
 
 /// A part of a client's stream.
 #[derive(Clone, Debug)]

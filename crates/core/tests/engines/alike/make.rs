@@ -1,10 +1,10 @@
 //! Making scripts from seeds.
 
 use super::item::{Ask, Family, Item};
-use super::random::Random;
 use super::script::{
     Decision, Ending, Event, Leave, Plan, Script, Settings, Split, Timing, Welcome,
 };
+use crate::common::random::Random;
 
 const MIB: usize = 1 << 20;
 

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::outcome::{Outcome, counters_of};
 use super::pure::{Mark, Run};
 use super::script::{Ending, Script, Step, socket_name};
-use crate::bed::Bed;
+use crate::bed::{Bed, Engine};
 
 /// How often counters are looked at that are waited for.
 const LOOK: Timespec = Timespec {
@@ -40,13 +40,13 @@ pub(crate) fn run(
     script: &Script,
     steps: &[(usize, Step)],
     pure: &Run,
-    engine: &str,
+    engine: Engine,
     patience: Duration,
 ) -> Result<Vec<Outcome>, String> {
     let shared = Shared::new(script);
     let config = script.settings.config(script.clients.len());
     let theirs = shared.clone();
-    let bed = Bed::start_serving(engine, &config, |server| {
+    let bed = Bed::start(engine, &config, |server| {
         if script.settings.arrays_only {
             server.service("actor", move |_| Actor::<true>(theirs.clone()))
         } else {
@@ -76,7 +76,7 @@ impl World<'_> {
         let mut client = if plan.unix {
             Client::unix(&self.bed.path(&name))?
         } else {
-            Client::tcp(self.bed.address_of(&name), plan.narrow)?
+            Client::tcp(self.bed.address(&name), plan.narrow)?
         };
         client.keeps_open = plan.keeps_open;
         Ok(client)

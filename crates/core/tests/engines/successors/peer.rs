@@ -6,7 +6,7 @@ use ringhold_core::testing::{Client, Exchange};
 
 use super::OUTBOX_BYTES;
 use super::service::{ASKED, Request, World, ask, take_record, told};
-use crate::alike::random::Random;
+use crate::common::random::Random;
 
 pub(super) struct Peer {
     number: u32,

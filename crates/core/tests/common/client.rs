@@ -11,7 +11,7 @@ use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, sockopt_impl};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::bed::SAFETY_NET;
+use super::PATIENCE;
 
 /// A connection that sends each write at once and gives up reading or writing only where a test hangs.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
@@ -33,14 +33,14 @@ pub(crate) fn connect_narrow(address: SocketAddr) -> TcpStream {
 
 fn prepare(stream: &TcpStream) {
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(SAFETY_NET / 2)).unwrap();
-    stream.set_write_timeout(Some(SAFETY_NET / 2)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
 }
 
 pub(crate) fn connect_unix(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(SAFETY_NET / 2)).unwrap();
-    stream.set_write_timeout(Some(SAFETY_NET / 2)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -103,6 +103,12 @@ pub(crate) fn expect_some(stream: &mut TcpStream) {
     );
 }
 
+/// Reads up to the end, in whatever way it comes.
+pub(crate) fn drain(stream: &mut impl Read) {
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(1..) = read(stream, &mut buffer) {}
+}
+
 /// Reads until the end, which must be orderly.
 pub(crate) fn rest(stream: &mut impl Read) -> Vec<u8> {
     let mut rest = Vec::new();
@@ -119,7 +125,11 @@ pub(crate) fn expect_end(stream: &mut impl Read) {
 }
 
 /// Sends all of `request` and expects all of `answer`, both at the same time, so that neither side has to hold it all.
-pub(crate) fn exchange(stream: &TcpStream, request: &[u8], answer: &[u8]) {
+pub(crate) fn exchange<S>(stream: &S, request: &[u8], answer: &[u8])
+where
+    S: Sync,
+    for<'a> &'a S: Read + Write,
+{
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut writer = stream;

@@ -46,7 +46,7 @@ pub(crate) fn filling(seed: u64, length: usize) -> Vec<u8> {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     let bytes = BYTES.get_or_init(|| {
         let mut random = Random::new(0);
-        (0..1 << 14)
+        (0..1 << 17)
             .flat_map(|_| random.next().to_be_bytes())
             .collect()
     });
