@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
-use crate::services::{Echo, Gate, Name};
+use crate::services::{Echo, Name, gated};
 
 pub(crate) fn a_thousand_connections_are_dealt_evenly(engine: Engine) {
     for ring in ["", "[ring]\nentries = 8\nbuffers = 2\nbuffer_bytes = 1024"] {
@@ -43,16 +43,8 @@ pub(crate) fn more_connections_may_wait_than_completions_fit(engine: Engine) {
         [ring]
         entries = 8
         [sockets.echo]
-        listen = [\"127.0.0.1:0\"]
-        [sockets.gate]
         listen = [\"127.0.0.1:0\"]";
-    let gate = Gate::default();
-    let theirs = gate.clone();
-    let bed = Bed::start(engine, config, |server| {
-        server
-            .service("echo", |_| Echo)
-            .service("gate", move |_| theirs.clone())
-    });
+    let (bed, gate) = gated(engine, config, |server| server.service("echo", |_| Echo));
     for round in 1..=5 {
         let mut clients: Vec<TcpStream> =
             gate.hold(&bed, 1, || (0..200).map(|_| bed.connect("echo")).collect());
@@ -221,16 +213,8 @@ pub(crate) fn who_finds_no_room_stays_in_the_backlog(engine: Engine) {
         workers = 1
         [sockets.echo]
         listen = [\"127.0.0.1:0\"]
-        connections = 10
-        [sockets.gate]
-        listen = [\"127.0.0.1:0\"]";
-    let gate = Gate::default();
-    let theirs = gate.clone();
-    let bed = Bed::start(engine, config, |server| {
-        server
-            .service("echo", |_| Echo)
-            .service("gate", move |_| theirs.clone())
-    });
+        connections = 10";
+    let (bed, gate) = gated(engine, config, |server| server.service("echo", |_| Echo));
     let clients: Vec<TcpStream> =
         gate.hold(&bed, 1, || (0..100).map(|_| bed.connect("echo")).collect());
     bed.until("accepting pauses", |bed| bed.name("echo").accept_pauses > 0);

@@ -11,7 +11,7 @@ use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
 use crate::frames::{Script, frame};
-use crate::services::{Digest, Echo, Gate, Sink};
+use crate::services::{Digest, Echo, Gate, Sink, gated};
 
 fn start(engine: Engine, ring: &str) -> (Bed, Gate) {
     let config = format!(
@@ -28,21 +28,15 @@ fn start(engine: Engine, ring: &str) -> (Bed, Gate) {
         [sockets.last]
         listen = [\"127.0.0.1:0\"]
         [sockets.sink]
-        listen = [\"127.0.0.1:0\", \"unix:@/sink\"]
-        [sockets.gate]
-        listen = [\"127.0.0.1:0\"]"
+        listen = [\"127.0.0.1:0\", \"unix:@/sink\"]"
     );
-    let gate = Gate::default();
-    let theirs = gate.clone();
-    let bed = Bed::start(engine, &config, |server| {
+    gated(engine, &config, |server| {
         server
             .service("sink", |_| Sink::default())
-            .service("gate", move |_| theirs.clone())
             .service("digest", |_| Digest)
             .service("echo", |_| Echo)
             .service("last", |_| Last)
-    });
-    (bed, gate)
+    })
 }
 
 /// Answers the first frame and ends the connection.

@@ -12,7 +12,7 @@ use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
 use crate::frames::{DIGEST_BYTES, Script, digest};
-use crate::services::Gate;
+use crate::services::{Gate, gated};
 
 /// What a service keeps: the number of a frame on its connection, what was lent, and what it was then.
 type Kept = (u32, Bytes, [u8; DIGEST_BYTES]);
@@ -55,18 +55,11 @@ fn start<K: FnMut(Kept) + 'static>(
         buffers = {buffers}
         buffer_bytes = 4096
         [sockets.keep]
-        listen = [\"127.0.0.1:0\"]
-        [sockets.gate]
         listen = [\"127.0.0.1:0\"]"
     );
-    let gate = Gate::default();
-    let theirs = gate.clone();
-    let bed = Bed::start(engine, &config, |server| {
-        server
-            .service("keep", move |_| Keeper(make()))
-            .service("gate", move |_| theirs.clone())
-    });
-    (bed, gate)
+    gated(engine, &config, |server| {
+        server.service("keep", move |_| Keeper(make()))
+    })
 }
 
 /// Frames that can be lent in a buffer of 4 KiB, many in one buffer or one alone, and some that cannot: too small, or
@@ -117,6 +110,17 @@ fn until_nothing_is_leased(bed: &Bed) {
     });
 }
 
+/// At most half of the receive buffers are lent at a time, and in the end all are there again.
+fn assert_buffers_are_lent_and_come_back(bed: &Bed, gate: &Gate, buffers: usize) {
+    let fresh = gate.lack(bed, "keep", 1, buffers);
+    let most = drive(bed, 8);
+    if bed.engine == Engine::Ring {
+        assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
+    }
+    until_nothing_is_leased(bed);
+    gate.assert_all_buffers_are_back(bed, "keep", 1, buffers, fresh);
+}
+
 pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engine) {
     for buffers in [2, 4, 16] {
         let (bed, gate) = start(engine, buffers, || {
@@ -132,13 +136,7 @@ pub(crate) fn a_service_may_keep_more_frames_than_there_are_buffers(engine: Engi
                 }
             }
         });
-        let fresh = gate.lack(&bed, "keep", 1, buffers);
-        let most = drive(&bed, 8);
-        if engine == Engine::Ring {
-            assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
-        }
-        until_nothing_is_leased(&bed);
-        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers, fresh);
+        assert_buffers_are_lent_and_come_back(&bed, &gate, buffers);
         bed.finish();
     }
 }
@@ -172,13 +170,7 @@ pub(crate) fn frames_may_be_dropped_on_another_thread(engine: Engine) {
                 }
             }
         });
-        let fresh = gate.lack(&bed, "keep", 1, buffers);
-        let most = drive(&bed, 8);
-        if engine == Engine::Ring {
-            assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
-        }
-        until_nothing_is_leased(&bed);
-        gate.assert_all_buffers_are_back(&bed, "keep", 1, buffers, fresh);
+        assert_buffers_are_lent_and_come_back(&bed, &gate, buffers);
         holder.join().unwrap();
         bed.finish();
     }

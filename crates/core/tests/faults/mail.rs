@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use ringhold_core::{Abandoned, Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
 
-use crate::bed::{Bed, Engine};
-use crate::services::Gate;
+use crate::bed::Engine;
+use crate::services::gated;
 
 const CLIENTS: usize = 5;
 /// Open questions of each of them, not more than a connection may have.
@@ -57,19 +57,14 @@ pub(crate) fn much_mail_does_not_come_before_connections(engine: Engine) {
     let config = "
         workers = 1
         [sockets.keep]
-        listen = [\"127.0.0.1:0\"]
-        [sockets.gate]
-        listen = [\"127.0.0.1:0\"]
-    ";
-    let (open, gate) = (Open::default(), Gate::default());
-    let (theirs, service) = (open.clone(), gate.clone());
-    let bed = Bed::start(engine, config, |server| {
-        server
-            .service("keep", move |_| Abandoning {
-                open: theirs.clone(),
-                abandoned: 0,
-            })
-            .service("gate", move |_| service.clone())
+        listen = [\"127.0.0.1:0\"]";
+    let open = Open::default();
+    let theirs = open.clone();
+    let (bed, gate) = gated(engine, config, |server| {
+        server.service("keep", move |_| Abandoning {
+            open: theirs.clone(),
+            abandoned: 0,
+        })
     });
     let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("keep")).collect();
     for client in &mut clients {

@@ -10,7 +10,7 @@ use crate::bed::{Bed, Engine};
 use crate::common::client;
 use crate::frames::frame;
 use crate::pushes::{Read, Readers};
-use crate::services::{Echo, Gate};
+use crate::services::{Echo, gated};
 
 pub(crate) fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection(
     engine: Engine,
@@ -111,15 +111,11 @@ pub(crate) fn a_crowd_shares_the_buffers(engine: Engine) {
     let config = "
         workers = 1
         [sockets.read]
-        listen = [\"unix:@/read\"]
-        [sockets.gate]
-        listen = [\"127.0.0.1:0\"]";
-    let (readers, gate) = (Readers::default(), Gate::default());
-    let (theirs, service) = (readers.clone(), gate.clone());
-    let bed = Bed::start(engine, config, |server| {
-        server
-            .service("read", move |_| Read(theirs.clone()))
-            .service("gate", move |_| service.clone())
+        listen = [\"unix:@/read\"]";
+    let readers = Readers::default();
+    let theirs = readers.clone();
+    let (bed, gate) = gated(engine, config, |server| {
+        server.service("read", move |_| Read(theirs.clone()))
     });
     let mut clients: Vec<UnixStream> = (0..CLIENTS).map(|_| bed.connect_unix("read")).collect();
     bed.until_open_on("read", CLIENTS as u64);

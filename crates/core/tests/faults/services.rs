@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
@@ -91,6 +91,22 @@ struct GateState {
     /// Workers that stand at the gate.
     waiting: usize,
     open: bool,
+}
+
+/// Starts a server as [`Bed::start`] does, which has a gate besides: the socket `gate`, which the configuration does not
+/// mention.
+pub(crate) fn gated(
+    engine: Engine,
+    config: &str,
+    services: impl FnOnce(Server) -> Server,
+) -> (Bed, Gate) {
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    let config = format!("{config}\n[sockets.gate]\nlisten = [\"127.0.0.1:0\"]");
+    let bed = Bed::start(engine, &config, |server| {
+        services(server).service("gate", move |_| theirs.clone())
+    });
+    (bed, gate)
 }
 
 impl Gate {

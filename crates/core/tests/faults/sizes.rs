@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::frames::{DIGEST_BYTES, Script, frame};
-use crate::services::{Count, Digest, Gate, Sink};
+use crate::services::{Count, Digest, Gate, Sink, gated};
 
 /// The least that the configuration allows.
 const SMALLEST: &str = "
@@ -21,15 +21,11 @@ const SMALLEST: &str = "
     [sockets.sink]
     listen = [\"127.0.0.1:0\"]
     [sockets.count]
-    listen = [\"127.0.0.1:0\"]
-    [sockets.gate]
-    listen = [\"127.0.0.1:0\"]
-";
+    listen = [\"127.0.0.1:0\"]";
 
 fn start(engine: Engine, config: &str) -> (Bed, Gate) {
-    let gate = Gate::default();
-    let (service, sink) = (gate.clone(), Sink::default());
-    let bed = Bed::start(engine, config, |server| {
+    let sink = Sink::default();
+    gated(engine, config, |server| {
         server
             .service("digest", |_| Digest)
             .service("count", {
@@ -37,9 +33,7 @@ fn start(engine: Engine, config: &str) -> (Bed, Gate) {
                 move |_| Count(sink.clone())
             })
             .service("sink", move |_| sink.clone())
-            .service("gate", move |_| service.clone())
-    });
-    (bed, gate)
+    })
 }
 
 pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine) {

@@ -9,7 +9,7 @@ use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
 use crate::frames::{frame, push_frame};
-use crate::services::{Echo, Gate};
+use crate::services::{Echo, gated};
 
 /// What a client sends, all of it marked as its own, and where its frames end.
 fn tagged(tag: u64, random: &mut Random) -> (Vec<u8>, Vec<usize>) {
@@ -82,8 +82,6 @@ fn come_and_go(bed: &Bed, tags: &AtomicU64, rounds: usize) {
 
 pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
     for (buffers, bytes) in [(2, 1024), (64, 16 * 1024)] {
-        let gate = Gate::default();
-        let theirs = gate.clone();
         let config = format!(
             "workers = 2
             [limits] # None that could end what nothing else ended.
@@ -94,15 +92,9 @@ pub(crate) fn no_answer_reaches_another_connection(engine: Engine) {
             buffers = {buffers}
             buffer_bytes = {bytes}
             [sockets.echo]
-            listen = [\"127.0.0.1:0\"]
-            [sockets.gate]
             listen = [\"127.0.0.1:0\"]"
         );
-        let bed = Bed::start(engine, &config, |server| {
-            server
-                .service("echo", |_| Echo)
-                .service("gate", move |_| theirs.clone())
-        });
+        let (bed, gate) = gated(engine, &config, |server| server.service("echo", |_| Echo));
         let fresh = gate.lack(&bed, "echo", 2, buffers);
         bed.until_open(0);
         let before = bed.total().opened;

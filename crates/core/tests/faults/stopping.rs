@@ -12,7 +12,7 @@ use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
 use crate::frames::{Script, frame};
-use crate::services::{Digest, Echo, Gate};
+use crate::services::{Digest, Echo, Gate, gated};
 use crate::tickets::{ANSWER_BYTES, ANSWERED, STOPPING, answer, request};
 
 /// What the server says to a new connection.
@@ -257,19 +257,13 @@ fn start(engine: Engine, workers: usize, more: &str) -> (Bed, Gate) {
         service = \"digest\"
         listen = [\"unix:@/digest\"]
         [sockets.echo]
-        listen = [\"127.0.0.1:0\"]
-        [sockets.gate]
         listen = [\"127.0.0.1:0\"]"
     );
-    let gate = Gate::default();
-    let theirs = gate.clone();
-    let bed = Bed::start(engine, &config, |server| {
+    gated(engine, &config, |server| {
         server
             .service("digest", |_| Digest)
             .service("echo", |_| Echo)
-            .service("gate", move |_| theirs.clone())
-    });
-    (bed, gate)
+    })
 }
 
 pub(crate) fn whoever_is_connected_sees_an_orderly_end(engine: Engine) {

@@ -9,7 +9,7 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticke
 use crate::bed::{Bed, Engine};
 use crate::common::client;
 use crate::frames::{Script, frame};
-use crate::services::{Digest, Echo, Gate};
+use crate::services::{Digest, Echo, gated};
 
 /// Never answers by itself.
 struct Deferring(Arc<Mutex<Vec<Responder>>>);
@@ -255,18 +255,10 @@ pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
         let config = format!(
             "workers = 1
             limits.{limit} = \"3s\"
-            [sockets.gate]
-            listen = [\"127.0.0.1:0\"]
             [sockets.echo]
             listen = [\"127.0.0.1:0\"]"
         );
-        let gate = Gate::default();
-        let theirs = gate.clone();
-        let bed = Bed::start(engine, &config, |server| {
-            server
-                .service("echo", |_| Echo)
-                .service("gate", move |_| theirs.clone())
-        });
+        let (bed, gate) = gated(engine, &config, |server| server.service("echo", |_| Echo));
         let mut clients: Vec<TcpStream> = (0..60).map(|_| bed.connect("echo")).collect();
         for client in &mut clients {
             client.write_all(&[0x92, 1]).unwrap();
