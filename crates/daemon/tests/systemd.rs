@@ -11,6 +11,8 @@
 
 #[path = "handover/built.rs"]
 mod built;
+#[path = "common/mod.rs"]
+mod common;
 #[path = "systemd/lab.rs"]
 mod lab;
 #[path = "handover/load.rs"]
@@ -22,21 +24,16 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::process::Command;
 
-use ringhold_client::{Address, Client, Options};
+use ringhold_client::{Address, Client};
 
-use crate::lab::{Lab, has_analyze, until};
+use crate::common::wire::connect;
+use crate::common::{PATIENCE, until};
+use crate::lab::{Lab, has_analyze};
 use crate::load::Load;
 use crate::ports::free_address;
 
 fn ping(address: &Address) {
-    let options = Options {
-        call_timeout: Some(lab::PATIENCE),
-        ..Options::default()
-    };
-    let answer: String = Client::connect(address, options)
-        .unwrap()
-        .call("ping", &())
-        .unwrap();
+    let answer: String = connect(address).call("ping", &()).unwrap();
     assert_eq!(answer, "pong");
 }
 
@@ -45,11 +42,7 @@ struct Witness(Client);
 
 impl Witness {
     fn connect(address: &Address) -> Self {
-        let options = Options {
-            call_timeout: Some(lab::PATIENCE),
-            ..Options::default()
-        };
-        let mut witness = Witness(Client::connect(address, options).unwrap());
+        let mut witness = Witness(connect(address));
         witness.check();
         witness
     }
@@ -278,14 +271,7 @@ fn a_descriptor_of_the_application_is_kept() {
             lab.ctl(&["start", "ringhold-metrics.socket"]);
         }
         lab.ctl(&["start", "ringhold.socket"]);
-        let options = Options {
-            call_timeout: Some(lab::PATIENCE),
-            ..Options::default()
-        };
-        let port = || -> u16 {
-            let mut client = Client::connect(&lab.tcp, options.clone()).unwrap();
-            client.call("metrics_port", &()).unwrap()
-        };
+        let port = || -> u16 { connect(&lab.tcp).call("metrics_port", &()).unwrap() };
         let first = port();
         for (round, verb) in ["restart", "reload", "kill", "restart"].iter().enumerate() {
             match *verb {
@@ -317,7 +303,7 @@ fn a_crash_of_the_successor_is_restored_by_the_next() {
     };
     lab.ctl(&["start", "ringhold.socket"]);
     let mut stream = TcpStream::connect(lab.tcp_address()).unwrap();
-    stream.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let expect = |stream: &mut TcpStream, bytes: &[u8]| {
         let mut received = vec![0; bytes.len()];
         stream.read_exact(&mut received).unwrap();

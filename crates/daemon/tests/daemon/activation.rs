@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use ringhold_client::Address;
 
-use crate::harness::{
-    Daemon, Manager, PATIENCE, await_open, clean, connect, counter, parts, run, until,
-};
+use crate::common::wire::{connect, counter};
+use crate::common::{PATIENCE, clean, until};
+use crate::harness::{Daemon, Manager, await_open, parts, run};
 use crate::ports::free_address;
 
 /// Runs the command with two listeners as descriptors 3 and 4. The shell becomes the command, so the process number

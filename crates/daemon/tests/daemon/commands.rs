@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rmpv::Value;
 
-use crate::harness::{Daemon, Manager, counter, field, parts, ringhold, run};
+use crate::common::wire::{counter, field};
+use crate::harness::{Daemon, Manager, parts, ringhold, run};
 use crate::ports::free_address;
 
 pub(crate) const RPC: &str = "[sockets.rpc]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:0\"]\n";

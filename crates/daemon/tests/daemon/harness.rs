@@ -2,8 +2,8 @@
 //!
 //! Every wait has one generous limit, [`PATIENCE`]; nothing asserts how long anything takes.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringhold_client::{Address, Client, Options};
-use rmpv::Value;
+use ringhold_client::{Address, Client};
 use tempfile::TempDir;
+
+use crate::common::wire::{self, connect, counter};
+use crate::common::{PATIENCE, clean, until};
 
 /// Makes each of these functions, which take the name of an engine, two tests.
 macro_rules! with_both_engines {
@@ -32,32 +34,11 @@ macro_rules! with_both_engines {
 }
 pub(crate) use with_both_engines;
 
-/// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
 /// The command, in an environment that says nothing about service managers.
 pub(crate) fn ringhold() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringhold"));
     clean(&mut command);
     command
-}
-
-/// Removes what the environment of the tests may say to the daemon.
-pub(crate) fn clean(command: &mut Command) {
-    for variable in [
-        "LISTEN_PID",
-        "LISTEN_PIDFDID",
-        "LISTEN_FDS",
-        "LISTEN_FDNAMES",
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-        "WATCHDOG_PID",
-        "INVOCATION_ID",
-        "JOURNAL_STREAM",
-        "RINGHOLD_LOG",
-    ] {
-        command.env_remove(variable);
-    }
 }
 
 /// Runs the command to its end: status, stdout and stderr.
@@ -76,18 +57,6 @@ pub(crate) fn parts(output: &Output) -> (i32, String, String) {
         String::from_utf8(output.stdout.clone()).unwrap(),
         String::from_utf8(output.stderr.clone()).unwrap(),
     )
-}
-
-/// Waits until `done` says something.
-pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A process that serves.
@@ -377,29 +346,6 @@ impl Ended {
     }
 }
 
-pub(crate) fn connect(address: &Address) -> Client {
-    let options = Options {
-        connect_timeout: Some(PATIENCE),
-        call_timeout: Some(PATIENCE),
-        ..Options::default()
-    };
-    Client::connect(address, options).unwrap()
-}
-
-/// The daemon's counters, asked for on a connection of its own.
-pub(crate) fn status(address: &Address) -> Value {
-    let encoded = connect(address).call_raw("status", &[0x90]).unwrap();
-    rmpv::decode::read_value(&mut &encoded[..]).unwrap()
-}
-
-/// One counter of one socket name, over all workers.
-pub(crate) fn counter(address: &Address, socket: &str, counter: &str) -> u64 {
-    let status = status(address);
-    field(field(field(&status, "names"), socket), counter)
-        .as_u64()
-        .unwrap()
-}
-
 /// Waits until a counter has this value; it must never be above it.
 pub(crate) fn await_counter(address: &Address, socket: &str, name: &str, value: u64) {
     until(&format!("{name} = {value}"), || {
@@ -416,69 +362,9 @@ pub(crate) fn await_open(address: &Address, socket: &str, value: u64) {
     });
 }
 
-pub(crate) fn field<'a>(map: &'a Value, name: &str) -> &'a Value {
-    let entries = map.as_map().unwrap_or_else(|| panic!("{map} is no map"));
-    let found = entries.iter().find(|(key, _)| key.as_str() == Some(name));
-    &found.unwrap_or_else(|| panic!("no {name} in {map}")).1
-}
-
 /// A request with one parameter, a number.
 pub(crate) fn request(id: u32, method: &str, param: u64) -> Vec<u8> {
-    let message = vec![
-        0.into(),
-        id.into(),
-        method.into(),
-        Value::Array(vec![param.into()]),
-    ];
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &Value::Array(message)).unwrap();
-    bytes
-}
-
-/// A connection of which the test sees every byte.
-pub(crate) struct Wire {
-    pub(crate) stream: TcpStream,
-    reader: BufReader<TcpStream>,
-}
-
-impl Wire {
-    pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let reader = BufReader::new(stream.try_clone().unwrap());
-        Wire { stream, reader }
-    }
-
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
-    }
-
-    pub(crate) fn finish_sending(&mut self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
-    }
-
-    /// The next reply: its id, its error and its result. `None` at the end of the stream.
-    pub(crate) fn reply(&mut self) -> Option<(u64, Value, Value)> {
-        if self.reader.fill_buf().unwrap().is_empty() {
-            return None;
-        }
-        let reply = rmpv::decode::read_value(&mut self.reader).unwrap();
-        match reply.as_array().map(Vec::as_slice) {
-            Some([kind, id, error, result]) if kind.as_u64() == Some(1) => {
-                Some((id.as_u64().unwrap(), error.clone(), result.clone()))
-            }
-            _ => panic!("{reply} is no reply"),
-        }
-    }
-
-    /// Reads up to the end of the stream, which must come without an error: everything that the server still said.
-    pub(crate) fn rest(&mut self) -> Vec<u8> {
-        let mut rest = Vec::new();
-        self.reader.read_to_end(&mut rest).unwrap();
-        rest
-    }
+    wire::request(id, method, &[param.into()])
 }
 
 /// The permission bits of a file.

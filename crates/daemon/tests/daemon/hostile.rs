@@ -12,10 +12,9 @@ use ringhold_client::Address;
 use rmpv::Value;
 use socket2::SockRef;
 
-use crate::harness::{
-    Daemon, PATIENCE, Wire, await_counter, await_open, connect, counter, request, until,
-    with_both_engines,
-};
+use crate::common::wire::{Wire, connect, counter};
+use crate::common::{PATIENCE, until};
+use crate::harness::{Daemon, await_counter, await_open, request, with_both_engines};
 
 mod rows;
 
@@ -177,18 +176,18 @@ fn bad_input_is_found_wherever_the_segments_end(engine: &str) {
         if bytes.len() > 100 {
             continue;
         }
-        let mut wire = Wire::connect(tcp);
+        let mut wire = Wire::connect(&tcp.into());
         for byte in bytes {
-            if wire.stream.write_all(&[byte]).is_err() {
+            if wire.socket.write_all(&[byte]).is_err() {
                 break;
             }
             std::thread::yield_now();
         }
         for _ in 0..count {
-            assert!(wire.reply().is_some(), "{what}");
+            wire.value();
         }
         let mut end = [0];
-        match wire.stream.read(&mut end) {
+        match wire.socket.read(&mut end) {
             Ok(length) => assert_eq!(length, 0, "{what}"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{what}"),
         }
@@ -199,13 +198,11 @@ fn bad_input_is_found_wherever_the_segments_end(engine: &str) {
 
 fn a_request_may_be_cut_anywhere(engine: &str) {
     let daemon = Daemon::start_on(engine, CONFIG);
-    let mut wire = Wire::connect(daemon.tcp("rpc"));
+    let mut wire = Wire::connect(&daemon.address("rpc"));
     let mut id = 0;
     let check = |wire: &mut Wire, ids: std::ops::Range<u32>| {
         for id in ids {
-            let (reply, error, result) = wire.reply().unwrap();
-            assert_eq!((reply, error), (u64::from(id), Value::Nil));
-            assert_eq!(result, Value::from(u64::from(id)));
+            assert_eq!(wire.reply(), (u64::from(id), Ok(id.into())));
         }
     };
     let length = request(0, "echo", 0).len();
@@ -239,16 +236,16 @@ fn the_ends_that_clients_make_are_told_apart(engine: &str) {
     healthy.go_on("empty connections");
 
     // The answers to what came before a half-close are still given, in order.
-    let mut half = Wire::connect(tcp);
+    let mut half = Wire::connect(&tcp.into());
     let many: Vec<u8> = (0..500)
         .flat_map(|id| request(id, "echo", id.into()))
         .collect();
     half.send(&many);
     half.finish_sending();
     for id in 0..500 {
-        assert_eq!(half.reply().unwrap().0, id);
+        assert_eq!(half.reply().0, id);
     }
-    assert!(half.reply().is_none());
+    assert_eq!(half.rest(), b"");
     healthy.go_on("half-closes");
 
     await_open(&address, "rpc", 3);
@@ -330,8 +327,8 @@ fn a_client_that_does_not_read_is_paused_and_then_gets_everything(engine: &str) 
         bytes.extend_from_slice(&payload);
         bytes
     };
-    let mut wire = Wire::connect(tcp);
-    let mut writer = wire.stream.try_clone().unwrap();
+    let mut wire = Wire::connect(&tcp.into());
+    let mut writer = wire.socket.try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for id in 0..REQUESTS {
@@ -343,9 +340,9 @@ fn a_client_that_does_not_read_is_paused_and_then_gets_everything(engine: &str) 
         });
         healthy.go_on("a client that does not read");
         for id in 0..REQUESTS {
-            let (reply, error, result) = wire.reply().unwrap();
-            assert_eq!((reply, error), (u64::from(id), Value::Nil));
-            assert!(result.as_slice() == Some(&payload));
+            let (reply, result) = wire.reply();
+            assert_eq!(reply, u64::from(id));
+            assert!(result.unwrap().as_slice() == Some(&payload));
         }
     });
     healthy.stop();
@@ -364,7 +361,7 @@ fn limits_of_time_cost_the_connection(engine: &str) {
         let daemon = Daemon::start_with(&config, |command| {
             command.args(["--log", "debug"]);
         });
-        let mut wire = Wire::connect(daemon.tcp("rpc"));
+        let mut wire = Wire::connect(&daemon.address("rpc"));
         wire.send(bytes);
         assert_eq!(wire.rest(), b"");
         let line = daemon.logged(&[limit]);

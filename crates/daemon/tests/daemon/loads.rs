@@ -8,7 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::commands::RPC;
-use crate::harness::{Daemon, Manager, await_open, clean, counter, parts, ringhold, run, until};
+use crate::common::wire::counter;
+use crate::common::{clean, until};
+use crate::harness::{Daemon, Manager, await_open, parts, ringhold, run};
 use crate::ports::free_address;
 
 #[test]

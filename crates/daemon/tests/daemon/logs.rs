@@ -1,9 +1,12 @@
 //! What an operator finds in the log of connections.
 
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 
-use crate::harness::{Daemon, PATIENCE, Wire, request, with_both_engines};
+use crate::common::PATIENCE;
+use crate::common::wire::Wire;
+use crate::harness::{Daemon, request, with_both_engines};
 
 with_both_engines! {
     the_log_says_who_the_peer_was,
@@ -21,8 +24,8 @@ fn the_log_says_who_the_peer_was(engine: &str) {
         command.env("RINGHOLD_LOG", "debug");
     });
     let tcp = daemon.tcp("rpc");
-    let mut wire = Wire::connect(tcp);
-    let peer = wire.stream.local_addr().unwrap();
+    let mut wire = Wire::connect(&tcp.into());
+    let peer = wire.socket.local_addr().unwrap().as_socket().unwrap();
     wire.send(b"\xc1");
     assert_eq!(wire.rest(), b"");
     let opens = daemon.logged(&[&format!(" of rpc from {peer} opens socket=rpc ")]);
@@ -40,10 +43,10 @@ fn the_log_says_who_the_peer_was(engine: &str) {
     assert!(closes.ends_with(" peer=unix"), "{closes}");
 
     // One that leaves without having read its reply resets the connection, and has no address any more.
-    let mut wire = Wire::connect(tcp);
-    let peer = wire.stream.local_addr().unwrap();
+    let mut wire = Wire::connect(&tcp.into());
+    let peer = wire.socket.local_addr().unwrap().as_socket().unwrap();
     wire.send(&request(1, "echo", 1));
-    wire.stream.peek(&mut [0]).unwrap();
+    wire.socket.peek(&mut [MaybeUninit::uninit()]).unwrap();
     drop(wire);
     let closes = daemon.logged(&[" of rpc closes: the socket failed: "]);
     let opens = daemon.logged(&[&format!(" of rpc from {peer} opens ")]);
@@ -60,7 +63,7 @@ fn what_was_held_back_is_said_at_the_end(engine: &str) {
     let daemon = Daemon::start_on(engine, CONFIG);
     let tcp = daemon.tcp("rpc");
     for _ in 0..COUNT {
-        let mut wire = Wire::connect(tcp);
+        let mut wire = Wire::connect(&tcp.into());
         wire.send(b"\xc1");
         assert_eq!(wire.rest(), b"");
     }

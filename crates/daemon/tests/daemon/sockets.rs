@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
-use rmpv::Value;
 
+use crate::common::wire::{Wire, connect, counter};
+use crate::common::{PATIENCE, until};
 use crate::harness::{
-    Daemon, Manager, PATIENCE, Wire, await_open, counter, mode, parts, request, ringhold, run,
-    until, with_both_engines,
+    Daemon, Manager, await_open, mode, parts, request, ringhold, run, with_both_engines,
 };
 use crate::ports::free_address;
 
@@ -40,11 +40,11 @@ fn ready_means_that_every_listener_answers_and_stopping_comes_before_the_end(eng
         format!("unix:{path}").parse().unwrap(),
         name.parse().unwrap(),
     ] {
-        let pong: String = crate::harness::connect(&address).call("ping", &()).unwrap();
+        let pong: String = connect(&address).call("ping", &()).unwrap();
         assert_eq!(pong, "pong", "{address}");
     }
 
-    let mut idle = Wire::connect(daemon.tcp("rpc"));
+    let mut idle = Wire::connect(&daemon.address("rpc"));
     let mut idle_unix = UnixStream::connect(&path).unwrap();
     idle_unix.set_read_timeout(Some(PATIENCE)).unwrap();
     // Besides the one that asks. Before they are accepted, a stop resets them.
@@ -84,7 +84,7 @@ fn the_log_says_where_each_listener_is_with_priorities_for_the_manager() {
     let line = daemon.logged(&["listening", &path]);
     assert!(line.starts_with("<6>"), "{line}");
     // Bad input is worth a warning that names the socket.
-    Wire::connect(daemon.tcp("rpc")).send(b"\xc1");
+    Wire::connect(&daemon.address("rpc")).send(b"\xc1");
     let line = daemon.logged(&[" closes: "]);
     assert!(
         line.starts_with("<4>") && line.contains("socket=rpc"),
@@ -232,11 +232,10 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
         "workers = 1\n[limits]\nconnections = 2\n[sockets.rpc]\nlisten = [\"127.0.0.1:0\"]\n",
     );
     let address = daemon.tcp("rpc");
-    let mut first = Wire::connect(address);
-    let mut second = Wire::connect(address);
+    let mut first = Wire::connect(&address.into());
+    let mut second = Wire::connect(&address.into());
     for wire in [&mut first, &mut second] {
-        wire.send(&request(0, "echo", 7));
-        assert!(wire.reply().is_some());
+        wire.echo(0, 7);
     }
     // The kernel completes it; the daemon does not take it.
     let mut third = TcpStream::connect(address).unwrap();
@@ -246,8 +245,7 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
     assert!(line.starts_with("<4>") && line.contains(limit), "{line}");
     assert!(!daemon.log().contains("accepting goes on"));
     for id in 1..200 {
-        first.send(&request(id, "echo", u64::from(id)));
-        assert!(first.reply().is_some());
+        first.echo(id, u64::from(id));
     }
     third.set_nonblocking(true).unwrap();
     let nothing = third.read(&mut [0]).unwrap_err();
@@ -263,9 +261,8 @@ fn at_the_limit_of_connections_the_next_one_waits_for_room(engine: &str) {
     drop((first, third));
     let mut last = None;
     for id in 0..20 {
-        let mut wire = Wire::connect(address);
-        wire.send(&request(id, "echo", 1));
-        assert!(wire.reply().is_some());
+        let mut wire = Wire::connect(&address.into());
+        wire.echo(id, 1);
         last = Some(wire);
     }
     drop(last);
@@ -287,12 +284,11 @@ fn a_full_socket_leaves_the_others_on_its_workers_reachable(engine: &str) {
          [sockets.admin]\nservice = \"rpc\"\nlisten = [\"unix:DIR/admin.sock\"]\nworkers = [0]\n",
     );
     let address = daemon.tcp("rpc");
-    let mut served: Vec<Wire> = (0..6).map(|_| Wire::connect(address)).collect();
+    let mut served: Vec<Wire> = (0..6).map(|_| Wire::connect(&address.into())).collect();
     for wire in &mut served {
-        wire.send(&request(0, "echo", 7));
-        assert!(wire.reply().is_some());
+        wire.echo(0, 7);
     }
-    let mut next = Wire::connect(address);
+    let mut next = Wire::connect(&address.into());
     next.send(&request(1, "echo", 8));
     daemon.logged(&[
         "accepting paused (1 so far): every worker of its partition holds sockets.rpc.connections = 3.",
@@ -303,7 +299,7 @@ fn a_full_socket_leaves_the_others_on_its_workers_reachable(engine: &str) {
     assert_eq!((status, stderr.as_str()), (0, ""));
     assert!(stdout.contains("\nrpc: accept pauses 1\n"), "{stdout}");
     drop(served.pop());
-    assert_eq!(next.reply(), Some((1, Value::Nil, 8.into())));
+    assert_eq!(next.reply(), (1, Ok(8.into())));
     daemon.logged(&["there is room again: accepting goes on", "socket=rpc"]);
     drop((served, next));
     daemon.stop();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ringhold_client::Address;
 use rmpv::Value;
 
+use crate::common::wire::{Wire, request};
 use crate::manager::{Manager, Stored};
-use crate::wire::{Wire, request};
 
 /// Under which the service manager stores it.
 const STORED: &str = "ringhold.fd.metrics";

@@ -6,9 +6,10 @@ use ringhold_client::Address;
 use rmpv::Value;
 
 use crate::built::handover_daemon;
+use crate::common::until;
+use crate::common::wire::{Wire, counter, request};
 use crate::load::Load;
-use crate::manager::{Manager, RINGHOLD, until, write_program};
-use crate::wire::{Wire, counter, request};
+use crate::manager::{Manager, RINGHOLD, write_program};
 
 const CONFIG: &str = "workers = 2\n[sockets.rpc]\n";
 

@@ -9,10 +9,11 @@ use ringhold_client::Address;
 use rmpv::Value;
 use socket2::{Domain, Socket, Type};
 
+use crate::common::until;
+use crate::common::wire::{Wire, counter, field, request};
 use crate::load::Load;
-use crate::manager::{Manager, until};
+use crate::manager::Manager;
 use crate::ports::free_address;
-use crate::wire::{Wire, counter, field, request};
 
 /// A TCP address that nobody listens on.
 pub(crate) fn free() -> Address {
@@ -271,7 +272,7 @@ fn held(status: &Value) -> Vec<u64> {
     workers
         .map(|worker| {
             let names = field(worker, "names");
-            field(&field(&names, "a"), "restored").as_u64().unwrap()
+            field(field(names, "a"), "restored").as_u64().unwrap()
         })
         .collect()
 }

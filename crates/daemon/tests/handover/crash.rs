@@ -11,9 +11,10 @@ use ringhold_client::Address;
 
 use crate::built::handover_daemon;
 use crate::changes::free;
+use crate::common::until;
+use crate::common::wire::{Wire, counter, request};
 use crate::load::Load;
-use crate::manager::{Manager, Stored, until, write_program};
-use crate::wire::{Wire, counter, request};
+use crate::manager::{Manager, Stored, write_program};
 
 const CONFIG: &str = "workers = 2
 [sockets.fragile]

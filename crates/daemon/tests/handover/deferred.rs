@@ -6,9 +6,9 @@ use nix::sys::signal::Signal;
 use ringhold_client::load::LoadPlan;
 use rmpv::Value;
 
+use crate::common::wire::{Wire, counter, request};
 use crate::load::Load;
 use crate::manager::Manager;
-use crate::wire::{Wire, counter, request};
 
 fn config(drain: &str) -> String {
     format!("workers = 2\n[handover]\ndrain = \"{drain}\"\n[sockets.rpc]\n")

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ringhold_client::Address;
 use rmpv::Value;
 
+use crate::common::wire::{Wire, request};
 use crate::manager::Manager;
-use crate::wire::{Wire, request};
 
 const READERS: usize = 8;
 const PUBLISHERS: u64 = 2;

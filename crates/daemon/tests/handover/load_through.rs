@@ -4,9 +4,9 @@ use std::cell::Cell;
 
 use ringhold_client::Address;
 
+use crate::common::wire::{Wire, counter};
 use crate::load::Load;
 use crate::manager::{Manager, descriptors};
-use crate::wire::{Wire, counter};
 
 const TIMES: usize = 20;
 const PERSISTENT: usize = 200;

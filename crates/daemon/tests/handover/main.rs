@@ -6,11 +6,13 @@
     reason = "a test that cannot go on should end"
 )]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod built;
 mod load;
 mod manager;
 mod ports;
-mod wire;
 
 mod belongings;
 mod bursts;

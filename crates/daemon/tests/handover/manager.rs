@@ -22,9 +22,7 @@ use rustix::net::{
 use tempfile::TempDir;
 
 use crate::built::handover_daemon;
-
-/// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+use crate::common::{PATIENCE, clean, until};
 
 /// The daemon of this package.
 pub(crate) const RINGHOLD: &str = env!("CARGO_BIN_EXE_ringhold");
@@ -195,19 +193,7 @@ impl Manager {
             descriptors.push(stored.fd.as_fd());
         }
         let mut command = Command::new(handover_daemon());
-        for variable in [
-            "LISTEN_PID",
-            "LISTEN_PIDFDID",
-            "LISTEN_FDS",
-            "LISTEN_FDNAMES",
-            "WATCHDOG_USEC",
-            "WATCHDOG_PID",
-            "INVOCATION_ID",
-            "JOURNAL_STREAM",
-            "RINGHOLD_LOG",
-        ] {
-            command.env_remove(variable);
-        }
+        clean(&mut command);
         if !names.is_empty() {
             command
                 .env("LISTEN_FDS", names.len().to_string())
@@ -581,18 +567,6 @@ pub(crate) fn write_program(path: &str, text: &str) {
         .args([path, text])
         .status();
     assert!(status.unwrap().success());
-}
-
-/// Waits until `done` says something.
-pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// How many descriptors a process has open.

@@ -2,8 +2,8 @@
 
 use ringhold_client::Address;
 
+use crate::common::wire::{Wire, counter, request};
 use crate::manager::Manager;
-use crate::wire::{Wire, counter, request};
 
 const CONFIG: &str = "workers = 1\n[sockets.rpc]\n[sockets.counter]\n";
 

@@ -15,8 +15,9 @@ use nix::unistd::Pid;
 use ringhold_client::Address;
 
 use crate::built::handover_daemon;
-use crate::manager::{Manager, RINGHOLD, until, write_program};
-use crate::wire::{Wire, request};
+use crate::common::until;
+use crate::common::wire::{Wire, request};
+use crate::manager::{Manager, RINGHOLD, write_program};
 
 const CONFIG: &str = "[sockets.rpc]\n";
 

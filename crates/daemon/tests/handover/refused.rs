@@ -11,10 +11,10 @@ use ringhold_client::Address;
 
 use crate::bursts::limited;
 use crate::changes::{free, sections};
+use crate::common::wire::{Wire, request};
 use crate::manager::{Manager, RINGHOLD, write_program};
 use crate::ports::free_port;
 use crate::program::install;
-use crate::wire::{Wire, request};
 
 /// A service with one connection, which must go on whatever is refused.
 struct Kept {

@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 use ringhold_client::Address;
 use rmpv::Value;
 
+use crate::common::wire::{Wire, counter, request};
 use crate::manager::Manager;
-use crate::wire::{Wire, counter, request};
 
 const CONFIG: &str = "workers = 2\n[sockets.counter]\n[sockets.rpc]\n";
 

@@ -6,9 +6,10 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
 
+use crate::common::until;
+use crate::common::wire::Wire;
 use crate::crash::{PARTS, all_go_on, stopped};
-use crate::manager::{Manager, until};
-use crate::wire::Wire;
+use crate::manager::Manager;
 
 /// A successor that cannot get hold of it leaves everything as it was, and this is no attempt.
 #[test]

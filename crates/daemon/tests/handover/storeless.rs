@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use rmpv::Value;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
+use crate::common::wire::{Wire, request};
 use crate::manager::{Manager, RINGHOLD, write_program};
-use crate::wire::{Wire, request};
 
 const CONFIG: &str = "workers = 2\n[handover]\ndrain = \"20s\"\n[sockets.rpc]\n";
 

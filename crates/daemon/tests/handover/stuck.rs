@@ -2,8 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::manager::{Manager, until};
-use crate::wire::{Wire, request};
+use crate::common::until;
+use crate::common::wire::{Wire, request};
+use crate::manager::Manager;
 
 /// Two workers with two connections each. The one that serves connection `stuck` is kept busy for ever, then `step`
 /// brings the successor.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use ringhold_client::Address;
 use rmpv::Value;
 
-use crate::manager::{Manager, until};
-use crate::wire::{Wire, counter, request};
+use crate::common::until;
+use crate::common::wire::{Wire, counter, request};
+use crate::manager::Manager;
 
 const INHERITED: &str = "workers = 2\n[sockets.rpc]\n";
 

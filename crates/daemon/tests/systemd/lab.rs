@@ -9,26 +9,12 @@ use std::time::{Duration, Instant};
 use ringhold_client::Address;
 use tempfile::TempDir;
 
+use crate::common::PATIENCE;
 use crate::ports::free_address;
-
-/// How long anything may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The units that are shipped.
 pub(crate) fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../systemd")
-}
-
-/// Waits until `done` says something.
-pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = done() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn is_required() -> bool {

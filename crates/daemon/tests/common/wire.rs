@@ -7,7 +7,7 @@ use ringhold_client::{Address, Client, Options};
 use rmpv::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::manager::PATIENCE;
+use super::PATIENCE;
 
 /// A connection, TCP or unix.
 pub(crate) struct Wire {
@@ -140,8 +140,7 @@ impl Wire {
 
     /// One counter of one socket name, over all workers, asked for on this connection.
     pub(crate) fn counter(&mut self, socket: &str, counter: &str) -> u64 {
-        let names = field(&self.status(), "names");
-        field(&field(&names, socket), counter).as_u64().unwrap()
+        counter_in(&self.status(), socket, counter)
     }
 
     /// Calls `echo` and checks the answer.
@@ -163,7 +162,8 @@ pub(crate) fn request(id: u32, method: &str, params: &[Value]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn client(address: &Address) -> Client {
+/// A client that does not wait for ever.
+pub(crate) fn connect(address: &Address) -> Client {
     let options = Options {
         connect_timeout: Some(PATIENCE),
         call_timeout: Some(PATIENCE),
@@ -174,18 +174,18 @@ pub(crate) fn client(address: &Address) -> Client {
 
 /// One counter of one socket name, over all workers, asked for on a connection of its own.
 pub(crate) fn counter(address: &Address, socket: &str, counter: &str) -> u64 {
-    let encoded = client(address).call_raw("status", &[0x90]).unwrap();
+    let encoded = connect(address).call_raw("status", &[0x90]).unwrap();
     let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
-    field(&field(&field(&status, "names"), socket), counter)
-        .as_u64()
-        .unwrap()
+    counter_in(&status, socket, counter)
 }
 
-pub(crate) fn field(map: &Value, name: &str) -> Value {
+fn counter_in(status: &Value, socket: &str, counter: &str) -> u64 {
+    let names = field(status, "names");
+    field(field(names, socket), counter).as_u64().unwrap()
+}
+
+pub(crate) fn field<'a>(map: &'a Value, name: &str) -> &'a Value {
     let entries = map.as_map().unwrap_or_else(|| panic!("{map} is no map"));
     let found = entries.iter().find(|(key, _)| key.as_str() == Some(name));
-    found
-        .unwrap_or_else(|| panic!("no {name} in {map}"))
-        .1
-        .clone()
+    &found.unwrap_or_else(|| panic!("no {name} in {map}")).1
 }
