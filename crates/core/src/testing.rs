@@ -116,16 +116,8 @@ impl Exchange {
         limits: Limits,
         names: &[(&str, Duration)],
     ) -> Self {
-        Self::try_build(make, limits, names)
-            .unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"))
-    }
-
-    fn try_build<S: Service>(
-        make: impl FnOnce(&Worker) -> S,
-        limits: Limits,
-        names: &[(&str, Duration)],
-    ) -> io::Result<Self> {
-        let (post, mailbox) = mailbox()?;
+        let (post, mailbox) =
+            mailbox().unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"));
         mailbox.adopt();
         let known = names.iter().map(|(name, _)| (*name).into()).collect();
         let memory = Memory::new(limits.memory as u64, 1);
@@ -151,7 +143,7 @@ impl Exchange {
         let desk = Desk::new(crew, 0, limits);
         let hosts: Vec<Box<dyn Host>> = vec![Box::new(Hosted::new(service))];
         let shard = Shard::new(desk, hosts, Duration::ZERO);
-        Ok(Exchange {
+        Exchange {
             shard,
             mailbox,
             now: 1,
@@ -159,7 +151,7 @@ impl Exchange {
             ended: Vec::new(),
             parted: Vec::new(),
             peer: Identity::default(),
-        })
+        }
     }
 
     /// From now on clients connect from this address and with these credentials. Before, they are clients of a unix socket in
