@@ -11,7 +11,7 @@ use ringhold_client::Address;
 use rmpv::Value;
 
 use crate::activation::passed_on;
-use crate::common::wire::{Wire, connect, counter};
+use crate::common::wire::{self, Wire, connect, counter};
 use crate::common::{PATIENCE, until};
 use crate::harness::{Daemon, Manager, request, with_both_engines};
 
@@ -67,15 +67,7 @@ fn payload(id: u32) -> Value {
 }
 
 fn numbered(id: u32) -> Vec<u8> {
-    let message = vec![
-        0.into(),
-        id.into(),
-        "echo".into(),
-        Value::Array(vec![payload(id)]),
-    ];
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &Value::Array(message)).unwrap();
-    bytes
+    wire::request(id, "echo", &[payload(id)])
 }
 
 /// Pipelines requests for as long as the daemon takes them, and returns how many replies came, which must be those to

@@ -112,9 +112,7 @@ pub(crate) fn limited(manager: &mut Manager, program: &str, limit: usize) {
 
 /// A daemon that may open 100 files, and more clients than it can accept.
 fn crowded(engine: &'static str, clients: usize) -> (Manager, Vec<Wire>) {
-    let mut manager = Manager::new(16, "");
-    manager.use_engine(engine);
-    manager.configure(CONFIG);
+    let mut manager = Manager::on(engine, 16, CONFIG);
     let address = manager.listen_tcp("rpc");
     limited(&mut manager, RINGHOLD, 100);
     manager.start();
@@ -161,9 +159,12 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
         ("portable", Signal::SIGHUP),
         ("portable", Signal::SIGTERM),
     ] {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure("workers = 1\n[handover]\ndrain = \"60s\"\n[sockets.rpc]\n");
+        let mut manager = Manager::on(
+            engine,
+            16,
+            "workers = 1\n[handover]\ndrain = \"60s\"\n[sockets.rpc]\n",
+        )
+        .with_test_daemon();
         let address = manager.listen_tcp("rpc");
         limited(&mut manager, handover_daemon().to_str().unwrap(), 100);
         manager.start();
@@ -262,9 +263,7 @@ fn fewer_descriptors_than_connections() {
 #[test]
 fn fewer_descriptors_than_a_daemon() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "");
-        manager.use_engine(engine);
-        manager.configure(CONFIG);
+        let mut manager = Manager::on(engine, 16, CONFIG);
         let address = manager.listen_unix("rpc");
         manager.start();
         let mut wires: Vec<Wire> = (0..3).map(|_| Wire::connect(&address)).collect();

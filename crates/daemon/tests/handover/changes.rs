@@ -83,9 +83,7 @@ fn who_is_there_stays_when_the_limit_is_lower() {
     for engine in ["auto", "portable"] {
         let a = free();
         let text = sections(&[("a", &a)]);
-        let mut manager = Manager::new(0, &text);
-        manager.use_engine(engine);
-        manager.configure(&text);
+        let mut manager = Manager::on(engine, 0, &text);
         manager.start();
         let mut wires: Vec<Wire> = (0..6).map(|_| Wire::connect(&a)).collect();
         wires.iter_mut().for_each(|wire| wire.echo(1, 1));
@@ -118,9 +116,7 @@ fn limits_hold_over_any_number_of_reloads_and_restarts() {
             service = \"rpc\""
         );
         let limit = 10 * workers;
-        let mut manager = Manager::new(16, &config);
-        manager.use_engine(engine);
-        manager.configure(&config);
+        let mut manager = Manager::on(engine, 16, &config);
         let (rpc, admin) = (manager.listen_tcp("rpc"), manager.listen_unix("admin"));
         manager.start();
         let wires: Vec<Wire> = (0..60).map(|_| Wire::connect(&rpc)).collect();

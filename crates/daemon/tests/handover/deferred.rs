@@ -137,9 +137,7 @@ fn what_is_given_up_is_in_the_log() {
 #[test]
 fn what_is_called_during_the_drain_has_a_drain_of_its_own() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure(&config("3s"));
+        let mut manager = Manager::on(engine, 16, &config("3s")).with_test_daemon();
         let address = manager.listen_tcp("rpc");
         manager.start();
         let mut held = Wire::connect(&address);

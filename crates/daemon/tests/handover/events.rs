@@ -62,9 +62,8 @@ fn no_event_is_lost_when_a_reply_is_given_up() {
 #[test]
 fn no_event_of_a_busy_worker_is_lost() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure("workers = 2\n[sockets.bus]\n");
+        let mut manager =
+            Manager::on(engine, 16, "workers = 2\n[sockets.bus]\n").with_test_daemon();
         let address = manager.listen_unix("bus");
         manager.start();
         let mut readers: Vec<Wire> = (0..READERS).map(|_| Wire::connect(&address)).collect();
@@ -88,9 +87,8 @@ fn no_event_of_a_busy_worker_is_lost() {
 #[test]
 fn no_event_of_a_topic_is_lost() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure("workers = 2\n[sockets.topics]\n");
+        let mut manager =
+            Manager::on(engine, 16, "workers = 2\n[sockets.topics]\n").with_test_daemon();
         let address = manager.listen_unix("topics");
         manager.start();
         let subscribe = |index: usize| {
@@ -143,11 +141,12 @@ impl Drop for EndsAtLast<'_> {
 
 /// Lets publishers and readers talk to each other over restarts and reloads, each of them `around` something.
 fn relay(engine: &'static str, drain: &str, around: fn(&Address, &mut dyn FnMut())) {
-    let mut manager = Manager::new(16, "").with_test_daemon();
-    manager.use_engine(engine);
-    manager.configure(&format!(
-        "workers = 2\nhandover.drain = \"{drain}\"\n[sockets.bus]\n[sockets.rpc]\n"
-    ));
+    let mut manager = Manager::on(
+        engine,
+        16,
+        &format!("workers = 2\nhandover.drain = \"{drain}\"\n[sockets.bus]\n[sockets.rpc]\n"),
+    )
+    .with_test_daemon();
     let [address, rpc] = ["bus", "rpc"].map(|name| manager.listen_unix(name));
     manager.start();
     let mut readers: Vec<Wire> = (0..READERS).map(|_| Wire::connect(&address)).collect();

@@ -82,9 +82,7 @@ fn reloads_that_change_the_engine() {
 
 #[test]
 fn restarts_with_the_portable_engine() {
-    let mut manager = Manager::new(16, "");
-    manager.use_engine("portable");
-    manager.configure(INHERITED);
+    let mut manager = Manager::on("portable", 16, INHERITED);
     let address = manager.listen_unix("rpc");
     go_through(manager, &address, Manager::restart);
 }

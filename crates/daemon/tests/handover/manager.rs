@@ -48,6 +48,11 @@ struct Service {
 impl Manager {
     /// With a store of this size. `DIR` in the configuration stands for the test's directory.
     pub(crate) fn new(store_max: usize, config: &str) -> Self {
+        Self::on("auto", store_max, config)
+    }
+
+    /// As [`Manager::new`], with this engine.
+    pub(crate) fn on(engine: &'static str, store_max: usize, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         sockopt::set_socket_passcred(&socket, true).unwrap();
@@ -65,7 +70,7 @@ impl Manager {
             program: Vec::new(),
             service: None,
             environment: BTreeMap::new(),
-            engine: "auto",
+            engine,
         };
         let config = manager.configure(config);
         manager.program = vec![RINGHOLD.into(), "serve".into(), "--config".into(), config];

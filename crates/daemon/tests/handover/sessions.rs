@@ -190,9 +190,12 @@ fn asks_more_than_it_reads(
     check: fn(u64),
 ) {
     for (unix, carry) in [false, true].into_iter().zip(carry) {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure("workers = 1\n[sockets.counter]\n[sockets.bus]\n");
+        let mut manager = Manager::on(
+            engine,
+            16,
+            "workers = 1\n[sockets.counter]\n[sockets.bus]\n",
+        )
+        .with_test_daemon();
         let address = match unix {
             true => manager.listen_unix("counter"),
             false => manager.listen_tcp("counter"),
@@ -258,11 +261,12 @@ fn every_reply_of_one_that_cannot_be_saved_in_the_end_is_written() {
 #[test]
 fn all_others_are_served_until_those_that_cannot_be_saved_have_ended() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::new(16, "").with_test_daemon();
-        manager.use_engine(engine);
-        manager.configure(
+        let mut manager = Manager::on(
+            engine,
+            16,
             "workers = 2\n[sockets.counter]\nworkers = \"1\"\n[sockets.rpc]\nworkers = \"0\"\n",
-        );
+        )
+        .with_test_daemon();
         let address = manager.listen_unix("counter");
         let rpc = manager.listen_unix("rpc");
         manager.start();

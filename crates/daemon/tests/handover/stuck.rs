@@ -9,9 +9,7 @@ use crate::manager::Manager;
 /// Two workers with two connections each. The one that serves connection `stuck` is kept busy for ever, then `step`
 /// brings the successor.
 fn only_its_own_are_lost(engine: &'static str, stuck: usize, step: fn(&mut Manager)) {
-    let mut manager = Manager::new(16, "").with_test_daemon();
-    manager.use_engine(engine);
-    manager.configure("workers = 2\n[sockets.bus]\n");
+    let mut manager = Manager::on(engine, 16, "workers = 2\n[sockets.bus]\n").with_test_daemon();
     let address = manager.listen_unix("bus");
     manager.start();
     // They are dealt to the workers in turn.
@@ -64,9 +62,9 @@ fn a_reload_goes_on_without_a_stuck_worker() {
 
 /// Two workers with two connections each, of three. A deferred reply keeps the handover waiting while more come.
 fn the_others_keep_to_their_limits(engine: &'static str) {
-    let mut manager = Manager::new(0, "").with_test_daemon();
-    manager.use_engine(engine);
-    manager.configure(
+    let mut manager = Manager::on(
+        engine,
+        0,
         "workers = 2
         [handover]
         drain = \"60s\"
@@ -74,7 +72,8 @@ fn the_others_keep_to_their_limits(engine: &'static str) {
         connections = 3
         [sockets.rpc]
         workers = [0]",
-    );
+    )
+    .with_test_daemon();
     let (bus, rpc) = (manager.listen_unix("bus"), manager.listen_unix("rpc"));
     manager.start();
     let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&bus)).collect();

@@ -14,9 +14,7 @@ const INHERITED: &str = "workers = 2\n[sockets.rpc]\n";
 
 /// A running service with a TCP and a unix socket.
 fn both(engine: &'static str) -> (Manager, [Address; 2]) {
-    let mut manager = Manager::new(16, "").with_test_daemon();
-    manager.use_engine(engine);
-    manager.configure(INHERITED);
+    let mut manager = Manager::on(engine, 16, INHERITED).with_test_daemon();
     let addresses = [manager.listen_tcp("rpc"), manager.listen_unix("rpc")];
     manager.start();
     (manager, addresses)
@@ -227,9 +225,11 @@ fn a_pipeline_that_is_paused_keeps_its_order() {
 }
 
 fn paused_pipeline(engine: &'static str) {
-    let mut manager = Manager::new(16, "");
-    manager.use_engine(engine);
-    manager.configure("[limits]\noutbox_bytes = \"64KiB\"\n[sockets.rpc]\n");
+    let mut manager = Manager::on(
+        engine,
+        16,
+        "[limits]\noutbox_bytes = \"64KiB\"\n[sockets.rpc]\n",
+    );
     let address = manager.listen_tcp("rpc");
     manager.start();
     let mut wire = Wire::connect(&address);
