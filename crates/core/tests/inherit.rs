@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/cases.rs"]
+mod cases;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -26,20 +29,7 @@ const VARIABLES: [&str; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("--child") => {
-            child(&arguments[1..]);
-            ExitCode::SUCCESS
-        }
-        Some("--list") => {
-            cases()
-                .iter()
-                .for_each(|case| println!("{}: test", case.title));
-            ExitCode::SUCCESS
-        }
-        _ => run(arguments.iter().find(|argument| !argument.starts_with('-'))),
-    }
+    cases::main(&all(), |case| case.title, run, child)
 }
 
 /// One row.
@@ -87,7 +77,7 @@ fn named(names: &[&str]) -> Expected {
     Expected::Names(names.iter().map(|&name| name.to_owned()).collect())
 }
 
-fn cases() -> Vec<Case> {
+fn all() -> Vec<Case> {
     let mut cases = pid_cases();
     cases.extend(count_cases());
     cases.extend(name_cases());
@@ -335,47 +325,24 @@ fn child(arguments: &[String]) {
     }
 }
 
-fn run(filter: Option<&String>) -> ExitCode {
+fn run(case: &Case) -> Result<(), String> {
     let directory = tempfile::tempdir().unwrap();
     for number in 3..6 {
-        std::fs::write(
-            directory.path().join(number.to_string()),
-            format!("content-{number}"),
-        )
-        .unwrap();
+        let path = directory.path().join(number.to_string());
+        std::fs::write(path, format!("content-{number}")).unwrap();
     }
-    let cases = cases();
-    let chosen = cases
-        .iter()
-        .filter(|case| filter.is_none_or(|filter| case.title.contains(filter.as_str())));
-    let mut failed = 0;
-    for case in chosen {
-        let output = spawn(case, directory.path());
-        let expected = lines(case);
-        let right = match &expected {
-            Ok(expected) => output == *expected,
-            Err((text, rest)) => {
-                output
-                    .first()
-                    .is_some_and(|line| line.starts_with("error: ") && line.contains(text))
-                    && output[1..] == *rest
-            }
-        };
-        println!(
-            "test {} ... {}",
-            case.title,
-            if right { "ok" } else { "FAILED" }
-        );
-        if !right {
-            failed += 1;
-            println!("expected {expected:#?}\nfound {output:#?}");
+    let output = spawn(case, directory.path());
+    let expected = lines(case);
+    let right = match &expected {
+        Ok(expected) => output == *expected,
+        Err((text, rest)) => {
+            let says = |line: &String| line.starts_with("error: ") && line.contains(text);
+            output.first().is_some_and(says) && output[1..] == *rest
         }
-    }
-    println!("\ntest result: {failed} of {} failed", cases.len());
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    };
+    match right {
+        true => Ok(()),
+        false => Err(format!("expected {expected:#?}\nfound {output:#?}")),
     }
 }
 

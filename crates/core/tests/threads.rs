@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/cases.rs"]
+mod cases;
+
 use std::process::{Command, ExitCode};
 use std::sync::mpsc;
 use std::thread::Builder;
@@ -13,8 +16,10 @@ use ringhold_core::inherit::Inherited;
 use ringhold_core::{Server, block_signals};
 use rustix::process::{Signal, getpid, kill_process};
 
-/// What `main` does before `run`, and what that says. A SIGTERM that is pending by then stops who has started at once.
-const CASES: [(&str, &[&str], &str); 9] = [
+/// A title, what `main` does before `run`, and what that says. A SIGTERM that is pending by then stops who has started at once.
+type Case = (&'static str, &'static [&'static str], &'static str);
+
+const CASES: [Case; 9] = [
     ("nothing but the signal", &["block", "term"], "stopped"),
     (
         "a thread",
@@ -59,42 +64,23 @@ const CASES: [(&str, &[&str], &str); 9] = [
 ];
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("--child") => child(&arguments[1..]),
-        Some("--list") => {
-            for (title, ..) in CASES {
-                println!("{title}: test");
-            }
-            ExitCode::SUCCESS
-        }
-        _ => run(arguments.iter().find(|argument| !argument.starts_with('-'))),
+    cases::main(&CASES, |(title, ..)| title, run, child)
+}
+
+fn run((_, arguments, expected): &Case) -> Result<(), String> {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if arguments.contains(&"asked") {
+        command.env("RINGHOLD_PREFLIGHT", "state=2\n");
+    }
+    let output = command.arg("--child").args(*arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    match output.status.success() && said.contains(expected) {
+        true => Ok(()),
+        false => Err(format!("expected {expected:?}, found {output:?}")),
     }
 }
 
-fn run(filter: Option<&String>) -> ExitCode {
-    let is_chosen = |title: &str| filter.is_none_or(|filter| title.contains(filter.as_str()));
-    let mut failed = 0;
-    let chosen = CASES.iter().filter(|(title, ..)| is_chosen(title));
-    for (title, arguments, expected) in chosen {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        if arguments.contains(&"asked") {
-            command.env("RINGHOLD_PREFLIGHT", "state=2\n");
-        }
-        let output = command.arg("--child").args(*arguments).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let right = output.status.success() && said.contains(expected);
-        println!("test {title} ... {}", if right { "ok" } else { "FAILED" });
-        if !right {
-            failed += 1;
-            println!("expected {expected:?}, found {output:?}");
-        }
-    }
-    println!("{failed} failed");
-    ExitCode::from(u8::from(failed > 0))
-}
-
-fn child(steps: &[String]) -> ExitCode {
+fn child(steps: &[String]) {
     let mut inherited = None;
     let (mut elsewhere, mut making) = (false, false);
     // The thread lives until the process ends.
@@ -136,13 +122,11 @@ fn child(steps: &[String]) -> ExitCode {
         }
     };
     if !elsewhere {
-        serve();
-        return ExitCode::SUCCESS;
+        return serve();
     }
     let serving = std::thread::spawn(serve);
     while making && !serving.is_finished() {
         std::thread::spawn(|| {}).join().unwrap();
     }
     serving.join().unwrap();
-    ExitCode::SUCCESS
 }
