@@ -71,8 +71,8 @@ fn numbered(id: u32) -> Vec<u8> {
 }
 
 /// Pipelines requests for as long as the daemon takes them, and returns how many replies came, which must be those to
-/// the first so many requests, in order, and end with a proper end of the stream.
-fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
+/// the first so many requests, in order, and end with a proper end of the stream. `replies` is how many came by now.
+fn pipeline(stream: impl Stream, replies: &AtomicU64) -> u64 {
     let mut writer = stream.duplicate();
     let mut reader = BufReader::new(stream.duplicate());
     std::thread::scope(|scope| {
@@ -100,7 +100,7 @@ fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
             let expected = [1.into(), count.into(), Value::Nil, payload(count)];
             assert_eq!(reply, expected);
             count += 1;
-            total.fetch_add(1, Ordering::Relaxed);
+            replies.fetch_add(1, Ordering::Relaxed);
         }
         stream.end();
         u64::from(count)
@@ -110,29 +110,34 @@ fn pipeline(stream: impl Stream, total: &AtomicU64) -> u64 {
 /// Stops the daemon with this signal while connections pipeline, and compares what they received with what it says
 /// it served.
 fn stop_under_load(engine: &str, signal: Signal) {
-    const CONNECTIONS: u64 = 6;
+    const CONNECTIONS: usize = 6;
     let daemon = Daemon::start_on(engine, CONFIG);
     let tcp = daemon.tcp("rpc");
     let path = daemon.manager.path("rpc.sock");
-    let total = AtomicU64::new(0);
+    let replies: [AtomicU64; CONNECTIONS] = Default::default();
     let (received, ended) = std::thread::scope(|scope| {
         let mut threads = Vec::new();
-        for index in 0..CONNECTIONS {
-            let (total, path) = (&total, &path);
+        for (index, replies) in replies.iter().enumerate() {
+            let path = &path;
             threads.push(scope.spawn(move || {
                 if index % 2 == 0 {
                     let stream = TcpStream::connect(tcp).unwrap();
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                    pipeline(stream, total)
+                    pipeline(stream, replies)
                 } else {
                     let stream = UnixStream::connect(path).unwrap();
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-                    pipeline(stream, total)
+                    pipeline(stream, replies)
                 }
             }));
         }
         until("load", || {
-            (total.load(Ordering::Relaxed) > 10_000).then_some(())
+            let replies = replies
+                .each_ref()
+                .map(|count| count.load(Ordering::Relaxed));
+            // Who has none may still wait in the backlog, which the end of the daemon resets.
+            let has_all = replies.iter().all(|count| *count > 0);
+            (has_all && replies.iter().sum::<u64>() > 10_000).then_some(())
         });
         daemon.signal(signal);
         let received: Vec<u64> = threads.into_iter().map(|t| t.join().unwrap()).collect();
@@ -142,7 +147,7 @@ fn stop_under_load(engine: &str, signal: Signal) {
     assert!(received.iter().all(|count| *count > 0), "{received:?}");
     assert_eq!(
         ended.served(),
-        (CONNECTIONS, received.iter().sum()),
+        (CONNECTIONS as u64, received.iter().sum()),
         "{received:?}:\n{}",
         ended.log
     );
@@ -151,10 +156,15 @@ fn stop_under_load(engine: &str, signal: Signal) {
         "{}",
         ended.log
     );
-    // On older kernels the choice of the engine is worth a warning; nothing else is.
+    // On older kernels the choice of the engine is worth a warning, and on a busy machine a call that had to wait; nothing
+    // else is.
+    let warnings = [
+        "using the portable engine",
+        "slow work is for another thread",
+    ];
     let mut lines = ended.log.lines();
     assert!(
-        lines.all(|line| line.starts_with("<6>") || line.contains("using the portable engine")),
+        lines.all(|line| line.starts_with("<6>") || warnings.iter().any(|it| line.contains(it))),
         "{}",
         ended.log
     );
