@@ -66,14 +66,6 @@ impl Failure {
         error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     }
 
-    /// Section `name` is to listen on `listen`, and the kernel would let only one of the two.
-    pub(super) fn in_the_way(name: &str, listen: &ListenAddress) -> Self {
-        Self(
-            format!("{listen} of socket {name:?} is in the way; remove one of the two"),
-            None,
-        )
-    }
-
     /// The failure to bind `listen` for section `name`.
     pub(super) fn at(self, name: &str, listen: &ListenAddress) -> StartProblem {
         StartProblem::Bind {

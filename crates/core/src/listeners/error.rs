@@ -87,6 +87,17 @@ pub enum StartProblem {
         /// Why it cannot be used.
         reason: String,
     },
+    /// Two addresses are in the way of each other: the kernel lets only one of them be listened on.
+    InTheWay {
+        /// The section.
+        socket: String,
+        /// Its address that cannot be had.
+        address: ListenAddress,
+        /// The section that is to have the other one; it may be the same.
+        other: String,
+        /// The other one, which is the same or has some of its connections.
+        other_address: ListenAddress,
+    },
     /// An address cannot be bound.
     Bind {
         /// The section.
@@ -198,6 +209,16 @@ impl fmt::Display for StartProblem {
             } => {
                 write!(f, "{what} of socket {socket:?} cannot be used: {reason}")
             }
+            Self::InTheWay {
+                socket,
+                address,
+                other,
+                other_address,
+            } => write!(
+                f,
+                "socket {socket:?} cannot listen on {address}: {other_address} of socket {other:?} is in the way; remove \
+                 one of the two"
+            ),
             Self::Bind {
                 socket,
                 address,

@@ -10,6 +10,7 @@ use rustix::net::sockopt::set_tcp_nodelay;
 use super::bind::{GRACE, Options, bind};
 use super::keepalive::Keepalive;
 use super::matching::{Sorted, name_problems};
+use super::rehearsal::conflicts;
 use super::rows::{Row, Source, Table};
 use super::succession::{Held, Wanted, assign};
 use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
@@ -100,6 +101,11 @@ pub fn plan(
             Ok(sources) => plan.add(name, socket, &config.limits, &partition, sources),
             Err(more) => problems.extend(more),
         }
+    }
+    if !inherited_only {
+        // What is inherited may be of another network namespace (PrivateNetwork= in systemd.exec(5)) and in nobody's way.
+        let wanted: Vec<Wanted<'_>> = plan.entries.iter().filter_map(Entry::wanted).collect();
+        problems.extend(conflicts(&wanted));
     }
     if !problems.is_empty() {
         return Err(StartError::new(problems));

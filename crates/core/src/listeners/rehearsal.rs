@@ -55,12 +55,12 @@ pub(crate) fn rehearse_binding(
             })
         })
         .collect();
-    let rehearsal = Rehearsal::new(&wanted, held);
-    let problems = (0..wanted.len()).filter_map(|index| {
-        let Wanted { name, listen, .. } = wanted[index];
-        Some(rehearsal.try_out(index).err()?.at(name, listen))
-    });
-    conclude(problems.collect())
+    conclude(Rehearsal::new(&wanted, held).problems(Rehearsal::try_out))
+}
+
+/// Which of `wanted` could not be had because of each other. Nothing is tried.
+pub(super) fn conflicts(wanted: &[Wanted<'_>]) -> Vec<StartProblem> {
+    Rehearsal::new(wanted, &[]).problems(Rehearsal::has_room)
 }
 
 /// Who would listen where.
@@ -78,8 +78,11 @@ impl<'a> Rehearsal<'a> {
     fn new(wanted: &'a [Wanted<'a>], held: &[Held]) -> Self {
         let assigned = assign(wanted, held);
         let space = |(wanted, assigned): (&Wanted<'_>, &Vec<usize>)| {
-            let held = assigned.first().and_then(|index| held[*index].space());
-            held.unwrap_or_else(|| Space::of(wanted.listen, wanted.options.ipv6_only))
+            // Only what is held says which port the kernel chose. Whether [::] takes IPv4, too, is judged as the plan of the
+            // successor does, which does not know what is held.
+            let place = assigned.first().and_then(|index| held[*index].place());
+            let listen = place.as_ref().unwrap_or(wanted.listen);
+            Space::of(listen, wanted.options.ipv6_only)
         };
         let released =
             (0..held.len()).filter(|index| !assigned.iter().flatten().any(|taken| taken == index));
@@ -91,17 +94,26 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
+    /// What is wrong with each of them.
+    fn problems(
+        &self,
+        attempt: impl Fn(&Self, usize) -> Result<(), StartProblem>,
+    ) -> Vec<StartProblem> {
+        let all = 0..self.wanted.len();
+        all.filter_map(|index| attempt(self, index).err()).collect()
+    }
+
     /// Whether this one could be had.
-    fn try_out(&self, index: usize) -> Result<(), Failure> {
+    fn try_out(&self, index: usize) -> Result<(), StartProblem> {
         let Wanted {
-            listen, options, ..
+            name,
+            listen,
+            options,
         } = self.wanted[index];
+        let at = |failure: Failure| failure.at(name, listen);
+        self.has_room(index)?;
         if self.is_held[index] {
-            return bind::rehearse_options(listen, options);
-        }
-        if let Some(other) = self.in_the_way(index) {
-            let Wanted { name, listen, .. } = self.wanted[other];
-            return Err(Failure::in_the_way(name, listen));
+            return bind::rehearse_options(listen, options).map_err(at);
         }
         let space = &self.spaces[index];
         match bind::rehearse(listen, options) {
@@ -111,15 +123,25 @@ impl<'a> Rehearsal<'a> {
             {
                 Ok(())
             }
-            result => result,
+            result => result.map_err(at),
         }
     }
 
-    /// Another one that would be there when this one is to be bound.
-    fn in_the_way(&self, index: usize) -> Option<usize> {
-        let is_there = |other: &usize| *other < index || (*other != index && self.is_held[*other]);
-        let mut others = (0..self.wanted.len()).filter(is_there);
-        others.find(|other| self.spaces[*other].overlaps(&self.spaces[index]))
+    /// Whether none of those that come before this one is in its way: first what is there already, then in their order.
+    fn has_room(&self, index: usize) -> Result<(), StartProblem> {
+        let turn = |index: usize| (!self.is_held[index], index);
+        let mut before = (0..self.wanted.len()).filter(|other| turn(*other) < turn(index));
+        let Some(other) = before.find(|other| self.spaces[*other].overlaps(&self.spaces[index]))
+        else {
+            return Ok(());
+        };
+        let [this, other] = [index, other].map(|index| self.wanted[index]);
+        Err(StartProblem::InTheWay {
+            socket: this.name.to_owned(),
+            address: this.listen.clone(),
+            other: other.name.to_owned(),
+            other_address: other.listen.clone(),
+        })
     }
 }
 

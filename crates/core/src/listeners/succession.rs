@@ -48,14 +48,19 @@ impl Held {
         }
     }
 
-    /// What it occupies.
-    pub(super) fn space(&self) -> Option<Space> {
+    /// What one would write to listen where it does.
+    pub(super) fn place(&self) -> Option<ListenAddress> {
         if !self.is_there {
             return None;
         }
         // A unix socket is where it was asked for.
         let listen = self.address.parse().or_else(|_| self.listen.parse());
-        Some(Space::of(&listen.ok()?, Some(self.v6only)))
+        listen.ok()
+    }
+
+    /// What it occupies.
+    pub(super) fn space(&self) -> Option<Space> {
+        Some(Space::of(&self.place()?, Some(self.v6only)))
     }
 }
 

@@ -168,6 +168,106 @@ fn a_port_that_is_in_use_is_an_error() {
     assert!(error.contains("the port is in use"), "{error}");
 }
 
+/// Two sections that each list what is given.
+fn both(log: &str, rpc: &str) -> String {
+    format!("[sockets.log]\nlisten = {log}\n[sockets.rpc]\nlisten = {rpc}\n")
+}
+
+#[test]
+fn an_address_of_another_section_is_found_before_anything_is_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display();
+    std::os::unix::fs::symlink(directory.path(), directory.path().join("link")).unwrap();
+    let any = "\"[::]:9\"\nipv6_only = ";
+    for (one, other, first, second) in [
+        (
+            "\"127.0.0.1:9\"",
+            "\"127.0.0.1:9\"",
+            "127.0.0.1:9",
+            "127.0.0.1:9",
+        ),
+        (
+            "\"0.0.0.0:9\"",
+            "\"127.0.0.1:9\"",
+            "0.0.0.0:9",
+            "127.0.0.1:9",
+        ),
+        (
+            "\"127.0.0.1:9\"",
+            "\"0.0.0.0:9\"",
+            "127.0.0.1:9",
+            "0.0.0.0:9",
+        ),
+        (
+            "\"127.0.0.1:9\"",
+            &format!("{any}false"),
+            "127.0.0.1:9",
+            "[::]:9",
+        ),
+        ("\"[::1]:9\"", &format!("{any}true"), "[::1]:9", "[::]:9"),
+        (
+            "\"unix:@name\"",
+            "\"unix:@name\"",
+            "unix:@name",
+            "unix:@name",
+        ),
+        (
+            &format!("\"unix:{path}/x\""),
+            &format!("[\"127.0.0.1:9\", \"unix:{path}/link/x\"]"),
+            &format!("unix:{path}/x"),
+            &format!("unix:{path}/link/x"),
+        ),
+    ] {
+        for more in ["", "reuse_port = true\n"] {
+            let expected = format!(
+                "socket \"rpc\" cannot listen on {second}: {first} of socket \"log\" is in the way; remove one of the two"
+            );
+            let text = both(one, other) + more;
+            assert_eq!(problem(&text, Inherited::none()), expected);
+        }
+    }
+    // Within a section, too; and each with the first of those that are in its way.
+    let text = both(
+        "\"0.0.0.0:9\"",
+        "[\"127.0.0.1:9\", \"0.0.0.0:8\", \"127.0.0.1:8\"]",
+    );
+    let found: Vec<String> = problems(&text, Inherited::none());
+    let expected = [
+        "\"rpc\" cannot listen on 127.0.0.1:9: 0.0.0.0:9 of socket \"log\" is",
+        "\"rpc\" cannot listen on 127.0.0.1:8: 0.0.0.0:8 of socket \"rpc\" is",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.contains(expected), "{found}");
+    }
+}
+
+#[test]
+fn what_is_not_in_the_way_is_planned() {
+    let any_v6 = "\"[::]:9\"\nipv6_only = true";
+    for (log, rpc) in [
+        ("\"127.0.0.1:9\"", "\"127.0.0.2:9\""),
+        ("\"127.0.0.1:9\"", "\"127.0.0.1:8\""),
+        ("[\"127.0.0.1:0\", \"127.0.0.1:0\"]", "\"127.0.0.1:0\""),
+        ("\"0.0.0.0:9\"", any_v6),
+        ("\"unix:@name\"", "\"unix:/nonexistent/name\""),
+        // Nobody binds those.
+        ("\"127.0.0.1:9\"\nenable = false", "\"127.0.0.1:9\""),
+        // A listener for each worker.
+        ("\"127.0.0.1:9\"\nreuse_port = true", "\"127.0.0.1:8\""),
+    ] {
+        let text = both(log, rpc);
+        assert!(planned(&text, Inherited::none()).is_ok(), "{text}");
+    }
+    let text = both("\"127.0.0.1:9\"", "\"127.0.0.1:9\"");
+    assert!(planned(&text, inherited([("log", tcp())])).is_ok());
+    // Where nothing is to be bound, that is what is wrong.
+    let error = plan(&config(&text), Inherited::none(), true, &SERVICES, 2).unwrap_err();
+    let error = error.to_string();
+    assert_eq!(error.matches("was not inherited").count(), 2, "{error}");
+    assert!(!error.contains("in the way"), "{error}");
+}
+
 #[test]
 fn every_address_that_is_in_use_is_reported() {
     let directory = tempfile::tempdir().unwrap();

@@ -86,6 +86,19 @@ fn every_socket_that_cannot_be_is_reported_at_once() {
 }
 
 #[test]
+fn an_address_of_two_sections_is_found_by_check_too() {
+    let problems = refused(
+        "[sockets.one]\nservice = \"rpc\"\nlisten = \"0.0.0.0:4793\"\n\
+         [sockets.two]\nservice = \"rpc\"\nlisten = \"127.0.0.1:4793\"\n",
+    );
+    assert_eq!(
+        problems,
+        "ringhold: socket \"two\" cannot listen on 127.0.0.1:4793: 0.0.0.0:4793 of socket \"one\" is in the way; remove \
+         one of the two\n"
+    );
+}
+
+#[test]
 fn under_a_service_manager_problems_are_marked_as_errors() {
     let manager = Manager::new();
     let path = manager.write("ringhold.toml", "nonsense = 1\n");
