@@ -4,6 +4,8 @@
 mod call;
 mod cli;
 mod defaults;
+#[cfg(test)]
+mod documented;
 mod exit;
 mod json;
 mod load;
