@@ -4,8 +4,8 @@
 //! value that cannot be used, is an error that names the line, the key and what would have been right; all errors that the
 //! file itself shows are reported at once.
 //!
-//! Durations are strings of a whole number and a unit (`"50us"`, `"20ms"`, `"5s"`, `"2min"`, `"1h"`); sizes are plain
-//! integers (bytes) or strings with a binary unit (`"8KiB"`, `"16MiB"`, `"1GiB"`).
+//! Durations are strings of a whole number and a unit (`"50us"`, `"20ms"`, `"5s"`, `"2min"`, `"1h"`, `"7d"`); sizes are plain
+//! integers (bytes) or strings with a unit (`"512B"`, `"8KiB"`, `"16MiB"`, `"1GiB"`).
 
 use std::collections::BTreeMap;
 use std::path::Path;

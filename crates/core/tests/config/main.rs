@@ -10,6 +10,7 @@ use ringhold_core::config::{
 };
 use ringhold_core::limits::Limits;
 
+mod listing;
 mod sockets;
 
 fn parse(text: &str) -> Config {
