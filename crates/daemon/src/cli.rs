@@ -74,9 +74,9 @@ pub(crate) struct Configuration {
 /// Serve (the default command)
 ///
 /// Takes the sockets that the service manager passes on, by name, and binds the others of the configuration. Ends at
-/// SIGTERM or SIGINT, after everything received whole has been answered. At SIGHUP it replaces itself in place, with
-/// new code and configuration, and keeps its connections. The log goes to the journal if stderr leads there, else to
-/// stderr.
+/// SIGTERM or SIGINT, after everything received whole has been answered; or, where the service manager stores
+/// descriptors, leaves its connections there for its successor. At SIGHUP it replaces itself in place, with new code
+/// and configuration, and keeps its connections. The log goes to the journal if stderr leads there, else to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
