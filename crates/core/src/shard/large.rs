@@ -8,13 +8,12 @@ use crate::peer::Link;
 
 impl<L: Link> Shard<L> {
     /// Lets the engine `receive` into the spare capacity of the buffer of the large frame that is under way, at most so many
-    /// bytes, and tell how many that were. Returns that and how many there was room for, or what the engine failed with; `None` if
-    /// no large frame is under way.
+    /// bytes, and tell how many that were. Returns that, or what the engine failed with; `None` if no large frame is under way.
     pub(crate) fn receive_large<E>(
         &mut self,
         slot: u32,
         receive: impl FnOnce(&L, &mut BytesMut, usize) -> Result<usize, E>,
-    ) -> Option<Result<(usize, usize), E>> {
+    ) -> Option<Result<usize, E>> {
         if self.desire(slot)?.receive != Receive::Large {
             return None;
         }
@@ -39,6 +38,6 @@ impl<L: Link> Shard<L> {
                 host.in_place(reply);
             });
         }
-        Some(result.map(|received| (received, room)))
+        Some(result)
     }
 }

@@ -44,7 +44,7 @@ const STREAK_MAX: u32 = 16;
 pub(super) struct Bulky {
     /// There is nothing to receive for now.
     is_dry: bool,
-    /// Its last piece was answered.
+    /// The last piece that brought something was answered.
     is_answered: bool,
     /// It is one over TCP.
     is_tcp: bool,
@@ -53,10 +53,17 @@ pub(super) struct Bulky {
 }
 
 impl Bulky {
-    /// Whether a poll is to go on after it has reported something. To begin another one costs more than a report while
-    /// the connection is being received from anyway. But who is answered waits for that before it goes on.
-    fn is_polled_on(self) -> bool {
-        !self.is_answered
+    /// Takes account of a piece: its bytes, and whether there is something to send after it.
+    fn rate(&mut self, result: Result<usize, Errno>, is_answered: bool) {
+        // Not before a receive in vain: what a poll that goes on has reported it does not report again, neither an end behind the
+        // last piece, nor what is behind a gap that the kernel leaves after urgent data or passed descriptors.
+        self.is_dry = result == Err(Errno::AGAIN);
+        let Ok(length) = result else { return };
+        self.is_answered = is_answered;
+        self.small = match length {
+            SMALL_PIECE_BYTES.. => 0,
+            _ => self.small + 1,
+        };
     }
 }
 
@@ -157,8 +164,8 @@ impl Engine<'_> {
             self.bulk.enqueue((slot, generation), may_stay);
             return Ok(());
         }
-        let goes_on = bulky.is_polled_on();
-        self.arm_readable(slot, generation, goes_on)
+        // To begin another poll costs more than a report while the connection is being received from anyway.
+        self.arm_readable(slot, generation, true)
     }
 
     /// Waits until there is something to receive, with a poll that `goes_on` or not.
@@ -269,7 +276,7 @@ impl Engine<'_> {
         };
         self.shard.desk.counters().engine.pieces.add(1);
         match result {
-            Ok((0, _)) => self.shard.ended(slot),
+            Ok(0) => self.shard.ended(slot),
             Ok(_) => {}
             Err(Errno::AGAIN | Errno::INTR) => self.shard.touch(slot),
             Err(error) => self.shard.failed(slot, error.into()),
@@ -277,8 +284,9 @@ impl Engine<'_> {
         self.rate_piece(slot, result)
     }
 
-    /// Receives into the warm buffer. Returns how many bytes, and how many there was room for. Whoever keeps a part of it gets a copy: if it were lent, it would not be warm next time.
-    fn receive_warm(&mut self, slot: u32) -> Result<(usize, usize), Errno> {
+    /// Receives into the warm buffer. Returns how many bytes. Whoever keeps a part of it gets a copy: if it were lent, it would
+    /// not be warm next time.
+    fn receive_warm(&mut self, slot: u32) -> Result<usize, Errno> {
         let Some(link) = self.shard.link(slot) else {
             return Err(Errno::AGAIN);
         };
@@ -287,34 +295,17 @@ impl Engine<'_> {
         if length > 0 {
             self.shard.received(slot, &self.bulk.buffer[..length], None);
         }
-        Ok((length, PIECE_BYTES))
+        Ok(length)
     }
 
-    /// Decides how to go on after a piece: its bytes, and how many there was room for. Returns whether there is something to
-    /// send.
-    fn rate_piece(&mut self, slot: u32, result: Result<(usize, usize), Errno>) -> bool {
+    /// Decides how to go on after a piece of so many bytes. Returns whether there is something to send.
+    fn rate_piece(&mut self, slot: u32, result: Result<usize, Errno>) -> bool {
         let Some((outbox, link, _)) = self.shard.sending(slot) else {
             return false;
         };
         let is_answered = !outbox.is_empty();
         if let Pace::Bulky(bulky) = &mut link.pace {
-            bulky.is_answered = is_answered;
-            // What a poll that goes on has reported it does not report again: neither an end behind the last piece, nor what
-            // is behind a gap that the kernel leaves after urgent data or passed descriptors.
-            let is_sure = bulky.is_polled_on();
-            // A socket that gave less than there was room for was empty. More may have come by now if it was not much less, and
-            // whoever gets an answer may go on by the time that it is sent.
-            bulky.is_dry = match result {
-                Ok((length, room)) => {
-                    length < room.min(PIECE_BYTES / 2) && !is_answered && !is_sure
-                }
-                Err(error) => error == Errno::AGAIN,
-            };
-            match result {
-                Ok((SMALL_PIECE_BYTES.., _)) => bulky.small = 0,
-                Ok(_) => bulky.small += 1,
-                Err(_) => {}
-            }
+            bulky.rate(result, is_answered);
             if bulky.small >= SMALL_PIECES_MAX {
                 link.pace = Pace::default();
             }
@@ -339,6 +330,21 @@ fn receive_into(link: &RingLink, bytes: &mut BytesMut, room: usize) -> Result<us
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_piece_in_vain_says_nothing_of_answers() {
+        let mut bulky = Bulky::default();
+        for is_answered in [true, false] {
+            bulky.rate(Ok(PIECE_BYTES), is_answered);
+            assert!(!bulky.is_dry);
+            // By then the answer has left, or another one is on its way.
+            bulky.rate(Err(Errno::AGAIN), !is_answered);
+            assert!(bulky.is_dry);
+            assert_eq!(bulky.is_answered, is_answered);
+        }
+        bulky.rate(Ok(1), false);
+        assert!(!bulky.is_dry, "an end may be behind it");
+    }
 
     #[test]
     fn who_goes_on_comes_first_but_not_for_ever() {
