@@ -38,7 +38,7 @@ pub(crate) use self::mail::Accept;
 use self::parting::Rest;
 pub(crate) use self::stopping::Phase;
 use self::ticks::Ticks;
-use self::time::{CatchUp, Timed};
+use self::time::{Overdue, Timed};
 
 /// One worker's connections and services.
 pub(crate) struct Shard<L> {
@@ -57,10 +57,12 @@ pub(crate) struct Shard<L> {
     unread: HashMap<u32, u64>,
     /// What a stop has still to read from paused connections, by slot, in bytes.
     last_bytes: HashMap<u32, u64>,
-    /// Limits that are due and have not taken effect.
-    catch_up: Option<CatchUp>,
-    /// Reused when they do.
+    /// Limits that are exceeded and have not taken effect, in the order in which they were noticed.
+    overdue: VecDeque<Overdue>,
+    /// Reused when the wheel is looked at.
     due: Vec<Timed>,
+    /// The number of the turn.
+    turn: u64,
     next_generation: u32,
     phase: Phase,
     /// When it was looked last whether a stop moves on.
@@ -98,6 +100,8 @@ struct Entry<L> {
     timed: u64,
     /// The same for the entry that had to give way to that one, which is valid again after it.
     timed_after: u64,
+    /// What it exceeded by then waits in `overdue`; 0 if nothing does.
+    noticed: u64,
     /// It had a deferred reply under way while stopping, and is not read any more: if it were read on when that is
     /// answered, its next requests could open tickets again and again.
     is_frozen: bool,
@@ -128,8 +132,9 @@ impl<L: Link> Shard<L> {
             ticks: Ticks::default(),
             unread: HashMap::new(),
             last_bytes: HashMap::new(),
-            catch_up: None,
+            overdue: VecDeque::new(),
             due: Vec::new(),
+            turn: 0,
             next_generation: 0,
             phase: Phase::Serving,
             advanced: 0,

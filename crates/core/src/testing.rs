@@ -29,6 +29,8 @@ mod drive;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod overdue;
+#[cfg(test)]
 mod patience;
 mod succession;
 #[cfg(test)]

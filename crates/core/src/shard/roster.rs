@@ -45,6 +45,7 @@ impl<L: Link> Shard<L> {
             is_ready: false,
             timed: NEVER,
             timed_after: NEVER,
+            noticed: 0,
             is_frozen: false,
             is_loud: false,
             is_awaited: false,

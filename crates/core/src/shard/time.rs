@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::parting::Rest;
-use super::{Phase, Shard};
+use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Life, Over, Pause};
 use crate::peer::Link;
@@ -27,13 +27,15 @@ const CONNECTIONS_PER_TURN: usize = 16;
 /// And at least so much time, or as much as the shortest limit: connections that take turns get one piece or one buffer in each.
 const HOLDUP_MS_MAX: u64 = 1000;
 
-/// Limits that are due. A worker that slept, was frozen, or was held up by a service may not have received by now what
-/// arrived in time.
-pub(super) struct CatchUp {
-    /// The time by which limits are exceeded, and what had happened by then is to be known before they take effect.
-    to: u64,
-    /// How many turns the engine has left at least.
-    turns: usize,
+/// A connection that exceeds a limit, which has not taken effect. A worker that slept, was frozen, or was held up by a service may
+/// not have received by then what arrived in time.
+pub(super) struct Overdue {
+    slot: u32,
+    generation: u32,
+    /// When it was noticed. What had happened by then is to be known before the limit takes effect.
+    noticed: u64,
+    /// The turn until which the engine is given the time to find that out.
+    turn: u64,
 }
 
 impl<L: Link> Shard<L> {
@@ -49,6 +51,7 @@ impl<L: Link> Shard<L> {
     /// happened; or here, if the engine has had its chance to call that.
     pub(crate) fn tick(&mut self) {
         let now = self.desk.now;
+        self.turn += 1;
         if self.desk.pools.tick(now) {
             self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
         }
@@ -56,19 +59,15 @@ impl<L: Link> Shard<L> {
             self.say_held();
         }
         self.tick_services();
-        if self.next_limit().is_none_or(|due| due > now) {
-            return;
+        if self.next_limit().is_some_and(|due| due <= now) {
+            self.notice_limits();
         }
         let holdup = self.patience.min(HOLDUP_MS_MAX);
-        match &mut self.catch_up {
-            None => {
-                let turns = TURNS_MIN + self.connections.len() / CONNECTIONS_PER_TURN;
-                self.catch_up = Some(CatchUp { to: now, turns });
-            }
-            Some(CatchUp { to, turns }) if *turns > 0 || now < to.saturating_add(holdup) => {
-                *turns = turns.saturating_sub(1);
-            }
-            Some(_) => self.caught_up(),
+        let turn = self.turn;
+        let has_waited =
+            |first: &Overdue| first.turn < turn && now >= first.noticed.saturating_add(holdup);
+        while self.overdue.front().is_some_and(has_waited) {
+            self.enforce_first();
         }
     }
 
@@ -83,36 +82,39 @@ impl<L: Link> Shard<L> {
         self.wheel.len()
     }
 
-    /// Whether limits are due. The worker must not sleep then, but take up what has happened, and call
-    /// [`Shard::caught_up`] when it finds nothing more.
-    pub(crate) fn is_catching_up(&self) -> bool {
-        self.catch_up.is_some()
+    /// How many limits that are exceeded wait.
+    #[cfg(test)]
+    pub(crate) fn overdue(&self) -> usize {
+        self.overdue.len()
     }
 
-    /// Everything was told that had happened when limits were found to be due: they take effect, as of then.
+    /// Whether limits are exceeded and wait. The worker must not sleep then, but take up what has happened, and call
+    /// [`Shard::caught_up`] when it finds nothing more.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
+    /// Everything was told that had happened when limits were found to be exceeded: they take effect, as of then.
     pub(crate) fn caught_up(&mut self) {
-        if let Some(CatchUp { to, .. }) = self.catch_up.take() {
-            self.enforce_limits(to);
+        while self.is_catching_up() {
+            self.enforce_first();
         }
     }
 
-    /// Time limits that are exceeded by the time `then` take effect.
-    fn enforce_limits(&mut self, then: u64) {
+    /// Looks at the connections that come up in the wheel. Only those wait that exceed a limit.
+    fn notice_limits(&mut self) {
         let now = self.desk.now;
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(then, &mut due);
+        self.wheel.advance(now, &mut due);
         for Timed {
             slot,
             generation,
             at,
         } in due.drain(..)
         {
-            let Some(entry) = self.connections.get_mut(slot as usize) else {
+            let Some(entry) = self.entry_of(slot, generation) else {
                 continue;
             };
-            if entry.connection.id.generation != generation {
-                continue;
-            }
             // The wheel's horizon may be nearer than the earlier one.
             if entry.timed_after == at {
                 entry.timed_after = NEVER;
@@ -121,25 +123,70 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             entry.timed = std::mem::replace(&mut entry.timed_after, NEVER);
-            let is_read = !entry.is_frozen && !entry.connection.quiet;
-            if !is_read && entry.connection.life == Life::Open {
-                // What it is silent about waits in the kernel, for us or for a successor.
-                entry.connection.clock.traffic = now;
-                entry.connection.clock.frame = 0;
-            }
-            let over = entry
-                .connection
-                .over(&self.desk)
-                .filter(|(at, _)| *at <= then);
-            match over {
-                Some((_, Over::Connection(why))) => self.cut(slot, why),
-                Some((_, Over::Write)) => self.write_is_over(slot),
-                Some((_, Over::Replies)) => self.abandon_of(slot, None, Abandoned::TimedOut),
+            match self.exceeded(slot, now) {
                 // It comes up again when it is due.
                 None => self.conclude(slot),
+                Some((since, _)) => self.notice(slot, since),
             }
         }
         self.due = due;
+    }
+
+    /// A connection exceeds a limit since then. It waits once for that, however often it comes up meanwhile.
+    fn notice(&mut self, slot: u32, since: u64) {
+        let turns = TURNS_MIN + self.connections.len() / CONNECTIONS_PER_TURN;
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if since > entry.noticed {
+            entry.noticed = self.desk.now;
+            self.overdue.push_back(Overdue {
+                slot,
+                generation: entry.connection.id.generation,
+                noticed: self.desk.now,
+                turn: self.turn + turns as u64,
+            });
+        }
+    }
+
+    /// What a connection exceeds by the time `then`, as far as is known now, and since when.
+    fn exceeded(&mut self, slot: u32, then: u64) -> Option<(u64, Over)> {
+        let entry = self.connections.get_mut(slot as usize)?;
+        let is_read = !entry.is_frozen && !entry.connection.quiet;
+        if !is_read && entry.connection.life == Life::Open {
+            // What it is silent about waits in the kernel, for us or for a successor.
+            entry.connection.clock.traffic = self.desk.now;
+            entry.connection.clock.frame = 0;
+        }
+        let over = entry.connection.over(&self.desk);
+        over.filter(|(at, _)| *at <= then)
+    }
+
+    /// What has waited longest takes effect, if it is exceeded still.
+    fn enforce_first(&mut self) {
+        let Some(first) = self.overdue.pop_front() else {
+            return;
+        };
+        let slot = first.slot;
+        let Some(entry) = self.entry_of(slot, first.generation) else {
+            return;
+        };
+        if entry.noticed == first.noticed {
+            entry.noticed = 0;
+        }
+        match self.exceeded(slot, first.noticed) {
+            Some((_, Over::Connection(why))) => self.cut(slot, why),
+            Some((_, Over::Write)) => self.write_is_over(slot),
+            Some((_, Over::Replies)) => self.abandon_of(slot, None, Abandoned::TimedOut),
+            // It comes up in the wheel when it is due.
+            None => self.conclude(slot),
+        }
+    }
+
+    /// The connection of this generation, if it is still there.
+    fn entry_of(&mut self, slot: u32, generation: u32) -> Option<&mut Entry<L>> {
+        let entry = self.connections.get_mut(slot as usize)?;
+        (entry.connection.id.generation == generation).then_some(entry)
     }
 
     /// The kernel has taken nothing for `limits.write_timeout`. It reports room only when much of its buffer is free, so the
