@@ -9,8 +9,8 @@ use ringhold_framer as framer;
 /// Why a connection ended, or is about to.
 ///
 /// Replies that were queued before the reason arose are still written, except where the peer is known not to read
-/// any more (see [`Close::flushes`]). Should the peer turn out not to take them within a limit, that is counted and logged, too,
-/// and is the reason in place of [`Close::Finished`]; any other stays.
+/// any more (see [`Close::flushes`]). Should the peer turn out not to take them within a limit, or to reset the connection before,
+/// that is counted and logged, too, and is the reason in place of [`Close::Finished`]; any other stays.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Close {

@@ -290,8 +290,7 @@ impl Connection {
     /// What is queued on a connection that is being closed is not written any more, for `why`. That is counted besides the
     /// reason that it has, which remains, unless that says that everything was answered.
     fn cut_short(&mut self, why: Close, desk: &Desk) {
-        // A peer that resets does not want them.
-        if self.owes_last_words() && !matches!(why, Close::Failed(_)) {
+        if self.owes_last_words() {
             self.count(&why, desk);
             if matches!(self.why, Some(Close::Finished)) {
                 self.why = Some(why);

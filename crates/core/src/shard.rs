@@ -174,9 +174,7 @@ impl<L: Link> Shard<L> {
 
     /// The socket failed.
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
-        self.with(slot, |connection, desk| {
-            connection.close(Close::Failed(error), desk)
-        });
+        self.cut(slot, Close::Failed(error));
     }
 
     /// The FIN that [`Finish::Shutdown`] asked for was sent.
@@ -337,7 +335,7 @@ impl<L: Link> Shard<L> {
         self.conclude(slot);
     }
 
-    /// Ends a connection for a limit. One that is ending already loses what it still owes, and the log says so.
+    /// Ends a connection for a limit, or for its socket. One that is ending already loses what it still owes, and the log says so.
     fn cut(&mut self, slot: u32, why: Close) {
         if let Some(entry) = self.connections.get_mut(slot as usize)
             && entry.connection.owes_last_words()

@@ -131,6 +131,21 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         "{warnings:?}"
     );
 
+    // Whoever resets it then is told of as of those who reset theirs before: where it is looked for.
+    let ended = exchange.connect();
+    exchange.set_window(ended, Some(0));
+    exchange.receive(ended, &[1, 2, 3]);
+    exchange.end(ended);
+    log.take();
+    exchange.reset(ended);
+    let lines = log.take();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let why = "the socket failed: connection reset";
+    assert!(
+        lines[0].contains(" DEBUG ") && lines[0].contains(&format!("{lost}{why}")),
+        "{lines:?}"
+    );
+
     // So is a service that does not return for long: in a busy process all others wait for it, whoever they are.
     let client = exchange.connect();
     let before = exchange.counters().slow;

@@ -165,6 +165,36 @@ fn a_reset_after_the_peers_end() {
     rig.assert_empty(&[client]);
 }
 
+/// Replies that the peer has asked for are lost with it, whoever had ended its side.
+#[test]
+fn a_reset_before_the_last_output_is_taken_is_counted_and_told() {
+    let condemned = "not acceptable msgpack";
+    for (last, ends, why) in [
+        (&[][..], true, RESET),
+        (&[0x92], true, "in the middle of a frame"),
+        (&[0x91, verb::CLOSE], false, "the service ended"),
+        (&[0xc1], false, condemned),
+    ] {
+        let mut rig = Rig::new();
+        let client = rig.connect();
+        rig.set_window(client, Some(5));
+        rig.receive(client, &[&ask(100), last].concat());
+        if ends {
+            rig.end(client);
+        }
+        assert!(rig.is_open(client));
+        rig.reset(client);
+        assert_eq!(rig.take_sent(client), pattern(5));
+        let reasons = rig.reasons();
+        assert!(
+            reasons.len() == 1 && reasons[0].contains(why),
+            "{reasons:?}"
+        );
+        assert_eq!(rig.counters().failed, 1, "{why}");
+        rig.assert_empty(&[client]);
+    }
+}
+
 #[test]
 fn the_service_ends_a_connection_after_its_reply() {
     let mut rig = Rig::new();

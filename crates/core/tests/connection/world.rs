@@ -291,10 +291,10 @@ impl World {
         );
         assert_eq!(counters.ended_by_service, count(&["asked to", "kicked"]));
         assert_eq!(counters.panics, count(&["panicked"]));
-        assert_eq!(counters.failed, count(&["the socket failed"]));
         // Who ends for another reason may lose its last replies to one of these.
         assert!(counters.cut >= count(&["limits.memory", "limits.outbox_bytes"]));
         assert!(counters.timed_out >= count(&["timeout"]));
+        assert!(counters.failed >= count(&["the socket failed"]));
         let seen = self.rig.seen();
         assert_eq!(counters.frames_in, seen.frames.len() as u64);
         assert_eq!(counters.abandoned, seen.abandoned.len() as u64);
