@@ -179,8 +179,8 @@ impl Expected<'_> {
         (expected.accepted, expected.opened) = (1, 1);
         expected.frames_in = seen.calls.len() as u64;
         expected.abandoned = seen.abandoned.len() as u64;
-        // How often a kernel takes less than it is given is its own matter.
-        counters.pauses = 0;
+        // How often a kernel takes less than it is given, or a machine stalls in a call, is their own matter.
+        (counters.pauses, counters.slow) = (0, 0);
         if reading.fate == Fate::Left && *why != Reason::Failed {
             // Whoever leaves while it is ended for another reason may cost itself the last of what it was owed.
             counters.failed = 0;
