@@ -296,18 +296,12 @@ impl Connection {
                 self.why = Some(why);
             }
         }
-        self.give_up();
+        self.life = Life::Over;
     }
 
     /// Whether it is being closed and has output that is still to be written.
     pub(crate) fn owes_last_words(&self) -> bool {
         matches!(self.life, Life::Closing { .. }) && !self.outbox.is_empty()
-    }
-
-    /// What is queued on a connection that is being closed is not written any more. It keeps its reason.
-    pub(crate) fn give_up(&mut self) {
-        debug_assert!(self.why.is_some(), "it is not being closed");
-        self.life = Life::Over;
     }
 
     /// Whether it is being closed because the peer has ended its side and nothing is left but to write what it asked

@@ -148,11 +148,12 @@ impl<L: Link> Shard<L> {
             handle.part();
         }
         if !self.is_at_rest(entry) {
-            if matches!(entry.connection.life, Life::Open | Life::Ended) {
+            if entry.connection.takes_frames() || entry.connection.owes_only_output() {
                 // Another thread has pushed something just now. It comes again when that has arrived, or will not.
                 self.touch(slot);
             } else {
-                self.give_up(slot);
+                // What the kernel would take of its output, it has taken. The rest is given up as in a plain stop.
+                self.cut(slot, Close::WriteTimeout);
             }
             return None;
         }
@@ -189,14 +190,6 @@ impl<L: Link> Shard<L> {
                 session,
             },
         })
-    }
-
-    /// Ends a connection that is not handed over: what the kernel would take of its output, it has taken.
-    fn give_up(&mut self, slot: u32) {
-        self.with(slot, |connection, desk| {
-            connection.close(Close::Stopping, desk);
-            connection.give_up();
-        });
     }
 
     /// Takes over a connection from the predecessor. The caller has counted it with the dealer.

@@ -341,3 +341,43 @@ fn a_service_that_panics_when_it_saves_costs_the_connection_in_order() {
     let counters = exchange.counters();
     assert_eq!((counters.panics, counters.unsaved), (1, 1));
 }
+
+/// As a stop does that cuts somebody.
+#[test]
+fn what_a_closing_connection_still_owes_is_not_given_up_without_a_word() {
+    let mut exchange = exchange(Fickle::default());
+    let [kept, deaf] = [(); 2].map(|()| exchange.connect());
+    exchange.set_window(deaf, Some(1));
+    exchange.receive(deaf, &[5, 6, 7, 0xc1]);
+    exchange.hand_over_unread(kept, &[]);
+    exchange.advance(DRAIN);
+    assert_eq!(exchange.parted(), [kept]);
+    assert!(!exchange.is_open(deaf) && !exchange.is_shut(deaf));
+    assert_eq!(exchange.take_sent(deaf), [5]);
+    let counters = exchange.counters();
+    assert_eq!((counters.bad_input, counters.timed_out), (1, 1));
+    assert_eq!(exchange.memory_held(), 0);
+}
+
+/// Another thread begins to push when a connection is about to be let go that has only output left. It is told that this comes
+/// too late, but until then it is waited for.
+#[test]
+fn what_is_pushed_too_late_costs_nobody_its_last_output() {
+    let service = Fickle::default();
+    let mut exchange = exchange(service.clone());
+    let client = exchange.connect();
+    exchange.set_window(client, Some(1));
+    exchange.receive(client, &[5, 6, 7]);
+    exchange.end(client);
+    let handle = service.handles.borrow()[0].clone();
+    handle.announce(1).unwrap();
+    exchange.hand_over_unread(client, &[]);
+    assert!(exchange.shard.release(client.0 as u32).is_none());
+    exchange.settle();
+    assert!(exchange.is_open(client));
+    let (to, bytes) = (handle.id(), 1);
+    let _ = exchange.shard.deliver(Mail::Withdrawn { to, bytes });
+    exchange.settle();
+    assert_eq!(exchange.parted(), [client]);
+    assert_eq!(exchange.parted[0].parcel.state.output[..], [6, 7]);
+}
