@@ -329,10 +329,12 @@ impl Handle {
         let _ = self.send(Mail::Withdrawn { to, bytes });
     }
 
+    /// Ends the connection because too much is pushed to it. It may have ended, or begun to part, meanwhile: then pushes are refused
+    /// for that.
     #[cold]
     fn overflow(&self) -> PushError {
-        let _ = self.end(PushError::Overflow, Close::Overflow);
-        PushError::Overflow
+        let ended = self.end(PushError::Overflow, Close::Overflow);
+        ended.err().unwrap_or(PushError::Overflow)
     }
 
     /// Ends the connection, unless it has ended: then this is why pushes are refused, which they are with `error` from now on.
@@ -386,6 +388,21 @@ mod tests {
         .count()
     }
 
+    /// That of a connection of its own, to which 1000 bytes may be pushed.
+    fn handle(post: &Post) -> Handle {
+        let id = ConnectionId {
+            worker: 0,
+            generation: 0,
+            slot: 0,
+        };
+        let handles = Handles {
+            post: post.clone(),
+            pushed_max: 1000,
+            memory: Memory::new(1000, 1),
+        };
+        handles.handle(id, &OnceCell::new())
+    }
+
     /// So many connections are given away, each while another thread acts on it, a little earlier or later. Returns how many
     /// acts were accepted, which must be those whose mail was delivered before.
     fn give_away_while_another_thread_acts(
@@ -393,19 +410,7 @@ mod tests {
         act: impl Fn(&Handle) -> Result<(), PushError> + Sync,
     ) -> usize {
         let (post, mailbox) = mailbox().unwrap();
-        let id = ConnectionId {
-            worker: 0,
-            generation: 0,
-            slot: 0,
-        };
-        let handles = Handles {
-            post,
-            pushed_max: 1000,
-            memory: Memory::new(1000, 1),
-        };
-        let rounds: Vec<Handle> = (0..count)
-            .map(|_| handles.handle(id, &OnceCell::new()))
-            .collect();
+        let rounds: Vec<Handle> = (0..count).map(|_| handle(&post)).collect();
         // The round that may begin, and the one that the other thread has ended.
         let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let wait_for = |counter: &AtomicUsize, round: usize| {
@@ -475,5 +480,32 @@ mod tests {
     #[test]
     fn a_close_is_delivered_before_the_connection_is_given_away_or_refused() {
         is_delivered_or_refused(|handle| handle.close("on purpose"));
+    }
+
+    /// The thread has found the connection open before that.
+    #[test]
+    fn who_pushes_too_much_to_what_is_not_open_any_more_is_told_so() {
+        let (post, mailbox) = mailbox().unwrap();
+        let befalls: [fn(&Handle); 4] = [
+            |handle| handle.shared.part(),
+            |handle| handle.shared.end(PushError::Gone),
+            |handle| handle.close("kicked").unwrap(),
+            |_| (),
+        ];
+        for (number, befall) in befalls.into_iter().enumerate() {
+            let handle = handle(&post);
+            befall(&handle);
+            while mailbox.next().is_some() {}
+            let is_open = number == 3;
+            let error = if is_open {
+                PushError::Overflow
+            } else {
+                PushError::Gone
+            };
+            assert_eq!(handle.announce(1001), Err(error));
+            let ends = std::iter::from_fn(|| mailbox.next()).count();
+            assert_eq!(ends, usize::from(is_open));
+            assert_eq!(handle.push(vec![1]), Err(error));
+        }
     }
 }
