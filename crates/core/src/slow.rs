@@ -72,7 +72,7 @@ pub(crate) fn report(
         connection = %named.id,
         peer = named.peer(),
         worker = desk.worker,
-        "the service took {took} ms{work} on {named}, and nobody else on this worker was served; slow work is for \
-         another thread, with a deferred reply"
+        "a call of the service lasted {took} ms{work} on {named}, and nobody else on this worker was served; unless the \
+         machine is overloaded, slow work is for another thread, with a deferred reply"
     );
 }

@@ -45,8 +45,8 @@ impl Tick<'_> {
             tracing::warn!(
                 socket,
                 worker,
-                "the service of {at} took {took} ms in tick, and nobody on this worker was served; slow work is for another \
-                 thread"
+                "a tick of the service of {at} lasted {took} ms, and nobody on this worker was served; unless the machine is \
+                 overloaded, slow work is for another thread"
             );
         }
     }

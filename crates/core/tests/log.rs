@@ -152,15 +152,14 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     exchange.receive(client, &[1, SLOW, 3]);
     let warnings = log.take_warnings();
     let call = |line: &String| {
-        line.contains("the service took ")
+        line.contains("a call of the service lasted ")
             && line.contains(" ms for 3 frames on connection ")
             && line.contains(" of open over a unix socket, ")
     };
     assert!(warnings.iter().any(call), "{warnings:?}");
     exchange.advance(Duration::from_secs(3600));
     let warnings = log.take_warnings();
-    let tick =
-        |line: &String| line.contains("the service of open took ") && line.contains(" ms in tick");
+    let tick = |line: &String| line.contains("a tick of the service of open lasted ");
     assert!(warnings.iter().any(tick), "{warnings:?}");
     // More if the machine stalled in another call.
     assert!(exchange.counters().slow - before >= 2);

@@ -144,7 +144,7 @@ fn who_floods_all_listeners_of_a_worker_gets_no_more_than_the_limit() {
             service = \"echo\"
             "
         );
-        let bed = Bed::start_inheriting(engine, &config, listeners);
+        let bed = serve_echo_on(engine, &config, listeners);
         bed.until("nobody else is served", |bed| bed.total().accept_pauses > 0);
         let total = bed.total();
         assert_eq!(total.open, LIMIT);
