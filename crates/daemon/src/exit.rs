@@ -17,28 +17,27 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Something went wrong while it ran, or the server answered with an error: status 1.
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
+    /// With a status that somebody else has chosen.
+    pub(crate) fn new(status: u8, message: impl Into<String>) -> Self {
         Failure {
-            status: 1,
+            status,
             message: message.into(),
         }
+    }
+
+    /// Something went wrong while it ran, or the server answered with an error: status 1.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure::new(1, message)
     }
 
     /// The arguments or the configuration are wrong: status 2.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Failure {
-            status: 2,
-            message: message.into(),
-        }
+        Failure::new(2, message)
     }
 
     /// The server gave no answer, or none that can be understood: status 3.
     pub(crate) fn unreachable(message: impl Into<String>) -> Self {
-        Failure {
-            status: 3,
-            message: message.into(),
-        }
+        Failure::new(3, message)
     }
 
     /// Prints the message to stderr, each line for itself and with the name of the command.

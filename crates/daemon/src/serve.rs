@@ -2,7 +2,6 @@
 
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::listeners::StartProblem;
 use ringhold_core::{Server, ServerError};
 use ringhold_rpc::{Router, Rpc};
 
@@ -66,16 +65,6 @@ fn server(configuration: &Configuration) -> Result<Server, Failure> {
         .service("rpc", |worker| Rpc::new(worker, Router::new())))
 }
 
-/// What can be changed in the configuration, or in the unit that starts the daemon, is a wrong configuration; the rest
-/// is a failure of the moment.
 fn failure(error: ServerError) -> Failure {
-    let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
-    let message = error.to_string();
-    match &error {
-        ServerError::Inherit(_) => Failure::usage(message),
-        ServerError::Listeners(error) if !error.problems().iter().all(passing) => {
-            Failure::usage(message)
-        }
-        _ => Failure::failed(message),
-    }
+    Failure::new(error.exit_status(), error.to_string())
 }

@@ -180,4 +180,5 @@ fn a_main_that_fails_says_why_in_words() {
         "{said}"
     );
     assert_eq!(said, error.to_string());
+    assert_eq!(error.exit_status(), 2);
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::inherit::InheritError;
-use crate::listeners::StartError;
+use crate::listeners::{StartError, StartProblem};
 use crate::rlimit::{self, RAISE_LIMIT};
 
 /// Why a server could not start, or ended. `Debug` shows it as `Display` does, since it is what a `main` that returns it
@@ -50,6 +50,43 @@ pub enum ServerError {
     Handover(String),
     /// The operating system refused something else.
     System(io::Error),
+}
+
+impl ServerError {
+    /// The status that a daemon exits with because of this: 2 if something has to be changed in its configuration, or in the
+    /// unit that starts it; 1 if it is a failure of the moment, such as an address in use. A configuration that cannot be
+    /// read at all is a matter for 2 as well:
+    ///
+    /// ```no_run
+    /// # use std::path::Path;
+    /// use std::process::ExitCode;
+    ///
+    /// use ringhold_core::config::Config;
+    /// use ringhold_core::{Server, ServerError};
+    ///
+    /// fn main() -> ExitCode {
+    ///     let Err(error) = serve() else {
+    ///         return ExitCode::SUCCESS;
+    ///     };
+    ///     eprintln!("{error}");
+    ///     let failed = error.downcast_ref::<ServerError>();
+    ///     failed.map_or(2, ServerError::exit_status).into()
+    /// }
+    ///
+    /// fn serve() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let config = Config::from_file(Path::new("/etc/station.toml"))?;
+    ///     Server::new(config).run()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn exit_status(&self) -> u8 {
+        let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
+        match self {
+            ServerError::Inherit(_) => 2,
+            ServerError::Listeners(error) if !error.problems().iter().all(passing) => 2,
+            _ => 1,
+        }
+    }
 }
 
 impl fmt::Display for ServerError {
