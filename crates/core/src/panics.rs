@@ -4,24 +4,14 @@
 //! A worker catches a panic in any call of a service and logs it, at most ten a second; with the stack if `RUST_BACKTRACE` or
 //! `RUST_LIB_BACKTRACE` asks for it, see [`std::backtrace`]. The panic hook of
 //! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
-//! nor as often as some client likes, installs a hook that asks [`leave_to_log`]:
-//!
-//! ```
-//! use std::panic;
-//!
-//! let usual = panic::take_hook();
-//! panic::set_hook(Box::new(move |info| {
-//!     if !ringhold_core::panics::leave_to_log(info) {
-//!         usual(info);
-//!     }
-//! }));
-//! ```
+//! nor as often as some client likes, calls [`leave_caught_to_log`] when its log has begun; one with a hook of its own
+//! asks [`leave_to_log`] there.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -68,6 +58,17 @@ pub(crate) fn given() -> Rc<Cell<usize>> {
 fn take_noted() -> Option<Caught> {
     let noted = NOTED.take()?;
     (noted.given == given().get()).then_some(noted.caught)
+}
+
+/// From now on a panic that a worker will catch is only logged, by that worker, which bounds how much it logs: whoever finds
+/// out how to cause one could make the usual hook write at any rate. Others are printed as ever.
+pub fn leave_caught_to_log() {
+    let usual = take_hook();
+    set_hook(Box::new(move |panic| {
+        if !leave_to_log(panic) {
+            usual(panic);
+        }
+    }));
 }
 
 /// Whether a worker will catch this panic and log what it says and where it arose. For the panic hook of a program, which
@@ -196,7 +197,7 @@ pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Caught> {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{panic_any, set_hook, take_hook};
+    use std::panic::panic_any;
     use std::sync::Once;
 
     use super::*;

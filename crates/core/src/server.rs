@@ -35,8 +35,8 @@ type Cpus = Vec<Option<usize>>;
 /// A server that is being put together: a configuration, and the services that its sockets name.
 ///
 /// [`Server::run`] is all that the `main` of a daemon needs, besides a log: everything is reported as events of the crate
-/// `tracing`, and nothing is seen unless the program installs a subscriber, such as `tracing_subscriber::fmt()`. [`Server::start`] leaves the signals and the service
-/// manager alone, for programs that embed a server, and for tests.
+/// `tracing`, and nothing is seen unless the program installs a subscriber, such as that of `ringhold-log`. [`Server::start`]
+/// leaves the signals and the service manager alone, for programs that embed a server, and for tests.
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) services: Vec<(String, Factory)>,

@@ -6,10 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringhold_client::Address;
 use ringhold_core::config::{parse_duration, parse_size};
-use tracing_subscriber::filter::Targets;
+use ringhold_log::Filter;
 
 use crate::json::{self, NOTATION};
-use crate::logging::parse_filter;
 
 /// Where the built-in configuration listens.
 pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:4660";
@@ -88,8 +87,8 @@ pub(crate) struct Serve {
     pub(crate) configuration: Configuration,
     /// What is logged: error, warn, info, debug, trace or off, also by module [default: what RINGHOLD_LOG says, else info]
     // Not an `env` of clap: these arguments are there, and the variable would be read, with every other command, too.
-    #[arg(long, value_name = "LEVEL", value_parser = parse_filter)]
-    pub(crate) log: Option<Targets>,
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log: Option<Filter>,
 }
 
 /// Show what serve would listen on, and bind nothing

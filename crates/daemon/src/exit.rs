@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ringhold_client::CallError;
 
-use crate::logging;
+use crate::NAME;
 
 /// Why a command did not do what it was asked to. The exit statuses are part of the interface; `ringhold --help`
 /// lists them.
@@ -42,11 +42,7 @@ impl Failure {
 
     /// Prints the message to stderr, each line for itself and with the name of the command.
     pub(crate) fn report(self) -> ExitCode {
-        let mut stderr = io::stderr().lock();
-        for line in self.message.lines() {
-            // There is nobody left to tell if stderr is closed.
-            let _ = writeln!(stderr, "{}ringhold: {line}", logging::error_prefix());
-        }
+        ringhold_log::report(NAME, self.message);
         ExitCode::from(self.status)
     }
 }

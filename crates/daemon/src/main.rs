@@ -9,8 +9,6 @@ mod documented;
 mod exit;
 mod json;
 mod load;
-mod logging;
-mod panics;
 mod serve;
 mod status;
 
@@ -19,6 +17,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+
+/// What the program is called, in its log and before its errors.
+const NAME: &str = "ringhold";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -2,12 +2,13 @@
 
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::{Server, ServerError};
+use ringhold_core::{Server, ServerError, panics};
+use ringhold_log::Filter;
 use ringhold_rpc::{Router, Rpc};
 
 use crate::cli::{Check, Configuration, Serve};
 use crate::exit::{Failure, print};
-use crate::{defaults, logging, panics};
+use crate::{NAME, defaults};
 
 /// Serves until it is told to stop.
 pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
@@ -19,12 +20,12 @@ pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
     let inherited = Inherited::take();
     let filter = match arguments.log {
         Some(filter) => filter,
-        None => {
-            logging::usual_filter().map_err(|why| Failure::usage(format!("RINGHOLD_LOG: {why}")))?
-        }
+        None => Filter::from_env("RINGHOLD_LOG")
+            .map_err(|error| Failure::usage(error.to_string()))?
+            .unwrap_or_default(),
     };
-    logging::start(filter);
-    panics::leave_caught_ones_to_the_log();
+    ringhold_log::start(NAME, filter);
+    panics::leave_caught_to_log();
     let server = server(&arguments.configuration)?;
     let result = match inherited {
         Ok(inherited) => server.inherited(inherited).run(),

@@ -29,9 +29,6 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde_bytes::ByteBuf;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-#[path = "../../src/panics.rs"]
-mod panics;
-
 #[path = "../../../rpc/examples/topics.rs"]
 #[expect(dead_code, reason = "its main is not called")]
 mod topics;
@@ -119,7 +116,7 @@ fn serve(config: &Path) {
         .with_writer(log)
         .with_ansi(false)
         .init();
-    panics::leave_caught_ones_to_the_log();
+    ringhold_core::panics::leave_caught_to_log();
     let says_goodbye = flags.join("say-goodbye").exists();
     let mut server = Server::new(config)
         .service("rpc", |worker| Rpc::new(worker, router()))

@@ -1,0 +1,101 @@
+//! Where the log goes.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+/// What is known about stderr.
+struct Surroundings {
+    /// The variable `JOURNAL_STREAM`: the device and inode of the stream that leads to the journal (systemd.exec(5)).
+    journal_stream: Option<String>,
+    /// The device and inode of stderr.
+    stderr: Option<(u64, u64)>,
+    terminal: bool,
+    /// Whether a service manager started this process.
+    managed: bool,
+}
+
+impl Surroundings {
+    fn look() -> Self {
+        let stderr = io::stderr();
+        let identity = stderr
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|fd| File::from(fd).metadata());
+        Surroundings {
+            journal_stream: env::var("JOURNAL_STREAM").ok(),
+            stderr: identity.ok().map(|file| (file.dev(), file.ino())),
+            terminal: stderr.is_terminal(),
+            managed: ["INVOCATION_ID", "NOTIFY_SOCKET"]
+                .iter()
+                .any(|variable| env::var_os(variable).is_some()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// The journal's own socket, with fields.
+    Journal,
+    /// stderr, each line with the priority prefix of sd-daemon(3).
+    Manager,
+    /// stderr, for a person.
+    Terminal,
+    /// stderr, which is a file or a pipe.
+    Plain,
+}
+
+impl Destination {
+    /// Where that of this process goes.
+    pub(crate) fn here() -> Self {
+        Self::of(&Surroundings::look())
+    }
+
+    fn of(surroundings: &Surroundings) -> Self {
+        let announced = surroundings
+            .journal_stream
+            .as_deref()
+            .and_then(|value| value.split_once(':'))
+            .and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+        // A parent's variable may be left over after stderr was redirected, so they are compared.
+        if announced.is_some() && announced == surroundings.stderr {
+            Destination::Journal
+        } else if surroundings.terminal {
+            Destination::Terminal
+        } else if surroundings.managed {
+            Destination::Manager
+        } else {
+            Destination::Plain
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination(journal_stream: Option<&str>, terminal: bool, managed: bool) -> Destination {
+        Destination::of(&Surroundings {
+            journal_stream: journal_stream.map(str::to_owned),
+            stderr: Some((8, 15)),
+            terminal,
+            managed,
+        })
+    }
+
+    #[test]
+    fn the_journal_is_used_only_if_stderr_is_it() {
+        assert_eq!(destination(Some("8:15"), false, true), Destination::Journal);
+        for left_over in ["8:16", "9:15", "8", "", "8:15:1", "x:y"] {
+            assert_eq!(
+                destination(Some(left_over), false, true),
+                Destination::Manager
+            );
+        }
+        assert_eq!(destination(None, true, true), Destination::Terminal);
+        assert_eq!(destination(Some("1:1"), true, false), Destination::Terminal);
+        assert_eq!(destination(None, false, false), Destination::Plain);
+    }
+}

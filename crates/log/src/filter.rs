@@ -1,0 +1,97 @@
+//! What is logged.
+
+use std::env;
+use std::fmt;
+use std::str::FromStr;
+
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+
+/// What is logged: a level, or levels for modules, as in `info,ringhold_core=debug`. Levels are `error`, `warn`, `info`, `debug`,
+/// `trace` and `off`. The default is `info`.
+#[derive(Clone, Debug)]
+pub struct Filter(pub(crate) Targets);
+
+impl Filter {
+    /// What this environment variable says; `None` if it is not set, or empty.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and its name.
+    pub fn from_env(variable: &str) -> Result<Option<Self>, FilterError> {
+        let Some(value) = env::var_os(variable).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        let filter = value.to_string_lossy().parse();
+        filter
+            .map(Some)
+            .map_err(|FilterError(why)| FilterError(format!("{variable}: {why}")))
+    }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Filter(Targets::new().with_default(Level::INFO))
+    }
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        // A word that is no level would be taken as the name of a module, and the rest be silent.
+        let wrong = text
+            .split(',')
+            .map(|part| part.rsplit_once('=').map_or(part, |(_, level)| level))
+            .find(|level| level.parse::<LevelFilter>().is_err() || level.is_empty());
+        match wrong {
+            Some(level) => Err(FilterError(format!(
+                "{level:?} is not a level; levels are error, warn, info, debug, trace and off"
+            ))),
+            None => text
+                .parse()
+                .map(Filter)
+                .map_err(|error| FilterError(format!("{error}"))),
+        }
+    }
+}
+
+/// A text is not a [`Filter`]: what is wrong, and what would be right. `Debug` shows it as `Display` does, since it is what a `main`
+/// that returns it prints.
+pub struct FilterError(String);
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_names_known_levels() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,ringhold_core=debug",
+            "ringhold_core=trace",
+        ] {
+            assert!(good.parse::<Filter>().is_ok(), "{good}");
+        }
+        for bad in ["", "inof", "info,", "ringhold_core=", "ringhold_core=loud"] {
+            assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
+    }
+}
