@@ -1,9 +1,11 @@
 //! What becomes of the data that handlers keep for a connection when its process is replaced.
 
-use std::any::{Any, TypeId};
+use std::any::{Any, TypeId, type_name};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use ringhold_core::{ConnectionId, Credentials, Peer, PeerAddress, RestoreError};
@@ -15,7 +17,22 @@ use crate::notify::Notifier;
 use crate::strings::Strings;
 
 /// A value that handlers keep for a connection, and its type.
-pub(crate) type Kept = (TypeId, Box<dyn Any>);
+pub(crate) struct Kept {
+    pub(crate) kind: TypeId,
+    /// What the type is called.
+    kind_name: &'static str,
+    pub(crate) value: Box<dyn Any>,
+}
+
+impl Kept {
+    pub(crate) fn new<T: 'static>(value: T) -> Self {
+        Kept {
+            kind: TypeId::of::<T>(),
+            kind_name: type_name::<T>(),
+            value: Box::new(value),
+        }
+    }
+}
 
 /// What is written for the successor: the name and the msgpack of each value, in the order in which they were kept.
 type Written<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
@@ -86,7 +103,7 @@ struct Resume {
     is_reported: Cell<bool>,
 }
 
-type Read = dyn FnMut(&Resumed<'_>, &[u8]) -> Result<Box<dyn Any>, String>;
+type Read = dyn FnMut(&Resumed<'_>, &[u8]) -> Result<Kept, String>;
 
 impl Resumes {
     /// Adds a type.
@@ -115,7 +132,7 @@ impl Resumes {
         let read = move |resumed: &Resumed<'_>, bytes: &[u8]| {
             let mut value: T = rmp_serde::from_slice(bytes).map_err(|error| error.to_string())?;
             resume(resumed, &mut value).map_err(|fault| fault.to_string())?;
-            Ok(Box::new(value) as Box<dyn Any>)
+            Ok(Kept::new(value))
         };
         self.0.push(Resume {
             name: name.into(),
@@ -129,8 +146,19 @@ impl Resumes {
     /// The values for the successor; `None` if it could not go on with one of them.
     pub(crate) fn save(&self, kept: &[Kept]) -> Option<Bytes> {
         let mut parts = Vec::with_capacity(kept.len());
-        for (kind, value) in kept {
-            let resume = self.0.iter().find(|resume| resume.kind == *kind)?;
+        for Kept {
+            kind,
+            kind_name,
+            value,
+        } in kept
+        {
+            let Some(resume) = self.0.iter().find(|resume| resume.kind == *kind) else {
+                let why = format_args!(
+                    "handlers keep data of the type {kind_name}, which no Router::resume passes on"
+                );
+                warn_once(*kind, why);
+                return None;
+            };
             match (resume.write)(&**value) {
                 Ok(bytes) => parts.push((&*resume.name, bytes)),
                 Err(error) => {
@@ -167,12 +195,21 @@ impl Resumes {
                 let why = format!("this version of the program does not resume the data {name:?}");
                 return Err(RestoreError::new(why));
             };
-            let value = (resume.read)(resumed, bytes).map_err(|error| {
+            kept.push((resume.read)(resumed, bytes).map_err(|error| {
                 RestoreError::new(format!("the data {name:?} is not resumed: {error}"))
-            })?;
-            kept.push((resume.kind, value));
+            })?);
         }
         Ok(kept)
+    }
+}
+
+/// Says why connections are closed by restarts and reloads, once in the life of a process for each type of what is held: it is
+/// the same for all connections and workers, each of which is asked several times.
+pub(crate) fn warn_once(kind: TypeId, why: fmt::Arguments<'_>) {
+    static SAID: Mutex<BTreeSet<TypeId>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(kind) {
+        tracing::warn!("connections are closed instead of handed over: {why}");
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ringhold_core::Saved;
 
-use crate::resume::{self, Resumes};
+use crate::notify::Notifier;
+use crate::resume::{self, Resumes, warn_once};
 
 /// The state of one connection: nothing, until a handler keeps something or takes a
 /// [`Notifier`](crate::Notifier).
@@ -44,6 +45,10 @@ impl Session {
         };
         let subscription = kept.subscription.as_ref();
         if subscription.is_some_and(|shared| Arc::strong_count(shared) > 1) {
+            let why = format_args!(
+                "notifiers of Context::notifier are held; with those of Context::subscription, and Router::resume, they go on"
+            );
+            warn_once(TypeId::of::<Notifier>(), why);
             return Saved::Close;
         }
         if kept.data.is_empty() {
@@ -72,14 +77,14 @@ impl Session {
     pub(crate) fn data<T: Default + 'static>(&mut self) -> &mut T {
         let data = &mut self.kept.get_or_insert_default().data;
         let wanted = TypeId::of::<T>();
-        let index = match data.iter().position(|(id, _)| *id == wanted) {
+        let index = match data.iter().position(|kept| kept.kind == wanted) {
             Some(index) => index,
             None => {
-                data.push((wanted, Box::new(T::default())));
+                data.push(resume::Kept::new(T::default()));
                 data.len() - 1
             }
         };
-        match data[index].1.downcast_mut() {
+        match data[index].value.downcast_mut() {
             Some(value) => value,
             None => unreachable!("each value is stored under its own type"),
         }
@@ -88,10 +93,11 @@ impl Session {
     /// The value of this type, which is kept no longer.
     pub(crate) fn take_data<T: 'static>(&mut self) -> Option<T> {
         let data = &mut self.kept.as_mut()?.data;
-        let index = data.iter().position(|(id, _)| *id == TypeId::of::<T>())?;
+        let wanted = TypeId::of::<T>();
+        let index = data.iter().position(|kept| kept.kind == wanted)?;
         // The others keep their order, in which they are resumed.
-        let (_, value) = data.remove(index);
-        value.downcast().ok().map(|value| *value)
+        let kept = data.remove(index);
+        kept.value.downcast().ok().map(|value| *value)
     }
 }
 

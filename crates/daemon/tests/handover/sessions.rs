@@ -112,6 +112,7 @@ fn rpc_connections_with_data_are_closed() {
     manager.restart();
     assert_eq!(stateful.rest(), b"");
     manager.logged(1, &["closed 1 connections", "socket=rpc"]);
+    manager.logged(1, &["handlers keep data of the type u64, "]);
     stateless.echo(2, 2);
     manager.reload();
     stateless.echo(3, 3);
