@@ -3,6 +3,7 @@
 
 use ringhold_core::Server;
 use ringhold_core::config::Config;
+use ringhold_log::Filter;
 use ringhold_rpc::{Fault, Router, Rpc};
 
 pub(crate) const CONFIG: &str = r#"
@@ -24,10 +25,8 @@ pub(crate) fn router() -> Router {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = Filter::from_env("CALCULATOR_LOG")?.unwrap_or_default();
+    ringhold_log::start("calculator", filter);
     Server::new(Config::parse(CONFIG, "built-in")?)
         .service("calculator", |worker| Rpc::new(worker, router()))
         .run()?;

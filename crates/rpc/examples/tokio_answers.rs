@@ -6,6 +6,7 @@ use std::time::Duration;
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{Server, block_signals};
+use ringhold_log::Filter;
 use ringhold_rpc::{Fault, Router, Rpc};
 use tokio::runtime::{Builder, Handle};
 
@@ -34,10 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // the second can be done only while there is one thread.
     block_signals()?;
     let inherited = Inherited::take()?;
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = Filter::from_env("TOKIO_ANSWERS_LOG")?.unwrap_or_default();
+    ringhold_log::start("tokio_answers", filter);
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_time()

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringhold_core::config::Config;
 use ringhold_core::{ConnectionId, Server};
+use ringhold_log::Filter;
 use ringhold_rpc::{Notification, Notifier, Router, Rpc};
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
@@ -90,10 +91,8 @@ pub(crate) fn router(hub: &Hub) -> Router {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = Filter::from_env("TOPICS_LOG")?.unwrap_or_default();
+    ringhold_log::start("topics", filter);
     let hub = Hub::default();
     Server::new(Config::parse(CONFIG, "built-in")?)
         .service("topics", move |worker| Rpc::new(worker, router(&hub)))
