@@ -208,11 +208,11 @@ fn socket(
         user: section.read("user", default.user, id),
         group: section.read("group", default.group, id),
         nodelay: section.read("nodelay", default.nodelay, boolean),
-        keepalive: section.read("keepalive", default.keepalive, keepalive),
+        keepalive: section.read("keepalive", default.keepalive, whole_seconds(0)),
         keepalive_interval: section.read(
             "keepalive_interval",
             default.keepalive_interval,
-            |value| keepalive_interval(value).map(Some),
+            |value| whole_seconds(1)(value).map(Some),
         ),
         // MAX_TCP_KEEPCNT of the kernel.
         keepalive_probes: section.read("keepalive_probes", default.keepalive_probes, |value| {
@@ -301,30 +301,19 @@ fn spin(value: &Value<'_>) -> Result<Duration, Fault> {
     }
 }
 
-/// MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of the kernel.
-const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
-
-fn keepalive(value: &Value<'_>) -> Result<Duration, Fault> {
-    let idle = duration(value)?;
-    if idle.subsec_nanos() > 0 || idle.as_secs() > KEEPALIVE_SECONDS_MAX {
-        Err(
-            "it must be whole seconds, at most \"32767s\" (9 hours), or \"0s\" for none"
-                .to_owned()
-                .into(),
-        )
-    } else {
-        Ok(idle)
-    }
-}
-
-fn keepalive_interval(value: &Value<'_>) -> Result<Duration, Fault> {
-    let interval = duration(value)?;
-    if interval.subsec_nanos() > 0 || !(1..=KEEPALIVE_SECONDS_MAX).contains(&interval.as_secs()) {
-        Err("it must be whole seconds, from \"1s\" to \"32767s\""
-            .to_owned()
-            .into())
-    } else {
-        Ok(interval)
+/// A time of keepalive.
+fn whole_seconds(least: u64) -> impl Fn(&Value<'_>) -> Result<Duration, Fault> {
+    // MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of the kernel.
+    const MOST: u64 = 32_767;
+    move |value| {
+        let time = duration(value)?;
+        if time.subsec_nanos() > 0 || !(least..=MOST).contains(&time.as_secs()) {
+            return Err(format!(
+                "it must be whole seconds, from \"{least}s\" to \"{MOST}s\" (9 hours)"
+            )
+            .into());
+        }
+        Ok(time)
     }
 }
 
