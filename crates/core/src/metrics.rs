@@ -73,8 +73,8 @@ counters! {
         accepted,
         /// Connections accepted and closed at once because the name is disabled.
         turned_away,
-        /// Times that accepting paused because every worker that could serve a connection held as many as it may: when one was
-        /// accepted, which waits until there is room, or at the start. Those behind it wait in the backlog.
+        /// Times that accepting paused because somebody had connected and every worker that could serve the connection held as many
+        /// as it may. It waits in the backlog until there is room.
         accept_pauses,
         /// Connections that this worker has begun to serve.
         opened,

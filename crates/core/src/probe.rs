@@ -110,7 +110,7 @@ mod tests {
                     report
                         .features
                         .iter()
-                        .any(|f| f.name == "multishot accept" && f.found)
+                        .any(|f| f.name == "multishot receive" && f.found)
                 );
                 assert!(text.contains("The ring engine can be used.\n"));
                 assert_eq!(report.engine(), Some(EngineKind::Ring));

@@ -1,16 +1,19 @@
 //! When to accept, and what becomes of an accepted connection: dealt to a worker, waiting for room, turned away.
 //!
-//! These decisions are the same for every engine. How the kernel is asked for connections is the engine's own matter:
-//! after each event on a listener it looks at [`Accepting::is_wanted`] and [`Accepting::is_stopping`] and brings what it
-//! has in flight into line.
+//! This is the same for every engine: a poll tells that somebody has connected, and accept4(2) takes connections one by one,
+//! for as long as there is room. A multishot accept of io_uring would take whole backlogs, of all listeners of a worker, before it could
+//! be told to stop, and what was accepted must be served. Where the poll comes from is the engine's own matter: after
+//! each event on a listener it looks at [`Accepting::is_wanted`] and [`Accepting::is_stopping`] and brings what it has in flight
+//! into line.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{Acceptor, MAIL_PER_TURN_MAX};
-use crate::desk::Desk;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::Acceptor;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::peer::Link;
@@ -19,19 +22,8 @@ use crate::shard::{Accept, Shard};
 /// How long accepting rests after descriptors or memory ran out.
 const BACKOFF_MS: u64 = 100;
 
-/// For how many connections a worker needs room that cannot say how many it accepts at once: those in the backlogs of all its
-/// listeners together, and those that other workers deal meanwhile.
-pub(crate) fn room_to_spare(acceptors: &[Acceptor]) -> u32 {
-    // What a backlog is capped at (listen(2)), and by default. It holds one more than that.
-    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
-    let most: u32 = most
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(4096);
-    let enabled = acceptors.iter().filter(|it| it.listener.enabled).count();
-    most.saturating_add(1)
-        .saturating_mul(enabled as u32)
-        .saturating_add(MAIL_PER_TURN_MAX as u32)
-}
+/// So many connections are accepted on one listener in one turn; then those that are open have theirs.
+const ACCEPTS_PER_TURN_MAX: usize = 64;
 
 /// One listener of a worker.
 pub(crate) struct Accepting {
@@ -41,10 +33,12 @@ pub(crate) struct Accepting {
     state: State,
     /// Every worker of the partition holds as many connections as it may.
     is_paused: bool,
-    /// What was accepted when that was found, and after it. Nothing if it was so from the beginning.
-    waiting: VecDeque<OwnedFd>,
+    /// What was accepted for the last room, when another worker was faster.
+    waiting: Option<OwnedFd>,
     /// The pause was logged, and that it is over is to be.
     pause_is_logged: bool,
+    /// The turn in which somebody was last found to have connected; zero if all of those were accepted.
+    turn: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,35 +57,32 @@ enum State {
 }
 
 impl Accepting {
-    pub(crate) fn new(acceptor: Acceptor) -> Self {
-        Accepting {
+    /// Sets O_NONBLOCK, since somebody else who has the listener could take the connection that a poll has announced,
+    /// and accept4(2) would then hang the worker. The flag belongs to everybody who has the listener.
+    ///
+    /// # Errors
+    ///
+    /// Those of fcntl(2).
+    pub(crate) fn new(acceptor: Acceptor) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&acceptor.listener.socket, true)?;
+        Ok(Accepting {
             listener: acceptor.listener,
             name: acceptor.name,
             state: State::Held,
             is_paused: false,
-            waiting: VecDeque::new(),
+            waiting: None,
             pause_is_logged: false,
-        }
+            turn: 0,
+        })
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.listener.socket.as_fd()
     }
 
-    /// The name of the socket, for messages.
-    pub(crate) fn socket_name(&self) -> &str {
-        &self.listener.name
-    }
-
     /// Whether connections are to be accepted as of now.
     pub(crate) fn is_wanted(&self) -> bool {
         self.state == State::Open && !self.is_paused
-    }
-
-    /// Whether there is room for more than so many. The worker knows of every connection that takes room on it, since it opens each.
-    pub(crate) fn has_room_for<L>(&self, count: u32, shard: &Shard<L>) -> bool {
-        let Desk { crew, worker, .. } = &shard.desk;
-        !self.listener.enabled || crew.dealer.room(self.name as usize, *worker) > count
     }
 
     /// Whether the engine is to call [`Accepting::end`] once nothing can come any more.
@@ -120,8 +111,37 @@ impl Accepting {
         is_over
     }
 
+    /// Somebody has connected. Accepts who waits, for as long as there is room.
+    pub(crate) fn accept<L: Link>(&mut self, shard: &mut Shard<L>) {
+        let turn = shard.desk.counters().engine.turns.value();
+        // An accept in vain costs nearly as much as another one. So who comes alone is accepted alone, and whoever else there is
+        // makes the next poll complete at once, that is, in the next turn.
+        let are_many = turn - std::mem::replace(&mut self.turn, turn) <= 1;
+        let most = if are_many { ACCEPTS_PER_TURN_MAX } else { 1 };
+        for count in 0..most {
+            if !self.is_wanted() {
+                return;
+            }
+            if self.listener.enabled && !self.has_room(shard) {
+                // Whether anybody waits behind those that were accepted is not known before the next poll.
+                if count == 0 {
+                    self.pause(shard);
+                }
+                return;
+            }
+            match accept_with(self.socket(), SocketFlags::CLOEXEC) {
+                Ok(socket) => self.take_in(socket, shard),
+                Err(Errno::AGAIN) => {
+                    self.turn = 0;
+                    return;
+                }
+                Err(errno) => self.failed(&errno.into(), shard),
+            }
+        }
+    }
+
     /// Gives a new connection to the worker whose turn it is, or lets it wait for room.
-    pub(crate) fn take_in<L: Link>(&mut self, socket: OwnedFd, shard: &mut Shard<L>) {
+    fn take_in<L: Link>(&mut self, socket: OwnedFd, shard: &mut Shard<L>) {
         let counters = shard.desk.name_counters(self.name);
         if !self.listener.enabled {
             // The first, the second, the fourth, ...: it may go on for as long as the process runs.
@@ -136,13 +156,12 @@ impl Accepting {
             return;
         }
         counters.accepted.add(1);
-        if self.waiting.is_empty()
-            && let Some(worker) = self.deal(shard)
-        {
-            self.hand_to(worker, socket, shard);
-        } else {
-            self.waiting.push_back(socket);
-            self.pause(shard);
+        match self.deal(shard) {
+            Some(worker) => self.hand_to(worker, socket, shard),
+            None => {
+                self.waiting = Some(socket);
+                self.pause(shard);
+            }
         }
     }
 
@@ -202,23 +221,14 @@ impl Accepting {
         workers.any(|worker| dealer.room(self.name as usize, *worker) > 0)
     }
 
-    /// Begins to accept, unless the predecessor's connections leave no room. If one more were accepted to find that out, each
-    /// restart would add one, which was accepted and must be served.
-    fn begin<L>(&mut self, shard: &Shard<L>) {
-        self.state = State::Open;
-        if self.listener.enabled && !self.has_room(shard) {
-            self.pause(shard);
-        }
-    }
-
     /// Some worker may have room again.
     fn deal_waiting<L: Link>(&mut self, shard: &mut Shard<L>) {
-        if !self.is_paused || self.waiting.is_empty() && !self.has_room(shard) {
+        if !self.is_paused || !self.has_room(shard) {
             return;
         }
-        while let Some(socket) = self.waiting.pop_front() {
+        if let Some(socket) = self.waiting.take() {
             let Some(worker) = self.deal(shard) else {
-                self.waiting.push_front(socket);
+                self.waiting = Some(socket);
                 return;
             };
             self.hand_to(worker, socket, shard);
@@ -252,7 +262,7 @@ impl Accepting {
     /// Does what a mail asks for.
     pub(crate) fn obey<L: Link>(&mut self, order: Accept, shard: &mut Shard<L>) {
         match (order, self.state) {
-            (Accept::Begin, State::Held) => self.begin(shard),
+            (Accept::Begin, State::Held) => self.state = State::Open,
             (Accept::Deal, State::Open | State::Resting { .. }) => self.deal_waiting(shard),
             (Accept::Begin | Accept::Deal, _) | (Accept::Stop, State::Ended) => {}
             (Accept::Stop, _) => self.state = State::Stopping,
@@ -263,7 +273,7 @@ impl Accepting {
     pub(crate) fn end<L: Link>(&mut self, shard: &mut Shard<L>) {
         debug_assert!(self.is_stopping());
         // Nothing that was accepted is lost to a limit.
-        while let Some(socket) = self.waiting.pop_front() {
+        if let Some(socket) = self.waiting.take() {
             let worker = shard.desk.worker;
             shard.desk.crew.dealer.hold(self.name as usize, worker);
             self.hand_to(worker, socket, shard);

@@ -132,10 +132,9 @@ tests! {
         above_the_limit_connections_wait_their_turn,
         a_name_at_its_limit_waits_alone,
         who_finds_no_room_stays_in_the_backlog,
-        many_are_accepted_at_once_until_little_room_is_left,
         a_disabled_socket_turns_its_clients_away,
         descriptors_may_run_out,
-        more_connections_may_wait_than_completions_fit,
+        more_connections_may_wait_than_are_accepted_in_a_turn,
     }
     pushes {
         every_reader_gets_every_message_in_order,

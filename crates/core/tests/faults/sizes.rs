@@ -69,10 +69,6 @@ pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine
     let counters = bed.counters();
     assert!(counters.enters <= counters.completions, "{counters:?}");
     assert!(counters.starved > 0, "{counters:?}");
-    if engine == Engine::Ring {
-        // A hundred connections were accepted at once, and the completion queue has room for 32.
-        assert!(counters.overflows > 0, "{counters:?}");
-    }
     drop(clients);
     bed.finish();
 }

@@ -1,19 +1,12 @@
-//! Accepting: a poll, then accept4(2) until nobody waits any more.
+//! The poll behind accepting.
 
 use std::io;
-use std::os::fd::AsFd;
-
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 
 use super::Engine;
 use super::flights::{Operation, Outcome};
 use crate::engine::Acceptor;
 use crate::engine::accepting::Accepting;
 use crate::shard::Accept;
-
-/// So many connections are accepted on one listener in one turn; then those that are open have theirs.
-const ACCEPTS_PER_TURN_MAX: usize = 64;
 
 /// One listener of this worker.
 pub(super) struct Listening {
@@ -23,16 +16,12 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Sets O_NONBLOCK, since somebody else who has the listener could take the connection that a poll has announced,
-    /// and accept4(2) would then hang the worker. The flag belongs to everybody who has the listener.
-    ///
     /// # Errors
     ///
-    /// Those of fcntl(2).
+    /// Those of [`Accepting::new`].
     pub(super) fn new(acceptor: Acceptor) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&acceptor.listener.socket, true)?;
         Ok(Listening {
-            accepting: Accepting::new(acceptor),
+            accepting: Accepting::new(acceptor)?,
             polling: false,
         })
     }
@@ -61,16 +50,7 @@ impl Engine<'_> {
             let error = io::Error::from_raw_os_error(-outcome.result);
             acceptor.accepting.failed(&error, &self.shard);
         }
-        for _ in 0..ACCEPTS_PER_TURN_MAX {
-            if !acceptor.accepting.is_wanted() {
-                break;
-            }
-            match accept_with(acceptor.accepting.socket().as_fd(), SocketFlags::CLOEXEC) {
-                Ok(socket) => acceptor.accepting.take_in(socket, &mut self.shard),
-                Err(Errno::AGAIN) => break,
-                Err(errno) => acceptor.accepting.failed(&errno.into(), &self.shard),
-            }
-        }
+        acceptor.accepting.accept(&mut self.shard);
         self.arm_accept(index);
     }
 

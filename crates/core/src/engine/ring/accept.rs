@@ -1,126 +1,70 @@
-//! Asking the kernel for connections: one multishot accept a listener, or, where there is not room for the backlogs of all
-//! listeners, which it could take before it is told to stop, one after the other.
+//! The poll behind accepting: one for each listener.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
-use io_uring::opcode;
-use io_uring::types::Fd;
-
+use super::Engine;
+use super::files::File;
+use super::link::Polling;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
-use super::{Engine, RingLink};
 use crate::engine::Acceptor;
 use crate::engine::accepting::Accepting;
-use crate::shard::{Accept, Shard};
+use crate::shard::Accept;
 
-/// One listener of this worker, and the accept that is in flight on it.
+/// One listener of this worker.
 pub(super) struct Listening {
     pub(super) accepting: Accepting,
-    flight: Flight,
-    /// Whether the kernel refused multishot accepts on this listener.
-    one_shot: bool,
-}
-
-/// Whether an accept is in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flight {
-    None,
-    Armed {
-        /// It may bring any number of connections.
-        many: bool,
-    },
-    /// It was asked to end.
-    Cancelled,
+    /// A poll waits until somebody connects. It takes nothing, so it may go on while nobody is wanted.
+    poll: Polling,
 }
 
 impl Listening {
-    pub(super) fn new(acceptor: Acceptor) -> Self {
-        Listening {
-            accepting: Accepting::new(acceptor),
-            flight: Flight::None,
-            one_shot: false,
-        }
-    }
-
-    fn failed(&mut self, flight: Flight, errno: i32, shard: &Shard<RingLink>) {
-        let error = io::Error::from_raw_os_error(errno);
-        let is_refused = matches!(errno, libc::EINVAL | libc::ENOTSOCK);
-        if is_refused && flight == (Flight::Armed { many: true }) {
-            tracing::warn!(
-                socket = %self.accepting.socket_name(),
-                "multishot accept is refused ({error}): accepting one by one"
-            );
-            self.one_shot = true;
-        } else {
-            self.accepting.failed(&error, shard);
-        }
+    /// # Errors
+    ///
+    /// Those of [`Accepting::new`].
+    pub(super) fn new(acceptor: Acceptor) -> io::Result<Self> {
+        Ok(Listening {
+            accepting: Accepting::new(acceptor)?,
+            poll: Polling::No,
+        })
     }
 }
 
 impl Engine<'_> {
-    /// Brings what is in flight on the listeners into line with what is wanted of them. What was accepted by the time the
-    /// kernel has confirmed the end of an accept is served.
+    /// Brings what is in flight on the listeners into line with what is wanted of them. One is done when the kernel has
+    /// confirmed the end of its poll.
     pub(super) fn update_accepts(&mut self) -> io::Result<()> {
-        for index in 0..self.acceptors.len() {
-            let Listening {
-                accepting, flight, ..
-            } = &mut self.acceptors[index];
+        for (index, Listening { accepting, poll }) in self.acceptors.iter_mut().enumerate() {
             accepting.end_rest(self.shard.desk.now);
-            match *flight {
-                Flight::None if accepting.is_wanted() => self.submit_accept(index)?,
-                Flight::None if accepting.is_stopping() => accepting.end(&mut self.shard),
-                Flight::Armed { many }
-                    if !accepting.is_wanted()
-                        || many && !accepting.has_room_for(self.room_to_spare, &self.shard) =>
-                {
-                    *flight = Flight::Cancelled;
-                    self.cancel(Operation::new(Kind::Accept, 0, index as u32))?;
+            let target = Operation::new(Kind::Acceptable, 0, index as u32).pack();
+            match *poll {
+                Polling::No if accepting.is_wanted() => {
+                    *poll = Polling::Armed;
+                    let file = File::descriptor(accepting.socket().as_raw_fd());
+                    self.queue.poll(file, libc::POLLIN, false, target)?;
                 }
-                Flight::None | Flight::Armed { .. } | Flight::Cancelled => {}
+                Polling::No if accepting.is_stopping() => accepting.end(&mut self.shard),
+                Polling::Armed if accepting.is_stopping() => {
+                    *poll = Polling::Cancelled;
+                    let cancel = Operation::new(Kind::Cancel, 0, 0);
+                    self.queue.cancel(target, cancel.pack())?;
+                }
+                Polling::No | Polling::Armed | Polling::Cancelled => {}
             }
         }
         Ok(())
     }
 
-    fn submit_accept(&mut self, index: usize) -> io::Result<()> {
-        let acceptor = &mut self.acceptors[index];
-        let fd = Fd(acceptor.accepting.socket().as_raw_fd());
-        // Never SOCK_NONBLOCK: a receive on such a socket fails with EAGAIN instead of waiting for data.
-        let flags = libc::SOCK_CLOEXEC;
-        let accepting = &acceptor.accepting;
-        let many = !acceptor.one_shot && accepting.has_room_for(self.room_to_spare, &self.shard);
-        let accept = if many {
-            opcode::AcceptMulti::new(fd).flags(flags).build()
-        } else {
-            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
-                .flags(flags)
-                .build()
-        };
-        let accept = accept.user_data(Operation::new(Kind::Accept, 0, index as u32).pack());
-        acceptor.flight = Flight::Armed { many };
-        // SAFETY: the entry points to nothing.
-        #[expect(unsafe_code, reason = "submitting an operation")]
-        unsafe {
-            self.queue.push(&accept)
+    /// Somebody has connected, or the poll has failed or was cancelled.
+    pub(super) fn acceptable(&mut self, operation: Operation, completion: &Completion) {
+        let Listening { accepting, poll } = &mut self.acceptors[operation.slot as usize];
+        *poll = Polling::No;
+        if completion.result < 0 {
+            let error = io::Error::from_raw_os_error(-completion.result);
+            accepting.failed(&error, &self.shard);
         }
-    }
-
-    /// An accept completed. A connection can come with any completion, the last one included.
-    pub(super) fn accepted(&mut self, operation: Operation, completion: &Completion) {
-        let acceptor = &mut self.acceptors[operation.slot as usize];
-        if completion.result >= 0 {
-            // SAFETY: the kernel made this descriptor for us and told nobody else.
-            #[expect(unsafe_code, reason = "adopting an accepted descriptor")]
-            let socket = unsafe { OwnedFd::from_raw_fd(completion.result) };
-            acceptor.accepting.take_in(socket, &mut self.shard);
-        }
-        if !completion.more() {
-            let ended = std::mem::replace(&mut acceptor.flight, Flight::None);
-            if completion.result < 0 {
-                acceptor.failed(ended, -completion.result, &self.shard);
-            }
-        }
+        accepting.accept(&mut self.shard);
     }
 
     /// Does what a mail asks of the listeners.

@@ -41,7 +41,6 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
-use crate::engine::accepting::room_to_spare;
 use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
@@ -62,8 +61,6 @@ struct Engine<'r> {
     buffers: Buffers,
     shard: Shard<RingLink>,
     acceptors: Vec<Listening>,
-    /// For more connections than this there must be room where the kernel is to accept as many as come.
-    room_to_spare: u32,
     /// Not leaked with the rest: after a failure, who posts is to be told that nobody reads.
     mailbox: &'r Mailbox,
     clock: Clock,
@@ -148,6 +145,8 @@ impl<'r> Engine<'r> {
         acceptors: Vec<Acceptor>,
         mailbox: &'r Mailbox,
     ) -> Result<Self, Unavailable> {
+        let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
+        let acceptors = listening.map_err(Unavailable::at("setting O_NONBLOCK on a listener"))?;
         let queue = Queue::new(ring);
         let files = if probe::lets_go_of_files() {
             Files::register(queue.submitter(), shard.desk.limits.connections)
@@ -170,8 +169,7 @@ impl<'r> Engine<'r> {
             files,
             buffers,
             shard,
-            room_to_spare: room_to_spare(&acceptors),
-            acceptors: acceptors.into_iter().map(Listening::new).collect(),
+            acceptors,
             mailbox,
             clock: Clock::new(),
             spin,
@@ -324,7 +322,7 @@ impl<'r> Engine<'r> {
             Kind::Readable => self.readable(operation, completion)?,
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
-            Kind::Accept => self.accepted(operation, completion),
+            Kind::Acceptable => self.acceptable(operation, completion),
             Kind::Wake => {
                 self.wake_armed = false;
                 // Also if nothing seems to be left to do: this mail may bring something.

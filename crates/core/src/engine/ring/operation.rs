@@ -10,8 +10,8 @@ use crate::shard::GENERATION_MASK;
 pub(super) enum Kind {
     /// A read of the mailbox's eventfd.
     Wake = 1,
-    /// An accept, of one connection or of many; the slot is the acceptor's index.
-    Accept = 2,
+    /// A poll for somebody who connects; the slot is the acceptor's index.
+    Acceptable = 2,
     /// A receive into shared buffers, multishot or not.
     Receive = 3,
     /// A send.
@@ -58,7 +58,7 @@ impl Operation {
     pub(super) fn unpack(bits: u64) -> Option<Self> {
         let kind = match bits >> 56 {
             1 => Kind::Wake,
-            2 => Kind::Accept,
+            2 => Kind::Acceptable,
             3 => Kind::Receive,
             5 => Kind::Send,
             6 => Kind::Cancel,
@@ -86,7 +86,7 @@ mod tests {
     fn what_is_packed_is_unpacked() {
         for kind in [
             Kind::Wake,
-            Kind::Accept,
+            Kind::Acceptable,
             Kind::Receive,
             Kind::Send,
             Kind::Cancel,

@@ -4,11 +4,9 @@
 //! engine is built on is used once, in about a millisecond altogether, before the engine is chosen.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
@@ -100,7 +98,6 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
         result.map_err(Unavailable::at(name))
     };
     essential("multishot receive", tests.receive())?;
-    essential("multishot accept", tests.accept())?;
     essential("silent sends", tests.send())?;
     const FILES: &str = "registered sockets";
     let lets_go = match LETS_GO_OF_FILES.get() {
@@ -195,40 +192,6 @@ impl<'r> Tests<'r> {
         unsafe {
             self.queue.push(&last)
         }
-    }
-
-    /// A connection must be accepted, the accept must stay armed, and a cancel must end it.
-    fn accept(&mut self) -> io::Result<()> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "ringhold-probe-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let address = SocketAddr::from_abstract_name(name)?;
-        let listener = UnixListener::bind_addr(&address)?;
-        let _client = UnixStream::connect_addr(&address)?;
-        let accept = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()))
-            .flags(libc::SOCK_CLOEXEC)
-            .build()
-            .user_data(TARGET);
-        let first = self.submit_and_wait(&accept)?;
-        if first.result < 0 {
-            return Err(io::Error::from_raw_os_error(-first.result));
-        }
-        // SAFETY: the kernel made this descriptor for us and told nobody else.
-        #[expect(unsafe_code, reason = "adopting an accepted descriptor")]
-        drop(unsafe { OwnedFd::from_raw_fd(first.result) });
-        if !first.more() {
-            return Err(unexpected("the accept ended after one connection", &first));
-        }
-        let last = self.cancel()?;
-        // The kernel takes a descriptor before it looks for the next connection.
-        let ended = io::Error::from_raw_os_error(last.result.saturating_neg());
-        if rlimit::is_used_up(&ended) {
-            return Err(ended);
-        }
-        Ok(())
     }
 
     /// A send that the kernel takes whole must say nothing, and one that it takes in part must say how much that was.

@@ -52,8 +52,7 @@ pub(super) const SETUP: &str = "io_uring_setup with SINGLE_ISSUER and DEFER_TASK
 /// Makes the ring of the calling thread, which alone may use it.
 pub(super) fn ring(config: &RingConfig) -> Result<IoUring, Unavailable> {
     IoUring::builder()
-        // With DEFER_TASKRUN nothing is accepted or received behind the worker's back between two enters, which is
-        // what lets a stop leave connections in the backlog.
+        // With DEFER_TASKRUN nothing is received behind the worker's back between two enters.
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
