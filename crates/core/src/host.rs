@@ -4,6 +4,7 @@
 //! It is crossed once per received buffer, not once per frame.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::panics::{self, Caught};
 use crate::partial::Partial;
 use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
-use crate::service::{Flow, Saved, Service};
+use crate::service::{Flow, Saved, Service, Source, Watch};
 use crate::slots::Slots;
 use crate::slow;
 use crate::tick::Tick;
@@ -48,6 +49,8 @@ pub(crate) trait Host {
     fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>);
     /// Time has passed. Returns after how long it is to be called again.
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught>;
+    /// Something that is watched for the service can be read.
+    fn readable(&mut self, source: Source, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught>;
     /// The connection has ended.
     fn disconnected(
         &mut self,
@@ -415,6 +418,11 @@ impl<S: Service> Host for Hosted<S> {
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught> {
         // Unwind safety: as with frames, what the service's own value looks like is up to the service.
         panics::catch(|| self.service.tick(tick))
+    }
+
+    fn readable(&mut self, source: Source, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught> {
+        // Unwind safety: as above.
+        panics::catch(|| self.service.readable(source, tick))
     }
 
     fn disconnected(

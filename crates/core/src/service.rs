@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use crate::frame::Frame;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::tick::Tick;
+#[cfg(doc)]
+use crate::worker::Worker;
 
 /// A protocol: plain, synchronous code that is called with one whole frame at a time.
 ///
@@ -91,6 +94,23 @@ pub trait Service: 'static {
         None
     }
 
+    /// There is something to read from a descriptor that the worker watches for this service ([`Worker::watch`]), or it has ended or
+    /// failed.
+    ///
+    /// Called on the worker once in each of its turns as long as that is so, between the frames of connections: read without
+    /// blocking, and at most so much that those can wait for it. As with [`tick`](Service::tick), all connections are there, also those that were
+    /// handed over, and before a restart or reload it is not called any more once the services get no frames; what comes
+    /// then is the successor's.
+    ///
+    /// # Errors
+    ///
+    /// They are logged, and the descriptor is looked at again after a second; so it is after a panic, which is counted, too. One
+    /// that has nothing more to say would be found readable each time: end it with [`Watch::End`].
+    fn readable(&mut self, source: Source, tick: &Tick<'_>) -> io::Result<Watch> {
+        let _ = (source, tick);
+        Ok(Watch::End)
+    }
+
     /// What the successor needs to continue this session. It may be another version of the program, an older one too.
     ///
     /// It is asked more than once before a restart or reload, and the last answer counts. A connection that cannot be continued by the
@@ -113,6 +133,20 @@ pub trait Service: 'static {
         let _ = (peer, saved);
         Err(RestoreError::new("this service does not restore sessions"))
     }
+}
+
+/// A descriptor that a worker watches for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source(pub(crate) u32);
+
+/// What becomes of a [`Source`] after [`Service::readable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Watch {
+    /// It is watched on.
+    Continue,
+    /// It is not looked at any more, and closed.
+    End,
 }
 
 /// What becomes of the connection after a service call.

@@ -29,6 +29,7 @@ mod memory;
 mod parting;
 mod roster;
 mod sending;
+mod sources;
 mod stopping;
 mod ticks;
 mod time;
@@ -36,6 +37,8 @@ mod unsaved;
 
 pub(crate) use self::mail::Accept;
 use self::parting::Rest;
+use self::sources::Sources;
+pub(crate) use self::sources::Watched;
 pub(crate) use self::stopping::Phase;
 use self::ticks::Ticks;
 use self::time::{Overdue, Timed};
@@ -53,6 +56,7 @@ pub(crate) struct Shard<L> {
     ready: Vec<u32>,
     wheel: Wheel<Timed>,
     ticks: Ticks,
+    sources: Sources,
     /// What the kernel held for peers, by slot, when the time for a write was over last.
     unread: HashMap<u32, u64>,
     /// What a stop has still to read from paused connections, by slot, in bytes.
@@ -116,7 +120,12 @@ struct Entry<L> {
 }
 
 impl<L: Link> Shard<L> {
-    pub(crate) fn new(desk: Desk, hosts: Vec<Box<dyn Host>>, drain: Duration) -> Self {
+    pub(crate) fn new(
+        desk: Desk,
+        hosts: Vec<Box<dyn Host>>,
+        sources: Vec<Watched>,
+        drain: Duration,
+    ) -> Self {
         let idle = desk.names.iter().map(|name| name.idle_timeout);
         let patience = idle.chain([desk.limits.frame_timeout, desk.limits.write_timeout]);
         let patience = patience.filter(|limit| !limit.is_zero()).min();
@@ -130,6 +139,7 @@ impl<L: Link> Shard<L> {
             ready: Vec::new(),
             wheel: Wheel::new(),
             ticks: Ticks::default(),
+            sources: Sources::new(sources),
             unread: HashMap::new(),
             last_bytes: HashMap::new(),
             overdue: VecDeque::new(),

@@ -62,6 +62,8 @@ use crate::worker::Worker;
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
 /// thread; time stands still until [`Exchange::advance`].
 ///
+/// What the worker watches for the service ([`Worker::watch`]) is looked at once in each call.
+///
 /// A client reads everything that it is sent, at once, until [`Exchange::set_window`] says otherwise, and ends its
 /// side when it sees the server's end, until [`Exchange::keep_open`] says otherwise.
 pub struct Exchange {
@@ -124,11 +126,9 @@ impl Exchange {
         let known = names.iter().map(|(name, _)| (*name).into()).collect();
         let memory = Memory::new(limits.memory as u64, 1);
         let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
-        let service = make(&Worker {
-            index: 0,
-            count: 1,
-            metrics: metrics.clone(),
-        });
+        let worker = Worker::new(0, 1, metrics.clone());
+        let service = make(&worker);
+        let sources = worker.sources.into_inner();
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names
             .iter()
@@ -144,7 +144,7 @@ impl Exchange {
         let crew = Crew::new(vec![post], names, dealer, memory, metrics, vec![0]);
         let desk = Desk::new(crew, 0, limits);
         let hosts: Vec<Box<dyn Host>> = vec![Box::new(Hosted::new(service))];
-        let shard = Shard::new(desk, hosts, Duration::ZERO);
+        let shard = Shard::new(desk, hosts, sources, Duration::ZERO);
         Exchange {
             shard,
             mailbox,

@@ -1,15 +1,36 @@
-//! What a service may do when it is called from time to time.
+//! What a service may do when it is called for no connection.
+
+use std::fmt;
+use std::io;
 
 use crate::desk::Desk;
 use crate::metrics::NameCounters;
 use crate::panics::Caught;
 use crate::warnings::Kind;
 
-/// What a call of [`Service::tick`](crate::Service::tick) has at hand. No connection is concerned.
+/// What a call of [`Service::tick`](crate::Service::tick) or [`Service::readable`](crate::Service::readable) has at hand. No
+/// connection is concerned.
 pub struct Tick<'a> {
     pub(crate) desk: &'a Desk,
     /// Which of the worker's services is called.
     pub(crate) service: usize,
+    pub(crate) call: Call,
+}
+
+/// Which call it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    Tick,
+    Readable,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Call::Tick => "tick",
+            Call::Readable => "readable",
+        })
+    }
 }
 
 impl Tick<'_> {
@@ -27,7 +48,12 @@ impl Tick<'_> {
             let socket = first.map(|(_, name)| name);
             let at = socket.unwrap_or("no socket");
             let worker = self.desk.worker;
-            tracing::error!(socket, worker, "{what} of {at} panicked in tick: {panic}");
+            tracing::error!(
+                socket,
+                worker,
+                "{what} of {at} panicked in {}: {panic}",
+                self.call
+            );
         }
     }
 
@@ -45,10 +71,24 @@ impl Tick<'_> {
             tracing::warn!(
                 socket,
                 worker,
-                "a tick of the service of {at} lasted {took} ms, and nobody on this worker was served; unless the machine is \
-                 overloaded, slow work is for another thread"
+                "a call of the service of {at} ({}) lasted {took} ms, and nobody on this worker was served; unless the machine is \
+                 overloaded, slow work is for another thread",
+                self.call
             );
         }
+    }
+
+    /// Logs that what the worker watches for the service cannot be read.
+    #[cold]
+    pub(crate) fn report_error(&self, error: &io::Error) {
+        let socket = self.first_name().map(|(_, name)| name);
+        let at = socket.unwrap_or("no socket");
+        let worker = self.desk.worker;
+        tracing::warn!(
+            socket,
+            worker,
+            "what the service of {at} watches cannot be read, and is looked at again in a second: {error}"
+        );
     }
 
     /// The first socket name that the service answers, with its counters.

@@ -1,5 +1,7 @@
 //! A worker: one thread with its services, its connections and its engine.
 
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -9,7 +11,10 @@ use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::host::Host;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use crate::shard::Shard;
+use crate::service::Source;
+#[cfg(doc)]
+use crate::service::{Service, Watch};
+use crate::shard::{Shard, Watched};
 
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
 /// with, on the worker's own thread.
@@ -17,9 +22,22 @@ pub struct Worker {
     pub(crate) index: usize,
     pub(crate) count: usize,
     pub(crate) metrics: Arc<Metrics>,
+    /// Which of its services is being made.
+    pub(crate) service: Cell<usize>,
+    pub(crate) sources: RefCell<Vec<Watched>>,
 }
 
 impl Worker {
+    pub(crate) fn new(index: usize, count: usize, metrics: Arc<Metrics>) -> Self {
+        Worker {
+            index,
+            count,
+            metrics,
+            service: Cell::new(0),
+            sources: RefCell::default(),
+        }
+    }
+
     /// Which worker it is, counted from 0.
     pub fn index(&self) -> usize {
         self.index
@@ -33,6 +51,61 @@ impl Worker {
     /// The counters of the whole server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Has [`Service::readable`] of the service that is being made called whenever there is something to read from this
+    /// descriptor: a datagram socket, a FIFO, a serial line, a timer (timerfd_create(2)), or several in one (epoll(7)). What
+    /// cannot be waited for, such as a regular file, is always readable.
+    ///
+    /// The worker keeps it open until it ends or the service ends it ([`Watch::End`]), so the service reads from a duplicate, such as
+    /// `try_clone` makes. Each worker makes
+    /// its own value of the service: who watches the same descriptor on several is called on any of them, and may find nothing.
+    ///
+    /// ```
+    /// # use std::{io, net::UdpSocket};
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Source, Tick, Watch, Worker};
+    /// struct Samples {
+    ///     socket: UdpSocket,
+    ///     latest: Vec<u8>,
+    /// }
+    ///
+    /// impl Samples {
+    ///     fn new(worker: &Worker, socket: UdpSocket) -> io::Result<Self> {
+    ///         socket.set_nonblocking(true)?;
+    ///         worker.watch(socket.try_clone()?);
+    ///         Ok(Samples { socket, latest: Vec::new() })
+    ///     }
+    /// }
+    ///
+    /// impl Service for Samples {
+    /// #   type Session = ();
+    /// #   fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
+    ///     fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+    ///         reply.write(|out| out.extend_from_slice(&self.latest));
+    ///         Flow::Continue
+    ///     }
+    ///
+    ///     fn readable(&mut self, _: Source, _: &Tick<'_>) -> io::Result<Watch> {
+    ///         let mut datagram = [0; 1500];
+    ///         // As many as others can wait for; if there are more, the next call comes soon.
+    ///         for _ in 0..64 {
+    ///             match self.socket.recv(&mut datagram) {
+    ///                 Ok(length) => self.latest = datagram[..length].to_vec(),
+    ///                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+    ///                 Err(error) => return Err(error),
+    ///             }
+    ///         }
+    ///         Ok(Watch::Continue)
+    ///     }
+    /// }
+    /// ```
+    pub fn watch(&self, descriptor: impl Into<OwnedFd>) -> Source {
+        let mut sources = self.sources.borrow_mut();
+        sources.push(Watched {
+            service: self.service.get(),
+            descriptor: Some(descriptor.into()),
+        });
+        Source(sources.len() as u32 - 1)
     }
 }
 
@@ -63,16 +136,19 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         );
     }
     assignment.mailbox.adopt();
-    let worker = Worker {
-        index: assignment.index,
-        count: assignment.crew.posts.len(),
-        metrics: assignment.crew.metrics.clone(),
-    };
-    let hosts = assignment
-        .factories
-        .iter()
-        .map(|make| make(&worker))
+    let worker = Worker::new(
+        assignment.index,
+        assignment.crew.posts.len(),
+        assignment.crew.metrics.clone(),
+    );
+    let factories = assignment.factories.iter().enumerate();
+    let hosts = factories
+        .map(|(service, make)| {
+            worker.service.set(service);
+            make(&worker)
+        })
         .collect();
+    let sources = worker.sources.into_inner();
     let desk = Desk::new(
         assignment.crew,
         assignment.index,
@@ -83,7 +159,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         EngineKind::Ring => ring::run(
             &assignment.config.ring,
             assignment.config.spin,
-            Shard::new(desk, hosts, drain),
+            Shard::new(desk, hosts, sources, drain),
             assignment.acceptors,
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
@@ -91,7 +167,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         EngineKind::Portable => portable::run(
             &assignment.config.ring,
             assignment.config.spin,
-            Shard::new(desk, hosts, drain),
+            Shard::new(desk, hosts, sources, drain),
             assignment.acceptors,
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),

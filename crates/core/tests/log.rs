@@ -159,7 +159,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert!(warnings.iter().any(call), "{warnings:?}");
     exchange.advance(Duration::from_secs(3600));
     let warnings = log.take_warnings();
-    let tick = |line: &String| line.contains("a tick of the service of open lasted ");
+    let tick = |line: &String| line.contains("a call of the service of open (tick) lasted ");
     assert!(warnings.iter().any(tick), "{warnings:?}");
     // More if the machine stalled in another call.
     assert!(exchange.counters().slow - before >= 2);

@@ -1,8 +1,11 @@
 //! Which method is answered by what.
 
 use std::borrow::Cow;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use ringhold_core::Watch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -50,7 +53,11 @@ pub struct Router {
     last: usize,
     resumes: Resumes,
     clock: Clock,
+    watches: Vec<(OwnedFd, Read)>,
 }
+
+/// Reads from a descriptor that is watched.
+pub(crate) type Read = Box<dyn FnMut() -> io::Result<Watch>>;
 
 pub(crate) struct Entry {
     pub(crate) name: Box<str>,
@@ -86,6 +93,7 @@ impl Router {
             last: 0,
             resumes: Resumes::default(),
             clock: Clock::default(),
+            watches: Vec::new(),
         }
     }
 
@@ -325,6 +333,49 @@ impl Router {
     pub fn every(mut self, interval: Duration, work: impl FnMut() + 'static) -> Self {
         self.clock.add(interval, work);
         self
+    }
+
+    /// Calls `read` whenever there is something to read from this descriptor, such as a datagram socket, on the worker that the router
+    /// serves. It is a duplicate of the one that `read` reads from.
+    ///
+    /// `read` takes a bounded amount, without blocking; as long as there is more it is called again, between the requests of connections.
+    /// If it fails or panics that is logged, and the descriptor is looked at again after a second. See
+    /// [`Service::readable`](ringhold_core::Service::readable).
+    ///
+    /// ```
+    /// # use std::{io, net::UdpSocket};
+    /// use ringhold_core::Watch;
+    /// # use ringhold_rpc::Router;
+    ///
+    /// fn router(socket: UdpSocket, mut publish: impl FnMut(&[u8]) + 'static) -> io::Result<Router> {
+    ///     socket.set_nonblocking(true)?;
+    ///     Ok(Router::new().watch(socket.try_clone()?, move || {
+    ///         let mut datagram = [0; 1500];
+    ///         for _ in 0..64 {
+    ///             match socket.recv(&mut datagram) {
+    ///                 Ok(length) => publish(&datagram[..length]),
+    ///                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+    ///                 Err(error) => return Err(error),
+    ///             }
+    ///         }
+    ///         Ok(Watch::Continue)
+    ///     }))
+    /// }
+    /// # let _ = router(UdpSocket::bind("127.0.0.1:0").unwrap(), |_| ()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn watch(
+        mut self,
+        descriptor: impl Into<OwnedFd>,
+        read: impl FnMut() -> io::Result<Watch> + 'static,
+    ) -> Self {
+        self.watches.push((descriptor.into(), Box::new(read)));
+        self
+    }
+
+    /// Takes out what [`Router::watch`] was given.
+    pub(crate) fn take_watches(&mut self) -> Vec<(OwnedFd, Read)> {
+        std::mem::take(&mut self.watches)
     }
 
     /// The clock that [`Router::every`] has set.

@@ -1,13 +1,14 @@
 //! MessagePack-RPC as a service of the core.
 
 use std::cell::Cell;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use ringhold_core::panics::Caught;
 use ringhold_core::{
-    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Tick, Ticket,
-    TopLevel, Worker,
+    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Source, Tick,
+    Ticket, TopLevel, Watch, Worker,
 };
 
 use crate::answer::Answer;
@@ -18,7 +19,7 @@ use crate::fault::Fault;
 use crate::names::{nearest, quoted};
 use crate::recent::Recents;
 use crate::resume::Resumed;
-use crate::router::Router;
+use crate::router::{Read, Router};
 use crate::session::Session;
 use crate::strings::Strings;
 
@@ -41,13 +42,18 @@ pub struct Rpc {
     router: Router,
     strings: Strings,
     recent: Recents,
+    watches: Vec<(Source, Read)>,
 }
 
 impl Rpc {
     /// With one worker's router.
     pub fn new(worker: &Worker, mut router: Router) -> Self {
         builtin::bind(&mut router, worker);
+        let watches = router.take_watches().into_iter();
         Rpc {
+            watches: watches
+                .map(|(descriptor, read)| (worker.watch(descriptor), read))
+                .collect(),
             router,
             strings: Strings::default(),
             recent: Recents::NONE,
@@ -222,6 +228,14 @@ impl Service for Rpc {
         self.router
             .clock()
             .tick(|what, panic| tick.report_panic(what, panic))
+    }
+
+    fn readable(&mut self, source: Source, _: &Tick<'_>) -> io::Result<Watch> {
+        let mut watches = self.watches.iter_mut();
+        match watches.find(|(known, _)| *known == source) {
+            Some((_, read)) => read(),
+            None => Ok(Watch::End),
+        }
     }
 
     fn save(&self, session: &Session) -> Saved {

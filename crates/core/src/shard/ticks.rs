@@ -66,6 +66,7 @@ impl<L: Link> Shard<L> {
             let at_hand = tick::Tick {
                 desk: &self.desk,
                 service: index,
+                call: tick::Call::Tick,
             };
             let ticked = self.hosts.get_mut(index).map(|host| host.tick(&at_hand));
             if let Some(Err(panic)) = &ticked {

@@ -59,6 +59,7 @@ impl<L: Link> Shard<L> {
             self.say_held();
         }
         self.tick_services();
+        self.sources.end_rests(now);
         if self.next_limit().is_some_and(|due| due <= now) {
             self.notice_limits();
         }
@@ -229,6 +230,7 @@ impl<L: Link> Shard<L> {
             self.desk.pools.next_due(),
             self.desk.warnings.next_due(),
             self.next_service_tick(),
+            self.next_source_due(),
         ];
         dues.into_iter().flatten().min()
     }

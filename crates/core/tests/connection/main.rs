@@ -18,6 +18,7 @@ mod panics;
 mod peers;
 mod pressure;
 mod service;
+mod sources;
 mod stop;
 mod tickets;
 mod ticks;

@@ -29,6 +29,7 @@ mod sends;
 mod services;
 mod sizes;
 mod slots;
+mod sources;
 mod stopping;
 mod tickets;
 mod ticks;
@@ -148,6 +149,11 @@ tests! {
     }
     ticks {
         an_idle_worker_wakes_up_for_its_services,
+    }
+    sources {
+        what_is_watched_is_read_in_order,
+        what_is_always_readable_holds_up_nobody,
+        an_idle_worker_looks_again_at_what_has_failed,
     }
     closing {
         another_worker_may_close_a_connection,

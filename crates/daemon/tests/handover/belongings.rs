@@ -16,6 +16,9 @@ const STORED: &str = "ringhold.fd.metrics";
 
 const CONFIG: &str = "workers = 1\n[sockets.rpc]\n";
 
+/// When a worker reads from it.
+const RELAYS: [&str; 2] = ["relay-in-ticks", "relay-when-readable"];
+
 /// A service that claims `metrics`, and who sends to it.
 struct Bed {
     manager: Manager,
@@ -111,17 +114,18 @@ fn nothing_that_was_sent_is_lost_by_reloads() {
     }
 }
 
-/// What is read in a tick is published when all subscriptions are there, and as long as they are.
+/// What is read in a tick, or when there is something, is published when all subscriptions are there, and as long as they are.
 #[test]
-fn what_a_tick_reads_reaches_every_subscriber() {
-    for engine in ["auto", "portable"] {
+fn what_a_service_reads_reaches_every_subscriber() {
+    let engines = ["auto", "portable"].into_iter();
+    for (engine, relay) in engines.flat_map(|engine| RELAYS.map(|relay| (engine, relay))) {
         let mut bed = Bed::new(16);
         bed.manager.use_engine(engine);
         bed.manager
             .configure("workers = 2\n[sockets.rpc]\n[sockets.topics]\n");
         let address = bed.manager.listen_unix("topics");
         let port = bed.manager.listen_udp("metrics");
-        bed.manager.set_flag("relay-metrics", true);
+        bed.manager.set_flag(relay, true);
         bed.manager.start();
         let mut readers = [(); 4].map(|()| {
             let mut reader = Wire::connect(&address);

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{
-    Close, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service,
+    Close, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, Watch,
     block_signals,
 };
 use ringhold_rpc::{Fault, Notification, Responder, Router, Rpc};
@@ -122,11 +122,16 @@ fn serve(config: &Path) {
         .service("rpc", |worker| Rpc::new(worker, router()))
         .service("topics", {
             let hub = topics::Hub::default();
-            let relays = flags.join("relay-metrics").exists();
+            let ticks = flags.join("relay-in-ticks").exists();
+            let watches = flags.join("relay-when-readable").exists();
             move |worker| {
                 let router = topics::router(&hub);
-                let relays = relays && worker.index() == 0;
-                let router = if relays { relay(router, &hub) } else { router };
+                let is_first = worker.index() == 0;
+                let router = match (ticks && is_first, watches && is_first) {
+                    (true, _) => router.every(Duration::from_millis(1), relay(&hub)),
+                    (_, true) => watch(router, relay(&hub)),
+                    (false, false) => router,
+                };
                 Rpc::new(worker, router)
             }
         })
@@ -177,15 +182,24 @@ fn metrics(inherited: Option<OwnedFd>, flags: &Path) -> io::Result<OwnedFd> {
     Ok(held)
 }
 
-/// Publishes each datagram that the application's own socket receives as an event of the topic `metrics`.
-fn relay(router: Router, hub: &topics::Hub) -> Router {
+/// Publishes each datagram that the application's own socket has received as an event of the topic `metrics`.
+fn relay(hub: &topics::Hub) -> impl FnMut() + use<> {
     let hub = hub.clone();
-    router.every(Duration::from_millis(1), move || {
+    move || {
         let mut number = [0; 8];
         while METRICS.get().unwrap().recv(&mut number).is_ok() {
             let event = ("metrics", u64::from_be_bytes(number));
             hub.publish("metrics", &Notification::new("event", &event).unwrap());
         }
+    }
+}
+
+/// Does so whenever there is one.
+fn watch(router: Router, mut relay: impl FnMut() + 'static) -> Router {
+    let socket = METRICS.get().unwrap().try_clone().unwrap();
+    router.watch(socket, move || {
+        relay();
+        Ok(Watch::Continue)
     })
 }
 

@@ -12,3 +12,4 @@ mod random;
 mod requests;
 mod resume;
 mod typed;
+mod watches;

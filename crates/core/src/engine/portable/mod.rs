@@ -167,6 +167,7 @@ impl Engine<'_> {
             }
             self.shard.work();
             self.retry_accepts();
+            self.arm_sources();
             self.end_pause();
             self.shard.woken(self.clock.now());
             // No operation that has a buffer waits, so by now there are some again, and whoever waits for one comes first.
@@ -272,10 +273,30 @@ impl Engine<'_> {
             Operation::Readable { slot, generation } => self.readable(slot, generation, &outcome),
             Operation::Writable { slot, generation } => self.writable(slot, generation, &outcome),
             Operation::Acceptable(index) => self.acceptable(index, &outcome),
+            Operation::Source(index) => self.source_polled(index, &outcome),
             Operation::Wake => self.woken()?,
             Operation::Turn => {}
         }
         Ok(())
+    }
+
+    /// Begins to wait for what is to be read for the services.
+    fn arm_sources(&mut self) {
+        while let Some(index) = self.shard.next_source() {
+            if let Some(descriptor) = self.shard.source(index) {
+                let operation = Operation::Source(index);
+                self.flights.readable(operation, descriptor);
+            }
+        }
+    }
+
+    /// There is something to read, or the poll has failed.
+    fn source_polled(&mut self, index: u32, outcome: &Outcome) {
+        let polled = match outcome.result {
+            error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
+            _ => Ok(()),
+        };
+        self.shard.source_readable(index, polled);
     }
 
     fn arm_wake(&mut self) {

@@ -19,6 +19,7 @@ mod receive;
 mod room;
 mod send;
 mod setup;
+mod source;
 mod watch;
 
 use std::collections::VecDeque;
@@ -209,6 +210,7 @@ impl<'r> Engine<'r> {
             self.shard.work();
             self.receive_pieces()?;
             self.update_accepts()?;
+            self.arm_sources()?;
             self.shard.woken(self.clock.now());
             self.update_touched()?;
             self.replenish()?;
@@ -330,6 +332,7 @@ impl<'r> Engine<'r> {
                     self.arm_wake()?;
                 }
             }
+            Kind::Source => self.source_polled(operation, completion),
             Kind::Alarm => self.alarm.went_off(),
             // What counts is the completion of the operation that was cancelled.
             Kind::Cancel => {}
@@ -373,7 +376,8 @@ impl<'r> Engine<'r> {
         if self.alarm.is_armed() {
             self.cancel(Operation::new(Kind::Alarm, 0, 0))?;
         }
-        while self.wake_armed || self.alarm.is_armed() {
+        self.cancel_sources()?;
+        while self.wake_armed || self.alarm.is_armed() || !self.shard.polled_sources().is_empty() {
             self.enter(Wait::AtMost(100))?;
             self.dispatch_all(&mut chunk)?;
         }

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Readable = 11,
     /// A receive into a buffer that was set aside, which does not wait.
     Look = 12,
+    /// A poll of a descriptor that is watched for a service; the slot is its index.
+    Source = 13,
 }
 
 /// One operation in flight.
@@ -68,6 +70,7 @@ impl Operation {
             10 => Kind::Alarm,
             11 => Kind::Readable,
             12 => Kind::Look,
+            13 => Kind::Source,
             _ => return None,
         };
         Some(Operation {
@@ -96,6 +99,7 @@ mod tests {
             Kind::Alarm,
             Kind::Readable,
             Kind::Look,
+            Kind::Source,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

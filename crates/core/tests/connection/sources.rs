@@ -1,0 +1,215 @@
+//! Services for which the worker watches descriptors.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringhold_core::limits::Limits;
+use ringhold_core::testing::Exchange;
+use ringhold_core::{
+    Flow, Frame, Handle, Peer, Refusal, Reply, Saved, Service, Source, Tick, Watch, Worker,
+};
+
+/// What a datagram asks for, instead of being passed on.
+const FAIL: u8 = 0x7d;
+const END: u8 = 0x7e;
+const PANIC: u8 = 0x7f;
+
+/// Passes each datagram of its sockets on to the last client, one a call, behind the number of the socket.
+struct Relay {
+    sockets: Vec<(Source, UnixDatagram)>,
+    calls: Rc<RefCell<usize>>,
+    reader: Option<Handle>,
+}
+
+impl Service for Relay {
+    type Session = ();
+
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        self.reader = Some(peer.handle());
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn readable(&mut self, source: Source, _: &Tick<'_>) -> io::Result<Watch> {
+        *self.calls.borrow_mut() += 1;
+        let mut sockets = self.sockets.iter().enumerate();
+        let (number, (_, socket)) = sockets.find(|(_, (known, _))| *known == source).unwrap();
+        let mut byte = [0];
+        socket.recv(&mut byte)?;
+        match byte[0] {
+            FAIL => return Err(io::Error::other("on purpose")),
+            END => return Ok(Watch::End),
+            PANIC => panic!("on purpose"),
+            byte => {
+                if let Some(reader) = &self.reader {
+                    // The last client may be gone.
+                    let _ = reader.push(vec![number as u8, byte]);
+                }
+            }
+        }
+        Ok(Watch::Continue)
+    }
+
+    fn save(&self, _: &()) -> Saved {
+        Saved::Stateless
+    }
+}
+
+/// One end of each socket, and how a worker's relay of the other ends is made.
+struct Rig {
+    senders: Vec<UnixDatagram>,
+    receivers: Vec<UnixDatagram>,
+    calls: Rc<RefCell<usize>>,
+}
+
+impl Rig {
+    fn new(count: usize) -> Self {
+        let pairs = (0..count).map(|_| UnixDatagram::pair().unwrap());
+        let (senders, receivers): (Vec<_>, Vec<_>) = pairs.unzip();
+        for receiver in &receivers {
+            receiver.set_nonblocking(true).unwrap();
+        }
+        Rig {
+            senders,
+            receivers,
+            calls: Rc::default(),
+        }
+    }
+
+    fn relay(&self, worker: &Worker) -> Relay {
+        let watch = |socket: &UnixDatagram| {
+            let source = worker.watch(socket.try_clone().unwrap());
+            (source, socket.try_clone().unwrap())
+        };
+        Relay {
+            sockets: self.receivers.iter().map(watch).collect(),
+            calls: self.calls.clone(),
+            reader: None,
+        }
+    }
+
+    fn exchange(&self) -> Exchange {
+        Exchange::with_worker(|worker| self.relay(worker), Limits::default())
+    }
+
+    fn send(&self, socket: usize, bytes: &[u8]) {
+        for byte in bytes {
+            self.senders[socket].send(&[*byte]).unwrap();
+        }
+    }
+
+    fn calls(&self) -> usize {
+        *self.calls.borrow()
+    }
+
+    /// Whether something is left to be read.
+    fn is_empty(&self, socket: usize) -> bool {
+        let left = self.receivers[socket].recv(&mut [0]);
+        left.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const NEARLY: Duration = Duration::from_millis(999);
+const REST: Duration = Duration::from_millis(1);
+
+#[test]
+fn what_can_be_read_is_read_as_long_as_there_is_any() {
+    let rig = Rig::new(2);
+    let mut exchange = rig.exchange();
+    let client = exchange.connect();
+    assert_eq!(rig.calls(), 0, "there is nothing");
+    rig.send(0, &[1, 2, 3]);
+    rig.send(1, &[4]);
+    // The service is called once a turn, so that others have theirs.
+    for (calls, sent) in [
+        (2, [[0, 1], [1, 4]].concat()),
+        (3, vec![0, 2]),
+        (4, vec![0, 3]),
+    ] {
+        exchange.deliver();
+        let mut events = exchange.take_sent(client);
+        events.as_chunks_mut::<2>().0.sort_unstable();
+        assert_eq!((rig.calls(), events), (calls, sent));
+    }
+    exchange.advance(100_000 * SECOND);
+    assert_eq!(rig.calls(), 4);
+    rig.send(0, &[5]);
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [0, 5]);
+}
+
+#[test]
+fn nothing_is_read_any_more_that_has_ended() {
+    let rig = Rig::new(2);
+    let mut exchange = rig.exchange();
+    let client = exchange.connect();
+    rig.send(0, &[1, END, 2]);
+    rig.send(1, &[3]);
+    for _ in 0..5 {
+        exchange.advance(10 * SECOND);
+    }
+    assert_eq!(exchange.take_sent(client).len(), 4);
+    assert!(!rig.is_empty(0) && rig.is_empty(1));
+    rig.send(1, &[4]);
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [1, 4]);
+}
+
+#[test]
+fn who_fails_or_panics_is_called_again_a_second_later() {
+    for (what, panics) in [(FAIL, 0), (PANIC, 1)] {
+        let rig = Rig::new(2);
+        let mut exchange = rig.exchange();
+        let client = exchange.connect();
+        rig.send(0, &[what, 1]);
+        exchange.deliver();
+        assert_eq!((rig.calls(), exchange.counters().panics), (1, panics));
+        exchange.advance(NEARLY);
+        assert_eq!(rig.calls(), 1);
+        // The others are watched meanwhile.
+        rig.send(1, &[2]);
+        exchange.deliver();
+        assert_eq!(exchange.take_sent(client), [1, 2]);
+        exchange.advance(REST);
+        assert_eq!(exchange.take_sent(client), [0, 1]);
+        assert!(exchange.is_open(client));
+    }
+}
+
+#[test]
+fn it_goes_on_in_a_stop_as_long_as_there_is_anybody() {
+    let rig = Rig::new(1);
+    let mut exchange = rig.exchange();
+    let client = exchange.connect();
+    exchange.keep_open(client);
+    exchange.stop_within(10 * SECOND);
+    rig.send(0, &[1, 2]);
+    exchange.deliver();
+    exchange.deliver();
+    assert_eq!(rig.calls(), 2);
+}
+
+#[test]
+fn what_is_left_is_the_successors_after_a_handover() {
+    let rig = Rig::new(1);
+    let mut exchange = rig.exchange();
+    let client = exchange.connect();
+    rig.send(0, &[1, 2, 3]);
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [0, 1]);
+    let mut exchange = exchange.hand_over(|worker| rig.relay(worker));
+    for _ in 0..3 {
+        exchange.deliver();
+    }
+    rig.send(0, &[4]);
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [0, 2, 0, 3, 0, 4]);
+    assert_eq!(rig.calls(), 4);
+}
