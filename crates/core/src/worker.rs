@@ -1,7 +1,7 @@
 //! A worker: one thread with its services, its connections and its engine.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -57,23 +57,22 @@ impl Worker {
     /// descriptor: a datagram socket, a FIFO, a serial line, a timer (timerfd_create(2)), or several in one (epoll(7)). What
     /// cannot be waited for, such as a regular file, is always readable.
     ///
-    /// The worker keeps it open until it ends or the service ends it ([`Watch::End`]), so the service reads from a duplicate, such as
-    /// `try_clone` makes. Each worker makes
-    /// its own value of the service: who watches the same descriptor on several is called on any of them, and may find nothing.
+    /// The worker keeps it until it ends, or until the service ends that ([`Watch::End`]); the two share it in an `Rc` or `Arc`. Each worker
+    /// makes its own value of the service: who watches the same descriptor on several is called on any of them, and may find nothing.
     ///
     /// ```
-    /// # use std::{io, net::UdpSocket};
+    /// # use std::{io, net::UdpSocket, sync::Arc};
     /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Source, Tick, Watch, Worker};
     /// struct Samples {
-    ///     socket: UdpSocket,
+    ///     /// It does not block.
+    ///     socket: Arc<UdpSocket>,
     ///     latest: Vec<u8>,
     /// }
     ///
     /// impl Samples {
-    ///     fn new(worker: &Worker, socket: UdpSocket) -> io::Result<Self> {
-    ///         socket.set_nonblocking(true)?;
-    ///         worker.watch(socket.try_clone()?);
-    ///         Ok(Samples { socket, latest: Vec::new() })
+    ///     fn new(worker: &Worker, socket: Arc<UdpSocket>) -> Self {
+    ///         worker.watch(socket.clone());
+    ///         Samples { socket, latest: Vec::new() }
     ///     }
     /// }
     ///
@@ -99,11 +98,11 @@ impl Worker {
     ///     }
     /// }
     /// ```
-    pub fn watch(&self, descriptor: impl Into<OwnedFd>) -> Source {
+    pub fn watch(&self, descriptor: impl AsFd + 'static) -> Source {
         let mut sources = self.sources.borrow_mut();
         sources.push(Watched {
             service: self.service.get(),
-            descriptor: Some(descriptor.into()),
+            descriptor: Some(Box::new(descriptor)),
         });
         Source(sources.len() as u32 - 1)
     }

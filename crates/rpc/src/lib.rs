@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A [`Router`] has the methods and makes adding one a line; [`Rpc`] serves it. `examples/calculator.rs` is a whole daemon,
-//! `examples/tokio_answers.rs` answers from an asynchronous runtime.
+//! `examples/tokio_answers.rs` answers from an asynchronous runtime, `examples/samples.rs` passes on what an instrument sends.
 //!
 //! # On the wire
 //!

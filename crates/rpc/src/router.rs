@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ringhold_core::Watch;
@@ -53,7 +53,7 @@ pub struct Router {
     last: usize,
     resumes: Resumes,
     clock: Clock,
-    watches: Vec<(OwnedFd, Read)>,
+    watches: Vec<(Box<dyn AsFd>, Read)>,
 }
 
 /// Reads from a descriptor that is watched.
@@ -336,20 +336,20 @@ impl Router {
     }
 
     /// Calls `read` whenever there is something to read from this descriptor, such as a datagram socket, on the worker that the router
-    /// serves. It is a duplicate of the one that `read` reads from.
+    /// serves. It shares it with `read` in an `Rc` or `Arc`. `examples/samples.rs` is a whole daemon.
     ///
     /// `read` takes a bounded amount, without blocking; as long as there is more it is called again, between the requests of connections.
     /// If it fails or panics that is logged, and the descriptor is looked at again after a second. See
-    /// [`Service::readable`](ringhold_core::Service::readable).
+    /// [`Service::readable`](ringhold_core::Service::readable) and [`Worker::watch`](ringhold_core::Worker::watch).
     ///
     /// ```
-    /// # use std::{io, net::UdpSocket};
+    /// # use std::{io, net::UdpSocket, sync::Arc};
     /// use ringhold_core::Watch;
     /// # use ringhold_rpc::Router;
     ///
-    /// fn router(socket: UdpSocket, mut publish: impl FnMut(&[u8]) + 'static) -> io::Result<Router> {
-    ///     socket.set_nonblocking(true)?;
-    ///     Ok(Router::new().watch(socket.try_clone()?, move || {
+    /// /// The socket does not block.
+    /// fn router(socket: Arc<UdpSocket>, mut publish: impl FnMut(&[u8]) + 'static) -> Router {
+    ///     Router::new().watch(socket.clone(), move || {
     ///         let mut datagram = [0; 1500];
     ///         for _ in 0..64 {
     ///             match socket.recv(&mut datagram) {
@@ -359,22 +359,22 @@ impl Router {
     ///             }
     ///         }
     ///         Ok(Watch::Continue)
-    ///     }))
+    ///     })
     /// }
-    /// # let _ = router(UdpSocket::bind("127.0.0.1:0").unwrap(), |_| ()).unwrap();
+    /// # let _ = router(Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap()), |_| ());
     /// ```
     #[must_use]
     pub fn watch(
         mut self,
-        descriptor: impl Into<OwnedFd>,
+        descriptor: impl AsFd + 'static,
         read: impl FnMut() -> io::Result<Watch> + 'static,
     ) -> Self {
-        self.watches.push((descriptor.into(), Box::new(read)));
+        self.watches.push((Box::new(descriptor), Box::new(read)));
         self
     }
 
     /// Takes out what [`Router::watch`] was given.
-    pub(crate) fn take_watches(&mut self) -> Vec<(OwnedFd, Read)> {
+    pub(crate) fn take_watches(&mut self) -> Vec<(Box<dyn AsFd>, Read)> {
         std::mem::take(&mut self.watches)
     }
 

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringhold_core::Server;
@@ -18,13 +19,15 @@ use ringhold_rpc::{Router, Rpc};
 #[expect(dead_code, reason = "its main is not called")]
 mod calculator;
 
+#[path = "../examples/samples.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod samples;
+
 #[path = "../examples/tokio_answers.rs"]
 #[expect(dead_code, reason = "its main is not called")]
 mod tokio_answers;
 
-#[path = "../examples/topics.rs"]
-#[expect(dead_code, reason = "its main is not called")]
-mod topics;
+use samples::topics;
 
 fn connect(router: Router) -> (Exchange, Client) {
     let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
@@ -87,6 +90,25 @@ fn topics_have_readers() {
     call(other, b"\x93\x02\xabunsubscribe\x91\xa1t", event);
     call(client, publish, &[&one[..], event].concat());
     call(other, b"", b"");
+}
+
+#[test]
+fn samples_go_to_those_who_have_subscribed() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let socket = Arc::new(samples::open(Some(socket.into())).unwrap());
+    let (mut exchange, client) = connect(samples::router(&topics::Hub::default(), socket));
+    assert!(exchange.receive(client, b"\x94\x00\x01\xa9subscribe\x91\xa7samples"));
+    assert_eq!(exchange.take_sent(client), b"\x94\x01\x01\xc0\xc0");
+    let instrument = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for sample in [b"21.5", b"21.7"] {
+        instrument.send_to(sample, address).unwrap();
+    }
+    exchange.deliver();
+    assert_eq!(
+        exchange.take_sent(client),
+        b"\x93\x02\xa5event\x92\xa7samples\xc4\x0421.5\x93\x02\xa5event\x92\xa7samples\xc4\x0421.7"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! does not matter when it is left behind.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Shard;
 use super::time::NEVER;
@@ -21,7 +21,7 @@ pub(crate) struct Watched {
     /// Which of them.
     pub(crate) service: usize,
     /// `None` once it is watched no more.
-    pub(crate) descriptor: Option<OwnedFd>,
+    pub(crate) descriptor: Option<Box<dyn AsFd>>,
 }
 
 /// What a worker watches.
@@ -75,7 +75,7 @@ impl<L: Link> Shard<L> {
     /// The descriptor of this index, which stays open while it is polled.
     pub(crate) fn source(&self, index: u32) -> Option<BorrowedFd<'_>> {
         let watched = self.sources.each.get(index as usize)?;
-        watched.descriptor.as_ref().map(AsFd::as_fd)
+        watched.descriptor.as_ref().map(|watched| watched.as_fd())
     }
 
     /// What is polled at the moment.

@@ -19,7 +19,7 @@ const PANIC: u8 = 0x7f;
 
 /// Passes each datagram of its sockets on to the last client, one a call, behind the number of the socket.
 struct Relay {
-    sockets: Vec<(Source, UnixDatagram)>,
+    sockets: Vec<(Source, Rc<UnixDatagram>)>,
     calls: Rc<RefCell<usize>>,
     reader: Option<Handle>,
 }
@@ -64,17 +64,18 @@ impl Service for Relay {
 /// One end of each socket, and how a worker's relay of the other ends is made.
 struct Rig {
     senders: Vec<UnixDatagram>,
-    receivers: Vec<UnixDatagram>,
+    receivers: Vec<Rc<UnixDatagram>>,
     calls: Rc<RefCell<usize>>,
 }
 
 impl Rig {
     fn new(count: usize) -> Self {
-        let pairs = (0..count).map(|_| UnixDatagram::pair().unwrap());
-        let (senders, receivers): (Vec<_>, Vec<_>) = pairs.unzip();
-        for receiver in &receivers {
+        let pair = |_| {
+            let (sender, receiver) = UnixDatagram::pair().unwrap();
             receiver.set_nonblocking(true).unwrap();
-        }
+            (sender, Rc::new(receiver))
+        };
+        let (senders, receivers) = (0..count).map(pair).unzip();
         Rig {
             senders,
             receivers,
@@ -83,10 +84,7 @@ impl Rig {
     }
 
     fn relay(&self, worker: &Worker) -> Relay {
-        let watch = |socket: &UnixDatagram| {
-            let source = worker.watch(socket.try_clone().unwrap());
-            (source, socket.try_clone().unwrap())
-        };
+        let watch = |socket: &Rc<UnixDatagram>| (worker.watch(socket.clone()), socket.clone());
         Relay {
             sockets: self.receivers.iter().map(watch).collect(),
             calls: self.calls.clone(),
@@ -157,6 +155,8 @@ fn nothing_is_read_any_more_that_has_ended() {
     }
     assert_eq!(exchange.take_sent(client).len(), 4);
     assert!(!rig.is_empty(0) && rig.is_empty(1));
+    let holders = [0, 1].map(|socket| Rc::strong_count(&rig.receivers[socket]));
+    assert_eq!(holders, [2, 3], "the worker has let go");
     rig.send(1, &[4]);
     exchange.deliver();
     assert_eq!(exchange.take_sent(client), [1, 4]);

@@ -1,7 +1,6 @@
 //! Services for which workers watch descriptors.
 
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,7 +21,7 @@ const BATCH: usize = 3;
 
 /// Passes on what it reads to its last client, and echoes what that says.
 struct Relay {
-    socket: Option<UnixDatagram>,
+    socket: Option<Arc<UnixDatagram>>,
     reader: Option<Handle>,
 }
 
@@ -61,7 +60,7 @@ pub(crate) fn what_is_watched_is_read_in_order(engine: Engine) {
     const COUNT: u64 = 3000;
     let (sender, receiver) = UnixDatagram::pair().unwrap();
     receiver.set_nonblocking(true).unwrap();
-    let receiver = Arc::new(Mutex::new(Some(receiver)));
+    let receiver = Mutex::new(Some(Arc::new(receiver)));
     let bed = Bed::start(engine, CONFIG, |server| {
         server.service("relay", move |worker| {
             let socket = match worker.index() {
@@ -69,7 +68,7 @@ pub(crate) fn what_is_watched_is_read_in_order(engine: Engine) {
                 _ => None,
             };
             if let Some(socket) = &socket {
-                worker.watch(socket.try_clone().unwrap());
+                worker.watch(socket.clone());
             }
             Relay {
                 socket,
@@ -142,7 +141,7 @@ fn idle(engine: Engine, fails: bool) -> (Bed, Arc<AtomicUsize>) {
             if worker.index() == 0 {
                 let (sender, receiver) = UnixDatagram::pair().unwrap();
                 sender.send(&[0]).unwrap();
-                worker.watch(OwnedFd::from(receiver));
+                worker.watch(receiver);
             }
             Idler { calls, fails }
         })

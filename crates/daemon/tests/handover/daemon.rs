@@ -196,8 +196,7 @@ fn relay(hub: &topics::Hub) -> impl FnMut() + use<> {
 
 /// Does so whenever there is one.
 fn watch(router: Router, mut relay: impl FnMut() + 'static) -> Router {
-    let socket = METRICS.get().unwrap().try_clone().unwrap();
-    router.watch(socket, move || {
+    router.watch(METRICS.get().unwrap(), move || {
         relay();
         Ok(Watch::Continue)
     })

@@ -15,10 +15,11 @@ use ringhold_rpc::{Router, Rpc};
 fn each_descriptor_has_its_reader() {
     let log = Rc::new(RefCell::new(Vec::new()));
     let pairs = [(); 2].map(|()| UnixDatagram::pair().unwrap());
+    let pairs = pairs.map(|(sender, receiver)| (sender, Rc::new(receiver)));
     let mut router = Router::new();
     for (name, (_, receiver)) in ["a", "b"].into_iter().zip(&pairs) {
-        let (socket, log) = (receiver.try_clone().unwrap(), log.clone());
-        router = router.watch(receiver.try_clone().unwrap(), move || {
+        let (socket, log) = (receiver.clone(), log.clone());
+        router = router.watch(receiver.clone(), move || {
             let mut byte = [0];
             socket.recv(&mut byte)?;
             log.borrow_mut().push((name, byte[0]));

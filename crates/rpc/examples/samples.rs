@@ -1,0 +1,86 @@
+//! What an instrument sends as datagrams goes to whoever has subscribed, on all workers. Restarts and reloads lose neither the
+//! subscriptions nor what is sent meanwhile. Try it with `cargo run -p ringhold-rpc --example samples`, a client of 127.0.0.1:4672
+//! that calls `subscribe` with "samples", and from bash `echo 21.5 > /dev/udp/127.0.0.1/4673`.
+//!
+//! A socket unit with `ListenDatagram=` and `FileDescriptorName=samples` has the socket there before the daemon is.
+
+use std::io::{self, ErrorKind};
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+
+use ringhold_core::config::Config;
+use ringhold_core::{Server, Watch};
+use ringhold_log::Filter;
+use ringhold_rpc::{Notification, Router, Rpc};
+use serde_bytes::Bytes;
+
+#[path = "topics.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+pub(crate) mod topics;
+
+use topics::Hub;
+
+const CONFIG: &str = r#"
+[sockets.samples]
+service = "samples"
+listen = ["127.0.0.1:4672"]
+"#;
+
+/// So many datagrams are taken before connections have their turn.
+const BATCH: usize = 64;
+
+/// A longer datagram is cut.
+const DATAGRAM_BYTES: usize = 1500;
+
+/// Goes on with the socket of the process before, or of the socket unit.
+pub(crate) fn open(inherited: Option<OwnedFd>) -> io::Result<UdpSocket> {
+    let socket = match inherited {
+        Some(inherited) => UdpSocket::from(inherited),
+        None => UdpSocket::bind("127.0.0.1:4673")?,
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// The methods of `topics.rs`, and each datagram as an event of the topic `samples`.
+pub(crate) fn router(hub: &Hub, socket: Arc<UdpSocket>) -> Router {
+    let subscribed = hub.clone();
+    topics::router(hub).watch(socket.clone(), move || {
+        let mut datagram = [0; DATAGRAM_BYTES];
+        for _ in 0..BATCH {
+            let sample = match socket.recv(&mut datagram) {
+                Ok(length) => Bytes::new(&datagram[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            let event = Notification::new("event", &("samples", sample));
+            subscribed.publish("samples", &event.map_err(io::Error::other)?);
+        }
+        Ok(Watch::Continue)
+    })
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let filter = Filter::from_env("SAMPLES_LOG")?.unwrap_or_default();
+    ringhold_log::start("samples", filter);
+    let (hub, socket) = (Hub::default(), Arc::new(OnceLock::new()));
+    let opened = socket.clone();
+    Server::new(Config::parse(CONFIG, "built-in")?)
+        .descriptor("samples", move |inherited| {
+            let socket = open(inherited)?;
+            let held = socket.try_clone()?.into();
+            opened.get_or_init(|| Arc::new(socket));
+            Ok(held)
+        })
+        .service("samples", move |worker| {
+            // One of the workers reads for all.
+            let router = match socket.get() {
+                Some(socket) if worker.index() == 0 => router(&hub, socket.clone()),
+                _ => topics::router(&hub),
+            };
+            Rpc::new(worker, router)
+        })
+        .run()?;
+    Ok(())
+}
