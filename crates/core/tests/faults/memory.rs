@@ -45,6 +45,25 @@ pub(crate) fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_conne
     bed.finish();
 }
 
+pub(crate) fn buffers_take_no_memory_before_they_are_used(engine: Engine) {
+    // 66 MiB a worker, in all.
+    let config = "
+        workers = 2
+        [ring]
+        buffers = 1024
+        buffer_bytes = \"64KiB\"
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]";
+    let before = resident();
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let request = frame(100, 1);
+    client::exchange(&bed.connect("echo"), &request, &request);
+    let taken = resident() - before;
+    // The program itself comes into memory as it is used.
+    assert!(taken < 50 << 20, "{taken} bytes");
+    bed.finish();
+}
+
 pub(crate) fn whoever_is_being_ended_in_a_large_frame_holds_nothing_of_it(engine: Engine) {
     const AT_ONCE: usize = 3;
     const ROUNDS: usize = 6;

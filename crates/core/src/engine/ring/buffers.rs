@@ -1,6 +1,6 @@
 //! The receive buffers that all connections of a worker share: a provided-buffer ring (io_uring_register_buf_ring(3)).
 //!
-//! Two allocations: the buffers, and the ring of entries through which free ones are given to the kernel. The kernel
+//! Two mappings: the buffers, and the ring of entries through which free ones are given to the kernel. The kernel
 //! takes a buffer when it completes a receive and names it in the completion; from then until it is published again
 //! the memory is ours to read. A buffer that a service keeps a part of is *leased*: it is published again when the
 //! last lease is dropped, on whatever thread that happens.
@@ -8,16 +8,16 @@
 //! Some more are set aside for receives that are over when the enter that begins them returns, so that the buffer can be
 //! named beforehand: that is cheaper than to have the kernel choose one, and the one that was used last is still in the cache.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::Cell;
 use std::io;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::frame::Lend;
 
@@ -27,11 +27,12 @@ pub(super) const GROUP: u16 = 0;
 /// Half as many buffers as the kernel gets are set aside, but not more than this.
 const ASIDE_MAX: u16 = 32;
 
-/// Memory that is aligned as the kernel wants a ring of entries to be, to its page size, which need not be 4 KiB elsewhere than on
-/// x86-64. Freed when the value is dropped.
+/// Pages of memory, which are aligned as the kernel wants a ring of entries to be. They read as zero, and none takes memory before it is
+/// written to; an allocator clears what it is asked to align like this, and so touches all of it. Given back when the value
+/// is dropped.
 struct Memory {
     base: NonNull<u8>,
-    layout: Layout,
+    bytes: usize,
 }
 
 // SAFETY: the value only owns the memory; who may access what of it is up to the types that contain it.
@@ -43,32 +44,28 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn new(bytes: usize) -> io::Result<Self> {
-        let alignment = rustix::param::page_size();
-        let layout = Layout::from_size_align(bytes, alignment).map_err(io::Error::other)?;
-        if bytes == 0 {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        }
-        // SAFETY: the layout's size is not zero.
-        #[expect(unsafe_code, reason = "aligned allocation")]
-        let base = unsafe { alloc_zeroed(layout) };
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: without MAP_FIXED no memory that is in use is touched.
+        #[expect(unsafe_code, reason = "mapping memory")]
+        let base = unsafe { mmap_anonymous(null_mut(), bytes, access, MapFlags::PRIVATE) };
         // As much as the configuration asks for, so that it is for the operator to know, and no reason to abort.
-        let base = NonNull::new(base).ok_or_else(|| {
+        let base = base.ok().and_then(|base| NonNull::new(base.cast()));
+        let base = base.ok_or_else(|| {
             let why = format!(
                 "there is no memory for {bytes} bytes (buffers and buffer_bytes in section [ring])"
             );
             io::Error::new(io::ErrorKind::OutOfMemory, why)
         })?;
-        Ok(Memory { base, layout })
+        Ok(Memory { base, bytes })
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: `base` came from the allocator with this very layout and is freed once.
-        #[expect(unsafe_code, reason = "aligned allocation")]
-        unsafe {
-            dealloc(self.base.as_ptr(), self.layout);
-        }
+        // SAFETY: the pages are those that were mapped, and nobody refers to them once their owner is dropped.
+        #[expect(unsafe_code, reason = "mapping memory")]
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok(), "a whole mapping can always go");
     }
 }
 
@@ -145,7 +142,7 @@ impl Buffers {
             returned_count: AtomicUsize::new(0),
         };
         let ring = Memory::new(usize::from(entries) * size_of::<BufRingEntry>())?;
-        // SAFETY: the memory is aligned to a page, as large as the entries, and outlives the registration as the
+        // SAFETY: the memory is whole pages, as large as the entries, and outlives the registration as the
         // caller vouches.
         unsafe {
             submitter.register_buf_ring_with_flags(ring.base.as_ptr() as u64, entries, GROUP, 0)?
@@ -187,7 +184,7 @@ impl Buffers {
             usize::from(buffer) < self.store.leases.len() && length <= self.store.buffer_bytes,
             "the kernel uses buffers that it was given"
         );
-        // SAFETY: the range lies within the allocation. The kernel filled it and took the buffer off the ring, or it is one
+        // SAFETY: the range lies within the mapping. The kernel filled it and took the buffer off the ring, or it is one
         // that was set aside, so nobody writes to it until `give_back`, which needs `self` mutably and therefore comes after the borrow.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
         let bytes = unsafe { std::slice::from_raw_parts(self.store.address(buffer), length) };
