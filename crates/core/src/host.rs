@@ -19,7 +19,7 @@ use crate::panics::{self, Caught};
 use crate::partial::Partial;
 use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
-use crate::service::{Flow, Saved, Service, Source, Watch};
+use crate::service::{Flow, Saved, Service, SourceId, Watch};
 use crate::slots::Slots;
 use crate::slow;
 use crate::tick::Tick;
@@ -50,7 +50,7 @@ pub(crate) trait Host {
     /// Time has passed. Returns after how long it is to be called again.
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught>;
     /// Something that is watched for the service can be read.
-    fn readable(&mut self, source: Source, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught>;
+    fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught>;
     /// The connection has ended.
     fn disconnected(
         &mut self,
@@ -420,7 +420,7 @@ impl<S: Service> Host for Hosted<S> {
         panics::catch(|| self.service.tick(tick))
     }
 
-    fn readable(&mut self, source: Source, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught> {
+    fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught> {
         // Unwind safety: as above.
         panics::catch(|| self.service.readable(source, tick))
     }

@@ -95,6 +95,6 @@ pub use reply::{Abandoned, Reply, Responder, Ticket};
 pub use run::block_signals;
 pub use running::Running;
 pub use server::{Server, ServerError};
-pub use service::{Flow, Refusal, RestoreError, Saved, Service, Source, TopLevel, Watch};
+pub use service::{Flow, Refusal, RestoreError, Saved, Service, SourceId, TopLevel, Watch};
 pub use tick::Tick;
 pub use worker::Worker;

@@ -104,11 +104,13 @@ pub trait Service: 'static {
     ///
     /// # Errors
     ///
-    /// They are logged, and the descriptor is looked at again after a second; so it is after a panic, which is counted, too. One
-    /// that has nothing more to say would be found readable each time: end it with [`Watch::End`].
-    fn readable(&mut self, source: Source, tick: &Tick<'_>) -> io::Result<Watch> {
+    /// They are logged. The descriptor is read from in the next turn all the same, since a socket tells each error but once; if that fails as
+    /// well, a second later, and so on until it goes well. So it is after a panic, which is counted, too. One that has nothing more to say
+    /// would be found readable each time: end it with [`Watch::End`].
+    fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> io::Result<Watch> {
         let _ = (source, tick);
-        Ok(Watch::End)
+        let why = "the service does not say how (Service::readable)";
+        Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
     /// What the successor needs to continue this session. It may be another version of the program, an older one too.
@@ -135,17 +137,17 @@ pub trait Service: 'static {
     }
 }
 
-/// A descriptor that a worker watches for a service.
+/// A descriptor that a worker watches for a service. One that has ended gives its number to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Source(pub(crate) u32);
+pub struct SourceId(pub(crate) u32);
 
-/// What becomes of a [`Source`] after [`Service::readable`].
+/// What becomes of a source after [`Service::readable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Watch {
     /// It is watched on.
     Continue,
-    /// It is not looked at any more, and closed.
+    /// It is not looked at any more, and the worker lets go of it.
     End,
 }
 

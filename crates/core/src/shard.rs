@@ -38,7 +38,7 @@ mod unsaved;
 pub(crate) use self::mail::Accept;
 use self::parting::Rest;
 use self::sources::Sources;
-pub(crate) use self::sources::Watched;
+pub(crate) use self::sources::Watches;
 pub(crate) use self::stopping::Phase;
 use self::ticks::Ticks;
 use self::time::{Overdue, Timed};
@@ -123,7 +123,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn new(
         desk: Desk,
         hosts: Vec<Box<dyn Host>>,
-        sources: Vec<Watched>,
+        watches: Watches,
         drain: Duration,
     ) -> Self {
         let idle = desk.names.iter().map(|name| name.idle_timeout);
@@ -139,7 +139,7 @@ impl<L: Link> Shard<L> {
             ready: Vec::new(),
             wheel: Wheel::new(),
             ticks: Ticks::default(),
-            sources: Sources::new(sources),
+            sources: Sources::new(watches),
             unread: HashMap::new(),
             last_bytes: HashMap::new(),
             overdue: VecDeque::new(),

@@ -128,7 +128,6 @@ impl Exchange {
         let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
         let worker = Worker::new(0, 1, metrics.clone());
         let service = make(&worker);
-        let sources = worker.sources.into_inner();
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names
             .iter()
@@ -144,7 +143,7 @@ impl Exchange {
         let crew = Crew::new(vec![post], names, dealer, memory, metrics, vec![0]);
         let desk = Desk::new(crew, 0, limits);
         let hosts: Vec<Box<dyn Host>> = vec![Box::new(Hosted::new(service))];
-        let shard = Shard::new(desk, hosts, sources, Duration::ZERO);
+        let shard = Shard::new(desk, hosts, worker.watches, Duration::ZERO);
         Exchange {
             shard,
             mailbox,

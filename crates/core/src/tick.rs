@@ -2,11 +2,18 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use crate::desk::Desk;
 use crate::metrics::NameCounters;
 use crate::panics::Caught;
+use crate::service::SourceId;
+use crate::shard::Watches;
 use crate::warnings::Kind;
+
+/// Stands for the name of a service that answers on no socket.
+const NO_SOCKET: &str = "no socket";
 
 /// What a call of [`Service::tick`](crate::Service::tick) or [`Service::readable`](crate::Service::readable) has at hand. No
 /// connection is concerned.
@@ -15,6 +22,7 @@ pub struct Tick<'a> {
     /// Which of the worker's services is called.
     pub(crate) service: usize,
     pub(crate) call: Call,
+    pub(crate) watches: &'a Watches,
 }
 
 /// Which call it is.
@@ -34,24 +42,34 @@ impl fmt::Display for Call {
 }
 
 impl Tick<'_> {
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn. In an
+    /// [`Exchange`](crate::testing::Exchange) time passes as it is told.
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.desk.now)
+    }
+
+    /// Has [`Service::readable`](crate::Service::readable) of this service called whenever there is something to read from this descriptor,
+    /// as [`Worker::watch`](crate::Worker::watch) does: for what is opened later, or again.
+    pub fn watch(&self, descriptor: impl AsFd + 'static) -> SourceId {
+        self.watches.add(self.service, descriptor)
+    }
+
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
     /// `what` has panicked, such as `the heartbeat`. Ten panics a second are logged, and how many were not.
     ///
     /// It is counted for the first socket name that the service answers. For one that answers none there is no counter.
     #[cold]
     pub fn report_panic(&self, what: &str, panic: &Caught) {
-        let first = self.first_name();
-        if let Some((counters, _)) = first {
+        let (counters, name) = self.first_name().unzip();
+        if let Some(counters) = counters {
             counters.panics.add(1);
         }
         if self.desk.warnings.lets_pass(Kind::Panic, self.desk.now) {
-            let socket = first.map(|(_, name)| name);
-            let at = socket.unwrap_or("no socket");
-            let worker = self.desk.worker;
             tracing::error!(
-                socket,
-                worker,
-                "{what} of {at} panicked in {}: {panic}",
+                socket = name.map(display),
+                worker = self.desk.worker,
+                "{what} of {} panicked in {}: {panic}",
+                name.unwrap_or(NO_SOCKET),
                 self.call
             );
         }
@@ -60,34 +78,48 @@ impl Tick<'_> {
     /// Counts and logs that the call took so many milliseconds.
     #[cold]
     pub(crate) fn report_slow(&self, took: u64) {
-        let first = self.first_name();
-        if let Some((counters, _)) = first {
+        let (counters, name) = self.first_name().unzip();
+        if let Some(counters) = counters {
             counters.slow.add(1);
         }
         if self.desk.warnings.lets_pass(Kind::Slow, self.desk.now) {
-            let socket = first.map(|(_, name)| name);
-            let at = socket.unwrap_or("no socket");
-            let worker = self.desk.worker;
             tracing::warn!(
-                socket,
-                worker,
-                "a call of the service of {at} ({}) lasted {took} ms, and nobody on this worker was served; unless the machine is \
+                socket = name.map(display),
+                worker = self.desk.worker,
+                "a call of the service of {} ({}) lasted {took} ms, and nobody on this worker was served; unless the machine is \
                  overloaded, slow work is for another thread",
+                name.unwrap_or(NO_SOCKET),
                 self.call
             );
         }
     }
 
-    /// Logs that what the worker watches for the service cannot be read.
+    /// Logs that a source cannot be read from.
     #[cold]
-    pub(crate) fn report_error(&self, error: &io::Error) {
-        let socket = self.first_name().map(|(_, name)| name);
-        let at = socket.unwrap_or("no socket");
-        let worker = self.desk.worker;
-        tracing::warn!(
-            socket,
-            worker,
-            "what the service of {at} watches cannot be read, and is looked at again in a second: {error}"
+    pub(crate) fn report_unreadable(&self, source: u32, error: &io::Error) {
+        let now = self.desk.now;
+        if self.desk.warnings.lets_pass(Kind::Unreadable, now) {
+            let name = self.first_name().map(|(_, name)| name);
+            tracing::warn!(
+                socket = name.map(display),
+                worker = self.desk.worker,
+                source,
+                "what the service of {} watches cannot be read: {error}",
+                name.unwrap_or(NO_SOCKET)
+            );
+        }
+    }
+
+    /// Logs that the service has ended a source.
+    #[cold]
+    pub(crate) fn report_end(&self, source: u32) {
+        let name = self.first_name().map(|(_, name)| name);
+        tracing::info!(
+            socket = name.map(display),
+            worker = self.desk.worker,
+            source,
+            "the service of {} has ended what it watched",
+            name.unwrap_or(NO_SOCKET)
         );
     }
 

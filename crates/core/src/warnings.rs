@@ -27,10 +27,12 @@ pub(crate) enum Kind {
     Panic,
     /// A call of a service that took long.
     Slow,
+    /// A service could not read from what it watches.
+    Unreadable,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 14] = [
         Kind::Truncated,
         Kind::Framing,
         Kind::TopLevel,
@@ -44,6 +46,7 @@ impl Kind {
         Kind::Memory,
         Kind::Panic,
         Kind::Slow,
+        Kind::Unreadable,
     ];
 
     /// Logs that there were `count` more of them than have lines of their own.
@@ -71,6 +74,13 @@ impl Kind {
                 tracing::warn!(
                     worker,
                     "{count} slow calls of services were not logged one by one; ringhold status counts them"
+                );
+                return;
+            }
+            Kind::Unreadable => {
+                tracing::warn!(
+                    worker,
+                    "{count} failures to read what services watch were not logged one by one"
                 );
                 return;
             }

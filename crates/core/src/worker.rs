@@ -1,6 +1,6 @@
 //! A worker: one thread with its services, its connections and its engine.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -11,10 +11,12 @@ use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::host::Host;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use crate::service::Source;
+use crate::service::SourceId;
 #[cfg(doc)]
 use crate::service::{Service, Watch};
-use crate::shard::{Shard, Watched};
+use crate::shard::{Shard, Watches};
+#[cfg(doc)]
+use crate::tick::Tick;
 
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
 /// with, on the worker's own thread.
@@ -24,7 +26,7 @@ pub struct Worker {
     pub(crate) metrics: Arc<Metrics>,
     /// Which of its services is being made.
     pub(crate) service: Cell<usize>,
-    pub(crate) sources: RefCell<Vec<Watched>>,
+    pub(crate) watches: Watches,
 }
 
 impl Worker {
@@ -34,7 +36,7 @@ impl Worker {
             count,
             metrics,
             service: Cell::new(0),
-            sources: RefCell::default(),
+            watches: Watches::new(),
         }
     }
 
@@ -54,15 +56,17 @@ impl Worker {
     }
 
     /// Has [`Service::readable`] of the service that is being made called whenever there is something to read from this
-    /// descriptor: a datagram socket, a FIFO, a serial line, a timer (timerfd_create(2)), or several in one (epoll(7)). What
-    /// cannot be waited for, such as a regular file, is always readable.
+    /// descriptor: a datagram socket, a FIFO, a serial line, a timer (timerfd_create(2)), or several in one (epoll(7)). A FIFO is
+    /// opened for reading and writing, or it has ended whenever nobody writes. What
+    /// cannot be waited for, such as a regular file, and what is watched twice on a worker, is an error in the log.
     ///
     /// The worker keeps it until it ends, or until the service ends that ([`Watch::End`]); the two share it in an `Rc` or `Arc`. Each worker
     /// makes its own value of the service: who watches the same descriptor on several is called on any of them, and may find nothing.
+    /// What is opened later is watched by [`Tick::watch`]. A read that can block would hold up the worker: set O_NONBLOCK.
     ///
     /// ```
     /// # use std::{io, net::UdpSocket, sync::Arc};
-    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Source, Tick, Watch, Worker};
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, SourceId, Tick, Watch, Worker};
     /// struct Samples {
     ///     /// It does not block.
     ///     socket: Arc<UdpSocket>,
@@ -84,7 +88,7 @@ impl Worker {
     ///         Flow::Continue
     ///     }
     ///
-    ///     fn readable(&mut self, _: Source, _: &Tick<'_>) -> io::Result<Watch> {
+    ///     fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
     ///         let mut datagram = [0; 1500];
     ///         // As many as others can wait for; if there are more, the next call comes soon.
     ///         for _ in 0..64 {
@@ -98,13 +102,8 @@ impl Worker {
     ///     }
     /// }
     /// ```
-    pub fn watch(&self, descriptor: impl AsFd + 'static) -> Source {
-        let mut sources = self.sources.borrow_mut();
-        sources.push(Watched {
-            service: self.service.get(),
-            descriptor: Some(Box::new(descriptor)),
-        });
-        Source(sources.len() as u32 - 1)
+    pub fn watch(&self, descriptor: impl AsFd + 'static) -> SourceId {
+        self.watches.add(self.service.get(), descriptor)
     }
 }
 
@@ -147,7 +146,6 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
             make(&worker)
         })
         .collect();
-    let sources = worker.sources.into_inner();
     let desk = Desk::new(
         assignment.crew,
         assignment.index,
@@ -158,7 +156,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         EngineKind::Ring => ring::run(
             &assignment.config.ring,
             assignment.config.spin,
-            Shard::new(desk, hosts, sources, drain),
+            Shard::new(desk, hosts, worker.watches, drain),
             assignment.acceptors,
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
@@ -166,7 +164,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         EngineKind::Portable => portable::run(
             &assignment.config.ring,
             assignment.config.spin,
-            Shard::new(desk, hosts, sources, drain),
+            Shard::new(desk, hosts, worker.watches, drain),
             assignment.acceptors,
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),

@@ -1,8 +1,8 @@
 //! What an instrument sends as datagrams goes to whoever has subscribed, on all workers. Restarts and reloads lose neither the
-//! subscriptions nor what is sent meanwhile. Try it with `cargo run -p ringhold-rpc --example samples`, a client of 127.0.0.1:4672
+//! subscriptions nor what is sent meanwhile, as far as the socket's buffer has room for it. Try it with `cargo run -p ringhold-rpc --example samples`, a client of 127.0.0.1:4672
 //! that calls `subscribe` with "samples", and from bash `echo 21.5 > /dev/udp/127.0.0.1/4673`.
 //!
-//! A socket unit with `ListenDatagram=` and `FileDescriptorName=samples` has the socket there before the daemon is.
+//! A socket unit with `ListenDatagram=`, `ReceiveBuffer=4M` and `FileDescriptorName=samples` has the socket there before the daemon is.
 
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;

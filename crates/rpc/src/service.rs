@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringhold_core::panics::Caught;
 use ringhold_core::{
-    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Source, Tick,
+    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, SourceId, Tick,
     Ticket, TopLevel, Watch, Worker,
 };
 
@@ -42,7 +42,7 @@ pub struct Rpc {
     router: Router,
     strings: Strings,
     recent: Recents,
-    watches: Vec<(Source, Read)>,
+    watches: Vec<(SourceId, Read)>,
 }
 
 impl Rpc {
@@ -227,15 +227,22 @@ impl Service for Rpc {
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
         self.router
             .clock()
-            .tick(|what, panic| tick.report_panic(what, panic))
+            .tick(tick.now(), |what, panic| tick.report_panic(what, panic))
     }
 
-    fn readable(&mut self, source: Source, _: &Tick<'_>) -> io::Result<Watch> {
-        let mut watches = self.watches.iter_mut();
-        match watches.find(|(known, _)| *known == source) {
-            Some((_, read)) => read(),
-            None => Ok(Watch::End),
+    fn readable(&mut self, source: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
+        let position = self.watches.iter().position(|(known, _)| *known == source);
+        let Some(position) = position else {
+            let why = "the router does not know what is watched";
+            return Err(io::Error::other(why));
+        };
+        let (_, read) = &mut self.watches[position];
+        let watch = read()?;
+        if watch == Watch::End {
+            // Its number may soon be another's.
+            drop(self.watches.swap_remove(position));
         }
+        Ok(watch)
     }
 
     fn save(&self, session: &Session) -> Saved {

@@ -74,6 +74,7 @@ impl Served {
 /// time: from now on the worker is not expected to take turns.
 pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) {
     shard.desk.crew.finished(shard.desk.worker);
+    shard.let_go_of_sources();
     for host in shard.take_hosts() {
         // Unwind safety: nothing is left of the service.
         if let Err(panic) = panics::catch(|| drop(host)) {

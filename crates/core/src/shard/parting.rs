@@ -40,6 +40,8 @@ impl<L: Link> Shard<L> {
             drop(self.closed(slot));
         }
         self.holds = false;
+        // No service is called any more that has not been called so far.
+        self.rest = Rest::All;
         self.phase = Phase::Draining {
             until: self.desk.now,
         };

@@ -1,56 +1,96 @@
-//! Descriptors that a worker watches for its services.
+//! What the services of a worker read from besides connections.
 //!
-//! The engine takes each that is [wanted](Shard::next_source), polls it once, and tells what came of that
-//! ([`Shard::source_readable`]). A poll looks at the state, so nothing is missed between two of them, and one takes nothing, so it
-//! does not matter when it is left behind.
+//! All of it is in one epoll(7) instance, which the engine polls. A poll of each would keep its file open for as long as the
+//! kernel has that: with the portable engine, which cannot cancel, until the successor of this process has begun. An instance keeps nothing open.
 
+use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 
 use super::Shard;
-use super::time::NEVER;
+use crate::panics;
 use crate::peer::Link;
-use crate::service::{Source, Watch};
+use crate::service::{SourceId, Watch};
+use crate::slots::Slots;
 use crate::tick::{Call, Tick};
 
-/// One that could not be read is looked at again after so long.
+/// So many are read from in a turn. If there are more, the kernel names the others next.
+const READ_PER_TURN_MAX: usize = 64;
+
+/// One that fails again and again is read from after so long.
 const REST_MS: u64 = 1_000;
 
-/// A descriptor to be watched for one of a worker's services.
-pub(crate) struct Watched {
-    /// Which of them.
-    pub(crate) service: usize,
-    /// `None` once it is watched no more.
-    pub(crate) descriptor: Option<Box<dyn AsFd>>,
+/// The sources of one worker, by number. Services add to them while they are made or called.
+pub(crate) struct Watches {
+    each: RefCell<Slots<Watched>>,
+    /// Those that the kernel is not asked about yet.
+    fresh: RefCell<Vec<u32>>,
 }
 
-/// What a worker watches.
+struct Watched {
+    /// For which of the worker's services.
+    service: usize,
+    descriptor: Box<dyn AsFd>,
+    /// The last attempt to read has failed.
+    has_failed: bool,
+}
+
+impl Watches {
+    pub(crate) fn new() -> Self {
+        Watches {
+            each: RefCell::new(Slots::new()),
+            fresh: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn add(&self, service: usize, descriptor: impl AsFd + 'static) -> SourceId {
+        let watched = Watched {
+            service,
+            descriptor: Box::new(descriptor),
+            has_failed: false,
+        };
+        let index = self.each.borrow_mut().insert(watched) as u32;
+        self.fresh.borrow_mut().push(index);
+        SourceId(index)
+    }
+}
+
+/// The sources of one worker, and how they are watched.
 pub(super) struct Sources {
-    each: Vec<Watched>,
-    /// To be polled.
-    wanted: Vec<u32>,
-    /// Polled by the engine.
-    polled: Vec<u32>,
-    /// Left alone until then, on the worker's clock.
+    watches: Watches,
+    /// Made for the first of them.
+    epoll: Option<OwnedFd>,
+    /// Reused when the kernel is asked.
+    ready: Vec<epoll::Event>,
+    /// Those that are left alone until then, on the worker's clock.
     resting: Vec<(u64, u32)>,
 }
 
 impl Sources {
-    pub(super) fn new(each: Vec<Watched>) -> Self {
+    pub(super) fn new(watches: Watches) -> Self {
         Sources {
-            wanted: (0..each.len() as u32).collect(),
-            polled: Vec::new(),
+            watches,
+            epoll: None,
+            ready: Vec::new(),
             resting: Vec::new(),
-            each,
         }
     }
 
-    /// Looks again at those that have rested.
+    /// For a call of a service, which may add to them.
+    pub(super) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    /// Goes on with those that have rested.
     #[inline]
     pub(super) fn end_rests(&mut self, now: u64) {
         if !self.resting.is_empty() {
             let rested = self.resting.extract_if(.., |(until, _)| *until <= now);
-            self.wanted.extend(rested.map(|(_, index)| index));
+            let mut fresh = self.watches.fresh.borrow_mut();
+            fresh.extend(rested.map(|(_, index)| index));
         }
     }
 
@@ -58,74 +98,173 @@ impl Sources {
     pub(super) fn rest_ends(&self) -> Option<u64> {
         self.resting.iter().map(|(until, _)| *until).min()
     }
+
+    fn service(&self, index: u32) -> Option<usize> {
+        let each = self.watches.each.borrow();
+        Some(each.get(index as usize)?.service)
+    }
+
+    /// Has the kernel watch one.
+    fn begin(&mut self, index: u32) -> io::Result<()> {
+        let epoll = match &self.epoll {
+            Some(epoll) => epoll,
+            None => {
+                self.ready.reserve_exact(READ_PER_TURN_MAX);
+                let made = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+                self.epoll.insert(made)
+            }
+        };
+        let each = self.watches.each.borrow();
+        if let Some(watched) = each.get(index as usize) {
+            let data = epoll::EventData::new_u64(u64::from(index));
+            epoll::add(epoll, &watched.descriptor, data, epoll::EventFlags::IN)?;
+        }
+        Ok(())
+    }
+
+    fn cease(&self, watched: &Watched) {
+        if let Some(epoll) = &self.epoll {
+            // What has changed its descriptor meanwhile is not there any more.
+            let _ = epoll::delete(epoll, &watched.descriptor);
+        }
+    }
+
+    /// It could be read from.
+    fn went_well(&self, index: u32) {
+        if let Some(watched) = self.watches.each.borrow_mut().get_mut(index as usize) {
+            watched.has_failed = false;
+        }
+    }
+
+    /// It could not be read from, as of now. A socket tells each error once, so the first time does not mean that there is nothing
+    /// to read.
+    fn failed(&mut self, index: u32, now: u64) {
+        let mut each = self.watches.each.borrow_mut();
+        if let Some(watched) = each.get_mut(index as usize)
+            && std::mem::replace(&mut watched.has_failed, true)
+        {
+            self.cease(watched);
+            self.resting.push((now.saturating_add(REST_MS), index));
+        }
+    }
+
+    /// Lets go of one.
+    fn end(&mut self, index: u32) {
+        let watched = self.watches.each.borrow_mut().remove(index as usize);
+        if let Some(watched) = watched {
+            self.cease(&watched);
+            let_go(watched);
+        }
+    }
 }
 
 impl<L: Link> Shard<L> {
-    /// A descriptor that is to be polled for something to read.
+    /// Readable when anything is that is watched, for the engine to poll; `None` if nothing is, or nobody may read.
     #[inline]
-    pub(crate) fn next_source(&mut self) -> Option<u32> {
-        if self.sources.wanted.is_empty() || !self.dispatches() {
+    pub(crate) fn sources(&mut self) -> Option<BorrowedFd<'_>> {
+        if !self.dispatches() {
             return None;
         }
-        let index = self.sources.wanted.pop()?;
-        self.sources.polled.push(index);
-        Some(index)
-    }
-
-    /// The descriptor of this index, which stays open while it is polled.
-    pub(crate) fn source(&self, index: u32) -> Option<BorrowedFd<'_>> {
-        let watched = self.sources.each.get(index as usize)?;
-        watched.descriptor.as_ref().map(|watched| watched.as_fd())
-    }
-
-    /// What is polled at the moment.
-    pub(crate) fn polled_sources(&self) -> &[u32] {
-        &self.sources.polled
-    }
-
-    /// A poll is over, and nobody is to know what it said.
-    pub(crate) fn forget_source(&mut self, index: u32) {
-        self.sources.polled.retain(|polled| *polled != index);
-    }
-
-    /// A poll is over: there is something to read, or it could not be found out.
-    #[cold]
-    pub(crate) fn source_readable(&mut self, index: u32, polled: io::Result<()>) {
-        self.forget_source(index);
-        if !self.dispatches() {
-            return;
+        if !self.sources.watches.fresh.borrow().is_empty() {
+            self.begin_sources();
         }
-        let Some(watched) = self.sources.each.get_mut(index as usize) else {
+        self.sources.epoll.as_ref().map(AsFd::as_fd)
+    }
+
+    #[cold]
+    fn begin_sources(&mut self) {
+        for index in self.sources.watches.fresh.take() {
+            let Some(service) = self.sources.service(index) else {
+                continue;
+            };
+            if let Err(error) = self.sources.begin(index) {
+                self.source_tick(service).report_unreadable(index, &error);
+                let until = self.desk.now.saturating_add(REST_MS);
+                self.sources.resting.push((until, index));
+            }
+        }
+    }
+
+    /// Has the services read from what can be read from.
+    #[cold]
+    pub(crate) fn read_sources(&mut self) {
+        let (true, Some(epoll)) = (self.dispatches(), &self.sources.epoll) else {
             return;
         };
-        let service = watched.service;
-        let at_hand = Tick {
+        let mut ready = std::mem::take(&mut self.sources.ready);
+        // If it fails, it is as if there were nothing.
+        let _ = epoll::wait(
+            epoll,
+            spare_capacity(&mut ready),
+            Some(&Timespec::default()),
+        );
+        for event in ready.drain(..) {
+            self.read_source(event.data.u64() as u32);
+        }
+        self.sources.ready = ready;
+    }
+
+    fn read_source(&mut self, index: u32) {
+        let Some(service) = self.sources.service(index) else {
+            return;
+        };
+        let tick = Tick {
             desk: &self.desk,
             service,
             call: Call::Readable,
+            watches: self.sources.watches(),
         };
         let host = self.hosts.get_mut(service);
-        let read = match (polled, host) {
-            (Ok(()), Some(host)) => host.readable(Source(index), &at_hand),
-            (Err(error), _) => Ok(Err(error)),
-            (Ok(()), None) => Ok(Ok(Watch::End)),
-        };
-        if let Some(took) = self.desk.stopwatch.slow() {
-            at_hand.report_slow(took);
+        let read = host.map(|host| host.readable(SourceId(index), &tick));
+        let took = self.desk.stopwatch.slow();
+        if let Some(took) = took {
+            tick.report_slow(took);
         }
         match read {
-            Ok(Ok(Watch::Continue)) => return self.sources.wanted.push(index),
-            Ok(Ok(Watch::End)) => return watched.descriptor = None,
-            Ok(Err(error)) => at_hand.report_error(&error),
-            Err(panic) => at_hand.report_panic("the service", &panic),
+            Some(Ok(Ok(Watch::Continue))) => return self.sources.went_well(index),
+            Some(Ok(Ok(Watch::End))) => {
+                tick.report_end(index);
+                return self.sources.end(index);
+            }
+            None => return,
+            Some(Ok(Err(error))) => tick.report_unreadable(index, &error),
+            Some(Err(panic)) => tick.report_panic("the service", &panic),
         }
-        let until = self.desk.now.saturating_add(REST_MS);
-        self.sources.resting.push((until, index));
+        let now = self.desk.now.saturating_add(took.unwrap_or(0));
+        self.sources.failed(index, now);
     }
 
-    /// When [`Shard::tick`] has a descriptor to look at again.
+    fn source_tick(&self, service: usize) -> Tick<'_> {
+        Tick {
+            desk: &self.desk,
+            service,
+            call: Call::Readable,
+            watches: self.sources.watches(),
+        }
+    }
+
+    /// When [`Shard::tick`] has a source to go on with.
     pub(super) fn next_source_due(&self) -> Option<u64> {
-        let due = self.sources.rest_ends().unwrap_or(NEVER);
-        (due != NEVER && self.dispatches()).then_some(due)
+        let due = self.sources.rest_ends()?;
+        self.dispatches().then_some(due)
+    }
+
+    /// Lets go of all sources, when the services are called no more.
+    pub(crate) fn let_go_of_sources(&mut self) {
+        let indexes: Vec<usize> = {
+            let each = self.sources.watches.each.borrow();
+            each.iter().map(|(index, _)| index).collect()
+        };
+        for index in indexes {
+            self.sources.end(index as u32);
+        }
+    }
+}
+
+/// What the service has made of it may panic as it goes.
+fn let_go(watched: Watched) {
+    // Unwind safety: nothing is left of it.
+    if let Err(panic) = panics::catch(|| drop(watched)) {
+        tracing::error!("what a service had watched panicked when it was dropped: {panic}");
     }
 }

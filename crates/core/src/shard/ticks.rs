@@ -67,6 +67,7 @@ impl<L: Link> Shard<L> {
                 desk: &self.desk,
                 service: index,
                 call: tick::Call::Tick,
+                watches: self.sources.watches(),
             };
             let ticked = self.hosts.get_mut(index).map(|host| host.tick(&at_hand));
             if let Some(Err(panic)) = &ticked {

@@ -41,7 +41,8 @@ impl Exchange {
         self.shard.tick();
         // Whatever a client does is told at once.
         self.shard.caught_up();
-        self.look_at_sources();
+        let _ = self.shard.sources();
+        self.shard.read_sources();
         loop {
             self.deliver_mail();
             self.shard.work();
@@ -53,21 +54,6 @@ impl Exchange {
             }
             if idle && !self.shard.is_busy() && !self.deliver_mail() {
                 return;
-            }
-        }
-    }
-
-    /// Calls the service for what can be read, once each.
-    fn look_at_sources(&mut self) {
-        while self.shard.next_source().is_some() {}
-        for index in self.shard.polled_sources().to_vec() {
-            let descriptor = self.shard.source(index);
-            let is_readable = descriptor.is_some_and(|descriptor| {
-                let fd = &mut [PollFd::new(&descriptor, PollFlags::IN)];
-                poll(fd, Some(&Timespec::default())) == Ok(1)
-            });
-            if is_readable {
-                self.shard.source_readable(index, Ok(()));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
 use ringhold_core::{
-    Flow, Frame, Handle, Peer, Refusal, Reply, Saved, Service, Source, Tick, Watch, Worker,
+    Flow, Frame, Handle, Peer, Refusal, Reply, Saved, Service, SourceId, Tick, Watch, Worker,
 };
 
 /// What a datagram asks for, instead of being passed on.
@@ -19,7 +19,7 @@ const PANIC: u8 = 0x7f;
 
 /// Passes each datagram of its sockets on to the last client, one a call, behind the number of the socket.
 struct Relay {
-    sockets: Vec<(Source, Rc<UnixDatagram>)>,
+    sockets: Vec<(SourceId, Rc<UnixDatagram>)>,
     calls: Rc<RefCell<usize>>,
     reader: Option<Handle>,
 }
@@ -36,7 +36,7 @@ impl Service for Relay {
         Flow::Continue
     }
 
-    fn readable(&mut self, source: Source, _: &Tick<'_>) -> io::Result<Watch> {
+    fn readable(&mut self, source: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
         *self.calls.borrow_mut() += 1;
         let mut sockets = self.sockets.iter().enumerate();
         let (number, (_, socket)) = sockets.find(|(_, (known, _))| *known == source).unwrap();
@@ -163,23 +163,99 @@ fn nothing_is_read_any_more_that_has_ended() {
 }
 
 #[test]
-fn who_fails_or_panics_is_called_again_a_second_later() {
+fn who_fails_once_is_called_again_at_once() {
+    for (what, panics) in [(FAIL, 0), (PANIC, 1)] {
+        let rig = Rig::new(1);
+        let mut exchange = rig.exchange();
+        let client = exchange.connect();
+        for round in 1..5 {
+            rig.send(0, &[what, 1]);
+            exchange.deliver();
+            exchange.deliver();
+            assert_eq!(exchange.take_sent(client), [0, 1]);
+            assert_eq!(exchange.counters().panics, round * panics);
+        }
+    }
+}
+
+#[test]
+fn who_fails_again_and_again_is_called_once_a_second() {
     for (what, panics) in [(FAIL, 0), (PANIC, 1)] {
         let rig = Rig::new(2);
         let mut exchange = rig.exchange();
         let client = exchange.connect();
-        rig.send(0, &[what, 1]);
+        rig.send(0, &[what, what, what, 1, what, 1]);
         exchange.deliver();
-        assert_eq!((rig.calls(), exchange.counters().panics), (1, panics));
-        exchange.advance(NEARLY);
-        assert_eq!(rig.calls(), 1);
+        exchange.deliver();
+        assert_eq!((rig.calls(), exchange.counters().panics), (2, 2 * panics));
+        for calls in [3, 4] {
+            exchange.advance(NEARLY);
+            assert_eq!(rig.calls(), calls - 1);
+            exchange.advance(REST);
+            assert_eq!(rig.calls(), calls);
+        }
+        assert_eq!(exchange.take_sent(client), [0, 1]);
+        // It has gone well in between.
+        exchange.deliver();
+        exchange.deliver();
+        assert_eq!(exchange.take_sent(client), [0, 1]);
         // The others are watched meanwhile.
+        rig.send(0, &[what, what]);
         rig.send(1, &[2]);
         exchange.deliver();
-        assert_eq!(exchange.take_sent(client), [1, 2]);
-        exchange.advance(REST);
-        assert_eq!(exchange.take_sent(client), [0, 1]);
+        exchange.deliver();
+        exchange.deliver();
+        assert_eq!((rig.calls(), exchange.take_sent(client)), (9, vec![1, 2]));
         assert!(exchange.is_open(client));
+    }
+}
+
+/// Watches the pieces of a stream, one after the other: each datagram brings the next socket.
+struct Chain {
+    next: Vec<Rc<UnixDatagram>>,
+    ids: Vec<SourceId>,
+}
+
+impl Service for Chain {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
+        self.ids.push(tick.watch(self.next.pop()?));
+        None
+    }
+
+    fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> io::Result<Watch> {
+        assert_eq!(self.ids.last(), Some(&source));
+        self.ids
+            .extend(self.next.pop().map(|next| tick.watch(next)));
+        Ok(Watch::End)
+    }
+}
+
+#[test]
+fn what_is_opened_later_is_watched_too() {
+    let rig = Rig::new(5);
+    let next = rig.receivers.iter().rev().cloned().collect();
+    let ids = Vec::new();
+    let mut exchange = Exchange::new(Chain { next, ids });
+    // Before it is watched, and after that.
+    rig.send(0, &[0]);
+    rig.send(2, &[0]);
+    for index in 0..5 {
+        rig.send(index, &[0]);
+        exchange.deliver();
+        let held = |receiver: &Rc<UnixDatagram>| Rc::strong_count(receiver) - 1;
+        let held: Vec<usize> = rig.receivers.iter().map(held).collect();
+        let expected = [0, 1, 2, 3, 4].map(|other| usize::from(other > index));
+        assert_eq!(held, expected, "{index}");
     }
 }
 

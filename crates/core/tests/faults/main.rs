@@ -154,6 +154,8 @@ tests! {
     sources {
         what_is_watched_is_read_in_order,
         what_is_always_readable_holds_up_nobody,
+        a_start_that_fails_reads_nothing,
+        what_panics_when_it_is_let_go_of_costs_nobody_else,
         an_idle_worker_looks_again_at_what_has_failed,
     }
     closing {

@@ -1,11 +1,16 @@
 //! Services for which workers watch descriptors.
 
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Service, Source, Tick, Watch};
+use ringhold_core::config::Config;
+use ringhold_core::inherit::Inherited;
+use ringhold_core::{
+    Flow, Frame, Handle, Peer, Refusal, Reply, Server, Service, SourceId, Tick, Watch,
+};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
@@ -38,7 +43,7 @@ impl Service for Relay {
         Flow::Continue
     }
 
-    fn readable(&mut self, _: Source, _: &Tick<'_>) -> io::Result<Watch> {
+    fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
         let socket = self.socket.as_ref().unwrap();
         let mut datagram = [0; 8];
         for _ in 0..BATCH {
@@ -107,7 +112,7 @@ pub(crate) fn what_is_watched_is_read_in_order(engine: Engine) {
 /// Counts its calls, and reads nothing.
 struct Idler {
     calls: Arc<AtomicUsize>,
-    fails: bool,
+    answer: fn() -> io::Result<Watch>,
 }
 
 impl Service for Idler {
@@ -122,17 +127,14 @@ impl Service for Idler {
         Flow::Continue
     }
 
-    fn readable(&mut self, _: Source, _: &Tick<'_>) -> io::Result<Watch> {
+    fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        match self.fails {
-            true => Err(io::Error::other("on purpose")),
-            false => Ok(Watch::Continue),
-        }
+        (self.answer)()
     }
 }
 
 /// A server whose worker watches a socket that can be read from and never is, and how often its service was called.
-fn idle(engine: Engine, fails: bool) -> (Bed, Arc<AtomicUsize>) {
+fn idle(engine: Engine, answer: fn() -> io::Result<Watch>) -> (Bed, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let bed = Bed::start(engine, CONFIG, |server| {
@@ -143,14 +145,14 @@ fn idle(engine: Engine, fails: bool) -> (Bed, Arc<AtomicUsize>) {
                 sender.send(&[0]).unwrap();
                 worker.watch(receiver);
             }
-            Idler { calls, fails }
+            Idler { calls, answer }
         })
     });
     (bed, calls)
 }
 
 pub(crate) fn what_is_always_readable_holds_up_nobody(engine: Engine) {
-    let (bed, calls) = idle(engine, false);
+    let (bed, calls) = idle(engine, || Ok(Watch::Continue));
     let mut clients = [bed.connect("relay"), bed.connect("relay")];
     for number in 0..100 {
         for client in &mut clients {
@@ -166,9 +168,83 @@ pub(crate) fn what_is_always_readable_holds_up_nobody(engine: Engine) {
     bed.finish();
 }
 
+/// What is there waits for a process that serves.
+pub(crate) fn a_start_that_fails_reads_nothing(engine: Engine) {
+    for _ in 0..5 {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        sender.send(&[0]).unwrap();
+        let receiver = Arc::new(receiver);
+        let watched = receiver.clone();
+        let text = format!(
+            "engine = \"{engine}\"\nworkers = 3\n[sockets.relay]\nlisten = [\"127.0.0.1:0\"]"
+        );
+        let started = Server::new(Config::parse(&text, "test").unwrap())
+            .inherited(Inherited::none())
+            .service("relay", move |worker| {
+                // The others are done by then, or soon.
+                assert_ne!(worker.index(), 2, "on purpose");
+                if worker.index() == 0 {
+                    worker.watch(watched.clone());
+                }
+                Relay {
+                    socket: Some(watched.clone()),
+                    reader: None,
+                }
+            })
+            .start();
+        assert!(started.is_err());
+        assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 1);
+    }
+}
+
+/// One that panics when it is dropped, whoever has it.
+struct Bomb(UnixDatagram);
+
+impl AsFd for Bomb {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+pub(crate) fn what_panics_when_it_is_let_go_of_costs_nobody_else(engine: Engine) {
+    let bombs = [(); 2].map(|()| UnixDatagram::pair().unwrap());
+    let (senders, receivers): (Vec<_>, Vec<_>) = bombs.into_iter().unzip();
+    let receivers = Mutex::new(receivers);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let bed = Bed::start(engine, CONFIG, |server| {
+        server.service("relay", move |worker| {
+            if worker.index() == 0 {
+                for receiver in receivers.lock().unwrap().drain(..) {
+                    worker.watch(Bomb(receiver));
+                }
+            }
+            Idler {
+                calls: counted.clone(),
+                answer: || Ok(Watch::End),
+            }
+        })
+    });
+    let mut client = bed.connect("relay");
+    senders[0].send(&[0]).unwrap();
+    bed.until("a call", |_| calls.load(Ordering::Relaxed) == 1);
+    client.write_all(&[1]).unwrap();
+    client::expect(&mut client, &[1]);
+    // The other one goes with the worker.
+    drop(client);
+    bed.finish();
+}
+
 pub(crate) fn an_idle_worker_looks_again_at_what_has_failed(engine: Engine) {
-    let (bed, calls) = idle(engine, true);
-    bed.until("a second call", |_| calls.load(Ordering::Relaxed) >= 2);
+    let (bed, calls) = idle(engine, || Err(io::Error::other("on purpose")));
+    bed.until("a third call", |_| calls.load(Ordering::Relaxed) >= 3);
     // Each takes a turn, and what was before and behind it; and not as many as there would be without a rest.
     let turns = bed.counters().turns;
     let calls = calls.load(Ordering::Relaxed) as u64;

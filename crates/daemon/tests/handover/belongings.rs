@@ -165,6 +165,26 @@ fn what_a_service_reads_reaches_every_subscriber() {
 }
 
 #[test]
+fn what_a_service_has_opened_is_free_for_the_next_process() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::new(16, "").with_test_daemon();
+        manager.use_engine(engine);
+        manager.configure("workers = 2\n[sockets.topics]\n");
+        let address = manager.listen_unix("topics");
+        manager.set_flag("open-its-own", true);
+        manager.start();
+        let mut reader = Wire::connect(&address);
+        for id in 0..8 {
+            reader.send(&request(id, "subscribe", &["metrics".into()]));
+            assert_eq!(reader.reply(), (id.into(), Ok(Value::Nil)));
+            manager.reload();
+            manager.restart();
+        }
+        manager.stop_for_good();
+    }
+}
+
+#[test]
 fn what_the_application_has_opened_survives_restarts_and_crashes() {
     let mut bed = Bed::new(16);
     bed.manager.start();

@@ -9,8 +9,10 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -124,9 +126,14 @@ fn serve(config: &Path) {
             let hub = topics::Hub::default();
             let ticks = flags.join("relay-in-ticks").exists();
             let watches = flags.join("relay-when-readable").exists();
+            let flags = flags.clone();
             move |worker| {
                 let router = topics::router(&hub);
                 let is_first = worker.index() == 0;
+                let router = match is_first && flags.join("open-its-own").exists() {
+                    true => open(router, &flags),
+                    false => router,
+                };
                 let router = match (ticks && is_first, watches && is_first) {
                     (true, _) => router.every(Duration::from_millis(1), relay(&hub)),
                     (_, true) => watch(router, relay(&hub)),
@@ -200,6 +207,13 @@ fn watch(router: Router, mut relay: impl FnMut() + 'static) -> Router {
         relay();
         Ok(Watch::Continue)
     })
+}
+
+/// Watches a socket of this process, whose name is nobody else's for as long as it is open anywhere.
+fn open(router: Router, flags: &Path) -> Router {
+    let name = SocketAddr::from_abstract_name(flags.as_os_str().as_bytes()).unwrap();
+    let socket = UnixDatagram::bind_addr(&name).unwrap();
+    router.watch(socket, || Ok(Watch::Continue))
 }
 
 /// A line is a datagram, as it is for the journal.

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
-use std::time::Duration;
 
 use ringhold_core::Watch;
 use ringhold_core::limits::Limits;
@@ -37,7 +36,8 @@ fn each_descriptor_has_its_reader() {
         send(index, byte);
         exchange.deliver();
     }
-    assert_eq!(*log.borrow(), [("b", 5), ("a", 6), ("a", 1), ("b", 0)]);
-    exchange.advance(Duration::from_secs(1));
-    assert_eq!(log.borrow()[4..], [("a", 7)]);
+    assert_eq!(
+        *log.borrow(),
+        [("b", 5), ("a", 6), ("a", 1), ("b", 0), ("a", 7)]
+    );
 }

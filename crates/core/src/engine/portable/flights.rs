@@ -38,8 +38,8 @@ pub(super) enum Operation {
     Wake,
     /// This listener is readable.
     Acceptable(usize),
-    /// What is watched for a service is readable; by its index.
-    Source(u32),
+    /// What services read from besides connections is readable.
+    Sources,
     /// A connection is readable.
     Readable { slot: u32, generation: u32 },
     /// A connection is writable.

@@ -52,6 +52,8 @@ struct Engine<'a> {
     mailbox: Mailbox,
     clock: Clock,
     spin: Duration,
+    /// What services read from besides connections is polled.
+    sources_armed: bool,
     /// Connections that wait for a buffer to receive into, or to send from, slot and generation, first first.
     starved_receives: VecDeque<(u32, u32)>,
     starved_sends: VecDeque<(u32, u32)>,
@@ -123,6 +125,7 @@ pub(crate) fn run(
         mailbox,
         clock: Clock::new(),
         spin,
+        sources_armed: false,
         starved_receives: VecDeque::new(),
         starved_sends: VecDeque::new(),
         pausing: Vec::new(),
@@ -273,30 +276,26 @@ impl Engine<'_> {
             Operation::Readable { slot, generation } => self.readable(slot, generation, &outcome),
             Operation::Writable { slot, generation } => self.writable(slot, generation, &outcome),
             Operation::Acceptable(index) => self.acceptable(index, &outcome),
-            Operation::Source(index) => self.source_polled(index, &outcome),
+            Operation::Sources => self.sources_polled(),
             Operation::Wake => self.woken()?,
             Operation::Turn => {}
         }
         Ok(())
     }
 
-    /// Begins to wait for what is to be read for the services.
+    /// Begins to wait for what services read from besides connections, unless that has happened.
     fn arm_sources(&mut self) {
-        while let Some(index) = self.shard.next_source() {
-            if let Some(descriptor) = self.shard.source(index) {
-                let operation = Operation::Source(index);
-                self.flights.readable(operation, descriptor);
-            }
+        if let Some(sources) = self.shard.sources()
+            && !std::mem::replace(&mut self.sources_armed, true)
+        {
+            self.flights.readable(Operation::Sources, sources);
         }
     }
 
     /// There is something to read, or the poll has failed.
-    fn source_polled(&mut self, index: u32, outcome: &Outcome) {
-        let polled = match outcome.result {
-            error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
-            _ => Ok(()),
-        };
-        self.shard.source_readable(index, polled);
+    fn sources_polled(&mut self) {
+        self.sources_armed = false;
+        self.shard.read_sources();
     }
 
     fn arm_wake(&mut self) {

@@ -87,6 +87,8 @@ struct Engine<'r> {
     /// Where the mailbox's eventfd is read to.
     wake: Box<u64>,
     wake_armed: bool,
+    /// What services read from besides connections is polled.
+    sources_armed: bool,
     /// The worker is done, and ends what is still in flight.
     finishes: bool,
     alarm: Alarm,
@@ -183,6 +185,7 @@ impl<'r> Engine<'r> {
             messages: Vec::new(),
             wake: Box::new(0),
             wake_armed: false,
+            sources_armed: false,
             finishes: false,
             alarm: Alarm::new(),
         })
@@ -332,7 +335,7 @@ impl<'r> Engine<'r> {
                     self.arm_wake()?;
                 }
             }
-            Kind::Source => self.source_polled(operation, completion),
+            Kind::Sources => self.sources_polled(),
             Kind::Alarm => self.alarm.went_off(),
             // What counts is the completion of the operation that was cancelled.
             Kind::Cancel => {}
@@ -376,8 +379,10 @@ impl<'r> Engine<'r> {
         if self.alarm.is_armed() {
             self.cancel(Operation::new(Kind::Alarm, 0, 0))?;
         }
-        self.cancel_sources()?;
-        while self.wake_armed || self.alarm.is_armed() || !self.shard.polled_sources().is_empty() {
+        if self.sources_armed {
+            self.cancel(Operation::new(Kind::Sources, 0, 0))?;
+        }
+        while self.wake_armed || self.alarm.is_armed() || self.sources_armed {
             self.enter(Wait::AtMost(100))?;
             self.dispatch_all(&mut chunk)?;
         }

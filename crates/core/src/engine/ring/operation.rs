@@ -30,8 +30,8 @@ pub(super) enum Kind {
     Readable = 11,
     /// A receive into a buffer that was set aside, which does not wait.
     Look = 12,
-    /// A poll of a descriptor that is watched for a service; the slot is its index.
-    Source = 13,
+    /// A poll of what services read from besides connections.
+    Sources = 13,
 }
 
 /// One operation in flight.
@@ -70,7 +70,7 @@ impl Operation {
             10 => Kind::Alarm,
             11 => Kind::Readable,
             12 => Kind::Look,
-            13 => Kind::Source,
+            13 => Kind::Sources,
             _ => return None,
         };
         Some(Operation {
@@ -99,7 +99,7 @@ mod tests {
             Kind::Alarm,
             Kind::Readable,
             Kind::Look,
-            Kind::Source,
+            Kind::Sources,
         ] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let operation = Operation::new(kind, generation, slot);

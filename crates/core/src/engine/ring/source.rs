@@ -1,4 +1,4 @@
-//! The polls of what is watched for the services.
+//! The poll of what services read from besides connections.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -6,38 +6,26 @@ use std::os::fd::AsRawFd;
 use super::Engine;
 use super::files::File;
 use super::operation::{Kind, Operation};
-use super::queue::Completion;
 
 impl Engine<'_> {
-    /// Begins to wait for what is to be read.
+    /// Begins to wait for something to read, unless that has happened.
     pub(super) fn arm_sources(&mut self) -> io::Result<()> {
-        while let Some(index) = self.shard.next_source() {
-            if let Some(descriptor) = self.shard.source(index) {
-                let file = File::descriptor(descriptor.as_raw_fd());
-                let poll = Operation::new(Kind::Source, 0, index);
-                self.queue.poll(file, libc::POLLIN, false, poll.pack())?;
-            }
+        let Some(sources) = self.shard.sources() else {
+            return Ok(());
+        };
+        if std::mem::replace(&mut self.sources_armed, true) {
+            return Ok(());
         }
-        Ok(())
+        let file = File::descriptor(sources.as_raw_fd());
+        let poll = Operation::new(Kind::Sources, 0, 0);
+        self.queue.poll(file, libc::POLLIN, false, poll.pack())
     }
 
     /// There is something to read, or the poll has failed or was cancelled.
-    pub(super) fn source_polled(&mut self, operation: Operation, completion: &Completion) {
-        if self.finishes {
-            return self.shard.forget_source(operation.slot);
+    pub(super) fn sources_polled(&mut self) {
+        self.sources_armed = false;
+        if !self.finishes {
+            self.shard.read_sources();
         }
-        let polled = match completion.result {
-            error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
-            _ => Ok(()),
-        };
-        self.shard.source_readable(operation.slot, polled);
-    }
-
-    /// Asks for the end of all polls.
-    pub(super) fn cancel_sources(&mut self) -> io::Result<()> {
-        for index in self.shard.polled_sources().to_vec() {
-            self.cancel(Operation::new(Kind::Source, 0, index))?;
-        }
-        Ok(())
     }
 }
