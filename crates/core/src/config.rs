@@ -21,6 +21,7 @@ mod parse;
 mod partition;
 mod table;
 mod units;
+mod values;
 
 pub use address::ListenAddress;
 pub use error::{ConfigError, Problem};

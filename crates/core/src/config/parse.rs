@@ -1,8 +1,6 @@
 //! From the text of a configuration file to a [`Config`].
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -10,18 +8,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::error::ConfigError;
-use super::table::{Fault, Report, Section, described, each, nearest};
-use super::{
-    Config, EngineChoice, Handover, Id, ListenAddress, Partition, RingConfig, SocketConfig, Workers,
+use super::table::{Report, Section};
+use super::values::{
+    boolean, congestion, descriptor_name, duration, engine, id, listen, mode, number, partition,
+    power_of_two, size, spin, string, whole_seconds, workers,
 };
-use super::{partition, units};
-use crate::inherit::RESERVED_PREFIX;
+use super::{Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers, beyond};
 use crate::limits::Limits;
-
-type Value<'t> = Spanned<DeValue<'t>>;
-
-/// The longest descriptor name that systemd passes on (FileDescriptorName= in systemd.socket(5)).
-const MAX_NAME: usize = 255;
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
     parse_with(text, origin, |_, _| Some(())).map(|(config, ())| config)
@@ -229,7 +222,7 @@ fn socket(
     if let Workers::Count(count) = workers
         && let Err(index) = socket.workers.resolve(count)
     {
-        section.problem_at("workers", partition::beyond(name, index, count));
+        section.problem_at("workers", beyond(name, index, count));
     }
     for (key, is_set) in [
         ("keepalive_interval", socket.keepalive_interval.is_some()),
@@ -255,254 +248,4 @@ fn socket(
         );
     }
     socket
-}
-
-fn engine(value: &Value<'_>) -> Result<EngineChoice, Fault> {
-    match string(value)? {
-        "auto" => Ok(EngineChoice::Auto),
-        "ring" => Ok(EngineChoice::Ring),
-        "portable" => Ok(EngineChoice::Portable),
-        other => {
-            let known = ["auto", "ring", "portable"];
-            let near =
-                nearest(other, known.into_iter()).map(|near| format!("; did you mean {near:?}?"));
-            let near = near.unwrap_or_default();
-            Err(
-                format!("{other:?} is not an engine (\"auto\", \"ring\" or \"portable\"){near}")
-                    .into(),
-            )
-        }
-    }
-}
-
-fn workers(value: &Value<'_>) -> Result<Workers, Fault> {
-    match value.get_ref() {
-        DeValue::String(text) if text == "auto" => Ok(Workers::Auto),
-        DeValue::Integer(_) => {
-            number(1..=Workers::MAX as u32)(value).map(|count| Workers::Count(count as usize))
-        }
-        other => Err(format!(
-            "it must be \"auto\" or a number of workers, not {}",
-            described(other)
-        )
-        .into()),
-    }
-}
-
-fn spin(value: &Value<'_>) -> Result<Duration, Fault> {
-    let spin = duration(value)?;
-    let most = Duration::from_secs(1);
-    if spin > most {
-        Err("a worker can spin for one second at most, \"1s\""
-            .to_owned()
-            .into())
-    } else {
-        Ok(spin)
-    }
-}
-
-/// A time of keepalive.
-fn whole_seconds(least: u64) -> impl Fn(&Value<'_>) -> Result<Duration, Fault> {
-    // MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL of the kernel.
-    const MOST: u64 = 32_767;
-    move |value| {
-        let time = duration(value)?;
-        if time.subsec_nanos() > 0 || !(least..=MOST).contains(&time.as_secs()) {
-            return Err(format!(
-                "it must be whole seconds, from \"{least}s\" to \"{MOST}s\" (9 hours)"
-            )
-            .into());
-        }
-        Ok(time)
-    }
-}
-
-fn partition(value: &Value<'_>) -> Result<Partition, Fault> {
-    let index = number(0..=u32::MAX);
-    match value.get_ref() {
-        DeValue::String(text) => Ok(text.parse()?),
-        DeValue::Integer(_) => Ok(Partition::only(vec![index(value)? as usize])?),
-        DeValue::Array(list) => {
-            let list = each(list, |item| index(item).map(|index| index as usize))?;
-            Ok(Partition::only(list)?)
-        }
-        other => Err(format!(
-            "it must be \"all\", \"0\", \"0-3\" or a list such as [0, 2], not {}",
-            described(other)
-        )
-        .into()),
-    }
-}
-
-fn listen(value: &Value<'_>) -> Result<Vec<ListenAddress>, Fault> {
-    let DeValue::Array(list) = value.get_ref() else {
-        // One address needs no brackets.
-        return Ok(vec![string(value)?.parse()?]);
-    };
-    let mut known: Vec<ListenAddress> = Vec::new();
-    each(list, |item| {
-        let text = string(item)?;
-        let address: ListenAddress = text.parse()?;
-        // Port 0 is another port each time.
-        let any_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-        if !any_port && known.contains(&address) {
-            let wrong = format!(
-                "{text:?} is listed twice; to listen once on each worker, write reuse_port = true"
-            );
-            return Err(wrong.into());
-        }
-        known.push(address.clone());
-        Ok(address)
-    })
-}
-
-fn id(value: &Value<'_>) -> Result<Option<Id>, Fault> {
-    match value.get_ref() {
-        DeValue::String(text) if text.is_empty() => Err("it is empty".to_owned().into()),
-        DeValue::String(text) => Ok(Some(match text.parse() {
-            Ok(number) => Id::Number(number),
-            Err(_) => Id::Name(text.to_string()),
-        })),
-        // The largest number means "leave it" in chown(2).
-        DeValue::Integer(_) => {
-            number(0..=u32::MAX - 1)(value).map(|number| Some(Id::Number(number)))
-        }
-        other => Err(format!("it must be a name or a number, not {}", described(other)).into()),
-    }
-}
-
-/// The name of an algorithm, which the kernel keeps in 16 bytes with a zero behind it (TCP_CA_NAME_MAX).
-fn congestion(value: &Value<'_>) -> Result<String, Fault> {
-    let name = string(value)?;
-    let is_name = (1..16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_name {
-        Ok(name.to_owned())
-    } else {
-        let wrong =
-            format!("{name:?} is no congestion control; one is called \"cubic\", for example");
-        Err(wrong.into())
-    }
-}
-
-fn mode(value: &Value<'_>) -> Result<u32, Fault> {
-    match value.get_ref() {
-        DeValue::String(text) => Ok(units::mode(text)?),
-        other => Err(format!(
-            "it must be a string of octal digits, such as \"0660\", not {}",
-            described(other)
-        )
-        .into()),
-    }
-}
-
-fn duration(value: &Value<'_>) -> Result<Duration, Fault> {
-    match value.get_ref() {
-        DeValue::String(text) => Ok(units::parse_duration(text)?),
-        other => Err(format!(
-            "it must be a duration with a unit, such as \"5s\", not {}",
-            described(other)
-        )
-        .into()),
-    }
-}
-
-fn size<'t>(range: RangeInclusive<usize>) -> impl Fn(&Value<'t>) -> Result<usize, Fault> {
-    move |value| {
-        let bytes = match value.get_ref() {
-            DeValue::String(text) => units::parse_size(text)?,
-            DeValue::Integer(_) => number(0..=u64::MAX)(value)?,
-            other => {
-                return Err(format!(
-                    "it must be a size, such as \"16MiB\", not {}",
-                    described(other)
-                )
-                .into());
-            }
-        };
-        match usize::try_from(bytes) {
-            Ok(bytes) if range.contains(&bytes) => Ok(bytes),
-            _ => Err(outside(bytes, &range, " bytes")),
-        }
-    }
-}
-
-fn number<'t, N>(range: RangeInclusive<N>) -> impl Fn(&Value<'t>) -> Result<N, Fault>
-where
-    N: Copy + PartialOrd + Display + TryFrom<i128>,
-{
-    move |value| {
-        let DeValue::Integer(integer) = value.get_ref() else {
-            return Err(format!("it must be a number, not {}", described(value.get_ref())).into());
-        };
-        let wide = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        match wide.and_then(|wide| N::try_from(wide).ok()) {
-            Some(number) if range.contains(&number) => Ok(number),
-            _ => Err(outside(integer, &range, "")),
-        }
-    }
-}
-
-fn power_of_two<'t, N>(
-    read: impl Fn(&Value<'t>) -> Result<N, Fault>,
-) -> impl Fn(&Value<'t>) -> Result<N, Fault>
-where
-    N: Copy + Display + TryInto<u64>,
-{
-    move |value| {
-        let number = read(value)?;
-        match number.try_into() {
-            Ok(wide) if wide.is_power_of_two() => Ok(number),
-            _ => Err(format!("{number} is not a power of two").into()),
-        }
-    }
-}
-
-fn outside<N: Display>(given: impl Display, range: &RangeInclusive<N>, unit: &str) -> Fault {
-    format!(
-        "{given} is not within {} to {}{unit}",
-        range.start(),
-        range.end()
-    )
-    .into()
-}
-
-fn boolean(value: &Value<'_>) -> Result<bool, Fault> {
-    match value.get_ref() {
-        DeValue::Boolean(truth) => Ok(*truth),
-        other => Err(format!("it must be true or false, not {}", described(other)).into()),
-    }
-}
-
-fn string<'v>(value: &'v Value<'_>) -> Result<&'v str, Fault> {
-    match value.get_ref() {
-        DeValue::String(text) => Ok(text),
-        other => Err(format!("it must be a string, not {}", described(other)).into()),
-    }
-}
-
-/// Whether a service manager can pass `name` on (systemd.socket(5), FileDescriptorName=), and it is not ours.
-fn descriptor_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("a socket name cannot be empty".to_owned());
-    }
-    if name.len() > MAX_NAME {
-        return Err(format!(
-            "a socket name has at most {MAX_NAME} bytes, this one {}",
-            name.len()
-        ));
-    }
-    if let Some(wrong) = name
-        .chars()
-        .find(|&character| !matches!(character, ' '..='~') || character == ':')
-    {
-        return Err(format!(
-            "a socket name is printable ASCII without \":\", but {name:?} contains {wrong:?}"
-        ));
-    }
-    if name.starts_with(RESERVED_PREFIX) {
-        return Err(format!(
-            "names that begin with {RESERVED_PREFIX:?} are kept for the handover"
-        ));
-    }
-    Ok(())
 }
