@@ -15,6 +15,7 @@ use crate::placement::Placement;
 mod address;
 mod bind;
 mod check;
+mod entry;
 mod error;
 mod heirloom;
 mod keepalive;

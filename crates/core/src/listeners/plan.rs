@@ -1,20 +1,19 @@
 //! Decides what each socket section will use.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::net::sockopt::set_tcp_nodelay;
-
-use super::bind::{GRACE, Options, bind};
+use super::bind::{GRACE, Options};
+use super::entry::{Entry, Planned};
 use super::keepalive::Keepalive;
 use super::matching::{Sorted, name_problems};
 use super::rehearsal::conflicts;
 use super::rows::{Row, Source, Table};
 use super::succession::{Held, Wanted, assign};
-use super::{Address, Heirloom, Listener, Origin, StartError, StartProblem, check, names};
-use crate::config::{Config, ListenAddress, SocketConfig};
+use super::{Heirloom, Listener, StartError, StartProblem, check, names};
+use crate::config::{Config, SocketConfig};
 use crate::inherit::{Inherited, NamedDescriptor};
 use crate::limits::Limits;
 use crate::placement;
@@ -26,41 +25,6 @@ pub struct Plan {
     rows: Vec<Row>,
     reserved: Vec<NamedDescriptor>,
     strays: Vec<NamedDescriptor>,
-}
-
-/// One listener to be.
-#[derive(Debug)]
-struct Entry {
-    name: Arc<str>,
-    group: usize,
-    service: String,
-    enabled: bool,
-    owner: usize,
-    partition: Vec<usize>,
-    dealt: bool,
-    connections: u32,
-    idle_timeout: Duration,
-    socket: Planned,
-}
-
-#[derive(Debug)]
-enum Planned {
-    Inherited {
-        number: RawFd,
-        name: String,
-        fd: OwnedFd,
-        address: Address,
-        nodelay: bool,
-        keepalive: Keepalive,
-    },
-    Bind {
-        listen: ListenAddress,
-        /// Its place in key `listen`.
-        place: usize,
-        options: Arc<Options>,
-        /// How many entries before it listen on the same address (SO_REUSEPORT).
-        repetition: usize,
-    },
 }
 
 /// Decides what each section of `config` uses: the inherited descriptors of its name, or the addresses that it lists.
@@ -255,163 +219,6 @@ impl Plan {
             };
             self.rows.push(Row::from(&entry));
             self.entries.push(entry);
-        }
-    }
-}
-
-impl Entry {
-    /// The address that is to be bound, where it is the first to listen there.
-    fn wanted(&self) -> Option<Wanted<'_>> {
-        match &self.socket {
-            Planned::Bind {
-                listen,
-                options,
-                repetition: 0,
-                ..
-            } => Some(Wanted {
-                name: &self.name,
-                listen,
-                options,
-            }),
-            _ => None,
-        }
-    }
-
-    /// How many entries before it listen on the same address.
-    fn repetition(&self) -> usize {
-        match self.socket {
-            Planned::Bind { repetition, .. } => repetition,
-            Planned::Inherited { .. } => 0,
-        }
-    }
-
-    /// Whether it listens on the address of the entry before it.
-    fn is_copy_of(&self, before: &Entry) -> bool {
-        self.group == before.group && self.repetition() == before.repetition() + 1
-    }
-
-    /// One more listener on its address, as the predecessor had `index` others.
-    fn extra(&self, index: usize) -> Option<Entry> {
-        let Planned::Bind {
-            listen,
-            place,
-            options,
-            ..
-        } = &self.socket
-        else {
-            return None;
-        };
-        Some(Entry {
-            name: Arc::clone(&self.name),
-            service: self.service.clone(),
-            owner: placement::owner(&self.partition, index)?,
-            partition: self.partition.clone(),
-            socket: Planned::Bind {
-                listen: listen.clone(),
-                place: *place,
-                options: Arc::clone(options),
-                repetition: index,
-            },
-            ..*self
-        })
-    }
-
-    /// Makes the listener. `before` is the one that was made before, `heirloom` what the predecessor had bound. An address
-    /// that is in use is tried again until `deadline`.
-    fn open(
-        self,
-        before: Option<&Listener>,
-        heirloom: Option<Heirloom>,
-        deadline: Instant,
-    ) -> Result<Listener, StartProblem> {
-        let (socket, address, origin, path) = match self.socket {
-            Planned::Inherited {
-                number,
-                name,
-                fd,
-                address,
-                nodelay,
-                keepalive,
-            } => {
-                // Accepted sockets inherit what is set. Nobody is turned away because it cannot be.
-                if nodelay && address.is_tcp() {
-                    // A unit without NoDelay=yes has rarely meant to hold answers back.
-                    let _ = set_tcp_nodelay(&fd, true);
-                }
-                if !keepalive.is_off() && address.is_tcp() {
-                    // Nor one without KeepAlive=yes to keep connections for ever of which the peer is gone.
-                    let _ = keepalive.set(&fd);
-                }
-                (fd, address, Origin::Inherited { number, name }, None)
-            }
-            Planned::Bind {
-                listen,
-                options,
-                repetition,
-                ..
-            } => {
-                let exact = match before {
-                    Some(Listener {
-                        address: Address::Tcp(address),
-                        ..
-                    }) if repetition > 0 => {
-                        // The kernel chose the port for the first of them.
-                        ListenAddress::Tcp(*address)
-                    }
-                    _ => listen.clone(),
-                };
-                let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&self.name, &options))
-                {
-                    Some(bound) => bound,
-                    None => bind(&self.name, &exact, &options, repetition == 0, deadline)?,
-                };
-                (
-                    bound.socket,
-                    bound.address,
-                    Origin::Bound { listen },
-                    bound.path,
-                )
-            }
-        };
-        Ok(Listener {
-            name: self.name,
-            group: self.group,
-            socket,
-            address,
-            origin,
-            service: self.service,
-            enabled: self.enabled,
-            owner: self.owner,
-            partition: self.partition,
-            dealt: self.dealt,
-            connections: self.connections,
-            idle_timeout: self.idle_timeout,
-            path,
-        })
-    }
-}
-
-impl From<&Entry> for Row {
-    fn from(entry: &Entry) -> Self {
-        let (address, source) = match &entry.socket {
-            Planned::Inherited {
-                number, address, ..
-            } => (address.to_string(), Source::Inherited(*number)),
-            Planned::Bind { listen, .. } => (listen.to_string(), Source::WouldBind),
-        };
-        Self {
-            name: entry.name.to_string(),
-            address,
-            source,
-            service: entry.service.clone(),
-            workers: if entry.dealt {
-                entry.partition.clone()
-            } else {
-                vec![entry.owner]
-            },
-            enabled: entry.enabled,
-            connections: entry.connections,
-            idle_timeout: entry.idle_timeout,
         }
     }
 }
