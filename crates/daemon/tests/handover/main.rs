@@ -21,6 +21,7 @@ mod crash;
 mod deferred;
 mod events;
 mod load_through;
+mod options;
 mod panics;
 mod program;
 mod refused;
