@@ -128,8 +128,9 @@ impl Default for RingConfig {
 
 /// A section `[sockets.NAME]`.
 ///
-/// What concerns creation (`backlog`, `mode`, `user`, `group`, `reuse_port`, `ipv6_only`, `congestion`) is used only for sockets
-/// that the process binds itself: inherited ones were made by the service manager, as its unit says.
+/// What concerns creation (`backlog`, `mode`, `user`, `group`, `reuse_port`, `ipv6_only`, `congestion`, `receive_buffer`,
+/// `send_buffer`) is used only for sockets that the process binds itself: inherited ones were made by the service manager, as its
+/// unit says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketConfig {
     /// The service that answers. Default: the one that is called like the socket.
@@ -180,6 +181,12 @@ pub struct SocketConfig {
     /// The congestion control of TCP connections (TCP_CONGESTION, tcp(7)), at most 15 bytes. Default none: as
     /// `net.ipv4.tcp_congestion_control` says.
     pub congestion: Option<String>,
+    /// Bytes that the kernel keeps of what a TCP peer has sent and nobody has read (SO_RCVBUF, socket(7)), 4 KiB to 512 MiB; it takes
+    /// up to twice that for it, and caps it at `net.core.rmem_max` where the process lacks CAP_NET_ADMIN. Default none: it begins and
+    /// is tuned as `net.ipv4.tcp_rmem` says.
+    pub receive_buffer: Option<usize>,
+    /// The same of what a TCP peer has not acknowledged (SO_SNDBUF); the sysctls are `net.core.wmem_max` and `net.ipv4.tcp_wmem`.
+    pub send_buffer: Option<usize>,
 }
 
 impl SocketConfig {
@@ -204,6 +211,8 @@ impl SocketConfig {
             reuse_port: false,
             ipv6_only: None,
             congestion: None,
+            receive_buffer: None,
+            send_buffer: None,
         }
     }
 

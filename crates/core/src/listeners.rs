@@ -14,6 +14,7 @@ use crate::placement::Placement;
 
 mod address;
 mod bind;
+mod buffers;
 mod check;
 mod entry;
 mod error;

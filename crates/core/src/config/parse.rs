@@ -10,10 +10,12 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::error::ConfigError;
 use super::table::{Report, Section};
 use super::values::{
-    boolean, congestion, descriptor_name, duration, engine, id, listen, mode, number, partition,
-    power_of_two, size, spin, string, whole_seconds, workers,
+    boolean, buffer, congestion, descriptor_name, duration, engine, id, listen, mode, number,
+    partition, power_of_two, size, spin, string, whole_seconds, workers,
 };
-use super::{Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers, beyond};
+use super::{
+    Config, EngineChoice, Handover, ListenAddress, RingConfig, SocketConfig, Workers, beyond,
+};
 use crate::limits::Limits;
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -218,7 +220,21 @@ fn socket(
         congestion: section.read("congestion", default.congestion, |value| {
             congestion(value).map(Some)
         }),
+        receive_buffer: section.read("receive_buffer", default.receive_buffer, buffer),
+        send_buffer: section.read("send_buffer", default.send_buffer, buffer),
     };
+    check_socket(name, &socket, section, workers, limits);
+    socket
+}
+
+/// Finds what one key of a socket section makes impossible or pointless in another one.
+fn check_socket(
+    name: &str,
+    socket: &SocketConfig,
+    section: &Section<'_, '_>,
+    workers: Workers,
+    limits: &Limits,
+) {
     if let Workers::Count(count) = workers
         && let Err(index) = socket.workers.resolve(count)
     {
@@ -237,6 +253,21 @@ fn socket(
             );
         }
     }
+    let has_tcp = socket.listen.iter().any(ListenAddress::is_tcp);
+    for (key, is_set) in [
+        ("receive_buffer", socket.receive_buffer.is_some()),
+        ("send_buffer", socket.send_buffer.is_some()),
+    ] {
+        if is_set && !has_tcp && !socket.listen.is_empty() {
+            section.problem_at(
+                key,
+                format!(
+                    "\"{key}\" in [sockets.{name}] is for TCP, and \"listen\" has unix sockets only; remove it. How much the \
+                     kernel keeps for those is up to net.core.wmem_default"
+                ),
+            );
+        }
+    }
     if socket.connections > limits.connections {
         section.problem_at(
             "connections",
@@ -247,5 +278,4 @@ fn socket(
             ),
         );
     }
-    socket
 }

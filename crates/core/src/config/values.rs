@@ -144,6 +144,12 @@ pub(super) fn congestion(value: &Value<'_>) -> Result<String, Fault> {
     }
 }
 
+/// A size of the kernel's buffers. The least is what its own tuning begins with (tcp(7)), and the most what it can double in an
+/// int.
+pub(super) fn buffer(value: &Value<'_>) -> Result<Option<usize>, Fault> {
+    size(4 << 10..=512 << 20)(value).map(Some)
+}
+
 pub(super) fn mode(value: &Value<'_>) -> Result<u32, Fault> {
     match value.get_ref() {
         DeValue::String(text) => Ok(units::mode(text)?),

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_congestion;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::buffers::Buffers;
 use super::keepalive::Keepalive;
 use super::names::Owners;
 use super::{Address, BoundPath, StartProblem};
@@ -27,6 +28,7 @@ pub(super) struct Options {
     pub(super) reuse_port: bool,
     pub(super) ipv6_only: Option<bool>,
     pub(super) congestion: Option<String>,
+    pub(super) buffers: Buffers,
 }
 
 impl Options {
@@ -40,6 +42,7 @@ impl Options {
             reuse_port: config.reuse_port,
             ipv6_only: config.ipv6_only,
             congestion: config.congestion.clone(),
+            buffers: Buffers::new(config),
         }
     }
 }
@@ -170,9 +173,10 @@ fn new_tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, Fail
         .map_err(|error| tcp_failure(address, error))?;
     // So that connections of a former process that are still closing do not keep the port (socket(7)).
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit both.
+    // Accepted sockets inherit all of these.
     socket.set_tcp_nodelay(options.nodelay)?;
     options.keepalive.set(&socket)?;
+    options.buffers.set(&socket)?;
     if let Some(name) = &options.congestion {
         set_tcp_congestion(&socket, name).map_err(|error| congestion_failure(name, error))?;
     }

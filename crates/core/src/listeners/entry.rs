@@ -141,21 +141,15 @@ impl Entry {
                 repetition,
                 ..
             } => {
-                let exact = match before {
-                    Some(Listener {
-                        address: Address::Tcp(address),
-                        ..
-                    }) if repetition > 0 => {
-                        // The kernel chose the port for the first of them.
-                        ListenAddress::Tcp(*address)
-                    }
-                    _ => listen.clone(),
-                };
+                let exact = exact(&listen, repetition, before);
                 let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&self.name, &options))
                 {
                     Some(bound) => bound,
                     None => bind(&self.name, &exact, &options, repetition == 0, deadline)?,
                 };
+                if repetition == 0 {
+                    options.buffers.warn(&self.name, &bound);
+                }
                 (
                     bound.socket,
                     bound.address,
@@ -179,6 +173,17 @@ impl Entry {
             idle_timeout: self.idle_timeout,
             path,
         })
+    }
+}
+
+/// Where to listen: those that share an address do so on the port that the kernel chose for the first of them.
+fn exact(listen: &ListenAddress, repetition: usize, before: Option<&Listener>) -> ListenAddress {
+    match before {
+        Some(Listener {
+            address: Address::Tcp(address),
+            ..
+        }) if repetition > 0 => ListenAddress::Tcp(*address),
+        _ => listen.clone(),
     }
 }
 

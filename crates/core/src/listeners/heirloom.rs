@@ -43,9 +43,9 @@ impl Heirloom {
         }
     }
 
-    /// Makes it what the configuration says of section `name` now: backlog, mode, owners, nodelay, keepalive, congestion. `None`
-    /// if it is not what it was any more or may not be reached by whom the configuration says, in which case it is closed
-    /// and is to be bound anew.
+    /// Makes it what the configuration says of section `name` now: backlog, mode, owners, nodelay, keepalive, congestion,
+    /// buffers. `None` if it is not what it was any more or may not be reached by whom the configuration says, in which case it is
+    /// closed and is to be bound anew.
     pub(super) fn adapt(self, name: &str, options: &Options) -> Option<Bound> {
         let Some(address) = self.adapted(name, options) else {
             self.discard();
@@ -82,6 +82,7 @@ impl Heirloom {
         // What the section leaves open is the default, which a fresh socket has.
         let fresh = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         options.keepalive.filled_from(&fresh)?.set(&self.socket)?;
+        options.buffers.change(&self.socket, &fresh)?;
         let name = match &options.congestion {
             Some(name) => name.clone(),
             None => tcp_congestion(&fresh)?,

@@ -45,6 +45,8 @@ fn what_is_commented_out_can_be_written() {
     assert_eq!(socket.fd_name.as_deref(), Some("ringhold-rpc.socket"));
     assert_eq!(socket.group, Some(Id::Name("clients".to_owned())));
     assert_eq!(socket.congestion.as_deref(), Some("cubic"));
+    assert_eq!(socket.receive_buffer, Some(4 << 20));
+    assert_eq!(socket.send_buffer, Some(4 << 20));
 }
 
 /// The keys that a section knows are those that an error about another one lists.

@@ -97,6 +97,8 @@ fn every_default_is_as_documented() {
         reuse_port: false,
         ipv6_only: None,
         congestion: None,
+        receive_buffer: None,
+        send_buffer: None,
     };
     assert_eq!(parse("[sockets.rpc]").sockets["rpc"], socket);
     assert_eq!(SocketConfig::new("rpc"), socket);
@@ -144,6 +146,8 @@ fn every_key_is_read() {
         reuse_port = true
         ipv6_only = true
         congestion = "cubic"
+        receive_buffer = "2MiB"
+        send_buffer = 65536
         "#,
     );
     assert_eq!(config.engine, EngineChoice::Portable);
@@ -194,6 +198,8 @@ fn every_key_is_read() {
         reuse_port: true,
         ipv6_only: Some(true),
         congestion: Some("cubic".to_owned()),
+        receive_buffer: Some(2 << 20),
+        send_buffer: Some(64 << 10),
     };
     assert_eq!(config.sockets["log"], socket);
     assert_eq!(socket.descriptor_name("log"), "ringhold-log.socket");

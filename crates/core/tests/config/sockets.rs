@@ -71,6 +71,54 @@ fn what_cannot_be_a_congestion_control_is_none() {
 }
 
 #[test]
+fn buffers_are_what_the_kernel_can_keep() {
+    for key in ["receive_buffer", "send_buffer"] {
+        for (text, bytes) in [
+            ("\"4KiB\"", 4096),
+            ("4097", 4097),
+            ("\"512MiB\"", 512 << 20),
+        ] {
+            let config = parse(&format!("[sockets.a]\n{key} = {text}"));
+            let socket = &config.sockets["a"];
+            let expected = match key {
+                "receive_buffer" => (Some(bytes), None),
+                _ => (None, Some(bytes)),
+            };
+            assert_eq!((socket.receive_buffer, socket.send_buffer), expected);
+        }
+        for (bad, says) in [
+            ("4095", "4095 is not within 4096 to 536870912 bytes"),
+            ("0", "0 is not within 4096 to 536870912 bytes"),
+            (
+                "\"1GiB\"",
+                "1073741824 is not within 4096 to 536870912 bytes",
+            ),
+            ("true", "it must be a size, such as \"16MiB\", not true"),
+        ] {
+            let expected = format!("test.toml:2: bad value for {key:?} in [sockets.a]: {says}");
+            assert_eq!(error(&format!("[sockets.a]\n{key} = {bad}")), expected);
+        }
+    }
+}
+
+#[test]
+fn buffers_are_for_tcp() {
+    for key in ["receive_buffer", "send_buffer"] {
+        let with = |listen: &str| format!("[sockets.a]\nlisten = {listen}\n{key} = \"64KiB\"");
+        for listen in ["\"unix:@x\"", "[\"unix:@x\", \"unix:/x\"]"] {
+            let expected = format!(
+                "test.toml:3: {key:?} in [sockets.a] is for TCP, and \"listen\" has unix sockets only; remove it. How much \
+                 the kernel keeps for those is up to net.core.wmem_default"
+            );
+            assert_eq!(error(&with(listen)), expected);
+        }
+        // One that may be inherited, and one with both.
+        parse(&with("[]"));
+        parse(&with("[\"unix:@x\", \"127.0.0.1:1\"]"));
+    }
+}
+
+#[test]
 fn keepalive_is_what_the_kernel_takes() {
     for (text, seconds) in [("0s", 0), ("1s", 1), ("2000ms", 2), ("32767s", 32_767)] {
         let config = parse(&format!("[sockets.a]\nkeepalive = {text:?}"));

@@ -119,6 +119,67 @@ fn connections_have_the_congestion_control_of_the_configuration() {
     assert!(error.contains(expected), "{error}");
 }
 
+/// What the kernel keeps for a socket: of what it received, and of what it is to send.
+fn buffers(socket: &OwnedFd) -> (usize, usize) {
+    (
+        sockopt::socket_recv_buffer_size(socket).unwrap(),
+        sockopt::socket_send_buffer_size(socket).unwrap(),
+    )
+}
+
+#[test]
+fn connections_have_the_buffers_of_the_configuration() {
+    let (tuned, _) = buffers(&tcp());
+    // All of them are less than every kernel lets everybody have, and no default. It doubles them (socket(7)).
+    for (keys, receive, send) in [
+        ("", tuned, None),
+        ("receive_buffer = \"48KiB\"", 96 << 10, None),
+        ("send_buffer = \"40KiB\"", tuned, Some(80 << 10)),
+        (
+            "receive_buffer = 4096\nsend_buffer = \"4KiB\"\nreuse_port = true",
+            8 << 10,
+            Some(8 << 10),
+        ),
+    ] {
+        let listeners = opened(
+            &format!("[sockets.rpc]\nlisten = \"127.0.0.1:0\"\n{keys}"),
+            Inherited::none(),
+        );
+        for listener in &listeners {
+            rustix::io::ioctl_fionbio(&listener.socket, true).unwrap();
+            // With SO_REUSEPORT, until the kernel gives a connection to this one.
+            let (client, accepted) = loop {
+                let client = TcpStream::connect(address(listener)).unwrap();
+                match rustix::net::accept(&listener.socket) {
+                    Ok(accepted) => break (client, accepted),
+                    Err(error) => assert_eq!(error, rustix::io::Errno::AGAIN),
+                }
+            };
+            let found = buffers(&accepted);
+            assert_eq!(found.0, receive, "{keys:?}");
+            if let Some(send) = send {
+                assert_eq!(found.1, send, "{keys:?}");
+            }
+            drop(client);
+        }
+    }
+}
+
+/// Accepted unix sockets inherit nothing, so nothing is set there.
+#[test]
+fn unix_sockets_have_the_buffers_of_the_kernel() {
+    let name = format!("ringhold-test-{}-buffers", std::process::id());
+    let listeners = opened(
+        &format!(
+            "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:@{name}\"]\nreceive_buffer = 4096\nsend_buffer = 4096"
+        ),
+        Inherited::none(),
+    );
+    let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert_eq!(buffers(&listeners[0].socket), (8192, 8192));
+    assert_eq!(buffers(&listeners[1].socket), buffers(&ours.into()));
+}
+
 #[test]
 fn reuse_port_makes_one_listener_for_each_worker() {
     let name = format!("ringhold-test-{}-reuse", std::process::id());

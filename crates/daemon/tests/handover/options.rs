@@ -1,11 +1,13 @@
 //! Options of sockets that a reload or restart changes on listeners that stay.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+
+use rustix::net::sockopt;
 
 use crate::changes::{free, sections};
 use crate::common::until;
 use crate::common::wire::Wire;
-use crate::manager::Manager;
+use crate::manager::{Manager, RINGHOLD, write_program};
 
 #[test]
 fn changed_socket_options_are_applied() {
@@ -101,4 +103,73 @@ fn a_listener_stays_over_a_restart_if_an_option_cannot_be_set() {
     wire.echo(2, 2);
     Wire::connect(&a).echo(3, 3);
     manager.stop_for_good();
+}
+
+/// What the kernel caps is said for new listeners and for those that stay, of which each reload changes the buffers.
+#[test]
+fn buffers_are_those_of_the_section_as_far_as_the_kernel_gives_them() {
+    const MOST: usize = 512 << 20;
+    let scratch = TcpListener::bind("127.0.0.1:0").unwrap();
+    sockopt::set_socket_recv_buffer_size(&scratch, MOST).unwrap();
+    sockopt::set_socket_send_buffer_size(&scratch, MOST).unwrap();
+    // It doubles what is asked for (socket(7)).
+    let received = sockopt::socket_recv_buffer_size(&scratch).unwrap() / 2;
+    let sent = sockopt::socket_send_buffer_size(&scratch).unwrap() / 2;
+    if received == MOST || sent == MOST {
+        eprintln!("this kernel gives everybody as much as can be asked for");
+        return;
+    }
+    let a = free();
+    let base = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &format!("{base}receive_buffer = {MOST}\n"));
+    if rustix::process::geteuid().is_root() {
+        let script = manager.path("without-net-admin");
+        let without = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin";
+        write_program(
+            &script,
+            &format!("#!/bin/sh\nexec {without} {RINGHOLD} \"$@\"\n"),
+        );
+        manager.run_as(&script);
+    }
+    manager.start();
+    let mut wire = Wire::connect(&a);
+    let warning = |key: &str, got: usize, wanted: usize, sysctl: &str| {
+        format!(
+            "the kernel gives connections to {a} a {key} of {got} bytes, not {wanted}; raise net.core.{sysctl}, or give the \
+             service CAP_NET_ADMIN"
+        )
+    };
+    let receive = warning("receive_buffer", received, MOST, "rmem_max");
+    manager.logged(1, &["socket=a", &receive]);
+    let lower = MOST - 1;
+    for (index, (keys, expected)) in [
+        (
+            format!("send_buffer = {lower}"),
+            warning("send_buffer", sent, lower, "wmem_max"),
+        ),
+        (
+            format!("receive_buffer = {lower}\nreuse_port = true"),
+            warning("receive_buffer", received, lower, "rmem_max"),
+        ),
+        (String::new(), String::new()),
+        (format!("receive_buffer = {MOST}"), receive),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let before = manager.log().matches("the kernel gives").count();
+        manager.configure(&format!("{base}{keys}\n"));
+        manager.reload();
+        manager.logged(index + 1, &["took over"]);
+        wire.echo(index as u32, 1);
+        Wire::connect(&a).echo(1, 1);
+        let log = manager.log();
+        let (_, new) = log.rsplit_once("the kernel gives").unwrap();
+        let said = log.matches("the kernel gives").count() - before;
+        assert_eq!(said, usize::from(!expected.is_empty()), "{log}");
+        let is_expected =
+            expected.is_empty() || format!("the kernel gives{new}").starts_with(expected);
+        assert!(is_expected, "{expected}\n{log}");
+    }
+    manager.stop();
 }
