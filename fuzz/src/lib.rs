@@ -4,9 +4,6 @@
 #[path = "../../crates/framer/tests/common/reference.rs"]
 pub mod reference;
 
-use reference::{Verdict, judge};
-use ringhold_framer::Limits;
-
 /// What panics that are part of a test say first.
 pub const ON_PURPOSE: &str = "on purpose";
 
@@ -44,16 +41,4 @@ impl<'a> Input<'a> {
         self.0 = rest;
         taken
     }
-}
-
-/// Cuts a stream into whole frames; the second value is what follows them.
-pub fn split(stream: &[u8], limits: Limits) -> (Vec<&[u8]>, &[u8]) {
-    let mut frames = Vec::new();
-    let mut rest = stream;
-    while let Verdict::End(length) = judge(rest, limits) {
-        let (frame, after) = rest.split_at(length);
-        frames.push(frame);
-        rest = after;
-    }
-    (frames, rest)
 }

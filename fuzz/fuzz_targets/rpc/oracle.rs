@@ -1,8 +1,7 @@
 //! What a stream asks for, read with another decoder than the crate's, and whether it came.
 
 use ringhold_framer::Limits;
-use ringhold_fuzz::reference::{Verdict, judge};
-use ringhold_fuzz::split;
+use ringhold_fuzz::reference::{Verdict, judge, split};
 use rmpv::Value;
 
 use crate::router::{CLOSE, DEFERRED};

@@ -17,10 +17,13 @@ mod model;
 mod panics;
 mod peers;
 mod pressure;
+mod random;
+#[path = "../../../framer/tests/common/reference.rs"]
+#[allow(unreachable_pub, reason = "tests of the framer use it, too")]
+mod reference;
 mod service;
 mod sources;
 mod stop;
 mod tickets;
 mod ticks;
 mod time;
-mod world;

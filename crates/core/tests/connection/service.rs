@@ -179,7 +179,6 @@ impl Rig {
 
     pub(crate) fn with(limits: Limits, manner: Manner) -> Self {
         watch_panics();
-        INTERNAL_PANICS.set(0);
         let seen = Rc::new(RefCell::new(Seen::default()));
         let actor = Actor {
             seen: seen.clone(),
@@ -279,7 +278,9 @@ pub(crate) fn internal_panics() -> usize {
     INTERNAL_PANICS.get()
 }
 
-fn watch_panics() {
+/// Counts them anew.
+pub(crate) fn watch_panics() {
+    INTERNAL_PANICS.set(0);
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();

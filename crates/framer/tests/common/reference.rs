@@ -1,4 +1,4 @@
-//! A reference to judge the framer by. The fuzz targets use it too.
+//! A reference to judge the framer by. Tests of connections and the fuzz targets use it too.
 
 use ringhold_framer::{ErrorKind, Limits};
 
@@ -25,6 +25,18 @@ pub fn judge(input: &[u8], limits: Limits) -> Verdict {
         Ok(()) => Verdict::End(reference.at),
         Err(verdict) => verdict,
     }
+}
+
+/// Cuts a stream into whole frames; the second value is what follows them.
+pub fn split(stream: &[u8], limits: Limits) -> (Vec<&[u8]>, &[u8]) {
+    let mut frames = Vec::new();
+    let mut rest = stream;
+    while let Verdict::End(length) = judge(rest, limits) {
+        let (frame, after) = rest.split_at(length);
+        frames.push(frame);
+        rest = after;
+    }
+    (frames, rest)
 }
 
 struct Reference<'a> {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use ringhold_core::{
     Abandoned, Close, Flow, Frame, Handle, Peer, Refusal, Reply, Responder, Service, Ticket,
 };
-use ringhold_fuzz::ON_PURPOSE;
+
+/// Why connections are closed through their handles.
+pub(crate) const KICKED: &str = "kicked";
 
 /// Everything that is sent to a client is an array of two; this is the first element.
 pub(crate) mod mark {
@@ -18,58 +20,55 @@ pub(crate) mod mark {
     pub(crate) const PUSHED_BY_SERVICE: u8 = 5;
 }
 
-/// What a frame asks for: the second byte of an array that is not empty.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    /// A ticket, and no reply.
-    Defer(u8),
-    /// A reply of so many times 128 bytes.
-    Fill(u8),
+/// What a frame asks for: the second byte of an array that is not empty. Every other frame asks for a reply only.
+pub(crate) mod verb {
+    /// `[DEFER, n]`: ticket n, and no reply.
+    pub(crate) const DEFER: u8 = 0x71;
+    /// `[FILL, n]`: a reply of n times 128 bytes.
+    pub(crate) const FILL: u8 = 0x72;
     /// A reply, and the end.
-    Close,
+    pub(crate) const CLOSE: u8 = 0x73;
     /// A reply, half of another one, and a panic.
-    Panic,
+    pub(crate) const PANIC: u8 = 0x74;
     /// A push to the own connection, and a reply.
-    Push,
+    pub(crate) const PUSH: u8 = 0x75;
     /// A reply, and that the frame is kept.
-    Keep,
+    pub(crate) const KEEP: u8 = 0x76;
     /// A reply of shared bytes.
-    Share,
-    /// A reply.
-    Echo,
-}
+    pub(crate) const SHARE: u8 = 0x77;
 
-impl Verb {
-    pub(crate) fn of(frame: &[u8]) -> Self {
-        let number = frame.get(2).copied().unwrap_or(0);
+    pub(crate) fn of(frame: &[u8]) -> Option<u8> {
         match frame {
-            [0x91..=0x9f, 0x71, ..] => Verb::Defer(number),
-            [0x91..=0x9f, 0x72, ..] => Verb::Fill(number),
-            [0x91..=0x9f, 0x73, ..] => Verb::Close,
-            [0x91..=0x9f, 0x74, ..] => Verb::Panic,
-            [0x91..=0x9f, 0x75, ..] => Verb::Push,
-            [0x91..=0x9f, 0x76, ..] => Verb::Keep,
-            [0x91..=0x9f, 0x77, ..] => Verb::Share,
-            _ => Verb::Echo,
+            [0x91..=0x9f, verb, ..] => Some(*verb),
+            _ => None,
         }
     }
 
-    pub(crate) fn is_last(self) -> bool {
-        matches!(self, Verb::Close | Verb::Panic)
+    /// The byte behind the verb.
+    pub(crate) fn argument(frame: &[u8]) -> u8 {
+        frame.get(2).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn is_last(frame: &[u8]) -> bool {
+        matches!(of(frame), Some(CLOSE | PANIC))
+    }
+
+    pub(crate) fn is_deferred(frame: &[u8]) -> bool {
+        of(frame) == Some(DEFER)
     }
 }
 
 /// The reply to a frame that is not deferred.
 pub(crate) fn reply_to(frame: &[u8]) -> Vec<u8> {
     let mut reply = vec![0x92, mark::REPLY];
-    match Verb::of(frame) {
-        Verb::Fill(number) => {
-            let length = u16::from(number) * 128;
-            reply.push(0xc5);
-            reply.extend(length.to_be_bytes());
-            reply.resize(reply.len() + usize::from(length), number);
-        }
-        _ => reply.extend_from_slice(frame),
+    if verb::of(frame) == Some(verb::FILL) {
+        let number = verb::argument(frame);
+        let length = u16::from(number) * 128;
+        reply.push(0xc5);
+        reply.extend(length.to_be_bytes());
+        reply.resize(reply.len() + usize::from(length), number);
+    } else {
+        reply.extend_from_slice(frame);
     }
     reply
 }
@@ -90,6 +89,8 @@ pub(crate) enum End {
     Finished,
     BadInput,
     Asked,
+    /// Through a handle.
+    Kicked,
     Panicked,
     Stopping,
     Failed,
@@ -102,6 +103,7 @@ pub(crate) enum End {
 pub(crate) struct Seen {
     /// By connection.
     pub(crate) sessions: Vec<Observed>,
+    pub(crate) handles: Vec<Handle>,
     pub(crate) kept: Vec<Bytes>,
     /// With the number of their connection.
     pub(crate) responders: Vec<(usize, Responder)>,
@@ -109,7 +111,6 @@ pub(crate) struct Seen {
 }
 
 pub(crate) struct Observed {
-    pub(crate) handle: Option<Handle>,
     pub(crate) frames: Vec<Vec<u8>>,
     /// Replies that were written.
     pub(crate) replies: usize,
@@ -126,8 +127,8 @@ impl Service for Marking {
 
     fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<usize, Refusal> {
         let mut seen = self.0.borrow_mut();
+        seen.handles.push(peer.handle());
         seen.sessions.push(Observed {
-            handle: Some(peer.handle()),
             frames: Vec::new(),
             replies: 0,
             own_pushes: Vec::new(),
@@ -141,13 +142,13 @@ impl Service for Marking {
         let seen = &mut *seen;
         let session = &mut seen.sessions[*number];
         session.frames.push(frame.to_vec());
-        let verb = Verb::of(&frame);
-        if let Verb::Defer(ticket) = verb {
-            let responder = reply.defer(Ticket(u64::from(ticket)));
+        let verb = verb::of(&frame);
+        if verb == Some(verb::DEFER) {
+            let responder = reply.defer(Ticket(u64::from(verb::argument(&frame))));
             seen.responders.push((*number, responder));
             return Flow::Continue;
         }
-        if verb == Verb::Push {
+        if verb == Some(verb::PUSH) {
             let count = session.own_pushes.len();
             let bytes = marked(mark::PUSHED_BY_SERVICE, count, 8);
             if reply.handle().push(bytes).is_ok() {
@@ -155,19 +156,19 @@ impl Service for Marking {
             }
         }
         session.replies += 1;
-        if verb == Verb::Share {
+        if verb == Some(verb::SHARE) {
             reply.write(|out| out.extend_from_slice(&[0x92, mark::REPLY]));
             reply.share(frame.to_bytes());
         } else {
             reply.write(|out| out.extend_from_slice(&reply_to(&frame)));
         }
         match verb {
-            Verb::Close => return Flow::close("asked to"),
-            Verb::Panic => reply.write(|out| {
+            Some(verb::CLOSE) => return Flow::close("asked to"),
+            Some(verb::PANIC) => reply.write(|out| {
                 out.extend_from_slice(b"half");
-                panic!("{ON_PURPOSE}");
+                panic!("on purpose");
             }),
-            Verb::Keep => seen.kept.push(frame.to_bytes()),
+            Some(verb::KEEP) => seen.kept.push(frame.to_bytes()),
             _ => {}
         }
         Flow::Continue
@@ -190,6 +191,7 @@ impl Service for Marking {
         let end = match why {
             Close::Finished => End::Finished,
             Close::Truncated | Close::Framing(_) => End::BadInput,
+            Close::Service(reason) if reason == KICKED => End::Kicked,
             Close::Service(_) => End::Asked,
             Close::Panicked => End::Panicked,
             Close::Stopping => End::Stopping,
