@@ -44,6 +44,8 @@ pub enum Close {
     FrameTimeout,
     /// The peer took nothing of what was queued for it for `limits.write_timeout`.
     WriteTimeout,
+    /// The server stops, or hands over, and did not wait longer for the peer to take what was queued for it.
+    Untaken,
     /// The process held more than `limits.memory`, and this connection held most of it.
     Memory,
     /// The server stops.
@@ -57,7 +59,11 @@ impl Close {
     pub fn flushes(&self) -> bool {
         !matches!(
             self,
-            Close::Failed(_) | Close::WriteTimeout | Close::Overflow | Close::Memory
+            Close::Failed(_)
+                | Close::WriteTimeout
+                | Close::Untaken
+                | Close::Overflow
+                | Close::Memory
         )
     }
 
@@ -112,6 +118,9 @@ impl fmt::Display for Close {
                 f.write_str("a frame was not complete within limits.frame_timeout")
             }
             Close::WriteTimeout => f.write_str("the peer took nothing for limits.write_timeout"),
+            Close::Untaken => {
+                f.write_str("the server ended and waited no longer for the peer to take it")
+            }
             Close::Memory => {
                 f.write_str("limits.memory was exceeded and this connection held most")
             }

@@ -326,7 +326,9 @@ impl Connection {
             Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),
             Close::Overflow | Close::Memory => counters.cut.add(1),
-            Close::Idle | Close::FrameTimeout | Close::WriteTimeout => counters.timed_out.add(1),
+            Close::Idle | Close::FrameTimeout | Close::WriteTimeout | Close::Untaken => {
+                counters.timed_out.add(1);
+            }
         }
     }
 

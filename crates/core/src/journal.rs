@@ -111,6 +111,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Overflow => Kind::Overflow,
         Close::FrameTimeout => Kind::FrameTimeout,
         Close::WriteTimeout => Kind::WriteTimeout,
+        Close::Untaken => Kind::Untaken,
         Close::Memory => Kind::Memory,
     })
 }

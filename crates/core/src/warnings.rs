@@ -22,6 +22,7 @@ pub(crate) enum Kind {
     Overflow,
     FrameTimeout,
     WriteTimeout,
+    Untaken,
     Memory,
     /// A panic of a service. It need not end a connection.
     Panic,
@@ -32,7 +33,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 14] = [
+    const ALL: [Kind; 15] = [
         Kind::Truncated,
         Kind::Framing,
         Kind::TopLevel,
@@ -43,6 +44,7 @@ impl Kind {
         Kind::Overflow,
         Kind::FrameTimeout,
         Kind::WriteTimeout,
+        Kind::Untaken,
         Kind::Memory,
         Kind::Panic,
         Kind::Slow,
@@ -62,6 +64,7 @@ impl Kind {
             Kind::Overflow => "more was pushed to the connection than it may hold",
             Kind::FrameTimeout => "a frame was not complete within limits.frame_timeout",
             Kind::WriteTimeout => "the peer took nothing for limits.write_timeout",
+            Kind::Untaken => "the server ended and waited no longer for the peer to take it",
             Kind::Memory => "limits.memory was exceeded",
             Kind::Panic => {
                 tracing::error!(

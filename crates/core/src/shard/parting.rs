@@ -155,7 +155,7 @@ impl<L: Link> Shard<L> {
                 self.touch(slot);
             } else {
                 // What the kernel would take of its output, it has taken. The rest is given up as in a plain stop.
-                self.cut(slot, Close::WriteTimeout);
+                self.cut(slot, Close::Untaken);
             }
             return None;
         }

@@ -208,7 +208,7 @@ impl<L: Link> Shard<L> {
             // Peers that did not take their replies in time: the service manager waits for us.
             for slot in self.slots() {
                 if self.is_to_cut(slot) {
-                    self.cut(slot, Close::WriteTimeout);
+                    self.cut(slot, Close::Untaken);
                 }
             }
         }

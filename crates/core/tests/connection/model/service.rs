@@ -197,7 +197,9 @@ impl Service for Marking {
             Close::Stopping => End::Stopping,
             Close::Failed(_) => End::Failed,
             Close::Overflow | Close::Memory => End::Cut,
-            Close::Idle | Close::FrameTimeout | Close::WriteTimeout => End::TimedOut,
+            Close::Idle | Close::FrameTimeout | Close::WriteTimeout | Close::Untaken => {
+                End::TimedOut
+            }
             other => unreachable!("{other}"),
         };
         let before = self.0.borrow_mut().sessions[number].end.replace(end);

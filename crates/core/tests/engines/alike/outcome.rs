@@ -69,7 +69,7 @@ impl From<&Close> for Reason {
             Close::Memory => Reason::Memory,
             Close::Idle => Reason::Idle,
             Close::FrameTimeout => Reason::FrameTimeout,
-            Close::WriteTimeout => Reason::WriteTimeout,
+            Close::WriteTimeout | Close::Untaken => Reason::WriteTimeout,
             Close::Stopping => Reason::Stopping,
             other => Reason::Other(other.to_string()),
         }
