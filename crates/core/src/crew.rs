@@ -68,6 +68,8 @@ pub(crate) struct Crew {
     left_behind: Roll,
     /// A burst of connections is over, and what it needed can be given back to the system.
     pub(crate) has_surplus: AtomicBool,
+    /// Descriptors are used up but for those that the main thread is about to use: nobody is accepted.
+    pub(crate) lends_descriptors: AtomicBool,
 }
 
 impl Crew {
@@ -96,6 +98,7 @@ impl Crew {
             stops: AtomicBool::new(false),
             parts: AtomicBool::new(false),
             has_surplus: AtomicBool::new(false),
+            lends_descriptors: AtomicBool::new(false),
         })
     }
 

@@ -87,10 +87,13 @@ impl Server {
         let mut control = Control::new(&signals);
         let [for_handover, for_child] = spare;
         let (end, mut for_child) = daemon.serve(&mut control, &running, for_child)?;
-        // No child needs them any more, and to ask takes some.
-        for_child.release(SPARE_FOR_CHILD);
-        let store = at_start.ask_again();
-        for_child.fill(SPARE_FOR_CHILD);
+        let store = running.with_kept(|| {
+            // No child needs them any more, and to ask takes some.
+            for_child.release(SPARE_FOR_CHILD);
+            let store = at_start.ask_again();
+            for_child.fill(SPARE_FOR_CHILD);
+            store
+        });
         // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
         let spare = [for_handover, for_child];
         // If the service manager does not answer, what was known before is as good as anything.
@@ -166,7 +169,9 @@ impl Daemon {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
                     let question = Question::new(running.listeners(), &running.belongings);
-                    match Asked::start(&self.program, &question, &mut spare) {
+                    let asked =
+                        running.with_kept(|| Asked::start(&self.program, &question, &mut spare));
+                    match asked {
                         Ok(asked) => {
                             control.wait_for_answer(asked);
                             continue;

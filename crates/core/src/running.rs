@@ -13,6 +13,8 @@ use crate::belongings::Belonging;
 use crate::crew::{Crew, Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::parcel::Parcel;
+use crate::handover::preflight::SPARE_FOR_CHILD;
+use crate::handover::spare::Spare;
 use crate::heap;
 use crate::limits::Limits;
 use crate::listeners::{self, Listener};
@@ -226,6 +228,17 @@ impl Running {
         if self.crew.has_surplus.swap(false, Ordering::Relaxed) {
             heap::give_back();
         }
+    }
+
+    /// Does what uses descriptors that are kept for it. If there are no others, nobody is accepted meanwhile: those who wait would
+    /// take them first.
+    pub(crate) fn with_kept<R>(&self, act: impl FnOnce() -> R) -> R {
+        let are_others = Spare::keep(SPARE_FOR_CHILD).count() == SPARE_FOR_CHILD;
+        let lends = &self.crew.lends_descriptors;
+        lends.store(!are_others, Ordering::SeqCst);
+        let done = act();
+        lends.store(false, Ordering::SeqCst);
+        done
     }
 
     /// Asks every worker to take a turn; each counts it in its `turns`.

@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -128,6 +129,9 @@ impl Accepting {
                     self.pause(shard);
                 }
                 return;
+            }
+            if shard.desk.crew.lends_descriptors.load(Ordering::SeqCst) {
+                return self.rest(shard);
             }
             match accept_with(self.socket(), SocketFlags::CLOEXEC) {
                 Ok(socket) => self.take_in(socket, shard),
@@ -254,6 +258,10 @@ impl Accepting {
                  descriptors)",
             );
         }
+        self.rest(shard);
+    }
+
+    fn rest<L>(&mut self, shard: &Shard<L>) {
         self.state = State::Resting {
             until: shard.desk.now + BACKOFF_MS,
         };

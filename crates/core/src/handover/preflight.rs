@@ -173,8 +173,8 @@ impl Asked {
     ) -> Result<Self, String> {
         spare.fill(SPARE_FOR_CHILD);
         let mut asked = Err(Errno::MFILE.into());
-        // Connections that wait for descriptors may take those that the first attempt has made room for. Then they find no more
-        // and rest, and the second one finds its own.
+        // A connection that is just being accepted may take one of those that the first attempt has made room for; the second
+        // one finds its own.
         for _ in 0..2 {
             spare.release(SPARE_FOR_CHILD / 2);
             asked = Self::spawn(program, question);

@@ -210,6 +210,35 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
     }
 }
 
+/// What is kept for a child and for questions is not taken by any listener while it is borrowed.
+#[test]
+fn no_descriptor_is_left_on_two_listeners() {
+    for engine in ["auto", "portable"] {
+        let config = "workers = 2\n[sockets.rpc]\n[sockets.topics]\n";
+        let mut manager = Manager::on(engine, 16, config).with_test_daemon();
+        let addresses = ["rpc", "topics"].map(|name| manager.listen_tcp(name));
+        limited(&mut manager, handover_daemon().to_str().unwrap(), 100);
+        manager.start();
+        let wires: Vec<Wire> = (0..200)
+            .map(|index| Wire::connect(&addresses[index % 2]))
+            .collect();
+        manager.logged(1, &["accepting rests", "Too many open files"]);
+        for round in 1..=20 {
+            match round % 2 {
+                0 => manager.restart(),
+                _ => manager.reload(),
+            }
+            manager.logged(round, &["took over"]);
+        }
+        let log = manager.log();
+        for fault in ["were lost", "is refused", "is unknown"] {
+            assert!(!log.contains(fault), "{fault}:\n{log}");
+        }
+        drop(wires);
+        manager.stop_for_good();
+    }
+}
+
 /// Reloads that are refused meanwhile do not use up what is kept for the next one.
 #[test]
 fn no_descriptor_is_left_and_reloads_are_refused() {
