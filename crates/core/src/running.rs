@@ -442,3 +442,36 @@ fn names(
     }));
     names.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::inherit::Inherited;
+
+    /// Or the watchdog would take a worker for stuck that has looked at its mail and gone to sleep.
+    #[test]
+    fn whoever_is_asked_for_a_turn_counts_another_one() {
+        for engine in ["ring", "portable"] {
+            let config = format!("engine = \"{engine}\"\nworkers = 1\n");
+            let running = Server::new(Config::parse(&config, "test").unwrap())
+                .inherited(Inherited::none())
+                .start()
+                .unwrap();
+            let worker = running.metrics().worker(0);
+            for _ in 0..20_000 {
+                let before = worker.engine.turns.value();
+                running.nudge();
+                let start = Instant::now();
+                while worker.engine.turns.value() == before {
+                    assert!(start.elapsed() < Duration::from_secs(60), "{engine}");
+                    std::thread::yield_now();
+                }
+            }
+            running.stop();
+            running.join().unwrap();
+        }
+    }
+}

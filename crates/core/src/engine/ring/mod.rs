@@ -202,7 +202,6 @@ impl<'r> Engine<'r> {
     fn serve(&mut self) -> io::Result<()> {
         let mut chunk = Chunk::new();
         loop {
-            self.shard.desk.counters().engine.turns.add(1);
             self.turn = self.turn.wrapping_add(1);
             self.crowd.begin_turn();
             self.shard.tick();
@@ -210,6 +209,8 @@ impl<'r> Engine<'r> {
             while let Some(mail) = self.mailbox.next_within(&mut room) {
                 self.deliver(mail);
             }
+            // Behind the mail: who is asked for a sign of life takes another turn than those that were counted by then.
+            self.shard.desk.counters().engine.turns.add(1);
             self.shard.work();
             self.receive_pieces()?;
             self.update_accepts()?;
