@@ -40,7 +40,7 @@ pub(crate) fn install(mut router: Router) -> Router {
     router
 }
 
-const METHODS: (&str, &str) = ("methods", "the methods and what they do");
+pub(crate) const METHODS: (&str, &str) = ("methods", "the methods and what they do");
 const STATUS: (&str, &str) = ("status", "the server's counters");
 
 /// Gives the methods that ask the server what they need.

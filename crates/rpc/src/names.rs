@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::{Duration, Instant};
 
 /// So many characters of a name that a peer sent are repeated in answers and logs.
 const QUOTED_CHARS_MAX: usize = 64;
@@ -11,6 +12,10 @@ const QUOTED_CHARS_MAX: usize = 64;
 const MESSAGE_BYTES_MAX: usize = 1024;
 /// Longer names are not compared with the known ones.
 const GUESSED_BYTES_MAX: usize = 32;
+/// So many comparisons of a wrong name with a known one in a [`GUESSES_PERIOD`] are enough; the guess that exceeds them is
+/// still finished. Each takes some microseconds.
+const COMPARISONS_MAX: usize = 1024;
+const GUESSES_PERIOD: Duration = Duration::from_secs(1);
 
 /// Positions by name.
 pub(crate) type Index = HashMap<Box<[u8]>, usize, BuildHasherDefault<NameHasher>>;
@@ -101,19 +106,47 @@ pub(crate) fn shortened(message: &str) -> String {
     format!("{}…", &message[..end])
 }
 
-/// The known name that the wrong one was probably meant to be.
-pub(crate) fn nearest<'n>(wrong: &[u8], known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    if wrong.len() > GUESSED_BYTES_MAX {
-        return None;
+/// Guesses what wrong names were meant to be. One of a worker, since it is the worker that a flood of them would hold up.
+pub(crate) struct Guesses {
+    /// Comparisons until there are no more guesses.
+    left: usize,
+    /// When they were counted anew.
+    since: Instant,
+}
+
+impl Guesses {
+    pub(crate) fn new(now: Instant) -> Self {
+        Guesses {
+            left: COMPARISONS_MAX,
+            since: now,
+        }
     }
-    let wrong = std::str::from_utf8(wrong).ok()?;
-    known
-        .filter(|name| name.len().abs_diff(wrong.len()) <= 2)
-        .map(|name| (strsim::damerau_levenshtein(name, wrong), name))
-        // Where as much is different as is the same, it is another word.
-        .filter(|(distance, name)| *distance <= 2 && *distance * 2 < name.len())
-        .min()
-        .map(|(_, name)| name)
+
+    /// The known name that the wrong one was probably meant to be; `None` also if too many have been guessed lately.
+    pub(crate) fn nearest<'n>(
+        &mut self,
+        wrong: &[u8],
+        known: impl Iterator<Item = &'n str>,
+        now: Instant,
+    ) -> Option<&'n str> {
+        if now.duration_since(self.since) >= GUESSES_PERIOD {
+            *self = Guesses::new(now);
+        }
+        if self.left == 0 || wrong.len() > GUESSED_BYTES_MAX {
+            return None;
+        }
+        let wrong = std::str::from_utf8(wrong).ok()?;
+        known
+            .filter(|name| name.len().abs_diff(wrong.len()) <= 2)
+            .map(|name| {
+                self.left = self.left.saturating_sub(1);
+                (strsim::damerau_levenshtein(name, wrong), name)
+            })
+            // Where as much is different as is the same, it is another word.
+            .filter(|(distance, name)| *distance <= 2 && *distance * 2 < name.len())
+            .min()
+            .map(|(_, name)| name)
+    }
 }
 
 #[cfg(test)]
@@ -191,15 +224,38 @@ mod tests {
     #[test]
     fn a_slip_of_the_pen_is_guessed_and_a_different_word_is_not() {
         let known = ["echo", "methods", "ping", "a"];
-        let guess = |wrong: &str| nearest(wrong.as_bytes(), known.into_iter());
-        assert_eq!(guess("ehco"), Some("echo"));
-        assert_eq!(guess("method"), Some("methods"));
-        assert_eq!(guess("Ping"), Some("ping"));
-        assert_eq!(guess("b"), None, "every letter is different");
-        assert_eq!(guess("subtract"), None);
-        assert_eq!(guess("pang"), Some("ping"));
-        assert_eq!(guess("pony"), None, "as much is different as is the same");
-        assert_eq!(nearest(&[0xff; 4], known.into_iter()), None);
-        assert_eq!(guess(&"echo".repeat(100)), None);
+        let now = Instant::now();
+        let mut guesses = Guesses::new(now);
+        let mut guess = |wrong: &[u8]| guesses.nearest(wrong, known.into_iter(), now);
+        assert_eq!(guess(b"ehco"), Some("echo"));
+        assert_eq!(guess(b"method"), Some("methods"));
+        assert_eq!(guess(b"Ping"), Some("ping"));
+        assert_eq!(guess(b"b"), None, "every letter is different");
+        assert_eq!(guess(b"subtract"), None);
+        assert_eq!(guess(b"pang"), Some("ping"));
+        assert_eq!(guess(b"pony"), None, "as much is different as is the same");
+        assert_eq!(guess(&[0xff; 4]), None);
+        assert_eq!(guess(&b"echo".repeat(100)), None);
+    }
+
+    #[test]
+    fn guesses_of_a_second_compare_so_many_names() {
+        let known: Vec<String> = (0..200).map(|i| format!("read.channel.{i:04}")).collect();
+        let mut now = Instant::now();
+        let mut guesses = Guesses::new(now);
+        for _ in 0..3 {
+            let mut compared = 0;
+            for wrong in 0..2048 {
+                let wrong = format!("read.chanel.{wrong:04}");
+                let names = known.iter().map(|name| {
+                    compared += 1;
+                    name.as_str()
+                });
+                guesses.nearest(wrong.as_bytes(), names, now);
+            }
+            // The sixth guess exceeds the number.
+            assert_eq!(compared, 1200);
+            now += GUESSES_PERIOD;
+        }
     }
 }

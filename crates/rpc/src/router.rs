@@ -408,6 +408,11 @@ impl Router {
         methods
     }
 
+    /// The names of all methods, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| &*entry.name)
+    }
+
     /// Adds a built-in method, or gives one that was added its handler; one that was replaced stays replaced.
     pub(crate) fn builtin(
         &mut self,

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringhold_core::panics::Caught;
 use ringhold_core::{
@@ -16,7 +16,7 @@ use crate::builtin;
 use crate::call::Call;
 use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
-use crate::names::{nearest, quoted};
+use crate::names::{Guesses, quoted};
 use crate::recent::Recents;
 use crate::resume::Resumed;
 use crate::router::{Read, Router};
@@ -42,6 +42,7 @@ pub struct Rpc {
     router: Router,
     strings: Strings,
     recent: Recents,
+    guesses: Guesses,
     watches: Vec<(SourceId, Read)>,
 }
 
@@ -57,6 +58,7 @@ impl Rpc {
             router,
             strings: Strings::default(),
             recent: Recents::NONE,
+            guesses: Guesses::new(Instant::now()),
         }
     }
 
@@ -150,19 +152,21 @@ impl Rpc {
     }
 
     #[cold]
-    fn unknown(&self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
+    fn unknown(&mut self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
         let name = quoted(method);
         let Some(id) = id else {
             tracing::debug!(connection = %reply.connection(), "ignored a notification of the unknown method {name}");
             return;
         };
-        let known = self.router.methods();
-        let fault = match nearest(method, known.iter().map(|(name, _)| *name)) {
-            Some(nearest) => Fault::new(format!(
-                "there is no method {name}; did you mean {nearest:?}?"
-            )),
-            None => Fault::new(format!("there is no method {name}")),
+        let known = self.router.names();
+        let hint = match self.guesses.nearest(method, known, Instant::now()) {
+            Some(nearest) => format!("; did you mean {nearest:?}?"),
+            None if self.router.has_builtin(builtin::METHODS.0) => {
+                format!("; call {:?} for a list", builtin::METHODS.0)
+            }
+            None => String::new(),
         };
+        let fault = Fault::new(format!("there is no method {name}{hint}"));
         self.fault(id, &fault, reply);
     }
 

@@ -1,6 +1,7 @@
 //! Everything that goes wrong in a call.
 
 use std::fmt;
+use std::time::Instant;
 
 use ringhold_rpc::{Fault, Router};
 use rmpv::Value;
@@ -21,12 +22,42 @@ fn an_unknown_method_is_named_and_a_slip_is_corrected() {
     );
     assert_eq!(
         wire.error("multiply", vec![]),
-        "there is no method \"multiply\""
+        "there is no method \"multiply\"; call \"methods\" for a list"
     );
     assert_eq!(
         wire.error("a\r\n\x1b[31m", vec![]),
-        "there is no method \"a\\r\\n\\u{1b}[31m\""
+        "there is no method \"a\\r\\n\\u{1b}[31m\"; call \"methods\" for a list"
     );
+    let mut bare = Wire::new(Router::bare());
+    assert_eq!(bare.error("a", vec![]), "there is no method \"a\"");
+}
+
+#[test]
+fn a_flood_of_wrong_names_gets_few_guesses() {
+    let names: Vec<String> = (0..200).map(|i| format!("read.channel.{i:04}")).collect();
+    let router = names.iter().fold(Router::new(), |router, name| {
+        router.method(name, |()| Ok(0))
+    });
+    let mut wire = Wire::new(router);
+    let wrong = |id| write(&request(id, &format!("read.chanel.{id:04}"), vec![]));
+    let flood: Vec<u8> = (0..2048).flat_map(wrong).collect();
+    let begun = Instant::now();
+    let replies = read_all(&wire.raw(&flood));
+    // How many a worker guesses in a second.
+    let seconds = 1 + begun.elapsed().as_secs() as usize;
+    assert_eq!(replies.len(), 2048);
+    let guessed = |reply: &&Value| {
+        let error = reply[2].as_str().unwrap();
+        let (_, hint) = error.split_once("; ").unwrap();
+        assert!(
+            hint.starts_with("did you mean \"read.channel.")
+                || hint == "call \"methods\" for a list",
+            "{error}"
+        );
+        hint.starts_with("did")
+    };
+    let guesses = replies.iter().filter(guessed).count();
+    assert!((1..=6 * seconds).contains(&guesses), "{guesses}");
 }
 
 #[test]

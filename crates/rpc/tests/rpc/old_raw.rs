@@ -146,7 +146,10 @@ fn every_kind_of_answer_can_be_read() {
     // All of these messages are longer than a fixstr can be.
     assert_eq!(
         answer("an unknown method", &[]),
-        failed(3, "there is no method \"an unknown method\"")
+        failed(
+            3,
+            "there is no method \"an unknown method\"; call \"methods\" for a list"
+        )
     );
     assert_eq!(
         answer("text", &[]),

@@ -50,7 +50,7 @@ fn sent(id: u32) -> impl Strategy<Value = Sent> {
         value().prop_map(move |value| call("fail", vec![value], failure(id, "no"))),
         value().prop_map(move |value| call("later", vec![value.clone()], reply(id, value))),
         "[a-z]{9,12}".prop_map(move |name| {
-            let error = format!("there is no method {name:?}");
+            let error = format!("there is no method {name:?}; call \"methods\" for a list");
             call(&name, vec![], failure(id, error))
         }),
         ("[a-z]{1,12}", value()).prop_map(|(name, value)| Sent {

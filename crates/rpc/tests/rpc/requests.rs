@@ -22,7 +22,7 @@ fn a_reply_is_these_bytes() {
     );
     assert_eq!(
         wire.raw(b"\x94\x00\x01\xa3foo\x90"),
-        b"\x94\x01\x01\xb8there is no method \"foo\"\xc0"
+        b"\x94\x01\x01\xd9\x33there is no method \"foo\"; call \"methods\" for a list\xc0"
     );
 }
 
@@ -248,7 +248,7 @@ fn a_method_name_need_not_be_text() {
     let replies = read_all(&wire.raw(b"\x94\x00\x01\xa3\xffab\x90"));
     assert_eq!(
         replies[0][2],
-        Value::from("there is no method \"\u{fffd}ab\"")
+        Value::from("there is no method \"\u{fffd}ab\"; call \"methods\" for a list")
     );
     let mut empty = Wire::new(Router::new().method("", |()| Ok("the empty name")));
     assert_eq!(empty.call("", vec![]), Ok("the empty name".into()));
