@@ -14,10 +14,26 @@ use crate::names::shortened;
 /// Usually that is a message, sent as a str. Protocols that agree on codes or details send any value instead
 /// ([`Fault::value`]).
 ///
-/// Any error becomes a fault with `?`; its message is the error's, followed by those of its sources. For that reason
-/// `Fault` does not implement [`Error`] itself.
+/// A type that implements [`Error`] becomes a fault with `?`, by way of [`Fault::from_error`]. For that reason `Fault` does not
+/// implement [`Error`] itself.
+///
+/// `Box<dyn Error>` and `anyhow::Error` do not implement it either, but lend an error that does:
+///
+/// ```
+/// # use ringhold_rpc::Fault;
+/// fn load() -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+///     Err("the file is empty".into())
+/// }
+///
+/// fn handler() -> Result<u64, Fault> {
+///     Ok(load().map_err(|error| Fault::from_error(&*error))? + 1)
+/// }
+/// assert_eq!(handler(), Err(Fault::new("the file is empty")));
+/// ```
+#[derive(Clone, PartialEq, Eq)]
 pub struct Fault(Content);
 
+#[derive(Clone, PartialEq, Eq)]
 enum Content {
     Message(Cow<'static, str>),
     /// One msgpack object that is not nil.
@@ -48,11 +64,35 @@ impl Fault {
         }
     }
 
+    /// With the message of an error, followed by those of its sources.
+    pub fn from_error(error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Many errors quote their source already.
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Fault::new(message)
+    }
+
     /// The message; `None` if the fault is another value.
     pub fn message(&self) -> Option<&str> {
         match &self.0 {
             Content::Message(message) => Some(message),
             Content::Value(_) => None,
+        }
+    }
+
+    /// The value of [`Fault::value`], as msgpack; `None` if the fault is a message.
+    pub fn value_bytes(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Content::Message(_) => None,
+            Content::Value(bytes) => Some(bytes),
         }
     }
 
@@ -70,18 +110,7 @@ impl Fault {
 
 impl<E: Error> From<E> for Fault {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            // Many errors quote their source already.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = cause.source();
-        }
-        Fault::new(message)
+        Fault::from_error(&error)
     }
 }
 

@@ -123,7 +123,8 @@ impl Router {
     /// # let _ = router;
     /// ```
     ///
-    /// The result is serialized into the connection's outbox; structs become maps. `?` turns any error into a [`Fault`].
+    /// The result is serialized into the connection's outbox; structs become maps. `?` turns what implements
+    /// [`Error`](std::error::Error) into a [`Fault`], which says what to do with other errors.
     ///
     /// # Panics
     ///

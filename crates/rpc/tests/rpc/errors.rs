@@ -174,6 +174,24 @@ fn faults_are_messages_or_values() {
     assert_eq!(wire.error("empty", vec![]), "");
 }
 
+#[test]
+fn a_fault_can_be_compared_and_read() {
+    let fault = Fault::value(&(-32000, "try again"));
+    assert_eq!(fault.clone(), fault);
+    assert_ne!(fault, Fault::value(&(-32001, "try again")));
+    assert_ne!(fault, Fault::new("try again"));
+    let value: (i32, String) = rmp_serde::from_slice(fault.value_bytes().unwrap()).unwrap();
+    assert_eq!(value, (-32000, "try again".into()));
+    assert_eq!(fault.message(), None);
+    assert_eq!(Fault::new("").value_bytes(), None);
+    let boxed: Box<dyn std::error::Error + Send + Sync> = Box::new(Layered(
+        Some(Box::new(Layered(None, "the disk is full"))),
+        "not saved",
+    ));
+    let expected = Fault::new("not saved: the disk is full");
+    assert_eq!(Fault::from_error(&*boxed), expected);
+}
+
 /// Panics when it is dropped.
 struct Bomb;
 
