@@ -102,8 +102,12 @@ impl Client {
     /// Calls a method and waits for its result.
     ///
     /// The parameters are a tuple, an array or a slice; `()` and `None` send none. Structs inside are
-    /// sent as maps, which is what servers in other languages expect. What else arrives meanwhile is kept
-    /// for [`receive`](Self::receive) and [`next_message`](Self::next_message).
+    /// sent as maps, which is what servers in other languages expect. Binary data is `Bytes` or a `ByteBuf`
+    /// of [serde_bytes](https://docs.rs/serde_bytes), and `(data,)` if it is the only parameter; a `Vec<u8>`
+    /// is a list of numbers, and alone it is one parameter for each byte.
+    ///
+    /// What else arrives meanwhile is kept for [`receive`](Self::receive) and
+    /// [`next_message`](Self::next_message).
     ///
     /// # Errors
     /// [`CallError::Remote`] with the error that the server answered with,

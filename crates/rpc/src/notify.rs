@@ -115,7 +115,7 @@ impl Notification {
     ///
     /// A tuple or list is the parameters, and any other value is the only parameter, with one exception: what is nil, as
     /// `()` and `None` are, means that there are no parameters. One parameter that is nil is `(None::<T>,)`. Structs are
-    /// maps.
+    /// maps. Binary data is `Bytes` or a `ByteBuf` of serde_bytes; a `Vec<u8>` is a list of numbers.
     ///
     /// # Errors
     ///

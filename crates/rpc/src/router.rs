@@ -123,6 +123,27 @@ impl Router {
     /// # let _ = router;
     /// ```
     ///
+    /// Binary data is a `ByteBuf` of [serde_bytes](https://docs.rs/serde_bytes), as a parameter and as a result, and a field is with
+    /// `#[serde(with = "serde_bytes")]`. A `Vec<u8>` is a list of numbers, as any `Vec`, and a result of that type is sent as one.
+    ///
+    /// ```
+    /// # use ringhold_core::testing::Exchange;
+    /// # use ringhold_rpc::{Router, Rpc};
+    /// use serde_bytes::ByteBuf;
+    ///
+    /// let router = Router::new()
+    ///     .method("bytes", |data: ByteBuf| Ok(data))
+    ///     .method("numbers", |data: ByteBuf| Ok(data.into_vec()));
+    /// # let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router), Default::default());
+    /// # let client = exchange.connect();
+    /// // A bin of two bytes comes back as one,
+    /// exchange.receive(client, b"\x94\x00\x01\xa5bytes\x91\xc4\x02\xfe\xff");
+    /// assert_eq!(exchange.take_sent(client), b"\x94\x01\x01\xc0\xc4\x02\xfe\xff");
+    /// // and here as an array of two numbers.
+    /// exchange.receive(client, b"\x94\x00\x02\xa7numbers\x91\xc4\x02\xfe\xff");
+    /// assert_eq!(exchange.take_sent(client), b"\x94\x01\x02\xc0\x92\xcc\xfe\xcc\xff");
+    /// ```
+    ///
     /// The result is serialized into the connection's outbox; structs become maps. `?` turns what implements
     /// [`Error`](std::error::Error) into a [`Fault`], which says what to do with other errors.
     ///

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ringhold_client::{Address, CallError, Client, Message, Options};
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
 
 use crate::reference::{Behaviour, Family, Fault, Server};
 use crate::{PATIENCE, connect, serve};
@@ -57,6 +58,26 @@ fn structs_are_sent_as_maps() {
         result,
         Value::Map(vec![("x".into(), 1.into()), ("label".into(), Value::Nil)])
     );
+}
+
+#[test]
+fn bytes_are_sent_as_binary_and_a_vec_as_a_list() {
+    let server = Server::start(Behaviour::default());
+    let mut client = connect(&server);
+    let data = vec![0xfe, 0xff];
+    let as_bytes = client.send("echo", &(Bytes::new(&data),)).unwrap();
+    let as_vec = client.send("echo", &(&data,)).unwrap();
+    for (id, expected) in [
+        (as_bytes, &b"\xc4\x02\xfe\xff"[..]),
+        (as_vec, b"\x92\xcc\xfe\xcc\xff"),
+    ] {
+        let reply = client.receive_reply(id).unwrap();
+        assert_eq!(reply.result.unwrap(), expected);
+    }
+    assert!(matches!(
+        client.send("echo", Bytes::new(&data)),
+        Err(CallError::Params(_))
+    ));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rmpv::Value;
 use serde::de::Visitor;
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::client::{Wire, map};
 
@@ -426,6 +427,25 @@ fn results_become_msgpack() {
             Ok("x".repeat(size).into())
         );
     }
+}
+
+#[test]
+fn binary_data_is_a_byte_buf_and_a_vec_is_a_list() {
+    let router = Router::new()
+        .method("bytes", |data: ByteBuf| Ok(data))
+        .method("numbers", |data: Vec<u8>| Ok(data));
+    let mut wire = Wire::new(router);
+    let binary = bin(b"\xfe\xff");
+    let numbers = vec![254.into(), 255.into()];
+    assert_eq!(wire.call("bytes", vec![binary.clone()]), Ok(binary.clone()));
+    assert_eq!(
+        wire.call("numbers", numbers.clone()),
+        Ok(Value::Array(numbers))
+    );
+    assert_eq!(
+        wire.error("numbers", vec![binary]),
+        "wrong parameters for \"numbers\": parameter 1: a bin does not fit"
+    );
 }
 
 /// Writes a part of itself and then fails, or panics.
