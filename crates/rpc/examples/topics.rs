@@ -3,7 +3,7 @@
 //! `ringhold call 127.0.0.1:4671 publish weather '"rain"'` and `kill -HUP` while a client is subscribed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringhold_core::config::Config;
 use ringhold_core::{ConnectionId, Server};
@@ -23,33 +23,44 @@ listen = ["127.0.0.1:4671"]
 pub(crate) struct Hub(Arc<Mutex<HashMap<String, Vec<Notifier>>>>);
 
 impl Hub {
-    fn with<R>(&self, topic: &str, act: impl FnOnce(&mut Vec<Notifier>) -> R) -> R {
-        let mut topics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        act(topics.entry(topic.to_owned()).or_default())
+    pub(crate) fn topics(&self) -> MutexGuard<'_, HashMap<String, Vec<Notifier>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(&self, topic: &str, notifier: Notifier) {
-        self.with(topic, |readers| {
-            // Whoever has gone is forgotten before there is room for more.
-            if readers.len() == readers.capacity() {
-                readers.retain(Notifier::is_open);
-            }
-            readers.push(notifier);
-        });
+        let mut topics = self.topics();
+        // Whoever has gone is forgotten before there is room for more.
+        if topics.len() == topics.capacity() {
+            topics.retain(|_, readers| readers.iter().any(Notifier::is_open));
+        }
+        let readers = topics.entry(topic.to_owned()).or_default();
+        if readers.len() == readers.capacity() {
+            readers.retain(Notifier::is_open);
+        }
+        readers.push(notifier);
+    }
+
+    /// Keeps some of the readers of a topic, and says how many. One without readers is forgotten.
+    fn retain(&self, topic: &str, is_kept: impl FnMut(&Notifier) -> bool) -> usize {
+        let mut topics = self.topics();
+        let Some(readers) = topics.get_mut(topic) else {
+            return 0;
+        };
+        readers.retain(is_kept);
+        let left = readers.len();
+        if left == 0 {
+            topics.remove(topic);
+        }
+        left
     }
 
     fn leave(&self, topic: &str, reader: ConnectionId) {
-        self.with(topic, |readers| {
-            readers.retain(|other| other.connection() != reader)
-        });
+        self.retain(topic, |other| other.connection() != reader);
     }
 
     /// How many readers it goes to.
     pub(crate) fn publish(&self, topic: &str, event: &Notification) -> usize {
-        self.with(topic, |readers| {
-            readers.retain(|reader| reader.send(event).is_ok());
-            readers.len()
-        })
+        self.retain(topic, |reader| reader.send(event).is_ok())
     }
 }
 

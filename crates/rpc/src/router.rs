@@ -295,33 +295,38 @@ impl Router {
     /// before anything is received or sent there; it may change the value, which is kept again. So subscriptions are resumed:
     ///
     /// ```
-    /// # use std::{cell::RefCell, collections::HashMap, rc::Rc};
-    /// # use ringhold_rpc::{Notifier, Router};
-    /// /// Which topics a connection reads.
+    /// # use std::{cell::RefCell, mem::replace, rc::Rc};
+    /// # use ringhold_rpc::{Notification, Notifier, Router};
+    /// /// Whether a connection reads the news.
     /// #[derive(Default, serde::Serialize, serde::Deserialize)]
-    /// struct Topics(Vec<String>);
+    /// struct Reads(bool);
     ///
-    /// type Readers = Rc<RefCell<HashMap<String, Vec<Notifier>>>>;
+    /// type Readers = Rc<RefCell<Vec<Notifier>>>;
     ///
     /// fn router(readers: Readers) -> Router {
     ///     let known = readers.clone();
     ///     Router::new()
-    ///         .method_with("subscribe", move |context, topic: String| {
-    ///             let (topics, notifier) = context.subscription::<Topics>();
-    ///             topics.0.push(topic.clone());
-    ///             readers.borrow_mut().entry(topic).or_default().push(notifier);
-    ///             Ok(())
-    ///         })
-    ///         .resume("topics", move |resumed, topics: &mut Topics| {
-    ///             for topic in &topics.0 {
-    ///                 let notifier = resumed.notifier();
-    ///                 known.borrow_mut().entry(topic.clone()).or_default().push(notifier);
+    ///         .method_with("subscribe", move |context, ()| {
+    ///             let (reads, notifier) = context.subscription::<Reads>();
+    ///             if !replace(&mut reads.0, true) {
+    ///                 readers.borrow_mut().push(notifier);
     ///             }
     ///             Ok(())
     ///         })
+    ///         .resume("reads", move |resumed, _: &mut Reads| {
+    ///             known.borrow_mut().push(resumed.notifier());
+    ///             Ok(())
+    ///         })
     /// }
-    /// # let _ = router(Readers::default());
+    ///
+    /// /// Whoever has gone is forgotten.
+    /// fn publish(readers: &Readers, news: &Notification) {
+    ///     readers.borrow_mut().retain(|reader| reader.send(news).is_ok());
+    /// }
+    /// # let _ = (router(Readers::default()), publish);
     /// ```
+    ///
+    /// `examples/topics.rs` is a whole daemon, where each connection reads what it wants.
     ///
     /// `name` stands for the type in what is passed on, as msgpack with the names of fields, so it has to stay the same from
     /// version to version of the program. Fields may be added and left out if `#[serde(default)]` makes up for them.

@@ -93,6 +93,29 @@ fn topics_have_readers() {
 }
 
 #[test]
+fn topics_without_readers_are_forgotten() {
+    let hub = topics::Hub::default();
+    let (mut exchange, client) = connect(topics::router(&hub));
+    for _ in 0..2 {
+        assert!(exchange.receive(client, b"\x93\x02\xa7publish\x92\xa1t\x07"));
+        assert!(exchange.receive(client, b"\x93\x02\xabunsubscribe\x91\xa1t"));
+        assert!(hub.topics().is_empty());
+        assert!(exchange.receive(client, b"\x93\x02\xa9subscribe\x91\xa1t"));
+        assert_eq!(hub.topics().len(), 1);
+        assert!(exchange.receive(client, b"\x93\x02\xabunsubscribe\x91\xa1t"));
+        assert!(hub.topics().is_empty());
+    }
+    // Nothing is ever published there.
+    for topic in 0..100 {
+        let reader = exchange.connect();
+        let frame = [&b"\x93\x02\xa9subscribe\x91\xa1"[..], &[topic]].concat();
+        assert!(exchange.receive(reader, &frame));
+        exchange.reset(reader);
+    }
+    assert!(hub.topics().len() < 10, "{}", hub.topics().len());
+}
+
+#[test]
 fn samples_go_to_those_who_have_subscribed() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
