@@ -13,7 +13,7 @@ use crate::names::shortened;
 use crate::responder::Responder;
 use crate::session::Session;
 use crate::strings::Strings;
-use crate::token::is_one_object;
+use crate::token::is_result;
 
 /// From this length on shared bytes are queued as they are instead of being copied into the outbox.
 const SHARE_BYTES_MIN: usize = 4096;
@@ -60,8 +60,8 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Answers with a value that is msgpack already: exactly one object. Debug builds panic if it is not; release builds trust
-    /// the handler, and anything else would spoil what the client reads behind it.
+    /// Answers with a value that is msgpack already: exactly one object, or nothing, which means nil. Debug builds panic if it is
+    /// not; release builds trust the handler, and anything else would spoil what the client reads behind it.
     #[inline]
     pub fn encoded(self, object: &[u8]) -> Answered {
         match self.id {
@@ -74,7 +74,7 @@ impl<'a> Answer<'a> {
         if self.strings != Strings::Current || object.is_empty() {
             return self.encoded_otherwise(object);
         }
-        debug_assert!(is_one_object(object), "a result is one msgpack object");
+        debug_assert!(is_result(object), "a result is one msgpack object");
         let (head, length) = envelope::result_header(id);
         self.reply.append(head, length, object);
         self.done.set(true);
@@ -95,7 +95,7 @@ impl<'a> Answer<'a> {
         if object.len() < SHARE_BYTES_MIN || self.strings != Strings::Current {
             return self.encoded(&object);
         }
-        debug_assert!(is_one_object(&object), "a result is one msgpack object");
+        debug_assert!(is_result(&object), "a result is one msgpack object");
         self.reply
             .write(|out| envelope::write_result_header(out, id));
         self.done.set(true);
@@ -118,7 +118,7 @@ impl<'a> Answer<'a> {
             let start = out.len();
             write(out)?;
             debug_assert!(
-                out.len() == start || out.get(start..).is_some_and(is_one_object),
+                out.get(start..).is_some_and(is_result),
                 "a result is one msgpack object"
             );
             Ok(())

@@ -8,6 +8,7 @@ use crate::answer::serialize_result;
 use crate::envelope;
 use crate::fault::Fault;
 use crate::strings::Strings;
+use crate::token::is_result;
 
 /// The right to answer one request later, from any thread or runtime, exactly once.
 ///
@@ -64,12 +65,10 @@ impl Responder {
         }
     }
 
-    /// Answers with a value that is msgpack already: exactly one object.
+    /// Answers with a value that is msgpack already: exactly one object, or nothing, which means nil. It is checked as in
+    /// [`Answer::encoded`](crate::Answer::encoded).
     pub fn encoded(self, object: &[u8]) {
-        debug_assert!(
-            crate::token::is_one_object(object),
-            "a result is one msgpack object"
-        );
+        debug_assert!(is_result(object), "a result is one msgpack object");
         self.put(|out| {
             out.extend_from_slice(object);
             Ok(())

@@ -108,8 +108,13 @@ impl Token {
     }
 }
 
+/// Whether `bytes` are what a handler may give as a result: one whole object, or nothing, which means nil.
+pub(crate) fn is_result(bytes: &[u8]) -> bool {
+    bytes.is_empty() || is_one_object(bytes)
+}
+
 /// Whether `bytes` are exactly one whole object.
-pub(crate) fn is_one_object(mut bytes: &[u8]) -> bool {
+fn is_one_object(mut bytes: &[u8]) -> bool {
     let mut due = 1u64;
     while due > 0 {
         let Some(token) = Token::read(bytes) else {

@@ -121,6 +121,10 @@ fn a_responder_answers_in_every_way() {
         answer(|responder| responder.encoded(b"\x92\x01\x02")),
         reply(3, Value::Array(vec![1.into(), 2.into()]))
     );
+    assert_eq!(
+        answer(|responder| responder.encoded(b"")),
+        reply(3, Value::Nil)
+    );
     assert_eq!(answer(drop), failure(3, "the handler gave no answer"));
 }
 

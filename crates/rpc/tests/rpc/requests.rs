@@ -343,6 +343,8 @@ fn raw_handlers_read_and_write_in_place() {
             })
         })
         .raw("nothing", |_, answer| answer.write(|_| {}))
+        .raw("nothing encoded", |_, answer| answer.encoded(b""))
+        .raw("nothing shared", |_, answer| answer.share(Bytes::new()))
         .raw("partly", |_, answer| {
             answer.try_write(|out| {
                 out.extend_from_slice(b"\x93\x01\x02");
@@ -368,7 +370,9 @@ fn raw_handlers_read_and_write_in_place() {
         wire.error("reverse", vec![1.into()]),
         "wrong parameters for \"reverse\": parameter 1: invalid type: integer `1`, expected a borrowed string"
     );
-    assert_eq!(wire.call("nothing", vec![]), Ok(Value::Nil));
+    for method in ["nothing", "nothing encoded", "nothing shared"] {
+        assert_eq!(wire.call(method, vec![]), Ok(Value::Nil), "{method}");
+    }
     assert_eq!(wire.error("partly", vec![]), "changed my mind");
     assert_eq!(
         wire.call("shared", vec![]),
