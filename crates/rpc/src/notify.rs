@@ -107,7 +107,7 @@ pub struct Notification(Arc<Encoded>);
 struct Encoded {
     current: Bytes,
     /// The same for clients that read old msgpack, made when one of them needs it.
-    old_raw: OnceLock<Result<Bytes, String>>,
+    old_raw: OnceLock<Result<Bytes, &'static str>>,
 }
 
 impl Notification {
@@ -152,13 +152,9 @@ impl Notification {
             Strings::OldRaw => self
                 .0
                 .old_raw
-                .get_or_init(|| {
-                    to_old_raw(&self.0.current)
-                        .map(Bytes::from)
-                        .map_err(|fault| fault.to_string())
-                })
+                .get_or_init(|| to_old_raw(&self.0.current).map(Bytes::from))
                 .as_ref()
-                .map_err(|error| NotifyError::Encode(error.clone())),
+                .map_err(|why| NotifyError::Encode((*why).to_owned())),
         }
     }
 }

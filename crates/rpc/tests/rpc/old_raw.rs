@@ -173,7 +173,7 @@ fn every_kind_of_answer_can_be_read() {
         answer("time", &[]),
         failed(
             3,
-            "the result has an extension type in it, which the old msgpack of this service's clients lacks"
+            "the result cannot be serialized: the old msgpack of this service's clients has no extension types"
         )
     );
     assert_eq!(
@@ -241,5 +241,10 @@ fn notifications_are_rewritten_for_those_who_need_it() {
 
     let ext = Notification::new("n", &Value::Ext(5, vec![1])).unwrap();
     assert_eq!(to_new.send(&ext), Ok(()));
-    assert!(matches!(to_old.send(&ext), Err(NotifyError::Encode(_))));
+    let error = to_old.send(&ext).unwrap_err();
+    assert!(matches!(error, NotifyError::Encode(_)));
+    assert_eq!(
+        error.to_string(),
+        "the notification cannot be encoded: the old msgpack of this service's clients has no extension types"
+    );
 }
