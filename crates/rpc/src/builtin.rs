@@ -1,4 +1,4 @@
-//! The methods that every router has.
+//! The methods that a router has without being told.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -33,12 +33,12 @@ impl<'a> Call<'a> {
         self.params
     }
 
-    /// Keeps the parameters, or a part of them, past the call: a copy when it is small, a counted reference to the
-    /// receive buffer when it is large and the engine can spare it.
+    /// Keeps the parameters, or a part of them, past the call: a counted reference to the receive buffer when it is 1024 bytes or
+    /// longer and the engine can spare the buffer, else a copy. A small part of a large message is copied as well.
     ///
     /// # Panics
     ///
-    /// If `part` is large and not a slice of the parameters.
+    /// If `part` is 1024 bytes or longer and not a slice of the parameters.
     pub fn keep(&self, part: &[u8]) -> Bytes {
         self.frame.keep(part)
     }

@@ -70,7 +70,8 @@ impl Context<'_> {
     }
 
     /// The value of this type that is kept with the connection, as [`Context::data`], and a notifier for what the value
-    /// says that the connection subscribes to.
+    /// says that the connection subscribes to. Use it instead of `data` and [`notifier`](Context::notifier) when the value lists
+    /// what the connection subscribes to: then the subscription survives restarts.
     ///
     /// Such a notifier alone does not close the connection in a restart or reload. Its successor has the value again, if the
     /// router [resumes](crate::Router::resume) its type, and makes new notifiers for what it says.

@@ -46,6 +46,7 @@
 //! | unknown method, wrong parameters, a handler that fails, panics or gives no answer | an error reply |
 //! | a request whose method is not a string, whose params are not an array, or that has not 4 elements | an error reply |
 //! | the same of a notification: no reply is due, but what followed could not be trusted | the end of the connection |
+//! | a message that is larger or nested deeper than the [limits](ringhold_core::limits::Limits) allow: it is refused before it is whole | the end of the connection |
 //! | anything that is not an array, has no or another message type, or has an id that is no 32-bit number | the end of the connection |
 //!
 //! The end of a connection is logged with its reason, and so is a panic; errors of callers are not.

@@ -45,7 +45,7 @@ use crate::resume::{Resumed, Resumes};
 /// A request for a method gets exactly one reply. A notification of the same name runs the same handler, and what it
 /// answers goes nowhere.
 ///
-/// Every router has the methods `ping`, `echo`, `methods`, `time` and `status` ([`Router::new`]).
+/// [`Router::new`] has the methods `ping`, `echo`, `methods`, `time` and `status` already, [`Router::bare`] has none.
 pub struct Router {
     entries: Vec<Entry>,
     index: Index,
@@ -353,8 +353,8 @@ impl Router {
     /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is
     /// due without a request, such as a batch to be written, or a heartbeat by [`Notifier`](crate::Notifier)s.
     ///
-    /// The first time is an interval after the worker has begun to serve. One that was held up makes up for nothing. If `work`
-    /// panics that is counted and logged, and it is called again all the same. See
+    /// The first time is an interval after the worker has begun to serve. If the worker was busy for several intervals, `work` is
+    /// called once for all of them. If `work` panics that is counted and logged, and it is called again all the same. See
     /// [`Service::tick`](ringhold_core::Service::tick).
     #[must_use]
     pub fn every(mut self, interval: Duration, work: impl FnMut() + 'static) -> Self {
@@ -363,7 +363,7 @@ impl Router {
     }
 
     /// Calls `read` whenever there is something to read from this descriptor, such as a datagram socket, on the worker that the router
-    /// serves. It shares it with `read` in an `Rc` or `Arc`. `examples/samples.rs` is a whole daemon.
+    /// serves. `read` needs the descriptor, too: keep it in an `Rc` or `Arc` and pass a clone here. `examples/samples.rs` is a whole daemon.
     ///
     /// `read` takes a bounded amount, without blocking; as long as there is more it is called again, between the requests of connections.
     /// If it fails or panics that is logged, and the descriptor is looked at again after a second. See
