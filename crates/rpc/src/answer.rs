@@ -167,6 +167,12 @@ impl<'a> Answer<'a> {
     }
 }
 
+impl std::fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answer({}, id {:?})", self.reply.connection(), self.id)
+    }
+}
+
 /// Appends `value` in the encoding that results and parameters have here: structs are maps.
 pub(crate) fn serialize<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,

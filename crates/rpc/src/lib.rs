@@ -70,6 +70,7 @@
 //! [`ringhold_core::testing`] takes the bytes of requests and gives those of replies. Answers that other threads give are
 //! waited for with its `deliver_within`.
 #![forbid(unsafe_code)]
+#![warn(missing_debug_implementations)]
 
 mod answer;
 mod builtin;
