@@ -26,8 +26,8 @@ pub struct Options {
     pub call_timeout: Option<Duration>,
     /// What a frame from the server may cost. 16 MiB and 128 levels; a larger one loses the connection.
     pub limits: Limits,
-    /// How many bytes of memory messages may take that wait to be taken, while something else is waited
-    /// for. 64 MiB; a server that pushes more than that loses the connection.
+    /// How much memory received messages may hold that nobody has taken yet, in bytes. 64 MiB; a server that
+    /// pushes more than that loses the connection.
     pub queue_bytes: usize,
 }
 
@@ -119,8 +119,7 @@ impl Client {
         R: DeserializeOwned,
     {
         let params = params::encode(params)?;
-        let result = self.call_raw(method, &params)?;
-        rmp_serde::from_slice(&result).map_err(|source| CallError::Result { source, result })
+        self.call_reply(method, &params)?.decode()
     }
 
     /// Calls a method with encoded parameters, one msgpack array, and waits for the encoded result.
@@ -128,13 +127,15 @@ impl Client {
     /// # Errors
     /// As for [`call`](Self::call).
     pub fn call_raw(&mut self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
+        Ok(self.call_reply(method, params)?.result?)
+    }
+
+    fn call_reply(&mut self, method: &str, params: &[u8]) -> Result<Reply, CallError> {
         let deadline = self.deadline();
         let id = self.post(method, params)?;
         self.flush(deadline, "room for the request")
             .and_then(|()| self.reply_to(id, deadline))
-            .inspect_err(|_| self.mail.give_up(id))?
-            .result
-            .map_err(CallError::Remote)
+            .inspect_err(|_| self.mail.give_up(id))
     }
 
     /// Sends a notification, which the server does not answer.
@@ -155,7 +156,7 @@ impl Client {
     /// As for [`notify`](Self::notify).
     pub fn notify_raw(&mut self, method: &str, params: &[u8]) -> Result<(), CallError> {
         self.checker.params(params)?;
-        let out = &mut self.open()?.out;
+        let out = &mut self.sending()?.out;
         envelope::begin_notification(out, method.as_bytes());
         out.extend_from_slice(params);
         self.flush(self.deadline(), "room for the notification")
@@ -252,7 +253,7 @@ impl Client {
                 "an error that is nil says that there is none".to_owned(),
             ));
         }
-        let out = &mut self.open()?.out;
+        let out = &mut self.sending()?.out;
         envelope::begin_response(out, id);
         match answer {
             Ok(result) => {
@@ -268,14 +269,18 @@ impl Client {
     }
 
     /// Ends the sending side: the server reads its end of stream, and the replies to what was sent
-    /// can still be received.
+    /// can still be received. Whatever would send something from then on answers
+    /// [`CallError::SendingEnded`]; ending again does nothing.
     ///
     /// # Errors
     /// [`CallError::Timeout`] when the server does not take what is still to be sent, and the fatal ones.
     pub fn finish_sending(&mut self) -> Result<(), CallError> {
         let deadline = self.deadline();
         self.flush(deadline, "room for what was to be sent")?;
-        self.open()?.shut_write();
+        let link = self.open()?;
+        if !link.is_shut() {
+            link.shut_write();
+        }
         self.flush(deadline, "end of sending")
     }
 
@@ -323,12 +328,21 @@ impl Client {
         }
     }
 
+    /// The connection, if anything can still be sent on it.
+    fn sending(&mut self) -> Result<&mut Link, CallError> {
+        let address = self.address.clone();
+        match self.open()? {
+            link if link.is_shut() => Err(CallError::SendingEnded { address }),
+            link => Ok(link),
+        }
+    }
+
     /// Appends a request to what is to be sent and notes its id.
     fn post(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
         self.checker.params(params)?;
-        self.open()?;
+        self.sending()?;
         let id = self.mail.post();
-        let out = &mut self.open()?.out;
+        let out = &mut self.sending()?.out;
         envelope::begin_request(out, id, method.as_bytes());
         out.extend_from_slice(params);
         Ok(id)

@@ -71,6 +71,12 @@ pub enum CallError {
         /// How it came to that.
         reason: String,
     },
+    /// [`Client::finish_sending`](crate::Client::finish_sending) was called before. Nothing was sent; what was sent
+    /// earlier is still answered.
+    SendingEnded {
+        /// The server.
+        address: Address,
+    },
     /// The parameters cannot be sent: they are not one msgpack array, or they have no encoding. Nothing was sent.
     Params(String),
     /// The result is not of the type that was asked for. The connection is as good as before.
@@ -135,6 +141,12 @@ impl fmt::Display for CallError {
             }
             Self::Closed { address, reason } | Self::Cut { address, reason } => {
                 write!(f, "the connection to {address} is closed: {reason}")
+            }
+            Self::SendingEnded { address } => {
+                write!(
+                    f,
+                    "nothing more can be sent to {address}: this client has ended its sending side"
+                )
             }
             Self::Params(why) => write!(f, "the parameters cannot be sent: {why}"),
             Self::Result { source, result } => {

@@ -26,6 +26,8 @@ pub(crate) struct Link {
     sent: usize,
     /// Why nothing can be written any more. What the server sent before that is still to be read.
     broken: Option<io::Error>,
+    /// Whether the sending side was ended. What was written now would fail as if the server had cut the connection.
+    shut: bool,
     inbox: Inbox,
 }
 
@@ -53,6 +55,7 @@ impl Link {
             out: Vec::new(),
             sent: 0,
             broken: None,
+            shut: false,
             inbox: Inbox::new(limits),
         })
     }
@@ -60,6 +63,11 @@ impl Link {
     /// Whether everything was handed to the system, and that did not fail.
     pub(crate) fn is_flushed(&self) -> bool {
         self.sent == self.out.len() && self.broken.is_none()
+    }
+
+    /// Whether the sending side was ended, so that nothing may be put into `out`.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut
     }
 
     /// The next whole frame among the bytes that were read.
@@ -135,6 +143,7 @@ impl Link {
     /// [`step`](Self::step) to report.
     pub(crate) fn shut_write(&mut self) {
         self.broken = self.stream.shut_write().err();
+        self.shut = true;
     }
 
     /// Waits for a change of readiness; false when the deadline is over and there is none.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-use crate::{Envelope, RemoteError};
+use crate::{CallError, Envelope, RemoteError};
 
 /// A message from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,21 @@ pub struct Reply {
     pub id: u32,
     /// The encoded result, or the error that the server answered with.
     pub result: Result<Vec<u8>, RemoteError>,
+}
+
+impl Reply {
+    /// Decodes the result.
+    ///
+    /// # Errors
+    /// [`CallError::Remote`] with the error that the server answered with, [`CallError::Result`] when the result is of
+    /// another type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, CallError> {
+        let result = self.result.as_ref().map_err(RemoteError::clone)?;
+        rmp_serde::from_slice(result).map_err(|source| CallError::Result {
+            source,
+            result: result.clone(),
+        })
+    }
 }
 
 /// A notification from the server.

@@ -204,7 +204,13 @@ fn pipelined_replies_come_in_any_order() {
         .collect();
     assert_eq!(client.outstanding(), 50);
     // One of them first, the others as they came: the last request was answered first.
-    assert_eq!(client.receive_reply(ids[20]).unwrap().result, Ok(vec![20]));
+    let reply = client.receive_reply(ids[20]).unwrap();
+    assert_eq!(reply.result, Ok(vec![20]));
+    assert_eq!(reply.decode::<u8>().unwrap(), 20);
+    assert!(matches!(
+        reply.decode::<String>(),
+        Err(CallError::Result { result, .. }) if result == [20]
+    ));
     let mut expected: Vec<u32> = ids
         .iter()
         .rev()

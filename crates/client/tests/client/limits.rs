@@ -331,6 +331,37 @@ fn replies_come_after_the_end_of_sending() {
 }
 
 #[test]
+fn what_would_be_sent_after_the_end_of_sending_is_refused_and_costs_nothing() {
+    let (begin, begun) = mpsc::channel();
+    let (server, address) = once(move |mut stream| {
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"\x94\x00\x00\xa5first\x90");
+        // The reply is due, and comes after everything that is refused.
+        begun.recv().unwrap();
+        stream.write_all(b"\x94\x01\x00\xc0\x2a").unwrap();
+    });
+    let mut client = patient(&address);
+    let first = client.send("first", &()).unwrap();
+    client.finish_sending().unwrap();
+    for error in [
+        client.call::<_, u8>("second", &()).unwrap_err(),
+        client.send("second", &()).unwrap_err(),
+        client.notify("second", &()).unwrap_err(),
+        client.respond(1, Ok(b"\xc0")).unwrap_err(),
+    ] {
+        assert!(matches!(error, CallError::SendingEnded { .. }), "{error}");
+        assert!(!error.is_fatal() && error.to_string().contains("this client"));
+    }
+    client.finish_sending().unwrap();
+    assert_eq!(client.outstanding(), 1);
+    begin.send(()).unwrap();
+    assert_eq!(client.receive_reply(first).unwrap().result, Ok(vec![42]));
+    client.finish().unwrap();
+    server.join().unwrap();
+}
+
+#[test]
 fn violations_say_what_was_received() {
     let cases: [(Fault, &str); 5] = [
         (Fault::Repeat, "which is not waiting for one"),
