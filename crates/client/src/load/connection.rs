@@ -67,14 +67,14 @@ pub(super) enum State {
 }
 
 impl Connection {
-    pub(crate) fn new(index: usize, short_lived: bool, depth: u32, salt: u64) -> Self {
+    pub(crate) fn new(index: usize, short_lived: bool, window: u32, salt: u64) -> Self {
         Self {
             index,
             short_lived,
             state: State::Closed,
             stream: None,
             salt,
-            window: Window::new(depth),
+            window: Window::new(window),
             left: 0,
             out: Vec::new(),
             written: 0,

@@ -130,17 +130,18 @@ impl Connected<'_> {
         let outcomes = thread::scope(|scope| {
             // Every thread holds a sender; all are gone when all threads are done.
             let (done, alive) = mpsc::channel();
-            let threads: Vec<_> = workers
-                .into_iter()
-                .zip(&live)
-                .map(|(worker, live)| {
-                    let (stop, done) = (&stop, Sender::clone(&done));
-                    scope.spawn(move || {
-                        let _done = done;
-                        worker.run(stop, live)
-                    })
+            let threads = workers.into_iter().zip(&live).map(|(worker, live)| {
+                let (stop, done) = (&stop, Sender::clone(&done));
+                thread::Builder::new().spawn_scoped(scope, move || {
+                    let _done = done;
+                    worker.run(stop, live)
                 })
-                .collect();
+            });
+            // If one cannot be started, those that were end, too.
+            let threads = threads
+                .collect::<io::Result<Vec<_>>>()
+                .inspect_err(|_| stop.store(true, Ordering::Relaxed))
+                .map_err(no_thread)?;
             drop(done);
             supervise(&alive, start, &live, |now| {
                 if progress(now).is_break() {
@@ -159,6 +160,12 @@ impl Connected<'_> {
         });
         Ok(sum_up(plan, outcomes.map_err(LoadError::System)?))
     }
+}
+
+/// That a thread could not be started, in words; what the system says is only that it lacks something.
+fn no_thread(error: io::Error) -> io::Error {
+    let why = format!("a thread cannot be started, fewer may help: {error}");
+    io::Error::new(error.kind(), why)
 }
 
 /// Calls `progress` at intervals until every thread is done.
@@ -288,7 +295,7 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
-    /// This machine has no descriptor or timer left, or waiting for readiness failed.
+    /// This machine has no descriptor or timer left, cannot start another thread, or waiting for readiness failed.
     System(io::Error),
 }
 

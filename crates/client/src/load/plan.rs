@@ -104,11 +104,11 @@ impl LoadPlan {
     /// The first field that cannot be, and why.
     pub fn check(&self) -> Result<(), PlanError> {
         let refuse = |field, why| Err(PlanError { field, why });
-        let all = self.connections + self.short_lived;
-        if all == 0 {
+        let all = self.connections.saturating_add(self.short_lived);
+        if all == 0 || all > MAX_CONNECTIONS {
             return refuse(
                 "connections",
-                "there must be at least one, persistent or short-lived",
+                "there must be from 1 to 1048576, persistent and short-lived together",
             );
         }
         if self.threads == 0 || self.threads > all {
@@ -119,6 +119,12 @@ impl LoadPlan {
         }
         if self.depth == 0 || self.depth > MAX_DEPTH {
             return refuse("depth", "it must be from 1 to 1048576");
+        }
+        if all as u64 * u64::from(self.window()) > MAX_OUTSTANDING {
+            return refuse(
+                "depth",
+                "at most 16777216 requests may be unanswered at a time, over all connections",
+            );
         }
         if self.count == Some(0) {
             return refuse("count", "there must be at least one message");
@@ -156,9 +162,22 @@ impl LoadPlan {
         }
         Ok(())
     }
+
+    /// How many requests of one connection are ever unanswered at a time.
+    pub(crate) fn window(&self) -> u32 {
+        match self.mode {
+            Mode::Call => self.depth,
+            Mode::Notify => 0,
+            Mode::Subscribe { .. } => 1,
+        }
+    }
 }
 
+/// More than a process may have open on a usual machine.
+const MAX_CONNECTIONS: usize = 1 << 20;
 const MAX_DEPTH: u32 = 1 << 20;
+/// Each takes up to 64 bytes, so all of them 1 GiB.
+const MAX_OUTSTANDING: u64 = 1 << 24;
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What a load sends, and what must come back.
@@ -215,8 +234,19 @@ mod tests {
         let plan = LoadPlan::new("127.0.0.1:1".parse().unwrap());
         assert_eq!(plan.check(), Ok(()));
         type Change = fn(&mut LoadPlan);
-        let changes: [(&str, Change); 13] = [
+        let changes: [(&str, Change); 18] = [
             ("connections", |plan| plan.connections = 0),
+            ("connections", |plan| plan.connections = usize::MAX),
+            ("connections", |plan| {
+                (plan.connections, plan.short_lived) = (usize::MAX, 1);
+            }),
+            ("connections", |plan| {
+                (plan.connections, plan.short_lived) = (0, usize::MAX);
+            }),
+            ("connections", |plan| plan.short_lived = MAX_CONNECTIONS),
+            ("depth", |plan| {
+                (plan.connections, plan.depth) = (17, MAX_DEPTH)
+            }),
             ("threads", |plan| plan.threads = 0),
             ("threads", |plan| plan.threads = 2),
             ("depth", |plan| plan.depth = 0),
@@ -242,6 +272,26 @@ mod tests {
             let mut changed = plan.clone();
             change(&mut changed);
             assert_eq!(changed.check().unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn the_depth_bounds_only_who_waits_for_replies() {
+        let plan = LoadPlan {
+            connections: 16,
+            depth: MAX_DEPTH,
+            ..LoadPlan::new("127.0.0.1:1".parse().unwrap())
+        };
+        assert_eq!((plan.check(), plan.window()), (Ok(()), MAX_DEPTH));
+        let (params, sequence) = (vec![0x90], false);
+        for (mode, window) in [(Mode::Notify, 0), (Mode::Subscribe { params, sequence }, 1)] {
+            let connections = MAX_CONNECTIONS;
+            let plan = LoadPlan {
+                mode,
+                connections,
+                ..plan.clone()
+            };
+            assert_eq!((plan.check(), plan.window()), (Ok(()), window));
         }
     }
 }

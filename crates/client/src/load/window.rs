@@ -24,7 +24,7 @@ struct Slot {
 }
 
 impl Window {
-    /// Room for `depth` ids, and as much again, so that unanswered ones leave short ways to a free slot.
+    /// Room for `depth` ids, which may be none, and as much again, so that unanswered ones leave short ways to a free slot.
     pub(crate) fn new(depth: u32) -> Self {
         let slots = vec![Slot::default(); (depth as usize).next_power_of_two() * 2];
         Self {

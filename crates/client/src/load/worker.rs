@@ -114,12 +114,12 @@ impl<'a> Worker<'a> {
         let mut connections = Vec::with_capacity(share.streams.len() + share.short_lived);
         let salt = |index: usize| mix(share.salt ^ ((index as u64) << 20));
         for (index, stream) in share.streams.into_iter().enumerate() {
-            let mut connection = Connection::new(index, false, plan.depth, salt(index));
+            let mut connection = Connection::new(index, false, plan.window(), salt(index));
             connection.adopt(stream, &mut context)?;
             connections.push(connection);
         }
         for index in connections.len()..connections.len() + share.short_lived {
-            let mut connection = Connection::new(index, true, plan.depth, salt(index));
+            let mut connection = Connection::new(index, true, plan.window(), salt(index));
             connection.open_soon(&mut context);
             connections.push(connection);
         }

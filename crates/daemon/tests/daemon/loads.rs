@@ -101,6 +101,28 @@ fn a_load_that_cannot_be_made_says_why() {
 }
 
 #[test]
+fn a_load_whose_threads_cannot_be_started_fails() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    // There is room for the stacks of some of the threads.
+    let shell = format!("ulimit -v 4000000; exec \"$0\" load {address} -c 8 -j 8 -t 1h --drain 1s");
+    let mut command = Command::new("sh");
+    clean(&mut command);
+    command
+        .args(["-c", &shell, env!("CARGO_BIN_EXE_ringhold")])
+        .env("RUST_MIN_STACK", (1 << 30).to_string())
+        .stdin(Stdio::null());
+    let (status, _, stderr) = parts(&command.output().unwrap());
+    assert_eq!(status, 1, "{stderr}");
+    assert!(
+        stderr
+            .starts_with("ringhold: this machine cannot make the load: a thread cannot be started"),
+        "{stderr}"
+    );
+    daemon.stop();
+}
+
+#[test]
 fn a_load_without_descriptors_does_not_blame_the_server() {
     let daemon = Daemon::start(RPC);
     let address = daemon.address("rpc").to_string();
