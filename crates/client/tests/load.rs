@@ -121,6 +121,35 @@ fn order_cuts_widths_and_chatter_are_no_faults() {
 }
 
 #[test]
+fn a_load_of_which_nothing_was_measured_is_not_clean() {
+    let server = Server::start(Behaviour::default());
+    let over_in_the_warm_up = LoadPlan {
+        warmup: Duration::from_secs(3600),
+        ..plan(&server)
+    };
+    let report = run(&over_in_the_warm_up);
+    assert_eq!((report.counts.answered, report.measured), (1000, 0));
+    assert_eq!(report.problems, ["nothing was measured"]);
+    assert!(!report.is_clean(), "{report}");
+
+    // What it subscribes to pushes nothing.
+    let (params, sequence) = (vec![0x90], false);
+    let subscription = LoadPlan {
+        mode: Mode::Subscribe { params, sequence },
+        count: None,
+        duration: Duration::from_millis(300),
+        ..plan(&server)
+    };
+    let report = run(&subscription);
+    assert_eq!(
+        (report.counts.answered, report.counts.notifications),
+        (2, 0)
+    );
+    assert_eq!(report.problems, ["nothing was received"]);
+    assert!(!report.is_clean(), "{report}");
+}
+
+#[test]
 fn every_payload_comes_back() {
     for payload in [0, 1, 8, 255, 256, 70_000, 1_000_000] {
         let count = if payload > 1000 { 40 } else { 200 };

@@ -176,9 +176,9 @@ with the time that they had waited. That alone is no failure: the server was too
 
 The exit status is 1 if a reply was lost, repeated, wrong or an error, a connection was cut or could not be finished
 (bytes that the server did not take, a frame that it did not end; with notify, no end of stream from the server),
-something of the planned count is missing, nothing was sent, the load ended early because nothing moved for a second
-(or for --drain, if longer), or this machine could not make it; 2 if the load is not possible as it stands, 3 if the
-server cannot be reached.")]
+something of the planned count is missing, nothing was sent, received or measured, the load ended early because nothing
+moved for a second (or for --drain, if longer), or this machine could not make it; 2 if the load is not possible as it
+stands, 3 if the server cannot be reached.")]
 pub(crate) struct Load {
     /// The server
     #[arg(default_value = DEFAULT_ADDRESS)]

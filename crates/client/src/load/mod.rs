@@ -250,9 +250,6 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
         longest_gap_ns = outcome.longest_gap.max(longest_gap_ns);
         problems.extend(outcome.problems);
     }
-    if counts.sent == 0 {
-        problems.push("nothing was sent".to_owned());
-    }
     let per_second = |count: u64| {
         if time == 0 {
             0.0
@@ -265,7 +262,7 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
         Mode::Notify => measured.sent,
         Mode::Subscribe { .. } => measured.notifications,
     };
-    LoadReport {
+    let mut report = LoadReport {
         address: plan.address.clone(),
         counts,
         unsent,
@@ -279,7 +276,17 @@ fn sum_up(plan: &LoadPlan, outcomes: Vec<Outcome>) -> LoadReport {
         latency,
         longest_gap_ns,
         problems,
-    }
+    };
+    let receives = matches!(plan.mode, Mode::Subscribe { .. });
+    let nothing = match report.is_measured() {
+        _ if counts.sent == 0 => Some("sent"),
+        _ if counts.notifications == 0 && receives => Some("received"),
+        false => Some("measured"),
+        true => None,
+    };
+    let nothing = nothing.map(|what| format!("nothing was {what}"));
+    report.problems.extend(nothing);
+    report
 }
 
 /// Why a load was not put on a server at all.

@@ -178,11 +178,17 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// Whether every request was answered exactly once and rightly, nothing was cut, nothing of the
-    /// plan was left undone, and anything was sent at all. An open loop that the server was too slow for is clean all the
-    /// same: [`overdue`](Self::overdue) tells.
+    /// plan was left undone, and anything was sent, and measured, at all. An open loop that the server was too slow for is
+    /// clean all the same: [`overdue`](Self::overdue) tells.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.counts.is_clean() && self.unsent == 0 && !self.stalled && self.counts.sent > 0
+        let any = self.counts.sent > 0 && self.is_measured();
+        any && self.counts.is_clean() && self.unsent == 0 && !self.stalled
+    }
+
+    /// Whether there is a throughput or a latency. A reply that comes after the sending ended has a latency only.
+    pub(super) fn is_measured(&self) -> bool {
+        self.measured > 0 || self.latency.count() > 0
     }
 }
 
@@ -339,15 +345,18 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_sent_nothing_or_stalled_or_left_something_out_is_not_clean() {
+    fn a_load_that_sent_or_measured_nothing_or_stalled_or_left_something_out_is_not_clean() {
         let counts = Counts {
             sent: 1,
             ..Counts::default()
         };
         assert!(report(counts).is_clean());
         assert!(!report(Counts::default()).is_clean());
-        let changes: [fn(&mut LoadReport); 2] =
-            [|report| report.stalled = true, |report| report.unsent = 1];
+        let changes: [fn(&mut LoadReport); 3] = [
+            |report| report.stalled = true,
+            |report| report.unsent = 1,
+            |report| report.measured = 0,
+        ];
         for change in changes {
             let mut report = report(counts);
             change(&mut report);
