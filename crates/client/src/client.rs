@@ -155,7 +155,7 @@ impl Client {
     /// # Errors
     /// As for [`notify`](Self::notify).
     pub fn notify_raw(&mut self, method: &str, params: &[u8]) -> Result<(), CallError> {
-        self.checker.params(params)?;
+        self.checker.params(params).map_err(CallError::Params)?;
         let out = &mut self.sending()?.out;
         envelope::begin_notification(out, method.as_bytes());
         out.extend_from_slice(params);
@@ -247,7 +247,7 @@ impl Client {
     /// [`CallError::Timeout`] when the server takes nothing, and the fatal ones.
     pub fn respond(&mut self, id: u32, answer: Result<&[u8], &[u8]>) -> Result<(), CallError> {
         let (Ok(value) | Err(value)) = answer;
-        self.checker.object(value)?;
+        self.checker.object(value).map_err(CallError::Params)?;
         if answer == Err(&[NIL]) {
             return Err(CallError::Params(
                 "an error that is nil says that there is none".to_owned(),
@@ -339,7 +339,7 @@ impl Client {
 
     /// Appends a request to what is to be sent and notes its id.
     fn post(&mut self, method: &str, params: &[u8]) -> Result<u32, CallError> {
-        self.checker.params(params)?;
+        self.checker.params(params).map_err(CallError::Params)?;
         self.sending()?;
         let id = self.mail.post();
         let out = &mut self.sending()?.out;

@@ -33,33 +33,29 @@ impl Checker {
     /// Parameters that are not one whole array would shift everything that follows on the stream.
     ///
     /// # Errors
-    /// [`CallError::Params`]
-    pub(crate) fn params(&mut self, params: &[u8]) -> Result<(), CallError> {
+    /// What is wrong, for [`CallError::Params`].
+    pub(crate) fn params(&mut self, params: &[u8]) -> Result<(), String> {
         match params.first() {
             Some(0x90..=0x9f | 0xdc | 0xdd) => self.object(params),
-            _ => Err(CallError::Params(
+            _ => Err(
                 "they must be one msgpack array; a single parameter is the tuple (value,)"
                     .to_owned(),
-            )),
+            ),
         }
     }
 
     /// Whether it is one whole object.
     ///
     /// # Errors
-    /// [`CallError::Params`]
-    pub(crate) fn object(&mut self, value: &[u8]) -> Result<(), CallError> {
+    /// What is wrong, for [`CallError::Params`].
+    pub(crate) fn object(&mut self, value: &[u8]) -> Result<(), String> {
         let verdict = self.0.feed(value);
         self.0.reset();
         match verdict {
             Ok(Progress::Complete { used }) if used == value.len() => Ok(()),
-            Ok(Progress::Complete { .. }) => Err(CallError::Params(
-                "bytes follow the msgpack object".to_owned(),
-            )),
-            Ok(Progress::More { .. }) => Err(CallError::Params(
-                "the msgpack object is cut off".to_owned(),
-            )),
-            Err(error) => Err(CallError::Params(error.to_string())),
+            Ok(Progress::Complete { .. }) => Err("bytes follow the msgpack object".to_owned()),
+            Ok(Progress::More { .. }) => Err("the msgpack object is cut off".to_owned()),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

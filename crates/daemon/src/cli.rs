@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -189,11 +190,12 @@ pub(crate) struct Load {
     /// Connections at a time that come and go, besides those that stay
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) short_lived: usize,
-    /// Requests of a short-lived connection
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) requests_per_connection: u64,
+    // The options with defaults that clap is not told of are refused where they mean nothing, so it matters whether they
+    // were given.
+    /// Requests of a short-lived connection [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_connection: Option<u64>,
     /// Requests of one connection that may be unanswered at a time [default: 1]
-    // Without a default of clap: a subscriber must not be given one.
     #[arg(short, long, value_name = "N")]
     pub(crate) depth: Option<u32>,
     /// Messages a second over all connections, sent on schedule; as fast as replies come if not given
@@ -202,9 +204,10 @@ pub(crate) struct Load {
     /// The payload of each message [default: 64]
     #[arg(short, long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) size: Option<usize>,
-    /// How long messages are sent; with --count at most so long
+    /// How long messages are sent; with --count at most so long [default: 10s, with --count 1h]
     #[arg(short = 't', long, value_name = "TIME", value_parser = parse_duration)]
     #[arg(
+        hide_default_value = true,
         default_value = "10s",
         default_value_if("count", clap::builder::ArgPredicate::IsPresent, "1h")
     )]
@@ -227,12 +230,12 @@ pub(crate) struct Load {
     /// The method
     #[arg(short, long, value_name = "NAME", default_value = "echo")]
     pub(crate) method: String,
-    /// The right result of a call: the first parameter, or the array of all
-    #[arg(long, value_enum, default_value_t = Echo::First)]
-    pub(crate) echo: Echo,
-    /// The parameters of the request that subscribes, one JSON array
-    #[arg(long, value_name = "JSON", default_value = "[]", value_parser = parse_array)]
-    pub(crate) params: Params,
+    /// The right result of a call: the first parameter, or the array of all [default: first]
+    #[arg(long, value_enum)]
+    pub(crate) echo: Option<Echo>,
+    /// The parameters of the request that subscribes, one JSON array [default: []]
+    #[arg(long, value_name = "JSON", value_parser = parse_array)]
+    pub(crate) params: Option<Params>,
     /// A subscriber's notifications are numbered: their first parameter goes up by one
     #[arg(long)]
     pub(crate) sequence: bool,
@@ -259,6 +262,16 @@ pub(crate) enum Mode {
     Notify,
     /// One request on each connection, which is answered; what the server pushes then is counted
     Subscribe,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Call => "call",
+            Mode::Notify => "notify",
+            Mode::Subscribe => "subscribe",
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,7 +8,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ringhold_client::Limits;
 use ringhold_client::load::{self, LoadError, LoadPlan, Progress};
 
-use crate::cli::{Echo, Load, Mode};
+use crate::cli::{Echo, Load, Mode, Params};
 use crate::exit::{Failure, print};
 
 /// Puts the load on, and reports.
@@ -63,43 +63,87 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
 fn failure(error: LoadError) -> Failure {
     let message = error.to_string();
     match error {
-        LoadError::Plan(_) => Failure::usage(message),
+        LoadError::Plan(error) => Failure::usage(format!(
+            "this load is not possible: {}: {}",
+            option(error.field()),
+            error.why()
+        )),
         LoadError::Connect { .. } => Failure::unreachable(message),
         _ => Failure::failed(message),
     }
 }
 
-fn plan(arguments: &Load) -> Result<LoadPlan, Failure> {
-    let usual = LoadPlan::new(arguments.address.clone());
-    let given = [
-        ("--size", arguments.size.is_some()),
-        ("--depth", arguments.depth.is_some()),
+/// The option that sets a field of a plan.
+fn option(field: &str) -> String {
+    match field {
+        "payload" => "--size".to_owned(),
+        field => format!("--{}", field.replace('_', "-")),
+    }
+}
+
+/// That every option that was given means something for this load.
+fn all_mean_something(arguments: &Load) -> Result<(), Failure> {
+    use Mode::{Call, Notify, Subscribe};
+    let options: [(&str, bool, &[Mode]); 8] = [
+        ("--short-lived", arguments.short_lived > 0, &[Call]),
+        (
+            "--requests-per-connection",
+            arguments.requests_per_connection.is_some(),
+            &[Call],
+        ),
+        ("--depth", arguments.depth.is_some(), &[Call]),
+        ("--echo", arguments.echo.is_some(), &[Call]),
+        ("--size", arguments.size.is_some(), &[Call, Notify]),
+        ("--rate", arguments.rate.is_some(), &[Call, Notify]),
+        ("--params", arguments.params.is_some(), &[Subscribe]),
+        ("--sequence", arguments.sequence, &[Subscribe]),
     ];
-    if arguments.mode == Mode::Subscribe
-        && let Some((name, _)) = given.iter().find(|(_, is_given)| *is_given)
-    {
+    let idle =
+        |(_, is_given, modes): &&(_, bool, &[Mode])| *is_given && !modes.contains(&arguments.mode);
+    if let Some((name, _, modes)) = options.iter().find(idle) {
+        let modes: Vec<_> = modes.iter().map(ToString::to_string).collect();
         return Err(Failure::usage(format!(
-            "{name} has no meaning for a subscriber, which sends one request with --params"
+            "{name} means nothing with --mode {}, only with {}",
+            arguments.mode,
+            modes.join(" and ")
         )));
     }
+    if arguments.requests_per_connection.is_some() && arguments.short_lived == 0 {
+        return Err(Failure::usage(
+            "--requests-per-connection means nothing without --short-lived",
+        ));
+    }
+    Ok(())
+}
+
+fn plan(arguments: &Load) -> Result<LoadPlan, Failure> {
+    all_mean_something(arguments)?;
+    let usual = LoadPlan::new(arguments.address.clone());
+    let params = arguments
+        .params
+        .as_ref()
+        .map(|Params(params)| params.clone());
     Ok(LoadPlan {
         mode: match arguments.mode {
             Mode::Call => load::Mode::Call,
             Mode::Notify => load::Mode::Notify,
             Mode::Subscribe => load::Mode::Subscribe {
-                params: arguments.params.0.clone(),
+                params: params.unwrap_or_else(|| vec![0x90]),
                 sequence: arguments.sequence,
             },
         },
         connections: arguments.connections,
         short_lived: arguments.short_lived,
-        requests_per_connection: arguments.requests_per_connection,
+        requests_per_connection: arguments
+            .requests_per_connection
+            .unwrap_or(usual.requests_per_connection),
         depth: arguments.depth.unwrap_or(usual.depth),
         payload: arguments.size.unwrap_or(usual.payload),
         method: arguments.method.clone(),
         echo: match arguments.echo {
-            Echo::First => load::Echo::First,
-            Echo::All => load::Echo::All,
+            None => usual.echo,
+            Some(Echo::First) => load::Echo::First,
+            Some(Echo::All) => load::Echo::All,
         },
         rate: arguments.rate,
         count: arguments.count,

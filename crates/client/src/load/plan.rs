@@ -6,6 +6,7 @@ use std::time::Duration;
 use ringhold_framer::Limits;
 
 use crate::Address;
+use crate::params::Checker;
 
 /// A load: against whom, how much, how long. Every field may be set; [`new`](Self::new) fills in the defaults.
 ///
@@ -103,7 +104,6 @@ impl LoadPlan {
     /// # Errors
     /// The first field that cannot be, and why.
     pub fn check(&self) -> Result<(), PlanError> {
-        let refuse = |field, why| Err(PlanError { field, why });
         let all = self.connections.saturating_add(self.short_lived);
         if all == 0 || all > MAX_CONNECTIONS {
             return refuse(
@@ -141,24 +141,36 @@ impl LoadPlan {
                 "it must be above 0 and at most 1e9 messages a second",
             );
         }
-        if self.rate.is_some() && matches!(self.mode, Mode::Subscribe { .. }) {
-            return refuse("rate", "a subscriber sends one request and then nothing");
+        if let Mode::Subscribe { params, .. } = &self.mode {
+            if self.rate.is_some() {
+                return refuse("rate", "a subscriber sends one request and then nothing");
+            }
+            if let Err(why) = Checker::new(self.limits).params(params) {
+                return refuse("params", &why);
+            }
         }
-        if self.duration.is_zero()
-            || self.duration > LONGEST
-            || self.warmup > LONGEST
-            || self.drain > LONGEST
-        {
-            return refuse(
-                "duration",
-                "it must be above zero; it, warmup and drain may be 30 days at most",
-            );
-        }
+        self.check_times()?;
         if self.short_lived > 0 && (self.requests_per_connection == 0 || self.mode != Mode::Call) {
             return refuse(
                 "short_lived",
                 "such connections call, and make at least one request each",
             );
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), PlanError> {
+        if self.duration.is_zero() {
+            return refuse("duration", "it must be above zero");
+        }
+        for (field, time) in [
+            ("duration", self.duration),
+            ("warmup", self.warmup),
+            ("drain", self.drain),
+        ] {
+            if time > LONGEST {
+                return refuse(field, "it may be 30 days at most");
+            }
         }
         Ok(())
     }
@@ -171,6 +183,11 @@ impl LoadPlan {
             Mode::Subscribe { .. } => 1,
         }
     }
+}
+
+fn refuse(field: &'static str, why: &str) -> Result<(), PlanError> {
+    let why = why.to_owned();
+    Err(PlanError { field, why })
 }
 
 /// More than a process may have open on a usual machine.
@@ -214,7 +231,21 @@ pub enum Echo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanError {
     field: &'static str,
-    why: &'static str,
+    why: String,
+}
+
+impl PlanError {
+    /// The field of the [`LoadPlan`], or of its [`Mode`], that cannot be carried out.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// What it has to be.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
 }
 
 impl fmt::Display for PlanError {
@@ -234,7 +265,7 @@ mod tests {
         let plan = LoadPlan::new("127.0.0.1:1".parse().unwrap());
         assert_eq!(plan.check(), Ok(()));
         type Change = fn(&mut LoadPlan);
-        let changes: [(&str, Change); 18] = [
+        let changes: [(&str, Change); 20] = [
             ("connections", |plan| plan.connections = 0),
             ("connections", |plan| plan.connections = usize::MAX),
             ("connections", |plan| {
@@ -261,6 +292,8 @@ mod tests {
                 plan.rate = Some(1.0);
             }),
             ("duration", |plan| plan.duration = Duration::ZERO),
+            ("warmup", |plan| plan.warmup = LONGEST * 2),
+            ("drain", |plan| plan.drain = Duration::MAX),
             ("short_lived", |plan| {
                 (plan.short_lived, plan.requests_per_connection) = (1, 0)
             }),
@@ -272,6 +305,27 @@ mod tests {
             let mut changed = plan.clone();
             change(&mut changed);
             assert_eq!(changed.check().unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn a_subscriber_needs_one_array() {
+        let mut plan = LoadPlan::new("127.0.0.1:1".parse().unwrap());
+        let mut check = |params: &[u8]| {
+            let (params, sequence) = (params.to_vec(), false);
+            plan.mode = Mode::Subscribe { params, sequence };
+            plan.check().map_err(|error| error.field())
+        };
+        assert_eq!(check(b"\x92\x01\xa1x"), Ok(()));
+        for bad in [
+            &b""[..],
+            b"\x01",
+            b"\x91",
+            b"\x90\x90",
+            b"\xc1",
+            b"\x91\xc1",
+        ] {
+            assert_eq!(check(bad), Err("params"), "{bad:x?}");
         }
     }
 

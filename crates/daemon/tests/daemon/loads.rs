@@ -67,36 +67,58 @@ fn a_load_on_a_server_that_does_nothing_fails_in_every_mode() {
 #[test]
 fn a_load_that_cannot_be_made_says_why() {
     let nobody = free_address().to_string();
-    let cases: [(&[&str], i32, &str); 8] = [
-        (&["load", &nobody], 3, "refused"),
-        (&["load", &nobody, "-d", "0"], 2, "depth"),
-        (&["load", &nobody, "-j", "2"], 2, "threads"),
-        (&["load", &nobody, "-t", "10"], 2, "unit"),
+    let cases: [(&str, i32, &str); 20] = [
+        ("", 3, "refused"),
+        ("-d 0", 2, "--depth: "),
+        ("-d 1048576 -c 17", 2, "--depth: "),
+        ("-j 2", 2, "--threads: "),
+        ("-t 10", 2, "unit"),
+        ("-s 17MiB", 2, "--size: "),
+        ("--drain 31d", 2, "--drain: "),
         (
-            &["load", &nobody, "--mode", "subscribe", "-r", "10"],
+            "-c 18446744073709551615 --short-lived 1",
             2,
-            "rate: a subscriber",
+            "--connections: ",
         ),
         (
-            &["load", &nobody, "--mode", "subscribe", "-d", "2"],
+            "-c 0 --short-lived 18446744073709551615",
             2,
-            "--depth",
+            "--connections: ",
+        ),
+        ("--requests-per-connection 2", 2, "without --short-lived"),
+        (
+            "--params []",
+            2,
+            "--params means nothing with --mode call, only with subscribe",
+        ),
+        ("--sequence", 2, "--sequence means nothing"),
+        ("--mode notify --echo all", 2, "--echo means nothing"),
+        ("--mode notify -d 2", 2, "--depth means nothing"),
+        (
+            "--mode notify --requests-per-connection 2",
+            2,
+            "--requests-per-connection means nothing",
         ),
         (
-            &["load", &nobody, "--mode", "subscribe", "-s", "2"],
+            "--mode notify --short-lived 1",
             2,
-            "--size",
+            "--short-lived means nothing",
         ),
         (
-            &["load", &nobody, "--mode", "subscribe", "--params", "1"],
+            "--mode subscribe -r 10",
             2,
-            "array",
+            "--rate means nothing with --mode subscribe, only with call and notify",
         ),
+        ("--mode subscribe -d 2", 2, "--depth means nothing"),
+        ("--mode subscribe -s 2", 2, "--size means nothing"),
+        ("--mode subscribe --params 1", 2, "array"),
     ];
     for (arguments, expected, word) in cases {
-        let (status, _, stderr) = run(arguments);
-        assert_eq!(status, expected, "{arguments:?}: {stderr}");
-        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+        let words = ["load", &nobody].into_iter().chain(arguments.split(' '));
+        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        let (status, _, stderr) = run(&words);
+        assert_eq!(status, expected, "{arguments}: {stderr}");
+        assert!(stderr.contains(word), "{arguments}: {stderr}");
     }
 }
 
