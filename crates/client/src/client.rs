@@ -24,7 +24,8 @@ pub struct Options {
     /// How long one operation may take: a call from its first byte to its reply, a wait for a
     /// message, the sending of a request. 30 seconds; `None` waits for ever.
     pub call_timeout: Option<Duration>,
-    /// What a frame from the server may cost. 16 MiB and 128 levels; a larger one loses the connection.
+    /// What a frame from the server may cost. 16 MiB and 128 levels; a larger one loses the connection. What is sent may be
+    /// as deep, since a server usually takes no more.
     pub limits: Limits,
     /// How much memory received messages may hold that nobody has taken yet, in bytes. 64 MiB; a server that
     /// pushes more than that loses the connection.

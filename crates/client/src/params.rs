@@ -22,11 +22,12 @@ pub(crate) fn encode<P: Serialize + ?Sized>(params: &P) -> Result<Vec<u8>, CallE
 pub(crate) struct Checker(Framer);
 
 impl Checker {
-    /// With the depth of these limits; the length of what is sent is the server's concern.
+    /// With the depth of these limits, of which the message takes one level; the length of what is sent is the server's
+    /// concern.
     pub(crate) fn new(limits: Limits) -> Self {
         Self(Framer::new(Limits {
             frame_bytes: u32::MAX,
-            ..limits
+            depth: limits.depth.saturating_sub(1),
         }))
     }
 

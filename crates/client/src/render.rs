@@ -20,6 +20,14 @@ pub(crate) struct Rendered<'a>(pub(crate) &'a [u8]);
 #[derive(Clone, Copy, Debug)]
 pub struct Plain<'a>(pub &'a str);
 
+impl Plain<'_> {
+    /// Whether a character is escaped, since it could do something to a terminal. None of them is beyond U+FFFF.
+    #[must_use]
+    pub fn escapes(c: char) -> bool {
+        c.is_control() || turns_text(c)
+    }
+}
+
 /// Values nested deeper, and what lies behind this many bytes of output, are shown as dots.
 const DEPTH: u32 = 32;
 const LENGTH: usize = 2000;
@@ -54,7 +62,7 @@ impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, is_whole) = beginning(self.0);
         for c in text.chars() {
-            match c.is_control() || turns_text(c) {
+            match Self::escapes(c) {
                 true => c.escape_debug().fmt(f)?,
                 false => f.write_char(c)?,
             }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ringhold_client::{CallError, Client, Exceeded, Limits, Options, Plain, RemoteError};
+use ringhold_client::{CallError, Client, Exceeded, Limits, Options};
 use rmpv::Value;
 
 use crate::cli::Call;
@@ -29,7 +29,10 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
     let result = client
         .call_raw(&arguments.method, &params)
         .map_err(|error| match error {
-            CallError::Remote(error) => remote(&error),
+            // Who refuses a message closes, and has no way to say why.
+            CallError::Closed { .. } | CallError::Cut { .. } => {
+                Failure::unreachable(format!("{error}; the log of the server may say why"))
+            }
             CallError::Limit {
                 exceeded: Exceeded::FrameBytes(_),
                 ..
@@ -50,21 +53,6 @@ pub(crate) fn options(timeout: Duration) -> Options {
         call_timeout: limit,
         ..Options::default()
     }
-}
-
-/// The error that the server answered with: a text as it is, anything else as JSON.
-fn remote(error: &RemoteError) -> Failure {
-    if error.as_str().is_some() {
-        return Failure::failed(error.to_string());
-    }
-    let text = match rmpv::decode::read_value(&mut error.value()) {
-        Ok(value) => json::print(&value),
-        Err(_) => "an error that is not valid msgpack".to_owned(),
-    };
-    Failure::failed(format!(
-        "the server answered with an error: {}",
-        Plain(&text)
-    ))
 }
 
 /// One msgpack array of all parameters.

@@ -131,7 +131,7 @@ pub(crate) struct Call {
     /// Send a notification, which is not answered, and wait for the end of the connection
     #[arg(long)]
     pub(crate) notify: bool,
-    /// How long the call may take; 0s is for ever
+    /// How long connecting may take, and then the call; 0s is for ever
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
     /// The largest message that is taken from the server
@@ -300,7 +300,7 @@ pub(crate) struct Status {
     /// Print the answer as metrics in the text format of Prometheus
     #[arg(long)]
     pub(crate) prometheus: bool,
-    /// How long to wait for the answer
+    /// How long connecting may take, and then the answer; 0s is for ever
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
 }

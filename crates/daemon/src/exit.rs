@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use ringhold_client::CallError;
+use ringhold_client::{CallError, Plain, RemoteError};
 
-use crate::NAME;
+use crate::{NAME, json};
 
 /// Why a command did not do what it was asked to. The exit statuses are part of the interface; `ringhold --help`
 /// lists them.
@@ -51,11 +51,24 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let message = error.to_string();
         match error {
-            CallError::Remote(_) => Failure::failed(message),
+            CallError::Remote(error) => remote(&error),
             CallError::Params(_) => Failure::usage(message),
             _ => Failure::unreachable(message),
         }
     }
+}
+
+/// The error that the server answered with: a text as it is, anything else as JSON.
+fn remote(error: &RemoteError) -> Failure {
+    if error.as_str().is_some() {
+        return Failure::failed(error.to_string());
+    }
+    let text = json::print_encoded(error.value())
+        .unwrap_or_else(|_| "an error that is not valid msgpack".to_owned());
+    Failure::failed(format!(
+        "the server answered with an error: {}",
+        Plain(&text)
+    ))
 }
 
 /// Prints to stdout. A reader that has seen enough, as `head` has, is no failure.

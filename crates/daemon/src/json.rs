@@ -11,6 +11,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ringhold_client::Plain;
 use rmpv::Value;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -30,7 +31,7 @@ How msgpack is written as JSON, in parameters and in results:
   a str that is not UTF-8           {\"$str\": \"/w==\"}, base64
   a map with keys that are not
   strings, or are repeated          {\"$map\": [[1, \"one\"], [2, \"two\"]]}, pairs of key and value
-JSON that is given may be nested 127 levels deep, of which such a map takes three.";
+A parameter may be nested 126 levels deep, of which such a map takes three.";
 
 const BIN: &str = "$bin";
 const EXT: &str = "$ext";
@@ -53,10 +54,22 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     }
 }
 
-/// A value as one line of JSON.
+/// A value as one line of JSON. What could do something to a terminal is escaped, so that it means the same.
 pub(crate) fn print(value: &Value) -> String {
     // Writing to a string cannot fail, and every key is written as a string.
-    serde_json::to_string(&Shown(value)).unwrap_or_default()
+    let json = serde_json::to_string(&Shown(value)).unwrap_or_default();
+    if !json.contains(Plain::escapes) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Such characters are in strings only, and four digits are enough for each.
+        match Plain::escapes(c) {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 /// An encoded value as one line of JSON.
@@ -384,6 +397,14 @@ mod tests {
             assert_eq!(parse(text).as_ref(), Ok(&value), "{text}");
             assert_eq!(print_encoded(&encode(&value)).as_deref(), Ok(text));
         }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let value = Value::from("é\u{9b}m\u{7f}\u{202e}\u{2066}\u{1f980}");
+        let text = print(&value);
+        assert_eq!(text, r#""é\u009bm\u007f\u202e\u2066🦀""#);
+        assert_eq!(parse(&text), Ok(value));
     }
 
     #[test]

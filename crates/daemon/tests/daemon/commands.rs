@@ -74,6 +74,21 @@ fn a_call_converts_every_type_both_ways() {
 }
 
 #[test]
+fn what_the_server_takes_is_not_nested_deeper_than_the_help_says() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    let call = |levels: usize| {
+        let value = format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        (run(&["call", &address, "echo", &value]), value)
+    };
+    let (answer, value) = call(126);
+    assert_eq!(answer, (0, format!("{value}\n"), String::new()));
+    let ((status, _, stderr), _) = call(127);
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.contains("nested deeper"), "{stderr}");
+}
+
+#[test]
 fn a_parameter_can_come_from_standard_input() {
     let daemon = Daemon::start(RPC);
     let mut child = ringhold()
@@ -115,7 +130,7 @@ fn what_is_no_text_on_standard_input_is_wrong_usage() {
 #[test]
 fn an_error_of_the_server_is_escaped_and_bounded() {
     type Write = fn(&mut Vec<u8>);
-    let errors: [(Write, &str); 3] = [
+    let errors: [(Write, &str); 5] = [
         (
             |error| error.extend(b"\xa9\x1b[2J\x07\nxyz"),
             r"error: \u{1b}[2J\u{7}\nxyz",
@@ -123,7 +138,15 @@ fn an_error_of_the_server_is_escaped_and_bounded() {
         // A C1 control in an array, which is shown as JSON.
         (
             |error| error.extend(b"\x91\xa3\xc2\x9bm"),
-            r#"error: ["\u{9b}m"]"#,
+            r#"error: ["\u009bm"]"#,
+        ),
+        (
+            |error| error.extend(b"\x81\xa4code\x05"),
+            r#"error: {"code":5}"#,
+        ),
+        (
+            |error| error.extend(b"\xa1\xff"),
+            r#"error: {"$str":"/w=="}"#,
         ),
         (
             |error| {
@@ -138,10 +161,12 @@ fn an_error_of_the_server_is_escaped_and_bounded() {
         error(&mut answer);
         answer.push(0xc0);
         let address = impostor(answer.leak());
-        let (status, _, stderr) = run(&["call", &address, "echo"]);
-        assert_eq!(status, 1, "{stderr}");
-        assert!(stderr.trim_end().ends_with(shown), "{stderr}");
-        assert!(stderr.len() < 3000);
+        for command in [&["call", &address, "echo"][..], &["status", &address]] {
+            let (status, _, stderr) = run(command);
+            assert_eq!(status, 1, "{stderr}");
+            assert!(stderr.trim_end().ends_with(shown), "{stderr}");
+            assert!(stderr.len() < 3000);
+        }
     }
 }
 
@@ -249,6 +274,17 @@ fn server(serve: fn(TcpStream)) -> String {
         }
     });
     address
+}
+
+#[test]
+fn who_is_left_without_an_answer_is_told_where_to_look() {
+    let refuses = server(|mut stream| {
+        let _ = stream.read(&mut [0; 100]);
+    });
+    let (status, _, stderr) = run(&["call", &refuses, "echo"]);
+    assert_eq!(status, 3, "{stderr}");
+    let words = "1 reply outstanding; the log of the server may say why\n";
+    assert!(stderr.ends_with(words), "{stderr}");
 }
 
 #[test]
