@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::process;
 
 /// What is known about stderr.
 struct Surroundings {
@@ -13,7 +14,7 @@ struct Surroundings {
     /// The device and inode of stderr.
     stderr: Option<(u64, u64)>,
     terminal: bool,
-    /// Whether a service manager started this process.
+    /// Whether a service manager started this process itself.
     managed: bool,
 }
 
@@ -28,10 +29,25 @@ impl Surroundings {
             journal_stream: env::var("JOURNAL_STREAM").ok(),
             stderr: identity.ok().map(|file| (file.dev(), file.ino())),
             terminal: stderr.is_terminal(),
-            managed: ["INVOCATION_ID", "NOTIFY_SOCKET"]
-                .iter()
-                .any(|variable| env::var_os(variable).is_some()),
+            managed: is_managed(
+                env::var("SYSTEMD_EXEC_PID").ok().as_deref(),
+                env::var_os("NOTIFY_SOCKET").is_some(),
+                process::id(),
+            ),
         }
+    }
+}
+
+/// Whether the service manager itself started this process. Everything below a unit inherits the unit's variables, so most of
+/// them, as `INVOCATION_ID`, say nothing about who started it.
+///
+/// systemd puts the process that it starts into `SYSTEMD_EXEC_PID` (systemd.exec(5)); a replacement in place keeps both. Before
+/// version 248, and from other managers, there is no such variable. There it counts that this process, or one above it, is
+/// expected to notify.
+fn is_managed(exec_pid: Option<&str>, notifies: bool, own_pid: u32) -> bool {
+    match exec_pid {
+        Some(pid) => pid.parse() == Ok(own_pid),
+        None => notifies,
     }
 }
 
@@ -83,6 +99,17 @@ mod tests {
             terminal,
             managed,
         })
+    }
+
+    #[test]
+    fn what_is_inherited_from_a_unit_is_not_taken_for_its_own() {
+        assert!(is_managed(Some("41"), false, 41));
+        assert!(is_managed(Some("41"), true, 41));
+        assert!(!is_managed(Some("41"), true, 42));
+        assert!(!is_managed(Some(""), true, 42));
+        // Before systemd 248.
+        assert!(is_managed(None, true, 42));
+        assert!(!is_managed(None, false, 42));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
-/// What is logged: a level, or levels for modules, as in `info,ringhold_core=debug`. Levels are `error`, `warn`, `info`, `debug`,
-/// `trace` and `off`. The default is `info`.
+/// What is logged: a level, levels for modules, or both, as in `info,ringhold_core=debug`. Levels are `error`, `warn`, `info`,
+/// `debug`, `trace` and `off`. Without a level for the rest, as in `ringhold_core=debug`, modules that are not named log
+/// nothing. [`Filter::default`] is `info`.
 #[derive(Clone, Debug)]
 pub struct Filter(pub(crate) Targets);
 
@@ -40,16 +41,26 @@ impl FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, FilterError> {
+        // A space would belong to the name of the module, which none has.
+        let parts = text.split(',').map(|part| match part.split_once('=') {
+            Some((module, level)) => format!("{}={}", module.trim(), level.trim()),
+            None => part.trim().to_owned(),
+        });
+        let parts: Vec<String> = parts.collect();
         // A word that is no level would be taken as the name of a module, and the rest be silent.
-        let wrong = text
-            .split(',')
-            .map(|part| part.rsplit_once('=').map_or(part, |(_, level)| level))
+        let wrong = parts
+            .iter()
+            .map(|part| {
+                part.rsplit_once('=')
+                    .map_or(part.as_str(), |(_, level)| level)
+            })
             .find(|level| level.parse::<LevelFilter>().is_err() || level.is_empty());
         match wrong {
             Some(level) => Err(FilterError(format!(
                 "{level:?} is not a level; levels are error, warn, info, debug, trace and off"
             ))),
-            None => text
+            None => parts
+                .join(",")
                 .parse()
                 .map(Filter)
                 .map_err(|error| FilterError(format!("{error}"))),
@@ -90,7 +101,26 @@ mod tests {
         ] {
             assert!(good.parse::<Filter>().is_ok(), "{good}");
         }
-        for bad in ["", "inof", "info,", "ringhold_core=", "ringhold_core=loud"] {
+        for spaced in [
+            "info, ringhold_core=debug",
+            " info ,\tringhold_core = debug ",
+        ] {
+            let Filter(filter) = spaced.parse().unwrap();
+            assert!(filter.would_enable("ringhold_core", &Level::DEBUG));
+            assert!(!filter.would_enable("ringhold_rpc", &Level::DEBUG));
+            assert!(filter.would_enable("ringhold_rpc", &Level::INFO));
+        }
+        let Filter(only) = "ringhold_core=debug".parse().unwrap();
+        assert!(!only.would_enable("ringhold_rpc", &Level::ERROR));
+        for bad in [
+            "",
+            " ",
+            "info, ",
+            "inof",
+            "info,",
+            "ringhold_core=",
+            "ringhold_core=loud",
+        ] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }
     }

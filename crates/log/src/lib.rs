@@ -1,7 +1,8 @@
 //! The log of a daemon: events of the crate `tracing`, to where they are read.
 //!
 //! - To the journal, with fields, when the service manager connected stderr to it (`JOURNAL_STREAM`, systemd.exec(5)).
-//! - To stderr, each line with its priority as `<6>`, under a service manager that reads it otherwise (sd-daemon(3)).
+//! - To stderr, each line with its priority as `<6>`, if a service manager started this process, and reads it otherwise
+//!   (sd-daemon(3)): `SYSTEMD_EXEC_PID` is this process or, where that is not set, `NOTIFY_SOCKET` is.
 //! - To stderr in a form for people, with colours on a terminal unless `NO_COLOR` is set.
 //!
 //! ```no_run
@@ -52,8 +53,8 @@ pub use filter::{Filter, FilterError};
 /// `name` is that of the program. In the journal it is the `SYSLOG_IDENTIFIER` of each entry, and in capitals it comes before the
 /// names of fields, as in `RINGHOLD_SOCKET`; what cannot be in such a name becomes `_`.
 ///
-/// The way to the journal is a descriptor. A program that takes its inherited descriptors itself does so before, or a number
-/// that is announced and not open could become that of the log.
+/// Call `Inherited::take` of `ringhold-core` before this: the log opens a descriptor, which could get a number that
+/// `LISTEN_FDS` announces.
 ///
 /// # Panics
 ///

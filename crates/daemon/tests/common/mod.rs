@@ -32,6 +32,7 @@ pub(crate) fn clean(command: &mut Command) {
         "WATCHDOG_USEC",
         "WATCHDOG_PID",
         "INVOCATION_ID",
+        "SYSTEMD_EXEC_PID",
         "JOURNAL_STREAM",
         "RINGHOLD_LOG",
     ] {

@@ -1,5 +1,8 @@
 //! `check`, and what is wrong with a configuration.
 
+use std::process::Command;
+
+use crate::common::clean;
 use crate::harness::{Daemon, Manager, parts, ringhold, run};
 use crate::ports::free_address;
 
@@ -102,17 +105,27 @@ fn an_address_of_two_sections_is_found_by_check_too() {
 fn under_a_service_manager_problems_are_marked_as_errors() {
     let manager = Manager::new();
     let path = manager.write("ringhold.toml", "nonsense = 1\n");
-    let output = ringhold()
-        .args(["serve", "--log", "off", "--config", &path])
-        .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
-        .output()
-        .unwrap();
-    let (status, _, stderr) = parts(&output);
-    assert_eq!(status, 2);
-    assert!(
-        stderr.starts_with(&format!("<3>ringhold: {path}:1: ")),
-        "{stderr}"
-    );
+    // As in a unit that starts the daemon itself, and in one whose script does.
+    for (run, expected) in [
+        ("exec \"$@\"", "<3>ringhold"),
+        ("\"$@\"; exit $?", "ringhold"),
+    ] {
+        let mut command = Command::new("sh");
+        clean(&mut command);
+        let shell = format!("export SYSTEMD_EXEC_PID=$$; {run}");
+        let output = command
+            .args(["-c", &shell, "sh", env!("CARGO_BIN_EXE_ringhold")])
+            .args(["serve", "--log", "off", "--config", &path])
+            .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+            .output()
+            .unwrap();
+        let (status, _, stderr) = parts(&output);
+        assert_eq!(status, 2);
+        assert!(
+            stderr.starts_with(&format!("{expected}: {path}:1: ")),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]
