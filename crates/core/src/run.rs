@@ -47,7 +47,11 @@ impl Server {
     /// On SIGHUP the program is started once more as a child, to be asked whether it could take over, while this process
     /// serves. Its `main` runs up to here, then `run` answers on standard output and returns `Ok`. So what `main` does before
     /// must not need anything that only one process can have (a device, a lock), and what it does afterwards must not undo
-    /// anything of the serving process. What the functions given to [`Server::service`] and [`Server::descriptor`] make is not made in that child.
+    /// anything of the serving process. It has 10 seconds for all of it.
+    ///
+    /// The functions given to [`Server::service`] and [`Server::descriptor`] are not called in that child, since they open things:
+    /// should one fail in the program that has taken over, nobody can go back. What can be looked at before belongs into
+    /// [`Server::preflight`], which is called there.
     ///
     /// Then the process replaces itself by execve: `run` does not return, and `main` begins anew in the same process. The
     /// services have been dropped before, except those of a worker that was stuck and left behind; other threads of the application end wherever they are. What they must bring to an
@@ -121,7 +125,7 @@ impl Server {
     }
 
     /// Says whether this program could take over from one that holds these listeners. It takes nothing and leaves nothing.
-    fn answer(self, question: &OsStr) -> Result<(), ServerError> {
+    fn answer(mut self, question: &OsStr) -> Result<(), ServerError> {
         let question = question
             .to_str()
             .and_then(Question::parse)

@@ -3,6 +3,7 @@
 mod error;
 
 use std::collections::{BTreeSet, HashSet};
+use std::error::Error;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ const NEEDED_DESCRIPTORS: usize = 12;
 /// The CPU of each worker.
 type Cpus = Vec<Option<usize>>;
 
+/// What the program looks at before it is asked to serve.
+type Look = Box<dyn FnOnce() -> Result<(), Box<dyn Error + Send + Sync>> + Send>;
+
 /// A server that is being put together: a configuration, and the services that its sockets name.
 ///
 /// [`Server::run`] is all that the `main` of a daemon needs, besides a log: everything is reported as events of the crate
@@ -41,6 +45,7 @@ pub struct Server {
     pub(crate) config: Config,
     pub(crate) services: Vec<(String, Factory)>,
     pub(crate) claims: Claims,
+    looks: Vec<Look>,
     pub(crate) inherited: Option<Inherited>,
     inherited_only: bool,
 }
@@ -52,6 +57,7 @@ impl Server {
             config,
             services: Vec::new(),
             claims: Claims::default(),
+            looks: Vec::new(),
             inherited: None,
             inherited_only: false,
         }
@@ -63,6 +69,9 @@ impl Server {
     /// If that thread is pinned to a CPU (key `pin`: by default if there are as many workers as CPUs), every thread that is started
     /// from it, here or in a call of the service, inherits that: it competes with the worker. Threads that compute are better
     /// started in `main` (see [`Server::inherited`]), or set their own affinity (sched_setaffinity(2)).
+    ///
+    /// `make` is not called in the program that a reload asks. If it panics after a reload, the program cannot serve, and nobody
+    /// can go back: what can be looked at before belongs into [`Server::preflight`].
     ///
     /// # Panics
     ///
@@ -139,8 +148,10 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Those of `make` are errors of the start, before anything of the predecessor's has changed. So is a section of the configuration
-    /// that takes descriptors of this name.
+    /// Those of `make` are errors of the start, before anything is taken out of the service manager's store. After a reload, that is
+    /// too late to go back: the predecessor has let go of its connections, and without a store they are lost. What `make` can fail
+    /// for is best looked at in [`Server::preflight`], too. A section of the configuration that takes descriptors of this name is an
+    /// error that refuses a reload.
     ///
     /// # Panics
     ///
@@ -153,6 +164,40 @@ impl Server {
         make: impl FnOnce(Option<OwnedFd>) -> io::Result<OwnedFd> + Send + 'static,
     ) -> Self {
         self.claims.add(name.into(), Box::new(make));
+        self
+    }
+
+    /// Adds what the program itself wants to look at before it serves: whether its own settings make sense, whether a file can be
+    /// read or a directory written to. It is called
+    ///
+    /// - in the program that a reload asks: an error refuses the reload, and nothing has changed;
+    /// - by [`Server::check`] and [`Server::check_assuming_inherited`];
+    /// - at every start, before anything is opened, and so once more after a reload.
+    ///
+    /// So it may be called while another process of this program serves, and must leave nothing behind. What that one has open is in
+    /// use: a trial of an address that it has itself fails, too, with [`AddrInUse`](io::ErrorKind::AddrInUse), while any other
+    /// error of the trial is one. The program that is asked has 10 seconds in all.
+    ///
+    /// If several are added, they are called in their order, up to the first error.
+    ///
+    /// ```
+    /// # use ringhold_core::{Server, ServerError};
+    /// # use ringhold_core::config::Config;
+    /// # let config = Config::parse("workers = 1", "example").unwrap();
+    /// # let archive = std::path::PathBuf::from("/srv/no/such/archive");
+    /// let server = Server::new(config).preflight(move || {
+    ///     std::fs::read_dir(&archive).map_err(|error| format!("archive {}: {error}", archive.display()))?;
+    ///     Ok(())
+    /// });
+    /// # let error = server.check().unwrap_err();
+    /// # assert!(error.to_string().starts_with("archive /srv/no/such/archive: "));
+    /// ```
+    #[must_use]
+    pub fn preflight(
+        mut self,
+        look: impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>> + Send + 'static,
+    ) -> Self {
+        self.looks.push(Box::new(look));
         self
     }
 
@@ -203,7 +248,7 @@ impl Server {
     /// # Errors
     ///
     /// Everything that stands in the way of starting then.
-    pub fn check_assuming_inherited(self) -> Result<listeners::Table, ServerError> {
+    pub fn check_assuming_inherited(mut self) -> Result<listeners::Table, ServerError> {
         let names = self.config.sockets.iter();
         let names: Vec<String> = names
             .map(|(name, socket)| socket.descriptor_name(name).to_owned())
@@ -224,8 +269,12 @@ impl Server {
     }
 
     /// Whether there would be problems if listeners with these descriptor names were inherited, and `held` were passed on
-    /// by a process that has bound them.
-    pub(crate) fn rehearse(&self, inherited: &[String], held: &[Held]) -> Result<(), ServerError> {
+    /// by a process that has bound them; or others, in the program's own eyes.
+    pub(crate) fn rehearse(
+        &mut self,
+        inherited: &[String],
+        held: &[Held],
+    ) -> Result<(), ServerError> {
         let services: Vec<&str> = self
             .services
             .iter()
@@ -237,7 +286,14 @@ impl Server {
         inherited.retain(|name| !self.claims.has(name));
         let only = self.inherited_only;
         listeners::rehearse(&self.config, &inherited, only, &services, workers)?;
-        Ok(listeners::rehearse_binding(&self.config, &inherited, held)?)
+        listeners::rehearse_binding(&self.config, &inherited, held)?;
+        self.look()
+    }
+
+    /// Calls what the program wants to look at.
+    fn look(&mut self) -> Result<(), ServerError> {
+        let mut looks = self.looks.drain(..);
+        looks.try_for_each(|look| look().map_err(ServerError::Preflight))
     }
 
     /// Starts the workers and returns when every socket listens and every worker is set up. Who has connected by then waits in
@@ -356,6 +412,7 @@ impl Server {
             &services,
             cpus.len(),
         )?;
+        self.look()?;
         Ok((plan, cpus, claimed))
     }
 

@@ -179,6 +179,47 @@ fn what_its_function_says_is_an_error_of_the_start() {
     );
 }
 
+/// Before anything is opened, and by whoever looks only.
+#[test]
+fn what_the_program_looks_at_itself_comes_first() {
+    let looks = Arc::new(Mutex::new(Vec::new()));
+    let given = Given::default();
+    let looking = |is_right: bool| {
+        let server = [("first", true), ("second", is_right), ("third", true)]
+            .into_iter()
+            .fold(server("", vec![]), |server, (name, is_right)| {
+                let looks = looks.clone();
+                server.preflight(move || {
+                    looks.lock().unwrap().push(name);
+                    match is_right {
+                        true => Ok(()),
+                        false => Err(format!("the {name} look objects").into()),
+                    }
+                })
+            });
+        claim(server, "metrics", &given)
+    };
+    let seen = || std::mem::take(&mut *looks.lock().unwrap());
+    for error in [
+        looking(false).check().unwrap_err(),
+        looking(false).check_assuming_inherited().unwrap_err(),
+        looking(false).start().err().unwrap(),
+    ] {
+        assert_eq!(error.to_string(), "the second look objects");
+        assert_eq!(error.exit_status(), 2);
+        assert!(matches!(error, ServerError::Preflight(_)));
+    }
+    assert_eq!(seen(), ["first", "second"].repeat(3));
+    assert!(given.lock().unwrap().is_empty());
+    looking(true).check().unwrap();
+    assert_eq!(seen(), ["first", "second", "third"]);
+    let running = looking(true).start().unwrap();
+    running.stop();
+    running.join().unwrap();
+    assert_eq!(seen(), ["first", "second", "third"]);
+    assert_eq!(given.lock().unwrap().len(), 1);
+}
+
 /// It knows best whether it can do without.
 #[test]
 fn where_only_inherited_sockets_are_allowed_its_function_decides() {

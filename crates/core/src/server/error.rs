@@ -1,5 +1,6 @@
 //! Why a server could not start, or ended.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
@@ -38,6 +39,8 @@ pub enum ServerError {
         /// What its function says, or that its name is used otherwise.
         error: io::Error,
     },
+    /// The program itself does not want to serve as things are: see [`Server::preflight`](crate::Server::preflight).
+    Preflight(Box<dyn Error + Send + Sync>),
     /// A worker failed while it served.
     Worker {
         /// Which.
@@ -82,7 +85,7 @@ impl ServerError {
     pub fn exit_status(&self) -> u8 {
         let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
         match self {
-            ServerError::Inherit(_) => 2,
+            ServerError::Inherit(_) | ServerError::Preflight(_) => 2,
             ServerError::Listeners(error) if !error.problems().iter().all(passing) => 2,
             _ => 1,
         }
@@ -99,6 +102,7 @@ impl fmt::Display for ServerError {
                  instead of stopping or reloading it; call block_signals first in main, before any thread starts"
             ),
             ServerError::Listeners(error) => error.fmt(f),
+            ServerError::Preflight(error) => error.fmt(f),
             ServerError::Engine(reason) | ServerError::Handover(reason) => f.write_str(reason),
             ServerError::Descriptors { needed, free } => write!(
                 f,
@@ -122,7 +126,7 @@ impl fmt::Debug for ServerError {
     }
 }
 
-impl std::error::Error for ServerError {}
+impl Error for ServerError {}
 
 impl From<InheritError> for ServerError {
     fn from(error: InheritError) -> Self {

@@ -402,3 +402,30 @@ fn a_start_that_fails_for_it_takes_nothing() {
     kept.echo(1, 1);
     bed.manager.stop_for_good();
 }
+
+/// Before it is too late, and before a start opens anything.
+#[test]
+fn what_the_program_looks_at_itself_refuses_a_reload() {
+    let objection = "the program itself objects";
+    let mut bed = Bed::new(16);
+    bed.manager.start();
+    let port = bed.port();
+    let mut kept = Wire::connect(&bed.address);
+    bed.manager.set_flag("object", true);
+    bed.manager.reload();
+    bed.manager
+        .logged(1, &["the reload is refused, nothing has changed"]);
+    bed.manager.logged(1, &[objection]);
+    kept.echo(0, 0);
+    bed.manager.stop();
+    bed.manager.launch();
+    assert!(!bed.manager.ended().success());
+    bed.manager.logged(2, &[objection]);
+    bed.manager.set_flag("object", false);
+    bed.manager.start();
+    bed.manager.reload();
+    bed.manager.logged(2, &["took over"]);
+    assert_eq!(bed.port(), port);
+    kept.echo(1, 1);
+    bed.manager.stop_for_good();
+}

@@ -157,6 +157,11 @@ fn serve(config: &Path) {
                 Counter::new(flags)
             }
         });
+    let objection = flags.join("object");
+    server = server.preflight(move || match std::fs::exists(objection)? {
+        true => Err("the program itself objects".into()),
+        false => Ok(()),
+    });
     if flags.join("claim-metrics").exists() {
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
     }
