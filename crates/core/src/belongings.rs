@@ -120,10 +120,7 @@ impl Claims {
 
     /// Takes out what is claimed.
     pub(crate) fn take_out(&self, inherited: &mut Inherited) -> Vec<NamedDescriptor> {
-        let is_claimed = |descriptor: &mut NamedDescriptor| {
-            let name = descriptor.name.as_str();
-            self.has(name.strip_prefix(PREFIX).unwrap_or(name))
-        };
+        let is_claimed = |descriptor: &mut NamedDescriptor| self.has(claimed_as(&descriptor.name));
         inherited.descriptors.extract_if(.., is_claimed).collect()
     }
 
@@ -133,14 +130,15 @@ impl Claims {
         mut inherited: Vec<NamedDescriptor>,
     ) -> Result<Vec<Belonging>, ServerError> {
         let made = self.0.into_iter().map(|claim| claim.make(&mut inherited));
-        let made = made.collect();
+        let made = made.collect::<Result<_, _>>()?;
+        // Every claim has taken the first that there was for it.
         for NamedDescriptor { name, .. } in inherited {
             tracing::warn!(
-                %name,
-                "closing what the predecessor had opened: a socket unit passes on another one"
+                "closing the descriptor {:?} that the predecessor had opened: a socket unit passes on another one",
+                claimed_as(&name)
             );
         }
-        made
+        Ok(made)
     }
 }
 
@@ -227,6 +225,11 @@ impl Belonging {
         };
         (name, self.descriptor.as_fd())
     }
+}
+
+/// The name that the application has for what travels under this one.
+fn claimed_as(name: &str) -> &str {
+    name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
 fn own(name: &str) -> String {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::belongings::Claims;
+use crate::belongings::{Claims, PREFIX};
 use crate::config::Config;
 use crate::cpus;
 use crate::engine::{Chosen, EngineKind, choose};
@@ -446,10 +446,20 @@ fn orphans(listeners: &[Arc<Listener>], parcels: &[Parcel]) -> Vec<Arc<str>> {
         .collect()
 }
 
-/// Descriptors in the store that no section and no handover knows: another version left them.
+/// Descriptors that nobody here knows. Another version may have left them in the store, and those of socket units do not look
+/// different.
 fn drop_strays(strays: Vec<NamedDescriptor>) {
     for stray in strays {
-        tracing::warn!(name = %stray.name, fd = stray.number, "dropping a stored descriptor that nothing here uses");
+        match stray.name.strip_prefix(PREFIX) {
+            Some(name) => tracing::warn!(
+                "closing the descriptor {name:?} that the predecessor had opened: this program does not claim it"
+            ),
+            None => tracing::warn!(
+                name = %stray.name,
+                fd = stray.number,
+                "closing a descriptor that nothing here uses: a socket unit passes it on, or another version has stored it"
+            ),
+        }
         if let Err(error) = store::remove(&stray.name, notify::ATTEMPT) {
             tracing::warn!(name = %stray.name, "cannot remove it from the service manager's store: {error}");
         }

@@ -375,10 +375,7 @@ fn what_nobody_knows_is_removed_from_the_store() {
     }
     manager.start();
     for name in ["left-behind", "stored"] {
-        manager.logged(
-            1,
-            &["dropping a stored descriptor that nothing here uses", name],
-        );
+        manager.logged(1, &["closing a descriptor that nothing here uses", name]);
     }
     assert!(!manager.log().contains("ERROR"), "{}", manager.log());
     all_go_on(&mut manager, &mut wires);

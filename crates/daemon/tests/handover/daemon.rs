@@ -162,8 +162,15 @@ fn serve(config: &Path) {
         true => Err("the program itself objects".into()),
         false => Ok(()),
     });
+    let claims_spare = flags.join("claim-spare").exists();
     if flags.join("claim-metrics").exists() {
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
+    }
+    if claims_spare {
+        server = server.descriptor("spare", |inherited| match inherited {
+            Some(inherited) => Ok(inherited),
+            None => Ok(UnixDatagram::unbound()?.into()),
+        });
     }
     if let Some(inherited) = inherited {
         server = server.inherited(inherited);
