@@ -237,8 +237,8 @@ fn own(name: &str) -> String {
 }
 
 fn refused(name: &str, reason: String) -> ServerError {
-    ServerError::Descriptor {
+    ServerError::Claim {
         name: name.to_owned(),
-        error: io::Error::other(reason),
+        reason,
     }
 }

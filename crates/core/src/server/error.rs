@@ -36,8 +36,16 @@ pub enum ServerError {
     Descriptor {
         /// Its name.
         name: String,
-        /// What its function says, or that its name is used otherwise.
+        /// What its function says.
         error: io::Error,
+    },
+    /// A descriptor of the application cannot be had as the program, its configuration and the socket units are: its name is used
+    /// otherwise, or what a unit passes on is not claimed.
+    Claim {
+        /// Its name.
+        name: String,
+        /// What is in the way, and what to change.
+        reason: String,
     },
     /// The program itself does not want to serve as things are: see [`Server::preflight`](crate::Server::preflight).
     Preflight(Box<dyn Error + Send + Sync>),
@@ -85,7 +93,7 @@ impl ServerError {
     pub fn exit_status(&self) -> u8 {
         let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
         match self {
-            ServerError::Inherit(_) | ServerError::Preflight(_) => 2,
+            ServerError::Inherit(_) | ServerError::Preflight(_) | ServerError::Claim { .. } => 2,
             ServerError::Listeners(error) if !error.problems().iter().all(passing) => 2,
             _ => 1,
         }
@@ -113,6 +121,10 @@ impl fmt::Display for ServerError {
                 f,
                 "descriptor {name:?} of the application cannot be had: {error}{}",
                 rlimit::advice(error)
+            ),
+            ServerError::Claim { name, reason } => write!(
+                f,
+                "descriptor {name:?} of the application cannot be had: {reason}"
             ),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),

@@ -272,8 +272,10 @@ fn a_reload_that_would_lose_what_a_socket_unit_passes_on_is_refused() {
     kept.echo(0, 0);
     bed.manager.set_flag("claim-metrics", false);
     bed.manager.reload();
-    bed.manager
-        .logged(1, &["the reload is refused, nothing has changed"]);
+    bed.manager.logged(
+        1,
+        &["the reload is refused, nothing has changed", "status: 2"],
+    );
     bed.manager.logged(
         1,
         &["descriptor \"metrics\" of the application cannot be had: a socket unit passes it on"],
@@ -423,7 +425,7 @@ fn what_the_program_looks_at_itself_refuses_a_reload() {
     kept.echo(0, 0);
     bed.manager.stop();
     bed.manager.launch();
-    assert!(!bed.manager.ended().success());
+    assert_eq!(bed.manager.ended().code(), Some(2));
     bed.manager.logged(2, &[objection]);
     bed.manager.set_flag("object", false);
     bed.manager.start();

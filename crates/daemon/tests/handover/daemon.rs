@@ -177,7 +177,7 @@ fn serve(config: &Path) {
     }
     if let Err(error) = server.run() {
         eprintln!("{error}");
-        std::process::exit(1);
+        std::process::exit(error.exit_status().into());
     }
     if says_goodbye {
         println!("goodbye");
