@@ -378,7 +378,7 @@ fn say_unsaved(metrics: &Metrics) {
         if unsaved > 0 {
             tracing::info!(
                 socket = %name,
-                "closed {unsaved} connections whose services do not save their sessions"
+                "closed {unsaved} connections whose sessions their services did not save"
             );
         }
     }

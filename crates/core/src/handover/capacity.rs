@@ -87,7 +87,7 @@ fn say(room: usize, own: usize, consequence: &str) {
         // It may have none of the application's either.
         0 => tracing::warn!(
             "the service manager has no room for {needed} descriptors of this unit besides the application's own (raise \
-             FileDescriptorStoreMax= to {}): {consequence}, and perhaps lose the application's own",
+             FileDescriptorStoreMax= to {}): {consequence}, and may lose the application's own",
             needed + own
         ),
         room => tracing::warn!(

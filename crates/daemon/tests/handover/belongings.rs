@@ -363,10 +363,17 @@ fn the_log_says_how_much_room_is_missing_besides_what_the_application_has() {
         &[
             "no room for 3 descriptors of this unit besides the application's own",
             "FileDescriptorStoreMax= to 4",
+            "a restart will close open connections, and may lose the application's own",
         ],
     );
     assert_eq!(bed.stored(), 1);
-    bed.manager.stop_for_good();
+    // By then there is less.
+    let mut bed = Bed::new(5);
+    bed.manager.start();
+    bed.manager.state().store_max = 1;
+    bed.manager.stop();
+    let said = "a restart closes open connections, and may lose the application's own";
+    bed.manager.logged(1, &[said]);
 }
 
 /// An error of the start, that leaves all as it was for the next one.

@@ -91,7 +91,7 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     manager.set_flag("save-nothing", true);
     manager.restart();
     assert_eq!(unsaved.rest(), b"");
-    let said = "closed 1 connections whose services do not save their sessions";
+    let said = "closed 1 connections whose sessions their services did not save";
     manager.logged(1, &[said, "counter"]);
     other.echo(2, 2);
     manager.stop_for_good();
