@@ -19,7 +19,14 @@ use super::{
 use crate::limits::Limits;
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
-    parse_with(text, origin, |_, _| Some(())).map(|(config, ())| config)
+    let none = |section: &mut Section<'_, '_>, _: &Report<'_>| {
+        section.hint(
+            "app",
+            "it is the section of a program that has settings of its own and reads them (Config::from_file_with_app)",
+        );
+        Some(())
+    };
+    parse_with(text, origin, none).map(|(config, ())| config)
 }
 
 /// Reads the program's own section, too.
@@ -31,11 +38,15 @@ pub(super) fn parse_with_app<App: DeserializeOwned>(
         // A section that is not there is one without keys.
         let empty = || Spanned::new(0..0, DeValue::Table(DeTable::new()));
         let value = section.foreign("app").cloned().unwrap_or_else(empty);
-        App::deserialize(ValueDeserializer::from(value))
+        App::deserialize(ValueDeserializer::from(value.clone()))
             .map_err(|error| {
                 let message = error.message().replace('\n', ", ");
                 let offset = error.span().map(|span| span.start);
-                report.problem(offset, format!("bad section [app]: {message}"));
+                let place = match offset.and_then(|offset| place_of(&value, "app", offset)) {
+                    Some((section, key)) => format!("value for {key:?} in [{section}]"),
+                    None => "section [app]".to_owned(),
+                };
+                report.problem(offset, format!("bad {place}: {message}"));
             })
             .ok()
     })
@@ -50,8 +61,14 @@ fn parse_with<App>(
     let table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(error) => {
-            let message = error.message().replace('\n', ", ");
-            report.problem(error.span().map(|span| span.start), message);
+            let mut message = error.message().replace('\n', ", ");
+            let span = error.span();
+            if message == "duplicate key"
+                && let Some(key) = span.clone().and_then(|span| text.get(span))
+            {
+                message = format!("duplicate key {key:?}; remove one of the two");
+            }
+            report.problem(span.map(|span| span.start), message);
             return Err(ConfigError::new(origin, report.into_problems()));
         }
     };
@@ -62,6 +79,22 @@ fn parse_with<App>(
         (Some(app), problems) if problems.is_empty() => Ok((config, app)),
         (_, problems) => Err(ConfigError::new(origin, problems)),
     }
+}
+
+/// The section and the key of the value at `offset`, if that is in or below `table`, the section `path`.
+fn place_of(table: &Spanned<DeValue<'_>>, path: &str, offset: usize) -> Option<(String, String)> {
+    let DeValue::Table(table) = table.get_ref() else {
+        return None;
+    };
+    table.iter().find_map(|(key, value)| {
+        let (key, below) = (key.get_ref(), format!("{path}.{}", key.get_ref()));
+        let deeper = match value.get_ref() {
+            DeValue::Array(items) => items.iter().find_map(|item| place_of(item, &below, offset)),
+            _ => place_of(value, &below, offset),
+        };
+        let is_here = !value.get_ref().is_table() && value.span().contains(&offset);
+        deeper.or_else(|| is_here.then(|| (path.to_owned(), key.to_string())))
+    })
 }
 
 fn top(mut section: Section<'_, '_>) -> Config {

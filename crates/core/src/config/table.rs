@@ -80,6 +80,8 @@ pub(super) struct Section<'a, 't> {
     /// Where its name stands in the text.
     offset: usize,
     asked: Vec<&'static str>,
+    /// A key that is not known here, and what to say of it.
+    hint: Option<(&'static str, &'static str)>,
 }
 
 impl<'a, 't> Section<'a, 't> {
@@ -90,7 +92,13 @@ impl<'a, 't> Section<'a, 't> {
             path: String::new(),
             offset: 0,
             asked: Vec::new(),
+            hint: None,
         }
+    }
+
+    /// Should this key be there and not be asked for, that is said of it.
+    pub(super) fn hint(&mut self, key: &'static str, text: &'static str) {
+        self.hint = Some((key, text));
     }
 
     /// Reads `key` with `convert`, or takes `default` if it is absent. A value that cannot be used is reported.
@@ -166,9 +174,11 @@ impl<'a, 't> Section<'a, 't> {
             if self.asked.contains(&name) {
                 continue;
             }
-            let advice = match nearest(name, self.asked.iter().copied()) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("known are {}", self.asked.join(", ")),
+            let hint = self.hint.filter(|(key, _)| *key == name);
+            let advice = match (hint, nearest(name, self.asked.iter().copied())) {
+                (Some((_, text)), _) => text.to_owned(),
+                (None, Some(near)) => format!("did you mean {near:?}?"),
+                (None, None) => format!("known are {}", self.asked.join(", ")),
             };
             self.report.problem(
                 Some(key.span().start),
@@ -195,6 +205,7 @@ impl<'a, 't> Section<'a, 't> {
                 path,
                 offset,
                 asked: Vec::new(),
+                hint: None,
             }),
             other => {
                 let message = format!(

@@ -479,6 +479,14 @@ fn files() {
 struct App {
     archive: Option<PathBuf>,
     shards: Vec<u16>,
+    retry: Retry,
+    peers: Vec<Retry>,
+}
+
+#[derive(Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Retry {
+    times: u16,
 }
 
 #[test]
@@ -512,13 +520,57 @@ fn what_is_wrong_in_it_is_reported_with_the_rest() {
     );
     assert_eq!(
         app,
-        "test.toml:6: bad section [app]: invalid type: string \"two\", expected u16"
+        "test.toml:6: bad value for \"shards\" in [app]: invalid type: string \"two\", expected u16"
     );
     let [unknown] = wrong("\n[app]\nshard = [1]").try_into().unwrap();
     assert!(
         unknown.starts_with("test.toml:3: bad section [app]: unknown field `shard`, expected"),
         "{unknown}"
     );
-    // Who has none is told so, as of any other key.
-    assert!(error("[app]\nshards = [1]").starts_with("test.toml:1: unknown key \"app\""));
+    for text in [
+        "[app]\nretry.times = \"many\"",
+        "[app]\nretry = { times = \"many\" }",
+        "[app.retry]\ntimes = \"many\"",
+        "[[app.peers]]\ntimes = 3\n[[app.peers]]\ntimes = \"many\"",
+        "[app]\npeers = [\n{ times = \"many\" }]",
+    ] {
+        let section = match text.contains("peers") {
+            true => "app.peers",
+            false => "app.retry",
+        };
+        let line = text.lines().count();
+        let expected = format!(
+            "test.toml:{line}: bad value for \"times\" in [{section}]: invalid type: string \"many\", expected u16"
+        );
+        assert_eq!(wrong(text), [expected], "{text}");
+    }
+    assert_eq!(
+        wrong("[app]\narchive = 7"),
+        [
+            "test.toml:2: bad value for \"archive\" in [app]: invalid type: integer `7`, expected path string"
+        ]
+    );
+    assert_eq!(
+        wrong("workers = 1\napp = 7"),
+        ["test.toml:2: bad section [app]: invalid type: integer `7`, expected struct App"]
+    );
+    // Who has none is told so, and whose it is.
+    assert_eq!(
+        error("[app]\nshards = [1]"),
+        "test.toml:1: unknown key \"app\"; it is the section of a program that has settings of its own and reads them \
+         (Config::from_file_with_app)"
+    );
+}
+
+#[test]
+fn what_is_there_twice_is_named() {
+    for (text, line, key) in [
+        ("[limits]\ndepth = 3\ndepth = 4", 3, "depth"),
+        ("[limits]\n[ring]\n[limits]", 3, "limits"),
+        ("[sockets.rpc]\n[sockets.rpc]", 2, "rpc"),
+        ("workers = 1\nworkers = 1", 2, "workers"),
+    ] {
+        let expected = format!("test.toml:{line}: duplicate key {key:?}; remove one of the two");
+        assert_eq!(error(text), expected, "{text}");
+    }
 }
