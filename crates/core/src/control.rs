@@ -1,6 +1,8 @@
 //! What the main thread does while the workers work: it waits for signals, feeds the watchdog and brings the status line
 //! up to date, and waits for the child that was asked whether it could take over.
 
+mod turns;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -17,16 +19,19 @@ use crate::notify;
 use crate::running::Running;
 use crate::server::ServerError;
 
+use self::turns::{Found, Turns};
+
 /// How often `STATUS=` is brought up to date, memory given back, and a killed child looked for.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a handover looks whether the workers take turns.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A worker that so many looks in a row have found in the same turn is left behind by a handover. Looks are counted, so
-/// that a process that was frozen as a whole (the cgroup freezer, a paused virtual machine) finds nobody stuck when it goes on.
-/// A little more than workers wait for each other (`REST_MAX` of the shard).
+/// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each other (`REST_MAX` of the shard).
 const LOOKS_MAX: u32 = 16;
+
+/// A worker that is found in the same turn so often, when the status line is brought up to date, is said to be blocked.
+const BLOCKED_LOOKS: u32 = 2;
 
 /// What else takes time, on a machine that is busy.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -233,9 +238,13 @@ impl<'a> Control<'a> {
         hand_over: bool,
     ) -> Result<(), ServerError> {
         let mut stuck = Stuck::begin(running);
-        if hand_over && let Some(watchdog) = &mut self.watchdog {
-            // It would kill the process for the same reason, and sooner.
-            watchdog.is_lenient = true;
+        if hand_over {
+            // Workers wait for each other.
+            self.status.turns = None;
+            if let Some(watchdog) = &mut self.watchdog {
+                // It would kill the process for the same reason, and sooner.
+                watchdog.is_lenient = true;
+            }
         }
         loop {
             running.reset_ended();
@@ -262,15 +271,16 @@ impl<'a> Control<'a> {
 /// Finds workers that take no turns, in a handover, and leaves them behind.
 struct Stuck {
     next: Instant,
-    /// Of each worker, its turns at the last look, and how many looks in a row have found no more.
-    seen: Vec<(u64, u32)>,
+    turns: Turns,
 }
 
 impl Stuck {
     fn begin(running: &Running) -> Self {
+        let mut turns = Turns::default();
+        turns.look(running);
         Stuck {
             next: Instant::now() + LOOK_INTERVAL,
-            seen: running.turns().map(|turns| (turns, 0)).collect(),
+            turns,
         }
     }
 
@@ -279,21 +289,12 @@ impl Stuck {
             return;
         }
         self.next = now + LOOK_INTERVAL;
-        let ended = running.have_ended();
-        for (worker, turns) in running.turns().enumerate() {
-            let (before, looks) = &mut self.seen[worker];
-            if *before != turns || ended[worker] || running.has_finished(worker) {
-                (*before, *looks) = (turns, 0);
-                continue;
-            }
-            *looks += 1;
-            if *looks == LOOKS_MAX {
+        for Found { worker, looks, .. } in self.turns.look(running) {
+            if looks == LOOKS_MAX {
                 let why = format!("it has taken no turn for {:?}", LOOK_INTERVAL * LOOKS_MAX);
                 running.leave_behind(worker, &why);
             }
         }
-        // An idle worker takes a turn because of this, before the next look.
-        running.nudge();
     }
 }
 
@@ -382,6 +383,8 @@ struct Status {
     line: String,
     /// The last reload was refused: somebody waits for a change that has not come.
     refused: bool,
+    /// Nothing if somebody else sees to workers that take no turns.
+    turns: Option<Turns>,
 }
 
 impl Status {
@@ -391,6 +394,7 @@ impl Status {
             before: None,
             line: String::new(),
             refused: false,
+            turns: Some(Turns::default()),
         }
     }
 
@@ -417,6 +421,22 @@ impl Status {
         self.before = Some((now, total));
         running.give_memory_back();
         preflight::reap();
+        if let Some(turns) = &mut self.turns {
+            turns.look(running).iter().for_each(say_blocked);
+        }
+    }
+}
+
+/// Says once that a worker is blocked, and once that it goes on. Which call it is comes out when it returns, as of every slow one.
+fn say_blocked(found: &Found) {
+    let worker = found.worker;
+    if found.looks == BLOCKED_LOOKS {
+        tracing::error!(
+            "worker {worker} has taken no turn for {:?}: a call of a service does not return, and nobody on this worker is served",
+            STATUS_INTERVAL * BLOCKED_LOOKS
+        );
+    } else if found.looks == 0 && found.before >= BLOCKED_LOOKS {
+        tracing::warn!("worker {worker} takes turns again");
     }
 }
 

@@ -409,6 +409,11 @@ impl Service for Bus {
         } else if frame[0] == 0xc2 {
             eprintln!("busy for a while");
             std::thread::sleep(Duration::from_millis(2500));
+        } else if frame[0] == 0x90 {
+            let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap());
+            while flags.join("keep-busy").exists() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         } else if frame[0] == 0x80 {
             eprintln!("busy for ever");
             loop {

@@ -36,6 +36,37 @@ fn only_its_own_are_lost(engine: &'static str, stuck: usize, step: fn(&mut Manag
     manager.stop_for_good();
 }
 
+/// Without a watchdog, too. One that sleeps for want of work is not taken for it.
+fn the_log_says_who_is_blocked(engine: &'static str) {
+    let mut manager = Manager::on(engine, 0, "workers = 2\n[sockets.bus]\n").with_test_daemon();
+    let address = manager.listen_unix("bus");
+    manager.set_flag("keep-busy", true);
+    manager.start();
+    let mut wires = [(); 2].map(|()| Wire::connect(&address));
+    for wire in &mut wires {
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+    }
+    wires[1].send(b"\x90");
+    let said = "worker 1 has taken no turn for 10s: a call of a service does not return";
+    manager.logged(1, &["ERROR", said]);
+    manager.set_flag("keep-busy", false);
+    assert_eq!(wires[1].exactly(1), [0xc3]);
+    manager.logged(1, &["worker 1 takes turns again"]);
+    let log = manager.log();
+    assert_eq!(log.matches("has taken no turn").count(), 1, "{log}");
+    assert_eq!(log.matches("takes turns again").count(), 1, "{log}");
+    manager.stop_for_good();
+}
+
+#[test]
+fn a_blocked_worker_is_found_before_the_next_handover() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| the_log_says_who_is_blocked("auto"));
+        scope.spawn(|| the_log_says_who_is_blocked("portable"));
+    });
+}
+
 /// With each engine, and on the worker that owns the listener as well as on the other.
 fn with_each(step: fn(&mut Manager)) {
     std::thread::scope(|scope| {
