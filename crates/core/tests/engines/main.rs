@@ -14,6 +14,9 @@ mod eager;
 mod leftovers;
 mod one_way;
 mod paused;
+#[path = "../faults/sources.rs"]
+mod sources;
 mod stopping;
 mod streams;
 mod successors;
+mod watched;
