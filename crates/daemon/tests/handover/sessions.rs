@@ -194,7 +194,7 @@ fn asks_more_than_it_reads(
         let mut manager = Manager::on(
             engine,
             16,
-            "workers = 1\n[sockets.counter]\n[sockets.bus]\n",
+            "workers = 1\nhandover.drain = \"60s\"\n[sockets.counter]\n[sockets.bus]\n",
         )
         .with_test_daemon();
         let address = match unix {
@@ -265,7 +265,7 @@ fn all_others_are_served_until_those_that_cannot_be_saved_have_ended() {
         let mut manager = Manager::on(
             engine,
             16,
-            "workers = 2\n[sockets.counter]\nworkers = \"1\"\n[sockets.rpc]\nworkers = \"0\"\n",
+            "workers = 2\nhandover.drain = \"60s\"\n[sockets.counter]\nworkers = \"1\"\n[sockets.rpc]\nworkers = \"0\"\n",
         )
         .with_test_daemon();
         let address = manager.listen_unix("counter");
