@@ -58,8 +58,10 @@ pub(crate) struct Crew {
     stops: AtomicBool,
     /// Who has counted those of its connections among the endings.
     asked: Roll,
-    /// A worker reads no more, because a handover has nothing to wait for any more.
+    /// A handover has nothing to wait for any more, or has waited long enough.
     parts: AtomicBool,
+    /// Who knows that. Until all do everybody is served: one that is busy is of no use to the clients of the others.
+    parting: Roll,
     /// Who gives its services no more frames, because of a handover.
     rests: Roll,
     /// Who takes no more turns, because it has nothing left to do. It may still drop its services.
@@ -83,6 +85,7 @@ impl Crew {
     ) -> Arc<Self> {
         Arc::new(Crew {
             asked: Roll::new(posts.len()),
+            parting: Roll::new(posts.len()),
             rests: Roll::new(posts.len()),
             open_tickets: metrics.open_tickets.clone(),
             endings: Tally::new(posts.len()),
@@ -158,6 +161,7 @@ impl Crew {
         self.open_tickets.forget(worker);
         self.endings.forget(worker);
         self.asked.enter(worker);
+        self.parting.enter(worker);
         self.rests.enter(worker);
         self.wake_all();
     }
@@ -184,13 +188,17 @@ impl Crew {
 
     /// The waiting before a handover is over, for all workers.
     pub(crate) fn part(&self) {
-        if !self.parts.swap(true, Ordering::AcqRel) {
+        if !self.parts.swap(true, Ordering::SeqCst) {
             self.wake_all();
         }
     }
 
-    pub(crate) fn is_parting(&self) -> bool {
-        self.parts.load(Ordering::Acquire)
+    /// Whether the waiting is over and all workers know, this one included: nobody is read any more.
+    pub(crate) fn all_part(&self, worker: usize) -> bool {
+        if self.parts.load(Ordering::SeqCst) && self.parting.enter(worker) {
+            self.wake_all();
+        }
+        self.parting.is_full()
     }
 
     /// A worker gives its services no more frames.
@@ -296,6 +304,19 @@ mod tests {
     }
 
     #[test]
+    fn all_are_served_until_every_worker_knows_that_a_handover_waits_no_more() {
+        let (crew, [waiting, _]) = crew();
+        crew.part();
+        assert!(is_woken(&waiting));
+        crew.part();
+        assert!(!is_woken(&waiting), "it is known");
+        assert!(!crew.all_part(0) && !crew.all_part(0));
+        assert!(!is_woken(&waiting));
+        assert!(crew.all_part(1));
+        assert!(is_woken(&waiting) && crew.all_part(0));
+    }
+
+    #[test]
     fn nobody_waits_for_what_a_worker_owed_that_has_ended() {
         let (crew, [waiting, _]) = crew();
         crew.begin_stop();
@@ -307,6 +328,8 @@ mod tests {
         assert_eq!(crew.dealer.room(0, 1), 1);
         crew.leave_behind(1);
         assert_eq!(crew.dealer.room(0, 1), 0, "nobody is dealt to it");
+        crew.part();
+        assert!(crew.all_part(0));
         assert!(is_woken(&waiting) && crew.may_part());
         crew.open_tickets.opened(1);
         crew.worker_ended(1);

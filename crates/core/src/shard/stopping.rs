@@ -76,7 +76,7 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// From now on nothing is read. One worker's decision is everybody's, since those that are first are of no use to
+    /// From now on nothing is read. Before a handover all workers begin at once, since those that are first are of no use to
     /// their clients until the last is through.
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
@@ -89,7 +89,6 @@ impl<L: Link> Shard<L> {
             self.touch(slot);
         }
         if self.hands_over {
-            self.desk.crew.part();
             let own = &self.desk.crew.posts[self.desk.worker];
             // It reaches us, who are not gone.
             let _ = own.send(Mail::StopAccepting);
@@ -164,11 +163,16 @@ impl<L: Link> Shard<L> {
                 if self.hands_over {
                     self.find_unsaved_early();
                 }
-                let waits_no_more = match self.hands_over {
-                    true => self.desk.crew.may_part() || self.desk.crew.is_parting(),
-                    false => self.desk.crew.open_tickets.count() == 0,
+                let crew = &self.desk.crew;
+                let waits_no_more = if self.hands_over {
+                    if crew.may_part() || now >= until {
+                        crew.part();
+                    }
+                    crew.all_part(self.desk.worker)
+                } else {
+                    crew.open_tickets.count() == 0 || now >= until
                 };
-                if waits_no_more || now >= until {
+                if waits_no_more {
                     self.begin_drain(until);
                 }
             }

@@ -213,15 +213,15 @@ impl<L: Link> Shard<L> {
     /// When [`Shard::tick`] must be called at the latest, on the worker's clock, unless it is catching up.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
-            Phase::Serving => None,
-            Phase::Waiting { until } => Some(until),
+            Phase::Serving => [None; 3],
+            Phase::Waiting { until } => [Some(until), None, None],
             Phase::Draining { until } => {
-                let times = [Some(until), Some(self.end_of_promises(until)), self.cut_at];
-                // Behind those everything is waited for that comes as mail.
-                let times = times.into_iter().flatten();
-                times.filter(|at| *at > self.advanced).min()
+                [Some(until), Some(self.end_of_promises(until)), self.cut_at]
             }
         };
+        // Behind those everything is waited for that comes as mail.
+        let stop = stop.into_iter().flatten();
+        let stop = stop.filter(|at| *at > self.advanced).min();
         let rest = (self.is_parting() && self.rest != Rest::All).then_some(self.rest_until);
         let dues = [
             self.next_limit(),

@@ -45,7 +45,8 @@ fn are_open(exchange: &Exchange, clients: &[Client]) -> bool {
     clients.iter().all(|client| exchange.is_open(*client))
 }
 
-/// They are read no more, and not handed over before all workers rest.
+/// They are served until all workers know that nothing is waited for. Then they are read no more, and not handed over before
+/// all workers rest.
 #[test]
 fn nobody_is_cut_while_a_handover_waits_for_a_busy_worker() {
     let mut exchange = Exchange::with_limits(Plain, limits());
@@ -55,6 +56,12 @@ fn nobody_is_cut_while_a_handover_waits_for_a_busy_worker() {
     let clients = [exchange.connect(), exchange.connect()];
     exchange.receive(clients[1], &[0x92]);
     let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.deliver();
+    assert!(clients.iter().all(|client| exchange.reads(*client)));
+    let now = exchange.now;
+    let next_due = exchange.shard.next_due();
+    assert!(next_due.is_none_or(|due| due > now), "it sleeps");
+    assert!(crew.all_part(1));
     exchange.deliver();
     assert!(clients.iter().all(|client| !exchange.reads(*client)));
     for _ in 0..4 {

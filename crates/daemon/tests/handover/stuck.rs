@@ -145,3 +145,54 @@ fn without_a_stuck_worker_the_others_keep_to_their_limits() {
         scope.spawn(|| the_others_keep_to_their_limits("portable"));
     });
 }
+
+/// Whoever is on another worker than a slow call is served until that returns, however soon a handover would go on without what
+/// it waits for.
+fn who_is_elsewhere_is_served(engine: &'static str, step: fn(&mut Manager)) {
+    let mut manager = Manager::on(
+        engine,
+        16,
+        "workers = 2\nhandover.drain = \"50ms\"\n[sockets.bus]\n",
+    )
+    .with_test_daemon();
+    let address = manager.listen_unix("bus");
+    manager.set_flag("keep-busy", true);
+    manager.start();
+    let mut wires = [(); 2].map(|()| Wire::connect(&address));
+    let [busy, other] = &mut wires;
+    for wire in [&mut *busy, other] {
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+    }
+    busy.send(b"\x90");
+    let flag = manager.path("flags/keep-busy");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The drain is over long before the last one.
+            for _ in 0..100 {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                other.send(b"\x01");
+                assert_eq!(other.exactly(1), [0xc3]);
+            }
+            std::fs::remove_file(flag).unwrap();
+            assert_eq!(busy.exactly(1), [0xc3]);
+        });
+        step(&mut manager);
+    });
+    manager.logged(1, &["took over 2 connections"]);
+    for wire in &mut wires {
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+    }
+    manager.stop_for_good();
+}
+
+#[test]
+fn a_handover_that_waits_for_a_busy_worker_holds_up_nobody_else() {
+    for step in [Manager::reload, Manager::restart] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| who_is_elsewhere_is_served("auto", step));
+            scope.spawn(|| who_is_elsewhere_is_served("portable", step));
+        });
+    }
+}
