@@ -28,7 +28,7 @@ pub(crate) struct Desk {
     pub(crate) handles: Handles,
     /// Bounds the warnings about connections.
     pub(crate) warnings: Warnings,
-    /// Tells which calls of services take long.
+    /// Tells which calls of services take long, and when others come first.
     pub(crate) stopwatch: Stopwatch,
     /// How many tickets this worker has opened, modulo 2^32.
     pub(crate) rounds: u32,
@@ -56,7 +56,7 @@ impl Desk {
                 memory: crew.memory.clone(),
             },
             warnings: Warnings::default(),
-            stopwatch: Stopwatch::started(),
+            stopwatch: Stopwatch::patient(),
             rounds: 0,
             now: 1,
             limits,

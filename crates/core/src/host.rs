@@ -24,8 +24,8 @@ use crate::slots::Slots;
 use crate::slow;
 use crate::tick::Tick;
 
-/// So many frames of one connection are dispatched in one turn; then the others have theirs.
-const FRAMES_PER_TURN_MAX: usize = 2048;
+/// So many frames of one received buffer are dispatched at once; then the others have their turn.
+const FRAMES_PER_CALL_MAX: usize = 2048;
 
 /// A carried frame from this size on is lent as shared bytes, so that keeping it costs no copy. Below it the
 /// allocation that sharing takes is not worth it.
@@ -100,11 +100,18 @@ impl<S: Service> Hosted<S> {
         let mut missing = 0;
         let mut session = session_of(&mut self.sessions, reply);
         let given = &*self.given;
-        let mut goes_on = reply.connection.takes_frames();
+        let mut goes_on = reply.connection.takes_frames() && !reply.desk.stopwatch.is_late();
+        let mut next_look = reply.desk.stopwatch.first_look();
         while goes_on && rest.len() > scanned {
             if scanned == 0 {
                 let count = given.get().wrapping_sub(self.given_before);
-                if count >= FRAMES_PER_TURN_MAX || reply.connection.is_paused() {
+                if count >= next_look {
+                    if count >= FRAMES_PER_CALL_MAX || reply.desk.stopwatch.is_over() {
+                        break;
+                    }
+                    next_look = reply.desk.stopwatch.next_look(count);
+                }
+                if reply.connection.is_paused() {
                     break;
                 }
                 if !S::TOP_LEVEL.allows(rest[0]) {
@@ -166,7 +173,8 @@ impl<S: Service> Hosted<S> {
     /// that they complete is returned; `None` if all were taken.
     fn input_behind<'b>(&mut self, bytes: &'b [u8], reply: &mut Reply<'_>) -> Option<&'b [u8]> {
         let mut partial = reply.connection.input.take()?;
-        let wait = partial.is_backlog() || reply.connection.is_paused();
+        let wait =
+            partial.is_backlog() || reply.connection.is_paused() || reply.desk.stopwatch.is_late();
         let taken = match (wait, partial.parked.take()) {
             (false, Some(parked)) => {
                 reply.desk.framer.resume(parked);
@@ -362,7 +370,8 @@ impl<S: Service> Host for Hosted<S> {
         let Some(mut partial) = reply.connection.input.take() else {
             return;
         };
-        if !partial.is_backlog() || reply.connection.is_paused() {
+        let wait = reply.connection.is_paused() || reply.desk.stopwatch.is_late();
+        if !partial.is_backlog() || wait {
             reply.connection.input = Some(partial);
             return;
         }

@@ -194,22 +194,33 @@ impl<L: Link> Shard<L> {
 
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
+        if self.dispatches() {
+            self.dispatch_ready();
+        }
+        self.advance_stop();
+        self.bound_memory();
+    }
+
+    fn dispatch_ready(&mut self) {
+        if !self.ready.is_empty() {
+            self.desk.stopwatch.start();
+        }
+        self.desk.stopwatch.catch_up();
         // Those that are not done with their share come behind these, for the next turn.
-        let count = if self.dispatches() {
-            self.ready.len()
-        } else {
-            0
-        };
-        for index in 0..count {
-            let slot = self.ready[index];
+        let count = self.ready.len();
+        let mut done = 0;
+        while done < count && !self.desk.stopwatch.is_late() {
+            let slot = self.ready[done];
+            done += 1;
             if let Some(entry) = self.connections.get_mut(slot as usize) {
                 entry.is_ready = false;
                 self.with_host(slot, |host, reply| host.backlog(reply));
             }
         }
-        self.ready.drain(..count);
-        self.advance_stop();
-        self.bound_memory();
+        self.ready.drain(..done);
+        if self.ready.is_empty() {
+            self.desk.stopwatch.catch_up();
+        }
     }
 
     // --- what the engine asks -------------------------------------------------------------------------------------
@@ -236,6 +247,13 @@ impl<L: Link> Shard<L> {
         }
         let entry = self.connections.get(slot as usize)?;
         let mut desire = entry.connection.desire();
+        // Nobody is received from faster than the services take it.
+        if self.desk.stopwatch.is_late()
+            && entry.connection.life == Life::Open
+            && entry.connection.has_backlog()
+        {
+            desire.receive = Receive::Pause;
+        }
         if desire.finish == Finish::No && entry.connection.life == Life::Open {
             match self.phase {
                 Phase::Serving => {}

@@ -13,24 +13,101 @@ use crate::warnings::Kind;
 /// What takes so many milliseconds is counted and logged.
 const SLOW_MS: u64 = 100;
 
+/// For so many milliseconds the frames of one connection are given to its service before others have their turn.
+const CALL_MS: u64 = 20;
+
+/// And for so many those of all connections, before the worker sends what was answered and looks for what has happened.
+const TURN_MS: u64 = 50;
+
+/// How long so many frames take is not looked at as long as services are fast: looking costs as much as a frame or two.
+const FIRST_LOOK_MAX: usize = 16;
+
 /// Tells what takes long. It is read once for all frames of a received buffer, so it must be cheap: the clock is one that the
 /// kernel moves on by some milliseconds at a time (CLOCK_MONOTONIC_COARSE, clock_getres(2)), which costs a quarter of another.
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
     /// When it was started or read last, in milliseconds.
     since: Cell<u64>,
+    /// When the time for frames is over.
+    ends: Cell<u64>,
+    is_late: Cell<bool>,
+    /// Behind so many frames of a received buffer it is looked how long they have taken.
+    first_look: Cell<usize>,
+    call_ms: u64,
+    turn_ms: u64,
 }
 
 impl Stopwatch {
-    pub(crate) fn started() -> Self {
-        Stopwatch {
-            since: Cell::new(now()),
-        }
+    /// One that bounds the time for frames.
+    pub(crate) fn bounding() -> Self {
+        Stopwatch::new(CALL_MS, TURN_MS)
     }
 
-    /// No service is charged for what was until now.
+    /// One for which a turn is never over.
+    pub(crate) fn patient() -> Self {
+        Stopwatch::new(u64::MAX, u64::MAX)
+    }
+
+    fn new(call_ms: u64, turn_ms: u64) -> Self {
+        let watch = Stopwatch {
+            since: Cell::new(0),
+            ends: Cell::new(0),
+            is_late: Cell::new(false),
+            first_look: Cell::new(1),
+            call_ms,
+            turn_ms,
+        };
+        watch.start();
+        watch
+    }
+
+    /// No service is charged for what was until now, and there is time for frames.
     pub(crate) fn start(&self) {
-        self.since.set(now());
+        let now = now();
+        self.since.set(now);
+        self.ends.set(now.saturating_add(self.turn_ms));
+    }
+
+    /// Whether the time for frames was over: those that come wait behind those that do.
+    #[inline]
+    pub(crate) fn is_late(&self) -> bool {
+        self.is_late.get()
+    }
+
+    /// Those that wait have their time, or nobody does.
+    pub(crate) fn catch_up(&self) {
+        self.is_late.set(false);
+    }
+
+    /// Behind how many frames of a received buffer [`is_over`](Self::is_over) is to be asked.
+    #[inline]
+    pub(crate) fn first_look(&self) -> usize {
+        self.first_look.get()
+    }
+
+    /// When to ask next, if it was not over behind `count` frames.
+    pub(crate) fn next_look(&self, count: usize) -> usize {
+        let next = 2 * count;
+        self.first_look.set(next.min(FIRST_LOOK_MAX));
+        next
+    }
+
+    /// Whether others come first now, in the middle of a call.
+    pub(crate) fn is_over(&self) -> bool {
+        let now = now();
+        let is_late = self.note_late(now);
+        let is_over = is_late || now.saturating_sub(self.since.get()) >= self.call_ms;
+        if is_over {
+            self.first_look.set(1);
+        }
+        is_over
+    }
+
+    fn note_late(&self, now: u64) -> bool {
+        if now >= self.ends.get() {
+            self.is_late.set(true);
+        }
+        self.is_late.get()
     }
 
     /// For how many milliseconds a service was called, if that is long; what has happened since the last reading is its doing.
@@ -38,6 +115,7 @@ impl Stopwatch {
     pub(crate) fn slow(&self) -> Option<u64> {
         let now = now();
         let took = now.saturating_sub(self.since.replace(now));
+        self.note_late(now);
         (took >= SLOW_MS).then_some(took)
     }
 }

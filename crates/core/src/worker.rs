@@ -15,6 +15,7 @@ use crate::service::SourceId;
 #[cfg(doc)]
 use crate::service::{Service, Watch};
 use crate::shard::{Shard, Watches};
+use crate::slow::Stopwatch;
 #[cfg(doc)]
 use crate::tick::Tick;
 
@@ -146,11 +147,12 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
             make(&worker)
         })
         .collect();
-    let desk = Desk::new(
+    let mut desk = Desk::new(
         assignment.crew,
         assignment.index,
         assignment.config.limits.clone(),
     );
+    desk.stopwatch = Stopwatch::bounding();
     let drain = assignment.config.handover.drain;
     match assignment.engine {
         EngineKind::Ring => ring::run(

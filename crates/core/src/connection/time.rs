@@ -64,7 +64,8 @@ impl Connection {
             }
         };
         match self.life {
-            Life::Open => {
+            // What waits for the service has come in time.
+            Life::Open if !self.has_backlog() => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {
                     let what = Over::Connection(Close::Idle);
                     let limit = desk.names[self.name as usize].idle_timeout;
@@ -87,7 +88,7 @@ impl Connection {
                 let what = Over::Connection(Close::WriteTimeout);
                 consider(self.clock.end, limits.reply_timeout, what);
             }
-            Life::Ended | Life::Closing { .. } | Life::Over => {}
+            Life::Open | Life::Ended | Life::Closing { .. } | Life::Over => {}
         }
         if self.clock.write > 0 && self.life != Life::Over {
             consider(self.clock.write, limits.write_timeout, Over::Write);

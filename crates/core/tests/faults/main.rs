@@ -34,6 +34,7 @@ mod stopping;
 mod tickets;
 mod ticks;
 mod timeouts;
+mod turns;
 
 macro_rules! tests {
     ($($module:ident { $($test:ident,)+ })+) => {
@@ -105,6 +106,10 @@ tests! {
         nobody_is_idle_from_the_start,
         a_name_may_have_an_idle_time_of_its_own,
         nobody_is_cut_for_what_held_the_worker_up,
+    }
+    turns {
+        who_asks_for_much_that_is_slow_holds_up_nobody_else,
+        many_who_ask_for_what_is_slow_share_a_turn,
     }
     memory {
         a_crowd_shares_the_buffers,

@@ -347,6 +347,9 @@ impl Service for Counter {
         if self.is_set("panic-in-frame") {
             panic!("a frame, on purpose");
         }
+        if self.is_set("slow") {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         *session += 1;
         reply.write(|out| {
             out.push(0xcf);

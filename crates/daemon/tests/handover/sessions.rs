@@ -258,6 +258,34 @@ fn every_reply_of_one_that_cannot_be_saved_in_the_end_is_written() {
     }
 }
 
+/// Slow calls that were received together are not all waited for: what is left of them is the successor's.
+#[test]
+fn what_is_too_slow_is_left_to_the_successor() {
+    const ASKED: u64 = 150;
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::on(
+            engine,
+            16,
+            "workers = 1\n[sockets.counter]\n[sockets.rpc]\n",
+        )
+        .with_test_daemon();
+        let counter = manager.listen_unix("counter");
+        let rpc = manager.listen_unix("rpc");
+        manager.start();
+        manager.set_flag("slow", true);
+        let mut wire = Wire::connect(&counter);
+        greeted(&mut wire);
+        wire.send(&[0xc0; ASKED as usize]);
+        assert_eq!(wire.exactly(9), numbers(1));
+        manager.reload();
+        manager.set_flag("slow", false);
+        assert!(wire.exactly(9 * (ASKED as usize - 1)) == numbers(ASKED)[9..]);
+        assert_ne!(Wire::connect(&rpc).counter("counter", "frames_in"), 0);
+        manager.logged(1, &["took over 1 connections"]);
+        manager.stop_for_good();
+    }
+}
+
 /// The workers have different things to wait for, and none stops reading before all have been asked.
 #[test]
 fn all_others_are_served_until_those_that_cannot_be_saved_have_ended() {

@@ -1,0 +1,112 @@
+//! Services that take long for each frame.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ringhold_core::metrics::Metrics;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+
+use crate::bed::{Bed, Engine};
+use crate::common::client;
+
+const CONFIG: &str = "
+    workers = 1
+    [sockets.slow]
+    listen = [\"127.0.0.1:0\"]";
+
+/// Asks for something slow, and is the answer.
+const SLOW: u8 = 1;
+/// Asks how many of them were answered before it, and ends the slowness.
+const COUNT: u8 = 2;
+
+#[derive(Default)]
+struct Seen {
+    count: AtomicU64,
+    /// The most frames that came in one turn of the worker.
+    most: AtomicU64,
+}
+
+struct Slow {
+    seen: Arc<Seen>,
+    metrics: Arc<Metrics>,
+    /// The turn of the last frame, and how many came in it.
+    turn: (u64, u64),
+    is_over: bool,
+}
+
+impl Service for Slow {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let count = self.seen.count.fetch_add(1, Ordering::Relaxed);
+        if frame[0] == COUNT {
+            self.is_over = true;
+            reply.write(|out| {
+                out.push(0xcf);
+                out.extend_from_slice(&count.to_be_bytes());
+            });
+            return Flow::Continue;
+        }
+        if !self.is_over {
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        let turn = self.metrics.snapshot().workers[0].engine.turns;
+        let before = if self.turn.0 == turn { self.turn.1 } else { 0 };
+        self.turn = (turn, before + 1);
+        self.seen.most.fetch_max(before + 1, Ordering::Relaxed);
+        reply.write(|out| out.push(SLOW));
+        Flow::Continue
+    }
+}
+
+fn start(engine: Engine) -> (Bed, Arc<Seen>) {
+    let seen = Arc::<Seen>::default();
+    let bed = Bed::start(engine, CONFIG, |server| {
+        let seen = seen.clone();
+        server.service("slow", move |worker| Slow {
+            seen: seen.clone(),
+            metrics: worker.metrics().clone(),
+            turn: (0, 0),
+            is_over: false,
+        })
+    });
+    (bed, seen)
+}
+
+pub(crate) fn who_asks_for_much_that_is_slow_holds_up_nobody_else(engine: Engine) {
+    const ASKED: usize = 2000;
+    let (bed, seen) = start(engine);
+    let [mut busy, mut other] = [(); 2].map(|()| bed.connect("slow"));
+    busy.write_all(&[SLOW; ASKED]).unwrap();
+    bed.until("it is slow", |_| seen.count.load(Ordering::Relaxed) > 0);
+    other.write_all(&[COUNT]).unwrap();
+    let mut answer = [0; 9];
+    other.read_exact(&mut answer).unwrap();
+    let before = u64::from_be_bytes(answer[1..].try_into().unwrap());
+    assert!(before < ASKED as u64, "{before}");
+    client::expect(&mut busy, &[SLOW; ASKED]);
+    bed.end();
+}
+
+/// Answers leave and others are looked for in between, so that the worker is not taken for one that is stuck.
+pub(crate) fn many_who_ask_for_what_is_slow_share_a_turn(engine: Engine) {
+    const ASKED: usize = 40;
+    let (bed, seen) = start(engine);
+    let mut clients: Vec<_> = (0..20).map(|_| bed.connect("slow")).collect();
+    for client in &mut clients {
+        client.write_all(&[SLOW; ASKED]).unwrap();
+    }
+    for client in &mut clients {
+        client::expect(client, &[SLOW; ASKED]);
+    }
+    // Some of them come before the others' frames, some behind them. 50 ms are 13 for either.
+    let most = seen.most.load(Ordering::Relaxed);
+    assert!(most <= 100, "{most}");
+    bed.end();
+}
