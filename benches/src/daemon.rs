@@ -46,6 +46,7 @@ pub(crate) fn build_with(arguments: &[&str], result: &str) -> io::Result<PathBuf
 }
 
 /// A daemon that serves `rpc` on one TCP and one unix socket; killed when the value is dropped.
+#[derive(Debug)]
 pub struct Daemon {
     child: Child,
     /// Where it listens on loopback.

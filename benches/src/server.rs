@@ -73,6 +73,7 @@ impl Program {
 }
 
 /// A server that runs; killed when the value is dropped.
+#[derive(Debug)]
 pub struct Server {
     /// What tables call it.
     pub name: String,

@@ -3,6 +3,7 @@
 //! Each counter has one writer, its worker, and is read by anybody: writing costs a load and a store, no atomic
 //! read-modify-write.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -200,6 +201,13 @@ impl Metrics {
             owed: self.open_tickets.count() as u64,
             workers,
         }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (names, workers) = (&self.names, self.workers.len());
+        write!(f, "Metrics({names:?}, {workers} workers)")
     }
 }
 

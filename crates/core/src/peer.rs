@@ -173,3 +173,9 @@ impl Peer<'_> {
         self.handles.handle(self.id, self.handle)
     }
 }
+
+impl fmt::Debug for Peer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peer({}, {:?})", self.id, self.socket_name)
+    }
+}

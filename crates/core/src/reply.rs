@@ -27,6 +27,12 @@ pub struct Reply<'a> {
     pub(crate) handle: &'a OnceCell<Arc<HandleState>>,
 }
 
+impl fmt::Debug for Reply<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({})", self.connection.id)
+    }
+}
+
 /// A service's own name for a request that is answered later, given back with [`Service::abandoned`].
 ///
 /// MessagePack-RPC uses the message id.

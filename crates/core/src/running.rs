@@ -1,5 +1,6 @@
 //! A server that runs: its workers' threads, from the start to the end.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -367,6 +368,16 @@ pub(crate) struct Released {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("engine", &self.engine)
+            .field("workers", &self.crew.posts.len())
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
     }
 }
 

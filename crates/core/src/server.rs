@@ -4,6 +4,7 @@ mod error;
 
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -420,6 +421,17 @@ impl Server {
     pub(crate) fn needed_descriptors(&self, engine: EngineKind, workers: usize) -> usize {
         // The application has a duplicate of each of its own.
         NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + 2 * self.claims.count()
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sockets: Vec<_> = self.config.sockets.keys().collect();
+        let services: Vec<_> = self.services.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Server")
+            .field("sockets", &sockets)
+            .field("services", &services)
+            .finish_non_exhaustive()
     }
 }
 

@@ -143,6 +143,7 @@ pub struct SourceId(pub(crate) u32);
 
 /// What becomes of a source after [`Service::readable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use]
 pub enum Watch {
     /// It is watched on.
@@ -153,6 +154,7 @@ pub enum Watch {
 
 /// What becomes of the connection after a service call.
 #[derive(Debug)]
+#[non_exhaustive]
 #[must_use]
 pub enum Flow {
     /// It goes on.

@@ -37,6 +37,7 @@ mod succession;
 mod unsaved;
 mod wire;
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -402,6 +403,14 @@ impl Exchange {
             self.shard.touch(id.slot);
         }
         self.settle();
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let open = (0..self.ids.len()).filter(|client| self.is_open(Client(*client)));
+        let (clients, open) = (self.ids.len(), open.count());
+        write!(f, "Exchange({clients} clients, {open} of them connected)")
     }
 }
 

@@ -133,3 +133,10 @@ impl Tick<'_> {
         Some((self.desk.name_counters(index as u16), &name.name))
     }
 }
+
+impl fmt::Debug for Tick<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.first_name().map_or(NO_SOCKET, |(_, name)| name);
+        write!(f, "Tick({} of {name}, at {:?})", self.call, self.now())
+    }
+}

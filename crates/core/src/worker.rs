@@ -1,6 +1,7 @@
 //! A worker: one thread with its services, its connections and its engine.
 
 use std::cell::Cell;
+use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -105,6 +106,12 @@ impl Worker {
     /// ```
     pub fn watch(&self, descriptor: impl AsFd + 'static) -> SourceId {
         self.watches.add(self.service.get(), descriptor)
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Worker({} of {})", self.index, self.count)
     }
 }
 
