@@ -23,7 +23,7 @@ pub fn available() -> io::Result<Vec<usize>> {
 /// `Auto` is one worker for each CPU, or `quota` workers if those are fewer. `pin` is the key of the configuration; without it
 /// workers are pinned if they are as many as the CPUs. More than those are never pinned, since some would have to share while
 /// others do not.
-pub fn assign(
+pub(crate) fn assign(
     workers: Workers,
     pin: Option<bool>,
     available: &[usize],
@@ -42,7 +42,7 @@ pub fn assign(
 
 /// So many CPUs' time is what the process may use, by the quota of its control group (cpu.max in the kernel's cgroup-v2
 /// documentation) and its affinity mask.
-pub fn quota() -> usize {
+pub(crate) fn quota() -> usize {
     std::thread::available_parallelism().map_or(usize::MAX, usize::from)
 }
 

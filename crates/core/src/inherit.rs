@@ -19,7 +19,7 @@ use std::process;
 use rustix::process::PidfdFlags;
 
 /// What the names of descriptors begin with that belong to the handover and not to any socket section.
-pub const RESERVED_PREFIX: &str = "ringhold.";
+pub(crate) const RESERVED_PREFIX: &str = "ringhold.";
 
 const PID: &str = "LISTEN_PID";
 const PIDFDID: &str = "LISTEN_PIDFDID";

@@ -1,7 +1,7 @@
 //! From socket sections and inherited descriptors to listeners: match by name, check, bind what is missing.
 //!
-//! [`plan()`] decides and checks, and changes nothing on the machine; [`Plan::open`] binds. The same plan makes the
-//! table that `ringhold check` prints.
+//! A plan decides and checks, and changes nothing on the machine; opening it binds. The same plan makes the table that
+//! `ringhold check` prints.
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -29,10 +29,13 @@ mod rows;
 mod succession;
 
 pub use address::Address;
-pub use check::is_listening;
+pub(crate) use check::is_listening;
 pub use error::{StartError, StartProblem};
 pub(crate) use heirloom::Heirloom;
+// The tests of this crate plan without a server.
+#[doc(hidden)]
 pub use plan::{Plan, plan};
+#[doc(hidden)]
 pub use rehearsal::rehearse;
 pub(crate) use rehearsal::rehearse_binding;
 pub use rows::{Row, Source, Table};

@@ -12,7 +12,7 @@ use super::Address;
 const MPTCP: u32 = 262;
 
 /// Whether `descriptor` is a listening socket of any kind (SO_ACCEPTCONN, socket(7)).
-pub fn is_listening(descriptor: impl AsFd) -> bool {
+pub(crate) fn is_listening(descriptor: impl AsFd) -> bool {
     sockopt::socket_acceptconn(descriptor).unwrap_or(false)
 }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use ringhold_core::config::ListenAddress;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::listeners::{Address, Listener, Origin, is_listening};
+use ringhold_core::listeners::{Address, Listener, Origin};
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn a_bound_listener_is_as_the_section_says() {
         assert!(
             listener.dealt
                 && listener.enabled
-                && is_listening(&listener.socket)
+                && sockopt::socket_acceptconn(&listener.socket).unwrap()
                 && close_on_exec(listener)
         );
         assert!(sockopt::socket_reuseaddr(&listener.socket).unwrap());
@@ -421,7 +421,7 @@ fn abstract_names() {
     assert!(
         listeners[0].path.is_none()
             && close_on_exec(&listeners[0])
-            && is_listening(&listeners[0].socket)
+            && sockopt::socket_acceptconn(&listeners[0].socket).unwrap()
     );
     let error = refused(&text);
     assert!(
