@@ -1,18 +1,15 @@
 //! How a load ends when the server does not do its part: never as if all were well.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-mod reference;
-
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
-use reference::{Behaviour, Server, once};
 use ringhold_client::Address;
 use ringhold_client::load::{self, Counts, LoadPlan, LoadReport, Mode};
+
+use super::reference::{Behaviour, Server, once};
 
 fn run(plan: &LoadPlan) -> LoadReport {
     load::run(plan, |_| ControlFlow::Continue(())).unwrap()
