@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringhold_client::Address;
 use ringhold_client::load::{self, Counts, LoadPlan, LoadReport, Mode};
 
+use super::IN_VAIN;
 use super::reference::{Behaviour, Server, once};
 
 fn run(plan: &LoadPlan) -> LoadReport {
@@ -279,6 +280,7 @@ fn a_frame_that_does_not_end_is_a_fault_though_everything_was_answered() {
     let report = run(&LoadPlan {
         count: Some(1),
         duration: PATIENCE,
+        drain: IN_VAIN,
         ..plan(address)
     });
     drop(server.join().unwrap());
@@ -301,6 +303,7 @@ fn a_cut_says_how_much_of_a_frame_had_come() {
         count: Some(1),
         reconnect: false,
         duration: PATIENCE,
+        drain: PATIENCE,
         ..plan(address)
     });
     server.join().unwrap();
