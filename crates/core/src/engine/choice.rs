@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-use super::{portable, ring};
+use super::portable::{self, Unavailable};
+use super::ring;
 use crate::config::EngineChoice;
 use crate::rlimit;
 
@@ -112,38 +113,6 @@ fn decide(
         },
     };
     Ok(Chosen { engine, reason })
-}
-
-/// The portable engine cannot work here.
-#[derive(Debug)]
-pub(crate) struct Unavailable {
-    /// What failed.
-    step: &'static str,
-    error: io::Error,
-}
-
-impl Unavailable {
-    pub(super) fn new(step: &'static str, error: io::Error) -> Self {
-        Unavailable { step, error }
-    }
-
-    /// Both engines fail: says so after `why` the other one does, and what can be done about it only once.
-    fn behind(&self, why: &str) -> String {
-        let both = self.to_string();
-        let hint = hint(&self.error);
-        format!("{}; {both}", why.strip_suffix(hint).unwrap_or(why))
-    }
-}
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Unavailable { step, error } = self;
-        write!(
-            f,
-            "the portable engine is not available: {step}: {error}{}",
-            hint(error)
-        )
-    }
 }
 
 /// What io_uring_setup(2) means by an error, and what can be done about it, to be put behind it.

@@ -7,7 +7,7 @@ pub(crate) mod portable;
 pub(crate) mod ring;
 
 pub use self::choice::EngineKind;
-pub(crate) use self::choice::{Chosen, Unavailable, choose};
+pub(crate) use self::choice::{Chosen, choose};
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -30,13 +30,14 @@ use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, Unavailable, let_go, read_last};
+use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::Shard;
 
 pub(crate) use self::link::PortableLink;
 pub(crate) use self::probe::probe;
+pub(crate) use self::setup::Unavailable;
 
 /// How long a connection rests whose socket is not ready although the kernel said so, lest the worker spins. It happens
 /// when memory for sockets runs out, or when a socket has news of a kind that nobody reads.

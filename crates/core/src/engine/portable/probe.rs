@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use tokio_uring::Runtime;
 
 use super::flights::{Flights, Operation, Outcome};
-use super::setup;
-use crate::engine::Unavailable;
+use super::setup::{self, Unavailable};
 
 /// The ring of the probe.
 const ENTRIES: u32 = 8;

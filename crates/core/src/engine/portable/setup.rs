@@ -1,5 +1,6 @@
 //! Making a runtime: by attempt, never by kernel version.
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +9,7 @@ use io_uring_for_tokio::{Builder, IoUring};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio_uring::Runtime;
 
-use crate::engine::Unavailable;
+use crate::engine::choice::hint;
 
 /// A completion queue holds so many times the entries of the submission queue: when it is full, the kernel submits
 /// nothing more, and tokio-uring has been seen to hang (tokio-uring#147).
@@ -23,6 +24,38 @@ const OTHER_DESCRIPTORS: usize = 4;
 
 /// Held by who makes a runtime.
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// The portable engine cannot work here.
+#[derive(Debug)]
+pub(crate) struct Unavailable {
+    /// What failed.
+    step: &'static str,
+    error: io::Error,
+}
+
+impl Unavailable {
+    pub(in crate::engine) fn new(step: &'static str, error: io::Error) -> Self {
+        Unavailable { step, error }
+    }
+
+    /// Both engines fail: says so after `why` the other one does, and what can be done about it only once.
+    pub(in crate::engine) fn behind(&self, why: &str) -> String {
+        let both = self.to_string();
+        let hint = hint(&self.error);
+        format!("{}; {both}", why.strip_suffix(hint).unwrap_or(why))
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unavailable { step, error } = self;
+        write!(
+            f,
+            "the portable engine is not available: {step}: {error}{}",
+            hint(error)
+        )
+    }
+}
 
 /// Makes the runtime of the calling thread, with a ring of so many entries, or fewer if there is no memory for them:
 /// before Linux 5.12 rings count against RLIMIT_MEMLOCK, which may be as little as 64 KiB.
