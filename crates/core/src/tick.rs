@@ -97,9 +97,12 @@ impl Tick<'_> {
     /// Logs that a source cannot be read from.
     #[cold]
     pub(crate) fn report_unreadable(&self, source: u32, error: &io::Error) {
-        let now = self.desk.now;
-        if self.desk.warnings.lets_pass(Kind::Unreadable, now) {
-            let name = self.first_name().map(|(_, name)| name);
+        if self
+            .desk
+            .warnings
+            .lets_pass(Kind::Unreadable, self.desk.now)
+        {
+            let name = self.name();
             tracing::warn!(
                 socket = name.map(display),
                 worker = self.desk.worker,
@@ -113,7 +116,7 @@ impl Tick<'_> {
     /// Logs that the service has ended a source.
     #[cold]
     pub(crate) fn report_end(&self, source: u32) {
-        let name = self.first_name().map(|(_, name)| name);
+        let name = self.name();
         tracing::info!(
             socket = name.map(display),
             worker = self.desk.worker,
@@ -121,6 +124,10 @@ impl Tick<'_> {
             "the service of {} has ended what it watched",
             name.unwrap_or(NO_SOCKET)
         );
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.first_name().map(|(_, name)| name)
     }
 
     /// The first socket name that the service answers, with its counters.
@@ -136,7 +143,7 @@ impl Tick<'_> {
 
 impl fmt::Debug for Tick<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.first_name().map_or(NO_SOCKET, |(_, name)| name);
+        let name = self.name().unwrap_or(NO_SOCKET);
         write!(f, "Tick({} of {name}, at {:?})", self.call, self.now())
     }
 }

@@ -11,6 +11,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::Shard;
+use crate::desk::Desk;
 use crate::panics;
 use crate::peer::Link;
 use crate::service::{SourceId, Watch};
@@ -79,9 +80,14 @@ impl Sources {
         }
     }
 
-    /// For a call of a service, which may add to them.
-    pub(super) fn watches(&self) -> &Watches {
-        &self.watches
+    /// What a service has at hand in a call. It may add to the sources.
+    pub(super) fn tick<'a>(&'a self, desk: &'a Desk, service: usize, call: Call) -> Tick<'a> {
+        Tick {
+            desk,
+            service,
+            call,
+            watches: &self.watches,
+        }
     }
 
     /// Goes on with those that have rested.
@@ -178,7 +184,9 @@ impl<L: Link> Shard<L> {
                 continue;
             };
             if let Err(error) = self.sources.begin(index) {
-                self.source_tick(service).report_unreadable(index, &error);
+                self.sources
+                    .tick(&self.desk, service, Call::Readable)
+                    .report_unreadable(index, &error);
                 let until = self.desk.now.saturating_add(REST_MS);
                 self.sources.resting.push((until, index));
             }
@@ -208,12 +216,7 @@ impl<L: Link> Shard<L> {
         let Some(service) = self.sources.service(index) else {
             return;
         };
-        let tick = Tick {
-            desk: &self.desk,
-            service,
-            call: Call::Readable,
-            watches: self.sources.watches(),
-        };
+        let tick = self.sources.tick(&self.desk, service, Call::Readable);
         let host = self.hosts.get_mut(service);
         let read = host.map(|host| host.readable(SourceId(index), &tick));
         let took = self.desk.stopwatch.slow();
@@ -232,15 +235,6 @@ impl<L: Link> Shard<L> {
         }
         let now = self.desk.now.saturating_add(took.unwrap_or(0));
         self.sources.failed(index, now);
-    }
-
-    fn source_tick(&self, service: usize) -> Tick<'_> {
-        Tick {
-            desk: &self.desk,
-            service,
-            call: Call::Readable,
-            watches: self.sources.watches(),
-        }
     }
 
     /// When [`Shard::tick`] has a source to go on with.

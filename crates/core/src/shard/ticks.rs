@@ -4,7 +4,7 @@ use super::Shard;
 use super::time::NEVER;
 use crate::connection::milliseconds;
 use crate::peer::Link;
-use crate::tick;
+use crate::tick::Call;
 
 /// A service that panicked when it was called for the first time is called again after so long.
 const AFTER_PANIC_MS: u64 = 1_000;
@@ -63,12 +63,7 @@ impl<L: Link> Shard<L> {
             if self.ticks.each[index].due > now {
                 continue;
             }
-            let at_hand = tick::Tick {
-                desk: &self.desk,
-                service: index,
-                call: tick::Call::Tick,
-                watches: self.sources.watches(),
-            };
+            let at_hand = self.sources.tick(&self.desk, index, Call::Tick);
             let ticked = self.hosts.get_mut(index).map(|host| host.tick(&at_hand));
             if let Some(Err(panic)) = &ticked {
                 at_hand.report_panic("the service", panic);
