@@ -119,7 +119,7 @@ pub(crate) enum Receive {
     /// Into shared buffers.
     Stream,
     /// The frame that is under way is large: straight into the connection's own buffer, see
-    /// [`crate::shard::Shard::take_large`].
+    /// [`crate::shard::Shard::receive_large`].
     Large,
 }
 

@@ -10,7 +10,7 @@ use crate::notify::Notifier;
 use crate::resume::{self, Resumes, warn_once};
 
 /// The state of one connection: nothing, until a handler keeps something or takes a
-/// [`Notifier`](crate::Notifier). It is named only as the [`Service::Session`](ringhold_core::Service::Session) of
+/// [`Notifier`]. It is named only as the [`Service::Session`](ringhold_core::Service::Session) of
 /// [`Rpc`](crate::Rpc); handlers reach it through their [`Context`](crate::Context).
 #[derive(Default)]
 pub struct Session {

@@ -7,7 +7,7 @@
 //!
 //! Older kernels (6.1 does, 6.18 does not) let go of what was removed from the table only when all operations have ended that began
 //! before, on whatever socket (<https://github.com/axboe/liburing/issues/1192>). A receive can wait for years, so there descriptors
-//! are used; see [`super::probe`] for how that is found out.
+//! are used; see [`super::probe()`] for how that is found out.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
