@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ringhold_fuzz::ON_PURPOSE;
 use ringhold_rpc::{Fault, Responder, Router};
 use rmpv::Value;
+
+use super::super::ON_PURPOSE;
 
 /// Calls that are not answered yet.
 #[derive(Clone, Default)]

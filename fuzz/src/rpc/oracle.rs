@@ -1,10 +1,10 @@
 //! What a stream asks for, read with another decoder than the crate's, and whether it came.
 
 use ringhold_framer::Limits;
-use ringhold_fuzz::reference::{Verdict, judge, split};
 use rmpv::Value;
 
-use crate::router::{CLOSE, DEFERRED};
+use super::router::{CLOSE, DEFERRED};
+use crate::reference::{Verdict, judge, split};
 
 /// What is due to a client.
 #[derive(Default)]
