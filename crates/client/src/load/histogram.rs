@@ -85,12 +85,6 @@ impl Latency {
     pub fn mean(&self) -> f64 {
         self.histogram.mean()
     }
-
-    /// The whole distribution.
-    #[must_use]
-    pub fn histogram(&self) -> &Histogram<u64> {
-        &self.histogram
-    }
 }
 
 impl fmt::Display for Latency {

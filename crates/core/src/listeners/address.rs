@@ -32,7 +32,7 @@ impl Address {
     ///
     /// # Errors
     /// That the kernel does not tell, because it is no socket.
-    pub fn of(socket: impl AsFd) -> rustix::io::Result<Option<Self>> {
+    pub(crate) fn of(socket: impl AsFd) -> rustix::io::Result<Option<Self>> {
         Ok(Self::from_any(&rustix::net::getsockname(socket)?))
     }
 

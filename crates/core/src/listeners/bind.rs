@@ -378,7 +378,7 @@ impl BoundPath {
     ///
     /// # Errors
     /// That it is ours and cannot be removed.
-    pub fn remove(&self) -> io::Result<bool> {
+    pub(super) fn remove(&self) -> io::Result<bool> {
         match stat(&self.path)? {
             Some(stat) if self.is(&stat) => {
                 rustix::fs::unlink(&self.path)?;
