@@ -18,6 +18,11 @@ pub enum Close {
     Finished,
     /// The peer ended its side in the middle of a frame.
     Truncated,
+    /// The connection did not begin with a PROXY protocol header, which `proxy_protocol` of its socket demands. No service
+    /// was told of it.
+    ProxyHeader(&'static str),
+    /// Such a header was not complete within `limits.frame_timeout`.
+    ProxyTimeout,
     /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports.
     Failed(io::Error),
     /// The input is not msgpack within the limits.
@@ -86,6 +91,14 @@ impl fmt::Display for Close {
             Close::Truncated => {
                 f.write_str("the peer ended the connection in the middle of a frame")
             }
+            Close::ProxyHeader(wrong) => write!(
+                f,
+                "it is expected to begin with a PROXY protocol header, {wrong}; see proxy_protocol of the socket"
+            ),
+            Close::ProxyTimeout => f.write_str(
+                "it is expected to begin with a PROXY protocol header, which was not complete within \
+                 limits.frame_timeout; see proxy_protocol of the socket",
+            ),
             Close::Failed(error) => write!(f, "the socket failed: {error}"),
             Close::Framing(error) => {
                 write!(f, "the input is not acceptable msgpack: {error}")?;

@@ -148,6 +148,10 @@ pub struct SocketConfig {
     pub connections: u32,
     /// Takes the place of `limits.idle_timeout` for connections of this name; zero is never. Default none.
     pub idle_timeout: Option<Duration>,
+    /// Whether every connection begins with a header of the PROXY protocol, version 1 or 2, in which the proxy before this
+    /// socket says where the client is. Anything else is bad input then. Whoever can connect here can claim any address. Default
+    /// false, which looks for none.
+    pub proxy_protocol: bool,
     /// Matches another descriptor name than NAME. Default none.
     pub fd_name: Option<String>,
     /// Connections that wait to be accepted, at least 1; the kernel caps it at `net.core.somaxconn`. Default 4096.
@@ -199,6 +203,7 @@ impl SocketConfig {
             workers: Partition::All,
             connections: 0,
             idle_timeout: None,
+            proxy_protocol: false,
             fd_name: None,
             backlog: 4096,
             mode: 0o660,

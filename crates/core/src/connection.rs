@@ -7,9 +7,11 @@ use crate::close::Close;
 use crate::desk::Desk;
 use crate::outbox::Outbox;
 use crate::partial::Partial;
-use crate::peer::{ConnectionId, PushError};
+use crate::peer::{ConnectionId, PeerAddress, PushError};
+use crate::slots::Key;
 use crate::tickets::Tickets;
 
+mod arriving;
 mod time;
 
 pub(crate) use self::time::{Clock, LINGER, Over, milliseconds};
@@ -37,13 +39,15 @@ pub(crate) struct Connection {
     /// Index of the socket name.
     pub(crate) name: u16,
     /// Key of the session at its host; `None` before `connected` and after `disconnected`.
-    pub(crate) session: Option<u32>,
+    pub(crate) session: Option<Key>,
+    /// Where the client is, if a proxy said it. It is at the other end otherwise.
+    pub(crate) client: Option<Box<PeerAddress>>,
     /// Received bytes that no service call has consumed.
     pub(crate) input: Option<Box<Partial>>,
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
     pub(crate) life: Life,
-    /// Why it ends, once it does: then `life` is neither [`Life::Open`] nor [`Life::Ended`].
+    /// Why it ends, once it does: then `life` is [`Life::Closing`] or one behind that.
     pub(crate) why: Option<Close>,
     pub(crate) pause: Pause,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
@@ -88,6 +92,8 @@ impl Fence {
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
+    /// The header of a proxy is awaited, which says where the client is. No service knows the connection.
+    Arriving,
     /// It is read, answered and written.
     Open,
     /// The peer has ended its side. What it asked for is still answered.
@@ -142,6 +148,7 @@ impl Connection {
             id,
             name,
             session: None,
+            client: None,
             input: None,
             outbox: Outbox::default(),
             tickets: Tickets::default(),
@@ -159,12 +166,22 @@ impl Connection {
         matches!(self.life, Life::Open | Life::Ended)
     }
 
+    /// Whether the peer has not ended its side, nor is it being closed.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self.life, Life::Arriving | Life::Open)
+    }
+
+    /// Whether a successor may go on with it.
+    pub(crate) fn may_part(&self) -> bool {
+        self.why.is_none() || self.owes_only_output()
+    }
+
     /// Whether what others push and answer is still written.
     pub(crate) fn takes_mail(&self) -> bool {
         match self.life {
             Life::Open | Life::Ended => true,
             Life::Closing { fence, .. } => fence.is_awaited(),
-            Life::Shut | Life::Over => false,
+            Life::Arriving | Life::Shut | Life::Over => false,
         }
     }
 
@@ -174,7 +191,7 @@ impl Connection {
         let crowded = match &mut self.life {
             Life::Open | Life::Ended => None,
             Life::Closing { fence, .. } if *fence == Fence::Posted => Some(fence),
-            Life::Closing { .. } | Life::Shut | Life::Over => return,
+            Life::Arriving | Life::Closing { .. } | Life::Shut | Life::Over => return,
         };
         if self.outbox.pushed() + bytes.len() <= desk.limits.outbox_bytes {
             self.outbox.push(&mut desk.pools, bytes);
@@ -264,7 +281,7 @@ impl Connection {
     /// writing any more.
     pub(crate) fn close(&mut self, why: Close, desk: &mut Desk) {
         let ended = match self.life {
-            Life::Open => false,
+            Life::Arriving | Life::Open => false,
             Life::Ended => true,
             Life::Closing { .. } | Life::Shut | Life::Over => {
                 if !why.flushes() {
@@ -319,22 +336,27 @@ impl Connection {
             Close::Refused(_) | Close::Service(_) | Close::Abandoned(_) => {
                 counters.ended_by_service.add(1)
             }
-            Close::Truncated | Close::Framing(_) | Close::TopLevel(_) | Close::Rejected(_) => {
-                counters.bad_input.add(1)
-            }
+            Close::Truncated
+            | Close::ProxyHeader(_)
+            | Close::Framing(_)
+            | Close::TopLevel(_)
+            | Close::Rejected(_) => counters.bad_input.add(1),
             Close::Failed(_) => counters.failed.add(1),
             Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),
             Close::Overflow | Close::Memory => counters.cut.add(1),
-            Close::Idle | Close::FrameTimeout | Close::WriteTimeout | Close::Untaken => {
-                counters.timed_out.add(1);
-            }
+            Close::Idle
+            | Close::ProxyTimeout
+            | Close::FrameTimeout
+            | Close::WriteTimeout
+            | Close::Untaken => counters.timed_out.add(1),
         }
     }
 
     /// The peer has ended its side.
-    pub(crate) fn ended(&mut self) {
+    pub(crate) fn ended(&mut self, desk: &mut Desk) {
         match &mut self.life {
+            Life::Arriving => self.ended_early(desk),
             Life::Open => self.life = Life::Ended,
             Life::Closing { ended, .. } => *ended = true,
             Life::Shut => self.life = Life::Over,
@@ -373,7 +395,7 @@ impl Connection {
         let unsent = !self.outbox.is_empty();
         let send = unsent && !self.outbox.is_flying();
         let (receive, send, finish) = match self.life {
-            Life::Open => (self.desired_receive(), send, Finish::No),
+            Life::Arriving | Life::Open => (self.desired_receive(), send, Finish::No),
             Life::Ended => (Receive::Stop, send, Finish::No),
             Life::Closing { ended, fence, .. } => {
                 let finish = match ended {
@@ -400,7 +422,7 @@ impl Connection {
 
     /// Whether it takes received bytes now: it is not paused, and has not too much that waits for its turn.
     pub(crate) fn takes_input(&self) -> bool {
-        self.life == Life::Open && self.desired_receive() != Receive::Pause
+        self.is_read() && self.desired_receive() != Receive::Pause
     }
 
     fn desired_receive(&self) -> Receive {

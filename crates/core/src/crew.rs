@@ -18,6 +18,8 @@ pub(crate) struct Name {
     pub(crate) service: Option<NamedService>,
     /// How long its connections may say nothing; zero is for ever.
     pub(crate) idle_timeout: Duration,
+    /// Its connections begin with the header of a proxy.
+    pub(crate) proxy_protocol: bool,
 }
 
 /// One of the services that each worker has.

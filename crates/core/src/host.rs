@@ -12,9 +12,10 @@ use bytes::Bytes;
 use ringhold_framer::{self as framer, Progress};
 
 use crate::close::Close;
-use crate::connection::Connection;
+use crate::connection::{Connection, Life};
 use crate::desk::Desk;
 use crate::frame::{Frame, Lend};
+use crate::journal;
 use crate::panics::{self, Caught};
 use crate::partial::Partial;
 use crate::peer::{Link, Peer};
@@ -237,6 +238,16 @@ impl<S: Service> Hosted<S> {
         reply.connection.input = Some(partial);
     }
 
+    /// Takes the bytes of a connection that takes no frames: the header of its proxy, if it waits for that. Once the service knows
+    /// it and it takes frames, what is behind the header is returned.
+    #[cold]
+    fn arrive<'b>(&mut self, bytes: &'b [u8], reply: &mut Reply<'_>) -> Option<&'b [u8]> {
+        let used = reply.connection.take_header(bytes, reply.desk)?;
+        journal::arrives(reply.connection, reply.desk, reply.link);
+        self.connected(&Peer::new(reply), reply);
+        reply.connection.takes_frames().then(|| &bytes[used..])
+    }
+
     /// Calls `call`; a panic in it costs the connection.
     fn guarded<R>(
         &mut self,
@@ -275,7 +286,7 @@ impl<S: Service> Hosted<S> {
 
 /// The session of the connection that a reply belongs to.
 fn session_of<'s, T>(sessions: &'s mut Slots<T>, reply: &Reply<'_>) -> Option<&'s mut T> {
-    let session = sessions.get_mut(reply.connection.session? as usize);
+    let session = sessions.get_mut(reply.connection.session?.number());
     debug_assert!(
         session.is_some(),
         "a session is kept until the connection has ended"
@@ -310,8 +321,7 @@ impl<S: Service> Host for Hosted<S> {
     fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) {
         match self.guarded(reply, |host, reply| host.service.connected(peer, reply)) {
             Some(Ok(session)) => {
-                // There would have to be 2^32 sessions, more than a process can have descriptors.
-                reply.connection.session = Some(self.sessions.insert(session) as u32);
+                reply.connection.session = Some(self.sessions.keep(session));
             }
             Some(Err(refusal)) => reply
                 .connection
@@ -328,9 +338,7 @@ impl<S: Service> Host for Hosted<S> {
             return;
         };
         match self.guarded(reply, |host, _| host.service.restore(peer, saved)) {
-            Some(Ok(session)) => {
-                reply.connection.session = Some(self.sessions.insert(session) as u32)
-            }
+            Some(Ok(session)) => reply.connection.session = Some(self.sessions.keep(session)),
             Some(Err(error)) => reply
                 .connection
                 .close(Close::Unrestored(error.0), reply.desk),
@@ -340,21 +348,28 @@ impl<S: Service> Host for Hosted<S> {
 
     fn save(&mut self, reply: &mut Reply<'_>) -> Saved {
         let Some(key) = reply.connection.session else {
-            return Saved::Close;
+            return match reply.connection.life {
+                // There is none yet, and the successor makes it.
+                Life::Arriving => Saved::Stateless,
+                _ => Saved::Close,
+            };
         };
         let saved = self.guarded(reply, |host, _| {
-            let session = host.sessions.get(key as usize)?;
+            let session = host.sessions.get(key.number())?;
             Some(host.service.save(session))
         });
         saved.flatten().unwrap_or(Saved::Close)
     }
 
     fn input(&mut self, bytes: &[u8], lender: Option<&dyn Lend>, reply: &mut Reply<'_>) {
+        let mut bytes = bytes;
         if !reply.connection.takes_frames() {
-            return;
+            match self.arrive(bytes, reply) {
+                Some(behind) => bytes = behind,
+                None => return,
+            }
         }
         self.guarded(reply, |host, reply| {
-            let mut bytes = bytes;
             if reply.connection.input.is_some() {
                 match host.input_behind(bytes, reply) {
                     Some(rest) => bytes = rest,
@@ -416,7 +431,7 @@ impl<S: Service> Host for Hosted<S> {
             return;
         };
         let flow = self.guarded(reply, |host, reply| {
-            let session = host.sessions.get_mut(key as usize)?;
+            let session = host.sessions.get_mut(key.number())?;
             Some(host.service.abandoned(session, ticket, why, reply))
         });
         if let Some(Some(Flow::Close(reason) | Flow::Reject(reason))) = flow {
@@ -444,7 +459,7 @@ impl<S: Service> Host for Hosted<S> {
         let Some(key) = connection.session.take() else {
             return;
         };
-        let Some(session) = self.sessions.remove(key as usize) else {
+        let Some(session) = self.sessions.remove(key.number()) else {
             return;
         };
         // Unwind safety: nothing is left of the session.

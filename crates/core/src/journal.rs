@@ -15,16 +15,24 @@ pub(crate) struct Named<'a> {
     pub(crate) socket: &'a str,
     pub(crate) id: ConnectionId,
     address: Option<PeerAddress>,
+    /// What lies between, if `address` is what it said.
+    proxy: Option<PeerAddress>,
 }
 
 impl<'a> Named<'a> {
     /// Asks the kernel for the peer's address, so it is for what is really logged. There is none any more where the peer
     /// has reset the connection.
     pub(crate) fn new(connection: &Connection, desk: &'a Desk, link: &dyn Link) -> Self {
+        let other_end = link.peer_address().ok();
+        let (address, proxy) = match &connection.client {
+            Some(client) => (Some((**client).clone()), other_end),
+            None => (other_end, None),
+        };
         Named {
             socket: &desk.names[connection.name as usize].name,
             id: connection.id,
-            address: link.peer_address().ok(),
+            address,
+            proxy,
         }
     }
 
@@ -40,6 +48,11 @@ impl fmt::Display for Named<'_> {
         match &self.address {
             Some(PeerAddress::Unix) => f.write_str(" over a unix socket"),
             Some(address) => write!(f, " from {address}"),
+            None => Ok(()),
+        }?;
+        match &self.proxy {
+            Some(PeerAddress::Unix) => f.write_str(" through a proxy on a unix socket"),
+            Some(proxy) => write!(f, " through {proxy}"),
             None => Ok(()),
         }
     }
@@ -64,6 +77,16 @@ macro_rules! log {
 /// A connection was accepted, or taken over from the predecessor.
 pub(crate) fn opens(connection: &Connection, desk: &Desk, link: &dyn Link) {
     log!(DEBUG, Named::new(connection, desk, link), "opens");
+}
+
+/// The header of its proxy is complete.
+#[cold]
+pub(crate) fn arrives(connection: &Connection, desk: &Desk, link: &dyn Link) {
+    log!(
+        DEBUG,
+        Named::new(connection, desk, link),
+        "has sent its PROXY protocol header"
+    );
 }
 
 /// A connection begins to end.
@@ -102,6 +125,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Finished | Close::Stopping | Close::HandedOver => return None,
         Close::Failed(_) | Close::Idle | Close::Refused(_) | Close::Service(_) => return None,
         Close::Truncated => Kind::Truncated,
+        Close::ProxyHeader(_) | Close::ProxyTimeout => Kind::ProxyHeader,
         Close::Framing(_) => Kind::Framing,
         Close::TopLevel(_) => Kind::TopLevel,
         Close::Rejected(_) => Kind::Rejected,

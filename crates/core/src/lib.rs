@@ -72,6 +72,7 @@ mod partial;
 mod peer;
 mod placement;
 mod pool;
+mod proxy;
 mod reply;
 mod run;
 mod running;

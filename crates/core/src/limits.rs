@@ -32,8 +32,8 @@ pub struct Limits {
     /// or a peer that does not read), is closed. A socket may have its own. Default zero, which is never.
     pub idle_timeout: Duration,
     /// A frame that was started must be complete within this time, so that slow senders cannot collect. It
-    /// begins anew after a pause in which the connection was not read because of `outbox_bytes`. Default 30 seconds; zero
-    /// is never.
+    /// begins anew after a pause in which the connection was not read because of `outbox_bytes`. So must be the header that
+    /// `proxy_protocol` of a socket demands, counted from when the connection was made. Default 30 seconds; zero is never.
     pub frame_timeout: Duration,
     /// A peer that takes nothing for this long while bytes wait for it is cut, at the latest after twice as long, since the
     /// kernel has to be asked twice whether it takes any. Default 30 seconds; zero is never.

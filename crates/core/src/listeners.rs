@@ -70,6 +70,8 @@ pub struct Listener {
     pub connections: u32,
     /// How long a connection may say nothing; zero is for ever.
     pub idle_timeout: Duration,
+    /// Whether connections begin with the header of a proxy.
+    pub proxy_protocol: bool,
     /// The path that we made for it, if any.
     pub path: Option<BoundPath>,
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::reply::Reply;
+
 mod handle;
 
 pub use self::handle::{Handle, PushError};
@@ -94,10 +96,28 @@ pub struct Credentials {
 pub struct Peer<'a> {
     pub(crate) id: ConnectionId,
     pub(crate) socket_name: Arc<str>,
+    /// Where a proxy said that it is.
+    pub(crate) client: Option<PeerAddress>,
     pub(crate) link: &'a dyn Link,
     pub(crate) handles: Handles,
     /// The connection's own.
     pub(crate) handle: &'a OnceCell<Arc<HandleState>>,
+}
+
+impl<'a> Peer<'a> {
+    /// Of the connection that is replied to.
+    pub(crate) fn new(reply: &Reply<'a>) -> Self {
+        Peer {
+            id: reply.connection.id,
+            socket_name: reply.desk.names[reply.connection.name as usize]
+                .name
+                .clone(),
+            client: reply.connection.client.as_deref().cloned(),
+            link: reply.link,
+            handles: reply.desk.handles.clone(),
+            handle: reply.handle,
+        }
+    }
 }
 
 impl Peer<'_> {
@@ -111,17 +131,33 @@ impl Peer<'_> {
         self.id
     }
 
-    /// The peer's address. Asks the kernel each time.
+    /// The peer's address: where a proxy said that the client is, if the socket has `proxy_protocol`. Otherwise, or if the proxy did
+    /// not know it, the kernel is asked each time.
     ///
     /// # Errors
     ///
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn address(&self) -> io::Result<PeerAddress> {
-        self.link.peer_address()
+        match &self.client {
+            Some(client) => Ok(client.clone()),
+            None => self.link.peer_address(),
+        }
+    }
+
+    /// The address of the proxy that said what [`Peer::address`] is; `None` if that is the address of the other end.
+    ///
+    /// # Errors
+    ///
+    /// Those of getpeername(2); `NotConnected` if the proxy is gone already.
+    pub fn proxy_address(&self) -> io::Result<Option<PeerAddress>> {
+        self.client
+            .as_ref()
+            .map(|_| self.link.peer_address())
+            .transpose()
     }
 
     /// The peer's credentials, those of the time when it connected; `None` over TCP, which has none. Asks the kernel each time. A
-    /// successor that takes the connection over gets the same.
+    /// successor that takes the connection over gets the same. Behind a proxy they are the proxy's.
     ///
     /// ```
     /// use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};

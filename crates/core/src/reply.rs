@@ -120,13 +120,16 @@ impl Reply<'_> {
         &self.desk.names[self.connection.name as usize].name
     }
 
-    /// The peer's address. Asks the kernel each time.
+    /// The peer's address, as [`Peer::address`](crate::Peer::address).
     ///
     /// # Errors
     ///
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn peer_address(&self) -> io::Result<PeerAddress> {
-        self.link.peer_address()
+        match &self.connection.client {
+            Some(client) => Ok((**client).clone()),
+            None => self.link.peer_address(),
+        }
     }
 
     /// The peer's credentials, as [`Peer::credentials`](crate::Peer::credentials).

@@ -172,7 +172,11 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
-                    let question = Question::new(running.listeners(), &running.belongings);
+                    let question = Question::new(
+                        running.has_clients(),
+                        running.listeners(),
+                        &running.belongings,
+                    );
                     let asked =
                         running.with_kept(|| Asked::start(&self.program, &question, &mut spare));
                     match asked {

@@ -39,6 +39,8 @@ pub struct Running {
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
     ends: Arc<Ends>,
+    /// The predecessor handed over connections of clients behind proxies.
+    took_clients: bool,
 }
 
 /// What became of the workers' threads.
@@ -106,6 +108,7 @@ impl Running {
             crew,
             workers: Vec::new(),
             ends,
+            took_clients: false,
         };
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
@@ -189,6 +192,11 @@ impl Running {
     /// The listeners, as they are.
     pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Listener> {
         self.listeners.iter().map(|listener| &**listener)
+    }
+
+    /// Whether what is handed over may have clients behind proxies.
+    pub(crate) fn has_clients(&self) -> bool {
+        self.took_clients || self.crew.names.iter().any(|name| name.proxy_protocol)
     }
 
     /// The engine that drives the sockets.
@@ -443,6 +451,7 @@ fn names(
                     index,
                 }),
                 idle_timeout: listener.idle_timeout,
+                proxy_protocol: listener.proxy_protocol,
             });
         }
     }
@@ -450,6 +459,7 @@ fn names(
         name: name.clone(),
         service: None,
         idle_timeout,
+        proxy_protocol: false,
     }));
     names.into()
 }

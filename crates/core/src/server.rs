@@ -376,7 +376,7 @@ impl Server {
         if launched.is_err() {
             inheritance.put_back();
         }
-        let started = launched.and_then(|running| {
+        let started = launched.and_then(|mut running| {
             // It may be the state that fails this, so the attempt counts.
             running.take_over(&mut inheritance)?;
             Ok(running)

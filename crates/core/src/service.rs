@@ -37,6 +37,8 @@ pub trait Service: 'static {
 
     /// A connection was made. May greet the peer through `reply`.
     ///
+    /// On a socket with `proxy_protocol` that is when its header is complete: then it is known where the client is.
+    ///
     /// It is called as well for a connection of the predecessor's whose session was [`Saved::Stateless`]. What it writes is
     /// dropped then, since the peer has been greeted.
     ///

@@ -178,7 +178,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn ended(&mut self, slot: u32) {
         self.with(slot, |connection, desk| {
             connection.clock.traffic = desk.now;
-            connection.ended();
+            connection.ended(desk);
         });
     }
 
@@ -254,7 +254,7 @@ impl<L: Link> Shard<L> {
         {
             desire.receive = Receive::Pause;
         }
-        if desire.finish == Finish::No && entry.connection.life == Life::Open {
+        if desire.finish == Finish::No && entry.connection.is_read() {
             match self.phase {
                 Phase::Serving => {}
                 Phase::Waiting { .. } if entry.is_unsaved => desire.receive = Receive::Stop,

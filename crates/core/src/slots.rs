@@ -3,6 +3,8 @@
 //! One growing vector, which is what a slab is elsewhere, is copied when it grows, and one value at its end keeps all of
 //! it. Here a value never moves, the lowest free number is taken first, and a page without values is given back.
 
+use std::num::NonZeroU32;
+
 /// Values in a page: one bit each of a word.
 const PAGE: usize = u64::BITS as usize;
 
@@ -23,6 +25,21 @@ struct Page<T> {
     /// A bit for each place that has a value.
     taken: u64,
     places: Places<T>,
+}
+
+/// The number of a value, as who has many of them keeps it: that there is none takes no room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key(NonZeroU32);
+
+impl Key {
+    fn new(number: usize) -> Self {
+        // A process has at most 2^30 descriptors, and not more values.
+        Key(NonZeroU32::MIN.saturating_add(number as u32))
+    }
+
+    pub(crate) fn number(self) -> usize {
+        self.0.get() as usize - 1
+    }
 }
 
 impl<T> Slots<T> {
@@ -109,6 +126,11 @@ impl<T> Slots<T> {
             }
         }
         Some(value)
+    }
+
+    /// Puts a value in and returns its number, to be kept.
+    pub(crate) fn keep(&mut self, value: T) -> Key {
+        Key::new(self.insert(value))
     }
 
     fn page_with_room(&self) -> usize {

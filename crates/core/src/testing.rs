@@ -139,6 +139,7 @@ impl Exchange {
                     index: 0,
                 }),
                 idle_timeout,
+                proxy_protocol: false,
             })
             .collect();
         let crew = Crew::new(vec![post], names, dealer, memory, metrics, vec![0]);
@@ -163,6 +164,17 @@ impl Exchange {
             address,
             credentials,
         };
+    }
+
+    /// Whether clients that connect from now on begin with a PROXY protocol header, as with `proxy_protocol = true` of their
+    /// socket. Before, they do not.
+    pub fn set_proxy_protocol(&mut self, proxy_protocol: bool) {
+        let names = self.shard.desk.names.iter().cloned();
+        let names = names.map(|name| Name {
+            proxy_protocol,
+            ..name
+        });
+        self.shard.desk.names = names.collect();
     }
 
     /// A client connects, to the first name.

@@ -13,6 +13,7 @@ const WINDOW_MS: u64 = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Truncated,
+    ProxyHeader,
     Framing,
     TopLevel,
     Rejected,
@@ -33,8 +34,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 15] = [
+    const ALL: [Kind; 16] = [
         Kind::Truncated,
+        Kind::ProxyHeader,
         Kind::Framing,
         Kind::TopLevel,
         Kind::Rejected,
@@ -55,6 +57,7 @@ impl Kind {
     fn log(self, count: u64, worker: usize) {
         let why = match self {
             Kind::Truncated => "the peer ended the connection in the middle of a frame",
+            Kind::ProxyHeader => "the PROXY protocol header was missing, wrong or late",
             Kind::Framing => "the input is not acceptable msgpack",
             Kind::TopLevel => "a frame began with a byte whose type its service does not take",
             Kind::Rejected => "the service rejects the input",

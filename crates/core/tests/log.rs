@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Tick};
+use ringhold_core::{Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, Tick};
 use tracing::Level;
 
 /// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, and for its tick
@@ -163,6 +163,40 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert!(warnings.iter().any(tick), "{warnings:?}");
     // More if the machine stalled in another call.
     assert!(exchange.counters().slow - before >= 2);
+
+    // Who comes through a proxy is called by its own address, and the proxy is named beside it.
+    exchange.set_proxy_protocol(true);
+    exchange.set_peer(
+        PeerAddress::Tcp("198.51.100.1:40000".parse().unwrap()),
+        None,
+    );
+    let client = exchange.connect();
+    exchange.receive(client, b"PROXY TCP4 192.0.2.7 192.0.2.1 41312 4660\r\n\xc1");
+    let lines = log.take();
+    let contain = |line: &String, parts: &[&str]| parts.iter().all(|part| line.contains(part));
+    let opens = ["of open from 198.51.100.1:40000 opens"];
+    let who = "of open from 192.0.2.7:41312 through 198.51.100.1:40000";
+    let told = ["DEBUG", who, "has sent its PROXY protocol header"];
+    let comes = ["somebody comes"];
+    let closes = ["WARN", who, "closes: the input is", "peer=192.0.2.7:41312"];
+    let expected: [&[&str]; 4] = [&opens, &told, &comes, &closes];
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    let mut pairs = lines.iter().zip(expected);
+    assert!(pairs.all(|(line, parts)| contain(line, parts)), "{lines:?}");
+
+    let [silent, bad] = [exchange.connect(), exchange.connect()];
+    exchange.receive(bad, &[1]);
+    exchange.advance(Duration::from_millis(5_033));
+    assert!(!exchange.is_open(silent));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for (line, why) in warnings.iter().zip([
+        "but begins otherwise; see proxy_protocol of the socket",
+        "which was not complete within limits.frame_timeout; see proxy_protocol of the socket",
+    ]) {
+        let begin = "of open from 198.51.100.1:40000 closes: it is expected to begin with a PROXY protocol header,";
+        assert!(line.contains(&format!("{begin} {why}")), "{line}");
+    }
 }
 
 #[derive(Clone, Default)]

@@ -33,7 +33,7 @@ impl Context<'_> {
         self.reply.socket_name()
     }
 
-    /// The peer's address. Asks the kernel each time.
+    /// The peer's address: see [`Peer::address`](ringhold_core::Peer::address).
     ///
     /// # Errors
     ///

@@ -58,7 +58,7 @@ impl<'a> Resumed<'a> {
         self.peer.socket_name()
     }
 
-    /// The peer's address. Asks the kernel each time.
+    /// The peer's address: see [`Peer::address`](ringhold_core::Peer::address).
     ///
     /// # Errors
     ///

@@ -226,6 +226,7 @@ fn socket(
         idle_timeout: section.read("idle_timeout", default.idle_timeout, |value| {
             duration(value).map(Some)
         }),
+        proxy_protocol: section.read("proxy_protocol", default.proxy_protocol, boolean),
         fd_name: section.read("fd_name", default.fd_name, |value| {
             let name = string(value)?;
             descriptor_name(name)?;

@@ -19,7 +19,7 @@ pub(crate) struct Clock {
     pub(crate) frame: u64,
     /// When the outbox became non-empty or the peer took bytes of it last; 0 = it is empty.
     pub(crate) write: u64,
-    /// When it began to end; once the FIN was sent, when that was.
+    /// When it began to end, and before that when it was made; once the FIN was sent, when that was.
     pub(crate) end: u64,
 }
 
@@ -64,6 +64,14 @@ impl Connection {
             }
         };
         match self.life {
+            Life::Arriving => {
+                let idle_timeout = desk.names[self.name as usize].idle_timeout;
+                let idle = Over::Connection(Close::Idle);
+                consider(self.clock.traffic, idle_timeout, idle);
+                // It has begun, although nothing of it may have come.
+                let late = Over::Connection(Close::ProxyTimeout);
+                consider(self.clock.end, limits.frame_timeout, late);
+            }
             // What waits for the service has come in time.
             Life::Open if !self.has_backlog() => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {

@@ -123,6 +123,7 @@ fn take_apart(
                 .session
                 .map(|session| ByteBuf::from(Vec::from(session))),
             service: state.service,
+            client: state.client,
         });
         sockets.push(socket);
     }
@@ -195,6 +196,7 @@ mod tests {
                     ended: false,
                     output: Bytes::new(),
                     session: None,
+                    client: None,
                 },
             };
             (parcel, peer)

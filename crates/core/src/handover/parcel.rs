@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use rustix::net::Shutdown;
 
+use crate::proxy::Client;
+
 /// What is left of an established connection: its descriptor and a little state.
 #[derive(Debug)]
 pub(crate) struct Parcel {
@@ -27,6 +29,8 @@ pub(crate) struct State {
     pub(crate) output: Bytes,
     /// What the service saved; `None` for a stateless session.
     pub(crate) session: Option<Bytes>,
+    /// What a proxy said of the client, or is to say; `None` if it is at the other end.
+    pub(crate) client: Option<Client>,
 }
 
 /// Ends a connection that nobody will serve. The descriptor may have duplicates, so closing it would not.

@@ -57,13 +57,14 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// For this program's state.
+    /// For this program's state, in which there may be clients behind proxies or not.
     pub(crate) fn new<'a>(
+        has_clients: bool,
         listeners: impl Iterator<Item = &'a Listener>,
         belongings: &[Belonging],
     ) -> Self {
         let mut question = Question {
-            version: vault::VERSION,
+            version: vault::version(has_clients),
             inherited: Vec::new(),
             descriptors: Vec::new(),
             held: Vec::new(),
@@ -421,7 +422,7 @@ mod tests {
             ),
         ] {
             let question = Question {
-                version: vault::VERSION,
+                version: vault::version(false),
                 inherited,
                 descriptors: vec!["a=b".to_owned()],
                 held,

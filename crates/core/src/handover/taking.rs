@@ -180,6 +180,7 @@ fn parcel(socket: OwnedFd, record: ConnectionRecord) -> Parcel {
         state: State {
             name: record.name,
             service: record.service,
+            client: record.client,
             input: record.input.into(),
             ended: record.ended,
             output: record.output.into(),

@@ -13,8 +13,21 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
-/// The version of the format. Version 1 did not say which service a connection had.
-pub(crate) const VERSION: u32 = 2;
+use crate::proxy::Client;
+
+/// The version of the format. Version 1 did not say which service a connection had, version 2 nothing of clients behind proxies.
+const VERSION: u32 = 3;
+
+/// The version of a state in which no client is behind a proxy: that of the programs to which it looks as it always did.
+const WITHOUT_CLIENTS: u32 = 2;
+
+/// The version of what is handed over.
+pub(crate) fn version(has_clients: bool) -> u32 {
+    match has_clients {
+        true => VERSION,
+        false => WITHOUT_CLIENTS,
+    }
+}
 
 /// The oldest version that is still read. A successor that finds an older one, or one to come, starts without what is in it.
 const OLDEST: u32 = 1;
@@ -84,6 +97,10 @@ pub(crate) struct ConnectionRecord {
     /// The service that answered it. Fields that are new come last, so that a record that was written without them is read.
     #[serde(default)]
     pub(crate) service: Option<String>,
+    /// What a proxy said of the client, or is to say. Programs that do not know a field read no record that has it, hence the
+    /// [version].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client: Option<Client>,
 }
 
 /// Why an estate cannot be read.
@@ -135,6 +152,8 @@ pub(crate) struct Writer {
     /// Where the number of connections is, which is known in the end.
     count_at: u64,
     connections: u32,
+    /// Any of them is, or may be, a client's behind a proxy.
+    has_clients: bool,
     /// The end of what counts.
     end: u64,
 }
@@ -158,6 +177,7 @@ impl Writer {
             file,
             count_at,
             connections: 0,
+            has_clients: false,
             end: head.len() as u64,
         })
     }
@@ -168,12 +188,15 @@ impl Writer {
         file.seek(SeekFrom::Start(self.end))?;
         let mut out = BufWriter::new(file);
         let count = records.len() as u32;
+        let mut has_clients = self.has_clients;
         for record in records {
+            has_clients |= record.client.is_some();
             encode(&mut out, &record)?;
         }
         out.flush()?;
         self.end = file.stream_position()?;
         self.connections += count;
+        self.has_clients = has_clients;
         Ok(())
     }
 
@@ -193,16 +216,16 @@ impl Writer {
         self.file.set_len(self.end)?;
         self.file
             .write_all_at(&self.connections.to_be_bytes(), self.count_at)?;
-        seal(self.file)
+        seal(self.file, version(self.has_clients))
     }
 }
 
 /// Writes the header of a file that is complete otherwise.
-fn seal(file: File) -> io::Result<OwnedFd> {
+fn seal(file: File, version: u32) -> io::Result<OwnedFd> {
     let length = file.metadata()?.len() - HEADER_BYTES as u64;
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_be_bytes());
+    header[8..12].copy_from_slice(&version.to_be_bytes());
     header[12..16].copy_from_slice(&checksum(&file)?.to_be_bytes());
     header[16..24].copy_from_slice(&length.to_be_bytes());
     file.write_all_at(&header, 0)?;
@@ -304,6 +327,13 @@ mod tests {
                     output: vec![0xc1; i as usize],
                     session: (i % 3 == 0).then(|| serde_bytes::ByteBuf::from(vec![1, 2, 3])),
                     service: Some("service".into()),
+                    client: match i % 5 {
+                        1 => Some(Client::Awaited),
+                        2 => Some(Client::Tcp(([192, 0, 2, 1], i as u16).into())),
+                        3 => Some(Client::Tcp(([i as u16; 8], 4660).into())),
+                        4 => Some(Client::Unix),
+                        _ => None,
+                    },
                 })
                 .collect(),
         }
@@ -328,7 +358,7 @@ mod tests {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("one-piece", flags).unwrap());
         file.write_all_at(&body, HEADER_BYTES as u64).unwrap();
-        seal(file).unwrap()
+        seal(file, VERSION).unwrap()
     }
 
     fn set_version(vault: &OwnedFd, version: u32) {
@@ -342,6 +372,7 @@ mod tests {
         let mut estate = estate();
         for record in &mut estate.connections {
             record.service = None;
+            record.client = None;
         }
         let old = |record: &ConnectionRecord| {
             let [input, output] = [&record.input, &record.output]
@@ -353,6 +384,53 @@ mod tests {
         let vault = write_body(&(estate.stored, &estate.listeners, connections));
         set_version(&vault, 1);
         assert!(read(&vault).unwrap() == estate);
+    }
+
+    /// And what is written without clients is the same, so that it is read by version 2.
+    #[test]
+    fn what_version_2_wrote_is_read() {
+        let mut estate = estate();
+        let old = |record: &ConnectionRecord| {
+            let [input, output] = [&record.input, &record.output]
+                .map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
+            let (name, session) = (record.name.clone(), record.session.clone());
+            let service = record.service.clone();
+            (
+                record.cookie,
+                name,
+                input,
+                record.ended,
+                output,
+                session,
+                service,
+            )
+        };
+        for record in &mut estate.connections {
+            record.client = None;
+            let old = rmp_serde::to_vec(&old(record)).unwrap();
+            assert_eq!(rmp_serde::to_vec(record).unwrap(), old);
+        }
+        let connections: Vec<_> = estate.connections.iter().map(old).collect();
+        let vault = write_body(&(estate.stored, &estate.listeners, connections));
+        set_version(&vault, 2);
+        assert!(read(&vault).unwrap() == estate);
+    }
+
+    #[test]
+    fn a_version_that_others_cannot_read_is_written_only_where_there_are_clients() {
+        let version_of = |estate| {
+            let mut version = [0; 4];
+            let file = File::from(write(estate));
+            file.read_exact_at(&mut version, 8).unwrap();
+            u32::from_be_bytes(version)
+        };
+        assert_eq!(version_of(estate()), 3);
+        let mut plain = estate();
+        plain
+            .connections
+            .iter_mut()
+            .for_each(|record| record.client = None);
+        assert_eq!(version_of(plain), 2);
     }
 
     #[test]
@@ -378,6 +456,7 @@ mod tests {
                     output: Vec::new(),
                     session: None,
                     service: None,
+                    client: None,
                 })
                 .collect();
             let in_one_piece = read(&write_in_one_piece(&estate)).unwrap();

@@ -26,6 +26,7 @@ pub(super) struct Entry {
     pub(super) dealt: bool,
     pub(super) connections: u32,
     pub(super) idle_timeout: Duration,
+    pub(super) proxy_protocol: bool,
     pub(super) socket: Planned,
 }
 
@@ -171,6 +172,7 @@ impl Entry {
             dealt: self.dealt,
             connections: self.connections,
             idle_timeout: self.idle_timeout,
+            proxy_protocol: self.proxy_protocol,
             path,
         })
     }
@@ -208,6 +210,7 @@ impl From<&Entry> for Row {
             enabled: entry.enabled,
             connections: entry.connections,
             idle_timeout: entry.idle_timeout,
+            proxy_protocol: entry.proxy_protocol,
         }
     }
 }

@@ -195,6 +195,7 @@ impl Plan {
                 enabled: false,
                 connections: socket.connections(limits),
                 idle_timeout: socket.idle_timeout(limits),
+                proxy_protocol: socket.proxy_protocol,
             });
         }
         let owners: Vec<usize> = (0..sources.len())
@@ -215,6 +216,7 @@ impl Plan {
                 dealt: socket.enable && !covered,
                 connections: socket.connections(limits),
                 idle_timeout: socket.idle_timeout(limits),
+                proxy_protocol: socket.proxy_protocol,
                 socket: source,
             };
             self.rows.push(Row::from(&entry));

@@ -25,6 +25,8 @@ pub struct Row {
     pub connections: u32,
     /// How long a connection may say nothing; zero is for ever.
     pub idle_timeout: Duration,
+    /// Whether a connection begins with the header of a proxy.
+    pub proxy_protocol: bool,
 }
 
 /// Where the socket of a row comes from.
@@ -56,6 +58,7 @@ impl Table {
             enabled: socket.enable,
             connections: socket.connections(&config.limits),
             idle_timeout: socket.idle_timeout(&config.limits),
+            proxy_protocol: socket.proxy_protocol,
         };
         Self(config.sockets.iter().map(row).collect())
     }
@@ -95,7 +98,7 @@ impl fmt::Display for Table {
     }
 }
 
-const COLUMNS: usize = 8;
+const COLUMNS: usize = 9;
 
 const HEADING: [&str; COLUMNS] = [
     "NAME",
@@ -106,20 +109,22 @@ const HEADING: [&str; COLUMNS] = [
     "ENABLED",
     "CONNECTIONS",
     "IDLE",
+    "PROXY",
 ];
 
 fn cells(row: &Row) -> [String; COLUMNS] {
-    let enabled = if row.enabled { "yes" } else { "no" };
-    // No limit matters to who is turned away.
-    let [connections, idle] = if !row.enabled {
-        ["-".to_owned(), "-".to_owned()]
-    } else if row.idle_timeout.is_zero() {
-        [row.connections.to_string(), "never".to_owned()]
-    } else {
-        [
+    let word = |is_so| if is_so { "yes" } else { "no" }.to_owned();
+    // None of them matters to who is turned away.
+    let [connections, idle, proxy] = match row.enabled {
+        false => [(); 3].map(|()| "-".to_owned()),
+        true => [
             row.connections.to_string(),
-            format!("{:?}", row.idle_timeout),
-        ]
+            match row.idle_timeout.is_zero() {
+                true => "never".to_owned(),
+                false => format!("{:?}", row.idle_timeout),
+            },
+            word(row.proxy_protocol),
+        ],
     };
     let workers = if row.workers.is_empty() {
         "-".to_owned()
@@ -132,8 +137,9 @@ fn cells(row: &Row) -> [String; COLUMNS] {
         row.source.to_string(),
         row.service.clone(),
         workers,
-        enabled.to_owned(),
+        word(row.enabled),
         connections,
         idle,
+        proxy,
     ]
 }

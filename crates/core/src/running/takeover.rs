@@ -14,13 +14,15 @@ impl Running {
     /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
     /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. The
     /// first byte moves only then.
-    pub(crate) fn take_over(&self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
+    pub(crate) fn take_over(&mut self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
         if !inheritance.is_some() {
             return Ok(());
         }
         let count = inheritance.parcels.len();
         let names = &self.crew.names;
         say_whose_service_changed(names, &inheritance.parcels);
+        let mut parcels = inheritance.parcels.iter();
+        self.took_clients = parcels.any(|parcel| parcel.state.client.is_some());
         for parcel in inheritance.parcels.drain(..) {
             // Every name is there: those that the configuration has no more are orphans.
             let name = names

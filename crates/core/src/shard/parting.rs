@@ -2,12 +2,12 @@
 
 use bytes::BytesMut;
 
-use super::roster::peer;
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Clock, Desire, Finish, Life, Receive};
 use crate::handover::parcel::{Parcel, State};
-use crate::peer::{ConnectionId, Link};
+use crate::peer::{ConnectionId, Link, Peer};
+use crate::proxy::Client;
 use crate::service::Saved;
 
 /// How far a worker is on the way to let its connections go. What its services push to others must reach those before they
@@ -107,7 +107,7 @@ impl<L: Link> Shard<L> {
         let handle = entry.handle.get();
         self.rest == Rest::All
             && connection.quiet
-            && (connection.takes_frames() || connection.owes_only_output())
+            && connection.may_part()
             && connection.tickets.is_empty()
             && handle.is_none_or(|handle| handle.is_delivered())
     }
@@ -121,7 +121,7 @@ impl<L: Link> Shard<L> {
         let connection = &entry.connection;
         self.is_parting()
             && match connection.life {
-                Life::Open | Life::Ended => self.is_at_rest(entry),
+                Life::Arriving | Life::Open | Life::Ended => self.is_at_rest(entry),
                 // It ends as in a plain stop.
                 Life::Closing { .. } | Life::Shut if entry.is_unsaved => false,
                 // What was pushed to it before comes first.
@@ -152,7 +152,7 @@ impl<L: Link> Shard<L> {
             handle.part();
         }
         if !self.is_at_rest(entry) {
-            if entry.connection.takes_frames() || entry.connection.owes_only_output() {
+            if entry.connection.may_part() {
                 // Another thread has pushed something just now. It comes again when that has arrived, or will not.
                 self.touch(slot);
             } else {
@@ -177,7 +177,8 @@ impl<L: Link> Shard<L> {
             bytes
         });
         connection.account(&mut self.desk);
-        let ended = connection.life != Life::Open;
+        let ended = !connection.is_read();
+        let client = connection.client();
         let number = connection.name;
         self.desk.name_counters(number).handed_over.add(1);
         let socket = self.forget(slot, Close::HandedOver).into_socket();
@@ -192,6 +193,7 @@ impl<L: Link> Shard<L> {
                 ended,
                 output: output.into(),
                 session,
+                client,
             },
         })
     }
@@ -200,10 +202,14 @@ impl<L: Link> Shard<L> {
     pub(crate) fn restore(&mut self, name: u16, link: L, state: State) -> ConnectionId {
         let id = self.admit(name, link);
         self.desk.name_counters(name).restored.add(1);
-        if self.desk.names[name as usize].goes_on_with(state.service.as_deref()) {
+        let goes_on = self.desk.names[name as usize].goes_on_with(state.service.as_deref());
+        if goes_on && state.client == Some(Client::Awaited) {
+            self.with(id.slot, |connection, _| connection.life = Life::Arriving);
+        } else if goes_on {
             self.with_host(id.slot, |host, reply| {
-                let peer = peer(id, name, reply);
-                host.restored(&peer, state.session.as_deref(), reply);
+                let client = state.client.as_ref().and_then(Client::address);
+                reply.connection.client = client.map(Box::new);
+                host.restored(&Peer::new(reply), state.session.as_deref(), reply);
             });
         } else {
             // Its service does not answer this name any more: what was promised is written, then it ends.
@@ -215,14 +221,14 @@ impl<L: Link> Shard<L> {
         self.with(id.slot, |connection, desk| {
             // What the predecessor owed comes before anything that this process says.
             connection.outbox.put_before(&mut desk.pools, state.output);
-            if connection.takes_frames() {
+            if connection.why.is_none() {
                 if !state.input.is_empty() {
                     let mut input = desk.pools.partial();
                     input.bytes = BytesMut::from(state.input);
                     connection.input = Some(input);
                 }
                 if state.ended {
-                    connection.ended();
+                    connection.ended(desk);
                 }
             }
         });

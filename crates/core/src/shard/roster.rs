@@ -6,19 +6,21 @@ use std::sync::atomic::Ordering;
 use super::time::NEVER;
 use super::{Entry, Shard, host_of};
 use crate::close::Close;
-use crate::connection::Connection;
+use crate::connection::{Connection, Life};
 use crate::journal;
 use crate::peer::{ConnectionId, Link, Peer, PushError};
-use crate::reply::Reply;
 
 impl<L: Link> Shard<L> {
     /// A connection of the socket name `name` is here. The caller has counted it with the dealer.
     pub(crate) fn open(&mut self, name: u16, link: L) -> ConnectionId {
         let id = self.admit(name, link);
-        self.with_host(id.slot, |host, reply| {
-            let peer = peer(id, name, reply);
-            host.connected(&peer, reply);
-        });
+        if self.desk.names[name as usize].proxy_protocol {
+            self.with(id.slot, |connection, _| connection.life = Life::Arriving);
+        } else {
+            self.with_host(id.slot, |host, reply| {
+                host.connected(&Peer::new(reply), reply);
+            });
+        }
         self.count_open(name);
         if self.is_parting() && !self.rests() {
             // The others were asked before.
@@ -59,8 +61,8 @@ impl<L: Link> Shard<L> {
         id
     }
 
-    /// Counts a connection that its service has been told of. Not earlier: whoever sees the number of them on another thread may
-    /// rely on what the services have made of each.
+    /// Counts a connection that its service has been told of, or is told of when its proxy has said whose it is. Not earlier: whoever
+    /// sees the number of them on another thread may rely on what the services have made of each.
     pub(super) fn count_open(&self, name: u16) {
         let counters = self.desk.name_counters(name);
         counters.opened.add(1);
@@ -115,16 +117,5 @@ impl<L: Link> Shard<L> {
             self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
         }
         entry.link
-    }
-}
-
-/// The other end of a new connection.
-pub(super) fn peer<'a>(id: ConnectionId, name: u16, reply: &Reply<'a>) -> Peer<'a> {
-    Peer {
-        id,
-        socket_name: reply.desk.names[name as usize].name.clone(),
-        link: reply.link,
-        handles: reply.desk.handles.clone(),
-        handle: reply.handle,
     }
 }

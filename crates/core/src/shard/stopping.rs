@@ -135,7 +135,7 @@ impl<L: Link> Shard<L> {
                 }
             }
         }
-        if left > 0 && self.is_open_to(slot, |connection| connection.life == Life::Open) {
+        if left > 0 && self.is_open_to(slot, Connection::is_read) {
             self.last_bytes.insert(slot, left);
         } else {
             self.quiet(slot);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::parting::Rest;
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
-use crate::connection::{Life, Over, Pause};
+use crate::connection::{Clock, Life, Over, Pause};
 use crate::peer::Link;
 use crate::reply::Abandoned;
 
@@ -153,11 +153,12 @@ impl<L: Link> Shard<L> {
     /// What a connection exceeds by the time `then`, as far as is known now, and since when.
     fn exceeded(&mut self, slot: u32, then: u64) -> Option<(u64, Over)> {
         let entry = self.connections.get_mut(slot as usize)?;
-        let is_read = !entry.is_frozen && !entry.connection.quiet;
-        if !is_read && entry.connection.life == Life::Open {
+        let is_held = entry.is_frozen || entry.connection.quiet;
+        if is_held && entry.connection.is_read() {
             // What it is silent about waits in the kernel, for us or for a successor.
-            entry.connection.clock.traffic = self.desk.now;
-            entry.connection.clock.frame = 0;
+            let write = entry.connection.clock.write;
+            let now = Clock::new(self.desk.now);
+            entry.connection.clock = Clock { write, ..now };
         }
         let over = entry.connection.over(&self.desk);
         over.filter(|(at, _)| *at <= then)

@@ -6,7 +6,7 @@
 
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
-use crate::connection::{LINGER, Life, milliseconds};
+use crate::connection::{LINGER, milliseconds};
 use crate::desk::Desk;
 use crate::peer::Link;
 use crate::service::Saved;
@@ -36,8 +36,7 @@ impl<L: Link> Shard<L> {
             return;
         };
         let connection = &entry.connection;
-        let may_part = connection.takes_frames() || connection.owes_only_output();
-        if entry.is_unsaved || !may_part || self.save(slot) != Saved::Close {
+        if entry.is_unsaved || !connection.may_part() || self.save(slot) != Saved::Close {
             return;
         }
         if let Some(entry) = self.connections.get_mut(slot as usize) {
@@ -105,7 +104,7 @@ impl<L> Entry<L> {
     /// Whether frames may still be given to its service before a handover.
     pub(super) fn is_loud(&self) -> bool {
         let connection = &self.connection;
-        connection.takes_frames()
+        connection.why.is_none()
             && (!connection.quiet || self.is_unsaved && connection.has_backlog())
     }
 
@@ -113,7 +112,7 @@ impl<L> Entry<L> {
     pub(super) fn has_answered_last(&self) -> bool {
         let connection = &self.connection;
         connection.quiet
-            && connection.life == Life::Open
+            && connection.is_read()
             && !connection.is_ready()
             && !connection.is_paused()
             && connection.tickets.is_empty()

@@ -20,7 +20,7 @@ pub(super) struct Parted {
 
 impl Exchange {
     /// The server hands its connections over, as at a restart or a reload, to a successor whose service is made by `make`.
-    /// It has the same limits and socket names.
+    /// It has the same limits and sockets.
     ///
     /// The clients are the same, and notice nothing: ask the successor about them. A connection ends instead if its
     /// session [cannot be saved](Service::save) or [restored](Service::restore); a client that does not read all that it is sent
@@ -76,6 +76,7 @@ impl Exchange {
         let names: Vec<(&str, Duration)> = names.collect();
         let limits = self.shard.desk.limits.clone();
         let mut successor = Self::build(make, limits, &names);
+        successor.shard.desk.names = known;
         successor.now = self.now;
         successor.peer = self.peer.clone();
         successor.shard.woken(self.now);

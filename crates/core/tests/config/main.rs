@@ -85,6 +85,7 @@ fn every_default_is_as_documented() {
         workers: Partition::All,
         connections: 0,
         idle_timeout: None,
+        proxy_protocol: false,
         fd_name: None,
         backlog: 4096,
         mode: 0o660,
@@ -134,6 +135,7 @@ fn every_key_is_read() {
         workers = [3, 0]
         connections = 12
         idle_timeout = "10min"
+        proxy_protocol = true
         fd_name = "ringhold-log.socket"
         backlog = 12
         mode = "0600"
@@ -186,6 +188,7 @@ fn every_key_is_read() {
         workers: Partition::Only(vec![3, 0]),
         connections: 12,
         idle_timeout: Some(Duration::from_secs(600)),
+        proxy_protocol: true,
         fd_name: Some("ringhold-log.socket".to_owned()),
         backlog: 12,
         mode: 0o600,

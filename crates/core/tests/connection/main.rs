@@ -17,6 +17,7 @@ mod model;
 mod panics;
 mod peers;
 mod pressure;
+mod proxied;
 mod random;
 #[path = "../../../framer/tests/common/reference.rs"]
 #[allow(unreachable_pub, reason = "tests of the framer use it, too")]

@@ -14,6 +14,7 @@ mod eager;
 mod leftovers;
 mod one_way;
 mod paused;
+mod proxied;
 #[path = "../faults/sources.rs"]
 mod sources;
 mod stopping;

@@ -231,9 +231,10 @@ fn check_prints_the_table_and_binds_nothing() {
                 "WORKERS",
                 "ENABLED",
                 "CONNECTIONS",
-                "IDLE"
+                "IDLE",
+                "PROXY"
             ],
-            vec!["off", "-", "not inherited", "rpc", "-", "no", "-", "-"],
+            vec!["off", "-", "not inherited", "rpc", "-", "no", "-", "-", "-"],
             vec![
                 "quiet",
                 "[::1]:4998",
@@ -242,7 +243,8 @@ fn check_prints_the_table_and_binds_nothing() {
                 "1",
                 "yes",
                 "5",
-                "60s"
+                "60s",
+                "no"
             ],
             vec![
                 "rpc",
@@ -252,7 +254,8 @@ fn check_prints_the_table_and_binds_nothing() {
                 "0-1",
                 "yes",
                 "500",
-                "never"
+                "never",
+                "no"
             ],
             vec![
                 "rpc",
@@ -262,7 +265,8 @@ fn check_prints_the_table_and_binds_nothing() {
                 "0-1",
                 "yes",
                 "500",
-                "never"
+                "never",
+                "no"
             ],
         ],
         "{stdout}"

@@ -323,8 +323,12 @@ fn the_example_of_an_admin_socket_leaves_it_room() {
     assert_eq!(
         rows[1..],
         [
-            ["admin", "-", "assumed", "rpc", "0", "yes", "10000", "never"],
-            ["rpc", "-", "assumed", "rpc", "0-1", "yes", "9900", "never"],
+            [
+                "admin", "-", "assumed", "rpc", "0", "yes", "10000", "never", "no"
+            ],
+            [
+                "rpc", "-", "assumed", "rpc", "0-1", "yes", "9900", "never", "no"
+            ],
         ]
     );
 }

@@ -311,6 +311,9 @@ fn router() -> Router {
             let who = context.peer_credentials()?;
             Ok(who.map(|who| (who.pid, who.uid, who.gid)))
         })
+        .method_with("where", |context, ()| {
+            Ok(context.peer_address()?.to_string())
+        })
         .method_with("remember", |context, value: u64| {
             *context.data::<u64>() += value;
             Ok(*context.data::<u64>())

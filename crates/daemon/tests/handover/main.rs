@@ -24,6 +24,7 @@ mod load_through;
 mod options;
 mod panics;
 mod program;
+mod proxied;
 mod refused;
 mod sessions;
 mod slow_manager;

@@ -1,0 +1,58 @@
+//! A connection whose client is known when the header of its proxy is complete.
+
+use super::{Connection, Life};
+use crate::close::Close;
+use crate::desk::Desk;
+use crate::proxy::{self, Client, HEADER_BYTES_MAX};
+
+impl Connection {
+    /// Takes received bytes while the header is awaited. When it is complete the connection is open, and how many of the bytes
+    /// were the header's is returned.
+    pub(crate) fn take_header(&mut self, bytes: &[u8], desk: &mut Desk) -> Option<usize> {
+        if self.life != Life::Arriving {
+            return None;
+        }
+        let partial = self.input.take();
+        let mut partial = partial.unwrap_or_else(|| desk.pools.partial());
+        let before = partial.bytes.len();
+        // So many are enough for a verdict.
+        let count = bytes.len().min(HEADER_BYTES_MAX.saturating_sub(before));
+        partial.bytes.extend_from_slice(&bytes[..count]);
+        let seen = proxy::parse(&partial.bytes);
+        if let Ok(None) = seen {
+            self.input = Some(partial);
+            return None;
+        }
+        desk.pools.give_partial(partial);
+        match seen {
+            Ok(header) => {
+                let header = header?;
+                self.life = Life::Open;
+                self.client = header.client.map(Box::new);
+                Some(header.length.saturating_sub(before))
+            }
+            Err(wrong) => {
+                self.close(Close::ProxyHeader(wrong), desk);
+                None
+            }
+        }
+    }
+
+    /// The peer has ended its side while the header is awaited, as one that only looks whether anybody is here.
+    pub(super) fn ended_early(&mut self, desk: &mut Desk) {
+        let why = match self.input {
+            Some(_) => Close::ProxyHeader("but ended before that was complete"),
+            None => Close::Finished,
+        };
+        self.close(why, desk);
+        self.ended(desk);
+    }
+
+    /// What a successor has to know of the client.
+    pub(crate) fn client(&self) -> Option<Client> {
+        match self.life {
+            Life::Arriving => Some(Client::Awaited),
+            _ => self.client.as_deref().map(Client::from),
+        }
+    }
+}
