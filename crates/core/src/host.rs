@@ -52,6 +52,8 @@ pub(crate) trait Host {
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught>;
     /// Something that is watched for the service can be read.
     fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught>;
+    /// What the service leaves to the successor. Nothing else is called any more.
+    fn hand_over(&mut self) -> Result<Option<Bytes>, Caught>;
     /// The connection has ended.
     fn disconnected(
         &mut self,
@@ -447,6 +449,11 @@ impl<S: Service> Host for Hosted<S> {
     fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught> {
         // Unwind safety: as above.
         panics::catch(|| self.service.readable(source, tick))
+    }
+
+    fn hand_over(&mut self) -> Result<Option<Bytes>, Caught> {
+        // Unwind safety: nothing but the drop of the service follows.
+        panics::catch(|| self.service.hand_over())
     }
 
     fn disconnected(

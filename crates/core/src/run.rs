@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::belongings::Belonging;
 use crate::control::{Control, Signals, Why, longest_end};
 use crate::engine::choose;
+use crate::handover::bequest::{Bequest, Contents};
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
@@ -173,7 +174,7 @@ impl Daemon {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
                     let question = Question::new(
-                        running.has_clients(),
+                        running.state_version(),
                         running.listeners(),
                         &running.belongings,
                     );
@@ -216,19 +217,26 @@ impl Daemon {
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
     fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
         released.belongings.iter().for_each(Belonging::store_again);
-        let left = pack(&released.listeners, released.parcels, true).and_then(|package| {
-            let count = package.connections;
+        let Released {
+            listeners,
+            parcels,
+            bequests,
+            failed,
+            ..
+        } = released;
+        let left = pack(&listeners, parcels, bequests, true).and_then(|package| {
+            let contents = package.contents;
             let given = store::give(&package);
-            given.map_err(|error| ServerError::Handover(ungiven(count, &error)))?;
-            Ok(count)
+            given.map_err(|error| ServerError::Handover(ungiven(contents, &error)))?;
+            Ok(contents)
         });
         match left {
-            Ok(count) => {
-                tracing::info!("left {count} connections with the service manager");
-                Ok(released.failed)
+            Ok(contents) => {
+                tracing::info!("left {contents} with the service manager");
+                Ok(failed)
             }
             Err(error) => {
-                say_failed(released.failed);
+                say_failed(failed);
                 Err(error)
             }
         }
@@ -240,10 +248,11 @@ impl Daemon {
             listeners,
             belongings,
             parcels,
+            bequests,
             failed,
         } = released;
         say_failed(failed);
-        let package = match pack(&listeners, parcels, has_store) {
+        let package = match pack(&listeners, parcels, bequests, has_store) {
             Ok(package) => package,
             Err(error) => return error,
         };
@@ -257,8 +266,8 @@ impl Daemon {
                 "the service manager cannot keep the connections, should the new program fail: {error}"
             );
         }
-        let (count, path) = (package.connections, self.program.path().display());
-        tracing::info!("handing {count} connections over to {path}");
+        let (contents, path) = (package.contents, self.program.path().display());
+        tracing::info!("handing {contents} over to {path}");
         let error = match descriptors(&listeners, &belongings, &package) {
             Ok(descriptors) => self.program.replace(&descriptors),
             Err(error) => error,
@@ -266,11 +275,11 @@ impl Daemon {
         let fate = match given {
             Ok(()) if has_store => {
                 format!(
-                    "{count} connections are with the service manager, and the next start takes them over"
+                    "{contents} are with the service manager, and the next start takes them over"
                 )
             }
-            Ok(()) => format!("{count} connections are closed"),
-            Err(error) => ungiven(count, &error),
+            Ok(()) => format!("{contents} are lost"),
+            Err(error) => ungiven(contents, &error),
         };
         ServerError::Handover(format!(
             "{path} cannot take this process's place: {error}{}; {fate}",
@@ -299,29 +308,33 @@ fn descriptors(
         .collect()
 }
 
-/// Packs what is left of the connections.
+/// Packs what is left of the connections, and what services leave.
 fn pack(
     listeners: &[Arc<Listener>],
     parcels: Vec<Parcel>,
+    bequests: Vec<Bequest>,
     stored: bool,
 ) -> Result<Package, ServerError> {
-    let count = parcels.len();
-    giving::pack(listeners, parcels, stored).map_err(|error| {
+    let contents = Contents {
+        connections: parcels.len(),
+        values: bequests.len(),
+    };
+    giving::pack(listeners, parcels, bequests, stored).map_err(|error| {
         ServerError::Handover(format!(
-            "{count} connections are closed, since they cannot be packed for a successor: {error}{}",
+            "{contents} are lost, since they cannot be packed for a successor: {error}{}",
             rlimit::advice(&error)
         ))
     })
 }
 
-/// What becomes of connections that could not be given to the service manager.
-fn ungiven(count: usize, error: &io::Error) -> String {
+/// What becomes of what could not be given to the service manager.
+fn ungiven(contents: Contents, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => format!(
-            "{count} connections were given to the service manager, which has not confirmed that it keeps them: {error}; \
+            "{contents} were given to the service manager, which has not confirmed that it keeps them: {error}; \
              the next start takes over what it has kept"
         ),
-        _ => format!("{count} connections are closed, since {error}"),
+        _ => format!("{contents} are lost, since {error}"),
     }
 }
 

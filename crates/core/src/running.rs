@@ -8,14 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::belongings::Belonging;
 use crate::crew::{Crew, Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
+use crate::handover::bequest::{Bequest, Legacy};
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::SPARE_FOR_CHILD;
 use crate::handover::spare::Spare;
+use crate::handover::vault;
 use crate::heap;
 use crate::limits::Limits;
 use crate::listeners::{self, Listener};
@@ -41,6 +44,8 @@ pub struct Running {
     ends: Arc<Ends>,
     /// The predecessor handed over connections of clients behind proxies.
     took_clients: bool,
+    /// By number, the names of the services, and whether they ask for what the predecessor left.
+    services: Vec<(String, bool)>,
 }
 
 /// What became of the workers' threads.
@@ -81,6 +86,7 @@ impl Running {
         cpus: Vec<Option<usize>>,
         listeners: Vec<Arc<Listener>>,
         orphans: &[Arc<str>],
+        legacies: &Arc<[Legacy]>,
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
@@ -109,6 +115,7 @@ impl Running {
             workers: Vec::new(),
             ends,
             took_clients: false,
+            services: Vec::new(),
         };
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
@@ -123,6 +130,7 @@ impl Running {
                 config: config.clone(),
                 engine,
                 factories: factories.collect(),
+                legacies: legacies.clone(),
                 crew: running.crew.clone(),
                 mailbox,
                 acceptors: acceptors.collect(),
@@ -180,7 +188,7 @@ impl Running {
             return Ok(());
         };
         self.stop();
-        let (_, failed) = self.collect();
+        let Collected { failed, .. } = self.collect();
         Err(match unavailable {
             Some(unavailable) => ServerError::Engine(unavailable),
             None => failed.unwrap_or_else(|| {
@@ -192,11 +200,6 @@ impl Running {
     /// The listeners, as they are.
     pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Listener> {
         self.listeners.iter().map(|listener| &**listener)
-    }
-
-    /// Whether what is handed over may have clients behind proxies.
-    pub(crate) fn has_clients(&self) -> bool {
-        self.took_clients || self.crew.names.iter().any(|name| name.proxy_protocol)
     }
 
     /// The engine that drives the sockets.
@@ -279,6 +282,15 @@ impl Running {
         }
     }
 
+    /// The version of the state that a successor would be handed: it depends on whether any service may leave something, and on whether
+    /// there may be clients behind proxies.
+    pub(crate) fn state_version(&self) -> u32 {
+        let has_bequests = self.services.iter().any(|(_, asks)| *asks);
+        let mut names = self.crew.names.iter();
+        let has_clients = self.took_clients || names.any(|name| name.proxy_protocol);
+        vault::version(has_bequests || has_clients)
+    }
+
     /// Deferred replies that are still owed.
     pub(crate) fn open_tickets(&self) -> usize {
         self.crew.open_tickets.count()
@@ -311,10 +323,12 @@ impl Running {
         drop(results);
         let snapshot = self.crew.metrics.snapshot();
         let names = snapshot.workers.get(worker).map_or(&[][..], |w| &w.names);
-        let open: u64 = names.iter().map(|(_, totals)| totals.open).sum();
+        // Those that it has let go are still with it.
+        let held = names.iter();
+        let held: u64 = held.map(|(_, of)| of.open + of.handed_over).sum();
         self.crew.leave_behind(worker);
         tracing::error!(
-            "worker {worker} is busy: {why}; the handover goes on without it and its {open} connections"
+            "worker {worker} is busy: {why}; the handover goes on without it and its {held} connections, and without what its services would leave"
         );
     }
 
@@ -324,7 +338,7 @@ impl Running {
     ///
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
-        let (_, failed) = self.collect();
+        let Collected { failed, .. } = self.collect();
         unlink(&self.listeners);
         failed.map_or(Ok(()), Err)
     }
@@ -332,16 +346,21 @@ impl Running {
     /// Waits until every worker that was not left behind has ended after [`Running::stop_to_hand_over`]: what is open, what is left of each
     /// connection, and the first worker that failed, if any. Its connections, and only those, are lost.
     pub(crate) fn release(mut self) -> Released {
-        let (parcels, failed) = self.collect();
+        let Collected {
+            parcels,
+            bequests,
+            failed,
+        } = self.collect();
         Released {
             listeners: std::mem::take(&mut self.listeners),
             belongings: std::mem::take(&mut self.belongings),
             parcels,
+            bequests,
             failed,
         }
     }
 
-    fn collect(&mut self) -> (Vec<Parcel>, Option<ServerError>) {
+    fn collect(&mut self) -> Collected {
         for (index, worker) in self.workers.drain(..).enumerate() {
             // One that was left behind may never end. Its thread ends with the program.
             if !self.crew.is_left_behind(index) || worker.is_finished() {
@@ -349,20 +368,47 @@ impl Running {
                 let _ = worker.join();
             }
         }
-        let mut parcels = Vec::new();
-        let mut failed = None;
+        let mut collected = Collected::default();
         let mut results = self.ends.lock();
         for (worker, result) in results.iter_mut().enumerate() {
             let Some(served) = result.take() else {
                 continue;
             };
-            parcels.extend(served.parcels);
+            collected.parcels.extend(served.parcels);
+            let left = self.services.iter().zip(served.left);
+            let left = left.filter_map(|(service, left)| bequest(service, left?));
+            collected.bequests.extend(left);
             if let Err(error) = served.result {
-                failed.get_or_insert(ServerError::Worker { worker, error });
+                let failed = ServerError::Worker { worker, error };
+                collected.failed.get_or_insert(failed);
             }
         }
-        (parcels, failed)
+        collected
     }
+}
+
+/// What is left when the workers have ended.
+#[derive(Default)]
+struct Collected {
+    parcels: Vec<Parcel>,
+    bequests: Vec<Bequest>,
+    /// Why the first of the workers that failed did.
+    failed: Option<ServerError>,
+}
+
+/// What a service leaves, if the successor's will ask for it: the version of the state follows from who asks.
+fn bequest((service, asks): &(String, bool), left: Bytes) -> Option<Bequest> {
+    if !asks {
+        tracing::error!(
+            "service {service} leaves something to the successor, which is lost: it does not ask for what was left to itself \
+             (Worker::taken_over)"
+        );
+        return None;
+    }
+    Some(Bequest {
+        service: service.clone(),
+        bytes: left.into(),
+    })
 }
 
 /// What [`Running::release`] gives up.
@@ -370,6 +416,7 @@ pub(crate) struct Released {
     pub(crate) listeners: Vec<Arc<Listener>>,
     pub(crate) belongings: Vec<Belonging>,
     pub(crate) parcels: Vec<Parcel>,
+    pub(crate) bequests: Vec<Bequest>,
     pub(crate) failed: Option<ServerError>,
 }
 

@@ -13,6 +13,7 @@ use crate::belongings::{Claims, PREFIX};
 use crate::config::Config;
 use crate::cpus;
 use crate::engine::{Chosen, EngineKind, choose};
+use crate::handover::bequest;
 use crate::handover::parcel::Parcel;
 use crate::handover::spare::Spare;
 use crate::handover::store;
@@ -335,7 +336,7 @@ impl Server {
         let belongings = std::mem::take(&mut self.claims).make(claimed)?;
         let strays = plan.take_strays();
         let mut inheritance = Inheritance::look(reserved, needed);
-        let is_of_use = !inheritance.parcels.is_empty() || !inheritance.listeners.is_empty();
+        let is_of_use = inheritance.is_of_use();
         if inheritance.is_some() && !is_of_use {
             // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
             // open, and some are in there, whether or not anybody can tell what they are.
@@ -372,13 +373,20 @@ impl Server {
         }
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
-        let launched = Running::launch(self, engine, cpus, listeners.clone(), &orphans);
-        if launched.is_err() {
+        let bequests = std::mem::take(&mut inheritance.bequests);
+        let is_given = !bequests.is_empty();
+        let services = self.services.iter().map(|(name, _)| name.as_str());
+        let legacies = bequest::by_service(services, bequests);
+        let held = listeners.clone();
+        let launched = Running::launch(self, engine, cpus, held, &orphans, &legacies);
+        // What services were given may be what made a worker fail.
+        let is_blamed = is_given && matches!(launched, Err(ServerError::Worker { .. }));
+        if launched.is_err() && !is_blamed {
             inheritance.put_back();
         }
         let started = launched.and_then(|mut running| {
             // It may be the state that fails this, so the attempt counts.
-            running.take_over(&mut inheritance)?;
+            running.take_over(&mut inheritance, &legacies)?;
             Ok(running)
         });
         if started.is_err() {

@@ -115,6 +115,24 @@ pub trait Service: 'static {
         Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
+    /// What this worker's value of the service leaves to the successor, besides sessions: counters, the latest values, what is kept in
+    /// a shared `Rc`. All workers' values are there when the successor's are made, see [`Worker::taken_over`].
+    ///
+    /// It is called once before a restart or reload, when the worker has nothing left to do, and nothing but the drop of its services
+    /// follows: all frames are answered, what services pushed has arrived, and all sessions have been
+    /// [`disconnected`](Service::disconnected). It is not called before a stop without a store, since nobody comes after that, nor
+    /// on a worker that is stuck or has failed: what that one would leave is lost with its connections. With a store a stop may be the
+    /// end all the same, and then it is for nothing, as in a crash there is no call. So this is for what a program would miss, but can do without.
+    ///
+    /// Everybody waits meanwhile, and what is left is in memory twice for a moment: some megabytes are fine; one that takes 16 s is
+    /// taken for stuck. If it panics that is logged and counted, and nothing is left.
+    ///
+    /// What a service leaves that never asks for [`Worker::taken_over`] itself is dropped, with an error in the log: a program of a
+    /// version that cannot take it over refuses a reload, and for that it has to be known beforehand.
+    fn hand_over(&mut self) -> Option<Bytes> {
+        None
+    }
+
     /// What the successor needs to continue this session. It may be another version of the program, an older one too.
     ///
     /// It is asked more than once before a restart or reload, and the last answer counts. A connection that cannot be continued by the

@@ -49,6 +49,7 @@ use self::wire::{Identity, Wire};
 use crate::connection::{Desire, Receive};
 use crate::crew::{Crew, Name, NamedService};
 use crate::desk::Desk;
+use crate::handover::bequest::Legacy;
 use crate::host::{Host, Hosted};
 use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
@@ -59,6 +60,9 @@ use crate::placement::Dealer;
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::worker::Worker;
+
+/// What the one service is called.
+const SERVICE: &str = "service";
 
 /// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
 /// thread; time stands still until [`Exchange::advance`].
@@ -121,13 +125,23 @@ impl Exchange {
         limits: Limits,
         names: &[(&str, Duration)],
     ) -> Self {
+        Self::build_from(Legacy::new(SERVICE), make, limits, names)
+    }
+
+    /// The service finds this.
+    fn build_from<S: Service>(
+        legacy: Legacy,
+        make: impl FnOnce(&Worker) -> S,
+        limits: Limits,
+        names: &[(&str, Duration)],
+    ) -> Self {
         let (post, mailbox) =
             mailbox().unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"));
         mailbox.adopt();
         let known = names.iter().map(|(name, _)| (*name).into()).collect();
         let memory = Memory::new(limits.memory as u64, 1);
         let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
-        let worker = Worker::new(0, 1, metrics.clone());
+        let worker = Worker::new(0, 1, metrics.clone(), [legacy].into());
         let service = make(&worker);
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names
@@ -135,7 +149,7 @@ impl Exchange {
             .map(|&(name, idle_timeout)| Name {
                 name: name.into(),
                 service: Some(NamedService {
-                    name: "service".into(),
+                    name: SERVICE.into(),
                     index: 0,
                 }),
                 idle_timeout,

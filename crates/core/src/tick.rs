@@ -30,6 +30,7 @@ pub struct Tick<'a> {
 pub(crate) enum Call {
     Tick,
     Readable,
+    HandOver,
 }
 
 impl fmt::Display for Call {
@@ -37,6 +38,7 @@ impl fmt::Display for Call {
         f.write_str(match self {
             Call::Tick => "tick",
             Call::Readable => "readable",
+            Call::HandOver => "hand_over",
         })
     }
 }

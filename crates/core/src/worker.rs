@@ -5,10 +5,13 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
+use crate::handover::bequest::Legacy;
 use crate::host::Host;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -29,17 +32,35 @@ pub struct Worker {
     /// Which of its services is being made.
     pub(crate) service: Cell<usize>,
     pub(crate) watches: Watches,
+    /// By service.
+    pub(crate) legacies: Arc<[Legacy]>,
 }
 
 impl Worker {
-    pub(crate) fn new(index: usize, count: usize, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        count: usize,
+        metrics: Arc<Metrics>,
+        legacies: Arc<[Legacy]>,
+    ) -> Self {
         Worker {
             index,
             count,
             metrics,
             service: Cell::new(0),
             watches: Watches::new(),
+            legacies,
         }
+    }
+
+    /// Makes its services. What the predecessor left goes with the last worker that has.
+    fn make(self, factories: &[Factory]) -> (Vec<Box<dyn Host>>, Watches) {
+        let make = |(service, make): (usize, &Factory)| {
+            self.service.set(service);
+            make(&self)
+        };
+        let hosts = factories.iter().enumerate().map(make).collect();
+        (hosts, self.watches)
     }
 
     /// Which worker it is, counted from 0.
@@ -107,6 +128,23 @@ impl Worker {
     pub fn watch(&self, descriptor: impl AsFd + 'static) -> SourceId {
         self.watches.add(self.service.get(), descriptor)
     }
+
+    /// What the values of the service that is being made left in the predecessor ([`Service::hand_over`]), in the order of its workers.
+    /// Empty at a first start, and after a crash.
+    ///
+    /// Each worker of this process is given the same, and there may be more or fewer of them than there were, so they have to share it
+    /// out: what has keys goes to worker `hash(key) % count`, say, and what is summed up, to worker 0. It may come from another version of
+    /// the program, an older one too.
+    ///
+    /// A service that never asks is taken for one that leaves nothing either. Services are told apart by the names that
+    /// [`Server::service`](crate::Server::service) gives them.
+    ///
+    /// If the start fails, for whatever reason, the next one finds the same. If a service panics here, that is tried three times in all;
+    /// then the program starts without what was left, connections included.
+    pub fn taken_over(&self) -> &[Bytes] {
+        let legacy = self.legacies.get(self.service.get());
+        legacy.map_or(&[], Legacy::look)
+    }
 }
 
 impl fmt::Debug for Worker {
@@ -125,6 +163,7 @@ pub(crate) struct Assignment {
     pub(crate) config: Arc<Config>,
     pub(crate) engine: EngineKind,
     pub(crate) factories: Vec<Factory>,
+    pub(crate) legacies: Arc<[Legacy]>,
     pub(crate) crew: Arc<Crew>,
     pub(crate) mailbox: Mailbox,
     pub(crate) acceptors: Vec<Acceptor>,
@@ -146,14 +185,9 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         assignment.index,
         assignment.crew.posts.len(),
         assignment.crew.metrics.clone(),
+        assignment.legacies,
     );
-    let factories = assignment.factories.iter().enumerate();
-    let hosts = factories
-        .map(|(service, make)| {
-            worker.service.set(service);
-            make(&worker)
-        })
-        .collect();
+    let (hosts, watches) = worker.make(&assignment.factories);
     let mut desk = Desk::new(
         assignment.crew,
         assignment.index,
@@ -165,7 +199,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         EngineKind::Ring => ring::run(
             &assignment.config.ring,
             assignment.config.spin,
-            Shard::new(desk, hosts, worker.watches, drain),
+            Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
@@ -173,7 +207,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         EngineKind::Portable => portable::run(
             &assignment.config.ring,
             assignment.config.spin,
-            Shard::new(desk, hosts, worker.watches, drain),
+            Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::{getsockopt_impl, sockopt_impl};
@@ -56,6 +57,8 @@ impl Clock {
 pub(crate) struct Served {
     /// Connections that were let go, for the successor.
     pub(crate) parcels: Vec<Parcel>,
+    /// What its services leave, by number; empty if there is no successor.
+    pub(crate) left: Vec<Option<Bytes>>,
     /// Why it failed, if it did. Connections that it still had are lost then.
     pub(crate) result: io::Result<()>,
 }
@@ -65,14 +68,16 @@ impl Served {
     pub(crate) fn nothing(result: io::Result<()>) -> Self {
         Served {
             parcels: Vec::new(),
+            left: Vec::new(),
             result,
         }
     }
 }
 
-/// Drops the services of a worker that has ended, one by one: one that panics then costs nothing else. They may take their
-/// time: from now on the worker is not expected to take turns.
-pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) {
+/// Asks the services of a worker that has ended what they leave, then drops them, one by one: one that panics then costs nothing
+/// else. To be dropped they may take their time: from then on the worker is not expected to take turns.
+pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) -> Vec<Option<Bytes>> {
+    let left = shard.hand_over();
     shard.desk.crew.finished(shard.desk.worker);
     shard.let_go_of_sources();
     for host in shard.take_hosts() {
@@ -81,6 +86,7 @@ pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) {
             tracing::error!("a service panicked when its worker ended and dropped it: {panic}");
         }
     }
+    left
 }
 
 /// The address of the other end of a connected socket.

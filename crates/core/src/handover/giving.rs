@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use serde_bytes::ByteBuf;
 
+use super::bequest::{Bequest, Contents};
 use super::carton::{BATCH, Carton};
 use super::parcel::{Parcel, shut};
 use super::vault::{self, ConnectionRecord, ListenerRecord};
@@ -27,8 +28,7 @@ const GIVE_BACK_BYTES: u64 = 64 * 1024 * 1024;
 pub(crate) struct Package {
     pub(crate) vault: OwnedFd,
     pub(crate) carton: Carton,
-    /// Connections in it.
-    pub(crate) connections: usize,
+    pub(crate) contents: Contents,
 }
 
 impl Package {
@@ -42,10 +42,10 @@ impl Package {
     }
 }
 
-/// Packs the connections, and the listeners that we bound ourselves; inherited ones are the service manager's, or are
+/// Packs the connections, what services leave, and the listeners that we bound ourselves; inherited ones are the service manager's, or are
 /// passed on under their own names. `stored` says whether the service manager will keep the package.
 ///
-/// Connections that do not fit are shut down; the log says how many, and what to do.
+/// Connections that do not fit are shut down; the log says how many, and what to do. So it does of what services leave.
 ///
 /// # Errors
 ///
@@ -53,6 +53,7 @@ impl Package {
 pub(crate) fn pack(
     listeners: &[Arc<Listener>],
     parcels: Vec<Parcel>,
+    bequests: Vec<Bequest>,
     stored: bool,
 ) -> io::Result<Package> {
     let records: Vec<ListenerRecord> = listeners
@@ -65,7 +66,7 @@ pub(crate) fn pack(
         .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))
         .map(|listener| listener.socket.as_fd())
         .collect();
-    fill(Carton::new()?, vault, &bound, parcels)
+    fill(Carton::new()?, vault, &bound, parcels, bequests)
 }
 
 fn fill(
@@ -73,6 +74,7 @@ fn fill(
     mut vault: vault::Writer,
     listeners: &[BorrowedFd<'_>],
     parcels: Vec<Parcel>,
+    bequests: Vec<Bequest>,
 ) -> io::Result<Package> {
     let (mut connections, mut lost) = (0, 0);
     let mut given_back = 0;
@@ -100,10 +102,20 @@ fn fill(
             advice(&error)
         );
     }
+    let values = bequests.len();
+    let left = vault.leave(bequests);
+    if let Err(error) = &left {
+        tracing::error!(
+            "what the services leave, {values} values, does not fit into the handover and is lost: {error}"
+        );
+    }
     Ok(Package {
         vault: vault.finish()?,
         carton,
-        connections,
+        contents: Contents {
+            connections,
+            values: left.map_or(0, |()| values),
+        },
     })
 }
 
@@ -233,8 +245,8 @@ mod tests {
         rlimit::raise().unwrap();
         let (parcels, peers) = connections(20 * BATCH + 7);
         let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
-        let package = fill(carton, vault(), &[], parcels).unwrap();
-        let fitting = package.connections;
+        let package = fill(carton, vault(), &[], parcels, Vec::new()).unwrap();
+        let fitting = package.contents.connections;
         assert!((BATCH..20 * BATCH).contains(&fitting), "{fitting}");
         assert_eq!(fitting % BATCH, 0);
 
@@ -257,10 +269,40 @@ mod tests {
         let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
         let (plug, _) = UnixStream::pair().unwrap();
         while carton.put(&[plug.as_fd()]).is_ok() {}
-        let package = fill(carton, vault(), &[], parcels).unwrap();
-        assert_eq!(package.connections, 0);
+        let package = fill(carton, vault(), &[], parcels, Vec::new()).unwrap();
+        assert_eq!(package.contents.connections, 0);
         assert!(peers.iter().all(has_ended));
         assert!(look(&package).parcels.is_empty());
+    }
+
+    #[test]
+    fn what_services_leave_goes_along_with_and_without_connections() {
+        for (count, plugged) in [(0, false), (3, false), (3, true)] {
+            let (parcels, _peers) = connections(count);
+            let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
+            let (plug, _) = UnixStream::pair().unwrap();
+            while plugged && carton.put(&[plug.as_fd()]).is_ok() {}
+            let left = || {
+                [1, 2].map(|byte| Bequest {
+                    service: "rpc".into(),
+                    bytes: vec![byte; 1000],
+                })
+            };
+            let package = fill(carton, vault(), &[], parcels, left().into()).unwrap();
+            let connections = if plugged { 0 } else { count };
+            let values = 2;
+            assert_eq!(
+                package.contents,
+                Contents {
+                    connections,
+                    values
+                }
+            );
+            let found = look(&package);
+            assert_eq!(found.bequests, left());
+            assert_eq!(found.parcels.len(), connections);
+            assert!(found.is_of_use());
+        }
     }
 
     /// They are in the carton when it turns out that nothing can be written about them.
@@ -269,8 +311,8 @@ mod tests {
         let (parcels, peers) = connections(2 * BATCH);
         let vault = vault();
         vault.forbid_growth();
-        let package = fill(Carton::new().unwrap(), vault, &[], parcels).unwrap();
-        assert_eq!(package.connections, 0);
+        let package = fill(Carton::new().unwrap(), vault, &[], parcels, Vec::new()).unwrap();
+        assert_eq!(package.contents.connections, 0);
         assert!(peers.iter().all(has_ended));
         let found = look(&package);
         assert_eq!((found.parcels.len(), found.lost), (0, BATCH));

@@ -17,7 +17,6 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::exec::Program;
 use super::spare::Spare;
-use super::vault;
 use crate::belongings::Belonging;
 use crate::listeners::{Held, Listener, Origin};
 
@@ -57,14 +56,14 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// For this program's state, in which there may be clients behind proxies or not.
+    /// For this program's state, which it would write in this version.
     pub(crate) fn new<'a>(
-        has_clients: bool,
+        version: u32,
         listeners: impl Iterator<Item = &'a Listener>,
         belongings: &[Belonging],
     ) -> Self {
         let mut question = Question {
-            version: vault::version(has_clients),
+            version,
             inherited: Vec::new(),
             descriptors: Vec::new(),
             held: Vec::new(),
@@ -422,7 +421,7 @@ mod tests {
             ),
         ] {
             let question = Question {
-                version: vault::version(false),
+                version: 3,
                 inherited,
                 descriptors: vec!["a=b".to_owned()],
                 held,

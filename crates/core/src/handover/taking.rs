@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::sockopt::socket_cookie;
 
+use super::bequest::Bequest;
 use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::{Parcel, State, shut};
@@ -21,6 +22,8 @@ pub(crate) struct Inheritance {
     /// Listeners that it had bound itself.
     pub(crate) listeners: Vec<Heirloom>,
     pub(crate) parcels: Vec<Parcel>,
+    /// What services left.
+    pub(crate) bequests: Vec<Bequest>,
     /// Connections that could not be taken over. They were shut down.
     pub(crate) lost: usize,
     /// The handover's own descriptors: while they are open, a crash leaves everything for the next attempt.
@@ -73,6 +76,11 @@ impl Inheritance {
         !self.kept.is_empty()
     }
 
+    /// Whether anything of it can be gone on with.
+    pub(crate) fn is_of_use(&self) -> bool {
+        !(self.parcels.is_empty() && self.listeners.is_empty() && self.bequests.is_empty())
+    }
+
     /// Takes the predecessor's descriptors out of the service manager's store, and waits until they are. From here on
     /// this process answers for the connections.
     ///
@@ -121,7 +129,10 @@ impl Inheritance {
 
     fn unpack(&mut self, state: Option<&OwnedFd>, ends: &[&OwnedFd], needed: usize) {
         // First what takes one descriptor, then what may take all.
-        let estate = state.map_or(Err(VaultError::Missing), vault::read);
+        let mut estate = state.map_or(Err(VaultError::Missing), vault::read);
+        if let Ok(estate) = &mut estate {
+            self.bequests = std::mem::take(&mut estate.bequests);
+        }
         let _spare = Spare::keep(needed);
         let contents = match carton::look(ends) {
             Ok(contents) => contents,

@@ -13,20 +13,17 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use super::bequest::Bequest;
 use crate::proxy::Client;
 
-/// The version of the format. Version 1 did not say which service a connection had, version 2 nothing of clients behind proxies.
-const VERSION: u32 = 3;
+/// The newest version of the format. Version 1 did not say which service a connection had, version 2 knew neither clients behind
+/// proxies nor what services leave.
+const NEWEST: u32 = 3;
 
-/// The version of a state in which no client is behind a proxy: that of the programs to which it looks as it always did.
-const WITHOUT_CLIENTS: u32 = 2;
-
-/// The version of what is handed over.
-pub(crate) fn version(has_clients: bool) -> u32 {
-    match has_clients {
-        true => VERSION,
-        false => WITHOUT_CLIENTS,
-    }
+/// The version of state in which there is, or is not, what only the newest one has. Without it is as it was before, and read by the
+/// programs of then.
+pub(crate) fn version(has_news: bool) -> u32 {
+    if has_news { NEWEST } else { 2 }
 }
 
 /// The oldest version that is still read. A successor that finds an older one, or one to come, starts without what is in it.
@@ -34,7 +31,7 @@ const OLDEST: u32 = 1;
 
 /// Whether this program reads state of this version.
 pub(crate) fn is_readable(version: u32) -> bool {
-    (OLDEST..=VERSION).contains(&version)
+    (OLDEST..=NEWEST).contains(&version)
 }
 
 /// After so many attempts to restore it, an estate is given up: it may be what kills the successor.
@@ -45,12 +42,16 @@ const HEADER_BYTES: usize = 32;
 /// Where the number of attempts is: outside the checksum, after magic (8), version (4), checksum (4) and length (8).
 const ATTEMPTS_AT: u64 = 24;
 
-/// The markers of msgpack for an array of three, and for one whose length follows in four bytes.
+/// The markers of msgpack for an array of three, of four, and for one whose length follows in four bytes.
 const ARRAY_OF_3: u8 = 0x93;
+const ARRAY_OF_4: u8 = 0x94;
 const ARRAY_32: u8 = 0xdd;
 
 /// So much is read from the file at once.
 const PIECE_BYTES: usize = 64 * 1024;
+
+/// As much as one value of msgpack can have.
+const VALUE_BYTES_MAX: usize = u32::MAX as usize;
 
 /// A frame of state larger than this is not believed.
 const BODY_BYTES_MAX: u64 = 1 << 40;
@@ -62,6 +63,9 @@ pub(crate) struct Estate {
     pub(crate) stored: bool,
     pub(crate) listeners: Vec<ListenerRecord>,
     pub(crate) connections: Vec<ConnectionRecord>,
+    /// By service, in the order of the workers.
+    #[serde(default)]
+    pub(crate) bequests: Vec<Bequest>,
 }
 
 /// One listener.
@@ -127,7 +131,7 @@ impl fmt::Display for VaultError {
             VaultError::NotOurs => f.write_str("the stored state is not ringhold's"),
             VaultError::Version(found) => write!(
                 f,
-                "the stored state has format version {found}, this program reads versions {OLDEST} to {VERSION}"
+                "the stored state has format version {found}, this program reads versions {OLDEST} to {NEWEST}"
             ),
             VaultError::Damaged(what) => write!(f, "the stored state is damaged: {what}"),
             VaultError::TriedTooOften(attempts) => write!(
@@ -154,15 +158,16 @@ pub(crate) struct Writer {
     connections: u32,
     /// Any of them is, or may be, a client's behind a proxy.
     has_clients: bool,
+    has_bequests: bool,
     /// The end of what counts.
     end: u64,
 }
 
 impl Writer {
-    /// Begins with everything but the connections.
+    /// Begins with the listeners.
     pub(crate) fn new(stored: bool, listeners: &[ListenerRecord]) -> io::Result<Self> {
         let mut head = vec![0; HEADER_BYTES];
-        // The fields of an `Estate`, one after the other.
+        // The fields of an `Estate`, one after the other. It has one more if something is left in the end.
         head.push(ARRAY_OF_3);
         encode(&mut head, &stored)?;
         encode(&mut head, listeners)?;
@@ -178,25 +183,50 @@ impl Writer {
             count_at,
             connections: 0,
             has_clients: false,
+            has_bequests: false,
             end: head.len() as u64,
         })
     }
 
     /// Adds connections, each of which is dropped as soon as it is written. On failure none of them was added.
     pub(crate) fn add(&mut self, records: Vec<ConnectionRecord>) -> io::Result<()> {
+        debug_assert!(!self.has_bequests, "they are the last part");
+        let count = records.len() as u32;
+        let has_clients = records.iter().any(|record| record.client.is_some());
+        self.append(&[], records)?;
+        self.connections += count;
+        self.has_clients |= has_clients;
+        Ok(())
+    }
+
+    /// Adds what services leave, if they leave anything, behind the last connection. On failure nothing was added.
+    pub(crate) fn leave(&mut self, bequests: Vec<Bequest>) -> io::Result<()> {
+        if let Some(large) = bequests.iter().find(|it| it.bytes.len() > VALUE_BYTES_MAX) {
+            return Err(io::Error::other(format!(
+                "service {} leaves {} bytes on one worker, and {VALUE_BYTES_MAX} is the most",
+                large.service,
+                large.bytes.len()
+            )));
+        }
+        if !bequests.is_empty() {
+            let mut head = [ARRAY_32, 0, 0, 0, 0];
+            head[1..].copy_from_slice(&(bequests.len() as u32).to_be_bytes());
+            self.append(&head, bequests)?;
+            self.has_bequests = true;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, head: &[u8], records: Vec<impl Serialize>) -> io::Result<()> {
         let mut file = &self.file;
         file.seek(SeekFrom::Start(self.end))?;
         let mut out = BufWriter::new(file);
-        let count = records.len() as u32;
-        let mut has_clients = self.has_clients;
+        out.write_all(head)?;
         for record in records {
-            has_clients |= record.client.is_some();
             encode(&mut out, &record)?;
         }
         out.flush()?;
         self.end = file.stream_position()?;
-        self.connections += count;
-        self.has_clients = has_clients;
         Ok(())
     }
 
@@ -216,7 +246,10 @@ impl Writer {
         self.file.set_len(self.end)?;
         self.file
             .write_all_at(&self.connections.to_be_bytes(), self.count_at)?;
-        seal(self.file, version(self.has_clients))
+        if self.has_bequests {
+            self.file.write_all_at(&[ARRAY_OF_4], HEADER_BYTES as u64)?;
+        }
+        seal(self.file, version(self.has_clients || self.has_bequests))
     }
 }
 
@@ -336,6 +369,7 @@ mod tests {
                     },
                 })
                 .collect(),
+            bequests: Vec::new(),
         }
     }
 
@@ -345,6 +379,7 @@ mod tests {
         while records.len() > 0 {
             writer.add(records.by_ref().take(7).collect()).unwrap();
         }
+        writer.leave(estate.bequests).unwrap();
         writer.finish().unwrap()
     }
 
@@ -358,12 +393,82 @@ mod tests {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("one-piece", flags).unwrap());
         file.write_all_at(&body, HEADER_BYTES as u64).unwrap();
-        seal(file, VERSION).unwrap()
+        seal(file, NEWEST).unwrap()
     }
 
     fn set_version(vault: &OwnedFd, version: u32) {
         let file = File::from(vault.try_clone().unwrap());
         file.write_all_at(&version.to_be_bytes(), 8).unwrap();
+    }
+
+    fn bequest(service: &str, bytes: impl Into<Vec<u8>>) -> Bequest {
+        Bequest {
+            service: service.into(),
+            bytes: bytes.into(),
+        }
+    }
+
+    fn version_of(vault: &OwnedFd) -> u32 {
+        let mut version = [0; 4];
+        let file = File::from(vault.try_clone().unwrap());
+        file.read_exact_at(&mut version, 8).unwrap();
+        u32::from_be_bytes(version)
+    }
+
+    /// With and without connections, from nothing to more than is read at once. Attempts are counted as ever.
+    #[test]
+    fn what_services_leave_is_read_in_its_order() {
+        for connections in [0, 100] {
+            let full = || {
+                let mut estate = estate();
+                estate.connections.truncate(connections);
+                let large: Vec<u8> = (0..3 * PIECE_BYTES).map(|i| (i % 251) as u8).collect();
+                estate.bequests = vec![
+                    bequest("rpc", large),
+                    bequest("bus", []),
+                    bequest("rpc", [0xc1; 3]),
+                ];
+                estate
+            };
+            let vault = write(full());
+            assert_eq!(version_of(&vault), 3);
+            for _ in 0..ATTEMPTS_MAX {
+                assert!(read(&vault).unwrap() == full());
+            }
+            assert!(matches!(read(&vault), Err(VaultError::TriedTooOften(_))));
+        }
+    }
+
+    /// Version 2 has an array of three in its one place, and programs of that version read it.
+    #[test]
+    fn without_anything_left_the_file_is_as_it_was_before_services_could() {
+        let vault = write(estate());
+        assert_eq!(version_of(&vault), 2);
+        let old: (bool, Vec<ListenerRecord>, Vec<ConnectionRecord>) = {
+            let mut file = File::from(vault.try_clone().unwrap());
+            file.seek(SeekFrom::Start(HEADER_BYTES as u64)).unwrap();
+            rmp_serde::from_read(file).unwrap()
+        };
+        let Estate {
+            stored,
+            listeners,
+            connections,
+            ..
+        } = estate();
+        assert!(old == (stored, listeners, connections));
+    }
+
+    #[test]
+    fn what_services_leave_and_does_not_fit_costs_nothing_else() {
+        let mut writer = Writer::new(true, &estate().listeners).unwrap();
+        writer.add(estate().connections).unwrap();
+        writer.file.set_len(writer.end + 20_000).unwrap();
+        writer.forbid_growth();
+        let left = vec![bequest("rpc", [1; 10]), bequest("rpc", [1; 20_000])];
+        assert!(writer.leave(left).is_err());
+        let vault = writer.finish().unwrap();
+        assert_eq!(version_of(&vault), 2);
+        assert_eq!(read(&vault).unwrap(), estate());
     }
 
     /// Six fields a connection, without its service.
@@ -435,7 +540,7 @@ mod tests {
 
     #[test]
     fn what_another_version_wrote_is_not_read() {
-        for version in [0, VERSION + 1, u32::MAX] {
+        for version in [0, NEWEST + 1, u32::MAX] {
             let vault = write(estate());
             set_version(&vault, version);
             assert!(matches!(read(&vault), Err(VaultError::Version(found)) if found == version));
@@ -525,6 +630,7 @@ mod tests {
     fn every_changed_byte_is_noticed() {
         let mut estate = estate();
         estate.connections.truncate(3);
+        estate.bequests = vec![bequest("rpc", [1, 2, 3])];
         let vault = write(estate);
         let file = File::from(vault.try_clone().unwrap());
         let size = file.metadata().unwrap().len();

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 
 use super::Running;
 use crate::crew::Name;
+use crate::handover::bequest::{Contents, Legacy};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
 use crate::mailbox::Mail;
@@ -14,11 +15,22 @@ impl Running {
     /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
     /// tried again; the predecessor's descriptors answer for them up to the moment when they are out of the store. The
     /// first byte moves only then.
-    pub(crate) fn take_over(&mut self, inheritance: &mut Inheritance) -> Result<(), ServerError> {
+    pub(crate) fn take_over(
+        &mut self,
+        inheritance: &mut Inheritance,
+        legacies: &[Legacy],
+    ) -> Result<(), ServerError> {
+        let asking = legacies.iter();
+        self.services = asking
+            .map(|legacy| (legacy.service.clone(), legacy.is_asked_for()))
+            .collect();
         if !inheritance.is_some() {
             return Ok(());
         }
-        let count = inheritance.parcels.len();
+        let contents = Contents {
+            connections: inheritance.parcels.len(),
+            values: legacies.iter().map(Legacy::count).sum(),
+        };
         let names = &self.crew.names;
         say_whose_service_changed(names, &inheritance.parcels);
         let mut parcels = inheritance.parcels.iter();
@@ -55,11 +67,12 @@ impl Running {
             );
         }
         match unrestored {
-            0 => tracing::info!("took over {count} connections"),
+            0 => tracing::info!("took over {contents}"),
             _ => tracing::warn!(
-                "took over {count} connections; {unrestored} of them could not be restored and were closed"
+                "took over {contents}; {unrestored} of them could not be restored and were closed"
             ),
         }
+        legacies.iter().for_each(Legacy::say_unclaimed);
         Ok(())
     }
 

@@ -1,14 +1,16 @@
 //! Giving connections away, and taking them over.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Clock, Desire, Finish, Life, Receive};
 use crate::handover::parcel::{Parcel, State};
+use crate::host::Host;
 use crate::peer::{ConnectionId, Link, Peer};
 use crate::proxy::Client;
 use crate::service::Saved;
+use crate::tick::Call;
 
 /// How far a worker is on the way to let its connections go. What its services push to others must reach those before they
 /// are handed over, so no worker lets any connection go as long as another one may give a frame to a service.
@@ -196,6 +198,27 @@ impl<L: Link> Shard<L> {
                 client,
             },
         })
+    }
+
+    /// The last call of the services, when the worker has nothing left to do: what each leaves to the successor, by number.
+    /// Empty if nobody comes after this process, or the worker has failed.
+    pub(crate) fn hand_over(&mut self) -> Vec<Option<Bytes>> {
+        if !self.hands_over || !self.is_done() {
+            return Vec::new();
+        }
+        let (desk, sources) = (&self.desk, &self.sources);
+        let ask = |(service, host): (usize, &mut Box<dyn Host>)| {
+            let left = host.hand_over();
+            let at_hand = sources.tick(desk, service, Call::HandOver);
+            if let Some(took) = desk.stopwatch.slow() {
+                at_hand.report_slow(took);
+            }
+            left.unwrap_or_else(|panic| {
+                at_hand.report_panic("the service", &panic);
+                None
+            })
+        };
+        self.hosts.iter_mut().enumerate().map(ask).collect()
     }
 
     /// Takes over a connection from the predecessor. The caller has counted it with the dealer.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::wire::Wire;
-use super::{Client, Exchange};
+use super::{Client, Exchange, SERVICE};
 use crate::connection::LINGER;
+use crate::handover::bequest::Legacy;
 use crate::handover::parcel::Parcel;
 use crate::mailbox::Mail;
 use crate::peer::Link;
@@ -24,7 +25,8 @@ impl Exchange {
     ///
     /// The clients are the same, and notice nothing: ask the successor about them. A connection ends instead if its
     /// session [cannot be saved](Service::save) or [restored](Service::restore); a client that does not read all that it is sent
-    /// before, or does not end its side then, costs a second. Deferred replies that are not given by now are given up.
+    /// before, or does not end its side then, costs a second. Deferred replies that are not given by now are given up. What the service
+    /// [leaves](Service::hand_over) is there for the successor's to [take over](Worker::taken_over).
     ///
     /// ```
     /// # use ringhold_core::testing::Exchange;
@@ -71,11 +73,16 @@ impl Exchange {
             self.advance(LINGER);
         }
 
+        let mut legacy = Legacy::new(SERVICE);
+        let left = self.shard.hand_over();
+        left.into_iter()
+            .flatten()
+            .for_each(|value| legacy.add(value));
         let known = self.shard.desk.names.clone();
         let names = known.iter().map(|name| (&*name.name, name.idle_timeout));
         let names: Vec<(&str, Duration)> = names.collect();
         let limits = self.shard.desk.limits.clone();
-        let mut successor = Self::build(make, limits, &names);
+        let mut successor = Self::build_from(legacy, make, limits, &names);
         successor.shard.desk.names = known;
         successor.now = self.now;
         successor.peer = self.peer.clone();
@@ -142,6 +149,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::close::Close;
     use crate::frame::Frame;
     use crate::limits::Limits;
     use crate::peer::{Handle, Peer, PushError};
@@ -318,6 +326,95 @@ mod tests {
         let snapshot = exchange.snapshot();
         let open = |name| snapshot.name(name).map(|name| name.open);
         assert_eq!((open("one"), open("other")), (Some(0), Some(1)));
+    }
+
+    /// Counts frames on all connections, and does as it is told in the end.
+    struct Totals {
+        frames: u8,
+        taken_over: Vec<Vec<u8>>,
+        at_the_end: fn(u8) -> Option<Bytes>,
+    }
+
+    impl Totals {
+        fn new(worker: &Worker, at_the_end: fn(u8) -> Option<Bytes>) -> Self {
+            let taken_over: Vec<Vec<u8>> =
+                worker.taken_over().iter().map(|it| it.to_vec()).collect();
+            Totals {
+                frames: taken_over.iter().flatten().sum(),
+                taken_over,
+                at_the_end,
+            }
+        }
+    }
+
+    impl Service for Totals {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+            self.frames += 1;
+            let said = [self.taken_over.len() as u8, self.frames];
+            reply.write(|out| out.extend_from_slice(&said));
+            Flow::Continue
+        }
+
+        fn disconnected(&mut self, (): (), why: &Close) {
+            assert!(matches!(why, Close::HandedOver));
+            // It comes before what is left is asked for.
+            self.frames += 100;
+        }
+
+        fn save(&self, _: &()) -> Saved {
+            Saved::Stateless
+        }
+
+        fn hand_over(&mut self) -> Option<Bytes> {
+            (self.at_the_end)(self.frames)
+        }
+    }
+
+    #[test]
+    fn what_a_service_leaves_is_there_for_the_next_one_and_only_for_that() {
+        let all: fn(u8) -> Option<Bytes> = |frames| Some(Bytes::copy_from_slice(&[frames]));
+        let mut exchange =
+            Exchange::with_worker(|worker| Totals::new(worker, all), Limits::default());
+        let client = exchange.connect();
+        exchange.receive(client, &[1, 1]);
+        assert_eq!(exchange.take_sent(client), [0, 1, 0, 2]);
+        let mut exchange = exchange.hand_over(|worker| Totals::new(worker, |_| None));
+        exchange.receive(client, &[1]);
+        assert_eq!(exchange.take_sent(client), [1, 103]);
+        let mut exchange =
+            exchange.hand_over(|worker| Totals::new(worker, |_| panic!("on purpose")));
+        exchange.receive(client, &[1]);
+        assert_eq!(exchange.take_sent(client), [0, 1]);
+        let mut exchange = exchange.hand_over(|worker| Totals::new(worker, all));
+        exchange.receive(client, &[1]);
+        assert_eq!(exchange.take_sent(client), [0, 1]);
+        // Without any connection.
+        exchange.end(client);
+        let mut exchange = exchange.hand_over(|worker| Totals::new(worker, all));
+        let other = exchange.connect();
+        exchange.receive(other, &[1]);
+        assert_eq!(exchange.take_sent(other)[0], 1);
+    }
+
+    #[test]
+    fn a_panic_in_the_last_call_is_counted_and_a_plain_stop_does_not_call() {
+        let panics: fn(u8) -> Option<Bytes> = |_| panic!("on purpose");
+        let exchange = || Exchange::with_worker(|it| Totals::new(it, panics), Limits::default());
+        let mut stopped = exchange();
+        stopped.stop();
+        assert!(stopped.shard.is_done() && stopped.shard.hand_over().is_empty());
+        assert_eq!(stopped.counters().panics, 0);
+        let mut handed_over = exchange();
+        let _ = handed_over.shard.deliver(Mail::Stop { hand_over: true });
+        handed_over.settle();
+        assert_eq!(handed_over.shard.hand_over(), [None]);
+        assert_eq!(handed_over.counters().panics, 1);
     }
 
     /// What others waited for by then is nothing to it. Meanwhile all that are at rest are let go.

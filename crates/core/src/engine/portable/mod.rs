@@ -148,9 +148,10 @@ impl Engine<'_> {
     fn serve(mut self) -> Served {
         let result = self.turn();
         self.shard.say_held();
-        let_go(&mut self.shard);
+        let left = let_go(&mut self.shard);
         Served {
             parcels: self.parcels,
+            left,
             result,
         }
     }

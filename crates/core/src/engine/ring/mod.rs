@@ -131,11 +131,16 @@ pub(crate) fn run(
     engine.shard.say_held();
     // Nothing is in flight on these, whatever has failed.
     let parcels = std::mem::take(&mut engine.parcels);
+    let mut left = Vec::new();
     if result.is_ok() {
-        let_go(&mut engine.shard);
+        left = let_go(&mut engine.shard);
         drop(ManuallyDrop::into_inner(engine));
     }
-    Served { parcels, result }
+    Served {
+        parcels,
+        left,
+        result,
+    }
 }
 
 impl<'r> Engine<'r> {
