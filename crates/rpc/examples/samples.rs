@@ -1,5 +1,5 @@
 //! What an instrument sends as datagrams goes to whoever has subscribed, on all workers. Restarts and reloads lose neither the
-//! subscriptions nor what is sent meanwhile, as far as the socket's buffer has room for it. Try it with `cargo run -p ringhold-rpc --example samples`, a client of 127.0.0.1:4672
+//! subscriptions nor the latest sample, nor what is sent meanwhile, as far as the socket's buffer has room for it. Try it with `cargo run -p ringhold-rpc --example samples`, a client of 127.0.0.1:4672
 //! that calls `subscribe` with "samples", and from bash `echo 21.5 > /dev/udp/127.0.0.1/4673`.
 //!
 //! A socket unit with `ListenDatagram=`, `ReceiveBuffer=4M` and `FileDescriptorName=samples` has the socket there before the daemon is.
@@ -7,13 +7,14 @@
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ringhold_core::config::Config;
-use ringhold_core::{Server, Watch};
+use ringhold_core::{Server, Watch, Worker};
 use ringhold_log::Filter;
 use ringhold_rpc::{Notification, Router, Rpc};
-use serde_bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_bytes::{ByteBuf, Bytes};
 
 #[path = "topics.rs"]
 #[expect(dead_code, reason = "its main is not called")]
@@ -43,10 +44,41 @@ pub(crate) fn open(inherited: Option<OwnedFd>) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// The methods of `topics.rs`, and each datagram as an event of the topic `samples`.
-pub(crate) fn router(hub: &Hub, socket: Arc<UdpSocket>) -> Router {
-    let subscribed = hub.clone();
-    topics::router(hub).watch(socket.clone(), move || {
+/// How many samples there were, and the last one.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Latest(u64, ByteBuf);
+
+/// What all workers know of the samples.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<Latest>>);
+
+impl Board {
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, sample: &[u8]) {
+        let mut latest = self.latest();
+        *latest = Latest(latest.0 + 1, ByteBuf::from(sample));
+    }
+}
+
+/// The methods of `topics.rs`, and one for who comes late.
+pub(crate) fn router(hub: &Hub, board: &Board) -> Router {
+    let board = board.clone();
+    topics::router(hub)
+        .method("latest", move |()| Ok(board.latest().clone()))
+        .describe("latest", "how many samples there were, and the last one")
+}
+
+/// Each datagram is an event of the topic `samples`. The worker that reads goes on where the one before has stopped.
+pub(crate) fn reader(worker: &Worker, hub: &Hub, board: &Board, socket: Arc<UdpSocket>) -> Router {
+    for latest in Router::taken_over(worker, "latest") {
+        *board.latest() = latest;
+    }
+    let (subscribed, noted, left) = (hub.clone(), board.clone(), board.clone());
+    let router = router(hub, board).hand_over("latest", move || left.latest().clone());
+    router.watch(socket.clone(), move || {
         let mut datagram = [0; DATAGRAM_BYTES];
         for _ in 0..BATCH {
             let sample = match socket.recv(&mut datagram) {
@@ -54,6 +86,7 @@ pub(crate) fn router(hub: &Hub, socket: Arc<UdpSocket>) -> Router {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             };
+            noted.note(sample);
             let event = Notification::new("event", &("samples", sample));
             subscribed.publish("samples", &event.map_err(io::Error::other)?);
         }
@@ -64,7 +97,8 @@ pub(crate) fn router(hub: &Hub, socket: Arc<UdpSocket>) -> Router {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = Filter::from_env("SAMPLES_LOG")?.unwrap_or_default();
     ringhold_log::start("samples", filter);
-    let (hub, socket) = (Hub::default(), Arc::new(OnceLock::new()));
+    let (hub, board) = (Hub::default(), Board::default());
+    let socket = Arc::new(OnceLock::new());
     let opened = socket.clone();
     Server::new(Config::parse(CONFIG, "built-in")?)
         .descriptor("samples", move |inherited| {
@@ -76,8 +110,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .service("samples", move |worker| {
             // One of the workers reads for all.
             let router = match socket.get() {
-                Some(socket) if worker.index() == 0 => router(&hub, socket.clone()),
-                _ => topics::router(&hub),
+                Some(socket) if worker.index() == 0 => reader(worker, &hub, &board, socket.clone()),
+                _ => router(&hub, &board),
             };
             Rpc::new(worker, router)
         })

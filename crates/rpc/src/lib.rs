@@ -62,7 +62,8 @@
 //! last notifier is dropped and the data is [taken](Context::take_data). Stateless connections survive a restart or reload:
 //! the successor serves them without knowing anything about them. So do those with data of types that the router
 //! [resumes](Router::resume), and with notifiers for what such data [subscribes to](Context::subscription). The others are
-//! closed; a warning in the log names each type that is the reason, once. What handlers hold themselves, such as a counter, begins anew.
+//! closed; a warning in the log names each type that is the reason, once. What handlers hold themselves, such as a counter, begins anew,
+//! unless the router [hands it over](Router::hand_over).
 //!
 //! # Tests
 //!
@@ -79,6 +80,7 @@ mod clock;
 mod context;
 mod envelope;
 mod fault;
+mod left;
 mod names;
 mod notify;
 mod params;

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use ringhold_core::Watch;
+use bytes::Bytes;
+use ringhold_core::{Watch, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,7 @@ use crate::call::Call;
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::fault::Fault;
+use crate::left::{self, Leavings};
 use crate::names::{Index, is_same};
 use crate::responder::Responder;
 use crate::resume::{Resumed, Resumes};
@@ -52,6 +54,7 @@ pub struct Router {
     /// Position of the entry that was found last: one client mostly asks for the same method again.
     last: usize,
     resumes: Resumes,
+    leavings: Leavings,
     clock: Clock,
     watches: Vec<(Box<dyn AsFd>, Read)>,
 }
@@ -92,6 +95,7 @@ impl Router {
             index: Index::default(),
             last: 0,
             resumes: Resumes::default(),
+            leavings: Leavings::default(),
             clock: Clock::default(),
             watches: Vec::new(),
         }
@@ -348,6 +352,67 @@ impl Router {
     {
         self.resumes.add(name, resume);
         self
+    }
+
+    /// Has what handlers keep themselves on this worker, not for a connection, survive restarts and reloads: `leave` is called when the
+    /// last request is answered, and the next process asks for it with [`Router::taken_over`] when it makes its routers.
+    ///
+    /// ```
+    /// # use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+    /// # use ringhold_core::Worker;
+    /// # use ringhold_rpc::{Router, Rpc};
+    /// /// How often each user was seen on this worker.
+    /// type Visits = BTreeMap<String, u64>;
+    ///
+    /// fn make(worker: &Worker) -> Rpc {
+    ///     let mut visits = Visits::new();
+    ///     for (user, count) in Router::taken_over::<Visits>(worker, "visits").into_iter().flatten() {
+    ///         // There may be more or fewer workers than before: one of them goes on where all have stopped.
+    ///         if worker.index() == 0 {
+    ///             *visits.entry(user).or_default() += count;
+    ///         }
+    ///     }
+    ///     let visits = Rc::new(RefCell::new(visits));
+    ///     let left = visits.clone();
+    ///     let router = Router::new()
+    ///         .notification("visit", move |user: String| *visits.borrow_mut().entry(user).or_default() += 1)
+    ///         .hand_over("visits", move || left.take());
+    ///     Rpc::new(worker, router)
+    /// }
+    /// # let mut exchange = ringhold_core::testing::Exchange::with_worker(make, Default::default());
+    /// # let client = exchange.connect();
+    /// # exchange.receive(client, b"\x93\x02\xa5visit\x91\xa3ann");
+    /// # let _ = exchange.hand_over(make).hand_over(|worker| {
+    /// #     assert_eq!(Router::taken_over::<Visits>(worker, "visits"), [Visits::from([("ann".into(), 1)])]);
+    /// #     make(worker)
+    /// # });
+    /// ```
+    ///
+    /// It is passed on as msgpack with the names of fields, so fields may be added and left out if `#[serde(default)]` makes up for
+    /// them. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
+    ///
+    /// # Panics
+    ///
+    /// If something is handed over under this name already.
+    #[must_use]
+    pub fn hand_over<T: Serialize>(
+        mut self,
+        name: &str,
+        leave: impl FnMut() -> T + 'static,
+    ) -> Self {
+        self.leavings.add(name, leave);
+        self
+    }
+
+    /// What the workers of the process before have [handed over](Router::hand_over) under this name, in their order. Each worker of this
+    /// one is given all of it, see [`Worker::taken_over`]. What cannot be decoded is left out, with an error in the log.
+    pub fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
+        left::taken_over(worker, name)
+    }
+
+    /// What the successor's routers will find.
+    pub(crate) fn leave(&mut self) -> Option<Bytes> {
+        self.leavings.write()
     }
 
     /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is

@@ -5,6 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ringhold_core::panics::Caught;
 use ringhold_core::{
     Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, SourceId, Tick,
@@ -247,6 +248,10 @@ impl Service for Rpc {
             drop(self.watches.swap_remove(position));
         }
         Ok(watch)
+    }
+
+    fn hand_over(&mut self) -> Option<Bytes> {
+        self.router.leave()
     }
 
     fn save(&self, session: &Session) -> Saved {

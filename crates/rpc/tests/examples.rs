@@ -7,12 +7,12 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringhold_core::Server;
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::limits::Limits;
 use ringhold_core::listeners::Address;
 use ringhold_core::testing::{Client, Exchange};
+use ringhold_core::{Server, Worker};
 use ringhold_rpc::{Router, Rpc};
 
 #[path = "../examples/calculator.rs"]
@@ -120,7 +120,15 @@ fn samples_go_to_those_who_have_subscribed() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let socket = Arc::new(samples::open(Some(socket.into())).unwrap());
-    let (mut exchange, client) = connect(samples::router(&topics::Hub::default(), socket));
+    let make = |worker: &Worker| {
+        let (hub, board) = (topics::Hub::default(), samples::Board::default());
+        Rpc::new(
+            worker,
+            samples::reader(worker, &hub, &board, socket.clone()),
+        )
+    };
+    let mut exchange = Exchange::with_worker(make, Limits::default());
+    let client = exchange.connect();
     assert!(exchange.receive(client, b"\x94\x00\x01\xa9subscribe\x91\xa7samples"));
     assert_eq!(exchange.take_sent(client), b"\x94\x01\x01\xc0\xc0");
     let instrument = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -132,6 +140,17 @@ fn samples_go_to_those_who_have_subscribed() {
         exchange.take_sent(client),
         b"\x93\x02\xa5event\x92\xa7samples\xc4\x0421.5\x93\x02\xa5event\x92\xa7samples\xc4\x0421.7"
     );
+    // It is known how many there were in the next process, too.
+    let mut exchange = exchange.hand_over(make);
+    let mut latest = || {
+        exchange.deliver();
+        exchange.take_sent(client);
+        assert!(exchange.receive(client, b"\x94\x00\x01\xa6latest\x90"));
+        exchange.take_sent(client)
+    };
+    assert_eq!(latest(), b"\x94\x01\x01\xc0\x92\x02\xc4\x0421.7");
+    instrument.send_to(b"21.9", address).unwrap();
+    assert_eq!(latest(), b"\x94\x01\x01\xc0\x92\x03\xc4\x0421.9");
 }
 
 #[test]

@@ -207,6 +207,7 @@ impl<L: Link> Shard<L> {
             return Vec::new();
         }
         let (desk, sources) = (&self.desk, &self.sources);
+        desk.stopwatch.start();
         let ask = |(service, host): (usize, &mut Box<dyn Host>)| {
             let left = host.hand_over();
             let at_hand = sources.tick(desk, service, Call::HandOver);

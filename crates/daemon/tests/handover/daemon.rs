@@ -31,6 +31,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde_bytes::ByteBuf;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+#[path = "keeper.rs"]
+mod keeper;
+
 #[path = "../../../rpc/examples/topics.rs"]
 #[expect(dead_code, reason = "its main is not called")]
 mod topics;
@@ -147,6 +150,10 @@ fn serve(config: &Path) {
             move |_| Counter::new(flags.clone())
         })
         .service("bus", |_| Bus)
+        .service("keeper", {
+            let flags = flags.clone();
+            move |worker| keeper::Keeper::new(worker, flags.clone())
+        })
         .service("fragile", {
             let flags = flags.clone();
             move |_| {

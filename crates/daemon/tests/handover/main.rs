@@ -20,6 +20,7 @@ mod changes;
 mod crash;
 mod deferred;
 mod events;
+mod left;
 mod load_through;
 mod options;
 mod panics;

@@ -6,6 +6,7 @@ mod client;
 mod deferred;
 mod envelopes;
 mod errors;
+mod left;
 mod notifications;
 mod old_raw;
 mod random;

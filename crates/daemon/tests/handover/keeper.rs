@@ -1,0 +1,79 @@
+//! A service whose value on each worker leaves something to the successor, and says what it has taken over.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Saved, Service, Worker};
+
+/// Counts frames on one worker.
+pub(crate) struct Keeper {
+    flags: PathBuf,
+    worker: usize,
+    /// What all workers of the process before have left.
+    taken_over: String,
+    frames: u64,
+}
+
+impl Keeper {
+    pub(crate) fn new(worker: &Worker, flags: PathBuf) -> Self {
+        let taken_over = match flags.join("take-over").exists() {
+            true => worker.taken_over(),
+            false => &[],
+        };
+        if flags.join("panic-when-given").exists() && !taken_over.is_empty() {
+            panic!("what was left is no good, on purpose");
+        }
+        let taken_over: Vec<&str> = taken_over
+            .iter()
+            .map(|left| std::str::from_utf8(left).unwrap())
+            .collect();
+        Keeper {
+            worker: worker.index(),
+            taken_over: taken_over.join(" "),
+            frames: 0,
+            flags,
+        }
+    }
+
+    /// Whether a flag is set for this worker.
+    fn is_told(&self, flag: &str) -> bool {
+        self.flags.join(format!("{flag}-{}", self.worker)).exists()
+    }
+}
+
+impl Service for Keeper {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Answers with the worker, how many frames that had, and what was taken over.
+    fn frame(&mut self, (): &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.frames += 1;
+        while frame[0] == 0x80 {
+            std::thread::park();
+        }
+        let said = format!("{} {} {}", self.worker, self.frames, self.taken_over);
+        reply.write(|out| {
+            out.extend_from_slice(&[0xd9, said.len() as u8]);
+            out.extend_from_slice(said.as_bytes());
+        });
+        Flow::Continue
+    }
+
+    fn save(&self, (): &()) -> Saved {
+        Saved::Stateless
+    }
+
+    fn hand_over(&mut self) -> Option<Bytes> {
+        if self.is_told("panic-at-last") {
+            panic!("the last call, on purpose");
+        }
+        while self.is_told("stick-at-last") {
+            std::thread::park();
+        }
+        let left = format!("{}:{}", self.worker, self.frames);
+        self.flags.join("leave").exists().then(|| left.into())
+    }
+}

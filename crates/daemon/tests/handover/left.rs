@@ -1,0 +1,298 @@
+//! What services leave to the next process besides sessions: one value of each worker.
+
+use std::os::unix::fs::symlink;
+
+use nix::sys::signal::Signal;
+use ringhold_client::Address;
+
+use crate::built::handover_daemon;
+use crate::common::wire::Wire;
+use crate::crash::PARTS;
+use crate::manager::{Manager, write_program};
+
+const ENGINES: [&str; 2] = ["auto", "portable"];
+
+/// A daemon with this many workers that counts frames on each, and leaves the counts.
+struct Bed {
+    manager: Manager,
+    address: Address,
+}
+
+fn config(workers: usize) -> String {
+    format!("workers = {workers}\n[sockets.keeper]\n")
+}
+
+impl Bed {
+    fn new(engine: &'static str, store_max: usize, workers: usize) -> Self {
+        let mut manager = Manager::on(engine, store_max, &config(workers)).with_test_daemon();
+        let address = manager.listen_unix("keeper");
+        manager.set_flag("leave", true);
+        manager.set_flag("take-over", true);
+        manager.start();
+        Bed { manager, address }
+    }
+
+    fn connect(&self) -> Wire {
+        Wire::connect(&self.address)
+    }
+
+    /// What was taken over, in the eyes of a new connection.
+    fn taken_over(&self) -> String {
+        ask(&mut self.connect()).2
+    }
+}
+
+/// Which worker has answered, how many frames it had, and what it has taken over.
+fn ask(wire: &mut Wire) -> (usize, u64, String) {
+    wire.send(b"\x01");
+    let said = wire.value();
+    let mut parts = said.as_str().unwrap().splitn(3, ' ');
+    let mut part = || parts.next().unwrap();
+    let (worker, frames) = (part().parse().unwrap(), part().parse().unwrap());
+    (worker, frames, part().to_owned())
+}
+
+/// Each process leaves what it has counted itself. The number of workers, the engine and the carrier change.
+#[test]
+fn what_all_workers_leave_is_there_on_each_of_the_next() {
+    for store_max in [0, 16] {
+        let mut bed = Bed::new("auto", store_max, 2);
+        let mut wires: Vec<Wire> = (0..6).map(|_| bed.connect()).collect();
+        let mut expected = String::new();
+        for (step, workers) in [2, 1, 3, 3, 2].into_iter().cycle().take(10).enumerate() {
+            let mut frames = vec![0; bed_workers(step)];
+            for (index, wire) in wires.iter_mut().enumerate() {
+                for _ in 0..=index {
+                    let (worker, count, taken_over) = ask(wire);
+                    assert_eq!(taken_over, expected, "step {step}");
+                    frames[worker] = count;
+                }
+            }
+            assert_eq!(frames.iter().sum::<u64>(), 21);
+            bed.manager.use_engine(ENGINES[step / 2 % 2]);
+            bed.manager.configure(&config(workers));
+            // Without a store a restart would close them.
+            match store_max > 0 && step % 2 == 1 {
+                true => bed.manager.restart(),
+                false => bed.manager.reload(),
+            }
+            let said = format!(
+                "took over {} values of services and 6 connections",
+                frames.len()
+            );
+            bed.manager.logged(1, &[&said]);
+            let left = frames.iter().enumerate();
+            let left: Vec<String> = left
+                .map(|(worker, count)| format!("{worker}:{count}"))
+                .collect();
+            expected = left.join(" ");
+        }
+        let log = bed.manager.log();
+        assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+        bed.manager.stop_for_good();
+    }
+
+    /// How many workers there are before this step.
+    fn bed_workers(step: usize) -> usize {
+        [2, 2, 1, 3, 3][step % 5]
+    }
+}
+
+#[test]
+fn it_needs_no_connections() {
+    for engine in ENGINES {
+        let mut bed = Bed::new(engine, 16, 2);
+        assert_eq!(bed.taken_over(), "");
+        bed.manager.restart();
+        bed.manager.restart();
+        let left = "2 values of services and 0 connections";
+        bed.manager
+            .logged(1, &[&format!("left {left} with the service manager")]);
+        bed.manager.logged(1, &[&format!("took over {left}")]);
+        assert_eq!(bed.taken_over(), "0:0 1:0");
+        bed.manager.wait_until_nothing_is_stored();
+        // A crash leaves nothing, nor does a service without anything to leave.
+        bed.manager.kill();
+        bed.manager.start();
+        assert_eq!(bed.taken_over(), "");
+        bed.manager.set_flag("leave", false);
+        bed.manager.reload();
+        assert_eq!(bed.taken_over(), "");
+        bed.manager.stop_for_good();
+    }
+}
+
+/// Until a start succeeds it is as it was, and then it is gone.
+#[test]
+fn a_start_that_fails_leaves_it_to_the_next() {
+    let mut bed = Bed::new("auto", 16, 2);
+    let mut wire = bed.connect();
+    let (worker, ..) = ask(&mut wire);
+    let expected = ["0:1 1:0", "0:0 1:1"][worker];
+    bed.manager.stop();
+    bed.manager.set_flag("abort-at-start", true);
+    bed.manager.launch();
+    assert!(bed.manager.ended().code().is_none());
+    bed.manager.set_flag("abort-at-start", false);
+    // It says what is wrong, and that is no attempt, however often.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    bed.manager.configure(&format!(
+        "{}[sockets.taken]\nservice = \"keeper\"\nlisten = \"{taken}\"\n",
+        config(2)
+    ));
+    for _ in 0..4 {
+        bed.manager.launch();
+        assert_eq!(bed.manager.ended().code(), Some(1));
+        assert_eq!(bed.manager.state().stored(), PARTS);
+    }
+    bed.manager.configure(&config(2));
+    bed.manager.start();
+    let (_, frames, taken_over) = ask(&mut wire);
+    assert_eq!((frames, &*taken_over), (1, expected));
+    bed.manager.wait_until_nothing_is_stored();
+    bed.manager.stop_for_good();
+    bed.manager.start();
+    assert_eq!(bed.taken_over(), "");
+    bed.manager.stop_for_good();
+}
+
+/// It is given up with everything else, since nobody knows what of it is to blame.
+#[test]
+fn what_makes_services_panic_is_given_up_after_three_attempts() {
+    let mut bed = Bed::new("auto", 16, 2);
+    let mut wire = bed.connect();
+    ask(&mut wire);
+    bed.manager.stop();
+    bed.manager.set_flag("panic-when-given", true);
+    for _ in 0..3 {
+        assert_eq!(bed.manager.state().stored(), PARTS);
+        bed.manager.launch();
+        assert_eq!(bed.manager.ended().code(), Some(1));
+    }
+    bed.manager.start();
+    bed.manager.logged(
+        1,
+        &["tried 3 times without success: 1 descriptors are closed"],
+    );
+    assert!(wire.is_over());
+    assert_eq!(bed.taken_over(), "");
+    bed.manager.stop_for_good();
+}
+
+#[test]
+fn a_panic_costs_the_one_value() {
+    for engine in ENGINES {
+        let mut bed = Bed::new(engine, 16, 3);
+        let mut wire = bed.connect();
+        ask(&mut wire);
+        bed.manager.set_flag("panic-at-last-1", true);
+        for step in [Manager::reload, Manager::restart] {
+            step(&mut bed.manager);
+            bed.manager.logged(
+                1,
+                &["ERROR", "panicked in hand_over: the last call, on purpose"],
+            );
+            let taken_over = ask(&mut wire).2;
+            let left: Vec<&str> = taken_over.split(' ').collect();
+            assert!(
+                left.len() == 2 && left[0].starts_with("0:") && left[1].starts_with("2:"),
+                "{left:?}"
+            );
+        }
+        bed.manager.stop_for_good();
+    }
+}
+
+/// In a frame, or when it is asked what it leaves. By then its connections were let go, and are lost all the same.
+fn a_worker_is_stuck(engine: &'static str, at_last: bool) {
+    let mut bed = Bed::new(engine, 16, 2);
+    let mut wires: Vec<Wire> = (0..4).map(|_| bed.connect()).collect();
+    let workers: Vec<usize> = wires.iter_mut().map(|wire| ask(wire).0).collect();
+    let stuck = workers[0];
+    match at_last {
+        true => bed
+            .manager
+            .set_flag(&format!("stick-at-last-{stuck}"), true),
+        false => wires[0].send(b"\x80"),
+    }
+    bed.manager.reload();
+    bed.manager.logged(
+        1,
+        &[
+            "ERROR",
+            "goes on without it and its 2 connections, and without what its services would leave",
+        ],
+    );
+    bed.manager
+        .logged(1, &["took over 1 values of services and 2 connections"]);
+    for (wire, worker) in wires.iter_mut().zip(workers) {
+        match worker == stuck {
+            true => assert!(wire.is_over()),
+            false => assert_eq!(ask(wire).2, format!("{worker}:2")),
+        }
+    }
+    if at_last {
+        bed.manager
+            .set_flag(&format!("stick-at-last-{stuck}"), false);
+    }
+    bed.manager.stop_for_good();
+}
+
+#[test]
+fn a_stuck_worker_costs_the_one_value() {
+    std::thread::scope(|scope| {
+        for (engine, at_last) in [("auto", false), ("auto", true), ("portable", true)] {
+            scope.spawn(move || a_worker_is_stuck(engine, at_last));
+        }
+    });
+}
+
+/// It is known whether anything may be left before it is too late: who would never ask for it leaves nothing either.
+#[test]
+fn a_program_that_cannot_read_it_refuses_a_reload() {
+    let daemon = handover_daemon();
+    for asks in [true, false] {
+        let mut bed = Bed::new("auto", 0, 1);
+        if !asks {
+            bed.manager.set_flag("take-over", false);
+        }
+        bed.manager.stop();
+        let path = bed.manager.path("current");
+        symlink(&daemon, &path).unwrap();
+        bed.manager.run_as(&path);
+        bed.manager.start();
+        let mut wire = bed.connect();
+        ask(&mut wire);
+        // It reads version 2 at most.
+        let daemon = daemon.display();
+        let old = format!(
+            "case \"$RINGHOLD_PREFLIGHT\" in state=[12]*) ;; ?*) RINGHOLD_PREFLIGHT=state=77 ;; esac\nexec {daemon} \"$@\""
+        );
+        write_program(&path, &format!("#!/bin/sh\n{old}\n"));
+        bed.manager.reload();
+        if asks {
+            let why = "hands over state that this one cannot read";
+            for said in ["the reload is refused, nothing has changed", why] {
+                bed.manager.logged(1, &[said]);
+            }
+            assert_eq!(ask(&mut wire).1, 2);
+        } else {
+            let lost = ["ERROR", "service keeper leaves something", "which is lost"];
+            bed.manager.logged(1, &lost);
+            bed.manager.logged(1, &["took over 1 connections"]);
+            assert_eq!(ask(&mut wire).2, "");
+        }
+        bed.manager.stop_for_good();
+    }
+}
+
+#[test]
+fn what_nobody_asks_for_is_dropped_with_a_warning() {
+    let mut bed = Bed::new("auto", 0, 2);
+    bed.manager.set_flag("take-over", false);
+    bed.manager.signal(Signal::SIGHUP);
+    let said = "dropping what service keeper of the predecessor left (2 values)";
+    bed.manager.logged(1, &["WARN", said]);
+    bed.manager.stop_for_good();
+}
