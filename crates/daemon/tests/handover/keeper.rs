@@ -51,8 +51,10 @@ impl Service for Keeper {
     /// Answers with the worker, how many frames that had, and what was taken over.
     fn frame(&mut self, (): &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         self.frames += 1;
-        while frame[0] == 0x80 {
-            std::thread::park();
+        if frame[0] == 0x80 {
+            loop {
+                std::thread::park();
+            }
         }
         let said = format!("{} {} {}", self.worker, self.frames, self.taken_over);
         reply.write(|out| {
