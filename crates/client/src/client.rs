@@ -331,11 +331,11 @@ impl Client {
 
     /// The connection, if anything can still be sent on it.
     fn sending(&mut self) -> Result<&mut Link, CallError> {
-        let address = self.address.clone();
-        match self.open()? {
-            link if link.is_shut() => Err(CallError::SendingEnded { address }),
-            link => Ok(link),
+        if self.open()?.is_shut() {
+            let address = self.address.clone();
+            return Err(CallError::SendingEnded { address });
         }
+        self.open()
     }
 
     /// Appends a request to what is to be sent and notes its id.
