@@ -168,7 +168,8 @@ impl<'a> Control<'a> {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| Watchdog {
             interval: limit / 4,
             next: Instant::now(),
-            turns: Vec::new(),
+            turns: Turns::default(),
+            missed: 0,
             is_lenient: false,
         });
         Control {
@@ -340,8 +341,9 @@ fn read(signals: &SignalFd) -> io::Result<Option<Signal>> {
 struct Watchdog {
     interval: Duration,
     next: Instant,
-    /// Each worker's turns when it was fed last.
-    turns: Vec<u64>,
+    turns: Turns,
+    /// How many looks there were since it was fed.
+    missed: u32,
     /// Somebody else sees to workers that take none.
     is_lenient: bool,
 }
@@ -351,28 +353,24 @@ impl Watchdog {
         if now < self.next {
             return;
         }
-        let turns: Vec<u64> = running.turns().collect();
-        // One that has ended takes no more turns, and need not.
-        let ended = running.have_ended();
-        let stuck = turns
+        self.next = now + self.interval;
+        let found = self.turns.look(running);
+        let stuck = found
             .iter()
-            .zip(&self.turns)
-            .zip(ended)
-            .position(|((now, before), ended)| now == before && !ended)
-            .filter(|_| !self.is_lenient);
+            .find(|found| found.looks > self.missed && !self.is_lenient);
         match stuck {
             None => {
                 notify::watchdog();
-                self.turns = turns;
+                self.missed = 0;
             }
-            Some(worker) => tracing::error!(
-                worker,
-                "the worker has taken no turn: the watchdog is not fed"
-            ),
+            Some(found) => {
+                self.missed += 1;
+                tracing::error!(
+                    worker = found.worker,
+                    "the worker has taken no turn: the watchdog is not fed"
+                );
+            }
         }
-        // An idle worker takes a turn because of this, before the next look.
-        running.nudge();
-        self.next = now + self.interval;
     }
 }
 

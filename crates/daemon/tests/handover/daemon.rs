@@ -423,8 +423,7 @@ impl Service for Bus {
             eprintln!("busy for a while");
             std::thread::sleep(Duration::from_millis(2500));
         } else if frame[0] == 0x90 {
-            let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap());
-            while flags.join("keep-busy").exists() {
+            while is_to_keep_busy() {
                 std::thread::sleep(Duration::from_millis(10));
             }
         } else if frame[0] == 0x80 {
@@ -452,5 +451,21 @@ impl Service for Bus {
     fn restore(&mut self, peer: &Peer<'_>, _: &[u8]) -> Result<bool, RestoreError> {
         READERS.lock().unwrap().push(peer.handle());
         Ok(true)
+    }
+}
+
+fn is_to_keep_busy() -> bool {
+    let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap());
+    flags.join("keep-busy").exists()
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        if is_to_keep_busy() {
+            eprintln!("slow to end");
+        }
+        while is_to_keep_busy() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

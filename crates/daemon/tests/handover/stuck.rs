@@ -67,6 +67,35 @@ fn a_blocked_worker_is_found_before_the_next_handover() {
     });
 }
 
+/// The services of a worker that has finished may take their time to end.
+fn the_watchdog_is_fed_to_the_end(engine: &'static str) {
+    let mut manager = Manager::on(engine, 0, "workers = 2\n[sockets.bus]\n").with_test_daemon();
+    manager.set_environment("WATCHDOG_USEC", "200000");
+    manager.listen_unix("bus");
+    manager.start();
+    manager.set_flag("keep-busy", true);
+    manager.signal(Signal::SIGTERM);
+    manager.logged(2, &["slow to end"]);
+    let mark = manager.mark();
+    let complaints = [1, 10].map(|count| {
+        until("the watchdog is fed", || {
+            (manager.count(mark, "WATCHDOG=1") >= count).then_some(())
+        });
+        manager.log().matches("the watchdog is not fed").count()
+    });
+    assert_eq!(complaints[0], complaints[1], "{}", manager.log());
+    manager.set_flag("keep-busy", false);
+    assert!(manager.ended().success());
+}
+
+#[test]
+fn services_that_are_slow_to_end_do_not_starve_the_watchdog() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| the_watchdog_is_fed_to_the_end("auto"));
+        scope.spawn(|| the_watchdog_is_fed_to_the_end("portable"));
+    });
+}
+
 /// With each engine, and on the worker that owns the listener as well as on the other.
 fn with_each(step: fn(&mut Manager)) {
     std::thread::scope(|scope| {
