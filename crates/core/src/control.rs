@@ -1,6 +1,7 @@
 //! What the main thread does while the workers work: it waits for signals, feeds the watchdog and brings the status line
 //! up to date, and waits for the child that was asked whether it could take over.
 
+mod status;
 mod turns;
 
 use std::io;
@@ -12,26 +13,20 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::LINGER;
-use crate::handover::preflight::{self, Asked};
+use crate::handover::preflight::Asked;
 use crate::handover::store;
-use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::running::Running;
 use crate::server::ServerError;
 
+use self::status::Status;
 use self::turns::{Found, Turns};
-
-/// How often `STATUS=` is brought up to date, memory given back, and a killed child looked for.
-const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a handover looks whether the workers take turns.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each other (`REST_MAX` of the shard).
 const LOOKS_MAX: u32 = 16;
-
-/// A worker that is found in the same turn so often, when the status line is brought up to date, is said to be blocked.
-const BLOCKED_LOOKS: u32 = 2;
 
 /// What else takes time, on a machine that is busy.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -186,9 +181,8 @@ impl<'a> Control<'a> {
     }
 
     /// From now on the status line says that a reload was refused.
-    pub(crate) fn reload_refused(&mut self) {
-        self.status.refused = true;
-        self.status.next = Instant::now();
+    pub(crate) fn reload_refused(&mut self, running: &Running) {
+        self.status.refuse(running, Instant::now());
     }
 
     /// Waits until something happens. A stop comes first, whatever else there is.
@@ -371,106 +365,5 @@ impl Watchdog {
                 );
             }
         }
-    }
-}
-
-/// The line that `systemctl status` shows, and what else is done as often.
-struct Status {
-    next: Instant,
-    before: Option<(Instant, NameTotals)>,
-    line: String,
-    /// The last reload was refused: somebody waits for a change that has not come.
-    refused: bool,
-    /// Nothing if somebody else sees to workers that take no turns.
-    turns: Option<Turns>,
-}
-
-impl Status {
-    fn new() -> Self {
-        Status {
-            next: Instant::now(),
-            before: None,
-            line: String::new(),
-            refused: false,
-            turns: Some(Turns::default()),
-        }
-    }
-
-    fn update(&mut self, running: &Running, now: Instant) {
-        if now < self.next {
-            return;
-        }
-        self.next = now + STATUS_INTERVAL;
-        let snapshot: Snapshot = running.metrics().snapshot();
-        let total = snapshot.total();
-        let mut line = match &self.before {
-            None => "serving".to_owned(),
-            Some((at, before)) => line(&total, before, now.duration_since(*at)),
-        };
-        if self.refused {
-            line.push_str("; the last reload was refused, the log says why");
-        }
-        if line != self.line {
-            // Otherwise the same line is new the next time, too.
-            if notify::status(&line) {
-                self.line = line;
-            }
-        }
-        self.before = Some((now, total));
-        running.give_memory_back();
-        preflight::reap();
-        if let Some(turns) = &mut self.turns {
-            turns.look(running).iter().for_each(say_blocked);
-        }
-    }
-}
-
-/// Says once that a worker is blocked, and once that it goes on. Which call it is comes out when it returns, as of every slow one.
-fn say_blocked(found: &Found) {
-    let worker = found.worker;
-    if found.looks == BLOCKED_LOOKS {
-        tracing::error!(
-            "worker {worker} has taken no turn for {:?}: a call of a service does not return, and nobody on this worker is served",
-            STATUS_INTERVAL * BLOCKED_LOOKS
-        );
-    } else if found.looks == 0 && found.before >= BLOCKED_LOOKS {
-        tracing::warn!("worker {worker} takes turns again");
-    }
-}
-
-fn line(total: &NameTotals, before: &NameTotals, elapsed: Duration) -> String {
-    let per_second =
-        |now: u64, then: u64| now.wrapping_sub(then) as f64 / elapsed.as_secs_f64().max(0.001);
-    format!(
-        "{} connections, {:.0} frames/s, {:.1} kB/s in, {:.1} kB/s out",
-        total.open,
-        per_second(total.frames_in, before.frames_in),
-        per_second(total.bytes_in, before.bytes_in) / 1e3,
-        per_second(total.bytes_out, before.bytes_out) / 1e3,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_status_line_shows_rates() {
-        let before = NameTotals {
-            frames_in: 100,
-            bytes_in: 0,
-            ..NameTotals::default()
-        };
-        let total = NameTotals {
-            open: 3,
-            frames_in: 600,
-            bytes_in: 10_000,
-            bytes_out: 5000,
-            ..before
-        };
-        assert_eq!(
-            line(&total, &before, Duration::from_secs(5)),
-            "3 connections, 100 frames/s, 2.0 kB/s in, 1.0 kB/s out"
-        );
     }
 }

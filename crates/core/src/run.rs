@@ -210,7 +210,7 @@ impl Daemon {
             };
             tracing::error!("the reload is refused, nothing has changed: {refusal}");
             notify::ready();
-            control.reload_refused();
+            control.reload_refused(running);
         }
     }
 
