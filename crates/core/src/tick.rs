@@ -119,7 +119,7 @@ impl Tick<'_> {
     #[cold]
     pub(crate) fn report_end(&self, source: u32) {
         let name = self.name();
-        tracing::info!(
+        tracing::debug!(
             socket = name.map(display),
             worker = self.desk.worker,
             source,

@@ -5,16 +5,19 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
-use ringhold_core::{Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, Tick};
+use ringhold_core::{
+    Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, SourceId, Tick, Watch,
+};
 use tracing::Level;
 
 /// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, and for its tick
-/// after an hour.
+/// after an hour, which brings something to watch that has ended.
 struct Doorkeeper {
     is_late: bool,
 }
@@ -45,11 +48,17 @@ impl Service for Doorkeeper {
         Flow::Continue
     }
 
-    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
+    fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
         if std::mem::replace(&mut self.is_late, true) {
             take_time();
+            let (one, _) = UnixStream::pair().unwrap();
+            tick.watch(one);
         }
         Some(Duration::from_secs(3600))
+    }
+
+    fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
+        Ok(Watch::End)
     }
 }
 
@@ -158,9 +167,19 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     };
     assert!(warnings.iter().any(call), "{warnings:?}");
     exchange.advance(Duration::from_secs(3600));
-    let warnings = log.take_warnings();
-    let tick = |line: &String| line.contains("a call of the service of open (tick) lasted ");
-    assert!(warnings.iter().any(tick), "{warnings:?}");
+    let lines = log.take();
+    let tick = |line: &String| {
+        line.contains(" WARN ") && line.contains("a call of the service of open (tick) lasted ")
+    };
+    assert!(lines.iter().any(tick), "{lines:?}");
+    // Services may end what they watch as often as they like.
+    let ends = lines.iter();
+    let ends = ends.filter(|line| line.contains("the service of open has ended what it watched"));
+    assert!(
+        ends.clone().all(|line| line.contains(" DEBUG ")),
+        "{lines:?}"
+    );
+    assert_eq!(ends.count(), 1, "{lines:?}");
     // More if the machine stalled in another call.
     assert!(exchange.counters().slow - before >= 2);
 
