@@ -106,9 +106,9 @@ pub trait Service: 'static {
     ///
     /// # Errors
     ///
-    /// They are logged. The descriptor is read from in the next turn all the same, since a socket tells each error but once; if that fails as
-    /// well, a second later, and so on until it goes well. So it is after a panic, which is counted, too. One that has nothing more to say
-    /// would be found readable each time: end it with [`Watch::End`].
+    /// They are logged. If there is still something to read, this is called again in the next turn, since a socket tells each error but
+    /// once; if it fails again and there still is, a second later, and so on. So it is after a panic, which is counted, too. One that has
+    /// nothing more to say would be found readable each time: end it with [`Watch::End`].
     fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> io::Result<Watch> {
         let _ = (source, tick);
         let why = "the service does not say how (Service::readable)";

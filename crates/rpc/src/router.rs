@@ -431,8 +431,9 @@ impl Router {
     /// serves. `read` needs the descriptor, too: keep it in an `Rc` or `Arc` and pass a clone here. `examples/samples.rs` is a whole daemon.
     ///
     /// `read` takes a bounded amount, without blocking; as long as there is more it is called again, between the requests of connections.
-    /// If it fails or panics that is logged, and the descriptor is looked at again after a second. See
-    /// [`Service::readable`](ringhold_core::Service::readable) and [`Worker::watch`](ringhold_core::Worker::watch).
+    /// If it fails or panics that is logged, and it is called again in the next turn if there still is something to read; if that fails,
+    /// too, a second later. See [`Service::readable`](ringhold_core::Service::readable) and
+    /// [`Worker::watch`](ringhold_core::Worker::watch).
     ///
     /// ```
     /// # use std::{io, net::UdpSocket, sync::Arc};

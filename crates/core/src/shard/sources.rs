@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::Shard;
 use crate::desk::Desk;
@@ -21,7 +21,7 @@ use crate::tick::{Call, Tick};
 /// So many are read from in a turn. If there are more, the kernel names the others next.
 const READ_PER_TURN_MAX: usize = 64;
 
-/// One that fails again and again is read from after so long.
+/// One that fails again and again, and still has something to read, is read from after so long.
 const REST_MS: u64 = 1_000;
 
 /// The sources of one worker, by number. Services add to them while they are made or called.
@@ -35,8 +35,16 @@ struct Watched {
     /// For which of the worker's services.
     service: usize,
     descriptor: Box<dyn AsFd>,
-    /// The last attempt to read has failed.
+    /// The last attempt to read has failed, and has left something to read.
     has_failed: bool,
+}
+
+impl Watched {
+    /// Whether there is anything to read; yes, if that cannot be told.
+    fn is_readable(&self) -> bool {
+        let mut asked = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        poll(&mut asked, Some(&Timespec::default())) != Ok(0)
+    }
 }
 
 impl Watches {
@@ -142,13 +150,16 @@ impl Sources {
         }
     }
 
-    /// It could not be read from, as of now. A socket tells each error once, so the first time does not mean that there is nothing
-    /// to read.
+    /// It could not be read from, as of now. A socket tells each error once: what is there besides can be read in the next call,
+    /// and if there is nothing, the next error is another one, whenever it comes.
     fn failed(&mut self, index: u32, now: u64) {
         let mut each = self.watches.each.borrow_mut();
-        if let Some(watched) = each.get_mut(index as usize)
-            && std::mem::replace(&mut watched.has_failed, true)
-        {
+        let Some(watched) = each.get_mut(index as usize) else {
+            return;
+        };
+        let had_failed = watched.has_failed;
+        watched.has_failed = watched.is_readable();
+        if had_failed && watched.has_failed {
             self.cease(watched);
             self.resting.push((now.saturating_add(REST_MS), index));
         }

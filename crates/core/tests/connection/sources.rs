@@ -178,6 +178,28 @@ fn who_fails_once_is_called_again_at_once() {
     }
 }
 
+/// As a socket does that tells of an ICMP message now and then.
+#[test]
+fn who_fails_rarely_is_called_again_at_once_each_time() {
+    for what in [FAIL, PANIC] {
+        for pause in [Duration::ZERO, REST, SECOND, 10 * SECOND] {
+            let rig = Rig::new(1);
+            let mut exchange = rig.exchange();
+            let client = exchange.connect();
+            for _ in 0..3 {
+                rig.send(0, &[what]);
+                exchange.deliver();
+                exchange.advance(pause);
+            }
+            rig.send(0, &[what, 1]);
+            exchange.deliver();
+            exchange.deliver();
+            assert_eq!(exchange.take_sent(client), [0, 1], "{pause:?}");
+            assert_eq!(rig.calls(), 5);
+        }
+    }
+}
+
 #[test]
 fn who_fails_again_and_again_is_called_once_a_second() {
     for (what, panics) in [(FAIL, 0), (PANIC, 1)] {
