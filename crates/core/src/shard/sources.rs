@@ -40,10 +40,28 @@ struct Watched {
 }
 
 impl Watched {
+    /// Does something with the descriptor. What the service has made of it is asked which it is, and may panic.
+    fn with_descriptor<R>(
+        &self,
+        act: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<R>,
+    ) -> io::Result<R> {
+        // Unwind safety: what its value looks like is up to the service.
+        match panics::catch(|| act(self.descriptor.as_fd())) {
+            Ok(done) => Ok(done?),
+            Err(panic) => {
+                let why = format!("it panicked when it was asked for its descriptor: {panic}");
+                Err(io::Error::other(why))
+            }
+        }
+    }
+
     /// Whether there is anything to read; yes, if that cannot be told.
     fn is_readable(&self) -> bool {
-        let mut asked = [PollFd::new(&self.descriptor, PollFlags::IN)];
-        poll(&mut asked, Some(&Timespec::default())) != Ok(0)
+        let asked = self.with_descriptor(|descriptor| {
+            let mut asked = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+            poll(&mut asked, Some(&Timespec::default()))
+        });
+        !matches!(asked, Ok(0))
     }
 }
 
@@ -131,7 +149,9 @@ impl Sources {
         let each = self.watches.each.borrow();
         if let Some(watched) = each.get(index as usize) {
             let data = epoll::EventData::new_u64(u64::from(index));
-            epoll::add(epoll, &watched.descriptor, data, epoll::EventFlags::IN)?;
+            watched.with_descriptor(|descriptor| {
+                epoll::add(epoll, descriptor, data, epoll::EventFlags::IN)
+            })?;
         }
         Ok(())
     }
@@ -139,7 +159,7 @@ impl Sources {
     fn cease(&self, watched: &Watched) {
         if let Some(epoll) = &self.epoll {
             // What has changed its descriptor meanwhile is not there any more.
-            let _ = epoll::delete(epoll, &watched.descriptor);
+            let _ = watched.with_descriptor(|descriptor| epoll::delete(epoll, descriptor));
         }
     }
 

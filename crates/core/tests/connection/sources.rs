@@ -1,7 +1,8 @@
 //! Services for which the worker watches descriptors.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::Duration;
@@ -84,7 +85,11 @@ impl Rig {
     }
 
     fn relay(&self, worker: &Worker) -> Relay {
-        let watch = |socket: &Rc<UnixDatagram>| (worker.watch(socket.clone()), socket.clone());
+        self.relay_of(|socket| worker.watch(socket))
+    }
+
+    fn relay_of(&self, watch: impl Fn(Rc<UnixDatagram>) -> SourceId) -> Relay {
+        let watch = |socket: &Rc<UnixDatagram>| (watch(socket.clone()), socket.clone());
         Relay {
             sockets: self.receivers.iter().map(watch).collect(),
             calls: self.calls.clone(),
@@ -230,6 +235,51 @@ fn who_fails_again_and_again_is_called_once_a_second() {
         assert_eq!((rig.calls(), exchange.take_sent(client)), (9, vec![1, 2]));
         assert!(exchange.is_open(client));
     }
+}
+
+/// Panics when it is asked for its descriptor, if it is to.
+struct Shy {
+    socket: Rc<UnixDatagram>,
+    panics: Rc<Cell<bool>>,
+}
+
+impl AsFd for Shy {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        assert!(!self.panics.get(), "on purpose");
+        self.socket.as_fd()
+    }
+}
+
+#[test]
+fn who_panics_when_asked_for_its_descriptor_is_asked_again() {
+    let rig = Rig::new(1);
+    let panics = Rc::new(Cell::new(true));
+    let make = |worker: &Worker| {
+        rig.relay_of(|socket| {
+            let panics = panics.clone();
+            worker.watch(Shy { socket, panics })
+        })
+    };
+    let mut exchange = Exchange::with_worker(make, Limits::default());
+    let client = exchange.connect();
+    rig.send(0, &[1, FAIL, FAIL, 2, END, 3]);
+    exchange.deliver();
+    assert_eq!(rig.calls(), 0);
+    panics.set(false);
+    exchange.advance(SECOND);
+    assert_eq!((rig.calls(), exchange.take_sent(client)), (1, vec![0, 1]));
+    // When it is looked at after an error, and when it rests.
+    panics.set(true);
+    exchange.deliver();
+    exchange.deliver();
+    panics.set(false);
+    exchange.advance(SECOND);
+    assert_eq!(exchange.take_sent(client), [0, 2]);
+    // And at its end.
+    panics.set(true);
+    exchange.deliver();
+    assert_eq!(Rc::strong_count(&rig.receivers[0]), 2, "it is let go of");
+    assert!(exchange.is_open(client));
 }
 
 /// Watches the pieces of a stream, one after the other: each datagram brings the next socket.
