@@ -157,9 +157,9 @@ pub trait Service: 'static {
     }
 }
 
-/// A descriptor that a worker watches for a service. One that has ended gives its number to the next.
+/// A descriptor that a worker watches for a service. No other one of this process has ever the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SourceId(pub(crate) u32);
+pub struct SourceId(pub(crate) u64);
 
 /// What becomes of a source after [`Service::readable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,6 +56,12 @@ impl Tick<'_> {
         self.watches.add(self.service, descriptor)
     }
 
+    /// Lets go of what the worker watches, before this returns: for what is silent and is to be opened again, such as a serial line.
+    /// Does nothing if it has ended. [`Watch::End`](crate::Watch::End) is the same for what is being read.
+    pub fn unwatch(&self, source: SourceId) {
+        self.watches.end(source);
+    }
+
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
     /// `what` has panicked, such as `the heartbeat`. Ten panics a second are logged, and how many were not.
     ///
@@ -98,12 +104,9 @@ impl Tick<'_> {
 
     /// Logs that a source cannot be read from.
     #[cold]
-    pub(crate) fn report_unreadable(&self, source: u32, error: &io::Error) {
-        if self
-            .desk
-            .warnings
-            .lets_pass(Kind::Unreadable, self.desk.now)
-        {
+    pub(crate) fn report_unreadable(&self, source: u64, error: &io::Error) {
+        let now = self.desk.now;
+        if self.desk.warnings.lets_pass(Kind::Unreadable, now) {
             let name = self.name();
             tracing::warn!(
                 socket = name.map(display),
@@ -117,7 +120,7 @@ impl Tick<'_> {
 
     /// Logs that the service has ended a source.
     #[cold]
-    pub(crate) fn report_end(&self, source: u32) {
+    pub(crate) fn report_end(&self, source: u64) {
         let name = self.name();
         tracing::debug!(
             socket = name.map(display),

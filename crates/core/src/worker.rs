@@ -83,8 +83,9 @@ impl Worker {
     /// opened for reading and writing, or it has ended whenever nobody writes. What
     /// cannot be waited for, such as a regular file, and what is watched twice on a worker, is an error in the log.
     ///
-    /// The worker keeps it until it ends, or until the service ends that ([`Watch::End`]); the two share it in an `Rc` or `Arc`. Each worker
-    /// makes its own value of the service: who watches the same descriptor on several is called on any of them, and may find nothing.
+    /// The worker keeps it until it ends, or until the service ends that ([`Watch::End`], [`Tick::unwatch`]); the two share it in an
+    /// `Rc` or `Arc`. Each worker makes its own value of the service: who watches the same descriptor on several is called on any of
+    /// them, and may find nothing.
     /// What is opened later is watched by [`Tick::watch`]. A read that can block would hold up the worker: set O_NONBLOCK.
     ///
     /// ```

@@ -3,9 +3,11 @@
 //! All of it is in one epoll(7) instance, which the engine polls. A poll of each would keep its file open for as long as the
 //! kernel has that: with the portable engine, which cannot cancel, until the successor of this process has begun. An instance keeps nothing open.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -15,7 +17,6 @@ use crate::desk::Desk;
 use crate::panics;
 use crate::peer::Link;
 use crate::service::{SourceId, Watch};
-use crate::slots::Slots;
 use crate::tick::{Call, Tick};
 
 /// So many are read from in a turn. If there are more, the kernel names the others next.
@@ -24,17 +25,24 @@ const READ_PER_TURN_MAX: usize = 64;
 /// One that fails again and again, and still has something to read, is read from after so long.
 const REST_MS: u64 = 1_000;
 
-/// The sources of one worker, by number. Services add to them while they are made or called.
+/// The number of the next source, of whatever worker: none is used again.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// The sources of one worker, by number. Services add to them while they are made or called, and take out of them.
 pub(crate) struct Watches {
-    each: RefCell<Slots<Watched>>,
+    each: RefCell<BTreeMap<u64, Watched>>,
     /// Those that the kernel is not asked about yet.
-    fresh: RefCell<Vec<u32>>,
+    fresh: RefCell<Vec<u64>>,
+    /// Made for the first of them.
+    epoll: OnceCell<OwnedFd>,
 }
 
 struct Watched {
     /// For which of the worker's services.
     service: usize,
     descriptor: Box<dyn AsFd>,
+    /// The kernel watches it. If it does not, it may watch the same descriptor as another source.
+    is_polled: bool,
     /// The last attempt to read has failed, and has left something to read.
     has_failed: bool,
 }
@@ -68,8 +76,9 @@ impl Watched {
 impl Watches {
     pub(crate) fn new() -> Self {
         Watches {
-            each: RefCell::new(Slots::new()),
+            each: RefCell::default(),
             fresh: RefCell::default(),
+            epoll: OnceCell::new(),
         }
     }
 
@@ -77,36 +86,78 @@ impl Watches {
         let watched = Watched {
             service,
             descriptor: Box::new(descriptor),
+            is_polled: false,
             has_failed: false,
         };
-        let index = self.each.borrow_mut().insert(watched) as u32;
-        self.fresh.borrow_mut().push(index);
-        SourceId(index)
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.each.borrow_mut().insert(number, watched);
+        self.fresh.borrow_mut().push(number);
+        SourceId(number)
+    }
+
+    /// Lets go of one, unless it has ended.
+    pub(crate) fn end(&self, SourceId(number): SourceId) {
+        let watched = self.each.borrow_mut().remove(&number);
+        if let Some(mut watched) = watched {
+            self.cease(&mut watched);
+            let_go(watched);
+        }
+    }
+
+    fn service(&self, number: u64) -> Option<usize> {
+        Some(self.each.borrow().get(&number)?.service)
+    }
+
+    fn epoll(&self) -> io::Result<&OwnedFd> {
+        if let Some(epoll) = self.epoll.get() {
+            return Ok(epoll);
+        }
+        let made = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(self.epoll.get_or_init(|| made))
+    }
+
+    /// Has the kernel watch one.
+    fn begin(&self, number: u64) -> io::Result<()> {
+        let epoll = self.epoll()?;
+        if let Some(watched) = self.each.borrow_mut().get_mut(&number) {
+            let data = epoll::EventData::new_u64(number);
+            watched.with_descriptor(|descriptor| {
+                epoll::add(epoll, descriptor, data, epoll::EventFlags::IN)
+            })?;
+            watched.is_polled = true;
+        }
+        Ok(())
+    }
+
+    fn cease(&self, watched: &mut Watched) {
+        if std::mem::take(&mut watched.is_polled)
+            && let Some(epoll) = self.epoll.get()
+        {
+            // What has changed its descriptor meanwhile is not there any more.
+            let _ = watched.with_descriptor(|descriptor| epoll::delete(epoll, descriptor));
+        }
     }
 }
 
 /// The sources of one worker, and how they are watched.
 pub(super) struct Sources {
     watches: Watches,
-    /// Made for the first of them.
-    epoll: Option<OwnedFd>,
     /// Reused when the kernel is asked.
     ready: Vec<epoll::Event>,
-    /// Those that are left alone until then, on the worker's clock.
-    resting: Vec<(u64, u32)>,
+    /// Until when, on the worker's clock, which number is left alone.
+    resting: Vec<(u64, u64)>,
 }
 
 impl Sources {
     pub(super) fn new(watches: Watches) -> Self {
         Sources {
             watches,
-            epoll: None,
             ready: Vec::new(),
             resting: Vec::new(),
         }
     }
 
-    /// What a service has at hand in a call. It may add to the sources.
+    /// What a service has at hand in a call. It may add to the sources, and take out of them.
     pub(super) fn tick<'a>(&'a self, desk: &'a Desk, service: usize, call: Call) -> Tick<'a> {
         Tick {
             desk,
@@ -122,7 +173,7 @@ impl Sources {
         if !self.resting.is_empty() {
             let rested = self.resting.extract_if(.., |(until, _)| *until <= now);
             let mut fresh = self.watches.fresh.borrow_mut();
-            fresh.extend(rested.map(|(_, index)| index));
+            fresh.extend(rested.map(|(_, number)| number));
         }
     }
 
@@ -131,66 +182,25 @@ impl Sources {
         self.resting.iter().map(|(until, _)| *until).min()
     }
 
-    fn service(&self, index: u32) -> Option<usize> {
-        let each = self.watches.each.borrow();
-        Some(each.get(index as usize)?.service)
-    }
-
-    /// Has the kernel watch one.
-    fn begin(&mut self, index: u32) -> io::Result<()> {
-        let epoll = match &self.epoll {
-            Some(epoll) => epoll,
-            None => {
-                self.ready.reserve_exact(READ_PER_TURN_MAX);
-                let made = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-                self.epoll.insert(made)
-            }
-        };
-        let each = self.watches.each.borrow();
-        if let Some(watched) = each.get(index as usize) {
-            let data = epoll::EventData::new_u64(u64::from(index));
-            watched.with_descriptor(|descriptor| {
-                epoll::add(epoll, descriptor, data, epoll::EventFlags::IN)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn cease(&self, watched: &Watched) {
-        if let Some(epoll) = &self.epoll {
-            // What has changed its descriptor meanwhile is not there any more.
-            let _ = watched.with_descriptor(|descriptor| epoll::delete(epoll, descriptor));
-        }
-    }
-
     /// It could be read from.
-    fn went_well(&self, index: u32) {
-        if let Some(watched) = self.watches.each.borrow_mut().get_mut(index as usize) {
+    fn went_well(&self, number: u64) {
+        if let Some(watched) = self.watches.each.borrow_mut().get_mut(&number) {
             watched.has_failed = false;
         }
     }
 
     /// It could not be read from, as of now. A socket tells each error once: what is there besides can be read in the next call,
     /// and if there is nothing, the next error is another one, whenever it comes.
-    fn failed(&mut self, index: u32, now: u64) {
+    fn failed(&mut self, number: u64, now: u64) {
         let mut each = self.watches.each.borrow_mut();
-        let Some(watched) = each.get_mut(index as usize) else {
+        let Some(watched) = each.get_mut(&number) else {
             return;
         };
         let had_failed = watched.has_failed;
         watched.has_failed = watched.is_readable();
         if had_failed && watched.has_failed {
-            self.cease(watched);
-            self.resting.push((now.saturating_add(REST_MS), index));
-        }
-    }
-
-    /// Lets go of one.
-    fn end(&mut self, index: u32) {
-        let watched = self.watches.each.borrow_mut().remove(index as usize);
-        if let Some(watched) = watched {
-            self.cease(&watched);
-            let_go(watched);
+            self.watches.cease(watched);
+            self.resting.push((now.saturating_add(REST_MS), number));
         }
     }
 }
@@ -205,21 +215,21 @@ impl<L: Link> Shard<L> {
         if !self.sources.watches.fresh.borrow().is_empty() {
             self.begin_sources();
         }
-        self.sources.epoll.as_ref().map(AsFd::as_fd)
+        self.sources.watches.epoll.get().map(AsFd::as_fd)
     }
 
     #[cold]
     fn begin_sources(&mut self) {
-        for index in self.sources.watches.fresh.take() {
-            let Some(service) = self.sources.service(index) else {
+        for number in self.sources.watches.fresh.take() {
+            let Some(service) = self.sources.watches.service(number) else {
                 continue;
             };
-            if let Err(error) = self.sources.begin(index) {
+            if let Err(error) = self.sources.watches.begin(number) {
                 self.sources
                     .tick(&self.desk, service, Call::Readable)
-                    .report_unreadable(index, &error);
+                    .report_unreadable(number, &error);
                 let until = self.desk.now.saturating_add(REST_MS);
-                self.sources.resting.push((until, index));
+                self.sources.resting.push((until, number));
             }
         }
     }
@@ -227,10 +237,11 @@ impl<L: Link> Shard<L> {
     /// Has the services read from what can be read from.
     #[cold]
     pub(crate) fn read_sources(&mut self) {
-        let (true, Some(epoll)) = (self.dispatches(), &self.sources.epoll) else {
+        let (true, Some(epoll)) = (self.dispatches(), self.sources.watches.epoll.get()) else {
             return;
         };
         let mut ready = std::mem::take(&mut self.sources.ready);
+        ready.reserve_exact(READ_PER_TURN_MAX);
         // If it fails, it is as if there were nothing.
         let _ = epoll::wait(
             epoll,
@@ -238,34 +249,35 @@ impl<L: Link> Shard<L> {
             Some(&Timespec::default()),
         );
         for event in ready.drain(..) {
-            self.read_source(event.data.u64() as u32);
+            self.read_source(event.data.u64());
         }
         self.sources.ready = ready;
     }
 
-    fn read_source(&mut self, index: u32) {
-        let Some(service) = self.sources.service(index) else {
+    fn read_source(&mut self, number: u64) {
+        // Another call of this turn may have ended it.
+        let Some(service) = self.sources.watches.service(number) else {
             return;
         };
         let tick = self.sources.tick(&self.desk, service, Call::Readable);
         let host = self.hosts.get_mut(service);
-        let read = host.map(|host| host.readable(SourceId(index), &tick));
+        let read = host.map(|host| host.readable(SourceId(number), &tick));
         let took = self.desk.stopwatch.slow();
         if let Some(took) = took {
             tick.report_slow(took);
         }
         match read {
-            Some(Ok(Ok(Watch::Continue))) => return self.sources.went_well(index),
+            Some(Ok(Ok(Watch::Continue))) => return self.sources.went_well(number),
             Some(Ok(Ok(Watch::End))) => {
-                tick.report_end(index);
-                return self.sources.end(index);
+                tick.report_end(number);
+                return self.sources.watches.end(SourceId(number));
             }
             None => return,
-            Some(Ok(Err(error))) => tick.report_unreadable(index, &error),
+            Some(Ok(Err(error))) => tick.report_unreadable(number, &error),
             Some(Err(panic)) => tick.report_panic("the service", &panic),
         }
         let now = self.desk.now.saturating_add(took.unwrap_or(0));
-        self.sources.failed(index, now);
+        self.sources.failed(number, now);
     }
 
     /// When [`Shard::tick`] has a source to go on with.
@@ -276,12 +288,9 @@ impl<L: Link> Shard<L> {
 
     /// Lets go of all sources, when the services are called no more.
     pub(crate) fn let_go_of_sources(&mut self) {
-        let indexes: Vec<usize> = {
-            let each = self.sources.watches.each.borrow();
-            each.iter().map(|(index, _)| index).collect()
-        };
-        for index in indexes {
-            self.sources.end(index as u32);
+        let numbers: Vec<u64> = self.sources.watches.each.borrow().keys().copied().collect();
+        for number in numbers {
+            self.sources.watches.end(SourceId(number));
         }
     }
 }

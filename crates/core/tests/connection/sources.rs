@@ -331,6 +331,144 @@ fn what_is_opened_later_is_watched_too() {
     }
 }
 
+type Act = Box<dyn FnOnce(&Tick<'_>) -> io::Result<Watch>>;
+
+/// Does in its next call what it is told, and notes what can be read, which it never reads.
+#[derive(Clone, Default)]
+struct Puppet {
+    in_tick: Rc<RefCell<Option<Act>>>,
+    when_readable: Rc<RefCell<Option<Act>>>,
+    found: Rc<RefCell<Vec<SourceId>>>,
+}
+
+impl Puppet {
+    /// Has it do this in its tick, and returns what could be read after it.
+    fn tick(
+        &self,
+        exchange: &mut Exchange,
+        act: impl FnOnce(&Tick<'_>) + 'static,
+    ) -> Vec<SourceId> {
+        *self.in_tick.borrow_mut() = Some(Box::new(|tick| {
+            act(tick);
+            Ok(Watch::Continue)
+        }));
+        exchange.advance(REST);
+        assert!(self.in_tick.borrow().is_none());
+        self.found.take()
+    }
+
+    /// Has it watch this, and returns its number.
+    fn watch(&self, exchange: &mut Exchange, socket: &Rc<UnixDatagram>) -> SourceId {
+        let (socket, watched) = (socket.clone(), Rc::new(Cell::new(None)));
+        let number = watched.clone();
+        self.tick(exchange, move |tick| number.set(Some(tick.watch(socket))));
+        watched.get().unwrap()
+    }
+
+    /// What can be read in a turn, when it does this for the first.
+    fn turn(
+        &self,
+        exchange: &mut Exchange,
+        act: impl FnOnce(&Tick<'_>) -> io::Result<Watch> + 'static,
+    ) -> Vec<SourceId> {
+        *self.when_readable.borrow_mut() = Some(Box::new(act));
+        exchange.deliver();
+        self.when_readable.take();
+        self.found.take()
+    }
+}
+
+impl Service for Puppet {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
+        if let Some(act) = self.in_tick.take() {
+            let _ = act(tick);
+        }
+        Some(REST)
+    }
+
+    fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> io::Result<Watch> {
+        self.found.borrow_mut().push(source);
+        let act = self.when_readable.take();
+        act.map_or(Ok(Watch::Continue), |act| act(tick))
+    }
+}
+
+#[test]
+fn a_service_lets_go_of_what_it_watches_whenever_it_likes() {
+    let rig = Rig::new(2);
+    let [one, other] = [0, 1].map(|socket| rig.receivers[socket].clone());
+    let holders = Rc::strong_count(&one);
+    let puppet = Puppet::default();
+    let mut exchange = Exchange::new(puppet.clone());
+    let go_on = |_: &Tick<'_>| Ok(Watch::Continue);
+    rig.send(0, &[1]);
+    let first = puppet.watch(&mut exchange, &one);
+    assert_eq!(puppet.turn(&mut exchange, go_on), [first]);
+
+    // It is closed before the call returns, so that it can be opened again there.
+    let watched = one.clone();
+    let found = puppet.tick(&mut exchange, move |tick| {
+        tick.unwatch(first);
+        assert_eq!(Rc::strong_count(&watched), holders + 1, "this call has one");
+    });
+    assert_eq!((found, Rc::strong_count(&one)), (vec![], holders));
+    assert_eq!(puppet.turn(&mut exchange, go_on), []);
+
+    // What is watched later is not ended by an old number.
+    let second = puppet.watch(&mut exchange, &one);
+    assert_ne!(first, second);
+    let found = puppet.tick(&mut exchange, move |tick| tick.unwatch(first));
+    assert_eq!(found, [second]);
+
+    // Nor by that of the same descriptor, which the kernel has refused to watch twice.
+    let twice = puppet.watch(&mut exchange, &one);
+    let found = puppet.tick(&mut exchange, move |tick| tick.unwatch(twice));
+    assert_eq!(found, [second]);
+
+    // Of two that can be read, the one that is called first ends both.
+    let third = puppet.watch(&mut exchange, &other);
+    rig.send(1, &[1]);
+    let found = puppet.turn(&mut exchange, move |tick| {
+        tick.unwatch(second);
+        tick.unwatch(third);
+        Ok(Watch::Continue)
+    });
+    assert_eq!(found.len(), 1);
+    assert_eq!(puppet.turn(&mut exchange, go_on), []);
+    let count = [&one, &other].map(Rc::strong_count);
+    assert_eq!(count, [holders; 2]);
+}
+
+#[test]
+fn what_rests_may_be_watched_anew() {
+    let rig = Rig::new(1);
+    let socket = rig.receivers[0].clone();
+    let puppet = Puppet::default();
+    let mut exchange = Exchange::new(puppet.clone());
+    let go_on = |_: &Tick<'_>| Ok(Watch::Continue);
+    let fail = |_: &Tick<'_>| Err(io::Error::other("on purpose"));
+    let first = puppet.watch(&mut exchange, &socket);
+    rig.send(0, &[1]);
+    for found in [&[first][..], &[first], &[]] {
+        assert_eq!(puppet.turn(&mut exchange, fail), found);
+    }
+    puppet.tick(&mut exchange, move |tick| tick.unwatch(first));
+    let second = puppet.watch(&mut exchange, &socket);
+    assert_eq!(puppet.turn(&mut exchange, go_on), [second]);
+    exchange.advance(SECOND);
+    assert_eq!(puppet.found.take(), [second]);
+}
+
 #[test]
 fn it_goes_on_in_a_stop_as_long_as_there_is_anybody() {
     let rig = Rig::new(1);

@@ -162,6 +162,7 @@ tests! {
         a_start_that_fails_reads_nothing,
         what_panics_when_it_is_let_go_of_costs_nobody_else,
         an_idle_worker_looks_again_at_what_has_failed,
+        what_is_silent_can_be_opened_again,
     }
     closing {
         another_worker_may_close_a_connection,

@@ -2,9 +2,11 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
@@ -98,7 +100,7 @@ pub(crate) fn what_is_watched_is_read_in_order(engine: Engine) {
     // An idle worker is woken.
     bed.until("a sleeping worker", |bed| {
         let before = bed.counters().turns;
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
         bed.counters().turns == before
     });
     sender.send(&object(COUNT)).unwrap();
@@ -249,5 +251,82 @@ pub(crate) fn an_idle_worker_looks_again_at_what_has_failed(engine: Engine) {
     let turns = bed.counters().turns;
     let calls = calls.load(Ordering::Relaxed) as u64;
     assert!(turns < 100 * calls, "{turns} turns for {calls} calls");
+    bed.finish();
+}
+
+/// So often is the socket opened again.
+const OPENINGS: usize = 50;
+
+/// Opens a socket of this name again and again, as one does that hears nothing from an instrument, and counts that; then it passes
+/// on what it reads to its client.
+struct Reopener {
+    name: SocketAddr,
+    socket: Option<Arc<UnixDatagram>>,
+    source: Option<SourceId>,
+    openings: Arc<AtomicUsize>,
+    reader: Option<Handle>,
+}
+
+impl Service for Reopener {
+    type Session = ();
+
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        self.reader = Some(peer.handle());
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
+        if let Some(source) = self.source.take() {
+            tick.unwatch(source);
+        }
+        self.socket = None;
+        // The name is in use for as long as anybody has the last one open.
+        let socket = Arc::new(UnixDatagram::bind_addr(&self.name).unwrap());
+        self.source = Some(tick.watch(socket.clone()));
+        self.socket = Some(socket);
+        let before = self.openings.fetch_add(1, Ordering::Relaxed);
+        (before + 1 < OPENINGS).then_some(Duration::from_millis(1))
+    }
+
+    fn readable(&mut self, source: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
+        assert_eq!(self.source, Some(source));
+        let mut datagram = [0; 8];
+        let length = self.socket.as_ref().unwrap().recv(&mut datagram)?;
+        let reader = self.reader.as_ref().unwrap();
+        reader.push(datagram[..length].to_vec()).unwrap();
+        Ok(Watch::Continue)
+    }
+}
+
+pub(crate) fn what_is_silent_can_be_opened_again(engine: Engine) {
+    let name = format!("ringhold-{}-{engine}-silent", std::process::id());
+    let name = SocketAddr::from_abstract_name(name).unwrap();
+    let openings = Arc::new(AtomicUsize::new(0));
+    let (own, counted) = (name.clone(), openings.clone());
+    let bed = Bed::start(
+        engine,
+        "workers = 1\n[sockets.relay]\nlisten = [\"127.0.0.1:0\"]",
+        |server| {
+            server.service("relay", move |_| Reopener {
+                name: own.clone(),
+                socket: None,
+                source: None,
+                openings: counted.clone(),
+                reader: None,
+            })
+        },
+    );
+    let mut reader = bed.connect("relay");
+    bed.until_open(1);
+    bed.until("the last opening", |_| {
+        openings.load(Ordering::Relaxed) == OPENINGS
+    });
+    let sender = UnixDatagram::unbound().unwrap();
+    sender.send_to_addr(&[7], &name).unwrap();
+    client::expect(&mut reader, &[7]);
     bed.finish();
 }
