@@ -22,10 +22,10 @@ impl EngineKind {
     /// How many descriptors a worker takes, besides listeners and connections.
     pub(crate) fn descriptors_per_worker(self) -> usize {
         match self {
-            // The ring, and the event of the mailbox.
-            EngineKind::Ring => 2,
+            // The ring, the event of the mailbox, and what services are waited for with that read from anything else.
+            EngineKind::Ring => 3,
             // And what the runtime waits with.
-            EngineKind::Portable => 5,
+            EngineKind::Portable => 6,
         }
     }
 }

@@ -89,6 +89,9 @@ impl Watches {
             is_polled: false,
             has_failed: false,
         };
+        // What services watch from the start takes no descriptor later, when connections may have used them up. If it cannot be had,
+        // that is said when the kernel is asked.
+        let _ = self.epoll();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.each.borrow_mut().insert(number, watched);
         self.fresh.borrow_mut().push(number);

@@ -129,6 +129,7 @@ tests! {
     scarce {
         a_probe_names_the_lack_of_descriptors,
         a_start_names_the_lack_of_descriptors,
+        what_is_watched_from_the_start_needs_no_descriptor_later,
     }
     slots {
         no_answer_reaches_another_connection,

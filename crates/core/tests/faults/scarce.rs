@@ -1,11 +1,19 @@
 //! Too few descriptors for a start: whatever their number, they suffice or the error says that they do not.
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
 use ringhold_core::config::Config;
-use ringhold_core::{Server, probe};
+use ringhold_core::{
+    Flow, Frame, Peer, Refusal, Reply, Server, Service, SourceId, Tick, Watch, probe,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::accepting::take_all_descriptors;
-use crate::bed::Engine;
+use crate::bed::{Bed, Engine};
 use crate::services::Echo;
 
 /// How many descriptors the process may open.
@@ -14,14 +22,18 @@ const DESCRIPTORS: u64 = 128;
 /// So many are enough for everything here.
 const ENOUGH: usize = 60;
 
-/// Lets `attempt` have 0, 1, 2, ... descriptors, until it succeeds with three numbers of them in a row. Each failure must name the
-/// lack of descriptors, and as many must be free after each attempt as before.
-fn with_few_descriptors(attempt: impl Fn() -> Result<(), String>) {
+fn limit_descriptors() {
     let limit = Rlimit {
         current: Some(DESCRIPTORS),
         maximum: Some(DESCRIPTORS),
     };
     setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// Lets `attempt` have 0, 1, 2, ... descriptors, until it succeeds with three numbers of them in a row. Each failure must name the
+/// lack of descriptors, and as many must be free after each attempt as before.
+fn with_few_descriptors(attempt: impl Fn() -> Result<(), String>) {
+    limit_descriptors();
     let (mut failures, mut successes) = (0, 0);
     for free in 0..ENOUGH {
         let mut taken = take_all_descriptors();
@@ -75,4 +87,52 @@ pub(crate) fn a_start_names_the_lack_of_descriptors(engine: Engine) {
         running.stop();
         running.join().map_err(|error| error.to_string())
     });
+}
+
+/// Takes all descriptors as soon as it serves, as connections may, until it is called for what it watches.
+struct Hoarder {
+    taken: Vec<OwnedFd>,
+    calls: mpsc::Sender<()>,
+}
+
+impl Service for Hoarder {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
+        self.taken = take_all_descriptors();
+        None
+    }
+
+    fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
+        self.taken.clear();
+        self.calls.send(()).unwrap();
+        Ok(Watch::End)
+    }
+}
+
+pub(crate) fn what_is_watched_from_the_start_needs_no_descriptor_later(engine: Engine) {
+    limit_descriptors();
+    let (sender, receiver) = UnixDatagram::pair().unwrap();
+    sender.send(&[0]).unwrap();
+    let receiver = Mutex::new(Some(receiver));
+    let (calls, called) = mpsc::channel();
+    let bed = Bed::start(engine, "workers = 1", |server| {
+        server.service("hoarder", move |worker| {
+            worker.watch(receiver.lock().unwrap().take().unwrap());
+            Hoarder {
+                taken: Vec::new(),
+                calls: calls.clone(),
+            }
+        })
+    });
+    called.recv_timeout(Duration::from_secs(60)).unwrap();
+    bed.finish();
 }
