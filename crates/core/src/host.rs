@@ -434,6 +434,7 @@ impl<S: Service> Host for Hosted<S> {
         };
         let flow = self.guarded(reply, |host, reply| {
             let session = host.sessions.get_mut(key.number())?;
+            journal::unanswered(why, reply, || host.service.request_name(ticket));
             Some(host.service.abandoned(session, ticket, why, reply))
         });
         if let Some(Some(Flow::Close(reason) | Flow::Reject(reason))) = flow {

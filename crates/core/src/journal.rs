@@ -8,6 +8,7 @@ use crate::close::Close;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::peer::{ConnectionId, Link, PeerAddress};
+use crate::reply::{Abandoned, Reply};
 use crate::warnings::Kind;
 
 /// A connection as the log names it. Socket, number and peer are fields for those who filter, and text for those who read.
@@ -101,6 +102,26 @@ pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: 
     let bytes = connection.outbox.len();
     let what = format_args!("ends without the last {bytes} bytes that it owed: {why}");
     ends(connection, why, desk, link, what);
+}
+
+/// The reply to a request, which `request` names, will not come.
+#[cold]
+pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce() -> String) {
+    let desk = &*reply.desk;
+    if !desk.warnings.lets_pass(Kind::Unanswered, desk.now) {
+        return;
+    }
+    let cause = match why {
+        // That it was dropped is what its authors look for.
+        Abandoned::Dropped => "the service dropped its Responder without an answer".to_owned(),
+        why => why.to_string(),
+    };
+    let request = request();
+    log!(
+        WARN,
+        Named::new(reply.connection, desk, reply.link),
+        "gets no answer to {request}: {cause}"
+    );
 }
 
 fn ends(

@@ -35,7 +35,7 @@ impl fmt::Debug for Reply<'_> {
 
 /// A service's own name for a request that is answered later, given back with [`Service::abandoned`].
 ///
-/// MessagePack-RPC uses the message id.
+/// MessagePack-RPC uses the message id and the method.
 ///
 /// [`Service::abandoned`]: crate::Service::abandoned
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

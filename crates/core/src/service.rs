@@ -75,6 +75,11 @@ pub trait Service: 'static {
         Flow::close(why.to_string())
     }
 
+    /// What the log calls the request of this ticket when its reply will not come, such as `the request 7 for "add"`.
+    fn request_name(&self, ticket: Ticket) -> String {
+        format!("ticket {}", ticket.0)
+    }
+
     /// The session has ended, with the connection, or with this process if `why` is [`Close::HandedOver`]: then the connection is the
     /// successor's, which [`restore`](Service::restore)s or makes the session anew.
     fn disconnected(&mut self, session: Self::Session, why: &Close) {

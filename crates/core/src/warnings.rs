@@ -31,10 +31,12 @@ pub(crate) enum Kind {
     Slow,
     /// A service could not read from what it watches.
     Unreadable,
+    /// A deferred reply that will not come.
+    Unanswered,
 }
 
 impl Kind {
-    const ALL: [Kind; 16] = [
+    const ALL: [Kind; 17] = [
         Kind::Truncated,
         Kind::ProxyHeader,
         Kind::Framing,
@@ -51,6 +53,7 @@ impl Kind {
         Kind::Panic,
         Kind::Slow,
         Kind::Unreadable,
+        Kind::Unanswered,
     ];
 
     /// Logs that there were `count` more of them than have lines of their own.
@@ -87,6 +90,13 @@ impl Kind {
                 tracing::warn!(
                     worker,
                     "{count} failures to read what services watch were not logged one by one"
+                );
+                return;
+            }
+            Kind::Unanswered => {
+                tracing::warn!(
+                    worker,
+                    "{count} deferred replies that will not come were not logged one by one; ringhold status counts them"
                 );
                 return;
             }

@@ -3,13 +3,14 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use ringhold_core::{Reply, Ticket};
+use ringhold_core::Reply;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::envelope;
 use crate::fault::Fault;
 use crate::names::shortened;
+use crate::pending;
 use crate::responder::Responder;
 use crate::session::Session;
 use crate::strings::Strings;
@@ -27,6 +28,8 @@ pub struct Answer<'a> {
     pub(crate) reply: Reply<'a>,
     pub(crate) session: &'a mut Session,
     pub(crate) id: Option<u32>,
+    /// The number of the method.
+    pub(crate) method: usize,
     pub(crate) strings: Strings,
     /// Set when the client has been, or will be, told something.
     pub(crate) done: &'a Cell<bool>,
@@ -134,7 +137,7 @@ impl<'a> Answer<'a> {
     pub(crate) fn promise(&mut self) -> Responder {
         match self.id {
             Some(id) => {
-                let ticket = self.reply.defer(Ticket(u64::from(id)));
+                let ticket = self.reply.defer(pending::ticket(id, self.method));
                 self.done.set(true);
                 Responder::new(ticket, id, self.strings)
             }

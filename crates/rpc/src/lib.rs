@@ -84,6 +84,7 @@ mod left;
 mod names;
 mod notify;
 mod params;
+mod pending;
 mod recent;
 mod responder;
 mod resume;

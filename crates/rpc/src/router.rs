@@ -545,6 +545,11 @@ impl Router {
         self.entries.get_mut(number)
     }
 
+    /// The name of the method of this number.
+    pub(crate) fn name(&self, number: usize) -> Option<&str> {
+        self.entries.get(number).map(|entry| &*entry.name)
+    }
+
     /// Whether `name` means a built-in method.
     pub(crate) fn has_builtin(&self, name: &str) -> bool {
         self.index

@@ -18,6 +18,7 @@ use crate::call::Call;
 use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
 use crate::names::{Guesses, quoted};
+use crate::pending;
 use crate::recent::Recents;
 use crate::resume::Resumed;
 use crate::router::{Read, Router};
@@ -121,6 +122,7 @@ impl Rpc {
                 reply: reply.reborrow(),
                 session,
                 id,
+                method: number,
                 strings: self.strings,
                 done: &done,
             };
@@ -223,10 +225,17 @@ impl Service for Rpc {
         why: Abandoned,
         reply: &mut Reply<'_>,
     ) -> Flow {
-        // Tickets are made from message ids only, so every one of them fits.
-        let id = u32::try_from(ticket.0).unwrap_or(u32::MAX);
-        self.fault(id, &Fault::new(why.to_string()), reply);
+        self.fault(pending::id(ticket), &Fault::new(why.to_string()), reply);
         Flow::Continue
+    }
+
+    fn request_name(&self, ticket: Ticket) -> String {
+        let name = self
+            .router
+            .name(pending::method(ticket))
+            .unwrap_or_default();
+        let name = quoted(name.as_bytes());
+        format!("request {} for {name}", pending::id(ticket))
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {

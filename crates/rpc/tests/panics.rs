@@ -1,4 +1,4 @@
-//! What the log says of handlers that panic. It is the only test of its process: a place that logs is asked once whether
+//! What the log says of handlers that panic, that give no answer and that take long. It is the only test of its process: a place that logs is asked once whether
 //! anybody listens, and the answer is that of the thread which comes there first (tokio-rs/tracing#3611), so that a test
 //! beside this one could silence it.
 
@@ -13,16 +13,32 @@ use ringhold_core::testing::{Client, Exchange};
 use ringhold_rpc::{Fault, Router, Rpc};
 use rmpv::Value;
 
-/// Whoever can cause one panic again and again does not hide another one that comes later.
 #[test]
-fn a_panic_is_logged_after_any_number_of_others() {
+fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
+    a_panic_is_logged_after_any_number_of_others();
+    so_is_a_request_that_gets_no_answer();
+}
+
+/// What is logged meanwhile.
+fn logged(work: impl FnOnce()) -> String {
     let log = Log::default();
     let sink = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
         .with_writer(move || sink.clone())
         .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = log.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn count(text: &str, part: &str) -> usize {
+    text.lines().filter(|line| line.contains(part)).count()
+}
+
+/// Whoever can cause one panic again and again does not hide another one that comes later.
+fn a_panic_is_logged_after_any_number_of_others() {
+    let text = logged(|| {
         let router = Router::bare()
             .method("often", |()| -> Result<(), Fault> {
                 panic!("as often as you like")
@@ -41,8 +57,7 @@ fn a_panic_is_logged_after_any_number_of_others() {
         exchange.advance(Duration::from_secs(60));
         assert_eq!(exchange.counters().panics, 102);
     });
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+    let count = |part| count(&text, part);
     assert_eq!(count("the handler of \"once\" panicked"), 1, "{text}");
     assert_eq!(count(": only once"), 1, "{text}");
     assert_eq!(count("the handler of \"often\" panicked"), 10, "{text}");
@@ -54,17 +69,59 @@ fn a_panic_is_logged_after_any_number_of_others() {
     );
 }
 
+fn so_is_a_request_that_gets_no_answer() {
+    let text = logged(|| {
+        let mut held = Vec::new();
+        let router = Router::bare()
+            .deferred("forget", |(), responder| drop(responder))
+            .deferred("keep", move |(), responder| held.push(responder));
+        let mut exchange =
+            Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+        let client = exchange.connect();
+        for id in 0..15 {
+            exchange.receive(client, &request(id, "forget"));
+        }
+        exchange.advance(Duration::from_secs(2));
+        exchange.receive(client, &request(u32::MAX, "keep"));
+        exchange.take_sent(client);
+        exchange.stop_within(Duration::from_secs(5));
+        exchange.advance(Duration::from_secs(6));
+        let sent = exchange.take_sent(client);
+        assert!(
+            sent.starts_with(b"\x94\x01\xce\xff\xff\xff\xff"),
+            "{sent:x?}"
+        );
+        assert_eq!(exchange.counters().abandoned, 16);
+    });
+    let dropped = "of test over a unix socket gets no answer to request 9 for \"forget\": \
+        the service dropped its Responder without an answer socket=test";
+    assert_eq!(count(&text, dropped), 1, "{text}");
+    assert_eq!(count(&text, " for \"forget\": "), 10, "{text}");
+    assert_eq!(
+        count(&text, " 5 deferred replies that will not come "),
+        1,
+        "{text}"
+    );
+    let kept = "request 4294967295 for \"keep\": the server is stopping or restarting";
+    assert_eq!(count(&text, kept), 1, "{text}");
+    assert_eq!(count(&text, " WARN "), 12, "{text}");
+}
+
 fn call(exchange: &mut Exchange, client: Client, method: &str) {
+    assert!(exchange.receive(client, &request(1, method)));
+    assert!(!exchange.take_sent(client).is_empty());
+}
+
+fn request(id: u32, method: &str) -> Vec<u8> {
     let request = Value::Array(vec![
         0.into(),
-        1.into(),
+        id.into(),
         method.into(),
         Value::Array(vec![]),
     ]);
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, &request).unwrap();
-    assert!(exchange.receive(client, &bytes));
-    assert!(!exchange.take_sent(client).is_empty());
+    bytes
 }
 
 #[derive(Clone, Default)]
