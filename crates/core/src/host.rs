@@ -271,7 +271,9 @@ impl<S: Service> Hosted<S> {
                 .add(frames as u64);
         }
         if let Some(took) = reply.desk.stopwatch.slow() {
-            slow::report(took, frames, reply.connection, reply.desk, reply.link);
+            let last = panics::catch(|| self.service.frame_name());
+            let last = last.ok().flatten();
+            slow::report(took, frames, last, reply.connection, reply.desk, reply.link);
         }
         match result {
             Ok(result) => Some(result),
@@ -476,7 +478,7 @@ impl<S: Service> Host for Hosted<S> {
             desk.name_counters(connection.name).panics.add(1);
         }
         if let Some(took) = desk.stopwatch.slow() {
-            slow::report(took, 0, connection, desk, link);
+            slow::report(took, 0, None, connection, desk, link);
         }
     }
 }

@@ -80,6 +80,11 @@ pub trait Service: 'static {
         format!("ticket {}", ticket.0)
     }
 
+    /// What the log calls the frame that was given last, when calls of the service took long, such as `a call of "add"`.
+    fn frame_name(&self) -> Option<String> {
+        None
+    }
+
     /// The session has ended, with the connection, or with this process if `why` is [`Close::HandedOver`]: then the connection is the
     /// successor's, which [`restore`](Service::restore)s or makes the session anew.
     fn disconnected(&mut self, session: Self::Session, why: &Close) {

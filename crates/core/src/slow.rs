@@ -126,11 +126,13 @@ fn now() -> u64 {
     (time.tv_sec as u64) * 1_000 + (time.tv_nsec as u64) / 1_000_000
 }
 
-/// Counts and logs that the service took so long, in which it was given this many frames, on behalf of a connection.
+/// Counts and logs that the service took so long, in which it was given this many frames, and what it calls the last
+/// of them, on behalf of a connection.
 #[cold]
 pub(crate) fn report(
     took: u64,
     frames: usize,
+    last: Option<String>,
     connection: &Connection,
     desk: &Desk,
     link: &dyn Link,
@@ -140,10 +142,12 @@ pub(crate) fn report(
         return;
     }
     let named = Named::new(connection, desk, link);
-    let work = match frames {
-        0 => String::new(),
-        1 => " for a frame".to_owned(),
-        frames => format!(" for {frames} frames"),
+    let work = match (frames, last) {
+        (0, _) => String::new(),
+        (1, None) => " for a frame".to_owned(),
+        (1, Some(name)) => format!(" for {name}"),
+        (frames, None) => format!(" for {frames} frames"),
+        (frames, Some(name)) => format!(" for {frames} frames, the last of them {name},"),
     };
     tracing::warn!(
         socket = %named.socket,

@@ -51,13 +51,16 @@ use crate::resume::{Resumed, Resumes};
 pub struct Router {
     entries: Vec<Entry>,
     index: Index,
-    /// Position of the entry that was found last: one client mostly asks for the same method again.
+    /// Position of the entry that was called last: one client mostly asks for the same method again.
     last: usize,
     resumes: Resumes,
     leavings: Leavings,
     clock: Clock,
     watches: Vec<(Box<dyn AsFd>, Read)>,
 }
+
+/// Where no entry is.
+const NONE: usize = usize::MAX;
 
 /// Reads from a descriptor that is watched.
 pub(crate) type Read = Box<dyn FnMut() -> io::Result<Watch>>;
@@ -93,7 +96,7 @@ impl Router {
         Router {
             entries: Vec::new(),
             index: Index::default(),
-            last: 0,
+            last: NONE,
             resumes: Resumes::default(),
             leavings: Leavings::default(),
             clock: Clock::default(),
@@ -531,18 +534,29 @@ impl Router {
 
     /// The number of a method.
     #[inline]
-    pub(crate) fn find(&mut self, name: &[u8]) -> Option<usize> {
+    pub(crate) fn find(&self, name: &[u8]) -> Option<usize> {
         let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
         if !self.entries.get(self.last).is_some_and(is_last) {
-            self.last = *self.index.get(name)?;
+            return self.index.get(name).copied();
         }
         Some(self.last)
     }
 
-    /// The method of this number.
+    /// The method of this number, which is called now.
     #[inline]
     pub(crate) fn entry(&mut self, number: usize) -> Option<&mut Entry> {
+        self.last = number;
         self.entries.get_mut(number)
+    }
+
+    /// A frame calls no method.
+    pub(crate) fn call_none(&mut self) {
+        self.last = NONE;
+    }
+
+    /// The name of the method that was called last, unless another frame came since.
+    pub(crate) fn last(&self) -> Option<&str> {
+        self.name(self.last)
     }
 
     /// The name of the method of this number.

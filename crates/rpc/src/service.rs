@@ -212,7 +212,10 @@ impl Service for Rpc {
             Some(call) => call,
             None => match self.read(&frame, reply) {
                 Ok(call) => call,
-                Err(flow) => return flow,
+                Err(flow) => {
+                    self.router.call_none();
+                    return flow;
+                }
             },
         };
         self.call(&frame, call, session, reply)
@@ -236,6 +239,11 @@ impl Service for Rpc {
             .unwrap_or_default();
         let name = quoted(name.as_bytes());
         format!("request {} for {name}", pending::id(ticket))
+    }
+
+    fn frame_name(&self) -> Option<String> {
+        let name = self.router.last()?;
+        Some(format!("a call of {}", quoted(name.as_bytes())))
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {

@@ -17,6 +17,7 @@ use rmpv::Value;
 fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     a_panic_is_logged_after_any_number_of_others();
     so_is_a_request_that_gets_no_answer();
+    so_is_a_call_that_takes_long();
 }
 
 /// What is logged meanwhile.
@@ -105,6 +106,35 @@ fn so_is_a_request_that_gets_no_answer() {
     let kept = "request 4294967295 for \"keep\": the server is stopping or restarting";
     assert_eq!(count(&text, kept), 1, "{text}");
     assert_eq!(count(&text, " WARN "), 12, "{text}");
+}
+
+fn so_is_a_call_that_takes_long() {
+    let text = logged(|| {
+        let router = Router::bare()
+            .method("quick", |()| Ok(()))
+            // Much more than what is said to be slow, on a clock that moves on by up to 10 ms.
+            .method("slow", |()| {
+                std::thread::sleep(Duration::from_millis(150));
+                Ok(())
+            });
+        let mut exchange =
+            Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+        let client = exchange.connect();
+        // As many as it takes for a frame to be like one before.
+        for _ in 0..3 {
+            call(&mut exchange, client, "quick");
+            call(&mut exchange, client, "slow");
+        }
+        let frames = [request(1, "quick"), request(2, "slow")].concat();
+        exchange.receive(client, &frames);
+    });
+    assert_eq!(
+        count(&text, " ms for a call of \"slow\" on connection "),
+        3,
+        "{text}"
+    );
+    let several = " ms for 2 frames, the last of them a call of \"slow\", on connection ";
+    assert_eq!(count(&text, several), 1, "{text}");
 }
 
 fn call(exchange: &mut Exchange, client: Client, method: &str) {
