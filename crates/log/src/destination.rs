@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::parent_id;
 use std::process;
 
 /// What is known about stderr.
@@ -21,6 +22,12 @@ struct Surroundings {
 impl Surroundings {
     fn look() -> Self {
         let stderr = io::stderr();
+        // A program that a reload asks is the child of the one that serves, and writes as that does. The server of
+        // ringhold-core asks, and keeps NOTIFY_SOCKET to itself.
+        let (started, notifies) = match env::var_os("RINGHOLD_PREFLIGHT") {
+            Some(_) => (parent_id(), "RINGHOLD_PREFLIGHT_NOTIFIES"),
+            None => (process::id(), "NOTIFY_SOCKET"),
+        };
         let identity = stderr
             .as_fd()
             .try_clone_to_owned()
@@ -31,8 +38,8 @@ impl Surroundings {
             terminal: stderr.is_terminal(),
             managed: is_managed(
                 env::var("SYSTEMD_EXEC_PID").ok().as_deref(),
-                env::var_os("NOTIFY_SOCKET").is_some(),
-                process::id(),
+                env::var_os(notifies).is_some(),
+                started,
             ),
         }
     }

@@ -3,6 +3,7 @@
 //! - To the journal, with fields, when the service manager connected stderr to it (`JOURNAL_STREAM`, systemd.exec(5)).
 //! - To stderr, each line with its priority as `<6>`, if a service manager started this process, and reads it otherwise
 //!   (sd-daemon(3)): `SYSTEMD_EXEC_PID` is this process or, where that is not set, `NOTIFY_SOCKET` is.
+//!   The program that a reload asks, a child of the one that serves, writes as that one.
 //! - To stderr in a form for people, with colours on a terminal unless `NO_COLOR` is set.
 //!
 //! ```no_run

@@ -23,6 +23,9 @@ use crate::listeners::{Held, Listener, Origin};
 /// Where the question is.
 pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
 
+/// Tells the child that the asking process has a `NOTIFY_SOCKET`, which it has not: ringhold-log writes as that one does.
+const NOTIFIES: &str = "RINGHOLD_PREFLIGHT_NOTIFIES";
+
 /// What the child writes if it could take over. If that is nowhere in what it writes, it could not.
 pub(crate) const YES: &str = "ringhold: ready to take over\n";
 
@@ -205,6 +208,9 @@ impl Asked {
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            command.env(NOTIFIES, "yes");
+        }
         let mut child = command.spawn()?;
         let output = child.stdout.take();
         let pid = Pid::from_raw(child.id().cast_signed());
@@ -303,6 +309,9 @@ impl Asked {
         }
         let answer = String::from_utf8_lossy(&self.answer);
         Err(match answer.trim_end() {
+            "" if status.success() => "the new program ended without an answer and without an error: its main has to come to \
+                 Server::run, and to return the error of that"
+                .to_owned(),
             "" => format!("the new program refuses ({status}); its messages say why"),
             answer => format!("the new program refuses ({status}): {answer}"),
         })

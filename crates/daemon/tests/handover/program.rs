@@ -333,7 +333,9 @@ fn a_program_that_cannot_take_over_is_refused() {
     );
     fs::write(&path, "").unwrap();
     refused(&mut manager, 1, "cannot be started: Permission denied");
-    for (times, script_text) in ["exit 0", "exit 3", "kill -9 $$"].iter().enumerate() {
+    script(&manager, "ringhold", "exit 0");
+    refused(&mut manager, 1, "the new program ended without an answer");
+    for (times, script_text) in ["exit 3", "kill -9 $$"].iter().enumerate() {
         script(&manager, "ringhold", script_text);
         refused(&mut manager, times + 1, "the new program refuses");
     }
@@ -347,8 +349,15 @@ fn a_program_that_cannot_take_over_is_refused() {
         "ringhold",
         &format!("RINGHOLD_PREFLIGHT='state=77' exec {RINGHOLD} \"$@\""),
     );
-    refused(&mut manager, 4, "the new program refuses");
+    refused(&mut manager, 3, "the new program refuses");
     manager.logged(1, &["hands over state that this one cannot read"]);
+    // It writes as the one that serves does.
+    let log = manager.log();
+    let said = log.lines().find(|line| line.contains("cannot read"));
+    assert!(
+        said.is_some_and(|line| line.starts_with("<3>ringhold: ")),
+        "{said:?}"
+    );
 
     until("the end of the others", || {
         (wire.counter("rpc", "open") == 1).then_some(())
