@@ -275,6 +275,11 @@ fn unclaimed(
             f,
             "; if it belongs to [sockets.{section}], write fd_name = {name:?} there"
         ),
+        // What the service manager is not told a name for, or none of a list that is missing (sd_listen_fds_with_names(3)).
+        None if name == "unknown" => f.write_str(
+            "; no name was passed with it: FileDescriptorName= of its socket unit gives it one, or --fdname= of \
+             systemd-socket-activate",
+        ),
         None => write!(
             f,
             "; add a section for it, with enable = false if it is not to be served"
