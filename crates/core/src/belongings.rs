@@ -130,12 +130,17 @@ impl Claims {
         mut inherited: Vec<NamedDescriptor>,
     ) -> Result<Vec<Belonging>, ServerError> {
         let made = self.0.into_iter().map(|claim| claim.make(&mut inherited));
-        let made = made.collect::<Result<_, _>>()?;
+        let made = made.collect::<Result<Vec<Belonging>, _>>()?;
         // Every claim has taken the first that there was for it.
         for NamedDescriptor { name, .. } in inherited {
+            let name = claimed_as(&name);
+            let is_units = made.iter().any(|it| it.name == name && it.is_units);
+            let why = match is_units {
+                true => "a socket unit passes on another one",
+                false => "another one of this name is stored, too, and used",
+            };
             tracing::warn!(
-                "closing the descriptor {:?} that the predecessor had opened: a socket unit passes on another one",
-                claimed_as(&name)
+                "closing the descriptor {name:?} that the predecessor had opened: {why}"
             );
         }
         Ok(made)

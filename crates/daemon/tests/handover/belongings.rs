@@ -442,3 +442,26 @@ fn what_the_program_looks_at_itself_refuses_a_reload() {
     kept.echo(1, 1);
     bed.manager.stop_for_good();
 }
+
+/// As a program leaves them that stores under our names, too.
+#[test]
+fn of_two_that_are_stored_the_first_goes_on() {
+    let mut bed = Bed::new(16);
+    let sockets = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let port = sockets[0].local_addr().unwrap().port();
+    for socket in sockets {
+        let (name, fd) = (STORED.to_owned(), OwnedFd::from(socket));
+        bed.manager.state().store.push(Stored { name, fd });
+    }
+    bed.manager.start();
+    assert_eq!(bed.port(), port);
+    assert_eq!(bed.stored(), 1);
+    bed.manager.logged(
+        1,
+        &[
+            "closing the descriptor \"metrics\" that the predecessor had opened",
+            "another one of this name is stored, too",
+        ],
+    );
+    bed.manager.stop_for_good();
+}
