@@ -73,7 +73,7 @@ impl Server {
     /// started in `main` (see [`Server::inherited`]), or set their own affinity (sched_setaffinity(2)).
     ///
     /// `make` is not called in the program that a reload asks. If it panics after a reload, the program cannot serve, and nobody
-    /// can go back: what can be looked at before belongs into [`Server::preflight`].
+    /// can go back: what can be looked at before belongs into [`Server::preflight`], as do the names of the methods of MessagePack-RPC.
     ///
     /// # Panics
     ///
@@ -180,7 +180,7 @@ impl Server {
     /// use: a trial of an address that it has itself fails, too, with [`AddrInUse`](io::ErrorKind::AddrInUse), while any other
     /// error of the trial is one. The program that is asked has 10 seconds in all.
     ///
-    /// If several are added, they are called in their order, up to the first error.
+    /// If several are added, they are called in their order, up to the first error. A panic ends the program, which refuses the reload as well.
     ///
     /// ```
     /// # use ringhold_core::{Server, ServerError};

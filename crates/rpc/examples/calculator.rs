@@ -28,6 +28,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = Filter::from_env("CALCULATOR_LOG")?.unwrap_or_default();
     ringhold_log::start("calculator", filter);
     Server::new(Config::parse(CONFIG, "built-in")?)
+        .preflight(|| {
+            // A mistake in its names refuses a reload.
+            router();
+            Ok(())
+        })
         .service("calculator", |worker| Rpc::new(worker, router()))
         .run()?;
     Ok(())

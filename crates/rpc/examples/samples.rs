@@ -101,6 +101,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let socket = Arc::new(OnceLock::new());
     let opened = socket.clone();
     Server::new(Config::parse(CONFIG, "built-in")?)
+        .preflight(|| {
+            // A mistake in its names refuses a reload.
+            router(&Hub::default(), &Board::default());
+            Ok(())
+        })
         .descriptor("samples", move |inherited| {
             let socket = open(inherited)?;
             let held = socket.try_clone()?.into();

@@ -42,8 +42,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .enable_time()
         .build()?;
     let handle = runtime.handle().clone();
+    let rehearsed = handle.clone();
     let config = Config::parse(CONFIG, "built-in")?;
     Server::new(config)
+        .preflight(|| {
+            // A mistake in its names refuses a reload.
+            router(rehearsed);
+            Ok(())
+        })
         .service("slow", move |worker| {
             Rpc::new(worker, router(handle.clone()))
         })

@@ -106,6 +106,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ringhold_log::start("topics", filter);
     let hub = Hub::default();
     Server::new(Config::parse(CONFIG, "built-in")?)
+        .preflight(|| {
+            // A mistake in its names refuses a reload.
+            router(&Hub::default());
+            Ok(())
+        })
         .service("topics", move |worker| Rpc::new(worker, router(&hub)))
         .run()?;
     Ok(())

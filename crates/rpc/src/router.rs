@@ -47,6 +47,26 @@ use crate::resume::{Resumed, Resumes};
 /// A request for a method gets exactly one reply. A notification of the same name runs the same handler, and what it
 /// answers goes nowhere.
 ///
+/// A mistake in the names, such as two methods of one name, panics when the router is made. For a reload that is too late: the process
+/// before has let go, and the daemon is down. So have it made in [`Server::preflight`](ringhold_core::Server::preflight), too, by a
+/// function that needs no worker and opens nothing:
+///
+/// ```no_run
+/// # use ringhold_core::{Server, config::Config};
+/// # use ringhold_rpc::{Router, Rpc};
+/// # fn router() -> Router { Router::new() }
+/// # fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+/// Server::new(config)
+///     .preflight(|| {
+///         router();
+///         Ok(())
+///     })
+///     .service("rpc", |worker| Rpc::new(worker, router()))
+///     .run()?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// [`Router::new`] has the methods `ping`, `echo`, `methods`, `time` and `status` already, [`Router::bare`] has none.
 pub struct Router {
     entries: Vec<Entry>,
@@ -156,7 +176,7 @@ impl Router {
     ///
     /// # Panics
     ///
-    /// If the name is taken by another method that was added.
+    /// If the name is taken by another method that was added. How a reload to such a program is refused: [`Router`].
     #[must_use]
     pub fn method<P, R>(
         self,

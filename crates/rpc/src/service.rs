@@ -31,11 +31,17 @@ use crate::strings::Strings;
 /// # use ringhold_core::{Server, config::Config};
 /// # use ringhold_rpc::{Router, Rpc};
 /// # fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+/// fn router() -> Router {
+///     Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b))
+/// }
+///
 /// Server::new(config)
-///     .service("rpc", |worker| {
-///         let router = Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b));
-///         Rpc::new(worker, router)
+///     .preflight(|| {
+///         // A mistake in its names refuses a reload.
+///         router();
+///         Ok(())
 ///     })
+///     .service("rpc", |worker| Rpc::new(worker, router()))
 ///     .run()?;
 /// # Ok(())
 /// # }

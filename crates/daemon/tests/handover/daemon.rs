@@ -124,7 +124,17 @@ fn serve(config: &Path) {
     ringhold_core::panics::leave_caught_to_log();
     let says_goodbye = flags.join("say-goodbye").exists();
     let mut server = Server::new(config)
-        .service("rpc", |worker| Rpc::new(worker, router()))
+        .preflight({
+            let flags = flags.clone();
+            move || {
+                router(&flags);
+                Ok(())
+            }
+        })
+        .service("rpc", {
+            let flags = flags.clone();
+            move |worker| Rpc::new(worker, router(&flags))
+        })
         .service("topics", {
             let hub = topics::Hub::default();
             let ticks = flags.join("relay-in-ticks").exists();
@@ -251,8 +261,13 @@ impl Write for LogSocket {
 /// Responders that wait for `release`.
 static HELD: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
 
-fn router() -> Router {
-    Router::new()
+fn router(flags: &Path) -> Router {
+    let router = Router::new();
+    let router = match flags.join("name-twice").exists() {
+        true => router.method("hold", |()| Ok(())),
+        false => router,
+    };
+    router
         .deferred("hold", |(), responder| HELD.lock().unwrap().push(responder))
         .method("metrics_port", |()| {
             let socket = METRICS.get().unwrap();

@@ -351,6 +351,20 @@ fn a_configuration_that_breaks_after_the_answer_costs_nobody_a_connection_if_the
     manager.stop_for_good();
 }
 
+/// It panics, in the program that is asked and not in its workers when everybody has let go.
+#[test]
+fn a_router_with_two_methods_of_one_name_refuses_the_reload() {
+    let mut manager = Manager::new(0, "[sockets.rpc]\n").with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    let mut kept = Kept::new(manager, &address);
+    kept.manager.set_flag("name-twice", true);
+    kept.refuses("[sockets.rpc]\n", "there are two methods named \"hold\"");
+    kept.manager.set_flag("name-twice", false);
+    kept.accepts("[sockets.rpc]\n");
+    kept.manager.stop();
+}
+
 /// Descriptors can be taken only while there is one thread, which the old process finds out before it lets go.
 #[test]
 fn a_program_that_starts_threads_first_is_refused_unless_it_takes_what_it_inherits_before() {
