@@ -182,6 +182,15 @@ impl Claim {
 }
 
 impl Belonging {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// For a service.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.descriptor.try_clone()
+    }
+
     /// Its name, if a socket unit passes it on, and whether it is a listening socket.
     pub(crate) fn units(&self) -> Option<(&str, bool)> {
         self.is_units.then(|| {

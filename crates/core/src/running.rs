@@ -37,7 +37,7 @@ mod takeover;
 pub struct Running {
     listeners: Vec<Arc<Listener>>,
     /// What the application has.
-    pub(crate) belongings: Vec<Belonging>,
+    pub(crate) belongings: Arc<[Belonging]>,
     engine: EngineKind,
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
@@ -87,6 +87,7 @@ impl Running {
         listeners: Vec<Arc<Listener>>,
         orphans: &[Arc<str>],
         legacies: &Arc<[Legacy]>,
+        belongings: Arc<[Belonging]>,
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
@@ -109,7 +110,7 @@ impl Running {
         });
         let mut running = Running {
             listeners: listeners.clone(),
-            belongings: Vec::new(),
+            belongings,
             engine,
             crew,
             workers: Vec::new(),
@@ -131,6 +132,7 @@ impl Running {
                 engine,
                 factories: factories.collect(),
                 legacies: legacies.clone(),
+                belongings: running.belongings.clone(),
                 crew: running.crew.clone(),
                 mailbox,
                 acceptors: acceptors.collect(),
@@ -353,7 +355,7 @@ impl Running {
         } = self.collect();
         Released {
             listeners: std::mem::take(&mut self.listeners),
-            belongings: std::mem::take(&mut self.belongings),
+            belongings: self.belongings.clone(),
             parcels,
             bequests,
             failed,
@@ -414,7 +416,7 @@ fn bequest((service, asks): &(String, bool), left: Bytes) -> Option<Bequest> {
 /// What [`Running::release`] gives up.
 pub(crate) struct Released {
     pub(crate) listeners: Vec<Arc<Listener>>,
-    pub(crate) belongings: Vec<Belonging>,
+    pub(crate) belongings: Arc<[Belonging]>,
     pub(crate) parcels: Vec<Parcel>,
     pub(crate) bequests: Vec<Bequest>,
     pub(crate) failed: Option<ServerError>,

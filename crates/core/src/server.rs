@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::belongings::{Claims, PREFIX};
+use crate::belongings::{Belonging, Claims, PREFIX};
 use crate::config::Config;
 use crate::cpus;
 use crate::engine::{Chosen, EngineKind, choose};
@@ -98,33 +98,43 @@ impl Server {
     /// tun, perf or memory file. It stays open over restarts, reloads and crashes.
     ///
     /// [`Server::run`] calls `make` once, on its own thread, before the sockets are opened and the services made. It is given
-    /// the descriptor of this name that was passed on, or opens one if it is given none; keeps a duplicate for the application; and
-    /// returns the one that the server is to hold and to pass on.
+    /// the descriptor of this name that was passed on, or opens one if it is given none, and returns the one that the server is to hold and
+    /// to pass on. Services have a duplicate of that by [`Worker::descriptor`].
     ///
     /// ```
-    /// # use ringhold_core::Server;
     /// # use ringhold_core::config::Config;
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service, Worker};
     /// use std::net::UdpSocket;
-    /// use std::sync::{Arc, OnceLock};
     ///
+    /// # struct Metrics;
+    /// # impl Metrics {
+    /// #     fn new(worker: &Worker, socket: UdpSocket) -> Self {
+    /// #         assert!(worker.index() == 0 && socket.local_addr().is_ok());
+    /// #         Metrics
+    /// #     }
+    /// # }
+    /// # impl Service for Metrics {
+    /// #     type Session = ();
+    /// #     fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
+    /// #     fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow { Flow::Continue }
+    /// # }
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = Config::parse("workers = 1", "example")?;
-    /// let metrics = Arc::new(OnceLock::new());
-    /// let server = Server::new(config).descriptor("metrics", {
-    ///     let metrics = metrics.clone();
-    ///     move |inherited| {
+    /// let server = Server::new(config)
+    ///     .descriptor("metrics", |inherited| {
     ///         let socket = match inherited {
     ///             Some(inherited) => UdpSocket::from(inherited),
     ///             None => UdpSocket::bind("127.0.0.1:0")?,
     ///         };
-    ///         let held = socket.try_clone()?.into();
-    ///         metrics.get_or_init(|| socket);
-    ///         Ok(held)
-    ///     }
-    /// });
+    ///         socket.set_nonblocking(true)?;
+    ///         Ok(socket.into())
+    ///     })
+    ///     .service("metrics", |worker| {
+    ///         let socket = UdpSocket::from(worker.descriptor("metrics"));
+    ///         Metrics::new(worker, socket)
+    ///     });
     /// // server.run()
     /// # let running = server.start()?;
-    /// # assert!(metrics.get().is_some_and(|socket| socket.local_addr().is_ok()));
     /// # running.stop();
     /// # running.join()?;
     /// # Ok(())
@@ -333,7 +343,7 @@ impl Server {
             // As long as nothing was looked at, a successor of this process finds the same.
             must_be_free(needed + reserve)?;
         }
-        let belongings = std::mem::take(&mut self.claims).make(claimed)?;
+        let belongings = std::mem::take(&mut self.claims).make(claimed)?.into();
         let strays = plan.take_strays();
         let mut inheritance = Inheritance::look(reserved, needed);
         let is_of_use = inheritance.is_of_use();
@@ -343,10 +353,9 @@ impl Server {
             inheritance.commit().map_err(ServerError::Handover)?;
             tracing::info!("took over 0 connections");
         }
-        let mut running = self.start_from(plan, chosen, cpus, inheritance)?;
+        let running = self.start_from(plan, chosen, cpus, inheritance, belongings)?;
         // Whoever comes after a start that fails may know them.
         drop_strays(strays);
-        running.belongings = belongings;
         Ok(running)
     }
 
@@ -357,6 +366,7 @@ impl Server {
         chosen: Chosen,
         cpus: Cpus,
         mut inheritance: Inheritance,
+        belongings: Arc<[Belonging]>,
     ) -> Result<Running, ServerError> {
         let heirlooms = std::mem::take(&mut inheritance.listeners);
         let listeners: Vec<Arc<Listener>> = match plan.open_with(heirlooms) {
@@ -378,7 +388,7 @@ impl Server {
         let services = self.services.iter().map(|(name, _)| name.as_str());
         let legacies = bequest::by_service(services, bequests);
         let held = listeners.clone();
-        let launched = Running::launch(self, engine, cpus, held, &orphans, &legacies);
+        let launched = Running::launch(self, engine, cpus, held, &orphans, &legacies, belongings);
         // What services were given may be what made a worker fail.
         let is_blamed = is_given && matches!(launched, Err(ServerError::Worker { .. }));
         if launched.is_err() && !is_blamed {

@@ -141,7 +141,7 @@ impl Exchange {
         let known = names.iter().map(|(name, _)| (*name).into()).collect();
         let memory = Memory::new(limits.memory as u64, 1);
         let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
-        let worker = Worker::new(0, 1, metrics.clone(), [legacy].into());
+        let worker = Worker::new(0, 1, metrics.clone(), [legacy].into(), [].into());
         let service = make(&worker);
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names

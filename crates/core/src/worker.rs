@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::belongings::Belonging;
 use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::Desk;
@@ -34,6 +35,7 @@ pub struct Worker {
     pub(crate) watches: Watches,
     /// By service.
     pub(crate) legacies: Arc<[Legacy]>,
+    pub(crate) belongings: Arc<[Belonging]>,
 }
 
 impl Worker {
@@ -42,6 +44,7 @@ impl Worker {
         count: usize,
         metrics: Arc<Metrics>,
         legacies: Arc<[Legacy]>,
+        belongings: Arc<[Belonging]>,
     ) -> Self {
         Worker {
             index,
@@ -50,6 +53,7 @@ impl Worker {
             service: Cell::new(0),
             watches: Watches::new(),
             legacies,
+            belongings,
         }
     }
 
@@ -76,6 +80,20 @@ impl Worker {
     /// The counters of the whole server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// A duplicate of the descriptor that [`Server::descriptor`](crate::Server::descriptor) holds under this name: another number for the
+    /// same file or socket, which the service may read from, [watch](Worker::watch) and close. Each call makes one.
+    ///
+    /// # Panics
+    ///
+    /// If the server claims no descriptor of this name, or the process may open no more.
+    pub fn descriptor(&self, name: &str) -> OwnedFd {
+        let Some(belonging) = self.belongings.iter().find(|own| own.name() == name) else {
+            panic!("the server claims no descriptor {name:?}");
+        };
+        let duplicate = belonging.duplicate();
+        duplicate.unwrap_or_else(|error| panic!("descriptor {name:?}: {error}"))
     }
 
     /// Has [`Service::readable`] of the service that is being made called whenever there is something to read from this
@@ -165,6 +183,7 @@ pub(crate) struct Assignment {
     pub(crate) engine: EngineKind,
     pub(crate) factories: Vec<Factory>,
     pub(crate) legacies: Arc<[Legacy]>,
+    pub(crate) belongings: Arc<[Belonging]>,
     pub(crate) crew: Arc<Crew>,
     pub(crate) mailbox: Mailbox,
     pub(crate) acceptors: Vec<Acceptor>,
@@ -187,6 +206,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         assignment.crew.posts.len(),
         assignment.crew.metrics.clone(),
         assignment.legacies,
+        assignment.belongings,
     );
     let (hosts, watches) = worker.make(&assignment.factories);
     let mut desk = Desk::new(

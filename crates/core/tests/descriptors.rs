@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::{Server, ServerError};
-use rustix::io::{FdFlags, fcntl_setfd};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, ServerError, Service};
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 fn server(sections: &str, inherited: Vec<(&str, OwnedFd)>) -> Server {
     let config = Config::parse(&format!("workers = 1\n{sections}"), "test").unwrap();
@@ -88,6 +88,59 @@ fn each_is_given_what_has_its_name() {
     ];
     let names = expected.map(|(name, _)| name);
     assert_eq!(given(server("", inherited), &names), expected);
+}
+
+struct Silent;
+
+impl Service for Silent {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+}
+
+#[test]
+fn services_have_duplicates() {
+    let [own, metrics] = [udp(), udp()];
+    let expected = [&own, &metrics].map(inode);
+    let inherited = vec![("ringhold.fd.own", own), ("metrics", metrics)];
+    let claimed = ["metrics", "own"].into_iter();
+    let claimed = claimed.fold(server("", inherited), |server, name| {
+        claim(server, name, &Given::default())
+    });
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let running = claimed
+        .service("silent", move |worker| {
+            let had = ["own", "metrics"].map(|name| worker.descriptor(name));
+            let again = worker.descriptor("own");
+            let flags = had.each_ref().map(|fd| fcntl_getfd(fd).unwrap());
+            assert_eq!(flags, [FdFlags::CLOEXEC; 2]);
+            sender.send((had.map(inode), inode(again))).unwrap();
+            Silent
+        })
+        .start()
+        .unwrap();
+    assert_eq!(receiver.recv().unwrap(), (expected, expected[0]));
+    running.stop();
+    running.join().unwrap();
+}
+
+#[test]
+fn a_service_that_wants_what_is_not_claimed_fails_the_start() {
+    let claimed = claim(server("", vec![]), "metrics", &Given::default());
+    let started = claimed
+        .service("silent", |worker| {
+            drop(worker.descriptor("metric"));
+            Silent
+        })
+        .start();
+    let error = started.err().unwrap().to_string();
+    assert_eq!(error, "worker 0 failed: the worker panicked");
 }
 
 /// It must not get into programs that the application executes.

@@ -7,7 +7,8 @@
 use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringhold_core::config::Config;
 use ringhold_core::{Server, Watch, Worker};
@@ -72,7 +73,8 @@ pub(crate) fn router(hub: &Hub, board: &Board) -> Router {
 }
 
 /// Each datagram is an event of the topic `samples`. The worker that reads goes on where the one before has stopped.
-pub(crate) fn reader(worker: &Worker, hub: &Hub, board: &Board, socket: Arc<UdpSocket>) -> Router {
+pub(crate) fn reader(worker: &Worker, hub: &Hub, board: &Board, socket: UdpSocket) -> Router {
+    let socket = Rc::new(socket);
     for latest in Router::taken_over(worker, "latest") {
         *board.latest() = latest;
     }
@@ -98,24 +100,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = Filter::from_env("SAMPLES_LOG")?.unwrap_or_default();
     ringhold_log::start("samples", filter);
     let (hub, board) = (Hub::default(), Board::default());
-    let socket = Arc::new(OnceLock::new());
-    let opened = socket.clone();
     Server::new(Config::parse(CONFIG, "built-in")?)
         .preflight(|| {
             // A mistake in its names refuses a reload.
             router(&Hub::default(), &Board::default());
             Ok(())
         })
-        .descriptor("samples", move |inherited| {
-            let socket = open(inherited)?;
-            let held = socket.try_clone()?.into();
-            opened.get_or_init(|| Arc::new(socket));
-            Ok(held)
-        })
+        .descriptor("samples", |inherited| Ok(open(inherited)?.into()))
         .service("samples", move |worker| {
             // One of the workers reads for all.
-            let router = match socket.get() {
-                Some(socket) if worker.index() == 0 => reader(worker, &hub, &board, socket.clone()),
+            let router = match worker.index() {
+                0 => reader(worker, &hub, &board, worker.descriptor("samples").into()),
                 _ => router(&hub, &board),
             };
             Rpc::new(worker, router)

@@ -4,7 +4,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ringhold_core::config::Config;
@@ -119,12 +118,12 @@ fn topics_without_readers_are_forgotten() {
 fn samples_go_to_those_who_have_subscribed() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let socket = Arc::new(samples::open(Some(socket.into())).unwrap());
+    let socket = samples::open(Some(socket.into())).unwrap();
     let make = |worker: &Worker| {
         let (hub, board) = (topics::Hub::default(), samples::Board::default());
         Rpc::new(
             worker,
-            samples::reader(worker, &hub, &board, socket.clone()),
+            samples::reader(worker, &hub, &board, socket.try_clone().unwrap()),
         )
     };
     let mut exchange = Exchange::with_worker(make, Limits::default());
