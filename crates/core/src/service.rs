@@ -218,6 +218,13 @@ impl Refusal {
     }
 }
 
+impl From<Refusal> for RestoreError {
+    /// For a service that refuses whom the predecessor had let in.
+    fn from(Refusal(reason): Refusal) -> Self {
+        RestoreError(reason)
+    }
+}
+
 /// What a session is worth to the successor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -52,7 +52,11 @@ pub struct Rpc {
     recent: Recents,
     guesses: Guesses,
     watches: Vec<(SourceId, Read)>,
+    /// Says who may connect, if not everybody may.
+    admit: Option<Admit>,
 }
+
+type Admit = Box<dyn FnMut(&Peer<'_>) -> Result<(), Refusal>>;
 
 impl Rpc {
     /// With one worker's router.
@@ -67,6 +71,7 @@ impl Rpc {
             strings: Strings::default(),
             recent: Recents::NONE,
             guesses: Guesses::new(Instant::now()),
+            admit: None,
         }
     }
 
@@ -76,6 +81,46 @@ impl Rpc {
     pub fn strings(mut self, strings: Strings) -> Self {
         self.strings = strings;
         self
+    }
+
+    /// Asks `admit` about each connection, before anything of it is read: an error ends it. A connection that the process before had is
+    /// asked about as well, since this one may have other rules.
+    ///
+    /// ```
+    /// # use ringhold_core::{Refusal, Worker};
+    /// # use ringhold_rpc::{Router, Rpc};
+    /// /// Serves some users, over unix sockets.
+    /// fn restricted(worker: &Worker, router: Router, uids: Vec<u32>) -> Rpc {
+    ///     Rpc::new(worker, router).admit(move |peer| match peer.credentials() {
+    ///         Ok(Some(who)) if uids.contains(&who.uid) => Ok(()),
+    ///         Ok(Some(who)) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
+    ///         Ok(None) => Err(Refusal::new("only unix sockets tell who connects")),
+    ///         Err(error) => Err(Refusal::new(format!("it is not known who connects: {error}"))),
+    ///     })
+    /// }
+    /// # use ringhold_core::testing::Exchange;
+    /// # use ringhold_core::{Credentials, PeerAddress};
+    /// # let make = |uids: &[u32]| {
+    /// #     let uids = uids.to_vec();
+    /// #     move |worker: &Worker| restricted(worker, Router::new(), uids)
+    /// # };
+    /// # let mut exchange = Exchange::with_worker(make(&[1000, 1001]), Default::default());
+    /// # let mut connect = |uid| {
+    /// #     let who = Credentials { pid: None, uid, gid: 100 };
+    /// #     exchange.set_peer(PeerAddress::Unix, Some(who));
+    /// #     exchange.connect()
+    /// # };
+    /// # let [root, first, second] = [0, 1000, 1001].map(&mut connect);
+    /// # assert_eq!([root, first, second].map(|client| exchange.is_open(client)), [false, true, true]);
+    /// ```
+    #[must_use]
+    pub fn admit(mut self, admit: impl FnMut(&Peer<'_>) -> Result<(), Refusal> + 'static) -> Self {
+        self.admit = Some(Box::new(admit));
+        self
+    }
+
+    fn ask(&mut self, peer: &Peer<'_>) -> Result<(), Refusal> {
+        self.admit.as_mut().map_or(Ok(()), |admit| admit(peer))
     }
 
     /// The call in a frame and the number of its method, whether or not it is like one before; otherwise what becomes of
@@ -206,7 +251,8 @@ impl Service for Rpc {
 
     const TOP_LEVEL: TopLevel = TopLevel::Array;
 
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<Session, Refusal> {
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<Session, Refusal> {
+        self.ask(peer)?;
         Ok(Session::default())
     }
 
@@ -282,6 +328,7 @@ impl Service for Rpc {
     }
 
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
+        self.ask(peer)?;
         let resumed = Resumed::new(peer, self.strings);
         let data = self.router.resumes_mut().restore(&resumed, saved)?;
         Ok(Session::with_data(data))
