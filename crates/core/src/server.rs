@@ -381,6 +381,7 @@ impl Server {
         } else {
             tracing::info!("{chosen}");
         }
+        say_silent(&self.services, &self.config);
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
         let bequests = std::mem::take(&mut inheritance.bequests);
@@ -460,6 +461,18 @@ pub(crate) fn must_be_free(needed: usize) -> Result<(), ServerError> {
         return Err(ServerError::Descriptors { needed, free });
     }
     Ok(())
+}
+
+/// Names the services that answer on no socket, as they may be meant to.
+fn say_silent(services: &[(String, Factory)], config: &Config) {
+    for (service, _) in services {
+        let mut sections = config.sockets.values();
+        if !sections.any(|socket| socket.service == *service) {
+            tracing::info!(
+                "service {service} answers on no socket: no section says service = {service:?}"
+            );
+        }
+    }
 }
 
 /// Names of connections to be taken over that have no listener any more.

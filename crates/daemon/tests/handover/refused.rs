@@ -357,6 +357,7 @@ fn a_router_with_two_methods_of_one_name_refuses_the_reload() {
     let mut manager = Manager::new(0, "[sockets.rpc]\n").with_test_daemon();
     let address = manager.listen_unix("rpc");
     manager.start();
+    manager.logged(1, &["service keeper answers on no socket"]);
     let mut kept = Kept::new(manager, &address);
     kept.manager.set_flag("name-twice", true);
     kept.refuses("[sockets.rpc]\n", "there are two methods named \"hold\"");
