@@ -455,7 +455,8 @@ impl Router {
     ///
     /// `read` takes a bounded amount, without blocking; as long as there is more it is called again, between the requests of connections.
     /// If it fails or panics that is logged, and it is called again in the next turn if there still is something to read; if that fails,
-    /// too, a second later. See [`Service::readable`](ringhold_core::Service::readable) and
+    /// too, a second later: what is wrong with one datagram is best dealt with in `read`, a panic of its decoder too
+    /// ([`std::panic::catch_unwind`]). See [`Service::readable`](ringhold_core::Service::readable) and
     /// [`Worker::watch`](ringhold_core::Worker::watch).
     ///
     /// ```
