@@ -66,6 +66,8 @@ pub(crate) struct Crew {
     parting: Roll,
     /// Who gives its services no more frames, because of a handover.
     rests: Roll,
+    /// Who has nothing left to do in a handover, and can be given nothing any more.
+    idle: Roll,
     /// Who takes no more turns, because it has nothing left to do. It may still drop its services.
     finished: Roll,
     /// Whom a handover goes on without, because it takes no turns although it should.
@@ -89,6 +91,7 @@ impl Crew {
             asked: Roll::new(posts.len()),
             parting: Roll::new(posts.len()),
             rests: Roll::new(posts.len()),
+            idle: Roll::new(posts.len()),
             open_tickets: metrics.open_tickets.clone(),
             endings: Tally::new(posts.len()),
             finished: Roll::new(posts.len()),
@@ -165,6 +168,7 @@ impl Crew {
         self.asked.enter(worker);
         self.parting.enter(worker);
         self.rests.enter(worker);
+        self.idle.enter(worker);
         self.wake_all();
     }
 
@@ -213,6 +217,22 @@ impl Crew {
     /// Whether none of the workers gives frames to its services any more. What they pushed is in the mailboxes.
     pub(crate) fn all_rest(&self) -> bool {
         self.rests.is_full()
+    }
+
+    /// A worker has nothing left to do in a handover.
+    pub(crate) fn idle(&self, worker: usize) {
+        if self.idle.enter(worker) {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn is_idle(&self, worker: usize) -> bool {
+        self.idle.has(worker)
+    }
+
+    /// Whether no service of any worker is called any more but to be asked what it leaves.
+    pub(crate) fn all_idle(&self) -> bool {
+        self.idle.is_full()
     }
 
     /// A deferred reply of this worker was given, or will not be.

@@ -34,8 +34,18 @@ impl<L: Link> Shard<L> {
         self.phase
     }
 
-    /// Whether a stopping worker has nothing left to do and cannot be given anything any more.
+    /// Whether a stopping worker has nothing left to do and cannot be given anything any more. Before a handover none has before all have:
+    /// what services leave is what all answers were given from, those of other workers too.
     pub(crate) fn is_done(&self) -> bool {
+        self.has_nothing_left() && (!self.hands_over || self.desk.crew.all_idle())
+    }
+
+    /// Whether it has nothing left to do, and the others are to be told.
+    pub(super) fn has_become_idle(&self) -> bool {
+        self.hands_over && self.has_nothing_left() && !self.desk.crew.is_idle(self.desk.worker)
+    }
+
+    fn has_nothing_left(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. })
             && self.connections.is_empty()
             && (!self.hands_over || self.rests())
@@ -180,6 +190,9 @@ impl<L: Link> Shard<L> {
         }
         if self.is_parting() {
             self.advance_rest(now >= self.rest_until);
+        }
+        if self.has_become_idle() {
+            self.desk.crew.idle(self.desk.worker);
         }
         if let Phase::Draining { until } = self.phase
             && now >= until

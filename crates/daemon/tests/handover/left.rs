@@ -98,6 +98,36 @@ fn what_all_workers_leave_is_there_on_each_of_the_next() {
     }
 }
 
+/// What a service leaves may be shared by all workers: none is asked for it while another one still answers.
+#[test]
+fn nobody_is_asked_before_the_last_answer_of_all() {
+    for engine in ENGINES {
+        let mut bed = Bed::new(engine, 16, 2);
+        bed.manager
+            .configure(&format!("handover.drain = \"3s\"\n{}", config(2)));
+        bed.manager.reload();
+        let mut wires: Vec<Wire> = (0..4).map(|_| bed.connect()).collect();
+        let worker_of = |wire: &mut Wire| ask(wire).0;
+        wires.retain_mut(|wire| worker_of(wire) == 1);
+        let [held, late] = wires.as_mut_slice() else {
+            panic!("they are dealt in turn");
+        };
+        held.send(b"\x90");
+        bed.manager.signal(Signal::SIGHUP);
+        bed.manager
+            .logged(1, &["waiting for deferred replies (1 are open)"]);
+        late.send(b"\x90");
+        // It is given up, and the other one has time yet.
+        assert!(held.is_over());
+        let mark = bed.manager.mark();
+        bed.manager.set_flag("answer", true);
+        assert_eq!(late.exactly(1), [0xc3]);
+        bed.manager.wait_for(mark, "READY=1");
+        assert_eq!(ask(late).2, "0:3 1:5");
+        bed.manager.stop_for_good();
+    }
+}
+
 #[test]
 fn it_needs_no_connections() {
     for engine in ENGINES {
