@@ -183,7 +183,8 @@ impl<L: Link> Shard<L> {
                     crew.open_tickets.count() == 0 || now >= until
                 };
                 if waits_no_more {
-                    self.begin_drain(until);
+                    // Meanwhile others were waited for, and promises made.
+                    self.begin_drain(until.max(now));
                 }
             }
             Phase::Draining { .. } => {}

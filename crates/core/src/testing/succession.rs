@@ -417,6 +417,28 @@ mod tests {
         assert_eq!(handed_over.counters().panics, 1);
     }
 
+    /// Nobody is read any more when all workers know, which may be long after the time for older promises was over.
+    #[test]
+    fn what_is_promised_while_a_busy_worker_is_waited_for_has_all_its_time() {
+        const DRAIN: Duration = Duration::from_secs(3);
+        let (mut exchange, _) = exchange();
+        let _mailbox = exchange.add_busy_worker(1 << 30);
+        let crew = exchange.shard.desk.crew.clone();
+        let client = exchange.connect();
+        exchange.shard.drain = DRAIN;
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.settle();
+        exchange.advance(DRAIN * 3);
+        exchange.receive(client, &[DEFER]);
+        assert!(crew.all_part(1));
+        crew.rest(1);
+        exchange.settle();
+        exchange.advance(DRAIN - Duration::from_millis(1));
+        assert!(!exchange.reads(client) && exchange.is_open(client));
+        exchange.advance(Duration::from_millis(1));
+        assert_eq!(exchange.counters().abandoned, 1);
+    }
+
     /// What others waited for by then is nothing to it. Meanwhile all that are at rest are let go.
     #[test]
     fn what_is_promised_while_a_handover_waits_is_waited_for_as_long_from_then_on() {
