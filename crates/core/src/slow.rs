@@ -22,6 +22,9 @@ const TURN_MS: u64 = 50;
 /// How long so many frames take is not looked at as long as services are fast: looking costs as much as a frame or two.
 const FIRST_LOOK_MAX: usize = 16;
 
+/// Nor are more than so many given without a look behind those that were fast: they may be of another kind.
+const LOOK_STEP_MAX: usize = 64;
+
 /// Tells what takes long. It is read once for all frames of a received buffer, so it must be cheap: the clock is one that the
 /// kernel moves on by some milliseconds at a time (CLOCK_MONOTONIC_COARSE, clock_getres(2)), which costs a quarter of another.
 #[derive(Debug)]
@@ -74,6 +77,11 @@ impl Stopwatch {
         self.is_late.get()
     }
 
+    #[cfg(test)]
+    pub(crate) fn make_late(&self) {
+        self.is_late.set(true);
+    }
+
     /// Those that wait have their time, or nobody does.
     pub(crate) fn catch_up(&self) {
         self.is_late.set(false);
@@ -87,9 +95,8 @@ impl Stopwatch {
 
     /// When to ask next, if it was not over behind `count` frames.
     pub(crate) fn next_look(&self, count: usize) -> usize {
-        let next = 2 * count;
-        self.first_look.set(next.min(FIRST_LOOK_MAX));
-        next
+        self.first_look.set((2 * count).min(FIRST_LOOK_MAX));
+        count + count.min(LOOK_STEP_MAX)
     }
 
     /// Whether others come first now, in the middle of a call.

@@ -111,8 +111,8 @@ impl Connection {
             .input
             .as_ref()
             .is_some_and(|input| input.parked.is_some());
-        // A peer cannot complete a frame while it is not read.
-        if !incomplete || self.is_paused() {
+        // A peer cannot complete a frame while it is not read, nor is it read while something waits for a service that is busy.
+        if !incomplete || self.is_paused() || self.has_backlog() {
             self.clock.frame = 0;
         } else if self.clock.frame == 0 {
             self.clock.frame = now;

@@ -105,3 +105,21 @@ fn a_successor_waits_for_nobody_before_it_may_serve() {
     assert!(!exchange.is_open(idle) && are_open(&exchange, &[halfway, slow]));
     assert_eq!(exchange.counters().timed_out, 1);
 }
+
+/// A worker that is late does not read on, so that a frame cannot be completed meanwhile.
+#[test]
+fn what_waits_for_a_late_worker_is_in_time() {
+    let mut exchange = Exchange::with_limits(Plain, limits());
+    let client = exchange.connect();
+    exchange.receive(client, &[0x93]);
+    exchange.advance(LIMIT / 4 * 3);
+    exchange.shard.desk.stopwatch.make_late();
+    exchange.shard.received(client.0 as u32, &[0x01], None);
+    assert!(!exchange.reads(client));
+    for quarters in [3, 1] {
+        exchange.advance(LIMIT / 4 * quarters);
+        assert!(exchange.reads(client) && exchange.is_open(client));
+    }
+    exchange.receive(client, &[0x02, 0x03]);
+    assert_eq!(exchange.take_sent(client), [7]);
+}
