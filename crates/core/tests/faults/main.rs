@@ -110,6 +110,7 @@ tests! {
     turns {
         who_asks_for_much_that_is_slow_holds_up_nobody_else,
         many_who_ask_for_what_is_slow_share_a_turn,
+        what_is_slow_may_follow_what_is_fast,
     }
     memory {
         a_crowd_shares_the_buffers,

@@ -21,10 +21,13 @@ const SLOW: u8 = 1;
 /// Asks how many of them were answered before it, and ends the slowness.
 const COUNT: u8 = 2;
 
+/// Asks for nothing but itself.
+const FAST: u8 = 3;
+
 #[derive(Default)]
 struct Seen {
     count: AtomicU64,
-    /// The most frames that came in one turn of the worker.
+    /// The most slow ones that came in one turn of the worker.
     most: AtomicU64,
 }
 
@@ -44,6 +47,10 @@ impl Service for Slow {
     }
 
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        if frame[0] == FAST {
+            reply.write(|out| out.push(FAST));
+            return Flow::Continue;
+        }
         let count = self.seen.count.fetch_add(1, Ordering::Relaxed);
         if frame[0] == COUNT {
             self.is_over = true;
@@ -108,5 +115,17 @@ pub(crate) fn many_who_ask_for_what_is_slow_share_a_turn(engine: Engine) {
     // Some of them come before the others' frames, some behind them. 50 ms are 13 for either.
     let most = seen.most.load(Ordering::Relaxed);
     assert!(most <= 100, "{most}");
+    bed.end();
+}
+
+/// However many fast ones came before them.
+pub(crate) fn what_is_slow_may_follow_what_is_fast(engine: Engine) {
+    let asked = [[FAST; 1025].as_slice(), &[SLOW; 500]].concat();
+    let (bed, seen) = start(engine);
+    let mut client = bed.connect("slow");
+    client.write_all(&asked).unwrap();
+    client::expect(&mut client, &asked);
+    let most = seen.most.load(Ordering::Relaxed);
+    assert!(most <= 200, "{most}");
     bed.end();
 }
