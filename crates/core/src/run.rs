@@ -341,7 +341,7 @@ fn ungiven(contents: Contents, error: &io::Error) -> String {
 /// Says which worker had failed, if one had.
 fn say_failed(failed: Option<ServerError>) {
     if let Some(failed) = failed {
-        tracing::error!("{failed}; its connections are lost");
+        tracing::error!("{failed}; its connections and what its services would have left are lost");
     }
 }
 

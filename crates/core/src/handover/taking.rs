@@ -152,7 +152,7 @@ impl Inheritance {
             Ok(estate) => estate,
             Err(error) => {
                 tracing::error!(
-                    "{error}: {} descriptors are closed",
+                    "{error}: {} descriptors are closed, and what services left is lost",
                     contents.descriptors.len()
                 );
                 self.lost += contents.descriptors.len();
