@@ -53,7 +53,7 @@ pub(crate) trait Host {
     /// Something that is watched for the service can be read.
     fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught>;
     /// What the service leaves to the successor. Nothing else is called any more.
-    fn hand_over(&mut self) -> Result<Option<Bytes>, Caught>;
+    fn hand_over(&mut self, tick: &Tick<'_>) -> Result<Option<Bytes>, Caught>;
     /// The connection has ended.
     fn disconnected(
         &mut self,
@@ -454,9 +454,9 @@ impl<S: Service> Host for Hosted<S> {
         panics::catch(|| self.service.readable(source, tick))
     }
 
-    fn hand_over(&mut self) -> Result<Option<Bytes>, Caught> {
+    fn hand_over(&mut self, tick: &Tick<'_>) -> Result<Option<Bytes>, Caught> {
         // Unwind safety: nothing but the drop of the service follows.
-        panics::catch(|| self.service.hand_over())
+        panics::catch(|| self.service.hand_over(tick))
     }
 
     fn disconnected(

@@ -135,11 +135,13 @@ pub trait Service: 'static {
     /// end all the same, and then it is for nothing, as in a crash there is no call. So this is for what a program would miss, but can do without.
     ///
     /// Everybody waits meanwhile, and what is left is in memory twice for a moment: some megabytes are fine; one that takes 16 s is
-    /// taken for stuck. If it panics that is logged and counted, and nothing is left.
+    /// taken for stuck. If it panics that is logged and counted (what it catches itself: [`Tick::report_panic`]), and
+    /// nothing is left.
     ///
     /// What a service leaves that never asks for [`Worker::taken_over`] itself is dropped, with an error in the log: a program of a
     /// version that cannot take it over refuses a reload, and for that it has to be known beforehand.
-    fn hand_over(&mut self) -> Option<Bytes> {
+    fn hand_over(&mut self, tick: &Tick<'_>) -> Option<Bytes> {
+        let _ = tick;
         None
     }
 

@@ -15,8 +15,8 @@ use crate::warnings::Kind;
 /// Stands for the name of a service that answers on no socket.
 const NO_SOCKET: &str = "no socket";
 
-/// What a call of [`Service::tick`](crate::Service::tick) or [`Service::readable`](crate::Service::readable) has at hand. No
-/// connection is concerned.
+/// What a call of [`Service::tick`](crate::Service::tick), [`Service::readable`](crate::Service::readable) or
+/// [`Service::hand_over`](crate::Service::hand_over) has at hand. No connection is concerned.
 pub struct Tick<'a> {
     pub(crate) desk: &'a Desk,
     /// Which of the worker's services is called.

@@ -1,7 +1,10 @@
 //! What handlers keep on a worker, and leave to the next process.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::Bytes;
 use ringhold_core::Worker;
+use ringhold_core::panics::Caught;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,14 +25,22 @@ impl Leavings {
         self.0.push((name.to_owned(), Box::new(leave)));
     }
 
-    /// All of it for the successor; `None` if there is nothing. What cannot be written is logged and left out.
-    pub(crate) fn write(&mut self) -> Option<Bytes> {
-        let write = |(name, leave): &mut (String, Leave)| match leave() {
-            Ok(value) => Some((name.clone(), value)),
-            Err(error) => {
-                tracing::error!("{name:?} cannot be handed over, it is no msgpack: {error}");
-                None
+    /// All of it for the successor; `None` if there is nothing. What cannot be written is logged and left out, and so is what has
+    /// panicked, of which `report` is told.
+    pub(crate) fn write(&mut self, report: impl Fn(&str, &Caught)) -> Option<Bytes> {
+        let write = |(name, leave): &mut (String, Leave)| {
+            // Unwind safety: it is called once, and what others see of its state is up to the handlers.
+            match catch_unwind(AssertUnwindSafe(leave)) {
+                Ok(Ok(value)) => return Some((name.clone(), value)),
+                Ok(Err(error)) => {
+                    tracing::error!("{name:?} cannot be handed over, it is no msgpack: {error}");
+                }
+                Err(panic) => {
+                    let what = format!("what is handed over as {name:?}");
+                    report(&what, &Caught::new(panic));
+                }
             }
+            None
         };
         let values: Vec<_> = self.0.iter_mut().filter_map(write).collect();
         let values = values.iter();

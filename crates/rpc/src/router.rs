@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ringhold_core::panics::Caught;
 use ringhold_core::{Watch, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -412,7 +413,7 @@ impl Router {
     /// ```
     ///
     /// It is passed on as msgpack with the names of fields, so fields may be added and left out if `#[serde(default)]` makes up for
-    /// them. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
+    /// them. If `leave` panics that is counted and logged, and costs this value alone. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
     ///
     /// # Panics
     ///
@@ -433,9 +434,9 @@ impl Router {
         left::taken_over(worker, name)
     }
 
-    /// What the successor's routers will find.
-    pub(crate) fn leave(&mut self) -> Option<Bytes> {
-        self.leavings.write()
+    /// What the successor's routers will find. `report` is told what has panicked.
+    pub(crate) fn leave(&mut self, report: impl Fn(&str, &Caught)) -> Option<Bytes> {
+        self.leavings.write(report)
     }
 
     /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is

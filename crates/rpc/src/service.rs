@@ -319,8 +319,9 @@ impl Service for Rpc {
         Ok(watch)
     }
 
-    fn hand_over(&mut self) -> Option<Bytes> {
-        self.router.leave()
+    fn hand_over(&mut self, tick: &Tick<'_>) -> Option<Bytes> {
+        self.router
+            .leave(|what, panic| tick.report_panic(what, panic))
     }
 
     fn save(&self, session: &Session) -> Saved {

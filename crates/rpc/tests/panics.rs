@@ -1,5 +1,5 @@
-//! What the log says of handlers that panic, that give no answer and that take long. It is the only test of its process: a place that logs is asked once whether
-//! anybody listens, and the answer is that of the thread which comes there first (tokio-rs/tracing#3611), so that a test
+//! What the log says of handlers that panic, that give no answer and that take long, and of what is left to the successor. It is the only test of its
+//! process: a place that logs is asked once whether anybody listens, and the answer is that of the thread which comes there first (tokio-rs/tracing#3611), so that a test
 //! beside this one could silence it.
 
 #![allow(clippy::unwrap_used)]
@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ringhold_core::Worker;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_rpc::{Fault, Router, Rpc};
@@ -18,6 +19,7 @@ fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     a_panic_is_logged_after_any_number_of_others();
     so_is_a_request_that_gets_no_answer();
     so_is_a_call_that_takes_long();
+    a_panic_costs_one_of_the_values_that_are_left();
 }
 
 /// What is logged meanwhile.
@@ -135,6 +137,34 @@ fn so_is_a_call_that_takes_long() {
     );
     let several = " ms for 2 frames, the last of them a call of \"slow\", on connection ";
     assert_eq!(count(&text, several), 1, "{text}");
+}
+
+fn a_panic_costs_one_of_the_values_that_are_left() {
+    const NAMES: [&str; 3] = ["first", "second", "third"];
+    let given = |worker: &Worker| NAMES.map(|name| Router::taken_over::<u8>(worker, name));
+    let text = logged(|| {
+        let mut metrics = None;
+        let exchange = Exchange::with_worker(
+            |worker| {
+                metrics = Some(worker.metrics().clone());
+                given(worker);
+                let router = Router::bare()
+                    .hand_over("first", || 1u8)
+                    .hand_over("second", || -> u8 { panic!("out of ideas") })
+                    .hand_over("third", || 3u8);
+                Rpc::new(worker, router)
+            },
+            Limits::default(),
+        );
+        let _ = exchange.hand_over(|worker| {
+            assert_eq!(given(worker), [vec![1], vec![], vec![3]]);
+            Rpc::new(worker, Router::bare())
+        });
+        assert_eq!(metrics.unwrap().snapshot().total().panics, 1);
+    });
+    let said = "what is handed over as \"second\" of test panicked in hand_over: out of ideas";
+    assert_eq!(count(&text, said), 1, "{text}");
+    assert_eq!(count(&text, "panicked"), 1, "{text}");
 }
 
 fn call(exchange: &mut Exchange, client: Client, method: &str) {

@@ -209,8 +209,8 @@ impl<L: Link> Shard<L> {
         let (desk, sources) = (&self.desk, &self.sources);
         desk.stopwatch.start();
         let ask = |(service, host): (usize, &mut Box<dyn Host>)| {
-            let left = host.hand_over();
             let at_hand = sources.tick(desk, service, Call::HandOver);
+            let left = host.hand_over(&at_hand);
             if let Some(took) = desk.stopwatch.slow() {
                 at_hand.report_slow(took);
             }

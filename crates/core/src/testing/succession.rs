@@ -155,6 +155,7 @@ mod tests {
     use crate::peer::{Handle, Peer, PushError};
     use crate::reply::{Abandoned, Reply, Responder, Ticket};
     use crate::service::{Flow, Refusal, RestoreError, Saved};
+    use crate::tick::Tick;
 
     /// Greets with 0xcc and its own generation, and answers every frame with the generation and the sum of the session.
     /// Negative numbers are orders.
@@ -371,7 +372,7 @@ mod tests {
             Saved::Stateless
         }
 
-        fn hand_over(&mut self) -> Option<Bytes> {
+        fn hand_over(&mut self, _: &Tick<'_>) -> Option<Bytes> {
             (self.at_the_end)(self.frames)
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Saved, Service, Ticket, Worker};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Saved, Service, Tick, Ticket, Worker};
 
 /// Deferred replies that were given in the end, by any worker.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
@@ -87,7 +87,7 @@ impl Service for Keeper {
         Saved::Stateless
     }
 
-    fn hand_over(&mut self) -> Option<Bytes> {
+    fn hand_over(&mut self, _: &Tick<'_>) -> Option<Bytes> {
         if self.is_told("panic-at-last") {
             panic!("the last call, on purpose");
         }
