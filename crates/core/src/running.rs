@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::belongings::Belonging;
@@ -378,7 +377,8 @@ impl Running {
             };
             collected.parcels.extend(served.parcels);
             let left = self.services.iter().zip(served.left);
-            let left = left.filter_map(|(service, left)| bequest(service, left?));
+            let left =
+                left.filter_map(|((service, asks), left)| Bequest::of(service, *asks, left?));
             collected.bequests.extend(left);
             if let Err(error) = served.result {
                 let failed = ServerError::Worker { worker, error };
@@ -396,21 +396,6 @@ struct Collected {
     bequests: Vec<Bequest>,
     /// Why the first of the workers that failed did.
     failed: Option<ServerError>,
-}
-
-/// What a service leaves, if the successor's will ask for it: the version of the state follows from who asks.
-fn bequest((service, asks): &(String, bool), left: Bytes) -> Option<Bequest> {
-    if !asks {
-        tracing::error!(
-            "service {service} leaves something to the successor, which is lost: it does not ask for what was left to itself \
-             (Worker::taken_over)"
-        );
-        return None;
-    }
-    Some(Bequest {
-        service: service.clone(),
-        bytes: left.into(),
-    })
 }
 
 /// What [`Running::release`] gives up.

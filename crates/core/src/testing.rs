@@ -49,7 +49,7 @@ use self::wire::{Identity, Wire};
 use crate::connection::{Desire, Receive};
 use crate::crew::{Crew, Name, NamedService};
 use crate::desk::Desk;
-use crate::handover::bequest::Legacy;
+use crate::handover::bequest::{self, Bequest, Legacy};
 use crate::host::{Host, Hosted};
 use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox, mailbox};
@@ -81,6 +81,8 @@ pub struct Exchange {
     ended: Vec<(Client, Wire)>,
     /// Connections on their way to a successor.
     parted: Vec<Parted>,
+    /// Whether the service has asked for what was left to it.
+    asks: bool,
     /// Who connects.
     peer: Identity,
 }
@@ -125,12 +127,12 @@ impl Exchange {
         limits: Limits,
         names: &[(&str, Duration)],
     ) -> Self {
-        Self::build_from(Legacy::new(SERVICE), make, limits, names)
+        Self::build_from(Vec::new(), make, limits, names)
     }
 
     /// The service finds this.
     fn build_from<S: Service>(
-        legacy: Legacy,
+        bequests: Vec<Bequest>,
         make: impl FnOnce(&Worker) -> S,
         limits: Limits,
         names: &[(&str, Duration)],
@@ -141,8 +143,11 @@ impl Exchange {
         let known = names.iter().map(|(name, _)| (*name).into()).collect();
         let memory = Memory::new(limits.memory as u64, 1);
         let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
-        let worker = Worker::new(0, 1, metrics.clone(), [legacy].into(), [].into());
+        let legacies = bequest::by_service([SERVICE].into_iter(), bequests);
+        let worker = Worker::new(0, 1, metrics.clone(), legacies, [].into());
         let service = make(&worker);
+        worker.legacies.iter().for_each(Legacy::say_unclaimed);
+        let asks = worker.legacies.iter().any(Legacy::is_asked_for);
         let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
         let names: Arc<[Name]> = names
             .iter()
@@ -167,6 +172,7 @@ impl Exchange {
             ids: Vec::new(),
             ended: Vec::new(),
             parted: Vec::new(),
+            asks,
             peer: Identity::default(),
         }
     }

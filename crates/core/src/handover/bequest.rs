@@ -15,6 +15,23 @@ pub(crate) struct Bequest {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl Bequest {
+    /// What a service leaves, if the successor's will ask for it: the version of the state follows from who asks.
+    pub(crate) fn of(service: &str, asks: bool, left: Bytes) -> Option<Self> {
+        if !asks {
+            tracing::error!(
+                "service {service} leaves something to the successor, which is lost: it does not ask for what was left to itself \
+                 (Worker::taken_over)"
+            );
+            return None;
+        }
+        Some(Bequest {
+            service: service.to_owned(),
+            bytes: left.into(),
+        })
+    }
+}
+
 /// What one service of the predecessor left, on all of its workers. All workers of this process look at the same.
 #[derive(Debug)]
 pub(crate) struct Legacy {
@@ -25,7 +42,7 @@ pub(crate) struct Legacy {
 }
 
 impl Legacy {
-    pub(crate) fn new(service: &str) -> Self {
+    fn new(service: &str) -> Self {
         Legacy {
             service: service.to_owned(),
             values: Vec::new(),
@@ -33,7 +50,7 @@ impl Legacy {
         }
     }
 
-    pub(crate) fn add(&mut self, value: Bytes) {
+    fn add(&mut self, value: Bytes) {
         self.values.push(value);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::wire::Wire;
 use super::{Client, Exchange, SERVICE};
 use crate::connection::LINGER;
-use crate::handover::bequest::Legacy;
+use crate::handover::bequest::Bequest;
 use crate::handover::parcel::Parcel;
 use crate::mailbox::Mail;
 use crate::peer::Link;
@@ -26,7 +26,7 @@ impl Exchange {
     /// The clients are the same, and notice nothing: ask the successor about them. A connection ends instead if its
     /// session [cannot be saved](Service::save) or [restored](Service::restore); a client that does not read all that it is sent
     /// before, or does not end its side then, costs a second. Deferred replies that are not given by now are given up. What the service
-    /// [leaves](Service::hand_over) is there for the successor's to [take over](Worker::taken_over).
+    /// [leaves](Service::hand_over) is there for the successor's to [take over](Worker::taken_over), if it has asked for that itself.
     ///
     /// ```
     /// # use ringhold_core::testing::Exchange;
@@ -73,16 +73,14 @@ impl Exchange {
             self.advance(LINGER);
         }
 
-        let mut legacy = Legacy::new(SERVICE);
-        let left = self.shard.hand_over();
-        left.into_iter()
-            .flatten()
-            .for_each(|value| legacy.add(value));
+        let left = self.shard.hand_over().into_iter().flatten();
+        let bequests = left.filter_map(|left| Bequest::of(SERVICE, self.asks, left));
+        let bequests = bequests.collect();
         let known = self.shard.desk.names.clone();
         let names = known.iter().map(|name| (&*name.name, name.idle_timeout));
         let names: Vec<(&str, Duration)> = names.collect();
         let limits = self.shard.desk.limits.clone();
-        let mut successor = Self::build_from(legacy, make, limits, &names);
+        let mut successor = Self::build_from(bequests, make, limits, &names);
         successor.shard.desk.names = known;
         successor.now = self.now;
         successor.peer = self.peer.clone();
@@ -401,6 +399,20 @@ mod tests {
         let other = exchange.connect();
         exchange.receive(other, &[1]);
         assert_eq!(exchange.take_sent(other)[0], 1);
+    }
+
+    /// Whoever leaves what it would never take over is told so in a daemon, too, and nothing gets through.
+    #[test]
+    fn what_a_service_leaves_that_does_not_ask_is_dropped() {
+        let forgetful = Totals {
+            frames: 7,
+            taken_over: Vec::new(),
+            at_the_end: |frames| Some(Bytes::copy_from_slice(&[frames])),
+        };
+        let _ = Exchange::new(forgetful).hand_over(|worker| {
+            assert!(worker.taken_over().is_empty());
+            Adder(2)
+        });
     }
 
     #[test]

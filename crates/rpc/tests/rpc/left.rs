@@ -32,7 +32,11 @@ fn old() -> Old {
 }
 
 fn exchange(router: Router) -> Exchange {
-    Exchange::with_worker(|worker| Rpc::new(worker, router), Default::default())
+    let make = |worker: &Worker| {
+        worker.taken_over();
+        Rpc::new(worker, router)
+    };
+    Exchange::with_worker(make, Default::default())
 }
 
 /// Hands over to a process that only looks at what it has taken over.
