@@ -91,6 +91,7 @@ mod worker;
 pub use close::Close;
 pub use engine::EngineKind;
 pub use frame::Frame;
+pub use handover::bequest::Claims;
 pub use peer::{ConnectionId, Credentials, Handle, Peer, PeerAddress, PushError};
 pub use reply::{Abandoned, Reply, Responder, Ticket};
 pub use run::block_signals;

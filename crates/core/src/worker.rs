@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
-use crate::handover::bequest::Legacy;
+use crate::handover::bequest::{Claims, Legacy};
 use crate::host::Host;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -164,6 +164,14 @@ impl Worker {
         let legacy = self.legacies.get(self.service.get());
         legacy.map_or(&[], Legacy::look)
     }
+
+    /// Which of the names under which the service that is being made leaves something are asked for, on all workers: for one that
+    /// leaves several things in its one value, as MessagePack-RPC does. Such a service leaves nothing under a name that no worker
+    /// has asked for, as one that never asks for [`Worker::taken_over`] leaves nothing at all.
+    pub fn claims(&self) -> Claims {
+        let legacy = self.legacies.get(self.service.get());
+        legacy.map_or_else(Claims::default, |legacy| legacy.claims.clone())
+    }
 }
 
 impl fmt::Debug for Worker {
@@ -233,5 +241,36 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
             assignment.mailbox,
             |made| ready(made.map_err(|unavailable| unavailable.to_string())),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handover::bequest;
+    use crate::memory::Memory;
+
+    #[test]
+    fn one_worker_claims_for_all_but_not_for_another_service() {
+        let legacies = bequest::by_service(["one", "other"].into_iter(), Vec::new());
+        let metrics = Arc::new(Metrics::new(Vec::new(), 2, Memory::new(u64::MAX, 2)));
+        let workers =
+            [0, 1].map(|it| Worker::new(it, 2, metrics.clone(), legacies.clone(), [].into()));
+        let claims = workers[0].claims();
+        for name in ["early", "late"] {
+            claims.note_left(name);
+            claims.claim(name);
+        }
+        workers[1].claims().note_left("late");
+        claims.note_left("never");
+        let claimed = |worker: &Worker, service| {
+            worker.service.set(service);
+            let claims = worker.claims();
+            ["early", "late", "never"].map(|name| claims.is_claimed(name))
+        };
+        for worker in &workers {
+            assert_eq!(claimed(worker, 0), [true, true, false]);
+            assert_eq!(claimed(worker, 1), [false; 3]);
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use ringhold_core::Worker;
 use ringhold_core::panics::Caught;
+use ringhold_core::{Claims, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,10 +25,21 @@ impl Leavings {
         self.0.push((name.to_owned(), Box::new(leave)));
     }
 
-    /// All of it for the successor; `None` if there is nothing. What cannot be written is logged and left out, and so is what has
-    /// panicked, of which `report` is told.
-    pub(crate) fn write(&mut self, report: impl Fn(&str, &Caught)) -> Option<Bytes> {
+    /// All of it for the successor; `None` if there is nothing. What cannot be written or is not claimed is logged and left
+    /// out, and so is what has panicked, of which `report` is told.
+    pub(crate) fn write(
+        &mut self,
+        claims: &Claims,
+        report: impl Fn(&str, &Caught),
+    ) -> Option<Bytes> {
         let write = |(name, leave): &mut (String, Leave)| {
+            if !claims.is_claimed(name) {
+                tracing::error!(
+                    "{name:?} is lost and not handed over: this program does not ask for what was left under that name \
+                     (Router::taken_over)"
+                );
+                return None;
+            }
             // Unwind safety: it is called once, and what others see of its state is up to the handlers.
             match catch_unwind(AssertUnwindSafe(leave)) {
                 Ok(Ok(value)) => return Some((name.clone(), value)),
@@ -55,8 +66,13 @@ impl Leavings {
 
 /// What was left under this name, in the order of the predecessor's workers.
 pub(crate) fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
+    let claims = worker.claims();
+    claims.claim(name);
     let read = |left: &Bytes| -> Result<Vec<T>, rmp_serde::decode::Error> {
         let written: Written<'_> = rmp_serde::from_slice(left)?;
+        written
+            .iter()
+            .for_each(|(known, _)| claims.note_left(known));
         let named = written.into_iter().filter(|(known, _)| *known == name);
         named
             .map(|(_, value)| rmp_serde::from_slice(value))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringhold_core::panics::Caught;
-use ringhold_core::{Watch, Worker};
+use ringhold_core::{Claims, Watch, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -413,7 +413,8 @@ impl Router {
     /// ```
     ///
     /// It is passed on as msgpack with the names of fields, so fields may be added and left out if `#[serde(default)]` makes up for
-    /// them. If `leave` panics that is counted and logged, and costs this value alone. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
+    /// them. If `leave` panics that is counted and logged, and costs this value alone. A name that is never asked for, on any worker, is
+    /// not handed over, with an error in the log, and one that the successor does not ask for is lost, with a warning. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
     ///
     /// # Panics
     ///
@@ -434,9 +435,13 @@ impl Router {
         left::taken_over(worker, name)
     }
 
-    /// What the successor's routers will find. `report` is told what has panicked.
-    pub(crate) fn leave(&mut self, report: impl Fn(&str, &Caught)) -> Option<Bytes> {
-        self.leavings.write(report)
+    /// What the successor's routers will find, if it is claimed. `report` is told what has panicked.
+    pub(crate) fn leave(
+        &mut self,
+        claims: &Claims,
+        report: impl Fn(&str, &Caught),
+    ) -> Option<Bytes> {
+        self.leavings.write(claims, report)
     }
 
     /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringhold_core::panics::Caught;
 use ringhold_core::{
-    Abandoned, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, SourceId, Tick,
-    Ticket, TopLevel, Watch, Worker,
+    Abandoned, Claims, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, SourceId,
+    Tick, Ticket, TopLevel, Watch, Worker,
 };
 
 use crate::answer::Answer;
@@ -52,6 +52,8 @@ pub struct Rpc {
     recent: Recents,
     guesses: Guesses,
     watches: Vec<(SourceId, Read)>,
+    /// Of what the router hands over.
+    claims: Claims,
     /// Says who may connect, if not everybody may.
     admit: Option<Admit>,
 }
@@ -67,6 +69,7 @@ impl Rpc {
             watches: watches
                 .map(|(descriptor, read)| (worker.watch(descriptor), read))
                 .collect(),
+            claims: worker.claims(),
             router,
             strings: Strings::default(),
             recent: Recents::NONE,
@@ -321,7 +324,7 @@ impl Service for Rpc {
 
     fn hand_over(&mut self, tick: &Tick<'_>) -> Option<Bytes> {
         self.router
-            .leave(|what, panic| tick.report_panic(what, panic))
+            .leave(&self.claims, |what, panic| tick.report_panic(what, panic))
     }
 
     fn save(&self, session: &Session) -> Saved {

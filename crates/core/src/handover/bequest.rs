@@ -1,8 +1,9 @@
 //! What the values of services leave to the successor, besides sessions.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,33 @@ impl Bequest {
     }
 }
 
+/// Who leaves several things in one value, each under a name, notes here which of them were left and which are asked for. What is
+/// left and not asked for is lost, and the log says so when all workers have made their services. See [`Worker::claims`](crate::Worker::claims).
+#[derive(Debug, Clone, Default)]
+pub struct Claims(Arc<Mutex<BTreeMap<String, bool>>>);
+
+impl Claims {
+    /// The predecessor has left something under this name.
+    pub fn note_left(&self, name: &str) {
+        self.lock().entry(name.to_owned()).or_default();
+    }
+
+    /// This worker's value of the service asks for what was left under this name.
+    pub fn claim(&self, name: &str) {
+        self.lock().insert(name.to_owned(), true);
+    }
+
+    /// Whether any worker's value of the service has asked for this name. A name of which that is so when all are made will be asked
+    /// for in the successor, too.
+    pub fn is_claimed(&self, name: &str) -> bool {
+        self.lock().get(name).is_some_and(|claimed| *claimed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What one service of the predecessor left, on all of its workers. All workers of this process look at the same.
 #[derive(Debug)]
 pub(crate) struct Legacy {
@@ -39,6 +67,7 @@ pub(crate) struct Legacy {
     /// In the order of the predecessor's workers.
     values: Vec<Bytes>,
     is_asked_for: AtomicBool,
+    pub(crate) claims: Claims,
 }
 
 impl Legacy {
@@ -47,6 +76,7 @@ impl Legacy {
             service: service.to_owned(),
             values: Vec::new(),
             is_asked_for: AtomicBool::new(false),
+            claims: Claims::default(),
         }
     }
 
@@ -76,6 +106,12 @@ impl Legacy {
                  ask for it (Worker::taken_over)",
                 self.service,
                 self.count()
+            );
+        }
+        for (name, _) in self.claims.lock().iter().filter(|(_, claimed)| !**claimed) {
+            tracing::warn!(
+                "dropping {name:?}, which service {} of the predecessor left: this program does not ask for it",
+                self.service
             );
         }
     }

@@ -33,7 +33,9 @@ fn old() -> Old {
 
 fn exchange(router: Router) -> Exchange {
     let make = |worker: &Worker| {
-        worker.taken_over();
+        for name in ["numbers", "broken", "state"] {
+            assert_eq!(Router::taken_over::<u64>(worker, name), []);
+        }
         Rpc::new(worker, router)
     };
     Exchange::with_worker(make, Default::default())
