@@ -1,0 +1,315 @@
+use super::*;
+
+fn estate() -> Estate {
+    Estate {
+        stored: true,
+        listeners: vec![ListenerRecord {
+            cookie: 7,
+            name: "rpc".into(),
+            bound: Some("127.0.0.1:0".into()),
+            path: None,
+        }],
+        connections: (0..100u64)
+            .map(|i| ConnectionRecord {
+                cookie: i,
+                name: "rpc".into(),
+                input: vec![i as u8; i as usize * 50],
+                ended: i % 2 == 0,
+                output: vec![0xc1; i as usize],
+                session: (i % 3 == 0).then(|| serde_bytes::ByteBuf::from(vec![1, 2, 3])),
+                service: Some("service".into()),
+                client: match i % 5 {
+                    1 => Some(Client::Awaited),
+                    2 => Some(Client::Tcp(([192, 0, 2, 1], i as u16).into())),
+                    3 => Some(Client::Tcp(([i as u16; 8], 4660).into())),
+                    4 => Some(Client::Unix),
+                    _ => None,
+                },
+            })
+            .collect(),
+        bequests: Vec::new(),
+    }
+}
+
+fn write(estate: Estate) -> OwnedFd {
+    let mut writer = Writer::new(estate.stored, &estate.listeners).unwrap();
+    let mut records = estate.connections.into_iter();
+    while records.len() > 0 {
+        writer.add(records.by_ref().take(7).collect()).unwrap();
+    }
+    writer.leave(estate.bequests).unwrap();
+    writer.finish().unwrap()
+}
+
+/// As a program writes it that has the whole estate in memory.
+fn write_in_one_piece(estate: &Estate) -> OwnedFd {
+    write_body(&(estate.stored, &estate.listeners, &estate.connections))
+}
+
+fn write_body(body: &impl Serialize) -> OwnedFd {
+    let body = rmp_serde::to_vec(body).unwrap();
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(memfd_create("one-piece", flags).unwrap());
+    file.write_all_at(&body, HEADER_BYTES as u64).unwrap();
+    seal(file, NEWEST).unwrap()
+}
+
+fn set_version(vault: &OwnedFd, version: u32) {
+    let file = File::from(vault.try_clone().unwrap());
+    file.write_all_at(&version.to_be_bytes(), 8).unwrap();
+}
+
+/// As it was before there were clients behind proxies.
+fn without_clients() -> Estate {
+    let mut estate = estate();
+    for record in &mut estate.connections {
+        record.client = None;
+    }
+    estate
+}
+
+fn bequest(service: &str, bytes: impl Into<Vec<u8>>) -> Bequest {
+    Bequest {
+        service: service.into(),
+        bytes: bytes.into(),
+    }
+}
+
+fn version_of(vault: &OwnedFd) -> u32 {
+    let mut version = [0; 4];
+    let file = File::from(vault.try_clone().unwrap());
+    file.read_exact_at(&mut version, 8).unwrap();
+    u32::from_be_bytes(version)
+}
+
+/// With and without connections, from nothing to more than is read at once. Attempts are counted as ever.
+#[test]
+fn what_services_leave_is_read_in_its_order() {
+    for connections in [0, 100] {
+        let full = || {
+            let mut estate = estate();
+            estate.connections.truncate(connections);
+            let large: Vec<u8> = (0..3 * PIECE_BYTES).map(|i| (i % 251) as u8).collect();
+            estate.bequests = vec![
+                bequest("rpc", large),
+                bequest("bus", []),
+                bequest("rpc", [0xc1; 3]),
+            ];
+            estate
+        };
+        let vault = write(full());
+        assert_eq!(version_of(&vault), 3);
+        for _ in 0..ATTEMPTS_MAX {
+            assert!(read(&vault).unwrap() == full());
+        }
+        assert!(matches!(read(&vault), Err(VaultError::TriedTooOften(_))));
+    }
+}
+
+/// Version 2 has an array of three in its one place, and programs of that version read it.
+#[test]
+fn without_anything_left_the_file_is_as_it_was_before_services_could() {
+    let vault = write(without_clients());
+    assert_eq!(version_of(&vault), 2);
+    let old: (bool, Vec<ListenerRecord>, Vec<ConnectionRecord>) = {
+        let mut file = File::from(vault.try_clone().unwrap());
+        file.seek(SeekFrom::Start(HEADER_BYTES as u64)).unwrap();
+        rmp_serde::from_read(file).unwrap()
+    };
+    let Estate {
+        stored,
+        listeners,
+        connections,
+        ..
+    } = without_clients();
+    assert!(old == (stored, listeners, connections));
+}
+
+#[test]
+fn what_services_leave_and_does_not_fit_costs_nothing_else() {
+    let mut writer = Writer::new(true, &estate().listeners).unwrap();
+    writer.add(without_clients().connections).unwrap();
+    writer.file.set_len(writer.end + 20_000).unwrap();
+    writer.forbid_growth();
+    let left = vec![bequest("rpc", [1; 10]), bequest("rpc", [1; 20_000])];
+    assert!(writer.leave(left).is_err());
+    let vault = writer.finish().unwrap();
+    assert_eq!(version_of(&vault), 2);
+    assert_eq!(read(&vault).unwrap(), without_clients());
+}
+
+/// Six fields a connection, without its service.
+#[test]
+fn what_version_1_wrote_is_read() {
+    let mut estate = without_clients();
+    for record in &mut estate.connections {
+        record.service = None;
+    }
+    let old = |record: &ConnectionRecord| {
+        let [input, output] =
+            [&record.input, &record.output].map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
+        let (name, session) = (record.name.clone(), record.session.clone());
+        (record.cookie, name, input, record.ended, output, session)
+    };
+    let connections: Vec<_> = estate.connections.iter().map(old).collect();
+    let vault = write_body(&(estate.stored, &estate.listeners, connections));
+    set_version(&vault, 1);
+    assert!(read(&vault).unwrap() == estate);
+}
+
+/// And what is written without clients is the same, so that it is read by version 2.
+#[test]
+fn what_version_2_wrote_is_read() {
+    let estate = without_clients();
+    let old = |record: &ConnectionRecord| {
+        let [input, output] =
+            [&record.input, &record.output].map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
+        let (name, session) = (record.name.clone(), record.session.clone());
+        let service = record.service.clone();
+        (
+            record.cookie,
+            name,
+            input,
+            record.ended,
+            output,
+            session,
+            service,
+        )
+    };
+    for record in &estate.connections {
+        let old = rmp_serde::to_vec(&old(record)).unwrap();
+        assert_eq!(rmp_serde::to_vec(record).unwrap(), old);
+    }
+    let connections: Vec<_> = estate.connections.iter().map(old).collect();
+    let vault = write_body(&(estate.stored, &estate.listeners, connections));
+    set_version(&vault, 2);
+    assert!(read(&vault).unwrap() == estate);
+}
+
+#[test]
+fn a_version_that_others_cannot_read_is_written_only_where_there_are_clients() {
+    assert_eq!(version_of(&write(estate())), 3);
+    assert_eq!(version_of(&write(without_clients())), 2);
+}
+
+#[test]
+fn what_another_version_wrote_is_not_read() {
+    for version in [0, NEWEST + 1, u32::MAX] {
+        let vault = write(estate());
+        set_version(&vault, version);
+        assert!(matches!(read(&vault), Err(VaultError::Version(found)) if found == version));
+        assert!(!is_readable(version));
+    }
+}
+
+#[test]
+fn many_records_are_the_same_in_pieces_and_in_one() {
+    for count in [0, 1, 15, 16, 70_000] {
+        let mut estate = estate();
+        estate.connections = (0..count)
+            .map(|cookie| ConnectionRecord {
+                cookie,
+                name: "rpc".into(),
+                input: vec![0x93; cookie as usize % 5],
+                ended: false,
+                output: Vec::new(),
+                session: None,
+                service: None,
+                client: None,
+            })
+            .collect();
+        let in_one_piece = read(&write_in_one_piece(&estate)).unwrap();
+        assert!(in_one_piece == estate, "{count} in one piece");
+        let in_pieces = read(&write(estate)).unwrap();
+        assert!(in_pieces == in_one_piece, "{count} in pieces");
+    }
+}
+
+/// A frame that is larger than what is read at once, and sessions of any size.
+#[test]
+fn large_records_are_read_whole() {
+    let estate = || {
+        let mut estate = estate();
+        for (index, record) in estate.connections.iter_mut().enumerate() {
+            let bytes = |more: usize| vec![index as u8; (index % 10) * PIECE_BYTES / 3 + more];
+            record.input = bytes(0);
+            record.output = bytes(1);
+            record.session = Some(bytes(2).into());
+        }
+        estate
+    };
+    assert!(read(&write(estate())).unwrap() == estate());
+}
+
+#[test]
+fn connections_that_cannot_be_written_are_none() {
+    let mut writer = Writer::new(true, &estate().listeners).unwrap();
+    let mut records = estate().connections;
+    let more = records.split_off(50);
+    writer.add(records).unwrap();
+    // There is room for some of them, but not for all.
+    writer.file.set_len(writer.end + 20_000).unwrap();
+    writer.forbid_growth();
+    assert!(writer.add(more).is_err());
+    let mut left = estate();
+    left.connections.truncate(50);
+    let bytes = writer.bytes();
+    let vault = writer.finish().unwrap();
+    assert_eq!(read(&vault).unwrap(), left);
+    assert_eq!(File::from(vault).metadata().unwrap().len(), bytes);
+}
+
+#[test]
+fn what_is_written_is_read_three_times_and_then_given_up() {
+    let vault = write(estate());
+    for _ in 0..ATTEMPTS_MAX {
+        assert_eq!(read(&vault).unwrap(), estate());
+    }
+    assert!(matches!(
+        read(&vault),
+        Err(VaultError::TriedTooOften(ATTEMPTS_MAX))
+    ));
+}
+
+#[test]
+fn an_attempt_that_was_none_does_not_count() {
+    let vault = write(estate());
+    for _ in 0..3 * ATTEMPTS_MAX {
+        assert_eq!(read(&vault).unwrap(), estate());
+        uncount(&vault).unwrap();
+    }
+}
+
+#[test]
+fn every_changed_byte_is_noticed() {
+    let mut estate = estate();
+    estate.connections.truncate(3);
+    estate.bequests = vec![bequest("rpc", [1, 2, 3])];
+    let vault = write(estate);
+    let file = File::from(vault.try_clone().unwrap());
+    let size = file.metadata().unwrap().len();
+    for at in (0..ATTEMPTS_AT).chain(HEADER_BYTES as u64..size) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
+        file.write_all_at(&[0; 4], ATTEMPTS_AT).unwrap();
+        assert!(read(&vault).is_err(), "byte {at} was changed");
+        file.write_all_at(&byte, at).unwrap();
+    }
+    file.write_all_at(&[0; 4], ATTEMPTS_AT).unwrap();
+    assert!(read(&vault).is_ok());
+}
+
+#[test]
+fn the_size_is_sealed_and_other_files_are_refused() {
+    let vault = write(estate());
+    let file = File::from(vault);
+    assert!(file.set_len(10).is_err());
+    assert!(file.set_len(1 << 20).is_err());
+    let other = memfd_create("other", MemfdFlags::CLOEXEC).unwrap();
+    assert!(matches!(read(&other), Err(VaultError::NotOurs)));
+    File::from(other.try_clone().unwrap())
+        .write_all(&[0; 64])
+        .unwrap();
+    assert!(matches!(read(&other), Err(VaultError::NotOurs)));
+}
