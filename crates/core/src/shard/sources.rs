@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::Errno;
 
 use super::Shard;
 use crate::desk::Desk;
@@ -228,9 +229,13 @@ impl<L: Link> Shard<L> {
                 continue;
             };
             if let Err(error) = self.sources.watches.begin(number) {
-                self.sources
-                    .tick(&self.desk, service, Call::Readable)
-                    .report_unreadable(number, &error);
+                let tick = self.sources.tick(&self.desk, service, Call::Readable);
+                tick.report_unreadable(number, &error);
+                // epoll_ctl(2): the file does not support to be waited for, and never will.
+                if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+                    self.sources.watches.end(SourceId(number));
+                    continue;
+                }
                 let until = self.desk.now.saturating_add(REST_MS);
                 self.sources.resting.push((until, number));
             }

@@ -450,6 +450,23 @@ fn a_service_lets_go_of_what_it_watches_whenever_it_likes() {
 }
 
 #[test]
+fn what_cannot_be_waited_for_is_let_go_of() {
+    let rig = Rig::new(1);
+    let file = Rc::new(tempfile::tempfile().unwrap());
+    let watched = file.clone();
+    let make = |worker: &Worker| {
+        worker.watch(watched);
+        rig.relay(worker)
+    };
+    let mut exchange = Exchange::with_worker(make, Limits::default());
+    let client = exchange.connect();
+    assert_eq!(Rc::strong_count(&file), 1);
+    rig.send(0, &[1]);
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [0, 1]);
+}
+
+#[test]
 fn what_rests_may_be_watched_anew() {
     let rig = Rig::new(1);
     let socket = rig.receivers[0].clone();
