@@ -1,15 +1,21 @@
-//! Counters per worker and per socket name.
+//! Counters per worker and per socket name, and what services count themselves.
 //!
-//! Each counter has one writer, its worker, and is read by anybody: writing costs a load and a store, no atomic
+//! Each counter of the server has one writer, its worker, and is read by anybody: writing costs a load and a store, no atomic
 //! read-modify-write.
+
+mod own;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
 
+pub(crate) use self::own::Key;
+pub use self::own::{OwnKind, OwnMetric, OwnValue};
+
+use self::own::Own;
 use crate::memory::Memory;
 use crate::tickets::Tally;
 
@@ -150,6 +156,7 @@ pub struct Metrics {
     pub(crate) open_tickets: Tally,
     names: Vec<Arc<str>>,
     workers: Vec<Arc<WorkerMetrics>>,
+    own: Own,
 }
 
 pub(crate) struct WorkerMetrics {
@@ -173,7 +180,18 @@ impl Metrics {
             open_tickets,
             names,
             workers,
+            own: Own::default(),
         }
+    }
+
+    /// A number that a service counts up; see [`Worker::counter`](crate::Worker::counter).
+    pub(crate) fn counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
+        self.own.counter(name, help, key)
+    }
+
+    /// A number of a service that goes up and down; see [`Worker::gauge`](crate::Worker::gauge).
+    pub(crate) fn gauge(&self, name: &str, help: &str, key: Key) -> Arc<AtomicI64> {
+        self.own.gauge(name, help, key)
     }
 
     pub(crate) fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
@@ -200,6 +218,7 @@ impl Metrics {
             memory_bytes: self.memory.total(),
             owed: self.open_tickets.count() as u64,
             workers,
+            own: self.own.snapshot(),
         }
     }
 }
@@ -223,6 +242,8 @@ pub struct Snapshot {
     pub owed: u64,
     /// By worker.
     pub workers: Vec<WorkerSnapshot>,
+    /// What services count themselves, by name.
+    pub own: Vec<OwnMetric>,
 }
 
 /// One worker's counters at one time.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use bytes::Bytes;
 
@@ -15,7 +16,9 @@ use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::handover::bequest::{Claims, Legacy};
 use crate::host::Host;
 use crate::mailbox::Mailbox;
-use crate::metrics::Metrics;
+#[cfg(doc)]
+use crate::metrics::Snapshot;
+use crate::metrics::{Key, Metrics};
 use crate::service::SourceId;
 #[cfg(doc)]
 use crate::service::{Service, Watch};
@@ -82,6 +85,56 @@ impl Worker {
         &self.metrics
     }
 
+    /// A number that the service counts up, such as what it has stored, of this name and these labels. It is shown with the server's own
+    /// ones, for each service and worker: by `ringhold status`, to Prometheus (as `NAME_total`) and in [`Snapshot::own`]. It may be
+    /// added to on any thread. As all counters it begins anew with the process.
+    ///
+    /// ```
+    /// # use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Worker};
+    /// struct Store {
+    ///     stored: Arc<AtomicU64>,
+    /// }
+    ///
+    /// impl Store {
+    ///     fn new(worker: &Worker) -> Self {
+    ///         Store { stored: worker.counter("readings_stored", "Readings on disk.", &[("disk", "a")]) }
+    ///     }
+    /// }
+    ///
+    /// impl Service for Store {
+    /// #   type Session = ();
+    /// #   fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
+    ///     fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+    ///         self.stored.fetch_add(1, Ordering::Relaxed);
+    ///         Flow::Continue
+    ///     }
+    /// }
+    /// # let mut exchange = ringhold_core::testing::Exchange::with_worker(Store::new, Default::default());
+    /// # let client = exchange.connect();
+    /// # exchange.receive(client, b"\x01\x02");
+    /// # assert_eq!(exchange.snapshot().own[0].values[0].value, 2);
+    /// ```
+    ///
+    /// Whoever asks for the same name and labels again, on the same worker, gets the same number. Names are letters, digits and
+    /// underscores, as in Prometheus, and one name is one kind of number with the same labels everywhere. A name that cannot be shown is an error in
+    /// the log, and so is more than 65,536 numbers: labels are for what there are few of, not for the names of clients.
+    pub fn counter(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicU64> {
+        self.metrics.counter(name, help, self.key(labels))
+    }
+
+    /// As [`Worker::counter`], a number that goes up and down, such as the length of a queue or a temperature in millikelvins. What it
+    /// is set to stays until it is set again.
+    pub fn gauge(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicI64> {
+        self.metrics.gauge(name, help, self.key(labels))
+    }
+
+    fn key(&self, labels: &[(&str, &str)]) -> Key {
+        let legacy = self.legacies.get(self.service.get());
+        let service = legacy.map_or("", |legacy| &legacy.service);
+        Key::new(service, self.index, labels)
+    }
+
     /// A duplicate of the descriptor that [`Server::descriptor`](crate::Server::descriptor) holds under this name: another number for the
     /// same file or socket, which the service may read from, [watch](Worker::watch) and close. Each call makes one.
     ///
@@ -99,7 +152,8 @@ impl Worker {
     /// Has [`Service::readable`] of the service that is being made called whenever there is something to read from this
     /// descriptor: a datagram socket, a FIFO, a serial line, a timer (timerfd_create(2)), or several in one (epoll(7)). A FIFO is
     /// opened for reading and writing, or it has ended whenever nobody writes. What
-    /// cannot be waited for, such as a regular file, and what is watched twice on a worker, is an error in the log.
+    /// cannot be waited for, such as a regular file, is a warning in the log and let go of; so is, each second, what is watched twice on a worker, until the
+    /// other one has ended.
     ///
     /// The worker keeps it until it ends, or until the service ends that ([`Watch::End`], [`Tick::unwatch`]); the two share it in an
     /// `Rc` or `Arc`. Each worker makes its own value of the service: who watches the same descriptor on several is called on any of

@@ -2,6 +2,7 @@
 
 mod prometheus;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ringhold_client::{Client, Plain};
@@ -97,7 +98,36 @@ fn render(status: &Value) -> Option<String> {
     }
     text.push('\n');
     text.push_str(&engines.render());
+    let own = own(status)?;
+    if own.lines.len() > 1 {
+        text.push('\n');
+        text.push_str(&own.render());
+    }
     Some(text)
+}
+
+/// What services count, over all workers, as far as it is anything; servers before this version count nothing for them.
+fn own(status: &Value) -> Option<Grid> {
+    let mut grid = Grid::new(["SERVICE", "COUNTS", "VALUE"], 1);
+    let metrics = field(status, "own").map_or(Some(&[][..]), |own| Some(own.as_array()?))?;
+    for metric in metrics {
+        let name = field(metric, "name")?.as_str()?;
+        let mut sums = BTreeMap::<_, i128>::new();
+        for value in field(metric, "values")?.as_array()? {
+            let service = Plain(field(value, "service")?.as_str()?).to_string();
+            let mut what = Plain(name).to_string();
+            for (label, of) in field(value, "labels")?.as_map()? {
+                let (label, of) = (Plain(label.as_str()?), Plain(of.as_str()?));
+                what.push_str(&format!(" {label}={of}"));
+            }
+            let value = field(value, "value")?.as_i64()?;
+            *sums.entry((service, what)).or_default() += i128::from(value);
+        }
+        for ((service, what), sum) in sums.into_iter().filter(|(_, sum)| *sum != 0) {
+            grid.line(vec![service, what, sum.to_string()]);
+        }
+    }
+    Some(grid)
 }
 
 fn socket_cells(name: &str, worker: &str, counters: &Value) -> Option<Vec<String>> {
@@ -263,6 +293,17 @@ mod tests {
                 "workers",
                 Value::Array(vec![worker(counters(1, 2)), worker(counters(2, 0))]),
             ),
+            (
+                "own",
+                json::parse(
+                    r#"[{"name":"level","values":[{"service":"rpc","labels":{},"value":-2}]},
+                        {"name":"calls","values":[
+                            {"service":"rpc","labels":{"method":"a"},"value":3},
+                            {"service":"rpc","labels":{"method":"b"},"value":0},
+                            {"service":"rpc","labels":{"method":"a"},"value":4}]}]"#,
+                )
+                .unwrap(),
+            ),
         ]);
         assert_eq!(
             render(&status).unwrap(),
@@ -278,6 +319,10 @@ rpc: bad input 2
 WORKER  TURNS  ACCEPT BACKOFFS
 0           7                0
 1           7                0
+
+SERVICE  COUNTS          VALUE
+rpc      level              -2
+rpc      calls method=a      7
 "
         );
         assert_eq!(render(&Value::Nil), None);

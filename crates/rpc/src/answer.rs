@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::envelope;
 use crate::fault::Fault;
+use crate::methods::Faults;
 use crate::names::shortened;
 use crate::pending;
 use crate::responder::Responder;
@@ -33,6 +34,8 @@ pub struct Answer<'a> {
     pub(crate) strings: Strings,
     /// Set when the client has been, or will be, told something.
     pub(crate) done: &'a Cell<bool>,
+    /// How many calls of the method have failed.
+    pub(crate) faults: &'a Faults,
 }
 
 /// Proof that a call was answered, or that it will be.
@@ -50,6 +53,7 @@ impl<'a> Answer<'a> {
     pub fn fault(self, fault: impl Into<Fault>) -> Answered {
         let fault = fault.into();
         if self.id.is_none() {
+            self.faults.add_one();
             tracing::debug!(connection = %self.reply.connection(), "a notification failed: {fault}");
         }
         self.put(|_| Err(fault))
@@ -139,9 +143,9 @@ impl<'a> Answer<'a> {
             Some(id) => {
                 let ticket = self.reply.defer(pending::ticket(id, self.method));
                 self.done.set(true);
-                Responder::new(ticket, id, self.strings)
+                Responder::new(ticket, id, self.strings, self.faults.clone())
             }
-            None => Responder::unheard(),
+            None => Responder::unheard(self.faults.clone()),
         }
     }
 
@@ -162,8 +166,12 @@ impl<'a> Answer<'a> {
 
     fn put(mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) -> Answered {
         if let Some(id) = self.id {
-            self.reply
-                .write(|out| envelope::write_response(out, self.strings, id, write));
+            let (strings, faults) = (self.strings, self.faults);
+            self.reply.write(|out| {
+                if !envelope::write_response(out, strings, id, write) {
+                    faults.add_one();
+                }
+            });
             self.done.set(true);
         }
         Answered(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringhold_core::Worker;
-use ringhold_core::metrics::{EngineTotals, NameTotals, Snapshot};
+use ringhold_core::metrics::{EngineTotals, NameTotals, OwnMetric, Snapshot};
 use serde::Serialize;
 
 use crate::fault::Fault;
@@ -45,7 +45,7 @@ const STATUS: (&str, &str) = ("status", "the server's counters");
 
 /// Gives the methods that ask the server what they need.
 pub(crate) fn bind(router: &mut Router, worker: &Worker) {
-    if router.has_builtin(METHODS.0) {
+    if router.table().has_builtin(METHODS.0) {
         let methods: BTreeMap<String, String> = router
             .methods()
             .into_iter()
@@ -55,7 +55,7 @@ pub(crate) fn bind(router: &mut Router, worker: &Worker) {
             answer.result(call.decode().map(|()| &methods))
         });
     }
-    if router.has_builtin(STATUS.0) {
+    if router.table().has_builtin(STATUS.0) {
         let metrics = worker.metrics().clone();
         router.builtin(STATUS.0, STATUS.1, move |call, answer| {
             answer.result(call.decode().map(|()| Status::from(metrics.snapshot())))
@@ -89,6 +89,7 @@ struct Status {
     /// Over all workers.
     names: BTreeMap<String, NameTotals>,
     workers: Vec<WorkerStatus>,
+    own: Vec<OwnMetric>,
 }
 
 #[derive(Serialize)]
@@ -119,6 +120,7 @@ impl From<Snapshot> for Status {
             owed: snapshot.owed,
             names,
             workers,
+            own: snapshot.own,
         }
     }
 }

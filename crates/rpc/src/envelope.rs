@@ -166,13 +166,13 @@ fn is_array(object: &[u8]) -> bool {
 }
 
 /// Appends `[1, id, nil, result]`. `write` appends the result, one msgpack object; if it appends nothing, the result
-/// is nil. If it fails, what is appended instead is `[1, id, fault, nil]`.
+/// is nil. If it fails, what is appended instead is `[1, id, fault, nil]`, and this is false.
 pub(crate) fn write_response(
     out: &mut Vec<u8>,
     strings: Strings,
     id: u32,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
-) {
+) -> bool {
     let start = out.len();
     write_result_header(out, id);
     let body = out.len();
@@ -182,10 +182,11 @@ pub(crate) fn write_response(
         }
         strings.convert_tail(out, body)
     });
-    if let Err(fault) = written {
+    if let Err(fault) = &written {
         out.truncate(start);
-        write_fault(out, strings, id, &fault);
+        write_fault(out, strings, id, fault);
     }
+    written.is_ok()
 }
 
 /// Appends `[1, id, nil,`.

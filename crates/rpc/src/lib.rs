@@ -81,6 +81,7 @@ mod context;
 mod envelope;
 mod fault;
 mod left;
+mod methods;
 mod names;
 mod notify;
 mod params;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::answer::serialize_result;
 use crate::envelope;
 use crate::fault::Fault;
+use crate::methods::Faults;
 use crate::strings::Strings;
 use crate::token::is_result;
 
@@ -21,6 +22,8 @@ use crate::token::is_result;
 #[derive(Debug)]
 pub struct Responder {
     to: Option<To>,
+    /// How many calls of the method have failed.
+    faults: Faults,
 }
 
 #[derive(Debug)]
@@ -31,19 +34,25 @@ struct To {
 }
 
 impl Responder {
-    pub(crate) fn new(ticket: ringhold_core::Responder, id: u32, strings: Strings) -> Self {
+    pub(crate) fn new(
+        ticket: ringhold_core::Responder,
+        id: u32,
+        strings: Strings,
+        faults: Faults,
+    ) -> Self {
         Responder {
             to: Some(To {
                 ticket,
                 id,
                 strings,
             }),
+            faults,
         }
     }
 
     /// The responder of a notification.
-    pub(crate) fn unheard() -> Self {
-        Responder { to: None }
+    pub(crate) fn unheard(faults: Faults) -> Self {
+        Responder { to: None, faults }
     }
 
     /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
@@ -54,6 +63,9 @@ impl Responder {
     /// Answers with an error.
     pub fn fault(self, fault: impl Into<Fault>) {
         let fault = fault.into();
+        if self.to.is_none() {
+            self.faults.add_one();
+        }
         self.put(|_| Err(fault));
     }
 
@@ -99,7 +111,9 @@ impl Responder {
         if let Some(to) = &self.to {
             let mut out = Vec::new();
             // A panic in here finds the ticket still in its place.
-            envelope::write_response(&mut out, to.strings, to.id, write);
+            if !envelope::write_response(&mut out, to.strings, to.id, write) {
+                self.faults.add_one();
+            }
             if let Some(to) = self.to.take() {
                 to.ticket.answer(Bytes::from(out));
             }
@@ -116,6 +130,7 @@ impl Drop for Responder {
             let mut out = Vec::new();
             let fault = Fault::new("the handler panicked");
             envelope::write_fault(&mut out, to.strings, to.id, &fault);
+            self.faults.add_one();
             to.ticket.answer(Bytes::from(out));
         }
     }

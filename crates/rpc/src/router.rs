@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::context::Context;
 use crate::fault::Fault;
 use crate::left::{self, Leavings};
-use crate::names::{Index, is_same};
+use crate::methods::{Entry, Methods};
 use crate::responder::Responder;
 use crate::resume::{Resumed, Resumes};
 
@@ -70,31 +70,15 @@ use crate::resume::{Resumed, Resumes};
 ///
 /// [`Router::new`] has the methods `ping`, `echo`, `methods`, `time` and `status` already, [`Router::bare`] has none.
 pub struct Router {
-    entries: Vec<Entry>,
-    index: Index,
-    /// Position of the entry that was called last: one client mostly asks for the same method again.
-    last: usize,
+    methods: Methods,
     resumes: Resumes,
     leavings: Leavings,
     clock: Clock,
     watches: Vec<(Box<dyn AsFd>, Read)>,
 }
 
-/// Where no entry is.
-const NONE: usize = usize::MAX;
-
 /// Reads from a descriptor that is watched.
 pub(crate) type Read = Box<dyn FnMut() -> io::Result<Watch>>;
-
-pub(crate) struct Entry {
-    pub(crate) name: Box<str>,
-    pub(crate) description: Cow<'static, str>,
-    /// A method of one's own may take the place of a built-in one.
-    builtin: bool,
-    pub(crate) handler: Handler,
-}
-
-pub(crate) type Handler = Box<dyn FnMut(Call<'_>, Answer<'_>) -> Answered>;
 
 impl Router {
     /// With the built-in methods:
@@ -105,7 +89,7 @@ impl Router {
     /// | `echo` | any | its parameter, byte for byte; the array of them if there are several or none |
     /// | `methods` | none | a map from the name of each method to its description |
     /// | `time` | none | a map: `seconds` and `nanoseconds` since 1970-01-01 UTC, on the server's clock |
-    /// | `status` | none | a map of the server's counters: `uptime_seconds`, `memory_bytes`, `owed` (deferred replies), `names` (by socket name, over all workers) and `workers` (by worker: `engine`, and `names` again) |
+    /// | `status` | none | a map of the server's counters: `uptime_seconds`, `memory_bytes`, `owed` (deferred replies), `names` (by socket name, over all workers) `workers` (by worker: `engine`, and `names` again) and `own` (what services count themselves, and the calls of each method: a list of maps with `name`, `help`, `kind` and `values`) |
     ///
     /// A method of one's own takes the place of a built-in one of the same name.
     pub fn new() -> Self {
@@ -115,9 +99,7 @@ impl Router {
     /// Without any method.
     pub fn bare() -> Self {
         Router {
-            entries: Vec::new(),
-            index: Index::default(),
-            last: NONE,
+            methods: Methods::default(),
             resumes: Resumes::default(),
             leavings: Leavings::default(),
             clock: Clock::default(),
@@ -309,12 +291,7 @@ impl Router {
         name: &str,
         handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
     ) -> Self {
-        self.insert(Entry {
-            name: name.into(),
-            description: Cow::Borrowed(""),
-            builtin: false,
-            handler: Box::new(handler),
-        });
+        self.methods.insert(Entry::new(name, "", false, handler));
         self
     }
 
@@ -513,8 +490,8 @@ impl Router {
     /// If there is no such method.
     #[must_use]
     pub fn describe(mut self, name: &str, description: impl Into<Cow<'static, str>>) -> Self {
-        match self.index.get(name.as_bytes()) {
-            Some(position) => self.entries[*position].description = description.into(),
+        match self.methods.named(name) {
+            Some(method) => method.description = description.into(),
             None => panic!("there is no method {name:?} to describe"),
         }
         self
@@ -522,18 +499,12 @@ impl Router {
 
     /// The names and descriptions of all methods, sorted by name.
     pub fn methods(&self) -> Vec<(&str, &str)> {
-        let mut methods: Vec<_> = self
-            .entries
-            .iter()
+        let methods = self.methods.iter();
+        let mut methods: Vec<_> = methods
             .map(|entry| (&*entry.name, &*entry.description))
             .collect();
         methods.sort_unstable();
         methods
-    }
-
-    /// The names of all methods, in no order.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| &*entry.name)
     }
 
     /// Adds a built-in method, or gives one that was added its handler; one that was replaced stays replaced.
@@ -543,12 +514,8 @@ impl Router {
         description: &'static str,
         handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
     ) {
-        self.insert(Entry {
-            name: name.into(),
-            description: Cow::Borrowed(description),
-            builtin: true,
-            handler: Box::new(handler),
-        });
+        self.methods
+            .insert(Entry::new(name, description, true, handler));
     }
 
     pub(crate) fn resumes(&self) -> &Resumes {
@@ -559,62 +526,12 @@ impl Router {
         &mut self.resumes
     }
 
-    /// The number of a method.
-    #[inline]
-    pub(crate) fn find(&self, name: &[u8]) -> Option<usize> {
-        let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
-        if !self.entries.get(self.last).is_some_and(is_last) {
-            return self.index.get(name).copied();
-        }
-        Some(self.last)
+    pub(crate) fn table(&self) -> &Methods {
+        &self.methods
     }
 
-    /// The method of this number, which is called now.
-    #[inline]
-    pub(crate) fn entry(&mut self, number: usize) -> Option<&mut Entry> {
-        self.last = number;
-        self.entries.get_mut(number)
-    }
-
-    /// A frame calls no method.
-    pub(crate) fn call_none(&mut self) {
-        self.last = NONE;
-    }
-
-    /// The name of the method that was called last, unless another frame came since.
-    pub(crate) fn last(&self) -> Option<&str> {
-        self.name(self.last)
-    }
-
-    /// The name of the method of this number.
-    pub(crate) fn name(&self, number: usize) -> Option<&str> {
-        self.entries.get(number).map(|entry| &*entry.name)
-    }
-
-    /// Whether `name` means a built-in method.
-    pub(crate) fn has_builtin(&self, name: &str) -> bool {
-        self.index
-            .get(name.as_bytes())
-            .is_some_and(|position| self.entries[*position].builtin)
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        match self.index.get(entry.name.as_bytes()) {
-            Some(position) => {
-                let present = &mut self.entries[*position];
-                assert!(
-                    present.builtin,
-                    "there are two methods named {:?}",
-                    entry.name
-                );
-                *present = entry;
-            }
-            None => {
-                let name = entry.name.as_bytes().into();
-                self.index.insert(name, self.entries.len());
-                self.entries.push(entry);
-            }
-        }
+    pub(crate) fn table_mut(&mut self) -> &mut Methods {
+        &mut self.methods
     }
 }
 

@@ -64,6 +64,7 @@ impl Rpc {
     /// With one worker's router.
     pub fn new(worker: &Worker, mut router: Router) -> Self {
         builtin::bind(&mut router, worker);
+        router.table_mut().count(worker);
         let watches = router.take_watches().into_iter();
         Rpc {
             watches: watches
@@ -138,7 +139,7 @@ impl Rpc {
             Some(envelope) => envelope,
             None => self.unusual(frame, reply)?,
         };
-        let Some(method) = self.router.find(envelope.method) else {
+        let Some(method) = self.router.table().find(envelope.method) else {
             self.unknown(envelope.id, envelope.method, reply);
             return Err(Flow::Continue);
         };
@@ -158,10 +159,11 @@ impl Rpc {
         reply: &mut Reply<'_>,
     ) -> Flow {
         let Envelope { id, method, params } = envelope;
-        let Some(entry) = self.router.entry(number) else {
+        let Some(entry) = self.router.table_mut().call(number) else {
             debug_assert!(false, "a router loses no method");
             return Flow::Continue;
         };
+        entry.count_call();
         let done = Cell::new(false);
         // Unwind safety: what a panicking handler was writing has been taken back by the outbox, `done` says whether the
         // client has its reply, and what the handler's own state looks like is up to the handler, as documented.
@@ -179,11 +181,15 @@ impl Rpc {
                 method: number,
                 strings: self.strings,
                 done: &done,
+                faults: &entry.faults,
             };
             (entry.handler)(call, answer)
         }));
         if let Err(panic) = result {
             let unanswered = id.filter(|_| !done.get());
+            if !done.get() {
+                entry.faults.add_one();
+            }
             self.panicked(unanswered, method, Caught::new(panic), reply);
         }
         match session.take_closing() {
@@ -210,15 +216,16 @@ impl Rpc {
 
     #[cold]
     fn unknown(&mut self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
+        self.router.table().call_unknown();
         let name = quoted(method);
         let Some(id) = id else {
             tracing::debug!(connection = %reply.connection(), "ignored a notification of the unknown method {name}");
             return;
         };
-        let known = self.router.names();
+        let known = self.router.table().iter().map(|method| &*method.name);
         let hint = match self.guesses.nearest(method, known, Instant::now()) {
             Some(nearest) => format!("; did you mean {nearest:?}?"),
-            None if self.router.has_builtin(builtin::METHODS.0) => {
+            None if self.router.table().has_builtin(builtin::METHODS.0) => {
                 format!("; call {:?} for a list", builtin::METHODS.0)
             }
             None => String::new(),
@@ -268,7 +275,7 @@ impl Service for Rpc {
             None => match self.read(&frame, reply) {
                 Ok(call) => call,
                 Err(flow) => {
-                    self.router.call_none();
+                    self.router.table_mut().call_none();
                     return flow;
                 }
             },
@@ -283,22 +290,22 @@ impl Service for Rpc {
         why: Abandoned,
         reply: &mut Reply<'_>,
     ) -> Flow {
+        if let Some(method) = self.router.table().get(pending::method(ticket)) {
+            method.faults.add_one();
+        }
         self.fault(pending::id(ticket), &Fault::new(why.to_string()), reply);
         Flow::Continue
     }
 
     fn request_name(&self, ticket: Ticket) -> String {
-        let name = self
-            .router
-            .name(pending::method(ticket))
-            .unwrap_or_default();
-        let name = quoted(name.as_bytes());
+        let method = self.router.table().get(pending::method(ticket));
+        let name = quoted(method.map_or(b"", |method| method.name.as_bytes()));
         format!("request {} for {name}", pending::id(ticket))
     }
 
     fn frame_name(&self) -> Option<String> {
-        let name = self.router.last()?;
-        Some(format!("a call of {}", quoted(name.as_bytes())))
+        let method = self.router.table().last()?;
+        Some(format!("a call of {}", quoted(method.name.as_bytes())))
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {

@@ -43,10 +43,7 @@ pub(super) fn render(status: &Value) -> Option<String> {
         engines.push((format!("worker=\"{index}\""), field(worker, "engine")?));
         for (name, _) in names {
             let name = name.as_str()?;
-            let labels = format!(
-                "socket=\"{}\",worker=\"{index}\"",
-                escaped(&Plain(name).to_string())
-            );
+            let labels = format!("socket=\"{}\",worker=\"{index}\"", escaped(name));
             sockets.push((labels, field(field(worker, "names")?, name)?));
         }
     }
@@ -62,7 +59,40 @@ pub(super) fn render(status: &Value) -> Option<String> {
         EngineTotals::DESCRIPTIONS,
         &engines,
     )?;
+    // Servers before this version count nothing for services.
+    for metric in field(status, "own").map_or(Some(&[][..]), |own| Some(own.as_array()?))? {
+        own(&mut text, metric)?;
+    }
     Some(text)
+}
+
+/// What services count under one name.
+fn own(text: &mut String, metric: &Value) -> Option<()> {
+    let string = |name| field(metric, name)?.as_str();
+    let (name, kind) = (string("name")?, string("kind")?);
+    if !is_name(name) || !["counter", "gauge"].contains(&kind) {
+        return None;
+    }
+    let is_counter = kind == "counter" && !name.ends_with("_total");
+    let name = format!("{name}{}", if is_counter { "_total" } else { "" });
+    head(text, &name, kind, &explained(string("help")?));
+    for value in field(metric, "values")?.as_array()? {
+        let service = escaped(field(value, "service")?.as_str()?);
+        let worker = field(value, "worker")?.as_u64()?;
+        let mut labels = format!("service=\"{service}\",worker=\"{worker}\"");
+        for (label, of) in field(value, "labels")?.as_map()? {
+            let label = label.as_str().filter(|label| is_name(label))?;
+            let _ = write!(labels, ",{label}=\"{}\"", escaped(of.as_str()?));
+        }
+        let value = field(value, "value")?.as_i64()?;
+        let _ = writeln!(text, "{name}{{{labels}}} {value}");
+    }
+    Some(())
+}
+
+fn is_name(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.starts_with(|first: char| first.is_ascii_alphabetic()) && name.bytes().all(is_part)
 }
 
 /// Every counter of a kind: a metric each, with a line for each of `owners`.
@@ -77,8 +107,7 @@ fn family(
     };
     for (counter, _) in first.as_map()? {
         let counter = counter.as_str()?;
-        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-        if !counter.bytes().all(is_name) {
+        if !is_name(counter) {
             return None;
         }
         let (kind, suffix) = match GAUGES.contains(&counter) {
@@ -101,10 +130,14 @@ fn head(text: &mut String, metric: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} {kind}");
 }
 
-/// The value of a label.
+/// The value of a label. A line feed is none any more: nothing in it does anything to a terminal.
 fn escaped(value: &str) -> String {
-    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-    value.replace('\n', "\\n")
+    explained(value).replace('"', "\\\"")
+}
+
+/// What stands behind HELP.
+fn explained(help: &str) -> String {
+    Plain(help).to_string().replace('\\', "\\\\")
 }
 
 #[cfg(test)]
@@ -165,6 +198,41 @@ ringhold_engine_leased{worker="1"} 0
         }
         for (name, _) in PROCESS {
             assert!(page.contains(&format!("`ringhold_{name}`")), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_services_count_becomes_metrics() {
+        let status = |own: &str| {
+            let text = format!(r#"{{"names":{{}},"workers":[],"own":[{own}]}}"#);
+            render(&json::parse(&text).unwrap())
+        };
+        let own = r#"{"name":"level","help":"Of \"a\\b\".\nAll.","kind":"gauge","values":[
+                {"service":"s","worker":0,"labels":{},"value":-3}]},
+            {"name":"stored","help":"","kind":"counter","values":[
+                {"service":"s\"","worker":0,"labels":{"disk":"a\\b","room":"1"},"value":4},
+                {"service":"s\"","worker":1,"labels":{"disk":"a\\b","room":"1"},"value":5}]},
+            {"name":"lost_total","help":"","kind":"counter","values":[]}"#;
+        assert_eq!(
+            status(own).unwrap(),
+            r#"# HELP level Of "a\\b".\\nAll.
+# TYPE level gauge
+level{service="s",worker="0"} -3
+# HELP stored_total 
+# TYPE stored_total counter
+stored_total{service="s\"",worker="0",disk="a\\b",room="1"} 4
+stored_total{service="s\"",worker="1",disk="a\\b",room="1"} 5
+# HELP lost_total 
+# TYPE lost_total counter
+"#
+        );
+        for bad in [
+            "1",
+            r#"{"name":"a b","help":"","kind":"gauge","values":[]}"#,
+            r#"{"name":"a","help":"","kind":"gauge\nb 1","values":[]}"#,
+            r#"{"name":"a","help":"","kind":"gauge","values":[{"service":"s","worker":0,"labels":{"a=":""},"value":1}]}"#,
+        ] {
+            assert_eq!(status(bad), None, "{bad}");
         }
     }
 }
