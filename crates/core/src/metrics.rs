@@ -95,7 +95,7 @@ counters! {
         bytes_out,
         /// Connections ended because of what the peer sent.
         bad_input,
-        /// Connections that the service refused, or ended without anything wrong.
+        /// Connections that the service refused, or ended, or gave up a promised reply of.
         ended_by_service,
         /// Connections ended by a time limit.
         timed_out,
@@ -141,9 +141,9 @@ counters! {
         leased,
         /// Receives of connections with much to say, one piece after the other through one warm buffer.
         pieces,
-        /// Receives that did not wait, of connections on a busy worker, and how many of them were in vain.
+        /// Receives that did not wait, of connections on a busy worker.
         looks,
-        /// See `looks`.
+        /// Those of `looks` that found nothing.
         looks_in_vain,
     }
 }

@@ -117,14 +117,16 @@ impl Worker {
     /// ```
     ///
     /// Whoever asks for the same name and labels again, on the same worker, gets the same number. Names are letters, digits and
-    /// underscores, as in Prometheus, and one name is one kind of number with the same labels everywhere. A name that cannot be shown is an error in
+    /// underscores, as in Prometheus, and one name is one kind of number with the same labels everywhere; those that begin with
+    /// `ringhold_` are the server's. A name that cannot be shown is an error in
     /// the log, and so is more than 65,536 numbers: labels are for what there are few of, not for the names of clients.
     pub fn counter(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicU64> {
         self.metrics.counter(name, help, self.key(labels))
     }
 
-    /// As [`Worker::counter`], a number that goes up and down, such as the length of a queue or a temperature in millikelvins. What it
-    /// is set to stays until it is set again.
+    /// As [`Worker::counter`], a number that goes up and down, such as the length of a queue or a temperature in millikelvins. It is 0
+    /// until it is set, after each restart or reload too. One that is always 1, and has the version of the program as a label, tells which version
+    /// answers.
     pub fn gauge(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicI64> {
         self.metrics.gauge(name, help, self.key(labels))
     }

@@ -4,7 +4,7 @@ use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{Server, ServerError, panics};
 use ringhold_log::Filter;
-use ringhold_rpc::{Router, Rpc};
+use ringhold_rpc::{Router, ServeRpc};
 
 use crate::cli::{Check, Configuration, Serve};
 use crate::exit::{Failure, print};
@@ -63,7 +63,7 @@ fn server(configuration: &Configuration) -> Result<Server, Failure> {
         .map_err(|error| Failure::usage(error.to_string()))?;
     Ok(Server::new(config)
         .inherited_only(configuration.inherited_only)
-        .service("rpc", |worker| Rpc::new(worker, Router::new())))
+        .rpc("rpc", Router::new))
 }
 
 fn failure(error: ServerError) -> Failure {

@@ -106,12 +106,14 @@ fn render(status: &Value) -> Option<String> {
     Some(text)
 }
 
-/// What services count, over all workers, as far as it is anything; servers before this version count nothing for them.
+/// What services count, as far as it is anything: counters over all workers, gauges of each. Servers before this version count nothing for
+/// them.
 fn own(status: &Value) -> Option<Grid> {
     let mut grid = Grid::new(["SERVICE", "COUNTS", "VALUE"], 1);
     let metrics = field(status, "own").map_or(Some(&[][..]), |own| Some(own.as_array()?))?;
     for metric in metrics {
         let name = field(metric, "name")?.as_str()?;
+        let is_counter = field(metric, "kind")?.as_str()? == "counter";
         let mut sums = BTreeMap::<_, i128>::new();
         for value in field(metric, "values")?.as_array()? {
             let service = Plain(field(value, "service")?.as_str()?).to_string();
@@ -119,6 +121,10 @@ fn own(status: &Value) -> Option<Grid> {
             for (label, of) in field(value, "labels")?.as_map()? {
                 let (label, of) = (Plain(label.as_str()?), Plain(of.as_str()?));
                 what.push_str(&format!(" {label}={of}"));
+            }
+            if !is_counter {
+                let worker = field(value, "worker")?.as_u64()?;
+                what.push_str(&format!(" worker={worker}"));
             }
             let value = field(value, "value")?.as_i64()?;
             *sums.entry((service, what)).or_default() += i128::from(value);
@@ -296,8 +302,9 @@ mod tests {
             (
                 "own",
                 json::parse(
-                    r#"[{"name":"level","values":[{"service":"rpc","labels":{},"value":-2}]},
-                        {"name":"calls","values":[
+                    r#"[{"name":"level","kind":"gauge","values":[
+                            {"service":"rpc","worker":1,"labels":{},"value":-2}]},
+                        {"name":"calls","kind":"counter","values":[
                             {"service":"rpc","labels":{"method":"a"},"value":3},
                             {"service":"rpc","labels":{"method":"b"},"value":0},
                             {"service":"rpc","labels":{"method":"a"},"value":4}]}]"#,
@@ -321,7 +328,7 @@ WORKER  TURNS  ACCEPT BACKOFFS
 1           7                0
 
 SERVICE  COUNTS          VALUE
-rpc      level              -2
+rpc      level worker=1     -2
 rpc      calls method=a      7
 "
         );

@@ -4,7 +4,7 @@
 use ringhold_core::Server;
 use ringhold_core::config::Config;
 use ringhold_log::Filter;
-use ringhold_rpc::{Fault, Router, Rpc};
+use ringhold_rpc::{Fault, Router, ServeRpc};
 
 pub(crate) const CONFIG: &str = r#"
 [sockets.calculator]
@@ -28,12 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let filter = Filter::from_env("CALCULATOR_LOG")?.unwrap_or_default();
     ringhold_log::start("calculator", filter);
     Server::new(Config::parse(CONFIG, "built-in")?)
-        .preflight(|| {
-            // A mistake in its names refuses a reload.
-            router();
-            Ok(())
-        })
-        .service("calculator", |worker| Rpc::new(worker, router()))
+        .rpc("calculator", router)
         .run()?;
     Ok(())
 }

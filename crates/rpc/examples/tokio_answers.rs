@@ -7,7 +7,7 @@ use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{Server, block_signals};
 use ringhold_log::Filter;
-use ringhold_rpc::{Fault, Router, Rpc};
+use ringhold_rpc::{Fault, Router, ServeRpc};
 use tokio::runtime::{Builder, Handle};
 
 const CONFIG: &str = r#"
@@ -42,17 +42,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .enable_time()
         .build()?;
     let handle = runtime.handle().clone();
-    let rehearsed = handle.clone();
     let config = Config::parse(CONFIG, "built-in")?;
     Server::new(config)
-        .preflight(|| {
-            // A mistake in its names refuses a reload.
-            router(rehearsed);
-            Ok(())
-        })
-        .service("slow", move |worker| {
-            Rpc::new(worker, router(handle.clone()))
-        })
+        .rpc("slow", move || router(handle.clone()))
         .inherited(inherited)
         .run()?;
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ringhold_core::config::Config;
 use ringhold_core::{ConnectionId, Server};
 use ringhold_log::Filter;
-use ringhold_rpc::{Notification, Notifier, Router, Rpc};
+use ringhold_rpc::{Fault, Notification, Notifier, Router, ServeRpc};
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,10 @@ impl Hub {
     }
 }
 
+/// Most topics that one connection reads, and the longest of them, in bytes.
+const TOPICS_MAX: usize = 1000;
+const TOPIC_BYTES_MAX: usize = 256;
+
 /// The topics that a connection reads, which its next process has to know.
 #[derive(Default, Serialize, Deserialize)]
 struct Topics(BTreeSet<String>);
@@ -73,6 +77,10 @@ pub(crate) fn router(hub: &Hub) -> Router {
     Router::new()
         .method_with("subscribe", move |context, topic: String| {
             let (topics, notifier) = context.subscription::<Topics>();
+            // What handlers keep for a connection is theirs to limit; it goes to the successor, too.
+            if topics.0.len() >= TOPICS_MAX || topic.len() > TOPIC_BYTES_MAX {
+                return Err(Fault::new("these are too many topics, or too long a one"));
+            }
             if topics.0.insert(topic.clone()) {
                 joined.join(&topic, notifier);
             }
@@ -106,12 +114,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ringhold_log::start("topics", filter);
     let hub = Hub::default();
     Server::new(Config::parse(CONFIG, "built-in")?)
-        .preflight(|| {
-            // A mistake in its names refuses a reload.
-            router(&Hub::default());
-            Ok(())
-        })
-        .service("topics", move |worker| Rpc::new(worker, router(&hub)))
+        .rpc("topics", move || router(&hub))
         .run()?;
     Ok(())
 }

@@ -16,7 +16,7 @@
 //! # let _ = router();
 //! ```
 //!
-//! A [`Router`] has the methods and makes adding one a line; [`Rpc`] serves it. `examples/calculator.rs` is a whole daemon,
+//! A [`Router`] has the methods and makes adding one a line; [`ServeRpc::rpc`] serves it. `examples/calculator.rs` is a whole daemon,
 //! `examples/tokio_answers.rs` answers from an asynchronous runtime, `examples/samples.rs` passes on what an instrument sends.
 //!
 //! # On the wire
@@ -90,6 +90,7 @@ mod recent;
 mod responder;
 mod resume;
 mod router;
+mod serve;
 mod service;
 mod session;
 mod strings;
@@ -103,6 +104,7 @@ pub use notify::{Notification, Notifier, NotifyError};
 pub use responder::Responder;
 pub use resume::Resumed;
 pub use router::Router;
+pub use serve::ServeRpc;
 pub use service::Rpc;
 pub use session::Session;
 pub use strings::Strings;

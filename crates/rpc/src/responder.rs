@@ -111,7 +111,9 @@ impl Responder {
         if let Some(to) = &self.to {
             let mut out = Vec::new();
             // A panic in here finds the ticket still in its place.
-            if !envelope::write_response(&mut out, to.strings, to.id, write) {
+            let is_result = envelope::write_response(&mut out, to.strings, to.id, write);
+            // If it was given up, that has been counted.
+            if !is_result && to.ticket.is_wanted() {
                 self.faults.add_one();
             }
             if let Some(to) = self.to.take() {

@@ -48,25 +48,9 @@ use crate::resume::{Resumed, Resumes};
 /// A request for a method gets exactly one reply. A notification of the same name runs the same handler, and what it
 /// answers goes nowhere.
 ///
-/// A mistake in the names, such as two methods of one name, panics when the router is made. For a reload that is too late: the process
-/// before has let go, and the daemon is down. So have it made in [`Server::preflight`](ringhold_core::Server::preflight), too, by a
-/// function that needs no worker and opens nothing:
-///
-/// ```no_run
-/// # use ringhold_core::{Server, config::Config};
-/// # use ringhold_rpc::{Router, Rpc};
-/// # fn router() -> Router { Router::new() }
-/// # fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
-/// Server::new(config)
-///     .preflight(|| {
-///         router();
-///         Ok(())
-///     })
-///     .service("rpc", |worker| Rpc::new(worker, router()))
-///     .run()?;
-/// # Ok(())
-/// # }
-/// ```
+/// A mistake in the names, such as two methods of one name, panics when the router is made. After a reload that is too late: the process
+/// before has let go, and the daemon is down. [`ServeRpc::rpc`](crate::ServeRpc::rpc) makes one before, in the program that the reload asks; whoever
+/// adds an [`Rpc`](crate::Rpc) himself does that in [`Server::preflight`](ringhold_core::Server::preflight).
 ///
 /// [`Router::new`] has the methods `ping`, `echo`, `methods`, `time` and `status` already, [`Router::bare`] has none.
 pub struct Router {
@@ -237,7 +221,8 @@ impl Router {
     }
 
     /// Adds a method that has no result, usually sent as a notification. A request for it is answered with nil when the
-    /// handler has returned.
+    /// handler has returned. A notification whose parameters are not of this type is lost for its sender, who is told nothing: it is
+    /// a line of the log at debug level, and counts as a fault of the method in the [metrics](Worker::counter).
     ///
     /// # Panics
     ///

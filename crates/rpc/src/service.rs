@@ -27,9 +27,12 @@ use crate::strings::Strings;
 
 /// Answers MessagePack-RPC with the methods of a [`Router`].
 ///
+/// [`ServeRpc::rpc`](crate::ServeRpc::rpc) adds one to a server. One that is not as [`Rpc::new`] makes it is added by
+/// [`Server::service`](ringhold_core::Server::service), and its router is made in [`Server::preflight`](ringhold_core::Server::preflight) as well:
+///
 /// ```no_run
 /// # use ringhold_core::{Server, config::Config};
-/// # use ringhold_rpc::{Router, Rpc};
+/// # use ringhold_rpc::{Router, Rpc, Strings};
 /// # fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 /// fn router() -> Router {
 ///     Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b))
@@ -41,7 +44,7 @@ use crate::strings::Strings;
 ///         router();
 ///         Ok(())
 ///     })
-///     .service("rpc", |worker| Rpc::new(worker, router()))
+///     .service("old", |worker| Rpc::new(worker, router()).strings(Strings::OldRaw))
 ///     .run()?;
 /// # Ok(())
 /// # }
