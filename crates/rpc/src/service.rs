@@ -326,7 +326,6 @@ impl Service for Rpc {
         let (_, read) = &mut self.watches[position];
         let watch = read()?;
         if watch == Watch::End {
-            // Its number may soon be another's.
             drop(self.watches.swap_remove(position));
         }
         Ok(watch)

@@ -1,10 +1,12 @@
 //! Handing the connections of an exchange over to its successor.
 
+use std::mem::take;
 use std::time::Duration;
 
 use super::wire::Wire;
 use super::{Client, Exchange, SERVICE};
 use crate::connection::LINGER;
+use crate::engine;
 use crate::handover::bequest::Bequest;
 use crate::handover::parcel::Parcel;
 use crate::mailbox::Mail;
@@ -73,21 +75,26 @@ impl Exchange {
             self.advance(LINGER);
         }
 
-        let left = self.shard.hand_over().into_iter().flatten();
+        let left = engine::let_go(&mut self.shard).into_iter().flatten();
         let bequests = left.filter_map(|left| Bequest::of(SERVICE, self.asks, left));
         let bequests = bequests.collect();
-        let known = self.shard.desk.names.clone();
-        let names = known.iter().map(|name| (&*name.name, name.idle_timeout));
-        let names: Vec<(&str, Duration)> = names.collect();
+        let names = self.shard.desk.names.clone();
         let limits = self.shard.desk.limits.clone();
-        let mut successor = Self::build_from(bequests, make, limits, &names);
-        successor.shard.desk.names = known;
-        successor.now = self.now;
-        successor.peer = self.peer.clone();
-        successor.shard.woken(self.now);
-        successor.ids.resize(self.ids.len(), None);
-        successor.ended = std::mem::take(&mut self.ended);
-        for parted in std::mem::take(&mut self.parted) {
+        let (now, peer, count) = (self.now, self.peer.clone(), self.ids.len());
+        let (ended, parted) = (take(&mut self.ended), take(&mut self.parted));
+        // The successor is another process: nothing of this one is there when its service is made.
+        drop(self);
+
+        let timed = names.iter().map(|name| (&*name.name, name.idle_timeout));
+        let timed: Vec<(&str, Duration)> = timed.collect();
+        let mut successor = Self::build_from(bequests, make, limits, &timed);
+        successor.shard.desk.names = names;
+        successor.now = now;
+        successor.peer = peer;
+        successor.shard.woken(now);
+        successor.ids.resize(count, None);
+        successor.ended = ended;
+        for parted in parted {
             successor.take_over(parted);
         }
         let mut successor = successor.begun();
@@ -139,5 +146,7 @@ impl Exchange {
     }
 }
 
+#[cfg(test)]
+mod apart;
 #[cfg(test)]
 mod tests;
