@@ -64,6 +64,16 @@ pub(crate) trait Host {
     );
 }
 
+/// Drops services one by one: one that panics then costs nothing else.
+pub(crate) fn drop_all(hosts: Vec<Box<dyn Host>>) {
+    for host in hosts {
+        // Unwind safety: nothing is left of the service.
+        if let Err(panic) = panics::catch(|| drop(host)) {
+            tracing::error!("a service panicked when its worker ended and dropped it: {panic}");
+        }
+    }
+}
+
 pub(crate) struct Hosted<S: Service> {
     service: S,
     sessions: Slots<S::Session>,

@@ -74,7 +74,7 @@ pub fn leave_caught_to_log() {
 /// Whether a worker will catch this panic and log what it says and where it arose. For the panic hook of a program, which
 /// need not print it then; only what a hook has asked about here is logged with its place and its stack.
 ///
-/// It will not if it arose in another thread, or outside of the calls of a service. What a service catches itself is not
+/// It will not if it arose in another thread, or outside of the calls of a service and the one that makes it. What a service catches itself is not
 /// logged, unless the service reports it with [`Reply::report_panic`](crate::Reply::report_panic) or
 /// [`Tick::report_panic`](crate::Tick::report_panic).
 ///
@@ -137,6 +137,11 @@ impl Caught {
             settle();
         }
         caught
+    }
+
+    /// What it says and, if that is known, its place.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Logs it, at most ten times a second on each worker: whoever finds out how to cause it can do so at any rate.

@@ -50,8 +50,8 @@ impl Server {
     /// must not need anything that only one process can have (a device, a lock), and what it does afterwards must not undo
     /// anything of the serving process. It has 10 seconds for all of it.
     ///
-    /// The functions given to [`Server::service`] and [`Server::descriptor`] are not called in that child, since they open things:
-    /// should one fail in the program that has taken over, nobody can go back. What can be looked at before belongs into
+    /// The functions given to [`Server::service`], [`Server::try_service`] and [`Server::descriptor`] are not called in that child, since
+    /// they open things: should one fail in the program that has taken over, nobody can go back. What can be looked at before belongs into
     /// [`Server::preflight`], which is called there.
     ///
     /// Then the process replaces itself by execve: `run` does not return, and `main` begins anew in the same process. The

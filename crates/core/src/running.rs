@@ -153,7 +153,7 @@ impl Running {
     fn spawn(
         &mut self,
         assignment: worker::Assignment,
-        report: mpsc::Sender<Result<(), String>>,
+        report: mpsc::Sender<Result<(), ServerError>>,
     ) -> io::Result<()> {
         let guard = EndGuard {
             ends: self.ends.clone(),
@@ -177,25 +177,22 @@ impl Running {
     /// Waits until every worker has reported. If one cannot serve, none is left when this returns.
     fn wait_until_set_up(
         &mut self,
-        reports: &mpsc::Receiver<Result<(), String>>,
+        reports: &mpsc::Receiver<Result<(), ServerError>>,
     ) -> Result<(), ServerError> {
         let failed = (0..self.workers.len()).find_map(|_| match reports.recv() {
             Ok(Ok(())) => None,
-            Ok(Err(unavailable)) => Some(Some(unavailable)),
+            Ok(Err(error)) => Some(Some(error)),
             // All others have reported, and one has ended without.
             Err(_) => Some(None),
         });
-        let Some(unavailable) = failed else {
+        let Some(said) = failed else {
             return Ok(());
         };
         self.stop();
         let Collected { failed, .. } = self.collect();
-        Err(match unavailable {
-            Some(unavailable) => ServerError::Engine(unavailable),
-            None => failed.unwrap_or_else(|| {
-                ServerError::Engine("a worker ended before it was ready".into())
-            }),
-        })
+        Err(said
+            .or(failed)
+            .unwrap_or_else(|| ServerError::Engine("a worker ended before it was ready".into())))
     }
 
     /// The listeners, as they are.

@@ -3,6 +3,7 @@
 mod error;
 
 use std::collections::{BTreeSet, HashSet};
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -72,24 +73,76 @@ impl Server {
     /// from it, here or in a call of the service, inherits that: it competes with the worker. Threads that compute are better
     /// started in `main` (see [`Server::inherited`]), or set their own affinity (sched_setaffinity(2)).
     ///
-    /// `make` is not called in the program that a reload asks. If it panics after a reload, the program cannot serve, and nobody
+    /// `make` is not called in the program that a reload asks. If it fails after a reload, the program cannot serve, and nobody
     /// can go back: what can be looked at before belongs into [`Server::preflight`], as do the names of the methods of MessagePack-RPC.
+    /// One that may fail because of what it opens is for [`Server::try_service`]: a panic may be because of what the predecessor's
+    /// services left ([`Worker::taken_over`]), and after three of them the program starts without that, and without its connections.
     ///
     /// # Panics
     ///
     /// If the name is taken.
     #[must_use]
     pub fn service<S: Service>(
-        mut self,
+        self,
         name: impl Into<String>,
         make: impl Fn(&Worker) -> S + Send + Sync + 'static,
     ) -> Self {
+        self.try_service(name, move |worker| Ok::<S, Infallible>(make(worker)))
+    }
+
+    /// As [`Server::service`], a service that may not be had at the moment, since its database does not answer, say. An error of
+    /// `make`, a text or any other, ends the start with [`ServerError::Service`]. What was made is dropped; what a predecessor left
+    /// stays with the service manager for the next start, however often that happens.
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use std::net::TcpStream;
+    /// # use ringhold_core::config::Config;
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service, Worker};
+    /// struct Archive {
+    ///     database: TcpStream,
+    /// }
+    ///
+    /// impl Archive {
+    ///     fn new(_: &Worker) -> io::Result<Self> {
+    ///         let database = TcpStream::connect("127.0.0.1:1")?;
+    ///         Ok(Archive { database })
+    ///     }
+    /// }
+    /// # impl Service for Archive {
+    /// #     type Session = ();
+    /// #     fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
+    /// #     fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow { Flow::Continue }
+    /// # }
+    /// # let config = Config::parse("workers = 1", "example").unwrap();
+    ///
+    /// let server = Server::new(config).try_service("archive", Archive::new);
+    /// # let error = server.start().unwrap_err();
+    /// # assert!(error.to_string().starts_with("service archive cannot be made on worker 0: Connection refused"));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the name is taken.
+    #[must_use]
+    pub fn try_service<S, E>(
+        mut self,
+        name: impl Into<String>,
+        make: impl Fn(&Worker) -> Result<S, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        S: Service,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
         let name = name.into();
         assert!(
             self.services.iter().all(|(taken, _)| *taken != name),
             "there are two services named {name:?}"
         );
-        let factory: Factory = Arc::new(move |worker| Box::new(Hosted::new(make(worker))));
+        let factory: Factory = Arc::new(move |worker| match make(worker) {
+            Ok(service) => Ok(Box::new(Hosted::new(service))),
+            Err(error) => Err(error.into()),
+        });
         self.services.push((name, factory));
         self
     }

@@ -1,7 +1,9 @@
 //! A worker: one thread with its services, its connections and its engine.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -14,11 +16,13 @@ use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::handover::bequest::{Claims, Legacy};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::mailbox::Mailbox;
 #[cfg(doc)]
 use crate::metrics::Snapshot;
 use crate::metrics::{Key, Metrics};
+use crate::panics::{self, Caught};
+use crate::server::ServerError;
 use crate::service::SourceId;
 #[cfg(doc)]
 use crate::service::{Service, Watch};
@@ -27,8 +31,8 @@ use crate::slow::Stopwatch;
 #[cfg(doc)]
 use crate::tick::Tick;
 
-/// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) is called
-/// with, on the worker's own thread.
+/// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) or
+/// [`Server::try_service`](crate::Server::try_service) is called with, on the worker's own thread.
 pub struct Worker {
     pub(crate) index: usize,
     pub(crate) count: usize,
@@ -60,14 +64,52 @@ impl Worker {
         }
     }
 
-    /// Makes its services. What the predecessor left goes with the last worker that has.
-    fn make(self, factories: &[Factory]) -> (Vec<Box<dyn Host>>, Watches) {
-        let make = |(service, make): (usize, &Factory)| {
+    /// Makes its services, up to the first that cannot be made.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be made, or that it panicked, for which the worker is to blame.
+    fn make(
+        &self,
+        factories: &[Factory],
+        hosts: &mut Vec<Box<dyn Host>>,
+    ) -> Result<(), ServerError> {
+        for (service, make) in factories.iter().enumerate() {
             self.service.set(service);
-            make(&self)
-        };
-        let hosts = factories.iter().enumerate().map(make).collect();
-        (hosts, self.watches)
+            // Unwind safety: whatever it may have changed goes with the worker.
+            let made = panics::catch(|| make(self)).map_err(|panic| self.panicked(&panic))?;
+            let host = made.map_err(|error| ServerError::Service {
+                service: self.service_name().to_owned(),
+                worker: self.index,
+                error,
+            })?;
+            hosts.push(host);
+        }
+        Ok(())
+    }
+
+    /// What they watch from the start. What the predecessor left goes with the last worker that has made its services.
+    fn into_watches(self) -> Watches {
+        self.watches
+    }
+
+    /// The service that is being made panicked.
+    #[cold]
+    fn panicked(&self, panic: &Caught) -> ServerError {
+        let (worker, service) = (self.index, self.service_name());
+        tracing::error!("service {service} panicked when worker {worker} made it: {panic}");
+        let said = panic.text();
+        let error = format!("service {service} panicked when it was made: {said}");
+        ServerError::Worker {
+            worker,
+            error: io::Error::other(error),
+        }
+    }
+
+    /// What the service that is being made is called.
+    fn service_name(&self) -> &str {
+        let legacy = self.legacies.get(self.service.get());
+        legacy.map_or("", |legacy| &legacy.service)
     }
 
     /// Which worker it is, counted from 0.
@@ -132,9 +174,7 @@ impl Worker {
     }
 
     fn key(&self, labels: &[(&str, &str)]) -> Key {
-        let legacy = self.legacies.get(self.service.get());
-        let service = legacy.map_or("", |legacy| &legacy.service);
-        Key::new(service, self.index, labels)
+        Key::new(self.service_name(), self.index, labels)
     }
 
     /// A duplicate of the descriptor that [`Server::descriptor`](crate::Server::descriptor) holds under this name: another number for the
@@ -215,7 +255,8 @@ impl Worker {
     /// [`Server::service`](crate::Server::service) gives them.
     ///
     /// If the start fails, for whatever reason, the next one finds the same. If a service panics here, that is tried three times in all;
-    /// then the program starts without what was left, connections included.
+    /// then the program starts without what was left, connections included. What need not be because of what was left is
+    /// an error of [`Server::try_service`](crate::Server::try_service).
     pub fn taken_over(&self) -> &[Bytes] {
         let legacy = self.legacies.get(self.service.get());
         legacy.map_or(&[], Legacy::look)
@@ -236,8 +277,9 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// Makes one worker's value of a service.
-pub(crate) type Factory = Arc<dyn Fn(&Worker) -> Box<dyn Host> + Send + Sync>;
+/// Makes one worker's value of a service, or says why that cannot be had.
+pub(crate) type Factory =
+    Arc<dyn Fn(&Worker) -> Result<Box<dyn Host>, Box<dyn Error + Send + Sync>> + Send + Sync>;
 
 /// Everything that a worker's thread takes over.
 pub(crate) struct Assignment {
@@ -253,9 +295,10 @@ pub(crate) struct Assignment {
     pub(crate) acceptors: Vec<Acceptor>,
 }
 
-/// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its engine is set
-/// up, or with the reason why it cannot be. Nobody is accepted before [`Mail::Resume`](crate::mailbox::Mail::Resume).
-pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)) -> Served {
+/// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its services are made and its
+/// engine is set up, or with the reason why they cannot be. Nobody is accepted before
+/// [`Mail::Resume`](crate::mailbox::Mail::Resume).
+pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerError>)) -> Served {
     if let Some(cpu) = assignment.cpu
         && let Err(error) = crate::cpus::pin(cpu)
     {
@@ -272,7 +315,13 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
         assignment.legacies,
         assignment.belongings,
     );
-    let (hosts, watches) = worker.make(&assignment.factories);
+    let mut hosts = Vec::new();
+    if let Err(failed) = worker.make(&assignment.factories, &mut hosts) {
+        ready(Err(failed));
+        host::drop_all(hosts);
+        return Served::nothing(Ok(()));
+    }
+    let watches = worker.into_watches();
     let mut desk = Desk::new(
         assignment.crew,
         assignment.index,
@@ -287,7 +336,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
             Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
-            |made| ready(made.map_err(|unavailable| unavailable.to_string())),
+            |made| ready(made.map_err(|why| ServerError::Engine(why.to_string()))),
         ),
         EngineKind::Portable => portable::run(
             &assignment.config.ring,
@@ -295,7 +344,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), String>)
             Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
-            |made| ready(made.map_err(|unavailable| unavailable.to_string())),
+            |made| ready(made.map_err(|why| ServerError::Engine(why.to_string()))),
         ),
     }
 }

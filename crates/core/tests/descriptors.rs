@@ -140,7 +140,9 @@ fn a_service_that_wants_what_is_not_claimed_fails_the_start() {
         })
         .start();
     let error = started.err().unwrap().to_string();
-    assert_eq!(error, "worker 0 failed: the worker panicked");
+    let what =
+        "service silent panicked when it was made: the server claims no descriptor \"metric\"";
+    assert_eq!(error, format!("worker 0 failed: {what}"));
 }
 
 /// It must not get into programs that the application executes.

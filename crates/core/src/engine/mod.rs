@@ -23,8 +23,8 @@ use rustix::net::sockopt::socket_domain;
 use rustix::net::{AddressFamily, RecvFlags, recv};
 
 use crate::handover::parcel::Parcel;
+use crate::host;
 use crate::listeners::Listener;
-use crate::panics;
 use crate::peer::{Credentials, Link, PeerAddress};
 use crate::shard::Shard;
 
@@ -74,18 +74,13 @@ impl Served {
     }
 }
 
-/// Asks the services of a worker that has ended what they leave, then drops them, one by one: one that panics then costs nothing
-/// else. To be dropped they may take their time: from then on the worker is not expected to take turns.
+/// Asks the services of a worker that has ended what they leave, then drops them. To be dropped they may take their time: from
+/// then on the worker is not expected to take turns.
 pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) -> Vec<Option<Bytes>> {
     let left = shard.hand_over();
     shard.desk.crew.finished(shard.desk.worker);
     shard.let_go_of_sources();
-    for host in shard.take_hosts() {
-        // Unwind safety: nothing is left of the service.
-        if let Err(panic) = panics::catch(|| drop(host)) {
-            tracing::error!("a service panicked when its worker ended and dropped it: {panic}");
-        }
-    }
+    host::drop_all(shard.take_hosts());
     left
 }
 

@@ -49,7 +49,17 @@ pub enum ServerError {
     },
     /// The program itself does not want to serve as things are: see [`Server::preflight`](crate::Server::preflight).
     Preflight(Box<dyn Error + Send + Sync>),
-    /// A worker failed while it served.
+    /// A service could not be made: see [`Server::try_service`](crate::Server::try_service). What a predecessor left in the
+    /// service manager's store stays there.
+    Service {
+        /// Its name.
+        service: String,
+        /// On which worker. Others may have failed, too.
+        worker: usize,
+        /// What its function says.
+        error: Box<dyn Error + Send + Sync>,
+    },
+    /// A worker failed while it served, or a service panicked when it was made.
     Worker {
         /// Which.
         worker: usize,
@@ -125,6 +135,14 @@ impl fmt::Display for ServerError {
             ServerError::Claim { name, reason } => write!(
                 f,
                 "descriptor {name:?} of the application cannot be had: {reason}"
+            ),
+            ServerError::Service {
+                service,
+                worker,
+                error,
+            } => write!(
+                f,
+                "service {service} cannot be made on worker {worker}: {error}"
             ),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),

@@ -97,21 +97,53 @@ fn free_address() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// Whichever worker cannot be made, the start fails with its failure, and the address is free again.
+/// Whichever worker cannot be made, the start fails with its failure, which names the service. What was made is dropped, what comes
+/// behind is not made, and the address is free again.
 pub(crate) fn a_start_that_fails_leaves_nothing_behind(engine: Engine) {
-    for broken in 0..2 {
+    for (broken, panics) in [(0, false), (1, false), (0, true), (1, true)] {
         let address = free_address();
-        let started = server(engine, address)
-            .service("fragile", move |worker| {
-                assert_ne!(worker.index(), broken, "on purpose, when it is made");
+        let alive = Arc::<AtomicUsize>::default();
+        let counted = || {
+            let there = alive.clone();
+            move |_: &Worker| {
+                there.fetch_add(1, Ordering::Relaxed);
+                With((Counted(there.clone()), Unwilling))
+            }
+        };
+        let error = server(engine, address)
+            .service("first", counted())
+            .service("second", counted())
+            .try_service("fragile", move |worker| match worker.index() == broken {
+                true if panics => panic!("on purpose, when it is made"),
+                true => Err("the database does not answer"),
+                false => Ok(Fragile::new(worker)),
+            })
+            .service("last", move |worker| {
+                assert_ne!(worker.index(), broken, "it comes behind");
                 Fragile::new(worker)
             })
-            .start();
-        match started {
-            Err(ServerError::Worker { worker, .. }) => assert_eq!(worker, broken),
-            Err(other) => panic!("{other}"),
-            Ok(_) => panic!("it started"),
-        }
+            .start()
+            .unwrap_err();
+        let said = match &error {
+            ServerError::Worker { worker, .. } if panics => {
+                assert_eq!(*worker, broken);
+                "failed: service fragile panicked when it was made: on purpose, when it is made"
+            }
+            ServerError::Service {
+                service, worker, ..
+            } if !panics => {
+                assert_eq!((&**service, *worker), ("fragile", broken));
+                "the database does not answer"
+            }
+            other => panic!("{other}"),
+        };
+        let text = match panics {
+            true => format!("worker {broken} {said}"),
+            false => format!("service fragile cannot be made on worker {broken}: {said}"),
+        };
+        assert_eq!(error.to_string(), text);
+        assert_eq!(error.exit_status(), 1);
+        assert_eq!(alive.load(Ordering::Relaxed), 0);
         TcpListener::bind(address).unwrap();
     }
 }

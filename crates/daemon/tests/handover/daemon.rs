@@ -160,7 +160,7 @@ fn serve(config: &Path) {
             move |_| Counter::new(flags.clone())
         })
         .service("bus", |_| Bus)
-        .service("keeper", {
+        .try_service("keeper", {
             let flags = flags.clone();
             move |worker| keeper::Keeper::new(worker, flags.clone())
         })

@@ -20,7 +20,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(worker: &Worker, flags: PathBuf) -> Self {
+    pub(crate) fn new(worker: &Worker, flags: PathBuf) -> Result<Self, &'static str> {
         let taken_over = match flags.join("take-over").exists() {
             true => worker.taken_over(),
             false => &[],
@@ -32,11 +32,15 @@ impl Keeper {
             .iter()
             .map(|left| std::str::from_utf8(left).unwrap())
             .collect();
-        Keeper {
+        let keeper = Keeper {
             worker: worker.index(),
             taken_over: taken_over.join(" "),
             frames: 0,
             flags,
+        };
+        match keeper.is_told("fail") {
+            true => Err("the database does not answer, on purpose"),
+            false => Ok(keeper),
         }
     }
 

@@ -187,6 +187,75 @@ fn a_start_that_fails_leaves_it_to_the_next() {
     bed.manager.stop_for_good();
 }
 
+/// What the program says when the second worker's value of the service cannot be made.
+const UNMADE: &str =
+    "service keeper cannot be made on worker 1: the database does not answer, on purpose";
+
+/// Connections, and who has asked on which of two workers how often, in the words of a successor.
+fn asked(bed: &Bed) -> (Vec<Wire>, String) {
+    let mut wires: Vec<Wire> = (0..6).map(|_| bed.connect()).collect();
+    let mut frames = [0; 2];
+    for wire in &mut wires {
+        let (worker, count, _) = ask(wire);
+        frames[worker] = count;
+    }
+    (wires, format!("0:{} 1:{}", frames[0], frames[1]))
+}
+
+/// Starts that fail because a service cannot be made, and then one that takes over everything.
+fn goes_on_when_it_can(bed: &mut Bed, wires: &mut [Wire], expected: &str, before: usize) {
+    for times in 1..=5 {
+        assert_eq!(bed.manager.state().stored(), PARTS);
+        bed.manager.launch();
+        assert_eq!(bed.manager.ended().code(), Some(1));
+        assert_eq!(bed.manager.log().matches(UNMADE).count(), before + times);
+    }
+    bed.manager.set_flag("fail-1", false);
+    bed.manager.start();
+    bed.manager
+        .logged(1, &["took over 2 values of services and 6 connections"]);
+    for wire in wires {
+        assert_eq!(ask(wire).2, expected);
+    }
+    bed.manager.wait_until_nothing_is_stored();
+    assert!(!bed.manager.log().contains("panicked"));
+}
+
+/// The program does not crash on what it was given; it says that it cannot serve now.
+#[test]
+fn a_service_that_cannot_be_made_is_no_attempt() {
+    for engine in ENGINES {
+        let mut bed = Bed::new(engine, 16, 2);
+        let (mut wires, expected) = asked(&bed);
+        bed.manager.stop();
+        bed.manager.set_flag("fail-1", true);
+        goes_on_when_it_can(&mut bed, &mut wires, &expected, 0);
+        bed.manager.stop_for_good();
+    }
+}
+
+/// Nobody can go back then. What is with the service manager waits for the next start.
+#[test]
+fn a_service_that_cannot_be_made_after_a_reload_costs_everything_without_a_store() {
+    for store_max in [16, 0] {
+        let mut bed = Bed::new("auto", store_max, 2);
+        let (mut wires, expected) = asked(&bed);
+        bed.manager.set_flag("fail-1", true);
+        bed.manager.signal(Signal::SIGHUP);
+        assert_eq!(bed.manager.ended().code(), Some(1));
+        assert_eq!(bed.manager.log().matches(UNMADE).count(), 1);
+        if store_max > 0 {
+            goes_on_when_it_can(&mut bed, &mut wires, &expected, 1);
+        } else {
+            assert!(wires.iter_mut().all(Wire::is_over));
+            bed.manager.set_flag("fail-1", false);
+            bed.manager.start();
+            assert_eq!(bed.taken_over(), "");
+        }
+        bed.manager.stop_for_good();
+    }
+}
+
 /// It is given up with everything else, since nobody knows what of it is to blame.
 #[test]
 fn what_makes_services_panic_is_given_up_after_three_attempts() {
@@ -200,6 +269,14 @@ fn what_makes_services_panic_is_given_up_after_three_attempts() {
         bed.manager.launch();
         assert_eq!(bed.manager.ended().code(), Some(1));
     }
+    let said = "what was left is no good, on purpose, at ";
+    let log = bed.manager.log();
+    for worker in 0..2 {
+        let logged = format!("service keeper panicked when worker {worker} made it: {said}");
+        assert_eq!(log.matches(&logged).count(), 3, "{log}");
+    }
+    let reason = format!(" failed: service keeper panicked when it was made: {said}");
+    assert_eq!(log.matches(&reason).count(), 3, "{log}");
     bed.manager.start();
     bed.manager.logged(
         1,
