@@ -39,6 +39,7 @@ mod wire;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,7 @@ use bytes::Bytes;
 
 use self::succession::Parted;
 use self::wire::{Identity, Wire};
+use crate::belongings::{Belonging, Claims};
 use crate::connection::{Desire, Receive};
 use crate::crew::{Crew, Name, NamedService};
 use crate::desk::Desk;
@@ -83,6 +85,8 @@ pub struct Exchange {
     parted: Vec<Parted>,
     /// Whether the service has asked for what was left to it.
     asks: bool,
+    /// What the application has.
+    belongings: Arc<[Belonging]>,
     /// Who connects.
     peer: Identity,
 }
@@ -104,8 +108,28 @@ impl Exchange {
 
     /// With a service that is made as [`Server::service`](crate::Server::service) makes it, and these limits.
     pub fn with_worker<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> Self {
-        let idle_timeout = limits.idle_timeout;
-        Self::build(make, limits, &[("test", idle_timeout)]).begun()
+        Self::with_descriptors(make, limits, [])
+    }
+
+    /// As [`Exchange::with_worker`], for a service that asks for duplicates of these descriptors ([`Worker::descriptor`]), such as
+    /// `[("feed", socket.into())]`. They are there for the services of [successors](Exchange::hand_over), too.
+    ///
+    /// # Panics
+    ///
+    /// If a name is none for a descriptor, as in [`Server::descriptor`](crate::Server::descriptor), or taken.
+    pub fn with_descriptors<'a, S: Service>(
+        make: impl FnOnce(&Worker) -> S,
+        limits: Limits,
+        descriptors: impl IntoIterator<Item = (&'a str, OwnedFd)>,
+    ) -> Self {
+        let mut claims = Claims::default();
+        for (name, descriptor) in descriptors {
+            claims.add(name.to_owned(), Box::new(|_| Ok(descriptor)));
+        }
+        let belongings = claims.make(Vec::new());
+        let belongings = belongings.unwrap_or_else(|error| panic!("{error}"));
+        let names = [("test", limits.idle_timeout)];
+        Self::build_from(Vec::new(), belongings.into(), make, limits, &names).begun()
     }
 
     /// With these limits, and a service that answers on sockets of these names.
@@ -127,12 +151,13 @@ impl Exchange {
         limits: Limits,
         names: &[(&str, Duration)],
     ) -> Self {
-        Self::build_from(Vec::new(), make, limits, names)
+        Self::build_from(Vec::new(), [].into(), make, limits, names)
     }
 
     /// The service finds this.
     fn build_from<S: Service>(
         bequests: Vec<Bequest>,
+        belongings: Arc<[Belonging]>,
         make: impl FnOnce(&Worker) -> S,
         limits: Limits,
         names: &[(&str, Duration)],
@@ -144,7 +169,7 @@ impl Exchange {
         let memory = Memory::new(limits.memory as u64, 1);
         let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
         let legacies = bequest::by_service([SERVICE].into_iter(), bequests);
-        let worker = Worker::new(0, 1, metrics.clone(), legacies, [].into());
+        let worker = Worker::new(0, 1, metrics.clone(), legacies, belongings.clone());
         let service = make(&worker);
         worker.legacies.iter().for_each(Legacy::say_unclaimed);
         let asks = worker.legacies.iter().any(Legacy::is_asked_for);
@@ -173,6 +198,7 @@ impl Exchange {
             ended: Vec::new(),
             parted: Vec::new(),
             asks,
+            belongings,
             peer: Identity::default(),
         }
     }

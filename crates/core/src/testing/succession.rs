@@ -23,7 +23,7 @@ pub(super) struct Parted {
 
 impl Exchange {
     /// The server hands its connections over, as at a restart or a reload, to a successor whose service is made by `make`.
-    /// It has the same limits and sockets.
+    /// It has the same limits, sockets and descriptors.
     ///
     /// The clients are the same, and notice nothing: ask the successor about them. A connection ends instead if its
     /// session [cannot be saved](Service::save) or [restored](Service::restore); a client that does not read all that it is sent
@@ -82,12 +82,13 @@ impl Exchange {
         let limits = self.shard.desk.limits.clone();
         let (now, peer, count) = (self.now, self.peer.clone(), self.ids.len());
         let (ended, parted) = (take(&mut self.ended), take(&mut self.parted));
-        // The successor is another process: nothing of this one is there when its service is made.
+        let belongings = self.belongings.clone();
+        // The successor is another process: nothing else of this one is there when its service is made.
         drop(self);
 
         let timed = names.iter().map(|name| (&*name.name, name.idle_timeout));
         let timed: Vec<(&str, Duration)> = timed.collect();
-        let mut successor = Self::build_from(bequests, make, limits, &timed);
+        let mut successor = Self::build_from(bequests, belongings, make, limits, &timed);
         successor.shard.desk.names = names;
         successor.now = now;
         successor.peer = peer;

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::Duration;
@@ -146,6 +146,32 @@ fn what_can_be_read_is_read_as_long_as_there_is_any() {
     rig.send(0, &[5]);
     exchange.deliver();
     assert_eq!(exchange.take_sent(client), [0, 5]);
+}
+
+/// Each value of a service has duplicates of its own, and what nobody has read yet is there for the successor's.
+#[test]
+fn what_the_application_has_is_there_for_services_and_their_successors() {
+    let rig = Rig::new(1);
+    let feed = rig.receivers[0].as_fd().try_clone_to_owned().unwrap();
+    let make = |worker: &Worker| {
+        let [feed, again] = [(); 2].map(|()| worker.descriptor("feed"));
+        assert_ne!(feed.as_raw_fd(), again.as_raw_fd());
+        let feed = Rc::new(UnixDatagram::from(feed));
+        Relay {
+            sockets: vec![(worker.watch(feed.clone()), feed)],
+            calls: rig.calls.clone(),
+            reader: None,
+        }
+    };
+    let mut exchange = Exchange::with_descriptors(make, Limits::default(), [("feed", feed)]);
+    let client = exchange.connect();
+    rig.send(0, &[1, END, 2]);
+    exchange.deliver();
+    exchange.deliver();
+    assert_eq!((exchange.take_sent(client), rig.calls()), (vec![0, 1], 2));
+    let mut exchange = exchange.hand_over(make);
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [0, 2]);
 }
 
 #[test]
