@@ -43,7 +43,7 @@ type Look = Box<dyn FnOnce() -> Result<(), Box<dyn Error + Send + Sync>> + Send>
 ///
 /// [`Server::run`] is all that the `main` of a daemon needs, besides a log: everything is reported as events of the crate
 /// `tracing`, and nothing is seen unless the program installs a subscriber, such as that of `ringhold-log`. [`Server::start`]
-/// leaves the signals and the service manager alone, for programs that embed a server, and for tests.
+/// leaves the signals alone and gives the service manager nothing, for programs that embed a server, and for tests.
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) services: Vec<(String, Factory)>,
@@ -363,6 +363,12 @@ impl Server {
 
     /// Starts the workers and returns when every socket listens and every worker is set up. Who has connected by then waits in
     /// the backlog and is accepted now.
+    ///
+    /// What was passed on to this process is taken as by [`Server::run`], and so is what a predecessor that was run has left in the
+    /// service manager's store: the server goes on with those connections, and has the store drop them, and what nobody here knows. But
+    /// it puts nothing there, not at the end either: a stop closes all connections. To say that the program is ready, and to feed
+    /// the watchdog, is up to the program. One that keeps descriptors in the store itself takes them out of what it gives to
+    /// [`Server::inherited`].
     ///
     /// # Errors
     ///

@@ -381,6 +381,32 @@ fn what_nobody_knows_is_removed_from_the_store() {
     all_go_on(&mut manager, &mut wires);
 }
 
+/// Such a program starts a server itself, and talks with the service manager as it likes.
+#[test]
+fn who_embeds_a_server_goes_on_with_what_is_stored_and_leaves_nothing() {
+    let (mut manager, mut wires) = stopped();
+    let (stray, _) = pipe().unwrap();
+    let stray = Stored {
+        name: "left-behind".into(),
+        fd: stray.into(),
+    };
+    manager.state().store.push(stray);
+    manager.set_flag("embed", true);
+    let mark = manager.mark();
+    manager.launch();
+    for (index, wire) in wires.iter_mut().enumerate() {
+        assert_eq!(count(wire), index as u64 + 2);
+    }
+    manager.wait_until_nothing_is_stored();
+    manager.set_flag("end", true);
+    assert!(manager.ended().success());
+    assert!(wires.iter_mut().all(Wire::is_over));
+    assert_eq!(manager.state().stored(), Vec::<&str>::new());
+    for line in ["READY=1", "STOPPING=1", "FDSTORE=1"] {
+        assert_eq!(manager.count(mark, line), 0, "{line}");
+    }
+}
+
 #[test]
 fn a_crash_while_serving_loses_what_was_served_and_nothing_else() {
     let mut manager = Manager::new(16, "[sockets.rpc]\n");

@@ -181,6 +181,7 @@ fn serve(config: &Path) {
     });
     let claims_spare = flags.join("claim-spare").exists();
     if flags.join("claim-metrics").exists() {
+        let flags = flags.clone();
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
     }
     if claims_spare {
@@ -192,6 +193,9 @@ fn serve(config: &Path) {
     if let Some(inherited) = inherited {
         server = server.inherited(inherited);
     }
+    if flags.join("embed").exists() {
+        return embed(server, &flags);
+    }
     if let Err(error) = server.run() {
         eprintln!("{error}");
         std::process::exit(error.exit_status().into());
@@ -199,6 +203,16 @@ fn serve(config: &Path) {
     if says_goodbye {
         println!("goodbye");
     }
+}
+
+/// Serves until it is told to stop by a flag.
+fn embed(server: Server, flags: &Path) {
+    let running = server.start().unwrap();
+    while !flags.join("end").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.stop();
+    running.join().unwrap();
 }
 
 /// The application's own socket.
