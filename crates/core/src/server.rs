@@ -1,8 +1,8 @@
 //! The builder: from a configuration and services to a server that runs.
 
 mod error;
+mod start;
 
-use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
@@ -10,28 +10,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::belongings::{Belonging, Claims, PREFIX};
+use crate::belongings::Claims;
 use crate::config::Config;
 use crate::cpus;
-use crate::engine::{Chosen, EngineKind, choose};
-use crate::handover::bequest;
-use crate::handover::parcel::Parcel;
-use crate::handover::spare::Spare;
-use crate::handover::store;
-use crate::handover::taking::Inheritance;
 use crate::host::Hosted;
-use crate::inherit::{Inherited, NamedDescriptor};
-use crate::listeners::{self, Held, Listener, Plan};
-use crate::notify;
+use crate::inherit::Inherited;
+use crate::listeners::{self, Held};
 use crate::running::Running;
 use crate::service::Service;
 use crate::worker::{Factory, Worker};
 
 pub use self::error::ServerError;
-
-/// Descriptors that a server takes before it serves, besides those of its workers: sockets to be bound, an event, what is
-/// open for a moment.
-const NEEDED_DESCRIPTORS: usize = 12;
+pub(crate) use self::start::must_be_free;
 
 /// The CPU of each worker.
 type Cpus = Vec<Option<usize>>;
@@ -378,128 +368,6 @@ impl Server {
         running.resume();
         Ok(running)
     }
-
-    /// As [`Server::start`], but nobody is accepted and no byte moves until [`Running::resume`]. `reserve` descriptors must
-    /// be there besides those that it takes to serve.
-    pub(crate) fn start_held(mut self, reserve: usize) -> Result<Running, ServerError> {
-        match crate::rlimit::raise() {
-            Ok(raised) if raised.before < raised.after => {
-                tracing::debug!(
-                    "raised the limit of open files from {} to {}",
-                    raised.before,
-                    raised.after
-                );
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
-        }
-        // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
-        let (mut plan, cpus, claimed) = self.plan()?;
-        let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        let needed = self.needed_descriptors(chosen.engine, cpus.len());
-        let reserved = plan.take_reserved();
-        if reserve > 0 || !reserved.is_empty() {
-            // As long as nothing was looked at, a successor of this process finds the same.
-            must_be_free(needed + reserve)?;
-        }
-        let belongings = std::mem::take(&mut self.claims).make(claimed)?.into();
-        let strays = plan.take_strays();
-        let mut inheritance = Inheritance::look(reserved, needed);
-        let is_of_use = inheritance.is_of_use();
-        if inheritance.is_some() && !is_of_use {
-            // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
-            // open, and some are in there, whether or not anybody can tell what they are.
-            inheritance.commit().map_err(ServerError::Handover)?;
-            tracing::info!("took over 0 connections");
-        }
-        let running = self.start_from(plan, chosen, cpus, inheritance, belongings)?;
-        // Whoever comes after a start that fails may know them.
-        drop_strays(strays);
-        Ok(running)
-    }
-
-    /// Starts with what the predecessor left. On failure that is as it was: a successor of this process finds the same.
-    fn start_from(
-        self,
-        plan: Plan,
-        chosen: Chosen,
-        cpus: Cpus,
-        mut inheritance: Inheritance,
-        belongings: Arc<[Belonging]>,
-    ) -> Result<Running, ServerError> {
-        let heirlooms = std::mem::take(&mut inheritance.listeners);
-        let listeners: Vec<Arc<Listener>> = match plan.open_with(heirlooms) {
-            Ok(listeners) => listeners.into_iter().map(Arc::new).collect(),
-            Err(error) => {
-                inheritance.put_back();
-                return Err(error.into());
-            }
-        };
-        if chosen.is_second_best() {
-            tracing::warn!("{chosen}");
-        } else {
-            tracing::info!("{chosen}");
-        }
-        say_silent(&self.services, &self.config);
-        let orphans = orphans(&listeners, &inheritance.parcels);
-        let engine = chosen.engine;
-        let bequests = std::mem::take(&mut inheritance.bequests);
-        let is_given = !bequests.is_empty();
-        let services = self.services.iter().map(|(name, _)| name.as_str());
-        let legacies = bequest::by_service(services, bequests);
-        let held = listeners.clone();
-        let launched = Running::launch(self, engine, cpus, held, &orphans, &legacies, belongings);
-        // What services were given may be what made a worker fail.
-        let is_blamed = is_given && matches!(launched, Err(ServerError::Worker { .. }));
-        if launched.is_err() && !is_blamed {
-            inheritance.put_back();
-        }
-        let started = launched.and_then(|mut running| {
-            // It may be the state that fails this, so the attempt counts.
-            running.take_over(&mut inheritance, &legacies)?;
-            Ok(running)
-        });
-        if started.is_err() {
-            for listener in &listeners {
-                // The error that stopped us is the one to report.
-                let _ = listener.unlink_new();
-            }
-        }
-        started
-    }
-
-    /// The plan, the CPU of each worker, and what the application has claimed of what is inherited.
-    fn plan(&mut self) -> Result<(Plan, Cpus, Vec<NamedDescriptor>), ServerError> {
-        let mut inherited = match self.inherited.take() {
-            Some(inherited) => inherited,
-            None => Inherited::take()?,
-        };
-        let names = inherited.descriptors.iter();
-        let names: Vec<&str> = names.map(|found| found.name.as_str()).collect();
-        self.claims.check(&self.config, &names)?;
-        let claimed = self.claims.take_out(&mut inherited);
-        let cpus = self.cpus();
-        let services: Vec<&str> = self
-            .services
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        let plan = listeners::plan(
-            &self.config,
-            inherited,
-            self.inherited_only,
-            &services,
-            cpus.len(),
-        )?;
-        self.look()?;
-        Ok((plan, cpus, claimed))
-    }
-
-    /// How many descriptors it takes to serve, besides those of inherited listeners and of connections.
-    pub(crate) fn needed_descriptors(&self, engine: EngineKind, workers: usize) -> usize {
-        // The application has a duplicate of each of its own.
-        NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + 2 * self.claims.count()
-    }
 }
 
 impl fmt::Debug for Server {
@@ -510,60 +378,5 @@ impl fmt::Debug for Server {
             .field("sockets", &sockets)
             .field("services", &services)
             .finish_non_exhaustive()
-    }
-}
-
-/// Fails unless there are so many descriptors.
-pub(crate) fn must_be_free(needed: usize) -> Result<(), ServerError> {
-    let free = Spare::keep(needed).count();
-    if free < needed {
-        return Err(ServerError::Descriptors { needed, free });
-    }
-    Ok(())
-}
-
-/// Names the services that answer on no socket, as they may be meant to.
-fn say_silent(services: &[(String, Factory)], config: &Config) {
-    for (service, _) in services {
-        let mut sections = config.sockets.values();
-        if !sections.any(|socket| socket.service == *service) {
-            tracing::info!(
-                "service {service} answers on no socket: no section says service = {service:?}"
-            );
-        }
-    }
-}
-
-/// Names of connections to be taken over that have no listener any more.
-fn orphans(listeners: &[Arc<Listener>], parcels: &[Parcel]) -> Vec<Arc<str>> {
-    let known: HashSet<&str> = listeners.iter().map(|listener| &*listener.name).collect();
-    let names: BTreeSet<&str> = parcels
-        .iter()
-        .map(|parcel| parcel.state.name.as_str())
-        .collect();
-    names
-        .into_iter()
-        .filter(|name| !known.contains(name))
-        .map(Arc::from)
-        .collect()
-}
-
-/// Descriptors that nobody here knows. Another version may have left them in the store, and those of socket units do not look
-/// different.
-fn drop_strays(strays: Vec<NamedDescriptor>) {
-    for stray in strays {
-        match stray.name.strip_prefix(PREFIX) {
-            Some(name) => tracing::warn!(
-                "closing the descriptor {name:?} that the predecessor had opened: this program does not claim it"
-            ),
-            None => tracing::warn!(
-                name = %stray.name,
-                fd = stray.number,
-                "closing a descriptor that nothing here uses: a socket unit passes it on, or another version has stored it"
-            ),
-        }
-        if let Err(error) = store::remove(&stray.name, notify::ATTEMPT) {
-            tracing::warn!(name = %stray.name, "cannot remove it from the service manager's store: {error}");
-        }
     }
 }
