@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,8 +146,10 @@ impl Server {
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         let inherited = question.inherited.len() + question.descriptors.len();
         let handed = inherited + question.held.len() + store::NEEDED;
-        let needed = self.needed_descriptors(chosen.engine, self.worker_count());
-        must_be_free(needed + RESERVE + FOR_SIGNALS + handed)?;
+        let to_serve = self.needed_descriptors(chosen.engine, self.worker_count());
+        // The asking process has all of them open when it executes the successor, and what it passes on under names once more.
+        let to_execute = inherited + 2 * self.claims.count() + store::NEEDED;
+        must_be_free(handed + to_serve.max(to_execute) + RESERVE + FOR_SIGNALS)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }
@@ -268,10 +270,9 @@ impl Daemon {
         }
         let (contents, path) = (package.contents, self.program.path().display());
         tracing::info!("handing {contents} over to {path}");
-        let error = match descriptors(&listeners, &belongings, &package) {
-            Ok(descriptors) => self.program.replace(&descriptors),
-            Err(error) => error,
-        };
+        let error = self
+            .program
+            .replace(&descriptors(&listeners, &belongings, &package));
         let fate = match given {
             Ok(()) if has_store => {
                 format!(
@@ -289,11 +290,11 @@ impl Daemon {
 }
 
 /// What the successor gets, as the service manager would pass it on.
-fn descriptors(
-    listeners: &[Arc<Listener>],
-    belongings: &[Belonging],
-    package: &Package,
-) -> io::Result<Vec<(String, OwnedFd)>> {
+fn descriptors<'a>(
+    listeners: &'a [Arc<Listener>],
+    belongings: &'a [Belonging],
+    package: &'a Package,
+) -> Vec<(String, BorrowedFd<'a>)> {
     let inherited = listeners
         .iter()
         .filter_map(|listener| match &listener.origin {
@@ -304,7 +305,6 @@ fn descriptors(
     inherited
         .chain(belongings.iter().map(Belonging::passed_as))
         .chain(own.map(|(name, descriptor)| (name.to_owned(), descriptor)))
-        .map(|(name, descriptor)| Ok((name, descriptor.try_clone_to_owned()?)))
         .collect()
 }
 

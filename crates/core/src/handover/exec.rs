@@ -96,15 +96,18 @@ impl Program {
     /// `descriptors` are passed on under their names, as the service manager does it; all others must be close-on-exec.
     /// Returns only on failure, with all descriptors as they were. If the program's path cannot be executed, the running
     /// program itself is, and [says so](Program::say_missed).
-    pub(crate) fn replace(&self, descriptors: &[(String, OwnedFd)]) -> io::Error {
+    pub(crate) fn replace(&self, descriptors: &[(String, BorrowedFd<'_>)]) -> io::Error {
         match self.try_to_replace(descriptors) {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    fn try_to_replace(&self, descriptors: &[(String, OwnedFd)]) -> io::Result<Infallible> {
-        let names: Vec<&str> = descriptors.iter().map(|(name, _)| name.as_str()).collect();
+    fn try_to_replace(&self, descriptors: &[(String, BorrowedFd<'_>)]) -> io::Result<Infallible> {
+        let (names, descriptors): (Vec<&str>, Vec<BorrowedFd<'_>>) = descriptors
+            .iter()
+            .map(|(name, descriptor)| (name.as_str(), *descriptor))
+            .unzip();
         let mut environment = self.environment(&names)?;
         let arguments = self.c_arguments()?;
         let path = CString::new(self.path.as_os_str().as_bytes())?;
@@ -112,7 +115,7 @@ impl Program {
         part_from_threads();
 
         // Nothing is logged as long as this is there: it may lie where the log goes.
-        let overlay = Overlay::lay(descriptors.iter().map(|(_, descriptor)| descriptor))?;
+        let overlay = Overlay::lay(&descriptors)?;
         let Err(first) = execve(&path, &arguments, &environment);
         let first = io::Error::from(first);
         environment.push(CString::new(format!("{REASON}={first}"))?);
@@ -195,19 +198,21 @@ struct Overlay {
 }
 
 impl Overlay {
-    /// Lays duplicates of the descriptors in this order.
-    fn lay<'a>(descriptors: impl ExactSizeIterator<Item = &'a OwnedFd>) -> io::Result<Self> {
+    /// Lays duplicates of the descriptors in this order. That takes one more of each place: for the duplicate, or for what
+    /// it covers, whichever lies where nothing was.
+    fn lay(descriptors: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let beyond = FIRST + RawFd::try_from(descriptors.len()).map_err(io::Error::other)?;
-        // First all of them out of the way of all places, so that none is covered before it was laid.
-        let moved: Vec<OwnedFd> = descriptors
-            .map(|descriptor| rustix::io::fcntl_dupfd_cloexec(descriptor, beyond))
-            .collect::<Result<_, _>>()?;
         let covered = (FIRST..beyond).map(|place| duplicate(place, beyond));
         let overlay = Overlay {
             covered: covered.collect::<io::Result<_>>()?,
         };
-        for (place, descriptor) in (FIRST..).zip(&moved) {
-            put_at(descriptor.as_fd(), place, 0)?;
+        for (place, descriptor) in (FIRST..).zip(descriptors) {
+            // One that has a place itself may be covered by now.
+            let covered = usize::try_from(descriptor.as_raw_fd() - FIRST)
+                .ok()
+                .and_then(|index| overlay.covered.get(index)?.as_ref());
+            let safe = covered.map_or(*descriptor, AsFd::as_fd);
+            put_at(safe, place, 0)?;
         }
         Ok(overlay)
     }

@@ -124,8 +124,8 @@ impl fmt::Display for ServerError {
             ServerError::Engine(reason) | ServerError::Handover(reason) => f.write_str(reason),
             ServerError::Descriptors { needed, free } => write!(
                 f,
-                "it takes {needed} descriptors to serve, before there is any connection, and only {free} are \
-                 left{RAISE_LIMIT}"
+                "it takes {needed} descriptors to serve and to reload, before there is any connection, and only \
+                 {free} are left{RAISE_LIMIT}"
             ),
             ServerError::Descriptor { name, error } => write!(
                 f,

@@ -299,6 +299,32 @@ fn more_workers_than_there_are_descriptors_for_are_refused() {
     kept.manager.stop();
 }
 
+/// What executes the new program has open what it passes on, and lays it out beside that.
+#[test]
+fn listeners_that_a_reload_has_no_descriptors_for_are_kept_as_they_are() {
+    // This process has them, too.
+    ringhold_core::rlimit::raise().unwrap();
+    let inherited = |count: usize| {
+        let mut manager = Manager::new(0, "workers = 1\n[sockets.rpc]\n");
+        let addresses: Vec<Address> = (0..count).map(|_| manager.listen_unix("rpc")).collect();
+        limited(&mut manager, RINGHOLD, 400);
+        manager.start();
+        (Kept::new(manager, &addresses[count - 1]), addresses)
+    };
+    let (mut many, addresses) = inherited(160);
+    for _ in 0..3 {
+        many.accepts("workers = 1\n[sockets.rpc]\n");
+        for address in &addresses {
+            Wire::connect(address).echo(3, 3);
+        }
+    }
+    many.manager.stop();
+
+    let (mut too_many, _) = inherited(200);
+    too_many.refuses("workers = 1\n[sockets.rpc]\n", "raise LimitNOFILE=");
+    too_many.manager.stop();
+}
+
 #[test]
 fn a_broken_configuration_is_refused() {
     let mut manager = Manager::new(16, "[sockets.rpc]\n");
