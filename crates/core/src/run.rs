@@ -92,6 +92,10 @@ impl Server {
         let mut control = Control::new(&signals);
         let [for_handover, for_child] = spare;
         let (end, mut for_child) = daemon.serve(&mut control, &running, for_child)?;
+        if matches!(end, End::Stop) {
+            // As at start, before it is asked what else there is room for: the unit may have a store only since then.
+            running.belongings.iter().for_each(Belonging::store_again);
+        }
         let store = running.with_kept(|| {
             // No child needs them any more, and to ask takes some.
             for_child.release(SPARE_FOR_CHILD);
@@ -218,7 +222,6 @@ impl Daemon {
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
     fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
-        released.belongings.iter().for_each(Belonging::store_again);
         let Released {
             listeners,
             parcels,

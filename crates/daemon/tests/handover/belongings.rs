@@ -236,6 +236,39 @@ fn a_store_that_comes_later_is_found_when_it_matters() {
     bed.manager.stop_for_good();
 }
 
+/// What is the application's own comes first, as at start: connections end in order if there is no room left for them.
+#[test]
+fn a_store_that_comes_later_without_room_for_connections_keeps_what_is_the_application_s_own() {
+    let mut bed = Bed::new(0);
+    bed.manager.start();
+    let port = bed.port();
+    let mut wire = Wire::connect(&bed.address);
+    wire.echo(1, 1);
+    bed.manager.state().store_max = 3;
+    bed.manager.stop();
+    bed.manager.logged(
+        1,
+        &["has room for 2 descriptors of this unit besides the application's own, and 3 are needed"],
+    );
+    assert!(wire.is_over());
+    let log = bed.manager.log();
+    assert!(!log.contains("with the service manager"), "{log}");
+    assert_eq!(bed.manager.state().stored(), [STORED]);
+
+    bed.send(port);
+    bed.manager.start();
+    assert_eq!(bed.port(), port);
+    bed.has_received_from(1);
+    // With one more there is.
+    let mut wire = Wire::connect(&bed.address);
+    wire.echo(1, 1);
+    bed.manager.state().store_max = 4;
+    bed.manager.restart();
+    wire.echo(2, 2);
+    assert_eq!(bed.port(), port);
+    bed.manager.stop_for_good();
+}
+
 /// It comes again, so the store has no second one.
 #[test]
 fn what_a_socket_unit_passes_on_comes_from_there_and_comes_first() {
