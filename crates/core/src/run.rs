@@ -131,9 +131,7 @@ impl Server {
 
     /// Says whether this program could take over from one that holds these listeners. It takes nothing and leaves nothing.
     fn answer(mut self, question: &OsStr) -> Result<(), ServerError> {
-        let question = question
-            .to_str()
-            .and_then(Question::parse)
+        let question = Question::read(question)
             .filter(|question| vault::is_readable(question.version))
             .ok_or_else(|| {
                 ServerError::Handover(
@@ -149,7 +147,7 @@ impl Server {
         self.claims.go_on_with(&question.descriptors)?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         let inherited = question.inherited.len() + question.descriptors.len();
-        let handed = inherited + question.held.len() + store::NEEDED;
+        let handed = inherited + question.bound + store::NEEDED;
         let to_serve = self.needed_descriptors(chosen.engine, self.worker_count());
         // The asking process has all of them open when it executes the successor, and what it passes on under names once more.
         let to_execute = inherited + 2 * self.claims.count() + store::NEEDED;

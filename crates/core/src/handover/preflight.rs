@@ -5,6 +5,7 @@
 //!
 //! [`Server::run`]: crate::Server::run
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,10 @@ use crate::listeners::{Held, Listener, Origin};
 
 /// Where the question is.
 pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
+
+/// How many listeners the asking process has bound itself. Its question describes those once that are alike. One that does not say
+/// so describes each.
+const BOUND: &str = "RINGHOLD_PREFLIGHT_BOUND";
 
 /// Tells the child that the asking process has a `NOTIFY_SOCKET`, which it has not: ringhold-log writes as that one does.
 const NOTIFIES: &str = "RINGHOLD_PREFLIGHT_NOTIFIES";
@@ -54,8 +59,11 @@ pub(crate) struct Question {
     pub(crate) inherited: Vec<String>,
     /// The names of the other descriptors that it would inherit from there, which belong to the application.
     pub(crate) descriptors: Vec<String>,
-    /// The listeners that the asking process has bound itself.
+    /// The listeners that the asking process has bound itself, copies on one address once: a variable of the environment has
+    /// 128 KiB (execve(2)), and each worker may have a copy of each listener.
     pub(crate) held: Vec<Held>,
+    /// How many they are, with all copies.
+    pub(crate) bound: usize,
 }
 
 impl Question {
@@ -70,6 +78,7 @@ impl Question {
             inherited: Vec::new(),
             descriptors: Vec::new(),
             held: Vec::new(),
+            bound: 0,
         };
         for (name, is_listening) in belongings.iter().filter_map(Belonging::units) {
             match is_listening {
@@ -81,19 +90,34 @@ impl Question {
         for listener in listeners {
             match &listener.origin {
                 Origin::Inherited { name, .. } => question.inherited.push(name.clone()),
-                Origin::Bound { listen } => question.held.push(Held::describe(
-                    &listener.name,
-                    &listen.to_string(),
-                    &listener.socket,
-                    listener.path.as_ref(),
-                )),
+                Origin::Bound { listen } => {
+                    let held = Held::describe(
+                        &listener.name,
+                        &listen.to_string(),
+                        &listener.socket,
+                        listener.path.as_ref(),
+                    );
+                    if !question.held.contains(&held) {
+                        question.held.push(held);
+                    }
+                    question.bound += 1;
+                }
             }
         }
         question
     }
 
+    /// Reads what the environment of this process asks; `None` if it cannot be understood.
+    pub(crate) fn read(text: &OsStr) -> Option<Self> {
+        let mut question = Self::parse(text.to_str()?)?;
+        if let Ok(bound) = std::env::var(BOUND) {
+            question.bound = bound.parse().ok()?;
+        }
+        Some(question)
+    }
+
     /// Reads what [`Question`]'s `Display` wrote; `None` for anything else.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let version = lines.next()?.strip_prefix("state=")?.parse().ok()?;
         let mut question = Question {
@@ -101,6 +125,7 @@ impl Question {
             inherited: Vec::new(),
             descriptors: Vec::new(),
             held: Vec::new(),
+            bound: 0,
         };
         while let Some(line) = lines.next() {
             if let Some(name) = line.strip_prefix("inherited=") {
@@ -121,6 +146,7 @@ impl Question {
                 });
             }
         }
+        question.bound = question.held.len();
         Some(question)
     }
 }
@@ -204,6 +230,7 @@ impl Asked {
         let mut command = program.command();
         command
             .env(VARIABLE, question.to_string())
+            .env(BOUND, question.bound.to_string())
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
@@ -360,6 +387,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::inherit::Inherited;
+    use crate::listeners;
 
     /// Asks a shell that is called so and runs this.
     fn ask(name: &str, script: &str) -> Asked {
@@ -408,6 +438,25 @@ mod tests {
         }
     }
 
+    /// Each worker has one of them, and one variable is all that there is for the question.
+    #[test]
+    fn copies_of_a_listener_are_described_once() {
+        let section = |name| {
+            let listen = "[\"127.0.0.1:0\", \"127.0.0.1:0\"]";
+            format!("[sockets.{name}]\nservice = \"x\"\nlisten = {listen}\nreuse_port = true\n")
+        };
+        let text = format!("workers = 8\n{}{}", section("a"), section("b"));
+        let config = Config::parse(&text, "test.toml").unwrap();
+        let none = Inherited::none();
+        let plan = listeners::plan(&config, none, false, &["x"], 8).unwrap();
+        let listeners = plan.open_with(Vec::new()).unwrap();
+        let question = Question::new(3, listeners.iter(), &[]);
+        let names = question.held.iter().map(|held| held.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "a", "b", "b"]);
+        assert_eq!((listeners.len(), question.bound), (32, 32));
+        listeners::rehearse_binding(&config, &[], &question.held).unwrap();
+    }
+
     #[test]
     fn a_question_survives_the_environment() {
         let held = |name: &str, listen: &str| Held {
@@ -433,6 +482,7 @@ mod tests {
                 version: 3,
                 inherited,
                 descriptors: vec!["a=b".to_owned()],
+                bound: held.len(),
                 held,
             };
             assert_eq!(Question::parse(&question.to_string()), Some(question));
