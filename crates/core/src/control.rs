@@ -46,10 +46,12 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Blocks them for this thread and all that it will start.
+    /// Blocks them for this thread and all that it will start, and SIGXFSZ, which nobody reads: what a write would exceed the
+    /// limit of a file with (RLIMIT_FSIZE, for files in memory too) is an error of the write then, not the end of the process.
     pub(crate) fn block() -> io::Result<()> {
         let mut all = stop_signals();
         all.extend(&reload_signals());
+        all.add(Signal::SIGXFSZ);
         Ok(all.thread_block()?)
     }
 

@@ -1,4 +1,4 @@
-//! How many descriptors the process may open.
+//! How many descriptors the process may open, and what helps against this limit and others.
 
 use std::io;
 
@@ -42,11 +42,12 @@ pub(crate) fn is_used_up(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// What can be done if that is why a call failed, to be put behind its error; nothing for other errors.
+/// What can be done if a limit is why a call failed, to be put behind its error; nothing for other errors.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => RAISE_LIMIT,
         Some(libc::ENFILE) => "; the whole machine may open no more: raise sysctl fs.file-max",
+        Some(libc::EFBIG) => "; raise LimitFSIZE= (ulimit -f without systemd)",
         _ => "",
     }
 }

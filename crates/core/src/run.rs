@@ -37,7 +37,7 @@ const FOR_SIGNALS: usize = 2;
 impl Server {
     /// Runs the server until SIGTERM or SIGINT, talking to the service manager if there is one.
     ///
-    /// Call it first in `main`, before there is any other thread: it blocks those signals (and SIGHUP) for the whole
+    /// Call it first in `main`, before there is any other thread: it blocks those signals (SIGHUP and SIGXFSZ, too) for the whole
     /// process and takes the descriptors that the environment announces. A program that must start threads before,
     /// such as a runtime's, calls [`block_signals`] and [`Inherited::take`](crate::inherit::Inherited::take) before those, and gives what it took to
     /// [`Server::inherited`]. Otherwise it does not start: a signal would end it, and it could never take over from its
@@ -421,7 +421,8 @@ fn announce(running: &Running) {
 }
 
 /// Blocks the signals that [`Server::run`] reads (SIGTERM, SIGINT and SIGHUP) for this thread and all that it will
-/// start: a thread that does not block them would be ended by them, and the process with it.
+/// start: a thread that does not block them would be ended by them, and the process with it. SIGXFSZ is blocked as well, so that a
+/// file that would become too large (`LimitFSIZE=`) is an error.
 ///
 /// Who starts threads before [`Server::run`] has to take what is inherited before, too: see [`Server::inherited`].
 ///

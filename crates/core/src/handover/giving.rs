@@ -14,6 +14,7 @@ use super::parcel::{Parcel, shut};
 use super::vault::{self, ConnectionRecord, ListenerRecord};
 use crate::heap;
 use crate::listeners::{Listener, Origin};
+use crate::rlimit;
 
 /// The names of the handover's own descriptors.
 pub(crate) const STATE: &str = "ringhold.state";
@@ -106,7 +107,8 @@ fn fill(
     let left = vault.leave(bequests);
     if let Err(error) = &left {
         tracing::error!(
-            "what the services leave, {values} values, does not fit into the handover and is lost: {error}"
+            "what the services leave, {values} values, does not fit into the handover and is lost: {error}{}",
+            rlimit::advice(error)
         );
     }
     Ok(Package {
@@ -162,6 +164,7 @@ fn advice(error: &io::Error) -> &'static str {
         Some(Errno::TOOMANYREFS) => {
             "this user has too many descriptors in flight; raise LimitNOFILE="
         }
+        Some(Errno::FBIG) => "their state is larger than a file may be; raise LimitFSIZE=",
         _ => "the kernel has no memory for them; see MemoryMax= of the unit",
     }
 }

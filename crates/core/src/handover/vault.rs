@@ -268,7 +268,10 @@ fn seal(file: File, version: u32) -> io::Result<OwnedFd> {
 }
 
 fn encode(out: &mut impl Write, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
-    rmp_serde::encode::write(out, value).map_err(io::Error::other)
+    rmp_serde::encode::write(out, value).map_err(|error| match error {
+        rmp_serde::encode::Error::InvalidValueWrite(error) => error.into(),
+        error => io::Error::other(error),
+    })
 }
 
 /// The checksum of everything behind the header.

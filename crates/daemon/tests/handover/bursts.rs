@@ -287,6 +287,38 @@ fn fewer_descriptors_than_connections() {
     manager.stop_for_good();
 }
 
+/// What is handed over is described in a file, in memory. Exceeding the limit of files would end the process.
+#[test]
+fn a_file_that_may_be_smaller_than_the_state() {
+    for step in [Manager::reload, Manager::restart] {
+        let mut manager = Manager::new(16, CONFIG);
+        let address = manager.listen_unix("rpc");
+        let script = manager.path("small-files");
+        // Blocks of 512 or 1024 bytes.
+        let text = format!("#!/bin/sh\nulimit -f 8\nexec {RINGHOLD} \"$@\"\n");
+        write_program(&script, &text);
+        manager.run_as(&script);
+        manager.start();
+        let mut wire = Wire::connect(&address);
+        wire.echo(1, 1);
+        step(&mut manager);
+        wire.echo(2, 2);
+
+        let mut large = Wire::connect(&address);
+        let frame = request(3, "echo", &[Value::Binary(vec![0; 30_000])]);
+        large.send(&frame[..20_000]);
+        until("the bytes", || {
+            (wire.counter("rpc", "bytes_in") >= 20_000).then_some(())
+        });
+        step(&mut manager);
+        let why = "not everything fits into the handover (File too large (os error 27)), 2 connections were shut down: ";
+        manager.logged(1, &[why, "raise LimitFSIZE="]);
+        assert!(wire.is_over() && large.is_over());
+        Wire::connect(&address).echo(4, 4);
+        manager.stop_for_good();
+    }
+}
+
 /// A limit that is too low for the daemon itself is named, and costs no connection: everything stays stored. Under the lowest
 /// one that suffices, connections live on as ever.
 #[test]
