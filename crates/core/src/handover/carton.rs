@@ -90,21 +90,30 @@ pub(crate) struct Contents {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// How many could not be received (MSG_CTRUNC), because this process may not have so many open.
     pub(crate) lost: usize,
+    /// Why there may be more that was not found.
+    pub(crate) failed: Option<io::Error>,
 }
 
 /// Looks at everything that waits at these ends of a carton and takes nothing out: a crash, or another look, finds it
 /// whole. Each look makes new duplicates.
-pub(crate) fn look(ends: &[&OwnedFd]) -> io::Result<Contents> {
+pub(crate) fn look(ends: &[&OwnedFd]) -> Contents {
     let mut contents = Contents::default();
     for end in ends {
-        setsockopt(end, PeekOffset, &0)?;
-        while contents.add_from(end)? {}
+        if let Err(error) = contents.add_all_from(end) {
+            contents.failed = Some(error);
+        }
     }
-    Ok(contents)
+    contents
 }
 
 impl Contents {
-    /// Adds the next message of the queue at this end. Returns whether there was one.
+    fn add_all_from(&mut self, end: &OwnedFd) -> io::Result<()> {
+        setsockopt(end, PeekOffset, &0)?;
+        while self.add_from(end)? {}
+        Ok(())
+    }
+
+    /// Adds the next message of the queue at this end. Returns whether there may be more.
     fn add_from(&mut self, end: &OwnedFd) -> io::Result<bool> {
         let mut count = [0; 2];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
@@ -115,6 +124,8 @@ impl Contents {
         match received {
             Ok(received) if received.bytes > 0 => {}
             Ok(_) | Err(Errno::AGAIN) => return Ok(false),
+            // Said once, if the other end was closed with something waiting there. What waits here comes after that.
+            Err(Errno::CONNRESET) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
         let before = self.descriptors.len();
@@ -156,7 +167,7 @@ mod tests {
             .map(|fd| sockopt::socket_cookie(fd).unwrap())
             .collect();
         for _ in 0..3 {
-            let contents = look(&[&carton.outlet, &carton.inlet]).unwrap();
+            let contents = look(&[&carton.outlet, &carton.inlet]);
             let found: Vec<u64> = contents
                 .descriptors
                 .iter()
@@ -176,29 +187,40 @@ mod tests {
             batches += 1;
         }
         let [at_outlet, at_inlet] =
-            [&carton.outlet, &carton.inlet].map(|end| look(&[end]).unwrap().descriptors.len());
+            [&carton.outlet, &carton.inlet].map(|end| look(&[end]).descriptors.len());
         assert!(at_outlet > 1);
         assert_eq!((at_inlet, at_outlet + at_inlet), (at_outlet, batches));
         assert_eq!(
-            look(&[&carton.outlet, &carton.inlet])
-                .unwrap()
-                .descriptors
-                .len(),
+            look(&[&carton.outlet, &carton.inlet]).descriptors.len(),
             batches
         );
     }
 
     #[test]
+    fn what_waits_at_one_end_is_found_without_the_other() {
+        for goes_with_something in [true, false] {
+            let (plug, _) = UnixStream::pair().unwrap();
+            let carton = Carton::with_queues(1).unwrap();
+            let is_full = || !look(&[&carton.inlet]).descriptors.is_empty();
+            carton.put(&[plug.as_fd()]).unwrap();
+            while goes_with_something && !is_full() {
+                carton.put(&[plug.as_fd()]).unwrap();
+            }
+            let waiting = look(&[&carton.outlet]).descriptors.len();
+            drop(carton.inlet);
+            for _ in 0..2 {
+                let contents = look(&[&carton.outlet]);
+                assert_eq!(contents.descriptors.len(), waiting);
+                assert!(contents.failed.is_none(), "{contents:?}");
+            }
+        }
+    }
+
+    #[test]
     fn an_empty_carton_is_empty() {
         let carton = Carton::new().unwrap();
-        assert_eq!(
-            look(&[&carton.outlet, &carton.inlet])
-                .unwrap()
-                .descriptors
-                .len(),
-            0
-        );
+        assert_eq!(look(&[&carton.outlet, &carton.inlet]).descriptors.len(), 0);
         drop(carton.inlet);
-        assert_eq!(look(&[&carton.outlet]).unwrap().descriptors.len(), 0);
+        assert_eq!(look(&[&carton.outlet]).descriptors.len(), 0);
     }
 }

@@ -183,6 +183,7 @@ fn listener_record(listener: &Listener) -> io::Result<ListenerRecord> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
@@ -225,12 +226,24 @@ mod tests {
 
     /// What a successor finds.
     fn look(package: &Package) -> Inheritance {
-        let named = |(name, fd): (&str, BorrowedFd<'_>)| NamedDescriptor {
+        let named =
+            |(name, fd): (&str, BorrowedFd<'_>)| named(name, fd.try_clone_to_owned().unwrap());
+        Inheritance::look(package.descriptors().map(named).into(), 0)
+    }
+
+    fn named(name: &str, fd: OwnedFd) -> NamedDescriptor {
+        NamedDescriptor {
             name: name.into(),
             number: 3,
-            fd: fd.try_clone_to_owned().unwrap(),
-        };
-        Inheritance::look(package.descriptors().map(named).into(), 0)
+            fd,
+        }
+    }
+
+    fn bequest(byte: u8) -> Bequest {
+        Bequest {
+            service: "rpc".into(),
+            bytes: vec![byte; 1000],
+        }
     }
 
     fn has_ended(mut peer: &UnixStream) -> bool {
@@ -285,12 +298,7 @@ mod tests {
             let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
             let (plug, _) = UnixStream::pair().unwrap();
             while plugged && carton.put(&[plug.as_fd()]).is_ok() {}
-            let left = || {
-                [1, 2].map(|byte| Bequest {
-                    service: "rpc".into(),
-                    bytes: vec![byte; 1000],
-                })
-            };
+            let left = || [1, 2].map(bequest);
             let package = fill(carton, vault(), &[], parcels, left().into()).unwrap();
             let connections = if plugged { 0 } else { count };
             let values = 2;
@@ -305,6 +313,57 @@ mod tests {
             assert_eq!(found.bequests, left());
             assert_eq!(found.parcels.len(), connections);
             assert!(found.is_of_use());
+        }
+    }
+
+    /// The service manager may have dropped any of it. What services leave is in the state.
+    #[test]
+    fn what_came_without_one_end_of_the_carton_or_both_is_taken_over_and_the_rest_counted() {
+        for (keeps_outlet, keeps_inlet) in [(true, false), (false, true), (false, false)] {
+            let (parcels, _peers) = connections(100);
+            let (carton, mut vault) = (Carton::with_queues(SMALL_QUEUE_BYTES).unwrap(), vault());
+            // One by one, until both queues are full.
+            let fits = |parcel| {
+                let (sockets, records) = take_apart([parcel].into_iter()).unwrap();
+                put(&carton, &mut vault, &sockets, records).is_ok()
+            };
+            let all = parcels
+                .into_iter()
+                .map(fits)
+                .take_while(|fits| *fits)
+                .count();
+            assert!(all < 100);
+            let left = || bequest(7);
+            vault.leave(vec![left()]).unwrap();
+            let Carton { outlet, inlet } = carton;
+            let ends = [(OUTLET, outlet, keeps_outlet), (INLET, inlet, keeps_inlet)];
+            let ends = ends.into_iter().filter(|(_, _, keeps)| *keeps);
+            let mut descriptors = vec![named(STATE, vault.finish().unwrap())];
+            // What is not kept is closed by then.
+            descriptors.extend(ends.map(|(name, end, _)| named(name, end)));
+
+            let found = Inheritance::look(descriptors, 0);
+            assert_eq!(found.parcels.len() + found.lost, all);
+            let finds_some = keeps_outlet || keeps_inlet;
+            assert_eq!(!found.parcels.is_empty(), finds_some);
+            assert!(found.lost > 0);
+            assert_eq!(found.bequests, [left()]);
+        }
+    }
+
+    #[test]
+    fn a_carton_that_cannot_be_looked_into_costs_what_is_in_it_and_no_attempt() {
+        let (parcels, _peers) = connections(3);
+        let left = || bequest(7);
+        let package = fill(Carton::new().unwrap(), vault(), &[], parcels, vec![left()]).unwrap();
+        for _ in 0..2 * vault::ATTEMPTS_MAX {
+            let state = package.vault.try_clone().unwrap();
+            let no_carton = File::open("/dev/null").unwrap();
+            let descriptors = vec![named(STATE, state), named(OUTLET, no_carton.into())];
+            let found = Inheritance::look(descriptors, 0);
+            assert_eq!((found.parcels.len(), found.lost), (0, 3));
+            assert_eq!(found.bequests, [left()]);
+            found.put_back();
         }
     }
 

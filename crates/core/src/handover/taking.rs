@@ -45,22 +45,14 @@ impl Inheritance {
             is_stored: true,
             ..Inheritance::default()
         };
-        let find = |name: &str| reserved.iter().find(|descriptor| descriptor.name == name);
-        match (find(STATE), find(OUTLET)) {
-            (state, Some(outlet)) => {
-                let ends: Vec<&OwnedFd> = [Some(outlet), find(INLET)]
-                    .into_iter()
-                    .flatten()
-                    .map(|end| &end.fd)
-                    .collect();
-                inheritance.unpack(state.map(|state| &state.fd), &ends, needed);
-            }
-            (Some(_), None) => {
-                tracing::error!(
-                    "the predecessor left no connections, only what is to be known of them"
-                );
-            }
-            (None, None) => {}
+        let find = |name: &str| {
+            let found = reserved.iter().find(|descriptor| descriptor.name == name);
+            found.map(|descriptor| &descriptor.fd)
+        };
+        let state = find(STATE);
+        let ends: Vec<&OwnedFd> = [OUTLET, INLET].into_iter().filter_map(find).collect();
+        if state.is_some() || !ends.is_empty() {
+            inheritance.unpack(state, &ends, needed);
         }
         for descriptor in &reserved {
             if ![STATE, OUTLET, INLET, PROBE].contains(&descriptor.name.as_str()) {
@@ -134,19 +126,15 @@ impl Inheritance {
             self.bequests = std::mem::take(&mut estate.bequests);
         }
         let _spare = Spare::keep(needed);
-        let contents = match carton::look(ends) {
-            Ok(contents) => contents,
-            Err(error) => {
-                tracing::error!("the predecessor's connections cannot be received: {error}");
-                return;
-            }
-        };
+        let contents = carton::look(ends);
+        if let Some(error) = &contents.failed {
+            tracing::error!("not all of the predecessor's connections can be received: {error}");
+        }
         if contents.lost > 0 {
             tracing::error!(
                 "{} connections of the predecessor could not be received: too many open files; raise LimitNOFILE=",
                 contents.lost
             );
-            self.lost += contents.lost;
         }
         let estate = match estate {
             Ok(estate) => estate,
@@ -155,7 +143,7 @@ impl Inheritance {
                     "{error}: {} descriptors are closed, and what services left is lost",
                     contents.descriptors.len()
                 );
-                self.lost += contents.descriptors.len();
+                self.lost += contents.descriptors.len() + contents.lost;
                 contents.descriptors.iter().for_each(shut);
                 return;
             }
@@ -181,6 +169,14 @@ impl Inheritance {
                 shut(&socket);
                 self.lost += 1;
             }
+        }
+        let missing = connections.len();
+        self.lost += missing;
+        if missing > 0 && contents.lost == 0 && contents.failed.is_none() {
+            tracing::error!(
+                "{missing} connections of the predecessor are described and not there: the service manager has kept only a part of \
+                 what it was given; raise FileDescriptorStoreMax="
+            );
         }
     }
 }

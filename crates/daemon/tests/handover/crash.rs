@@ -348,7 +348,10 @@ fn half_a_handover_is_closed() {
             "ringhold.state",
             "there is no stored state: 11 descriptors are closed",
         ),
-        ("ringhold.outlet", "the predecessor left no connections"),
+        (
+            "ringhold.outlet",
+            "10 connections of the predecessor are described and not there",
+        ),
     ] {
         let (mut manager, mut wires) = stopped();
         manager.state().store.retain(|stored| stored.name != lost);
