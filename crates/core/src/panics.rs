@@ -1,7 +1,7 @@
 //! Panics of services, which cost a call or a connection and not the process: what is known of one that was caught, and
 //! what a panic hook may leave to the log.
 //!
-//! A worker catches a panic in any call of a service and logs it, at most ten a second; with the stack if `RUST_BACKTRACE` or
+//! A worker catches a panic in any call of a service and logs it, at most ten a second and all in the last call; with the stack if `RUST_BACKTRACE` or
 //! `RUST_LIB_BACKTRACE` asks for it, see [`std::backtrace`]. The panic hook of
 //! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
 //! nor as often as some client likes, calls [`leave_caught_to_log`] when its log has begun; one with a hook of its own

@@ -22,10 +22,6 @@ impl<L: Link> Shard<L> {
             });
         }
         self.count_open(name);
-        if self.is_parting() && !self.rests() {
-            // The others were asked before.
-            self.ask(id.slot);
-        }
         id
     }
 

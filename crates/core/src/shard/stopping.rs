@@ -91,9 +91,6 @@ impl<L: Link> Shard<L> {
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
         self.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
-        if self.hands_over {
-            self.find_unsaved();
-        }
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);
@@ -128,10 +125,13 @@ impl<L: Link> Shard<L> {
             return;
         }
         // What no service may be given any more stays there, too.
-        if self.hands_over && (self.rests() || !entry.is_unsaved) {
+        if self.hands_over && (self.rests() || !self.ask(slot)) {
             self.quiet(slot);
             return;
         }
+        let Some(entry) = self.connections.get(slot as usize) else {
+            return;
+        };
         let known = self.last_bytes.get(&slot).copied();
         let mut left = known.unwrap_or_else(|| there(&entry.link));
         while self.is_open_to(slot, Connection::takes_input) {
@@ -171,7 +171,7 @@ impl<L: Link> Shard<L> {
             Phase::Serving => {}
             Phase::Waiting { until } => {
                 if self.hands_over {
-                    self.find_unsaved_early();
+                    self.find_unsaved();
                 }
                 let crew = &self.desk.crew;
                 let waits_no_more = if self.hands_over {

@@ -1,8 +1,9 @@
 //! Connections that no successor can go on with, because their services cannot save the sessions: they end before a
 //! handover, as in a plain stop.
 //!
-//! They are asked about when a handover has no deferred reply to wait for any more, again when it reads nobody any more, and
-//! when a connection is let go. The last answer counts, but comes too late for what was not read by then.
+//! They are asked about when a handover has no deferred reply to wait for any more; again when nobody is read any more, each
+//! when nothing is received on it; and when a connection is let go. The last answer counts, but comes too late for what was not
+//! read by then.
 
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
@@ -14,30 +15,27 @@ use crate::service::Saved;
 impl<L: Link> Shard<L> {
     /// Finds those that cannot be handed over as soon as no deferred reply is awaited, which may need more of a session than
     /// is left then. The others are served until those have ended.
-    pub(super) fn find_unsaved_early(&mut self) {
+    pub(super) fn find_unsaved(&mut self) {
         let me = self.desk.worker;
         if self.desk.crew.open_tickets.count() == 0 && !self.desk.crew.has_asked(me) {
-            self.find_unsaved();
+            for slot in self.slots() {
+                self.ask(slot);
+            }
             self.desk.crew.asked(me);
         }
     }
 
-    /// Finds the connections that cannot be handed over, before any comes to rest: what has arrived for them is answered, for
-    /// no successor will do that.
-    pub(super) fn find_unsaved(&mut self) {
-        for slot in self.slots() {
-            self.ask(slot);
-        }
-    }
-
-    /// Finds out whether a connection can be handed over.
-    pub(super) fn ask(&mut self, slot: u32) {
+    /// Asks whether a connection can be handed over, and returns whether it cannot, which may be known by now. What has arrived
+    /// for one that cannot is answered, for no successor will do that.
+    pub(super) fn ask(&mut self, slot: u32) -> bool {
         let Some(entry) = self.connections.get(slot as usize) else {
-            return;
+            return false;
         };
-        let connection = &entry.connection;
-        if entry.is_unsaved || !connection.may_part() || self.save(slot) != Saved::Close {
-            return;
+        if entry.is_unsaved {
+            return true;
+        }
+        if !entry.connection.may_part() || self.save(slot) != Saved::Close {
+            return false;
         }
         if let Some(entry) = self.connections.get_mut(slot as usize) {
             entry.is_unsaved = true;
@@ -47,6 +45,7 @@ impl<L: Link> Shard<L> {
             }
         }
         self.conclude(slot);
+        true
     }
 
     /// What the session of a connection is worth to the successor by now. If the service panics the connection ends; the
@@ -71,8 +70,9 @@ impl<L: Link> Shard<L> {
         if self.hands_over && self.save(slot) != Saved::Close {
             if let Some(entry) = self.connections.get_mut(slot as usize) {
                 entry.is_unsaved = false;
-                // What comes now is the successor's.
+                // What comes now is the successor's, unless that changes again.
                 entry.is_frozen = true;
+                entry.connection.quiet = false;
                 if std::mem::take(&mut entry.is_awaited) {
                     self.desk.crew.ending_over(self.desk.worker);
                 }

@@ -14,6 +14,7 @@ use crate::mailbox::Mail;
 use crate::peer::{Handle, Peer};
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Saved, Service};
+use crate::shard::Phase;
 
 const DRAIN: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(1);
@@ -25,6 +26,7 @@ struct Fickle {
     promised: Rc<Cell<Option<Responder>>>,
     /// From this call on it saves nothing.
     last_save: Option<usize>,
+    never_saves: Rc<Cell<bool>>,
     saves: Rc<Cell<usize>>,
 }
 
@@ -71,6 +73,7 @@ impl Service for Fickle {
         assert!(*last != PANIC, "on purpose");
         match *last {
             UNSAVED => Saved::Close,
+            _ if self.never_saves.get() => Saved::Close,
             DEFER if has_promised => Saved::Close,
             _ if self.last_save.is_some_and(|last| self.saves.get() >= last) => Saved::Close,
             _ => Saved::Stateless,
@@ -96,6 +99,19 @@ impl Exchange {
             .extend(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)));
         let _ = self.shard.deliver(Mail::Stop { hand_over: true });
         self.settle();
+    }
+
+    /// The server is told to hand over, and comes to the point where nobody is read any more, before the receives end that
+    /// are under way.
+    fn begin_to_drain(&mut self) {
+        let _ = self.shard.deliver(Mail::Stop { hand_over: true });
+        self.shard.woken(self.now);
+        while !matches!(self.shard.phase(), Phase::Draining { .. }) {
+            self.shard.work();
+            while let Some(mail) = self.mailbox.next() {
+                let _ = self.shard.deliver(mail);
+            }
+        }
     }
 
     /// A client connects that has sent this by then.
@@ -275,6 +291,58 @@ fn whose_last_frames_make_it_whole_again_is_handed_over() {
     assert_eq!(parted.wire.unread(), 1);
     assert_eq!(exchange.counters().unsaved, 1, "the other one");
     assert!(exchange.shard.is_done());
+}
+
+/// Its service can change its mind once more.
+#[test]
+fn who_is_whole_again_for_a_while_only_is_answered() {
+    let service = Fickle {
+        last_save: Some(5),
+        ..Fickle::default()
+    };
+    let mut exchange = exchange(service.clone());
+    let [other, changed] = [(); 2].map(|()| exchange.connect());
+    exchange.set_window(other, Some(0));
+    exchange.receive(other, &[UNSAVED]);
+    exchange.receive(changed, &[UNSAVED]);
+    exchange.hand_over_unread(changed, &[&[SAVED]]);
+    assert_eq!(
+        service.saves.get(),
+        4,
+        "both, before and behind their last frames"
+    );
+    exchange.receive(changed, &[6, 7]);
+    assert_eq!(exchange.unread(changed), 2);
+    exchange.set_window(other, None);
+    assert_eq!(exchange.take_sent(changed), [UNSAVED, SAVED, 6, 7]);
+    assert!(exchange.is_shut(changed) && exchange.shard.is_done());
+    assert_eq!(exchange.parted(), []);
+    assert_eq!(exchange.counters().unsaved, 2);
+}
+
+/// The engines end it, and then tell what it has brought.
+#[test]
+fn what_a_receive_under_way_makes_unsaved_is_answered_to_the_end() {
+    for (header, last) in [(&b"PROXY UNKNOWN\r\n"[..], 5), (b"", UNSAVED)] {
+        let service = Fickle::default();
+        let mut exchange = exchange(service.clone());
+        exchange.set_proxy_protocol(!header.is_empty());
+        let client = exchange.connect();
+        exchange.begin_to_drain();
+        if !header.is_empty() {
+            service.never_saves.set(true);
+        }
+        let bytes = [header, &[last]].concat();
+        exchange.shard.received(client.0 as u32, &bytes, None);
+        exchange.hand_over_unread(client, &[&[6, 7]]);
+        assert_eq!(exchange.take_sent(client), [last, 6, 7]);
+        assert!(exchange.is_shut(client) && exchange.shard.is_done());
+        assert_eq!(exchange.parted(), []);
+        assert_eq!(exchange.counters().unsaved, 1);
+        // When no deferred reply was awaited, when nothing more was received, and in the end.
+        let asked = service.saves.get();
+        assert_eq!(asked, if header.is_empty() { 3 } else { 2 });
+    }
 }
 
 /// A service can say so at the last moment. Then no service may be given a frame any more.
