@@ -63,7 +63,8 @@ impl Tick<'_> {
     }
 
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
-    /// `what` has panicked, such as `the heartbeat`. Ten panics a second are logged, and how many were not.
+    /// `what` has panicked, such as `the heartbeat`. Ten panics a second are logged, and how many were not; in
+    /// [`Service::hand_over`](crate::Service::hand_over) all, since each is a loss, and none comes again.
     ///
     /// It is counted for the first socket name that the service answers. For one that answers none there is no counter.
     #[cold]
@@ -72,7 +73,7 @@ impl Tick<'_> {
         if let Some(counters) = counters {
             counters.panics.add(1);
         }
-        if self.desk.warnings.lets_pass(Kind::Panic, self.desk.now) {
+        if self.is_logged(Kind::Panic) {
             tracing::error!(
                 socket = name.map(display),
                 worker = self.desk.worker,
@@ -90,7 +91,7 @@ impl Tick<'_> {
         if let Some(counters) = counters {
             counters.slow.add(1);
         }
-        if self.desk.warnings.lets_pass(Kind::Slow, self.desk.now) {
+        if self.is_logged(Kind::Slow) {
             tracing::warn!(
                 socket = name.map(display),
                 worker = self.desk.worker,
@@ -129,6 +130,12 @@ impl Tick<'_> {
             "the service of {} has ended what it watched",
             name.unwrap_or(NO_SOCKET)
         );
+    }
+
+    /// Whether there is room in the log for a warning of this kind. The last call, which nobody can cause again and again, always
+    /// has some.
+    fn is_logged(&self, kind: Kind) -> bool {
+        matches!(self.call, Call::HandOver) || self.desk.warnings.lets_pass(kind, self.desk.now)
     }
 
     fn name(&self) -> Option<&str> {

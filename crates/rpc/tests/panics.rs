@@ -20,6 +20,7 @@ fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     so_is_a_request_that_gets_no_answer();
     so_is_a_call_that_takes_long();
     a_panic_costs_one_of_the_values_that_are_left();
+    each_value_that_a_panic_costs_is_logged();
 }
 
 /// What is logged meanwhile.
@@ -165,6 +166,40 @@ fn a_panic_costs_one_of_the_values_that_are_left() {
     let said = "what is handed over as \"second\" of test panicked in hand_over: out of ideas";
     assert_eq!(count(&text, said), 1, "{text}");
     assert_eq!(count(&text, "panicked"), 1, "{text}");
+}
+
+/// However many there are, and have been on connections just before.
+fn each_value_that_a_panic_costs_is_logged() {
+    let names: Vec<String> = (0..13).map(|number| format!("value {number}")).collect();
+    let text = logged(|| {
+        let mut exchange = Exchange::with_worker(
+            |worker| {
+                let mut router = Router::bare().method("often", |()| -> Result<(), Fault> {
+                    panic!("as often as you like")
+                });
+                for name in &names {
+                    Router::taken_over::<u8>(worker, name);
+                    router = router.hand_over(name, || -> u8 { panic!("out of ideas") });
+                }
+                Rpc::new(worker, router)
+            },
+            Limits::default(),
+        );
+        let client = exchange.connect();
+        for _ in 0..12 {
+            call(&mut exchange, client, "often");
+        }
+        let _ = exchange.hand_over(|worker| Rpc::new(worker, Router::bare()));
+    });
+    assert_eq!(
+        count(&text, "the handler of \"often\" panicked"),
+        10,
+        "{text}"
+    );
+    for name in names {
+        let said = format!("what is handed over as {name:?} of test panicked in hand_over");
+        assert_eq!(count(&text, &said), 1, "{text}");
+    }
 }
 
 fn call(exchange: &mut Exchange, client: Client, method: &str) {
