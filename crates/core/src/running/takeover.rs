@@ -32,7 +32,7 @@ impl Running {
             values: legacies.iter().map(Legacy::count).sum(),
         };
         let names = &self.crew.names;
-        say_whose_service_changed(names, &inheritance.parcels);
+        say_whose_service_is_gone(names, &inheritance.parcels);
         let mut parcels = inheritance.parcels.iter();
         self.took_clients = parcels.any(|parcel| parcel.state.client.is_some());
         for parcel in inheritance.parcels.drain(..) {
@@ -84,28 +84,30 @@ impl Running {
     }
 }
 
-/// Says whose connections end although their name is still answered: by another service, to which what the one before
+/// Says whose connections end, because nobody answers their name any more, or another service does, to which what the one before
 /// saved, and what it has not read, means nothing.
-fn say_whose_service_changed(names: &[Name], parcels: &[Parcel]) {
-    for name in names {
-        let Some(now) = &name.service else {
-            continue;
-        };
-        let mut ending: BTreeMap<&str, usize> = BTreeMap::new();
-        for Parcel { state, .. } in parcels {
-            if *state.name == *name.name
-                && let Some(before) = &state.service
-                && **before != *now.name
-            {
-                *ending.entry(before).or_default() += 1;
-            }
+fn say_whose_service_is_gone(names: &[Name], parcels: &[Parcel]) {
+    // By name, and by service before and now where another one answers.
+    let mut ending = BTreeMap::new();
+    for Parcel { state, .. } in parcels {
+        let name = names.iter().find(|name| *name.name == *state.name);
+        let before = state.service.as_deref();
+        if !name.is_some_and(|name| name.goes_on_with(before)) {
+            let now = name.and_then(|name| name.service.as_ref());
+            let change = before.zip(now.map(|now| &*now.name));
+            *ending.entry((&*state.name, change)).or_insert(0_usize) += 1;
         }
-        for (before, count) in ending {
-            tracing::info!(
-                socket = %name.name,
-                "closing {count} connections of service {before}: service {} answers this name now",
-                now.name
-            );
+    }
+    for ((socket, change), count) in ending {
+        match change {
+            Some((before, now)) => tracing::info!(
+                %socket,
+                "closing {count} connections of service {before}: service {now} answers this name now"
+            ),
+            None => tracing::info!(
+                %socket,
+                "closing {count} connections: no section [sockets.{socket}] is enabled any more"
+            ),
         }
     }
 }

@@ -58,6 +58,12 @@ fn names_come_and_go() {
     manager.configure(&sections(&[("b", &b)]));
     manager.reload();
     assert_eq!(at_a.rest(), b"");
+    let ended = |name| {
+        format!(
+            "closing 1 connections: no section [sockets.{name}] is enabled any more socket={name}"
+        )
+    };
+    manager.logged(1, &[&ended("a")]);
     assert!(refuses(&a));
     at_b.echo(2, 2);
 
@@ -66,12 +72,21 @@ fn names_come_and_go() {
     manager.configure(&disabled);
     manager.reload();
     assert_eq!(at_b.rest(), b"");
+    manager.logged(1, &[&ended("b")]);
     assert!(refuses(&b));
     Wire::connect(&a).echo(1, 1);
 
     // And enabled again.
     manager.configure(&disabled.replace("false", "true"));
     manager.reload();
+    let mut at_b = Wire::connect(&b);
+    at_b.echo(1, 1);
+
+    // Another name listens there: connections are those of a name, not of an address.
+    manager.configure(&sections(&[("a", &a), ("c", &b)]));
+    manager.reload();
+    assert_eq!(at_b.rest(), b"");
+    manager.logged(2, &[&ended("b")]);
     Wire::connect(&b).echo(1, 1);
     manager.stop();
     assert!(refuses(&a) && refuses(&b));
