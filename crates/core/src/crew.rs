@@ -226,10 +226,6 @@ impl Crew {
         }
     }
 
-    pub(crate) fn is_idle(&self, worker: usize) -> bool {
-        self.idle.has(worker)
-    }
-
     /// Whether no service of any worker is called any more but to be asked what it leaves.
     pub(crate) fn all_idle(&self) -> bool {
         self.idle.is_full()

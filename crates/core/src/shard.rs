@@ -271,7 +271,6 @@ impl<L: Link> Shard<L> {
         (!self.ready.is_empty() && self.dispatches())
             || !self.touched.is_empty()
             || self.comes_to_rest()
-            || self.has_become_idle()
     }
 
     pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {

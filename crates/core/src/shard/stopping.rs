@@ -40,12 +40,18 @@ impl<L: Link> Shard<L> {
         self.has_nothing_left() && (!self.hands_over || self.desk.crew.all_idle())
     }
 
-    /// Whether it has nothing left to do, and the others are to be told.
-    pub(super) fn has_become_idle(&self) -> bool {
-        self.hands_over && self.has_nothing_left() && !self.desk.crew.is_idle(self.desk.worker)
+    /// A worker that has nothing left has found no mail since. The others are told, if a handover waits for it. Returns whether
+    /// it is done.
+    pub(crate) fn becomes_idle(&self) -> bool {
+        if self.hands_over {
+            self.desk.crew.idle(self.desk.worker);
+        }
+        self.is_done()
     }
 
-    fn has_nothing_left(&self) -> bool {
+    /// Whether a stopping worker has nothing left to do, unless it has mail. Every acceptor has ended then, but one may have dealt
+    /// it a connection since it looked for mail: it has to look once more.
+    pub(crate) fn has_nothing_left(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. })
             && self.connections.is_empty()
             && (!self.hands_over || self.rests())
@@ -191,9 +197,6 @@ impl<L: Link> Shard<L> {
         }
         if self.is_parting() {
             self.advance_rest(now >= self.rest_until);
-        }
-        if self.has_become_idle() {
-            self.desk.crew.idle(self.desk.worker);
         }
         if let Phase::Draining { until } = self.phase
             && now >= until

@@ -53,6 +53,9 @@ impl Exchange {
                 idle &= !self.deliver_mail();
             }
             if idle && !self.shard.is_busy() && !self.deliver_mail() {
+                if self.shard.has_nothing_left() {
+                    self.shard.becomes_idle();
+                }
                 return;
             }
         }

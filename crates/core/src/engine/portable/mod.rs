@@ -182,9 +182,12 @@ impl Engine<'_> {
             while let Some(slot) = self.shard.next_touched() {
                 self.update(slot);
             }
-            if self.shard.is_done() && !self.shard.is_busy() {
-                // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
-                let Some(mail) = self.mailbox.next() else {
+            if self.shard.has_nothing_left() && !self.shard.is_busy() {
+                if let Some(mail) = self.mailbox.next() {
+                    self.deliver(mail);
+                    continue;
+                }
+                if self.shard.becomes_idle() {
                     debug_assert!(
                         self.acceptors
                             .iter()
@@ -192,9 +195,7 @@ impl Engine<'_> {
                     );
                     debug_assert!(self.shard.len() == 0);
                     return Ok(());
-                };
-                self.deliver(mail);
-                continue;
+                }
             }
             let wait = self.plan_wait();
             let count = self.wait(wait)?;

@@ -224,13 +224,14 @@ impl<'r> Engine<'r> {
             self.update_touched()?;
             self.replenish()?;
             self.look()?;
-            if self.shard.is_done() && !self.shard.is_busy() {
-                // Every acceptor has ended, but one may have dealt a connection since this worker looked for mail.
-                let Some(mail) = self.mailbox.next() else {
+            if self.shard.has_nothing_left() && !self.shard.is_busy() {
+                if let Some(mail) = self.mailbox.next() {
+                    self.deliver(mail);
+                    continue;
+                }
+                if self.shard.becomes_idle() {
                     return Ok(());
-                };
-                self.deliver(mail);
-                continue;
+                }
             }
             let plan = self.plan()?;
             match plan {

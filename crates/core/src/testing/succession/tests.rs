@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use super::*;
 use crate::close::Close;
 use crate::frame::Frame;
 use crate::limits::Limits;
-use crate::peer::{Handle, Peer, PushError};
+use crate::peer::{ConnectionId, Handle, Peer, PushError};
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, RestoreError, Saved};
 use crate::tick::Tick;
@@ -282,6 +283,33 @@ fn a_panic_in_the_last_call_is_counted_and_a_plain_stop_does_not_call() {
     handed_over.settle();
     assert_eq!(handed_over.shard.hand_over(), [None]);
     assert_eq!(handed_over.counters().panics, 1);
+}
+
+/// Whoever accepts may deal it the last connection when it has looked for mail, and then accept no more. What services leave
+/// is asked for only when nobody is given anything any more.
+#[test]
+fn a_worker_that_has_mail_is_not_done() {
+    let mut exchange = Exchange::new(Adder(1));
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.shard.woken(exchange.now);
+    let id = ConnectionId {
+        worker: 0,
+        slot: 0,
+        generation: 0,
+    };
+    exchange.ids.push(Some(id));
+    let (socket, _peer) = UnixStream::pair().unwrap();
+    let crew = &exchange.shard.desk.crew;
+    crew.dealer.hold(0, 0);
+    let (name, socket) = (0, socket.into());
+    assert!(crew.posts[0].send(Mail::Accepted { name, socket }).is_ok());
+    exchange.shard.work();
+    assert!(exchange.shard.has_nothing_left());
+    assert!(!exchange.shard.is_done());
+    exchange.settle();
+    let parted: Vec<Client> = exchange.parted.iter().map(|it| it.client).collect();
+    assert_eq!(parted, [Client(0)]);
+    assert!(exchange.shard.is_done());
 }
 
 /// Nobody is read any more when all workers know, which may be long after the time for older promises was over.
