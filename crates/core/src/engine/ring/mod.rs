@@ -99,8 +99,8 @@ struct Engine<'r> {
 /// `ready` is called once when the engine is set up, or with the reason why it cannot work here. In the latter case the
 /// shard and the listeners are unused. Nobody is accepted before [`Mail::Resume`].
 ///
-/// It fails with what io_uring_enter(2) answers when nothing can be done about it. Connections and what they hold are leaked
-/// then.
+/// It fails with what io_uring_enter(2) answers when nothing can be done about it. The engine and what it holds are leaked
+/// then, also if that is the reason why it cannot work here.
 pub(crate) fn run(
     config: &RingConfig,
     spin: Duration,
@@ -124,7 +124,8 @@ pub(crate) fn run(
         }
     };
     if let Err(error) = engine.begin() {
-        return Served::nothing(Err(error));
+        ready(Err(Unavailable::at("beginning to submit")(error)));
+        return Served::nothing(Ok(()));
     }
     ready(Ok(()));
     let result = engine.serve().and_then(|()| engine.finish());
