@@ -1,5 +1,5 @@
 //! Answers from an asynchronous runtime: what waits, waits there, and the worker goes on. Try it with
-//! `cargo run -p ringhold-rpc --example tokio_answers`, and from another terminal with `ringhold call 127.0.0.1:4671 wait 500`.
+//! `cargo run -p ringhold-rpc --example tokio_answers`, and from another terminal with `ringhold call 127.0.0.1:4674 wait 500`.
 
 use std::time::Duration;
 
@@ -13,21 +13,23 @@ use tokio::runtime::{Builder, Handle};
 const CONFIG: &str = r#"
 [sockets.slow]
 service = "slow"
-listen = ["127.0.0.1:4671"]
+listen = ["127.0.0.1:4674"]
 "#;
 
 /// `wait` answers after so many milliseconds. The responder may travel anywhere; if its task is aborted or panics,
 /// the client gets an error, and when the server stops it waits for the answers up to `handover.drain`.
 pub(crate) fn router(runtime: Handle) -> Router {
     Router::new().deferred("wait", move |milliseconds: u64, responder| {
-        runtime.spawn(async move {
-            if milliseconds > 60_000 {
-                return responder.fault(Fault::new("a minute is the most"));
-            }
-            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            responder.ok(&milliseconds);
-        });
+        runtime.spawn(responder.with(wait(milliseconds)));
     })
+}
+
+async fn wait(milliseconds: u64) -> Result<u64, Fault> {
+    if milliseconds > 60_000 {
+        return Err(Fault::new("a minute is the most"));
+    }
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    Ok(milliseconds)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

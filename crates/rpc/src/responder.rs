@@ -1,5 +1,7 @@
 //! Answers that come later.
 
+use std::future::Future;
+
 use bytes::Bytes;
 use ringhold_core::ConnectionId;
 use serde::Serialize;
@@ -75,6 +77,29 @@ impl Responder {
             Ok(value) => self.ok(&value),
             Err(fault) => self.fault(fault),
         }
+    }
+
+    /// Answers with what `work` comes to: the task of any runtime, in which `?` makes errors the answer.
+    ///
+    /// If the task is aborted, and this future dropped with it, the client gets the error `the handler gave no answer`, and `the handler
+    /// panicked` if `work` panics.
+    ///
+    /// ```no_run
+    /// # fn spawn(task: impl Future<Output = ()> + Send + 'static) {}
+    /// # async fn read(path: &str) -> std::io::Result<String> { Ok(path.into()) }
+    /// use ringhold_rpc::{Fault, Router};
+    ///
+    /// async fn first_line(path: String) -> Result<String, Fault> {
+    ///     let text = read(&path).await?;
+    ///     Ok(text.lines().next().unwrap_or_default().to_owned())
+    /// }
+    ///
+    /// let router = Router::new().deferred("first_line", |(path,): (String,), responder| {
+    ///     spawn(responder.with(first_line(path)));
+    /// });
+    /// ```
+    pub async fn with<T: Serialize>(self, work: impl Future<Output = Result<T, Fault>>) {
+        self.result(work.await);
     }
 
     /// Answers with a value that is msgpack already: exactly one object, or nothing, which means nil. It is checked as in

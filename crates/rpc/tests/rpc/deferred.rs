@@ -1,6 +1,9 @@
 //! Answers that come later, or never.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Poll, Waker};
 
 use ringhold_rpc::{Fault, Responder, Router};
 use rmpv::Value;
@@ -126,6 +129,58 @@ fn a_responder_answers_in_every_way() {
         reply(3, Value::Nil)
     );
     assert_eq!(answer(drop), failure(3, "the handler gave no answer"));
+}
+
+/// What a runtime may do with a task, without one: any of them may send it to another thread.
+fn poll(task: Pin<&mut (impl Future<Output = ()> + Send)>) -> Poll<()> {
+    task.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_task_answers_with_what_it_comes_to() {
+    let (mut wire, responders) = later();
+    let mut task = |text: &str| {
+        wire.raw(&write(&request(3, "later", vec![0.into()])));
+        let (_, responder) = responders.try_recv().unwrap();
+        // It is pending when it is polled for the first time.
+        let mut waits = true;
+        let awaited = std::future::poll_fn(|_| match std::mem::take(&mut waits) {
+            true => Poll::Pending,
+            false => Poll::Ready(text),
+        });
+        let mut task = pin!(responder.with(async {
+            let n: f64 = awaited.await.parse()?;
+            if n < 0.0 {
+                panic!("on purpose");
+            }
+            Ok(n)
+        }));
+        assert_eq!(poll(task.as_mut()), Poll::Pending);
+        let ended = catch_unwind(AssertUnwindSafe(|| poll(task)));
+        (ended.ok(), wire.arrived())
+    };
+    let done = Some(Poll::Ready(()));
+    assert_eq!(task("1.5"), (done, vec![reply(3, 1.5)]));
+    let invalid = failure(3, "invalid float literal");
+    assert_eq!(task("x"), (done, vec![invalid]));
+    let panicked = failure(3, "the handler panicked");
+    assert_eq!(task("-1"), (None, vec![panicked]));
+}
+
+#[test]
+fn a_task_that_is_dropped_gives_no_answer() {
+    let (mut wire, responders) = later();
+    for is_begun in [false, true] {
+        wire.raw(&write(&request(3, "later", vec![0.into()])));
+        let (_, responder) = responders.try_recv().unwrap();
+        let mut task = Box::pin(responder.with(std::future::pending::<Result<(), Fault>>()));
+        if is_begun {
+            assert_eq!(poll(task.as_mut()), Poll::Pending);
+        }
+        assert_eq!(wire.arrived(), [] as [Value; 0]);
+        drop(task);
+        assert_eq!(wire.arrived(), [failure(3, "the handler gave no answer")]);
+    }
 }
 
 #[test]
