@@ -94,6 +94,11 @@ impl Client {
         &self.address
     }
 
+    /// Sets how long each operation may take from now on, as [`Options::call_timeout`] does; `None` waits for ever.
+    pub fn set_call_timeout(&mut self, timeout: Option<Duration>) {
+        self.options.call_timeout = timeout;
+    }
+
     /// How many requests are waiting for a reply that somebody wants.
     #[must_use]
     pub fn outstanding(&self) -> usize {

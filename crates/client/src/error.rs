@@ -269,6 +269,18 @@ impl RemoteError {
         render::as_str(&self.value)
     }
 
+    /// The text with which a ringhold server gives up a reply that it has promised, when it stops or restarts:
+    /// `ringhold_core::Abandoned::STOPPING`. It does not change.
+    pub const STOPPING: &str =
+        "the server is stopping or restarting and could not wait for the answer";
+
+    /// Whether nothing else is wrong than that the server is stopping or restarting, and could not wait any longer for the
+    /// answer to a call that it had taken. Whether that was done nobody knows. After a restart the connection is as good as before.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.as_str() == Some(Self::STOPPING)
+    }
+
     /// Decodes the value.
     ///
     /// # Errors

@@ -53,14 +53,19 @@ pub enum Abandoned {
     TimedOut,
 }
 
+impl Abandoned {
+    /// The text of [`Abandoned::Stopping`]. It does not change, since clients tell by it that a call may be made again:
+    /// `ringhold_client::RemoteError::is_stopping` has the same.
+    // After a stop the service manager starts a successor, or it does not: this process cannot know.
+    pub const STOPPING: &str =
+        "the server is stopping or restarting and could not wait for the answer";
+}
+
 impl fmt::Display for Abandoned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Abandoned::Dropped => "the handler gave no answer",
-            // After a stop the service manager starts a successor, or it does not: this process cannot know.
-            Abandoned::Stopping => {
-                "the server is stopping or restarting and could not wait for the answer"
-            }
+            Abandoned::Stopping => Abandoned::STOPPING,
             Abandoned::TimedOut => "the handler gave no answer within limits.reply_timeout",
         })
     }

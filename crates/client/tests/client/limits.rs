@@ -32,6 +32,20 @@ fn a_timeout_leaves_the_connection_usable() {
 }
 
 #[test]
+fn a_new_timeout_holds_for_the_next_calls() {
+    let server = serve([(0, Fault::Drop), (2, Fault::Drop)]);
+    let mut client = connect(&server);
+    client.set_call_timeout(Some(SHORT));
+    let error = client.call::<_, u8>("echo", &(1,)).unwrap_err();
+    assert!(matches!(&error, CallError::Timeout { after, .. } if *after == SHORT));
+    client.set_call_timeout(None);
+    assert_eq!(client.call::<_, u8>("echo", &(2,)).unwrap(), 2);
+    client.set_call_timeout(Some(Duration::ZERO));
+    let error = client.call::<_, u8>("echo", &(3,)).unwrap_err();
+    assert!(matches!(&error, CallError::Timeout { after, .. } if after.is_zero()));
+}
+
+#[test]
 fn a_reply_that_comes_after_its_timeout_is_dropped() {
     // The first request is answered when the second has come.
     let server = Server::start(Behaviour {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use ringhold_client::load::LoadPlan;
+use ringhold_client::{Client, Options, RemoteError};
+use ringhold_core::Abandoned;
 use rmpv::Value;
 
 use crate::common::wire::{Wire, counter, request};
@@ -68,7 +70,13 @@ fn a_deferred_reply_that_outlives_the_drain_becomes_an_error() {
     manager.start();
     let mut held: Vec<Wire> = (0..10).map(|_| Wire::connect(&address)).collect();
     let mut other = Wire::connect(&address);
+    // Both ends have the text, and neither knows the other.
+    assert_eq!(RemoteError::STOPPING, Abandoned::STOPPING);
+    let mut client = Client::connect(&address, Options::default()).unwrap();
+    client.set_call_timeout(None);
     for step in [Manager::reload, Manager::restart] {
+        let promised = client.send("hold", &()).unwrap();
+        assert_eq!(client.call::<_, u8>("echo", &(3,)).unwrap(), 3);
         for wire in &mut held {
             wire.send(&request(1, "hold", &[]));
             wire.send(&request(2, "hold", &[]));
@@ -76,6 +84,10 @@ fn a_deferred_reply_that_outlives_the_drain_becomes_an_error() {
         }
         other.echo(1, 1);
         step(&mut manager);
+        let error = client.receive_reply(promised).unwrap().result.unwrap_err();
+        assert!(error.is_stopping(), "{error}");
+        let error = client.call::<_, u8>("nothing", &()).unwrap_err();
+        assert!(!error.remote().unwrap().is_stopping(), "{error}");
         for wire in &mut held {
             for id in 1..=2 {
                 let (answered, error) = wire.reply();
