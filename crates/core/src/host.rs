@@ -48,6 +48,8 @@ pub(crate) trait Host {
     fn backlog(&mut self, reply: &mut Reply<'_>);
     /// A deferred reply will not come.
     fn abandoned(&mut self, ticket: Ticket, why: Abandoned, reply: &mut Reply<'_>);
+    /// A stop waits for a deferred reply that was promised `age` milliseconds ago: logs which one.
+    fn name_owed(&mut self, ticket: Ticket, age: u64, reply: &mut Reply<'_>);
     /// Time has passed. Returns after how long it is to be called again.
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught>;
     /// Something that is watched for the service can be read.
@@ -452,6 +454,12 @@ impl<S: Service> Host for Hosted<S> {
         if let Some(Some(Flow::Close(reason) | Flow::Reject(reason))) = flow {
             reply.connection.close(Close::Abandoned(reason), reply.desk);
         }
+    }
+
+    fn name_owed(&mut self, ticket: Ticket, age: u64, reply: &mut Reply<'_>) {
+        self.guarded(reply, |host, reply| {
+            journal::waits(age, reply, || host.service.request_name(ticket));
+        });
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught> {

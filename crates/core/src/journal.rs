@@ -1,6 +1,7 @@
 //! What is logged about single connections.
 
 use std::fmt;
+use std::time::Duration;
 
 use tracing::field::{DisplayValue, display};
 
@@ -121,6 +122,18 @@ pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce
         WARN,
         Named::new(reply.connection, desk, reply.link),
         "gets no answer to {request}: {cause}"
+    );
+}
+
+/// A stop waits for the reply to a request, which was promised `age` milliseconds ago.
+#[cold]
+pub(crate) fn waits(age: u64, reply: &Reply<'_>, request: impl FnOnce() -> String) {
+    log!(
+        INFO,
+        Named::new(reply.connection, reply.desk, reply.link),
+        "still waits for the answer to {}, promised {:?} ago",
+        request(),
+        Duration::from_millis(age)
     );
 }
 

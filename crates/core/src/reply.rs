@@ -159,7 +159,8 @@ impl Reply<'_> {
     pub fn defer(&mut self, ticket: Ticket) -> Responder {
         let round = self.desk.next_round();
         let tickets = &mut self.connection.tickets;
-        let serial = tickets.open(&mut self.desk.pools, round, ticket);
+        let now = self.desk.now;
+        let serial = tickets.open(&mut self.desk.pools, round, now, ticket);
         self.desk.crew.open_tickets.opened(self.desk.worker);
         Responder {
             handle: self.handle(),

@@ -77,6 +77,8 @@ pub(crate) struct Shard<L> {
     pub(crate) drain: Duration,
     /// The round of the last ticket that was opened before the stop began, until those are given up.
     promised: Option<u32>,
+    /// When the log says which deferred replies a stop waits for.
+    names_owed_at: Option<u64>,
     /// When peers that have not taken their replies are cut by a stop; `None` until its last deferred replies are there or
     /// given up, from when on the peers have some time, however late that is.
     cut_at: Option<u64>,
@@ -150,6 +152,7 @@ impl<L: Link> Shard<L> {
             advanced: 0,
             drain,
             promised: None,
+            names_owed_at: None,
             cut_at: None,
             hands_over: false,
             rest: Rest::No,

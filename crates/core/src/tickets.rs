@@ -15,14 +15,35 @@ pub(crate) struct Tickets {
 }
 
 /// The memory behind open tickets; pooled.
-pub(crate) type TicketSlab = Slab<(u32, Ticket)>;
+pub(crate) type TicketSlab = Slab<Promise>;
+
+/// An open ticket.
+#[derive(Clone, Copy)]
+pub(crate) struct Promise {
+    pub(crate) ticket: Ticket,
+    /// Tells it from earlier ones with the same key.
+    round: u32,
+    /// When it was opened, in milliseconds on the worker's clock modulo 2^32.
+    since: u32,
+}
+
+impl Promise {
+    /// How long ago it was opened, in milliseconds. After 49 days that begins anew.
+    pub(crate) fn age(&self, now: u64) -> u64 {
+        u64::from((now as u32).wrapping_sub(self.since))
+    }
+}
 
 impl Tickets {
     /// Opens a ticket; its serial number names it within this connection. `round` becomes the upper half of it, and tells
     /// the ticket from earlier ones with the same key.
-    pub(crate) fn open(&mut self, pools: &mut Pools, round: u32, ticket: Ticket) -> u64 {
+    pub(crate) fn open(&mut self, pools: &mut Pools, round: u32, now: u64, ticket: Ticket) -> u64 {
         let open = self.open.get_or_insert_with(|| pools.tickets());
-        let key = open.insert((round, ticket));
+        let key = open.insert(Promise {
+            ticket,
+            round,
+            since: now as u32,
+        });
         u64::from(round) << 32 | key as u64
     }
 
@@ -30,25 +51,25 @@ impl Tickets {
     pub(crate) fn close(&mut self, pools: &mut Pools, serial: u64) -> Option<Ticket> {
         let open = self.open.as_mut()?;
         let key = (serial & u64::from(u32::MAX)) as usize;
-        let (round, ticket) = *open.get(key)?;
-        if round != round_of(serial) {
+        let promise = *open.get(key)?;
+        if promise.round != round_of(serial) {
             return None;
         }
         open.remove(key);
         if let Some(empty) = self.open.take_if(|open| open.is_empty()) {
             pools.give_tickets(empty);
         }
-        Some(ticket)
+        Some(promise.ticket)
     }
 
     /// Closes those that were opened in this round or before.
     pub(crate) fn close_until(&mut self, pools: &mut Pools, last: u32) -> Vec<Ticket> {
         let mut closed = Vec::new();
         if let Some(open) = &mut self.open {
-            open.retain(|_, (round, ticket)| {
-                let is_later = is_later_round(*round, last);
+            open.retain(|_, promise| {
+                let is_later = is_later_round(promise.round, last);
                 if !is_later {
-                    closed.push(*ticket);
+                    closed.push(promise.ticket);
                 }
                 is_later
             });
@@ -62,7 +83,12 @@ impl Tickets {
     /// Closes all of them.
     pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
         let open = self.open.take().into_iter();
-        open.flat_map(|open| (*open).into_iter().map(|(_, (_, ticket))| ticket))
+        open.flat_map(|open| (*open).into_iter().map(|(_, promise)| promise.ticket))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise> {
+        let open = self.open.iter();
+        open.flat_map(|open| open.iter().map(|(_, promise)| promise))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -132,10 +158,10 @@ mod tests {
     fn a_ticket_closes_once_and_a_reused_key_is_another_ticket() {
         let mut pools = Pools::default();
         let mut tickets = Tickets::default();
-        let first = tickets.open(&mut pools, 0, Ticket(7));
+        let first = tickets.open(&mut pools, 0, 9, Ticket(7));
         assert_eq!(tickets.close(&mut pools, first), Some(Ticket(7)));
         assert_eq!(tickets.close(&mut pools, first), None);
-        let second = tickets.open(&mut pools, 1, Ticket(8));
+        let second = tickets.open(&mut pools, 1, 9, Ticket(8));
         assert_eq!(
             tickets.close(&mut pools, first),
             None,
@@ -147,11 +173,27 @@ mod tests {
     }
 
     #[test]
+    fn a_promise_knows_its_age_when_its_clock_begins_anew() {
+        let mut pools = Pools::default();
+        let mut tickets = Tickets::default();
+        let then = u64::from(u32::MAX) * 3;
+        tickets.open(&mut pools, 0, then, Ticket(7));
+        tickets.open(&mut pools, 1, then + 100, Ticket(8));
+        let ages = tickets.iter().map(|promise| promise.age(then + 1000));
+        assert_eq!(ages.collect::<Vec<_>>(), [1000, 900]);
+        assert!(
+            size_of::<Promise>() <= 16,
+            "the time is where nothing else was"
+        );
+    }
+
+    #[test]
     fn the_earlier_ones_are_closed_and_the_others_stay() {
         let mut pools = Pools::default();
         let mut tickets = Tickets::default();
         let rounds = [u32::MAX - 1, u32::MAX, 0, 1, 2];
-        let serials = rounds.map(|round| tickets.open(&mut pools, round, Ticket(u64::from(round))));
+        let serials =
+            rounds.map(|round| tickets.open(&mut pools, round, 9, Ticket(u64::from(round))));
         let closed = |tickets: &mut Tickets, pools: &mut Pools, last| {
             let closed = tickets.close_until(pools, last);
             closed.iter().map(|ticket| ticket.0).collect::<Vec<_>>()
@@ -194,14 +236,14 @@ mod tests {
         let mut pools = Pools::default();
         let mut tickets = Tickets::default();
         let serials: Vec<u64> = (0..5)
-            .map(|n| tickets.open(&mut pools, n as u32, Ticket(n)))
+            .map(|n| tickets.open(&mut pools, n as u32, 9, Ticket(n)))
             .collect();
         tickets.close(&mut pools, serials[1]);
         let closed: Vec<u64> = tickets.close_all().map(|ticket| ticket.0).collect();
         assert_eq!(closed, [0, 2, 3, 4]);
         assert!(tickets.is_empty());
         let again: Vec<u64> = (5..10)
-            .map(|n| tickets.open(&mut pools, n as u32, Ticket(n)))
+            .map(|n| tickets.open(&mut pools, n as u32, 9, Ticket(n)))
             .collect();
         for serial in serials {
             assert_eq!(tickets.close(&mut pools, serial), None);

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{self, Write};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use rmpv::Value;
 fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     a_panic_is_logged_after_any_number_of_others();
     so_is_a_request_that_gets_no_answer();
+    so_is_one_that_a_stop_waits_for();
     so_is_a_call_that_takes_long();
     a_panic_costs_one_of_the_values_that_are_left();
     each_value_that_a_panic_costs_is_logged();
@@ -109,6 +111,59 @@ fn so_is_a_request_that_gets_no_answer() {
     let kept = "request 4294967295 for \"keep\": the server is stopping or restarting";
     assert_eq!(count(&text, kept), 1, "{text}");
     assert_eq!(count(&text, " WARN "), 12, "{text}");
+}
+
+/// Whoever waits for a restart learns whose answer it waits for as long as something can be done about it.
+fn so_is_one_that_a_stop_waits_for() {
+    let (sender, responders) = channel();
+    let other = sender.clone();
+    let router = Router::bare()
+        .deferred("usual", move |(), responder| other.send(responder).unwrap())
+        .deferred("hung", move |(), responder| sender.send(responder).unwrap());
+    let mut exchange = None;
+    let text = logged(|| {
+        let exchange = exchange.insert(Exchange::with_worker(
+            |worker| Rpc::new(worker, router),
+            Limits::default(),
+        ));
+        let clients = [(); 2].map(|()| exchange.connect());
+        for id in 0..4 {
+            exchange.receive(clients[0], &request(id, "usual"));
+        }
+        exchange.advance(Duration::from_secs(2));
+        exchange.receive(clients[1], &request(9, "hung"));
+        for _ in 0..4 {
+            responders.recv().unwrap().ok(&());
+        }
+        exchange.advance(Duration::from_millis(500));
+        for id in 4..16 {
+            exchange.receive(clients[0], &request(id, "usual"));
+        }
+        exchange.stop_within(Duration::from_secs(5));
+        exchange.advance(Duration::from_millis(999));
+    });
+    assert_eq!(text, "", "usual ones need not be known");
+    let mut exchange = exchange.unwrap();
+    let text = logged(|| exchange.advance(Duration::from_millis(1)));
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 11, "{text}");
+    let hung = "connection 0.1.1 of test over a unix socket still waits for the answer to \
+        request 9 for \"hung\", promised 1.5s ago socket=test connection=0.1.1 peer=unix";
+    assert!(
+        lines[0].contains(" INFO ") && lines[0].ends_with(hung),
+        "{text}"
+    );
+    let usual =
+        "connection 0.0.0 of test over a unix socket still waits for the answer to request ";
+    let usual =
+        |line: &&str| line.contains(usual) && line.contains(" for \"usual\", promised 1s ago");
+    assert!(lines[1..10].iter().all(usual), "{text}");
+    assert!(
+        lines[10].ends_with("3 more deferred replies are waited for worker=0"),
+        "{text}"
+    );
+    let text = logged(|| exchange.advance(Duration::from_secs(3)));
+    assert_eq!(text, "", "once is enough");
 }
 
 fn so_is_a_call_that_takes_long() {

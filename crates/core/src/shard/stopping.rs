@@ -1,5 +1,7 @@
 //! The way of a worker to its end.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,6 +16,12 @@ use crate::reply::{Abandoned, Ticket};
 /// How long a handover waits for workers that are busy with what they have received, and may push it to the connections of
 /// others. Whoever is busy for longer is left behind by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
 const REST_MAX: Duration = Duration::from_secs(15);
+
+/// So many milliseconds after a stop has begun the log says which deferred replies it waits for. Usual ones are there by then.
+const OWED_NAMED_AFTER_MS: u64 = 1_000;
+
+/// So many of them, at most, by each worker.
+const OWED_NAMED_MAX: usize = 10;
 
 /// How far the worker is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +73,7 @@ impl<L: Link> Shard<L> {
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
         self.phase = Phase::Waiting { until };
         self.promised = Some(self.desk.rounds);
+        self.names_owed_at = Some(self.desk.now + OWED_NAMED_AFTER_MS);
         self.cut_at = None;
         for slot in self.slots() {
             self.note_promises(slot);
@@ -202,6 +211,41 @@ impl<L: Link> Shard<L> {
             && now >= until
         {
             self.end_drain(self.end_of_promises(until));
+        }
+        if self.names_owed_at.take_if(|at| *at <= now).is_some() {
+            self.name_owed();
+        }
+    }
+
+    /// Logs which deferred replies are waited for, those that were promised first, and how many more there are.
+    fn name_owed(&mut self) {
+        let now = self.desk.now;
+        let mut count = 0;
+        let mut oldest = BinaryHeap::new();
+        for (slot, entry) in self.connections.iter() {
+            // To one that is ending nothing is given any more.
+            if !entry.connection.takes_frames() {
+                continue;
+            }
+            for promise in entry.connection.tickets.iter() {
+                count += 1;
+                oldest.push((Reverse(promise.age(now)), slot as u32, promise.ticket.0));
+                if oldest.len() > OWED_NAMED_MAX {
+                    oldest.pop();
+                }
+            }
+        }
+        for (Reverse(age), slot, ticket) in oldest.into_sorted_vec() {
+            self.with_host(slot, |host, reply| {
+                host.name_owed(Ticket(ticket), age, reply);
+            });
+        }
+        if count > OWED_NAMED_MAX {
+            tracing::info!(
+                worker = self.desk.worker,
+                "{} more deferred replies are waited for",
+                count - OWED_NAMED_MAX
+            );
         }
     }
 

@@ -227,6 +227,7 @@ impl<L: Link> Shard<L> {
         let dues = [
             self.next_limit(),
             stop,
+            self.names_owed_at,
             rest,
             self.desk.pools.next_due(),
             self.desk.warnings.next_due(),
