@@ -43,6 +43,10 @@ pub struct Limits {
     /// is to be closed for another reason than that the peer or the service has said all that it wanted to, what is still queued must be taken
     /// within this time, all of it: `write_timeout` alone would let a peer that takes a byte now and then keep its place. Default 5 minutes; zero is never.
     pub reply_timeout: Duration,
+    /// A deferred reply that is not given within this time from when it was promised is given up: the client gets an error, and the
+    /// answer goes nowhere if it comes later. Otherwise what never comes is waited for as long as the client waits, and for
+    /// `handover.drain` by each stop, restart and reload. Default zero, which is never.
+    pub promise_timeout: Duration,
 }
 
 impl Limits {
@@ -67,6 +71,7 @@ impl Default for Limits {
             frame_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(300),
+            promise_timeout: Duration::ZERO,
         }
     }
 }

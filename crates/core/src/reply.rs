@@ -51,6 +51,8 @@ pub enum Abandoned {
     Stopping,
     /// The peer has ended its side, and nothing came of it for `limits.reply_timeout`.
     TimedOut,
+    /// It was not given within `limits.promise_timeout`.
+    Late,
 }
 
 impl Abandoned {
@@ -66,6 +68,7 @@ impl fmt::Display for Abandoned {
         f.write_str(match self {
             Abandoned::Dropped => "the handler gave no answer",
             Abandoned::Stopping => Abandoned::STOPPING,
+            Abandoned::Late => "the handler gave no answer within limits.promise_timeout",
             Abandoned::TimedOut => "the handler gave no answer within limits.reply_timeout",
         })
     }

@@ -129,7 +129,13 @@ impl<L: Link> Shard<L> {
         drain: Duration,
     ) -> Self {
         let idle = desk.names.iter().map(|name| name.idle_timeout);
-        let patience = idle.chain([desk.limits.frame_timeout, desk.limits.write_timeout]);
+        let limits = &desk.limits;
+        let own = [
+            limits.frame_timeout,
+            limits.write_timeout,
+            limits.promise_timeout,
+        ];
+        let patience = idle.chain(own);
         let patience = patience.filter(|limit| !limit.is_zero()).min();
         Shard {
             patience: patience.map_or(u64::MAX, milliseconds),

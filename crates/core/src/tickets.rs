@@ -15,7 +15,22 @@ pub(crate) struct Tickets {
 }
 
 /// The memory behind open tickets; pooled.
-pub(crate) type TicketSlab = Slab<Promise>;
+#[derive(Default)]
+pub(crate) struct TicketSlab {
+    promises: Slab<Promise>,
+    /// None of them was opened earlier, on the worker's clock. The one that was may have been closed since.
+    oldest: u64,
+}
+
+impl TicketSlab {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.promises.is_empty()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.promises.capacity()
+    }
+}
 
 /// An open ticket.
 #[derive(Clone, Copy)]
@@ -39,7 +54,10 @@ impl Tickets {
     /// the ticket from earlier ones with the same key.
     pub(crate) fn open(&mut self, pools: &mut Pools, round: u32, now: u64, ticket: Ticket) -> u64 {
         let open = self.open.get_or_insert_with(|| pools.tickets());
-        let key = open.insert(Promise {
+        if open.is_empty() {
+            open.oldest = now;
+        }
+        let key = open.promises.insert(Promise {
             ticket,
             round,
             since: now as u32,
@@ -51,11 +69,11 @@ impl Tickets {
     pub(crate) fn close(&mut self, pools: &mut Pools, serial: u64) -> Option<Ticket> {
         let open = self.open.as_mut()?;
         let key = (serial & u64::from(u32::MAX)) as usize;
-        let promise = *open.get(key)?;
+        let promise = *open.promises.get(key)?;
         if promise.round != round_of(serial) {
             return None;
         }
-        open.remove(key);
+        open.promises.remove(key);
         if let Some(empty) = self.open.take_if(|open| open.is_empty()) {
             pools.give_tickets(empty);
         }
@@ -66,7 +84,7 @@ impl Tickets {
     pub(crate) fn close_until(&mut self, pools: &mut Pools, last: u32) -> Vec<Ticket> {
         let mut closed = Vec::new();
         if let Some(open) = &mut self.open {
-            open.retain(|_, promise| {
+            open.promises.retain(|_, promise| {
                 let is_later = is_later_round(promise.round, last);
                 if !is_later {
                     closed.push(promise.ticket);
@@ -83,16 +101,43 @@ impl Tickets {
     /// Closes all of them.
     pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
         let open = self.open.take().into_iter();
-        open.flat_map(|open| (*open).into_iter().map(|(_, promise)| promise.ticket))
+        open.flat_map(|open| open.promises.into_iter().map(|(_, promise)| promise.ticket))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise> {
         let open = self.open.iter();
-        open.flat_map(|open| open.iter().map(|(_, promise)| promise))
+        open.flat_map(|open| open.promises.iter().map(|(_, promise)| promise))
+    }
+
+    /// When none of them had been opened yet, on the worker's clock. It is not much earlier than the first one was if
+    /// [`Tickets::find_oldest`] has been called since others were closed.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.open.as_ref().map(|open| open.oldest)
+    }
+
+    /// Looks for the oldest one.
+    pub(crate) fn find_oldest(&mut self, now: u64) {
+        let age = self.iter().map(|promise| promise.age(now)).max();
+        if let Some((open, age)) = self.open.as_mut().zip(age) {
+            open.oldest = now.saturating_sub(age);
+        }
+    }
+
+    /// The last round in which one was opened that is so old now, in milliseconds.
+    pub(crate) fn last_round(&self, now: u64, age: u64) -> Option<u32> {
+        let old = self.iter().filter(|promise| promise.age(now) >= age);
+        let rounds = old.map(|promise| promise.round);
+        rounds.reduce(|last, round| {
+            if is_later_round(round, last) {
+                round
+            } else {
+                last
+            }
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.len())
+        self.open.as_ref().map_or(0, |open| open.promises.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -210,6 +255,32 @@ mod tests {
         assert_eq!(closed(&mut tickets, &mut pools, 2), [2]);
         assert!(tickets.is_empty());
         assert_eq!(closed(&mut tickets, &mut pools, 2), []);
+    }
+
+    #[test]
+    fn the_oldest_one_is_found_when_it_is_looked_for() {
+        let mut pools = Pools::default();
+        let mut tickets = Tickets::default();
+        assert_eq!(tickets.oldest(), None);
+        let serials = [(u32::MAX, 100), (0, 200), (1, 200), (2, 300)]
+            .map(|(round, now)| tickets.open(&mut pools, round, now, Ticket(7)));
+        tickets.close(&mut pools, serials[0]);
+        assert_eq!(tickets.oldest(), Some(100));
+        tickets.find_oldest(1000);
+        assert_eq!(tickets.oldest(), Some(200));
+        let rounds = [900, 800, 700].map(|age| tickets.last_round(1000, age));
+        assert_eq!(rounds, [None, Some(1), Some(2)]);
+        for serial in &serials[1..] {
+            tickets.close(&mut pools, *serial);
+        }
+        tickets.find_oldest(1000);
+        assert_eq!(
+            (tickets.oldest(), tickets.last_round(1000, 0)),
+            (None, None)
+        );
+        // The memory is used again.
+        tickets.open(&mut pools, 3, 2000, Ticket(8));
+        assert_eq!(tickets.oldest(), Some(2000));
     }
 
     #[test]

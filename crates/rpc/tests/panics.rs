@@ -76,18 +76,26 @@ fn a_panic_is_logged_after_any_number_of_others() {
 }
 
 fn so_is_a_request_that_gets_no_answer() {
+    let limits = Limits {
+        promise_timeout: Duration::from_secs(60),
+        ..Limits::default()
+    };
     let text = logged(|| {
         let mut held = Vec::new();
         let router = Router::bare()
             .deferred("forget", |(), responder| drop(responder))
             .deferred("keep", move |(), responder| held.push(responder));
-        let mut exchange =
-            Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+        let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router), limits);
         let client = exchange.connect();
         for id in 0..15 {
             exchange.receive(client, &request(id, "forget"));
         }
         exchange.advance(Duration::from_secs(2));
+        exchange.receive(client, &request(20, "keep"));
+        exchange.advance(Duration::from_secs(61));
+        let sent = exchange.take_sent(client);
+        let late = b"the handler gave no answer within limits.promise_timeout\xc0";
+        assert!(sent.ends_with(late), "{}", sent.escape_ascii());
         exchange.receive(client, &request(u32::MAX, "keep"));
         exchange.take_sent(client);
         exchange.stop_within(Duration::from_secs(5));
@@ -97,7 +105,7 @@ fn so_is_a_request_that_gets_no_answer() {
             sent.starts_with(b"\x94\x01\xce\xff\xff\xff\xff"),
             "{sent:x?}"
         );
-        assert_eq!(exchange.counters().abandoned, 16);
+        assert_eq!(exchange.counters().abandoned, 17);
     });
     let dropped = "of test over a unix socket gets no answer to request 9 for \"forget\": \
         the service dropped its Responder without an answer socket=test";
@@ -110,7 +118,9 @@ fn so_is_a_request_that_gets_no_answer() {
     );
     let kept = "request 4294967295 for \"keep\": the server is stopping or restarting";
     assert_eq!(count(&text, kept), 1, "{text}");
-    assert_eq!(count(&text, " WARN "), 12, "{text}");
+    let late = "request 20 for \"keep\": the handler gave no answer within limits.promise_timeout";
+    assert_eq!(count(&text, late), 1, "{text}");
+    assert_eq!(count(&text, " WARN "), 13, "{text}");
 }
 
 /// Whoever waits for a restart learns whose answer it waits for as long as something can be done about it.

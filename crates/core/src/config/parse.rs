@@ -141,6 +141,7 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
         frame_timeout: section.read("frame_timeout", default.frame_timeout, duration),
         write_timeout: section.read("write_timeout", default.write_timeout, duration),
         reply_timeout: section.read("reply_timeout", default.reply_timeout, duration),
+        promise_timeout: section.read("promise_timeout", default.promise_timeout, duration),
     };
     if limits.memory < limits.frame_bytes {
         section.problem_at(

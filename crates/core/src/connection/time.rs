@@ -41,8 +41,10 @@ pub(crate) enum Over {
     Connection(Close),
     /// The time in which some of what is queued had to be written.
     Write,
-    /// The time of its deferred replies.
+    /// The time of its deferred replies, for a peer that has ended its side.
     Replies,
+    /// The time of the first of its deferred replies.
+    Promise,
 }
 
 impl Connection {
@@ -97,6 +99,11 @@ impl Connection {
                 consider(self.clock.end, limits.reply_timeout, what);
             }
             Life::Open | Life::Ended | Life::Closing { .. } | Life::Over => {}
+        }
+        if self.takes_frames()
+            && let Some(since) = self.tickets.oldest()
+        {
+            consider(since, limits.promise_timeout, Over::Promise);
         }
         if self.clock.write > 0 && self.life != Life::Over {
             consider(self.clock.write, limits.write_timeout, Over::Write);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::parting::Rest;
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
-use crate::connection::{Clock, Life, Over, Pause};
+use crate::connection::{Clock, Life, Over, Pause, milliseconds};
 use crate::peer::Link;
 use crate::reply::Abandoned;
 
@@ -160,6 +160,9 @@ impl<L: Link> Shard<L> {
             let now = Clock::new(self.desk.now);
             entry.connection.clock = Clock { write, ..now };
         }
+        if !self.desk.limits.promise_timeout.is_zero() {
+            entry.connection.tickets.find_oldest(self.desk.now);
+        }
         let over = entry.connection.over(&self.desk);
         over.filter(|(at, _)| *at <= then)
     }
@@ -180,6 +183,7 @@ impl<L: Link> Shard<L> {
             Some((_, Over::Connection(why))) => self.cut(slot, why),
             Some((_, Over::Write)) => self.write_is_over(slot),
             Some((_, Over::Replies)) => self.abandon_of(slot, None, Abandoned::TimedOut),
+            Some((_, Over::Promise)) => self.promises_are_over(slot, first.noticed),
             // It comes up in the wheel when it is due.
             None => self.conclude(slot),
         }
@@ -208,6 +212,18 @@ impl<L: Link> Shard<L> {
             self.with(slot, |connection, desk| connection.clock.write = desk.now);
         } else {
             self.cut(slot, Close::WriteTimeout);
+        }
+    }
+
+    /// Deferred replies that had been promised `limits.promise_timeout` before the time `then`, or earlier, are given up.
+    fn promises_are_over(&mut self, slot: u32, then: u64) {
+        let now = self.desk.now;
+        let limit = milliseconds(self.desk.limits.promise_timeout);
+        let age = limit.saturating_add(now - then);
+        let tickets = self.entry(slot).map(|entry| &entry.connection.tickets);
+        match tickets.and_then(|tickets| tickets.last_round(now, age)) {
+            Some(last) => self.abandon_of(slot, Some(last), Abandoned::Late),
+            None => self.conclude(slot),
         }
     }
 

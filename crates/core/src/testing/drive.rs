@@ -62,7 +62,7 @@ impl Exchange {
     }
 
     /// Returns whether there was any.
-    fn deliver_mail(&mut self) -> bool {
+    pub(super) fn deliver_mail(&mut self) -> bool {
         let mut any = false;
         while let Some(mail) = self.mailbox.next() {
             let _ = self.shard.deliver(mail);

@@ -1,10 +1,16 @@
 //! Time limits that are exceeded while the engine always finds more, and what else comes up with them.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::tests::Talkative;
 use super::{Client, Exchange};
+use crate::frame::Frame;
 use crate::limits::Limits;
+use crate::peer::Peer;
+use crate::reply::{Reply, Responder, Ticket};
+use crate::service::{Flow, Refusal, Service};
 
 /// How long a limit that is exceeded waits for an engine that never says that it has caught up, if it was noticed in time, and
 /// how late that may be.
@@ -149,4 +155,59 @@ fn a_limit_that_waits_is_void_once_its_connection_is_gone() {
     }
     assert!(exchange.is_open(other) && !exchange.shard.is_catching_up());
     assert_eq!(exchange.counters().timed_out, 0);
+}
+
+/// Promises a reply to every frame.
+struct Promising(Rc<RefCell<Vec<Responder>>>);
+
+impl Service for Promising {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.0.borrow_mut().push(reply.defer(Ticket(1)));
+        Flow::Continue
+    }
+}
+
+#[test]
+fn a_deferred_reply_that_is_in_the_mail_by_then_is_in_time() {
+    let promises = Rc::new(RefCell::new(Vec::new()));
+    let limits = Limits {
+        promise_timeout: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let mut exchange = Exchange::with_limits(Promising(promises.clone()), limits);
+    let client = exchange.connect();
+    exchange.receive(client, &[1, 2]);
+    let [first, second] = [(); 2].map(|()| promises.borrow_mut().remove(0));
+    first.answer(vec![7]);
+    let then = exchange.now + 5000 + PRECISION;
+    turn_at(&mut exchange, then);
+    assert!(exchange.shard.is_catching_up());
+    second.answer(vec![8]);
+    exchange.deliver_mail();
+    exchange.shard.caught_up();
+    exchange.deliver();
+    assert_eq!(exchange.take_sent(client), [7, 8]);
+    assert_eq!(exchange.counters().abandoned, 0);
+
+    // What has been answered long before is no reason to look whether more has come.
+    exchange.receive(client, &[1]);
+    exchange.advance(Duration::from_secs(1));
+    exchange.receive(client, &[2]);
+    promises.borrow_mut().remove(0).answer(vec![9]);
+    exchange.deliver();
+    let then = exchange.now + 4000 + PRECISION;
+    turn_at(&mut exchange, then);
+    assert!(!exchange.shard.is_catching_up());
+    assert_eq!(exchange.shard.timers(), 1);
+    turn_at(&mut exchange, then + 1000);
+    assert!(exchange.shard.is_catching_up());
+    assert_eq!(exchange.counters().abandoned, 0);
+    exchange.shard.caught_up();
+    assert_eq!(exchange.counters().abandoned, 1);
 }

@@ -62,6 +62,7 @@ fn every_default_is_as_documented() {
         idle_timeout: Duration::ZERO,
         frame_timeout: Duration::from_secs(30),
         reply_timeout: Duration::from_secs(300),
+        promise_timeout: Duration::ZERO,
         write_timeout: Duration::from_secs(30),
     };
     assert_eq!(config.limits, limits);
@@ -121,6 +122,7 @@ fn every_key_is_read() {
         idle_timeout  = "1h"
         frame_timeout = "250ms"
         reply_timeout = "2min"
+        promise_timeout = "1min"
         write_timeout = "2min"
         [handover]
         drain = "1s"
@@ -164,6 +166,7 @@ fn every_key_is_read() {
         idle_timeout: Duration::from_secs(3600),
         frame_timeout: Duration::from_millis(250),
         reply_timeout: Duration::from_secs(120),
+        promise_timeout: Duration::from_secs(60),
         write_timeout: Duration::from_secs(120),
     };
     assert_eq!(config.limits, limits);

@@ -17,6 +17,7 @@ mod model;
 mod panics;
 mod peers;
 mod pressure;
+mod promises;
 mod proxied;
 mod random;
 #[path = "../../../framer/tests/common/reference.rs"]
