@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::time::Duration;
 
-use ringhold_client::{CallError, Client, Exceeded, Limits, Options};
+use ringhold_client::{CallError, Client, Exceeded, Limits, Message, Options};
 use rmpv::Value;
 
 use crate::cli::Call;
-use crate::exit::{Failure, print};
+use crate::exit::{Failure, print_on};
 use crate::json;
 
 /// Calls a method and prints its result.
@@ -26,23 +26,59 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
         // Closing at once could cut off what the server has not read yet.
         return Ok(client.finish()?);
     }
-    let result = client
-        .call_raw(&arguments.method, &params)
-        .map_err(|error| match error {
-            // Who refuses a message closes, and has no way to say why.
-            CallError::Closed { .. } | CallError::Cut { .. } => {
-                Failure::unreachable(format!("{error}; the log of the server may say why"))
-            }
-            CallError::Limit {
-                exceeded: Exceeded::FrameBytes(_),
-                ..
-            } => Failure::unreachable(format!("{error}; --frame-bytes raises the limit")),
-            error => error.into(),
-        })?;
+    let result = client.call_raw(&arguments.method, &params).map_err(ended)?;
     let result = json::print_encoded(&result).map_err(|why| {
         Failure::unreachable(format!("the result cannot be shown as JSON: {why}"))
     })?;
-    print(&result)
+    let is_read = print_on(&result)?;
+    match arguments.follow && is_read {
+        true => follow(&mut client),
+        false => Ok(()),
+    }
+}
+
+/// Prints the notifications that come, one line each, until the server ends the connection or nobody reads them any more.
+fn follow(client: &mut Client) -> Result<(), Failure> {
+    client.set_call_timeout(None);
+    loop {
+        match client.next_message() {
+            Ok(Message::Notification(notification)) => {
+                let params =
+                    rmpv::decode::read_value(&mut &notification.params[..]).map_err(|why| {
+                        Failure::unreachable(format!(
+                            "a notification cannot be shown as JSON: {why}"
+                        ))
+                    })?;
+                let method = Value::from(notification.method());
+                if !print_on(&json::print(&Value::Map(vec![(method, params)])))? {
+                    return Ok(());
+                }
+            }
+            Ok(Message::Request(request)) => {
+                let error = json::encode(&Value::from("ringhold call answers no requests"));
+                client.respond(request.id, Err(&error))?;
+            }
+            // There is none that anybody waits for.
+            Ok(Message::Reply(_)) => {}
+            Err(CallError::Closed { .. }) => return Ok(()),
+            Err(error) => return Err(ended(error)),
+        }
+    }
+}
+
+/// Why nothing more comes.
+fn ended(error: CallError) -> Failure {
+    match error {
+        // Who refuses a message closes, and has no way to say why.
+        CallError::Closed { .. } | CallError::Cut { .. } => {
+            Failure::unreachable(format!("{error}; the log of the server may say why"))
+        }
+        CallError::Limit {
+            exceeded: Exceeded::FrameBytes(_),
+            ..
+        } => Failure::unreachable(format!("{error}; --frame-bytes raises the limit")),
+        error => error.into(),
+    }
 }
 
 /// How a client of these commands behaves: one limit for everything.

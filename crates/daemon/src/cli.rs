@@ -131,6 +131,9 @@ pub(crate) struct Call {
     /// Send a notification, which is not answered, and wait for the end of the connection
     #[arg(long)]
     pub(crate) notify: bool,
+    /// After the result print the notifications that come, one line each, until the connection ends
+    #[arg(long, conflicts_with = "notify")]
+    pub(crate) follow: bool,
     /// How long connecting may take, and then the call; 0s is for ever
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
@@ -148,10 +151,14 @@ Examples:
   ringhold call {DEFAULT_ADDRESS} echo '\"text in quotes\"' 5 '[1, null]'
   ringhold call --notify --timeout 2s unix:/run/ringhold/rpc.sock echo '{{\"$bin\": \"AAEC\"}}'
   ringhold call {DEFAULT_ADDRESS} echo - < value.json
+  ringhold call --follow 127.0.0.1:4671 subscribe '\"weather\"'
 
 {NOTATION}
 
 An error of the server is printed to stderr, and the exit status is 1; it is 3 if no answer came.
+
+With --follow, a notification is shown as an object: its method, and its parameters. The exit status is 0 if the server
+ended the connection in order, and 3 if it was cut.
 
 With --notify, 0 means that the server took the message and then ended the connection in order. It does not mean that
 the server agreed: nothing answers a notification, and who refuses one may end the connection in order, too. The exit

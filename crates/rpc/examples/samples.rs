@@ -1,6 +1,7 @@
 //! What an instrument sends as datagrams goes to whoever has subscribed, on all workers. Restarts and reloads lose neither the
-//! subscriptions nor the latest sample, nor what is sent meanwhile, as far as the socket's buffer has room for it. Try it with `cargo run -p ringhold-rpc --example samples`, a client of 127.0.0.1:4672
-//! that calls `subscribe` with "samples", and from bash `echo 21.5 > /dev/udp/127.0.0.1/4673`.
+//! subscriptions nor the latest sample, nor what is sent meanwhile, as far as the socket's buffer has room for it. Try it with
+//! `cargo run -p ringhold-rpc --example samples`, from another terminal with `ringhold call --follow 127.0.0.1:4672 subscribe '"samples"'`,
+//! which prints what comes, and from bash with `echo 21.5 > /dev/udp/127.0.0.1/4673`.
 //!
 //! A socket unit with `ListenDatagram=`, `ReceiveBuffer=4M` and `FileDescriptorName=samples` has the socket there before the daemon is.
 

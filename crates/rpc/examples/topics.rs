@@ -1,6 +1,7 @@
 //! Publish and subscribe, over all workers; subscriptions survive restarts and reloads. Try it with
 //! `cargo run -p ringhold-rpc --example topics`, and from other terminals with
-//! `ringhold call 127.0.0.1:4671 publish weather '"rain"'` and `kill -HUP` while a client is subscribed.
+//! `ringhold call --follow 127.0.0.1:4671 subscribe '"weather"'`, which prints what comes,
+//! `ringhold call 127.0.0.1:4671 publish '"weather"' '"rain"'`, and `kill -HUP`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -181,6 +181,45 @@ fn a_notification_is_not_answered_but_arrives() {
     assert_eq!(counter(&address, "rpc", "frames_in"), before + 2);
 }
 
+/// What is there before the result comes after it, and what is asked meanwhile is answered, if only with an error.
+#[test]
+fn a_call_that_follows_prints_what_comes_until_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for is_cut in [false, true] {
+        let listener = listener.try_clone().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let call = rmpv::decode::read_value(&mut stream).unwrap();
+            let messages: [&[u8]; 4] = [
+                b"\x93\x02\xa5early\x91\x01",
+                b"\x94\x01\x00\xc0\xa4done",
+                b"\x94\x00\x07\xa3why\x90",
+                b"\x93\x02\xa3a\x1bb\x92\xc4\x01\x00\x81\xa1x\xc0",
+            ];
+            stream.write_all(&messages.concat()).unwrap();
+            let answer = rmpv::decode::read_value(&mut stream).unwrap();
+            if is_cut {
+                stream.write_all(b"\x93\x02").unwrap();
+            }
+            (call[2].clone(), answer)
+        });
+        let (status, stdout, stderr) = run(&["call", "--follow", &address, "begin"]);
+        let (method, answer) = server.join().unwrap();
+        assert_eq!(method, "begin".into());
+        assert_eq!((&answer[1], &answer[3]), (&7.into(), &Value::Nil));
+        assert_eq!(answer[2], "ringhold call answers no requests".into());
+        assert_eq!(
+            stdout,
+            "\"done\"\n{\"early\":[1]}\n{\"a\\u001bb\":[{\"$bin\":\"AA==\"},{\"x\":null}]}\n"
+        );
+        assert_eq!(
+            (status, stderr.is_empty()),
+            if is_cut { (3, false) } else { (0, true) }
+        );
+    }
+}
+
 #[test]
 fn a_failed_call_says_why_and_whose_fault_it_was() {
     let daemon = Daemon::start(RPC);
