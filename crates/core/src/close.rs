@@ -6,6 +6,8 @@ use std::io;
 
 use ringhold_framer as framer;
 
+use crate::peer::ConnectionId;
+
 /// Why a connection ended, or is about to.
 ///
 /// Replies that were queued before the reason arose are still written, except where the peer is known not to read
@@ -140,6 +142,41 @@ impl fmt::Display for Close {
             Close::Stopping => f.write_str("the server stops"),
             Close::HandedOver => f.write_str("a successor goes on with the connection"),
         }
+    }
+}
+
+/// A connection that this process has no more: see [`Service::disconnected`](crate::Service::disconnected).
+pub struct Ended<'a> {
+    pub(crate) connection: ConnectionId,
+    pub(crate) socket_name: &'a str,
+    pub(crate) why: &'a Close,
+}
+
+impl Ended<'_> {
+    /// Names the connection, as it did while there was one.
+    pub fn connection(&self) -> ConnectionId {
+        self.connection
+    }
+
+    /// The name of the socket that the connection was accepted on.
+    pub fn socket_name(&self) -> &str {
+        self.socket_name
+    }
+
+    /// Why it has ended; [`Close::HandedOver`] if a successor goes on with it.
+    pub fn why(&self) -> &Close {
+        self.why
+    }
+}
+
+impl fmt::Debug for Ended<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ended {
+            connection,
+            socket_name,
+            why,
+        } = self;
+        write!(f, "Ended({connection}, {socket_name:?}, {why})")
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringhold_framer::{self as framer, Progress};
 
-use crate::close::Close;
+use crate::close::{Close, Ended};
 use crate::connection::{Connection, Life};
 use crate::desk::Desk;
 use crate::frame::{Frame, Lend};
@@ -355,9 +355,7 @@ impl<S: Service> Host for Hosted<S> {
         };
         match self.guarded(reply, |host, _| host.service.restore(peer, saved)) {
             Some(Ok(session)) => reply.connection.session = Some(self.sessions.keep(session)),
-            Some(Err(error)) => reply
-                .connection
-                .close(Close::Unrestored(error.0), reply.desk),
+            Some(Err(error)) => reply.connection.close(error.into_close(), reply.desk),
             None => {}
         }
     }
@@ -490,8 +488,13 @@ impl<S: Service> Host for Hosted<S> {
         let Some(session) = self.sessions.remove(key.number()) else {
             return;
         };
+        let ended = Ended {
+            connection: connection.id,
+            socket_name: &desk.names[connection.name as usize].name,
+            why,
+        };
         // Unwind safety: nothing is left of the session.
-        if let Err(panic) = panics::catch(|| self.service.disconnected(session, why)) {
+        if let Err(panic) = panics::catch(|| self.service.disconnected(session, &ended)) {
             panic.log("the service", connection, desk, link);
             desk.name_counters(connection.name).panics.add(1);
         }

@@ -88,7 +88,7 @@ mod transit;
 mod warnings;
 mod worker;
 
-pub use close::Close;
+pub use close::{Close, Ended};
 pub use engine::EngineKind;
 pub use frame::Frame;
 pub use handover::bequest::Claims;

@@ -98,6 +98,7 @@ pub struct Peer<'a> {
     pub(crate) socket_name: Arc<str>,
     /// Where a proxy said that it is.
     pub(crate) client: Option<PeerAddress>,
+    pub(crate) is_handed_over: bool,
     pub(crate) link: &'a dyn Link,
     pub(crate) handles: Handles,
     /// The connection's own.
@@ -113,6 +114,7 @@ impl<'a> Peer<'a> {
                 .name
                 .clone(),
             client: reply.connection.client.as_deref().cloned(),
+            is_handed_over: false,
             link: reply.link,
             handles: reply.desk.handles.clone(),
             handle: reply.handle,
@@ -129,6 +131,11 @@ impl Peer<'_> {
     /// Names this connection for as long as the process lives.
     pub fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// Whether the connection was a service's in the process before, and goes on in this one.
+    pub fn is_handed_over(&self) -> bool {
+        self.is_handed_over
     }
 
     /// The peer's address: where a proxy said that the client is, if the socket has `proxy_protocol`. Otherwise, or if the proxy did

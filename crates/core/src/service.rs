@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use ringhold_framer::TopLevel;
 
-use crate::close::Close;
+use crate::close::{Close, Ended};
 use crate::frame::Frame;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Ticket};
@@ -85,10 +85,11 @@ pub trait Service: 'static {
         None
     }
 
-    /// The session has ended, with the connection, or with this process if `why` is [`Close::HandedOver`]: then the connection is the
-    /// successor's, which [`restore`](Service::restore)s or makes the session anew.
-    fn disconnected(&mut self, session: Self::Session, why: &Close) {
-        let _ = (session, why);
+    /// The session has ended, with the connection, or with this process if [`Ended::why`] is [`Close::HandedOver`]: then the connection
+    /// is the successor's, which [`restore`](Service::restore)s or makes the session anew. Its [`Handle`](crate::Handle)s say that it is
+    /// gone.
+    fn disconnected(&mut self, session: Self::Session, ended: &Ended<'_>) {
+        let _ = (session, ended);
     }
 
     /// Time has passed: what is due without anybody asking for it, such as a batch to be written, or a heartbeat by
@@ -162,7 +163,8 @@ pub trait Service: 'static {
     ///
     /// # Errors
     ///
-    /// A [`RestoreError`] ends the connection; it is logged and counted.
+    /// A [`RestoreError`] ends the connection; it is logged and counted. One that is made of a [`Refusal`] counts as that of
+    /// [`connected`](Service::connected) does.
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Self::Session, RestoreError> {
         let _ = (peer, saved);
         Err(RestoreError::new("this service does not restore sessions"))
@@ -223,7 +225,10 @@ impl Refusal {
 impl From<Refusal> for RestoreError {
     /// For a service that refuses whom the predecessor had let in.
     fn from(Refusal(reason): Refusal) -> Self {
-        RestoreError(reason)
+        RestoreError {
+            reason,
+            is_refusal: true,
+        }
     }
 }
 
@@ -241,18 +246,32 @@ pub enum Saved {
 
 /// A saved session cannot be continued.
 #[derive(Debug)]
-pub struct RestoreError(pub(crate) Cow<'static, str>);
+pub struct RestoreError {
+    reason: Cow<'static, str>,
+    is_refusal: bool,
+}
 
 impl RestoreError {
     /// With a reason for the log.
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
-        RestoreError(reason.into())
+        RestoreError {
+            reason: reason.into(),
+            is_refusal: false,
+        }
+    }
+
+    /// Why the connection ends then.
+    pub(crate) fn into_close(self) -> Close {
+        match self.is_refusal {
+            true => Close::Refused(self.reason),
+            false => Close::Unrestored(self.reason),
+        }
     }
 }
 
 impl fmt::Display for RestoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.reason)
     }
 }
 

@@ -233,7 +233,11 @@ impl<L: Link> Shard<L> {
             self.with_host(id.slot, |host, reply| {
                 let client = state.client.as_ref().and_then(Client::address);
                 reply.connection.client = client.map(Box::new);
-                host.restored(&Peer::new(reply), state.session.as_deref(), reply);
+                let peer = Peer {
+                    is_handed_over: true,
+                    ..Peer::new(reply)
+                };
+                host.restored(&peer, state.session.as_deref(), reply);
             });
         } else {
             // Its service does not answer this name any more: what was promised is written, then it ends.

@@ -93,12 +93,12 @@ impl<L: Link> Shard<L> {
         }
         let why = connection.why.take().unwrap_or(otherwise);
         entry.count_unsaved(&why, &self.desk);
+        if let Some(handle) = entry.handle.get() {
+            handle.end(PushError::Gone);
+        }
         let connection = &mut entry.connection;
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {
             host.disconnected(connection, &why, &self.desk, &entry.link);
-        }
-        if let Some(handle) = entry.handle.get() {
-            handle.end(PushError::Gone);
         }
         if let Some(input) = connection.input.take() {
             self.desk.pools.give_partial(input);

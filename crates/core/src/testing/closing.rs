@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Exchange;
-use crate::close::Close;
+use crate::close::{Close, Ended};
 use crate::frame::Frame;
 use crate::mailbox::Mail;
 use crate::peer::{Handle, Peer, PushError};
@@ -47,8 +47,16 @@ impl Service for ActedOn {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, _: Handle, why: &Close) {
-        self.ends.borrow_mut().push(why.to_string());
+    fn disconnected(&mut self, handle: Handle, ended: &Ended<'_>) {
+        assert_eq!(handle.id(), ended.connection());
+        let still = if handle.is_open() {
+            ", but is open"
+        } else {
+            ""
+        };
+        self.ends
+            .borrow_mut()
+            .push(format!("{}{still}", ended.why()));
     }
 
     fn save(&self, handle: &Handle) -> Saved {
@@ -92,6 +100,16 @@ fn handed_over(
         None => exchange.take_sent(client),
     };
     (service.ends.take(), sent, service.acts.take())
+}
+
+#[test]
+fn a_service_is_told_of_an_end_when_handles_say_so() {
+    let service = ActedOn::new(close, usize::MAX);
+    let mut exchange = Exchange::new(service.clone());
+    let client = exchange.connect();
+    // As where another process turns out to have it, so that it has no reason of its own.
+    drop(exchange.shard.closed(client.0 as u32));
+    assert_eq!(service.ends.take(), ["the server stops"]);
 }
 
 #[test]

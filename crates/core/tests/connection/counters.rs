@@ -9,7 +9,7 @@ use ringhold_core::limits::Limits;
 use ringhold_core::metrics::{Metrics, NameTotals};
 use ringhold_core::testing::Exchange;
 use ringhold_core::{
-    Close, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Worker,
+    Ended, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Worker,
 };
 
 use crate::service::{Manner, Rig, ask, bin, defer, verb};
@@ -157,7 +157,7 @@ impl Service for Census {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, (): (), _: &Close) {
+    fn disconnected(&mut self, (): (), _: &Ended<'_>) {
         self.note("disconnected");
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_core::{
-    Abandoned, Close, Flow, Frame, Handle, Peer, Refusal, Reply, Responder, Service, Ticket,
+    Abandoned, Ended, Flow, Frame, Handle, Peer, Refusal, Reply, Responder, Service, Ticket,
 };
 
 /// What the second byte of an array asks of [`Actor`]. Every other frame is sent back as it came.
@@ -152,8 +152,11 @@ impl Service for Actor {
         }
     }
 
-    fn disconnected(&mut self, session: usize, why: &Close) {
-        self.seen.borrow_mut().ends.push((session, why.to_string()));
+    fn disconnected(&mut self, session: usize, ended: &Ended<'_>) {
+        self.seen
+            .borrow_mut()
+            .ends
+            .push((session, ended.why().to_string()));
         self.panic_if_due("disconnected", session);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ringhold_core::{
-    Close, Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Responder, Service, Ticket,
+    Ended, Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Responder, Service, Ticket,
 };
 
 use crate::bed::{Bed, Engine};
@@ -51,8 +51,8 @@ impl Service for Stay {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, _: (), why: &Close) {
-        self.0.ends.lock().unwrap().push(why.to_string());
+    fn disconnected(&mut self, _: (), ended: &Ended<'_>) {
+        self.0.ends.lock().unwrap().push(ended.why().to_string());
     }
 }
 

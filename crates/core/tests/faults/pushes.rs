@@ -266,7 +266,7 @@ impl Service for Panicking {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, late: bool, _: &ringhold_core::Close) {
+    fn disconnected(&mut self, late: bool, _: &ringhold_core::Ended<'_>) {
         if late {
             panic!("on purpose, when disconnected");
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ringhold_core::{Close, Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
+use ringhold_core::{Ended, Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Sender, channel};
 
@@ -71,7 +71,7 @@ impl Service for Blocks {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, (): (), _: &Close) {
+    fn disconnected(&mut self, (): (), _: &Ended<'_>) {
         self.block();
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use ringhold_core::{Close, Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::{Ended, Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
@@ -185,7 +185,7 @@ impl Service for Slow {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, _: (), _: &Close) {
+    fn disconnected(&mut self, _: (), _: &Ended<'_>) {
         self.0.pass();
     }
 }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{
-    Close, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, Watch,
+    Ended, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, Watch,
     block_signals,
 };
 use ringhold_rpc::{Fault, Notification, Responder, Router, Rpc};
@@ -401,7 +401,7 @@ impl Service for Counter {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, _: u64, _: &Close) {
+    fn disconnected(&mut self, _: u64, _: &Ended<'_>) {
         if self.is_set("panic-at-the-end") {
             panic!("the end, on purpose");
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_core::{
-    Abandoned, Close, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Ticket,
+    Abandoned, Ended, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, Ticket,
     TopLevel, Worker,
 };
 use ringhold_rpc::{Router, Rpc, Session, Strings};
@@ -60,9 +60,9 @@ impl Service for Observed {
         self.rpc.abandoned(session, ticket, why, reply)
     }
 
-    fn disconnected(&mut self, session: Session, why: &Close) {
-        self.ends.borrow_mut().push(why.to_string());
-        self.rpc.disconnected(session, why);
+    fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
+        self.ends.borrow_mut().push(ended.why().to_string());
+        self.rpc.disconnected(session, ended);
     }
 
     fn save(&self, session: &Session) -> Saved {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::*;
-use crate::close::Close;
+use crate::close::{Close, Ended};
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::peer::{ConnectionId, Handle, Peer, PushError};
@@ -217,8 +217,8 @@ impl Service for Totals {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, (): (), why: &Close) {
-        assert!(matches!(why, Close::HandedOver));
+    fn disconnected(&mut self, (): (), ended: &Ended<'_>) {
+        assert!(matches!(ended.why(), Close::HandedOver));
         // It comes before what is left is asked for.
         self.frames += 100;
     }

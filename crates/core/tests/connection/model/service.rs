@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use ringhold_core::{
-    Abandoned, Close, Flow, Frame, Handle, Peer, Refusal, Reply, Responder, Service, Ticket,
+    Abandoned, Close, Ended, Flow, Frame, Handle, Peer, Refusal, Reply, Responder, Service, Ticket,
 };
 
 /// Why connections are closed through their handles.
@@ -187,8 +187,8 @@ impl Service for Marking {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, number: usize, why: &Close) {
-        let end = match why {
+    fn disconnected(&mut self, number: usize, ended: &Ended<'_>) {
+        let end = match ended.why() {
             Close::Finished => End::Finished,
             Close::Truncated | Close::Framing(_) => End::BadInput,
             Close::Service(reason) if reason == KICKED => End::Kicked,

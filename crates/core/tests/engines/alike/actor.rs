@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringhold_core::{
-    Abandoned, Close, Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket, TopLevel,
+    Abandoned, Ended, Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket, TopLevel,
 };
 
 use super::item::Ask;
@@ -260,8 +260,8 @@ impl<const ARRAYS: bool> Service for Actor<ARRAYS> {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, session: Session, why: &Close) {
-        let why = Reason::from(why);
+    fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
+        let why = Reason::from(ended.why());
         self.0.with(session.client, |seen| seen.ends.push(why));
     }
 }

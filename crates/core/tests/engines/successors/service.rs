@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ringhold_core::{
-    Abandoned, Close, Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Responder,
+    Abandoned, Close, Ended, Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Responder,
     RestoreError, Saved, Service, Ticket,
 };
 
@@ -274,16 +274,16 @@ impl Service for Careful {
         Flow::Continue
     }
 
-    fn disconnected(&mut self, session: Session, why: &Close) {
+    fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
         let Some((client, _)) = session.heard else {
             return;
         };
         let mut known = self.0.known();
         known.handles.remove(&client);
-        if !matches!(why, Close::HandedOver) {
-            known.ends.insert(client, why.to_string());
+        if !matches!(ended.why(), Close::HandedOver) {
+            known.ends.insert(client, ended.why().to_string());
         }
-        known.unsaved += u64::from(matches!(why, Close::Stopping));
+        known.unsaved += u64::from(matches!(ended.why(), Close::Stopping));
     }
 
     fn save(&self, session: &Session) -> Saved {
