@@ -19,49 +19,39 @@ service = "topics"
 listen = ["127.0.0.1:4671"]
 "#;
 
+type Topics = HashMap<String, HashMap<ConnectionId, Notifier>>;
+
 /// Who reads what, on whichever worker.
 #[derive(Clone, Default)]
-pub(crate) struct Hub(Arc<Mutex<HashMap<String, Vec<Notifier>>>>);
+pub(crate) struct Hub(Arc<Mutex<Topics>>);
 
 impl Hub {
-    pub(crate) fn topics(&self) -> MutexGuard<'_, HashMap<String, Vec<Notifier>>> {
+    pub(crate) fn topics(&self) -> MutexGuard<'_, Topics> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(&self, topic: &str, notifier: Notifier) {
         let mut topics = self.topics();
-        // Whoever has gone is forgotten before there is room for more.
-        if topics.len() == topics.capacity() {
-            topics.retain(|_, readers| readers.iter().any(Notifier::is_open));
-        }
         let readers = topics.entry(topic.to_owned()).or_default();
-        if readers.len() == readers.capacity() {
-            readers.retain(Notifier::is_open);
-        }
-        readers.push(notifier);
+        readers.insert(notifier.connection(), notifier);
     }
 
-    /// Keeps some of the readers of a topic, and says how many. One without readers is forgotten.
-    fn retain(&self, topic: &str, is_kept: impl FnMut(&Notifier) -> bool) -> usize {
-        let mut topics = self.topics();
-        let Some(readers) = topics.get_mut(topic) else {
-            return 0;
-        };
-        readers.retain(is_kept);
-        let left = readers.len();
-        if left == 0 {
-            topics.remove(topic);
-        }
-        left
-    }
-
+    /// A topic without readers is forgotten.
     fn leave(&self, topic: &str, reader: ConnectionId) {
-        self.retain(topic, |other| other.connection() != reader);
+        let mut topics = self.topics();
+        if let Some(readers) = topics.get_mut(topic) {
+            readers.remove(&reader);
+            if readers.is_empty() {
+                topics.remove(topic);
+            }
+        }
     }
 
     /// How many readers it goes to.
     pub(crate) fn publish(&self, topic: &str, event: &Notification) -> usize {
-        self.retain(topic, |reader| reader.send(event).is_ok())
+        let topics = self.topics();
+        let readers = topics.get(topic).into_iter().flat_map(HashMap::values);
+        readers.filter(|reader| reader.send(event).is_ok()).count()
     }
 }
 
@@ -71,25 +61,26 @@ const TOPIC_BYTES_MAX: usize = 256;
 
 /// The topics that a connection reads, which its next process has to know.
 #[derive(Default, Serialize, Deserialize)]
-struct Topics(BTreeSet<String>);
+struct Reads(BTreeSet<String>);
 
 pub(crate) fn router(hub: &Hub) -> Router {
-    let [joined, left, published, resumed] = [(); 4].map(|()| hub.clone());
+    let [joined, left, gone_from, published, resumed] = [(); 5].map(|()| hub.clone());
     Router::new()
         .method_with("subscribe", move |context, topic: String| {
-            let (topics, notifier) = context.subscription::<Topics>();
+            let (reads, notifier) = context.subscription::<Reads>();
             // What handlers keep for a connection is theirs to limit; it goes to the successor, too.
-            if topics.0.len() >= TOPICS_MAX || topic.len() > TOPIC_BYTES_MAX {
+            if reads.0.len() >= TOPICS_MAX || topic.len() > TOPIC_BYTES_MAX {
                 return Err(Fault::new("these are too many topics, or too long a one"));
             }
-            if topics.0.insert(topic.clone()) {
+            if reads.0.insert(topic.clone()) {
                 joined.join(&topic, notifier);
             }
             Ok(())
         })
         .describe("subscribe", "event notifications of a topic from now on")
         .method_with("unsubscribe", move |context, topic: String| {
-            if context.data::<Topics>().0.remove(&topic) {
+            let reads = context.get::<Reads>();
+            if reads.is_some_and(|reads| reads.0.remove(&topic)) {
                 left.leave(&topic, context.connection());
             }
             Ok(())
@@ -102,11 +93,17 @@ pub(crate) fn router(hub: &Hub) -> Router {
             "publish",
             "a topic and a value; how many readers it goes to",
         )
-        .resume("topics", move |connection, topics: &mut Topics| {
-            for topic in &topics.0 {
+        .resume("topics", move |connection, reads: &mut Reads| {
+            for topic in &reads.0 {
                 resumed.join(topic, connection.notifier());
             }
             Ok(())
+        })
+        .gone(move |gone| {
+            let Reads(topics) = gone.take_data().unwrap_or_default();
+            for topic in topics {
+                gone_from.leave(&topic, gone.connection());
+            }
         })
 }
 

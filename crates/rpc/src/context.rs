@@ -61,12 +61,18 @@ impl Context<'_> {
     }
 
     /// A value that is kept with the connection, made when it is asked for first; one of each type. It is dropped when the
-    /// connection has ended, or has gone to a successor, so a handler that wants to know of that keeps a value that does something then.
+    /// connection has ended, or has gone to a successor, unless [`Router::gone`](crate::Router::gone) takes it.
     ///
-    /// A restart or reload closes a connection with such a value, unless the router [resumes](crate::Router::resume) its type,
-    /// until it is [taken](Context::take_data).
+    /// A restart or reload closes a connection with such a value, unless the router [resumes](crate::Router::resume) its type
+    /// or its [`connected`](crate::Router::connected) has kept it, until it is [taken](Context::take_data). Who only
+    /// looks whether there is one [gets](Context::get) it.
     pub fn data<T: Default + 'static>(&mut self) -> &mut T {
         self.session.data()
+    }
+
+    /// The value of this type that is kept with the connection; `None` if there is none, which stays so.
+    pub fn get<T: 'static>(&mut self) -> Option<&mut T> {
+        self.session.get()
     }
 
     /// The value of this type that is kept with the connection, as [`Context::data`], and a notifier for what the value

@@ -61,7 +61,8 @@
 //! A connection is stateless as long as no handler keeps a [`Notifier`] or [data](Context::data) for it, and again when the
 //! last notifier is dropped and the data is [taken](Context::take_data). Stateless connections survive a restart or reload:
 //! the successor serves them without knowing anything about them. So do those with data of types that the router
-//! [resumes](Router::resume), and with notifiers for what such data [subscribes to](Context::subscription). The others are
+//! [resumes](Router::resume), and with notifiers for what such data [subscribes to](Context::subscription). What
+//! [`Router::connected`] keeps and takes is no reason either way: the successor's does it again. The others are
 //! closed; a warning in the log names each type that is the reason, once. What handlers hold themselves, such as a counter, begins anew,
 //! unless the router [hands it over](Router::hand_over).
 //!
@@ -80,6 +81,7 @@ mod clock;
 mod context;
 mod envelope;
 mod fault;
+mod hooks;
 mod left;
 mod methods;
 mod names;
@@ -100,6 +102,7 @@ pub use answer::{Answer, Answered};
 pub use call::Call;
 pub use context::Context;
 pub use fault::Fault;
+pub use hooks::{Arrival, Gone};
 pub use notify::{Notification, Notifier, NotifyError};
 pub use responder::Responder;
 pub use resume::Resumed;

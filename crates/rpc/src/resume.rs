@@ -7,13 +7,13 @@ use std::fmt;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
-use ringhold_core::{ConnectionId, Credentials, Peer, PeerAddress, RestoreError};
+use ringhold_core::{ConnectionId, Credentials, Peer, PeerAddress, RestoreError, Saved};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fault::Fault;
 use crate::notify::Notifier;
+use crate::session::Session;
 use crate::strings::Strings;
 
 /// A value that handlers keep for a connection, and its type.
@@ -21,6 +21,8 @@ pub(crate) struct Kept {
     pub(crate) kind: TypeId,
     /// What the type is called.
     kind_name: &'static str,
+    /// The successor makes it anew, if it is not resumed.
+    is_derived: bool,
     pub(crate) value: Box<dyn Any>,
 }
 
@@ -29,7 +31,15 @@ impl Kept {
         Kept {
             kind: TypeId::of::<T>(),
             kind_name: type_name::<T>(),
+            is_derived: false,
             value: Box::new(value),
+        }
+    }
+
+    pub(crate) fn derived<T: 'static>(value: T) -> Self {
+        Kept {
+            is_derived: true,
+            ..Kept::new(value)
         }
     }
 }
@@ -143,21 +153,25 @@ impl Resumes {
         });
     }
 
-    /// The values for the successor; `None` if it could not go on with one of them.
-    pub(crate) fn save(&self, kept: &[Kept]) -> Option<Bytes> {
+    /// The values for the successor, unless it could not go on with one of them.
+    pub(crate) fn save(&self, kept: &[Kept]) -> Saved {
         let mut parts = Vec::with_capacity(kept.len());
         for Kept {
             kind,
             kind_name,
+            is_derived,
             value,
         } in kept
         {
             let Some(resume) = self.0.iter().find(|resume| resume.kind == *kind) else {
+                if *is_derived {
+                    continue;
+                }
                 let why = format_args!(
                     "handlers keep data of the type {kind_name}, which no Router::resume passes on"
                 );
                 warn_once(*kind, why);
-                return None;
+                return Saved::Close;
             };
             match (resume.write)(&**value) {
                 Ok(bytes) => parts.push((&*resume.name, bytes)),
@@ -169,37 +183,40 @@ impl Resumes {
                              instead of handed over: {error}"
                         );
                     }
-                    return None;
+                    return Saved::Close;
                 }
             }
+        }
+        if parts.is_empty() {
+            return Saved::Stateless;
         }
         let written: Written<'_> = parts
             .iter()
             .map(|(name, bytes)| (*name, serde_bytes::Bytes::new(bytes)))
             .collect();
-        rmp_serde::to_vec(&written).ok().map(Bytes::from)
+        rmp_serde::to_vec(&written).map_or(Saved::Close, |bytes| Saved::Bytes(bytes.into()))
     }
 
-    /// The values that the predecessor saved, resumed one after the other.
+    /// Keeps the values that the predecessor saved, resumed one after the other.
     pub(crate) fn restore(
         &mut self,
         resumed: &Resumed<'_>,
         saved: &[u8],
-    ) -> Result<Vec<Kept>, RestoreError> {
+        session: &mut Session,
+    ) -> Result<(), RestoreError> {
         let written: Written<'_> =
             rmp_serde::from_slice(saved).map_err(|error| RestoreError::new(error.to_string()))?;
-        let mut kept = Vec::with_capacity(written.len());
         for (name, bytes) in written {
             let known = self.0.iter_mut().find(|resume| *resume.name == *name);
             let Some(resume) = known else {
                 let why = format!("this version of the program does not resume the data {name:?}");
                 return Err(RestoreError::new(why));
             };
-            kept.push((resume.read)(resumed, bytes).map_err(|error| {
+            session.keep((resume.read)(resumed, bytes).map_err(|error| {
                 RestoreError::new(format!("the data {name:?} is not resumed: {error}"))
             })?);
         }
-        Ok(kept)
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::call::Call;
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::fault::Fault;
+use crate::hooks::Hooks;
 use crate::left::{self, Leavings};
 use crate::methods::{Entry, Methods};
 use crate::responder::Responder;
@@ -56,6 +57,7 @@ use crate::resume::{Resumed, Resumes};
 pub struct Router {
     methods: Methods,
     resumes: Resumes,
+    pub(crate) hooks: Hooks,
     leavings: Leavings,
     clock: Clock,
     watches: Vec<(Box<dyn AsFd>, Read)>,
@@ -85,6 +87,7 @@ impl Router {
         Router {
             methods: Methods::default(),
             resumes: Resumes::default(),
+            hooks: Hooks::default(),
             leavings: Leavings::default(),
             clock: Clock::default(),
             watches: Vec::new(),

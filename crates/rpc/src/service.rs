@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringhold_core::panics::Caught;
 use ringhold_core::{
-    Abandoned, Claims, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved, Service, SourceId,
-    Tick, Ticket, TopLevel, Watch, Worker,
+    Abandoned, Claims, Close, Ended, Flow, Frame, Peer, Refusal, Reply, RestoreError, Saved,
+    Service, SourceId, Tick, Ticket, TopLevel, Watch, Worker,
 };
 
 use crate::answer::Answer;
@@ -25,7 +25,9 @@ use crate::router::{Read, Router};
 use crate::session::Session;
 use crate::strings::Strings;
 
-/// Answers MessagePack-RPC with the methods of a [`Router`].
+/// Answers MessagePack-RPC with the methods of a [`Router`], which is also told of the beginning and the end of each connection
+/// ([`Router::connected`], [`Router::gone`]). A service around this one would have to pass on each call of [`Service`], also those that
+/// it need not write.
 ///
 /// [`ServeRpc::rpc`](crate::ServeRpc::rpc) adds one to a server. One that is not as [`Rpc::new`] makes it is added by
 /// [`Server::service`](ringhold_core::Server::service), and its router is made in [`Server::preflight`](ringhold_core::Server::preflight) as well:
@@ -57,11 +59,7 @@ pub struct Rpc {
     watches: Vec<(SourceId, Read)>,
     /// Of what the router hands over.
     claims: Claims,
-    /// Says who may connect, if not everybody may.
-    admit: Option<Admit>,
 }
-
-type Admit = Box<dyn FnMut(&Peer<'_>) -> Result<(), Refusal>>;
 
 impl Rpc {
     /// With one worker's router.
@@ -78,7 +76,6 @@ impl Rpc {
             strings: Strings::default(),
             recent: Recents::NONE,
             guesses: Guesses::new(Instant::now()),
-            admit: None,
         }
     }
 
@@ -88,46 +85,6 @@ impl Rpc {
     pub fn strings(mut self, strings: Strings) -> Self {
         self.strings = strings;
         self
-    }
-
-    /// Asks `admit` about each connection, before anything of it is read: an error ends it. A connection that the process before had is
-    /// asked about as well, since this one may have other rules.
-    ///
-    /// ```
-    /// # use ringhold_core::{Refusal, Worker};
-    /// # use ringhold_rpc::{Router, Rpc};
-    /// /// Serves some users, over unix sockets.
-    /// fn restricted(worker: &Worker, router: Router, uids: Vec<u32>) -> Rpc {
-    ///     Rpc::new(worker, router).admit(move |peer| match peer.credentials() {
-    ///         Ok(Some(who)) if uids.contains(&who.uid) => Ok(()),
-    ///         Ok(Some(who)) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
-    ///         Ok(None) => Err(Refusal::new("only unix sockets tell who connects")),
-    ///         Err(error) => Err(Refusal::new(format!("it is not known who connects: {error}"))),
-    ///     })
-    /// }
-    /// # use ringhold_core::testing::Exchange;
-    /// # use ringhold_core::{Credentials, PeerAddress};
-    /// # let make = |uids: &[u32]| {
-    /// #     let uids = uids.to_vec();
-    /// #     move |worker: &Worker| restricted(worker, Router::new(), uids)
-    /// # };
-    /// # let mut exchange = Exchange::with_worker(make(&[1000, 1001]), Default::default());
-    /// # let mut connect = |uid| {
-    /// #     let who = Credentials { pid: None, uid, gid: 100 };
-    /// #     exchange.set_peer(PeerAddress::Unix, Some(who));
-    /// #     exchange.connect()
-    /// # };
-    /// # let [root, first, second] = [0, 1000, 1001].map(&mut connect);
-    /// # assert_eq!([root, first, second].map(|client| exchange.is_open(client)), [false, true, true]);
-    /// ```
-    #[must_use]
-    pub fn admit(mut self, admit: impl FnMut(&Peer<'_>) -> Result<(), Refusal> + 'static) -> Self {
-        self.admit = Some(Box::new(admit));
-        self
-    }
-
-    fn ask(&mut self, peer: &Peer<'_>) -> Result<(), Refusal> {
-        self.admit.as_mut().map_or(Ok(()), |admit| admit(peer))
     }
 
     /// The call in a frame and the number of its method, whether or not it is like one before; otherwise what becomes of
@@ -265,8 +222,7 @@ impl Service for Rpc {
     const TOP_LEVEL: TopLevel = TopLevel::Array;
 
     fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<Session, Refusal> {
-        self.ask(peer)?;
-        Ok(Session::default())
+        self.router.hooks.connected(peer, self.strings)
     }
 
     // Into the loop over the frames of a buffer: the call alone, and what it passes through memory, would cost a quarter of
@@ -298,6 +254,16 @@ impl Service for Rpc {
         }
         self.fault(pending::id(ticket), &Fault::new(why.to_string()), reply);
         Flow::Continue
+    }
+
+    fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
+        let hooks = &mut self.router.hooks;
+        hooks.gone(
+            ended.connection(),
+            ended.socket_name(),
+            ended.why(),
+            session,
+        );
     }
 
     fn request_name(&self, ticket: Ticket) -> String {
@@ -341,10 +307,27 @@ impl Service for Rpc {
     }
 
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
-        self.ask(peer)?;
+        let mut session = self.router.hooks.connected(peer, self.strings)?;
         let resumed = Resumed::new(peer, self.strings);
-        let data = self.router.resumes_mut().restore(&resumed, saved)?;
-        Ok(Session::with_data(data))
+        let resumes = self.router.resumes_mut();
+        // Unwind safety: the panic goes on.
+        let restored = catch_unwind(AssertUnwindSafe(|| {
+            resumes.restore(&resumed, saved, &mut session)
+        }));
+        let hooks = &mut self.router.hooks;
+        let mut gone =
+            |why: Close, session| hooks.gone(peer.id(), peer.socket_name(), &why, session);
+        match restored {
+            Ok(Ok(())) => Ok(session),
+            Ok(Err(error)) => {
+                gone(Close::Unrestored(error.to_string().into()), session);
+                Err(error)
+            }
+            Err(panic) => {
+                gone(Close::Panicked, session);
+                resume_unwind(panic)
+            }
+        }
     }
 }
 

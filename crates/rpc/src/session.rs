@@ -28,17 +28,6 @@ struct Kept {
 }
 
 impl Session {
-    /// With the data that the predecessor kept for the connection.
-    pub(crate) fn with_data(data: Vec<resume::Kept>) -> Self {
-        let kept = Kept {
-            data,
-            ..Kept::default()
-        };
-        Session {
-            kept: Some(Box::new(kept)),
-        }
-    }
-
     /// What a successor needs to serve the connection.
     pub(crate) fn save(&self, resumes: &Resumes) -> Saved {
         let Some(kept) = &self.kept else {
@@ -52,10 +41,7 @@ impl Session {
             warn_once(TypeId::of::<Notifier>(), why);
             return Saved::Close;
         }
-        if kept.data.is_empty() {
-            return Saved::Stateless;
-        }
-        resumes.save(&kept.data).map_or(Saved::Close, Saved::Bytes)
+        resumes.save(&kept.data)
     }
 
     pub(crate) fn subscribe(&mut self) -> Arc<()> {
@@ -72,6 +58,22 @@ impl Session {
     /// Why a handler wanted the connection to end.
     pub(crate) fn take_closing(&mut self) -> Option<Cow<'static, str>> {
         self.kept.as_mut()?.closing.take()
+    }
+
+    /// Keeps a value, in the place of one of its type.
+    pub(crate) fn keep(&mut self, value: resume::Kept) {
+        let data = &mut self.kept.get_or_insert_default().data;
+        match data.iter_mut().find(|kept| kept.kind == value.kind) {
+            Some(kept) => *kept = value,
+            None => data.push(value),
+        }
+    }
+
+    /// The value of this type, if there is one.
+    pub(crate) fn get<T: 'static>(&mut self) -> Option<&mut T> {
+        let mut data = self.kept.as_mut()?.data.iter_mut();
+        let kept = data.find(|kept| kept.kind == TypeId::of::<T>())?;
+        kept.value.downcast_mut()
     }
 
     /// The value of this type, made when it is asked for first.

@@ -111,7 +111,7 @@ fn topics_without_readers_are_forgotten() {
         assert!(exchange.receive(reader, &frame));
         exchange.reset(reader);
     }
-    assert!(hub.topics().len() < 10, "{}", hub.topics().len());
+    assert!(hub.topics().is_empty());
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     so_is_a_request_that_gets_no_answer();
     so_is_one_that_a_stop_waits_for();
     so_is_a_call_that_takes_long();
+    so_is_a_panic_when_a_connection_begins_or_ends();
     a_panic_costs_one_of_the_values_that_are_left();
     each_value_that_a_panic_costs_is_logged();
 }
@@ -203,6 +204,32 @@ fn so_is_a_call_that_takes_long() {
     );
     let several = " ms for 2 frames, the last of them a call of \"slow\", on connection ";
     assert_eq!(count(&text, several), 1, "{text}");
+}
+
+fn so_is_a_panic_when_a_connection_begins_or_ends() {
+    let text = logged(|| {
+        let mut count = 0;
+        let router = Router::bare()
+            .connected(move |_| {
+                count += 1;
+                assert!(count != 2, "no second one");
+                Ok(())
+            })
+            .gone(|_| panic!("no end"));
+        let mut exchange =
+            Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+        let clients = [(); 3].map(|()| exchange.connect());
+        exchange.end(clients[0]);
+        let open = clients.map(|client| exchange.is_open(client));
+        assert_eq!(open, [false, false, true]);
+        assert_eq!(exchange.counters().panics, 2);
+    });
+    for said in ["no second one", "no end"] {
+        let said = format!(" of test over a unix socket: {said}");
+        assert_eq!(count(&text, &said), 1, "{text}");
+    }
+    let panicked = "the service panicked on connection ";
+    assert_eq!(count(&text, panicked), 2, "{text}");
 }
 
 fn a_panic_costs_one_of_the_values_that_are_left() {

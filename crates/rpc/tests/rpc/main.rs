@@ -7,6 +7,7 @@ mod counts;
 mod deferred;
 mod envelopes;
 mod errors;
+mod hooks;
 mod left;
 mod notifications;
 mod old_raw;

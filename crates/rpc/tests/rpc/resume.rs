@@ -3,13 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ringhold_core::limits::Limits;
-use ringhold_core::testing::Exchange;
-use ringhold_core::{Credentials, PeerAddress, Refusal, Worker};
-use ringhold_rpc::{Fault, Notifier, Router, Rpc};
+use ringhold_rpc::{Fault, Notifier, Router};
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Wire, notification, reply, request, write};
+use crate::client::{Wire, notification, reply, request};
 
 /// Which topics a connection reads.
 #[derive(Default, Serialize, Deserialize)]
@@ -255,40 +252,4 @@ fn a_type_has_one_name() {
     let _ = Router::new()
         .resume("a", |_, _: &mut u64| Ok(()))
         .resume("b", |_, _: &mut u64| Ok(()));
-}
-
-/// Another process may have other rules, for those who keep nothing as for those who are resumed.
-#[test]
-fn who_is_admitted_no_more_is_not_resumed() {
-    let rules = |uids: &'static [u32]| {
-        move |worker: &Worker| {
-            Rpc::new(worker, router(&Readers::default())).admit(move |peer| {
-                let who = peer.credentials().unwrap().unwrap();
-                match uids.contains(&who.uid) {
-                    true => Ok(()),
-                    false => Err(Refusal::new("not this user")),
-                }
-            })
-        }
-    };
-    let mut exchange = Exchange::with_worker(rules(&[1, 2]), Limits::default());
-    let mut connect = |uid| {
-        let who = Credentials {
-            pid: Some(std::process::id()),
-            uid,
-            gid: 0,
-        };
-        exchange.set_peer(PeerAddress::Unix, Some(who));
-        let client = exchange.connect();
-        let login = write(&request(1, "login", vec!["me".into()]));
-        assert_eq!(exchange.receive(client, &login), uid < 3);
-        client
-    };
-    let [kept, stranger] = [2, 3].map(&mut connect);
-    assert!(exchange.is_open(kept) && !exchange.is_open(stranger));
-    let exchange = exchange.hand_over(rules(&[2]));
-    assert!(exchange.is_open(kept));
-    let exchange = exchange.hand_over(rules(&[1]));
-    assert!(!exchange.is_open(kept));
-    assert_eq!(exchange.counters().unrestored, 1);
 }
