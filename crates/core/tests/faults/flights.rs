@@ -1,6 +1,7 @@
 //! Sends that are not waited for unless they fail, and all of them fail.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use bytes::Bytes;
 use ringhold_core::inherit::Inherited;
@@ -16,7 +17,7 @@ use crate::services::Gate;
 const CLIENTS: usize = 150;
 const ROUNDS: u64 = 12;
 
-/// A completion queue for 32 completions, and sockets that take less than a message.
+/// A completion queue for 32 completions, and sockets that take less than a message: those of the name `read`.
 fn start(engine: Engine) -> (Bed, Readers, Gate) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     // Accepted sockets inherit it.
@@ -32,14 +33,17 @@ fn start(engine: Engine) -> (Bed, Readers, Gate) {
         buffers = 2
         buffer_bytes = 1024
         [sockets.read]
+        [sockets.deaf]
+        listen = [\"unix:@/deaf\"]
         [sockets.gate]
         listen = [\"127.0.0.1:0\"]
     ";
     let (readers, gate) = (Readers::default(), Gate::default());
-    let (theirs, service) = (readers.clone(), gate.clone());
+    let (theirs, others, service) = (readers.clone(), readers.clone(), gate.clone());
     let bed = Bed::start_inheriting(engine, config, inherited, |server| {
         server
             .service("read", move |_| Read(theirs.clone()))
+            .service("deaf", move |_| Read(others.clone()))
             .service("gate", move |_| service.clone())
     });
     (bed, readers, gate)
@@ -95,5 +99,36 @@ pub(crate) fn more_sends_may_fail_than_completions_fit(engine: Engine) {
         assert!(overflows >= ROUNDS / 3, "{overflows}");
     }
     drop((clients, readers));
+    bed.finish();
+}
+
+/// Linux 6.1 tells of sends that found no room before it tells of those to peers that do not want any more, whatever came first.
+pub(crate) fn sends_may_fail_in_another_order(engine: Engine) {
+    const PAIRS: usize = 24;
+    let (bed, readers, gate) = start(engine);
+    let deaf: Vec<UnixStream> = (0..PAIRS).map(|_| bed.connect_unix("deaf")).collect();
+    bed.until_open_on("deaf", PAIRS as u64);
+    let mut slow: Vec<TcpStream> = (0..PAIRS).map(|_| bed.connect("read")).collect();
+    bed.until_open_on("read", PAIRS as u64);
+    for client in &deaf {
+        client.shutdown(Shutdown::Read).unwrap();
+    }
+    let readers = std::mem::take(&mut *readers.lock().unwrap());
+    let (to_deaf, to_slow) = readers.split_at(PAIRS);
+    let message = message(0);
+    gate.hold(&bed, 1, || {
+        for (one, other) in to_deaf.iter().zip(to_slow) {
+            one.push_shared(&message).unwrap();
+            other.push_shared(&message).unwrap();
+        }
+    });
+    bed.until("the deaf are gone", |bed| bed.name("deaf").open == 0);
+    let gone = bed.name("deaf");
+    assert_eq!((gone.failed, gone.bytes_out), (PAIRS as u64, 0));
+    for client in &mut slow {
+        client::expect(client, &message);
+    }
+    assert_eq!(bed.name("read").open, PAIRS as u64);
+    drop((deaf, slow, readers));
     bed.finish();
 }

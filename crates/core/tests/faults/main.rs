@@ -96,6 +96,7 @@ tests! {
     }
     flights {
         more_sends_may_fail_than_completions_fit,
+        sends_may_fail_in_another_order,
     }
     timeouts {
         a_reader_that_never_reads_is_cut,

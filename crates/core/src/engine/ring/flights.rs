@@ -32,8 +32,10 @@ const BYTES_MAX: usize = 64 * 1024;
 #[derive(Default)]
 pub(super) struct Flights {
     queue: VecDeque<Flight>,
-    /// Those before this place have neither failed nor will they: failures come in order.
-    unfailed: usize,
+    /// Where the next one that failed is most likely: behind the last. Failures may come in another order. Linux 6.1 tells at
+    /// once of sends for which there was no room (io_req_complete_failed), and of those with errors of the socket
+    /// only when it has begun all of a submission (io_req_complete_defer, io_uring/io_uring.c).
+    expected: usize,
 }
 
 struct Flight {
@@ -42,6 +44,17 @@ struct Flight {
     slot: u32,
     /// What is sent; the kernel reads it until the flight has landed. Empty once it has failed.
     bytes: Segment,
+}
+
+impl Flights {
+    /// The flight of a connection failed: what it was to send. There is at most one for each slot, and nobody else gets the slot
+    /// before it has landed.
+    fn fail(&mut self, slot: u32) -> Option<Segment> {
+        let mut places = (self.expected..self.queue.len()).chain(0..self.expected);
+        let place = places.find(|place| self.queue[*place].slot == slot)?;
+        self.expected = place + 1;
+        Some(std::mem::take(&mut self.queue[place].bytes))
+    }
 }
 
 impl Engine<'_> {
@@ -77,16 +90,11 @@ impl Engine<'_> {
 
     /// A flight failed: what was not sent is to be sent again, or the connection is over.
     pub(super) fn crashed(&mut self, operation: Operation, completion: &Completion) {
-        let failed = self.flights.queue.iter_mut().enumerate();
-        let mut candidates = failed.skip(self.flights.unfailed);
-        let Some((place, flight)) = candidates.find(|(_, flight)| flight.slot == operation.slot)
-        else {
-            debug_assert!(false, "a flight fails once, before it lands");
+        let slot = operation.slot;
+        let Some(bytes) = self.flights.fail(slot) else {
+            debug_assert!(false, "a flight fails before it lands");
             return;
         };
-        let bytes = std::mem::take(&mut flight.bytes);
-        self.flights.unfailed = place + 1;
-        let slot = operation.slot;
         let Some(link) = self.shard.link_of(slot, operation.generation) else {
             debug_assert!(false, "nothing is closed before its flight has landed");
             return;
@@ -114,7 +122,7 @@ impl Engine<'_> {
             self.enter(Wait::No)?;
             self.dispatch_all(chunk)?;
         }
-        self.flights.unfailed = 0;
+        self.flights.expected = 0;
         for flight in self.flights.queue.drain(..) {
             self.shard.desk.pools.give_segment(flight.bytes);
         }
@@ -129,4 +137,35 @@ pub(super) fn flight(fd: Fd, bytes: &[u8]) -> squeue::Entry {
         .flags(FLAGS)
         .build()
         .flags(squeue::Flags::SKIP_SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flights of these slots, each with its slot as its bytes.
+    fn flights(slots: std::ops::Range<u32>) -> Flights {
+        let flight = |slot: u32| Flight {
+            order: u64::from(slot),
+            slot,
+            bytes: Segment::Owned(slot.to_ne_bytes().to_vec()),
+        };
+        Flights {
+            queue: slots.map(flight).collect(),
+            expected: 0,
+        }
+    }
+
+    #[test]
+    fn failures_may_come_in_any_order() {
+        // In the order of the sends, and as Linux 6.1 tells of two submissions: those without room before the others of each.
+        for order in [[0_u32, 1, 2, 3, 5, 7], [1, 3, 0, 2, 7, 5]] {
+            let mut flights = flights(0..8);
+            for slot in order {
+                let bytes = Segment::Owned(slot.to_ne_bytes().to_vec());
+                assert_eq!(flights.fail(slot), Some(bytes), "{order:?}");
+            }
+            assert_eq!(flights.fail(8), None);
+        }
+    }
 }
