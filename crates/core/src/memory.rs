@@ -1,8 +1,9 @@
 //! The bound on what the whole process holds for its connections.
 //!
-//! Each worker counts the bytes of its partial frames and outboxes and adds the difference to one shared sum at the
-//! end of a turn. Above the limit the worker that holds the largest connection is told to cut it. It may be busy: then the limit
-//! may be exceeded by [a part of it](EXCESS), and above that the others cut what they have.
+//! Each worker counts the bytes of its partial frames and outboxes and adds the difference to one shared sum before it
+//! sleeps, and in a turn if that is [much](STEP_MAX) or too much. Most of what is taken is given back before that, and then costs
+//! no memory that all workers write to. Above the limit the worker that holds the largest connection is told to cut it. It may
+//! be busy: then the limit may be exceeded by [a part of it](EXCESS), and above that the others cut what they have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,18 +11,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 /// The limit may be exceeded by so much of it, one sixteenth, while the worker that was told to cut has not looked.
 const EXCESS: u64 = 16;
 
+/// What a worker that does not sleep holds more or less than the others know of it, at most.
+const STEP_MAX: u64 = 64 * 1024;
+
+/// All workers together hold so much of the limit more or less than is known, at most.
+const UNKNOWN: u64 = 256;
+
 /// The sum over all workers, and what is known of each.
 pub(crate) struct Memory {
     limit: u64,
-    /// What connections hold.
+    /// As [`STEP_MAX`], or less if there are many workers for the limit.
+    step: u64,
+    /// What connections hold, as far as it is known.
     total: AtomicU64,
     /// What is under way to connections; see [`crate::transit`]. Nobody is cut for it, since that would not free it.
     under_way: AtomicU64,
     workers: Vec<Holder>,
 }
 
-/// What is known of a worker.
+/// What is known of a worker, apart from the others', since only that worker changes most of it.
 #[derive(Default)]
+#[repr(align(64))]
 struct Holder {
     /// What its largest connection holds, or held not long ago.
     largest: AtomicUsize,
@@ -33,6 +43,7 @@ impl Memory {
     pub(crate) fn new(limit: u64, workers: usize) -> Arc<Self> {
         Arc::new(Memory {
             limit,
+            step: STEP_MAX.min(limit / UNKNOWN / workers as u64),
             total: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
             workers: (0..workers).map(|_| Holder::default()).collect(),
@@ -68,6 +79,8 @@ pub(crate) struct Meter {
     held: u64,
     /// What of `held` is in the shared sum.
     published: u64,
+    /// What the others read as [`Holder::largest`].
+    largest: usize,
 }
 
 impl Meter {
@@ -77,6 +90,7 @@ impl Meter {
             worker,
             held: 0,
             published: 0,
+            largest: 0,
         }
     }
 
@@ -84,29 +98,39 @@ impl Meter {
     pub(crate) fn change(&mut self, before: usize, after: usize) {
         debug_assert!(self.held >= before as u64);
         self.held = self.held - before as u64 + after as u64;
-        let largest = &self.memory.workers[self.worker].largest;
-        if after > largest.load(Ordering::Relaxed) {
-            largest.store(after, Ordering::Relaxed);
+        if after > self.largest {
+            self.set_largest(after);
         }
+    }
+
+    fn set_largest(&mut self, largest: usize) {
+        self.largest = largest;
+        let known = &self.memory.workers[self.worker].largest;
+        known.store(largest, Ordering::Relaxed);
     }
 
     pub(crate) fn held(&self) -> u64 {
         self.held
     }
 
+    /// Whether what changed since the last call of [`Meter::publish`] is too much to be added only before the worker sleeps.
+    pub(crate) fn must_publish(&self) -> bool {
+        let Memory {
+            limit, step, total, ..
+        } = &*self.memory;
+        let of_others = total.load(Ordering::Relaxed) - self.published;
+        self.held.abs_diff(self.published) > *step || of_others + self.held > *limit
+    }
+
     /// Adds what changed since the last call to the shared sum. Above the limit: the worker that is to cut its
     /// largest connection.
     pub(crate) fn publish(&mut self) -> Option<usize> {
-        if self.held >= self.published {
-            self.memory
-                .total
-                .fetch_add(self.held - self.published, Ordering::Relaxed);
-        } else {
-            self.memory
-                .total
-                .fetch_sub(self.published - self.held, Ordering::Relaxed);
+        if self.held != self.published {
+            // Modulo 2^64, so that it may be less than before.
+            let change = self.held.wrapping_sub(self.published);
+            self.memory.total.fetch_add(change, Ordering::Relaxed);
+            self.published = self.held;
         }
-        self.published = self.held;
         self.over_limit()
     }
 
@@ -150,8 +174,7 @@ impl Meter {
     /// States what this worker's largest connection holds, after a look at all of them. If another worker is known to
     /// have a larger one, or the limit is kept by now, there is nothing to cut here: `false`.
     pub(crate) fn must_cut(&mut self, largest: usize) -> bool {
-        let known = &self.memory.workers[self.worker].largest;
-        known.store(largest, Ordering::Relaxed);
+        self.set_largest(largest);
         largest > 0 && self.publish() == Some(self.worker)
     }
 }
@@ -160,8 +183,7 @@ impl Drop for Meter {
     fn drop(&mut self) {
         self.held = 0;
         self.publish();
-        let known = &self.memory.workers[self.worker].largest;
-        known.store(0, Ordering::Relaxed);
+        self.set_largest(0);
     }
 }
 
@@ -186,6 +208,40 @@ mod tests {
         assert!(!meters[0].must_cut(0));
         drop(meters);
         assert_eq!(memory.total(), 0);
+    }
+
+    #[test]
+    fn little_is_not_told_before_a_worker_sleeps() {
+        let limit = 1 << 30;
+        let memory = Memory::new(limit, 2);
+        let mut meters = [Meter::new(memory.clone(), 0), Meter::new(memory.clone(), 1)];
+        let step = STEP_MAX as usize;
+        for (before, after, must) in [
+            (0, step, false),
+            (step, 0, false),
+            (0, step + 1, true),
+            (step + 1, 0, false),
+        ] {
+            meters[0].change(before, after);
+            assert_eq!(meters[0].must_publish(), must, "{before} to {after}");
+            assert_eq!(memory.total(), 0);
+        }
+        meters[0].change(0, step);
+        meters[0].publish();
+        assert_eq!(memory.total(), STEP_MAX);
+        meters[1].change(0, limit as usize - step);
+        meters[1].publish();
+        assert!(!meters[0].must_publish());
+        meters[0].change(0, 1);
+        assert!(meters[0].must_publish(), "it is too much, however little");
+    }
+
+    #[test]
+    fn what_is_not_told_is_a_small_part_of_the_limit() {
+        for (limit, workers) in [(1, 1), (1 << 20, 1), (1 << 20, 64), (1 << 30, 64)] {
+            let step = Memory::new(limit, workers).step;
+            assert!(step <= STEP_MAX && step * workers as u64 <= limit / UNKNOWN);
+        }
     }
 
     #[test]

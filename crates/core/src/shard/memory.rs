@@ -8,12 +8,20 @@ use crate::mailbox::Mail;
 use crate::peer::Link;
 
 impl<L: Link> Shard<L> {
-    /// Tells the others what this worker's connections hold by now. If that is too much, cuts connections, or tells the worker
-    /// to do so that holds the largest.
+    /// Bounds the memory in a turn: small changes wait until the worker sleeps.
     pub(super) fn bound_memory(&mut self) {
+        if self.desk.meter.must_publish() {
+            self.settle_memory();
+        }
+    }
+
+    /// Tells the others what this worker's connections hold by now, which it must before it sleeps. If that is too much, cuts
+    /// connections, or tells the worker to do so that holds the largest. Returns whether it cut any.
+    pub(crate) fn settle_memory(&mut self) -> bool {
         let me = self.desk.worker;
         let mut holder = self.desk.meter.publish();
-        if holder == Some(me) && !self.shed() {
+        let has_cut = holder == Some(me) && self.shed();
+        if holder == Some(me) && !has_cut {
             // What was known of this worker was out of date.
             holder = self.desk.meter.publish();
         }
@@ -24,6 +32,7 @@ impl<L: Link> Shard<L> {
         {
             let _ = post.send(Mail::Shed);
         }
+        has_cut
     }
 
     /// The worker was told to cut connections.

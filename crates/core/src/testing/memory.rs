@@ -73,6 +73,25 @@ fn a_worker_that_is_busy_is_told_to_cut_once() {
 }
 
 #[test]
+fn little_is_told_before_a_worker_sleeps_or_if_it_is_too_much() {
+    let limit = 1 << 30;
+    let mut two = Two::new(limit);
+    let clients = [connect(&mut two.exchange), connect(&mut two.exchange)];
+    ask(&mut two.exchange, clients[0]);
+    two.exchange.shard.work();
+    assert_eq!(two.memory.total(), 0);
+    assert!(!two.exchange.shard.settle_memory());
+    assert_eq!(two.memory.total(), HELD);
+    two.busy.change(0, (limit - HELD) as usize);
+    two.busy.publish();
+    assert_eq!(two.told_to_cut(), 0);
+    ask(&mut two.exchange, clients[1]);
+    two.exchange.shard.work();
+    assert_eq!(two.told_to_cut(), 1);
+    assert_eq!(two.memory.total(), limit + HELD);
+}
+
+#[test]
 fn the_limit_holds_while_the_worker_that_holds_most_is_busy() {
     let limit = 1_000_000;
     let mut two = Two::new(limit);

@@ -45,6 +45,30 @@ pub(crate) fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_conne
     bed.finish();
 }
 
+/// However little it is: nobody tells of it later.
+pub(crate) fn a_worker_that_sleeps_has_told_what_it_holds(engine: Engine) {
+    let config = "
+        workers = 2
+        [sockets.echo]
+        listen = [\"127.0.0.1:0\"]";
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let whole = frame(2000, 1);
+    let (sent, rest) = whole.split_at(1000);
+    let mut clients = [bed.connect("echo"), bed.connect("echo")];
+    for client in &mut clients {
+        client.write_all(sent).unwrap();
+    }
+    bed.until("both parts are known of", |bed| {
+        bed.memory_held() >= 2 * sent.len() as u64
+    });
+    for client in &clients {
+        client::exchange(client, rest, &whole);
+    }
+    bed.until("memory back", |bed| bed.memory_held() == 0);
+    drop(clients);
+    bed.finish();
+}
+
 pub(crate) fn buffers_take_no_memory_before_they_are_used(engine: Engine) {
     // 66 MiB a worker, in all.
     let config = "

@@ -208,7 +208,7 @@ impl Engine<'_> {
 
     /// Whether to sleep, and how long.
     fn plan_wait(&mut self) -> Wait {
-        if self.shard.is_busy() || self.flights.has_landed() {
+        if self.shard.is_busy() || self.flights.has_landed() || self.shard.settle_memory() {
             return Wait::No;
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {

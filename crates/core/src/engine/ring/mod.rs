@@ -258,7 +258,11 @@ impl<'r> Engine<'r> {
         // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
         // has anything to receive.
         let is_asked = self.crowd.is_waiting() || self.bulk.is_wanted();
-        if self.shard.is_busy() || !self.starved.is_empty() || is_asked {
+        if self.shard.is_busy()
+            || !self.starved.is_empty()
+            || is_asked
+            || self.shard.settle_memory()
+        {
             return Ok(Plan::Work);
         }
         if let Some(mail) = self.mailbox.prepare_sleep() {
@@ -268,8 +272,6 @@ impl<'r> Engine<'r> {
         if self.shard.is_catching_up() {
             return Ok(Plan::CatchUp);
         }
-        // What connections held that were closed in this turn; nothing is cut for it.
-        let _ = self.shard.desk.meter.publish();
         let acceptors = self.acceptors.iter();
         let rests = acceptors.filter_map(|acceptor| acceptor.accepting.rest_ends());
         if let Some(due) = rests.chain(self.shard.next_due()).min() {
