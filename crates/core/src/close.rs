@@ -25,6 +25,9 @@ pub enum Close {
     ProxyHeader(&'static str),
     /// Such a header was not complete within `limits.frame_timeout`.
     ProxyTimeout,
+    /// The client, as such a header said, had as many connections as `connections_per_client` of the socket allows. No service was
+    /// told of it.
+    Crowded,
     /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports.
     Failed(io::Error),
     /// The input is not msgpack within the limits.
@@ -67,6 +70,7 @@ impl Close {
         !matches!(
             self,
             Close::Failed(_)
+                | Close::Crowded
                 | Close::WriteTimeout
                 | Close::Untaken
                 | Close::Overflow
@@ -100,6 +104,9 @@ impl fmt::Display for Close {
             Close::ProxyTimeout => f.write_str(
                 "it is expected to begin with a PROXY protocol header, which was not complete within \
                  limits.frame_timeout; see proxy_protocol of the socket",
+            ),
+            Close::Crowded => f.write_str(
+                "its client has as many others as connections_per_client of the socket allows",
             ),
             Close::Failed(error) => write!(f, "the socket failed: {error}"),
             Close::Framing(error) => {

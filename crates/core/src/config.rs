@@ -146,6 +146,10 @@ pub struct SocketConfig {
     /// listeners holds the rest. What it leaves of `limits.connections` is for the other names on these workers. Default 0,
     /// which is no other limit than that; at most that.
     pub connections: u32,
+    /// Connections of this name that one client has, over all workers: an IPv4 address, an IPv6 network of 64 bits, or a user
+    /// over unix sockets; with `proxy_protocol` the address that the header says. Above it they are closed at once, so that
+    /// one client cannot take the room of the others. Default 0, which is no limit; at most [`Limits::MAX_CONNECTIONS`].
+    pub connections_per_client: u32,
     /// Takes the place of `limits.idle_timeout` for connections of this name; zero is never. Default none.
     pub idle_timeout: Option<Duration>,
     /// Whether every connection begins with a header of the PROXY protocol, version 1 or 2, in which the proxy before this
@@ -202,6 +206,7 @@ impl SocketConfig {
             listen: Vec::new(),
             workers: Partition::All,
             connections: 0,
+            connections_per_client: 0,
             idle_timeout: None,
             proxy_protocol: false,
             fd_name: None,

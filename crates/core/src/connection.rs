@@ -341,6 +341,7 @@ impl Connection {
             | Close::Framing(_)
             | Close::TopLevel(_)
             | Close::Rejected(_) => counters.bad_input.add(1),
+            Close::Crowded => counters.crowded.add(1),
             Close::Failed(_) => counters.failed.add(1),
             Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::crowd::Crowd;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -18,6 +19,8 @@ pub(crate) struct Name {
     pub(crate) service: Option<NamedService>,
     /// How long its connections may say nothing; zero is for ever.
     pub(crate) idle_timeout: Duration,
+    /// How many of its connections a client may have; 0 is any number.
+    pub(crate) connections_per_client: u32,
     /// Its connections begin with the header of a proxy.
     pub(crate) proxy_protocol: bool,
 }
@@ -45,6 +48,7 @@ pub(crate) struct Crew {
     pub(crate) posts: Vec<Post>,
     pub(crate) names: Arc<[Name]>,
     pub(crate) dealer: Dealer,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
     /// Deferred replies that are owed.
@@ -97,6 +101,7 @@ impl Crew {
             finished: Roll::new(posts.len()),
             left_behind: Roll::new(posts.len()),
             posts,
+            crowd: Crowd::new(names.iter().map(|name| name.connections_per_client)),
             names,
             dealer,
             memory,

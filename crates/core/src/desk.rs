@@ -1,10 +1,12 @@
 //! What every connection of a worker works with.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ringhold_framer::Framer;
 
 use crate::crew::{Crew, Name};
+use crate::crowd::Place;
 use crate::limits::Limits;
 use crate::memory::Meter;
 use crate::metrics::{NameCounters, WorkerMetrics};
@@ -24,6 +26,8 @@ pub(crate) struct Desk {
     pub(crate) framer: Framer,
     pub(crate) pools: Pools,
     pub(crate) meter: Meter,
+    /// By slot, the places of those connections whose clients are counted.
+    pub(crate) places: HashMap<u32, Place>,
     counters: Arc<WorkerMetrics>,
     pub(crate) handles: Handles,
     /// Bounds the warnings about connections.
@@ -49,6 +53,7 @@ impl Desk {
             }),
             pools: Pools::default(),
             meter: Meter::new(crew.memory.clone(), worker),
+            places: HashMap::new(),
             counters: crew.metrics.worker(worker),
             handles: Handles {
                 post: crew.posts[worker].clone(),

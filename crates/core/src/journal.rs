@@ -7,6 +7,7 @@ use tracing::field::{DisplayValue, display};
 
 use crate::close::Close;
 use crate::connection::Connection;
+use crate::crowd::Party;
 use crate::desk::Desk;
 use crate::peer::{ConnectionId, Link, PeerAddress};
 use crate::reply::{Abandoned, Reply};
@@ -91,6 +92,22 @@ pub(crate) fn arrives(connection: &Connection, desk: &Desk, link: &dyn Link) {
     );
 }
 
+/// A connection was closed at once, since its client has as many as it may. It has no number.
+#[cold]
+pub(crate) fn crowded(name: u16, client: Party, desk: &Desk) {
+    if !desk.warnings.lets_pass(Kind::Crowded, desk.now) {
+        return;
+    }
+    let socket = &desk.names[name as usize].name;
+    let limit = desk.crew.crowd.limit(name);
+    tracing::warn!(
+        socket = %socket,
+        peer = %client,
+        "closed a connection of {socket} at once: {client} has as many others as sockets.{socket}.connections_per_client = {limit} \
+         allows",
+    );
+}
+
 /// A connection begins to end.
 #[cold]
 pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
@@ -160,6 +177,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Failed(_) | Close::Idle | Close::Refused(_) | Close::Service(_) => return None,
         Close::Truncated => Kind::Truncated,
         Close::ProxyHeader(_) | Close::ProxyTimeout => Kind::ProxyHeader,
+        Close::Crowded => Kind::Crowded,
         Close::Framing(_) => Kind::Framing,
         Close::TopLevel(_) => Kind::TopLevel,
         Close::Rejected(_) => Kind::Rejected,

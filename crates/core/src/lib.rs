@@ -56,6 +56,7 @@ mod close;
 mod connection;
 mod control;
 mod crew;
+mod crowd;
 mod desk;
 mod engine;
 mod fan;

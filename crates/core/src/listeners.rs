@@ -68,6 +68,8 @@ pub struct Listener {
     pub dealt: bool,
     /// How many connections of its name each worker holds at most.
     pub connections: u32,
+    /// How many connections of its name a client may have; 0 is any number.
+    pub connections_per_client: u32,
     /// How long a connection may say nothing; zero is for ever.
     pub idle_timeout: Duration,
     /// Whether connections begin with the header of a proxy.

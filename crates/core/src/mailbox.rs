@@ -20,6 +20,7 @@ use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::close::Close;
+use crate::crowd::Place;
 use crate::fan::{Fan, Fanned};
 use crate::handover::parcel::Parcel;
 use crate::peer::{ConnectionId, HandleState};
@@ -28,7 +29,11 @@ use crate::transit::UnderWay;
 /// What a worker can be told.
 pub(crate) enum Mail {
     /// A connection that another worker accepted on the listeners of a socket name. The mailbox owns the descriptor.
-    Accepted { name: u16, socket: OwnedFd },
+    Accepted {
+        name: u16,
+        socket: OwnedFd,
+        place: Option<Place>,
+    },
     /// Bytes that a [`Handle`](crate::Handle) pushed, `here`: on the worker's own thread.
     Push {
         to: ConnectionId,
@@ -56,7 +61,11 @@ pub(crate) enum Mail {
     /// The process holds more memory than it may, and this worker holds the largest connection. There is one such mail at a time.
     Shed,
     /// A connection that the predecessor handed over, counted for this worker.
-    Restored { name: u16, parcel: Box<Parcel> },
+    Restored {
+        name: u16,
+        parcel: Box<Parcel>,
+        place: Option<Place>,
+    },
     /// Say when everything that was posted before has been done.
     Report(mpsc::Sender<()>),
     /// The connections are this process's. Until this mail no byte moves on any, and nobody is accepted.

@@ -80,6 +80,8 @@ counters! {
         accepted,
         /// Connections accepted and closed at once because the name is disabled.
         turned_away,
+        /// Connections closed at once because their client had as many as `connections_per_client` allows.
+        crowded,
         /// Times that accepting paused because somebody had connected and every worker that could serve the connection held as many
         /// as it may. It waits in the backlog until there is room.
         accept_pauses,

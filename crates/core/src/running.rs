@@ -460,7 +460,7 @@ fn owned_by(worker: usize, listeners: &[Arc<Listener>]) -> impl Iterator<Item = 
     listeners.iter().filter(owns)
 }
 
-/// The socket names by number, with the services that answer them. Orphans come last, have none, and no `idle_timeout` of
+/// The socket names by number, with the services that answer them. Orphans come last, have none, and no limits of
 /// their own.
 fn names(
     listeners: &[Arc<Listener>],
@@ -481,6 +481,7 @@ fn names(
                     name: listener.service.as_str().into(),
                     index,
                 }),
+                connections_per_client: listener.connections_per_client,
                 idle_timeout: listener.idle_timeout,
                 proxy_protocol: listener.proxy_protocol,
             });
@@ -489,6 +490,7 @@ fn names(
     names.extend(orphans.iter().map(|name| Name {
         name: name.clone(),
         service: None,
+        connections_per_client: 0,
         idle_timeout,
         proxy_protocol: false,
     }));

@@ -182,6 +182,7 @@ impl Exchange {
                     name: SERVICE.into(),
                     index: 0,
                 }),
+                connections_per_client: 0,
                 idle_timeout,
                 proxy_protocol: false,
             })
@@ -247,7 +248,7 @@ impl Exchange {
             peer: self.peer.clone(),
             ..Wire::default()
         };
-        let id = self.shard.open(name as u16, wire);
+        let id = self.shard.open(name as u16, wire, None);
         self.ids.push(Some(id));
         self.settle();
         Client(self.ids.len() - 1)

@@ -14,6 +14,8 @@ const WINDOW_MS: u64 = 1_000;
 pub(crate) enum Kind {
     Truncated,
     ProxyHeader,
+    /// A client has as many connections as it may.
+    Crowded,
     Framing,
     TopLevel,
     Rejected,
@@ -36,9 +38,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 17] = [
+    const ALL: [Kind; 18] = [
         Kind::Truncated,
         Kind::ProxyHeader,
+        Kind::Crowded,
         Kind::Framing,
         Kind::TopLevel,
         Kind::Rejected,
@@ -61,6 +64,7 @@ impl Kind {
         let why = match self {
             Kind::Truncated => "the peer ended the connection in the middle of a frame",
             Kind::ProxyHeader => "the PROXY protocol header was missing, wrong or late",
+            Kind::Crowded => "their client has as many others as connections_per_client allows",
             Kind::Framing => "the input is not acceptable msgpack",
             Kind::TopLevel => "a frame began with a byte whose type its service does not take",
             Kind::Rejected => "the service rejects the input",

@@ -224,6 +224,11 @@ fn socket(
             default.connections,
             number(0..=Limits::MAX_CONNECTIONS),
         ),
+        connections_per_client: section.read(
+            "connections_per_client",
+            default.connections_per_client,
+            number(0..=Limits::MAX_CONNECTIONS),
+        ),
         idle_timeout: section.read("idle_timeout", default.idle_timeout, |value| {
             duration(value).map(Some)
         }),

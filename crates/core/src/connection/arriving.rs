@@ -2,12 +2,13 @@
 
 use super::{Connection, Life};
 use crate::close::Close;
+use crate::crowd::Party;
 use crate::desk::Desk;
 use crate::proxy::{self, Client, HEADER_BYTES_MAX};
 
 impl Connection {
     /// Takes received bytes while the header is awaited. When it is complete the connection is open, and how many of the bytes
-    /// were the header's is returned.
+    /// were the header's is returned; or it ends, if that is wrong or its client has no place for it.
     pub(crate) fn take_header(&mut self, bytes: &[u8], desk: &mut Desk) -> Option<usize> {
         if self.life != Life::Arriving {
             return None;
@@ -27,8 +28,17 @@ impl Connection {
         match seen {
             Ok(header) => {
                 let header = header?;
-                self.life = Life::Open;
                 self.client = header.client.map(Box::new);
+                // The proxy itself, and whom it does not know, are not counted.
+                let whose = || self.client.as_deref().and_then(Party::at);
+                let Ok(place) = desk.crew.crowd.enter(self.name, whose) else {
+                    self.close(Close::Crowded, desk);
+                    return None;
+                };
+                if let Some(place) = place {
+                    desk.places.insert(self.id.slot, place);
+                }
+                self.life = Life::Open;
                 Some(header.length.saturating_sub(before))
             }
             Err(wrong) => {

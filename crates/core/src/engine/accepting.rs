@@ -14,7 +14,9 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::Acceptor;
+use super::{Acceptor, party};
+use crate::crowd::{Crowded, Place};
+use crate::journal;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::peer::Link;
@@ -35,7 +37,7 @@ pub(crate) struct Accepting {
     /// Every worker of the partition holds as many connections as it may.
     is_paused: bool,
     /// What was accepted for the last room, when another worker was faster.
-    waiting: Option<OwnedFd>,
+    waiting: Option<(OwnedFd, Option<Place>)>,
     /// The pause was logged, and that it is over is to be.
     pause_is_logged: bool,
     /// The turn in which somebody was last found to have connected; zero if all of those were accepted.
@@ -144,7 +146,8 @@ impl Accepting {
         }
     }
 
-    /// Gives a new connection to the worker whose turn it is, or lets it wait for room.
+    /// Gives a new connection to the worker whose turn it is, or lets it wait for room. That of a client which has as many as it may
+    /// is closed: in the backlog it would wait before those of others.
     fn take_in<L: Link>(&mut self, socket: OwnedFd, shard: &mut Shard<L>) {
         let counters = shard.desk.name_counters(self.name);
         if !self.listener.enabled {
@@ -159,14 +162,30 @@ impl Accepting {
             counters.turned_away.add(1);
             return;
         }
+        let place = match self.enter(&socket, shard) {
+            Ok(place) => place,
+            Err(Crowded(client)) => {
+                counters.crowded.add(1);
+                return journal::crowded(self.name, client, &shard.desk);
+            }
+        };
         counters.accepted.add(1);
         match self.deal(shard) {
-            Some(worker) => self.hand_to(worker, socket, shard),
+            Some(worker) => self.hand_to(worker, socket, place, shard),
             None => {
-                self.waiting = Some(socket);
+                self.waiting = Some((socket, place));
                 self.pause(shard);
             }
         }
+    }
+
+    /// Counts a new connection for its client, if that is known: behind a proxy it is when the header is there.
+    fn enter<L>(&self, socket: &OwnedFd, shard: &Shard<L>) -> Result<Option<Place>, Crowded> {
+        if self.listener.proxy_protocol {
+            return Ok(None);
+        }
+        let crowd = &shard.desk.crew.crowd;
+        crowd.enter(self.name, || party(socket.as_fd()))
     }
 
     /// No worker has room for a connection, so accepting pauses.
@@ -185,7 +204,7 @@ impl Accepting {
         tracing::warn!(
             socket = %self.listener.name,
             "accepting paused ({count} so far): {}. New connections wait until others end; raise that, or set idle_timeout \
-             to close those without traffic",
+             to close those without traffic, or connections_per_client if a single client has them",
             self.lack_of_room(shard),
         );
     }
@@ -230,12 +249,12 @@ impl Accepting {
         if !self.is_paused || !self.has_room(shard) {
             return;
         }
-        if let Some(socket) = self.waiting.take() {
+        if let Some((socket, place)) = self.waiting.take() {
             let Some(worker) = self.deal(shard) else {
-                self.waiting = Some(socket);
+                self.waiting = Some((socket, place));
                 return;
             };
-            self.hand_to(worker, socket, shard);
+            self.hand_to(worker, socket, place, shard);
         }
         self.is_paused = false;
         if std::mem::take(&mut self.pause_is_logged) {
@@ -281,10 +300,10 @@ impl Accepting {
     pub(crate) fn end<L: Link>(&mut self, shard: &mut Shard<L>) {
         debug_assert!(self.is_stopping());
         // Nothing that was accepted is lost to a limit.
-        if let Some(socket) = self.waiting.take() {
+        if let Some((socket, place)) = self.waiting.take() {
             let worker = shard.desk.worker;
             shard.desk.crew.dealer.hold(self.name as usize, worker);
-            self.hand_to(worker, socket, shard);
+            self.hand_to(worker, socket, place, shard);
         }
         self.state = State::Ended;
         shard.desk.crew.acceptor_ended(shard.desk.worker);
@@ -305,14 +324,25 @@ impl Accepting {
         dealt.worker
     }
 
-    fn hand_to<L: Link>(&self, worker: usize, socket: OwnedFd, shard: &mut Shard<L>) {
+    fn hand_to<L: Link>(
+        &self,
+        worker: usize,
+        socket: OwnedFd,
+        place: Option<Place>,
+        shard: &mut Shard<L>,
+    ) {
         let name = self.name;
         let own = shard.desk.worker;
-        let sent = match worker == own || shard.desk.crew.is_left_behind(worker) {
-            true => Err(Mail::Accepted { name, socket }),
-            false => shard.desk.crew.posts[worker].send(Mail::Accepted { name, socket }),
+        let mail = Mail::Accepted {
+            name,
+            socket,
+            place,
         };
-        let Err(Mail::Accepted { socket, .. }) = sent else {
+        let sent = match worker == own || shard.desk.crew.is_left_behind(worker) {
+            true => Err(mail),
+            false => shard.desk.crew.posts[worker].send(mail),
+        };
+        let Err(Mail::Accepted { socket, place, .. }) = sent else {
             return;
         };
         if worker != own {
@@ -320,7 +350,7 @@ impl Accepting {
             shard.desk.crew.dealer.release(name as usize, worker);
             shard.desk.crew.dealer.hold(name as usize, own);
         }
-        shard.open(name, L::new(socket));
+        shard.open(name, L::new(socket), place);
     }
 }
 

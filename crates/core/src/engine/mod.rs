@@ -22,6 +22,7 @@ use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::sockopt::socket_domain;
 use rustix::net::{AddressFamily, RecvFlags, recv};
 
+use crate::crowd::Party;
 use crate::handover::parcel::Parcel;
 use crate::host;
 use crate::listeners::Listener;
@@ -109,6 +110,14 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Option<Cred
         uid: peer.uid(),
         gid: peer.gid(),
     }))
+}
+
+/// Who is at the other end of a connected socket. `None` if it has reset the connection by now.
+pub(crate) fn party(socket: BorrowedFd<'_>) -> Option<Party> {
+    match peer_address(socket).ok()? {
+        PeerAddress::Unix => Some(Party::User(peer_credentials(socket).ok()??.uid)),
+        address => Party::at(&address),
+    }
 }
 
 /// Memory that the kernel holds for what was sent on this socket and not taken by the peer, in bytes. For a unix socket it becomes

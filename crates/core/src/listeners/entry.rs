@@ -25,6 +25,7 @@ pub(super) struct Entry {
     pub(super) partition: Vec<usize>,
     pub(super) dealt: bool,
     pub(super) connections: u32,
+    pub(super) connections_per_client: u32,
     pub(super) idle_timeout: Duration,
     pub(super) proxy_protocol: bool,
     pub(super) socket: Planned,
@@ -171,6 +172,7 @@ impl Entry {
             partition: self.partition,
             dealt: self.dealt,
             connections: self.connections,
+            connections_per_client: self.connections_per_client,
             idle_timeout: self.idle_timeout,
             proxy_protocol: self.proxy_protocol,
             path,
@@ -209,6 +211,7 @@ impl From<&Entry> for Row {
             },
             enabled: entry.enabled,
             connections: entry.connections,
+            connections_per_client: entry.connections_per_client,
             idle_timeout: entry.idle_timeout,
             proxy_protocol: entry.proxy_protocol,
         }

@@ -194,6 +194,7 @@ impl Plan {
                 workers: Vec::new(),
                 enabled: false,
                 connections: socket.connections(limits),
+                connections_per_client: socket.connections_per_client,
                 idle_timeout: socket.idle_timeout(limits),
                 proxy_protocol: socket.proxy_protocol,
             });
@@ -215,6 +216,7 @@ impl Plan {
                 partition: partition.to_vec(),
                 dealt: socket.enable && !covered,
                 connections: socket.connections(limits),
+                connections_per_client: socket.connections_per_client,
                 idle_timeout: socket.idle_timeout(limits),
                 proxy_protocol: socket.proxy_protocol,
                 socket: source,

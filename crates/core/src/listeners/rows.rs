@@ -23,6 +23,8 @@ pub struct Row {
     pub enabled: bool,
     /// How many connections of the name each of these workers holds at most.
     pub connections: u32,
+    /// How many connections of the name a client may have, over all workers; 0 is any number.
+    pub connections_per_client: u32,
     /// How long a connection may say nothing; zero is for ever.
     pub idle_timeout: Duration,
     /// Whether a connection begins with the header of a proxy.
@@ -57,6 +59,7 @@ impl Table {
             workers: socket.workers.resolve(workers).unwrap_or_default(),
             enabled: socket.enable,
             connections: socket.connections(&config.limits),
+            connections_per_client: socket.connections_per_client,
             idle_timeout: socket.idle_timeout(&config.limits),
             proxy_protocol: socket.proxy_protocol,
         };
@@ -98,7 +101,7 @@ impl fmt::Display for Table {
     }
 }
 
-const COLUMNS: usize = 9;
+const COLUMNS: usize = 10;
 
 const HEADING: [&str; COLUMNS] = [
     "NAME",
@@ -108,6 +111,7 @@ const HEADING: [&str; COLUMNS] = [
     "WORKERS",
     "ENABLED",
     "CONNECTIONS",
+    "PER CLIENT",
     "IDLE",
     "PROXY",
 ];
@@ -115,10 +119,14 @@ const HEADING: [&str; COLUMNS] = [
 fn cells(row: &Row) -> [String; COLUMNS] {
     let word = |is_so| if is_so { "yes" } else { "no" }.to_owned();
     // None of them matters to who is turned away.
-    let [connections, idle, proxy] = match row.enabled {
-        false => [(); 3].map(|()| "-".to_owned()),
+    let [connections, per_client, idle, proxy] = match row.enabled {
+        false => [(); 4].map(|()| "-".to_owned()),
         true => [
             row.connections.to_string(),
+            match row.connections_per_client {
+                0 => "any".to_owned(),
+                limit => limit.to_string(),
+            },
             match row.idle_timeout.is_zero() {
                 true => "never".to_owned(),
                 false => format!("{:?}", row.idle_timeout),
@@ -139,6 +147,7 @@ fn cells(row: &Row) -> [String; COLUMNS] {
         workers,
         word(row.enabled),
         connections,
+        per_client,
         idle,
         proxy,
     ]

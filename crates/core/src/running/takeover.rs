@@ -1,10 +1,13 @@
 //! Taking over what a predecessor left.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 
 use super::Running;
 use crate::crew::Name;
+use crate::crowd::{Party, Place};
+use crate::engine::party;
 use crate::handover::bequest::{Contents, Legacy};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
@@ -44,6 +47,7 @@ impl Running {
             let worker = self.crew.dealer.place(name);
             let mail = Mail::Restored {
                 name: name as u16,
+                place: self.place(name, &parcel),
                 parcel: Box::new(parcel),
             };
             let _ = self.crew.posts[worker].send(mail);
@@ -74,6 +78,16 @@ impl Running {
         }
         legacies.iter().for_each(Legacy::say_unclaimed);
         Ok(())
+    }
+
+    /// Counts a connection for its client, whatever the limit says. As with new ones, a proxy is none.
+    fn place(&self, name: usize, parcel: &Parcel) -> Option<Place> {
+        let whose = || match &parcel.state.client {
+            Some(client) => Party::at(&client.address()?),
+            None if self.crew.names[name].proxy_protocol => None,
+            None => party(parcel.socket.as_fd()),
+        };
+        self.crew.crowd.hold(name as u16, whose)
     }
 
     /// How many connections their services did not go on with, before anything else can have happened to any: no restore, no

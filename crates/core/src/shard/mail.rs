@@ -23,11 +23,19 @@ impl<L: Link> Shard<L> {
     /// Handles mail. What it asks of the listeners is returned.
     pub(crate) fn deliver(&mut self, mail: Mail) -> Option<Accept> {
         match mail {
-            Mail::Accepted { name, socket } => {
-                self.open(name, L::new(socket));
+            Mail::Accepted {
+                name,
+                socket,
+                place,
+            } => {
+                self.open(name, L::new(socket), place);
             }
-            Mail::Restored { name, parcel } => {
-                self.restore(name, L::new(parcel.socket), parcel.state);
+            Mail::Restored {
+                name,
+                parcel,
+                place,
+            } => {
+                self.restore(name, L::new(parcel.socket), parcel.state, place);
             }
             Mail::Room => return Some(Accept::Deal),
             Mail::Stop { .. } if self.holds => {

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Clock, Desire, Finish, Life, Receive};
+use crate::crowd::Place;
 use crate::handover::parcel::{Parcel, State};
 use crate::host::Host;
 use crate::peer::{ConnectionId, Link, Peer};
@@ -222,9 +223,15 @@ impl<L: Link> Shard<L> {
         self.hosts.iter_mut().enumerate().map(ask).collect()
     }
 
-    /// Takes over a connection from the predecessor. The caller has counted it with the dealer.
-    pub(crate) fn restore(&mut self, name: u16, link: L, state: State) -> ConnectionId {
-        let id = self.admit(name, link);
+    /// Takes over a connection from the predecessor. The caller has counted it with the dealer, and for its client.
+    pub(crate) fn restore(
+        &mut self,
+        name: u16,
+        link: L,
+        state: State,
+        place: Option<Place>,
+    ) -> ConnectionId {
+        let id = self.admit(name, link, place);
         self.desk.name_counters(name).restored.add(1);
         let goes_on = self.desk.names[name as usize].goes_on_with(state.service.as_deref());
         if goes_on && state.client == Some(Client::Awaited) {

@@ -7,13 +7,15 @@ use super::time::NEVER;
 use super::{Entry, Shard, host_of};
 use crate::close::Close;
 use crate::connection::{Connection, Life};
+use crate::crowd::Place;
 use crate::journal;
 use crate::peer::{ConnectionId, Link, Peer, PushError};
 
 impl<L: Link> Shard<L> {
-    /// A connection of the socket name `name` is here. The caller has counted it with the dealer.
-    pub(crate) fn open(&mut self, name: u16, link: L) -> ConnectionId {
-        let id = self.admit(name, link);
+    /// A connection of the socket name `name` is here. The caller has counted it with the dealer, and for its client if that is
+    /// known.
+    pub(crate) fn open(&mut self, name: u16, link: L, place: Option<Place>) -> ConnectionId {
+        let id = self.admit(name, link, place);
         if self.desk.names[name as usize].proxy_protocol {
             self.with(id.slot, |connection, _| connection.life = Life::Arriving);
         } else {
@@ -26,7 +28,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// Makes the entry of a connection, without a session.
-    pub(super) fn admit(&mut self, name: u16, link: L) -> ConnectionId {
+    pub(super) fn admit(&mut self, name: u16, link: L, place: Option<Place>) -> ConnectionId {
         let id = ConnectionId {
             // There are at most `Workers::MAX`.
             worker: self.desk.worker as u16,
@@ -50,6 +52,9 @@ impl<L: Link> Shard<L> {
             is_unsaved: false,
             is_end_logged: false,
         });
+        if let Some(place) = place {
+            self.desk.places.insert(id.slot, place);
+        }
         self.burst.grown(self.connections.len());
         if let Some(entry) = self.connections.get(id.slot as usize) {
             journal::opens(&entry.connection, &self.desk, &entry.link);
@@ -105,6 +110,9 @@ impl<L: Link> Shard<L> {
         }
         connection.outbox.clear(&mut self.desk.pools);
         self.desk.meter.change(connection.metered, 0);
+        if !self.desk.places.is_empty() {
+            self.desk.places.remove(&slot);
+        }
         self.desk.name_counters(name).open.subtract(1);
         if self.desk.crew.dealer.release(name as usize, worker) {
             self.desk.crew.announce_room();

@@ -142,7 +142,7 @@ impl Exchange {
         let name = names.position(|name| *name.name == *parcel.state.name);
         let name = name.unwrap_or_default();
         self.shard.desk.crew.dealer.hold(name, 0);
-        let id = self.shard.restore(name as u16, wire, parcel.state);
+        let id = self.shard.restore(name as u16, wire, parcel.state, None);
         self.ids[client.0] = Some(id);
     }
 }

@@ -121,7 +121,7 @@ impl Exchange {
             incoming: [Bytes::copy_from_slice(bytes)].into(),
             ..Wire::default()
         };
-        let id = self.shard.open(0, wire);
+        let id = self.shard.open(0, wire, None);
         self.ids.push(Some(id));
         self.settle();
         Client(self.ids.len() - 1)

@@ -1,7 +1,7 @@
 //! The other end.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,6 +16,16 @@ use super::PATIENCE;
 /// A connection that sends each write at once and gives up reading or writing only where a test hangs.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
+    prepare(&stream);
+    stream
+}
+
+/// As [`connect`], from this address of ours.
+pub(crate) fn connect_from(ip: IpAddr, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(ip, 0).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
     prepare(&stream);
     stream
 }

@@ -85,6 +85,7 @@ fn every_default_is_as_documented() {
         listen: vec![],
         workers: Partition::All,
         connections: 0,
+        connections_per_client: 0,
         idle_timeout: None,
         proxy_protocol: false,
         fd_name: None,
@@ -136,6 +137,7 @@ fn every_key_is_read() {
         listen  = ["127.0.0.1:0", "[::1]:4660", "unix:/run/x/log.sock", "unix:@log"]
         workers = [3, 0]
         connections = 12
+        connections_per_client = 3
         idle_timeout = "10min"
         proxy_protocol = true
         fd_name = "ringhold-log.socket"
@@ -190,6 +192,7 @@ fn every_key_is_read() {
         ],
         workers: Partition::Only(vec![3, 0]),
         connections: 12,
+        connections_per_client: 3,
         idle_timeout: Some(Duration::from_secs(600)),
         proxy_protocol: true,
         fd_name: Some("ringhold-log.socket".to_owned()),

@@ -206,6 +206,8 @@ fn a_socket_may_have_limits_of_its_own() {
         "connections = -1",
         "connections = 1048577",
         "connections = \"5\"",
+        "connections_per_client = -1",
+        "connections_per_client = 1048577",
         "idle_timeout = 5",
         "idle_timeout = \"5\"",
     ] {

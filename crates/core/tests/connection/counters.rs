@@ -66,6 +66,7 @@ fn one_connection_of_every_fate() {
     let expected = [
         ("accepted", counters.accepted, 0),
         ("turned_away", counters.turned_away, 0),
+        ("crowded", counters.crowded, 0),
         ("opened", counters.opened, 11),
         ("open", counters.open, 2),
         ("frames_in", counters.frames_in, 3 + 1 + 1 + 1 + 1 + 1),

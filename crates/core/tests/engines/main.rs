@@ -9,6 +9,7 @@ mod accepting;
 mod alike;
 mod bed;
 mod bulk;
+mod crowds;
 mod descriptors;
 mod eager;
 mod leftovers;

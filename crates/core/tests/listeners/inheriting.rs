@@ -509,18 +509,18 @@ fn the_table_shows_what_would_be_and_what_is() {
     let fd = tcp();
     let number = number(&fd);
     let text = "[sockets.log]\nlisten = [\"127.0.0.1:0\", \"unix:@a\"]\nworkers = 1\n[sockets.off]\nenable = false\n\
-                [sockets.rpc]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nconnections = 20\nidle_timeout = \"90s\"\nproxy_protocol = true\n[sockets.x]\nenable = false\nservice = \"rpc\"";
+                [sockets.rpc]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nconnections = 20\nconnections_per_client = 4\nidle_timeout = \"90s\"\nproxy_protocol = true\n[sockets.x]\nenable = false\nservice = \"rpc\"";
     let plan = planned(text, inherited([("x", fd)])).unwrap();
     let rows = plan.table();
     let address = rows.0[5].address.clone();
     let expected = [
-        "NAME|ADDRESS|SOURCE|SERVICE|WORKERS|ENABLED|CONNECTIONS|IDLE|PROXY".to_owned(),
-        "log|127.0.0.1:0|would bind|log|1|yes|10000|never|no".to_owned(),
-        "log|unix:@a|would bind|log|1|yes|10000|never|no".to_owned(),
-        "off|-|not inherited|off|-|no|-|-|-".to_owned(),
-        "rpc|127.0.0.1:0|would bind|rpc|0|yes|20|90s|yes".to_owned(),
-        "rpc|127.0.0.1:0|would bind|rpc|1|yes|20|90s|yes".to_owned(),
-        format!("x|{address}|inherited (fd {number})|rpc|0|no|-|-|-"),
+        "NAME|ADDRESS|SOURCE|SERVICE|WORKERS|ENABLED|CONNECTIONS|PER CLIENT|IDLE|PROXY".to_owned(),
+        "log|127.0.0.1:0|would bind|log|1|yes|10000|any|never|no".to_owned(),
+        "log|unix:@a|would bind|log|1|yes|10000|any|never|no".to_owned(),
+        "off|-|not inherited|off|-|no|-|-|-|-".to_owned(),
+        "rpc|127.0.0.1:0|would bind|rpc|0|yes|20|4|90s|yes".to_owned(),
+        "rpc|127.0.0.1:0|would bind|rpc|1|yes|20|4|90s|yes".to_owned(),
+        format!("x|{address}|inherited (fd {number})|rpc|0|no|-|-|-|-"),
     ];
     assert_eq!(cells(&rows.to_string()), expected);
     // Columns begin below each other.

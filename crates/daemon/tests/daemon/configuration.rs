@@ -204,7 +204,7 @@ fn check_prints_the_table_and_binds_nothing() {
     let text = format!(
         "workers = 2\n[limits]\nconnections = 500\nidle_timeout = \"1min\"\n\
          [sockets.rpc]\nidle_timeout = \"0s\"\nlisten = [\"127.0.0.1:4999\", \"unix:{socket}\"]\n\
-         [sockets.quiet]\nservice = \"rpc\"\nlisten = [\"[::1]:4998\"]\nworkers = [1]\nconnections = 5\n\
+         [sockets.quiet]\nservice = \"rpc\"\nlisten = [\"[::1]:4998\"]\nworkers = [1]\nconnections = 5\nconnections_per_client = 2\n\
          [sockets.off]\nservice = \"rpc\"\nlisten = [\"127.0.0.1:4997\"]\nenable = false\n"
     );
     let path = manager.write("ringhold.toml", &text);
@@ -231,10 +231,22 @@ fn check_prints_the_table_and_binds_nothing() {
                 "WORKERS",
                 "ENABLED",
                 "CONNECTIONS",
+                "PER CLIENT",
                 "IDLE",
                 "PROXY"
             ],
-            vec!["off", "-", "not inherited", "rpc", "-", "no", "-", "-", "-"],
+            vec![
+                "off",
+                "-",
+                "not inherited",
+                "rpc",
+                "-",
+                "no",
+                "-",
+                "-",
+                "-",
+                "-"
+            ],
             vec![
                 "quiet",
                 "[::1]:4998",
@@ -243,6 +255,7 @@ fn check_prints_the_table_and_binds_nothing() {
                 "1",
                 "yes",
                 "5",
+                "2",
                 "60s",
                 "no"
             ],
@@ -254,6 +267,7 @@ fn check_prints_the_table_and_binds_nothing() {
                 "0-1",
                 "yes",
                 "500",
+                "any",
                 "never",
                 "no"
             ],
@@ -265,6 +279,7 @@ fn check_prints_the_table_and_binds_nothing() {
                 "0-1",
                 "yes",
                 "500",
+                "any",
                 "never",
                 "no"
             ],

@@ -324,10 +324,10 @@ fn the_example_of_an_admin_socket_leaves_it_room() {
         rows[1..],
         [
             [
-                "admin", "-", "assumed", "rpc", "0", "yes", "10000", "never", "no"
+                "admin", "-", "assumed", "rpc", "0", "yes", "10000", "any", "never", "no"
             ],
             [
-                "rpc", "-", "assumed", "rpc", "0-1", "yes", "9900", "never", "no"
+                "rpc", "-", "assumed", "rpc", "0-1", "yes", "9900", "any", "never", "no"
             ],
         ]
     );

@@ -18,6 +18,7 @@ mod belongings;
 mod bursts;
 mod changes;
 mod crash;
+mod crowds;
 mod deferred;
 mod events;
 mod left;

@@ -301,8 +301,12 @@ fn a_worker_that_has_mail_is_not_done() {
     let (socket, _peer) = UnixStream::pair().unwrap();
     let crew = &exchange.shard.desk.crew;
     crew.dealer.hold(0, 0);
-    let (name, socket) = (0, socket.into());
-    assert!(crew.posts[0].send(Mail::Accepted { name, socket }).is_ok());
+    let mail = Mail::Accepted {
+        name: 0,
+        socket: socket.into(),
+        place: None,
+    };
+    assert!(crew.posts[0].send(mail).is_ok());
     exchange.shard.work();
     assert!(exchange.shard.has_nothing_left());
     assert!(!exchange.shard.is_done());
