@@ -111,3 +111,8 @@ pub use serve::ServeRpc;
 pub use service::Rpc;
 pub use session::Session;
 pub use strings::Strings;
+
+/// The page about services shows what is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/services.md")]
+struct Services;
