@@ -28,7 +28,8 @@ pub enum Close {
     /// The client, as such a header said, had as many connections as `connections_per_client` of the socket allows. No service was
     /// told of it.
     Crowded,
-    /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports.
+    /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports. What had been received before
+    /// was given to the service.
     Failed(io::Error),
     /// The input is not msgpack within the limits.
     Framing(framer::Error),
@@ -56,6 +57,8 @@ pub enum Close {
     WriteTimeout,
     /// The server stops, or hands over, and did not wait longer for the peer to take what was queued for it.
     Untaken,
+    /// The server stops, or hands over, and waited no longer for its service, which had no time for all that had arrived.
+    Unserved,
     /// The process held more than `limits.memory`, and this connection held most of it.
     Memory,
     /// The server stops.
@@ -143,6 +146,9 @@ impl fmt::Display for Close {
             Close::Untaken => {
                 f.write_str("the server ended and waited no longer for the peer to take it")
             }
+            Close::Unserved => f.write_str(
+                "the server ended and waited no longer for its service, which had no time for all that had arrived",
+            ),
             Close::Memory => {
                 f.write_str("limits.memory was exceeded and this connection held most")
             }

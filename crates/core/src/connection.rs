@@ -12,6 +12,7 @@ use crate::slots::Key;
 use crate::tickets::Tickets;
 
 mod arriving;
+mod failed;
 mod time;
 
 pub(crate) use self::time::{Clock, LINGER, Over, milliseconds};
@@ -47,7 +48,7 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
     pub(crate) life: Life,
-    /// Why it ends, once it does: then `life` is [`Life::Closing`] or one behind that.
+    /// Why it ends, once it does: then `life` is [`Life::Failed`] or one behind that.
     pub(crate) why: Option<Close>,
     pub(crate) pause: Pause,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
@@ -98,6 +99,8 @@ pub(crate) enum Life {
     Open,
     /// The peer has ended its side. What it asked for is still answered.
     Ended,
+    /// The socket has failed. What was received before is still given to the service, whose answers nobody gets.
+    Failed,
     /// It is over: what is queued is written, then the FIN is sent. `ended`: the peer's FIN was seen.
     Closing { ended: bool, fence: Fence },
     /// The FIN was sent; the peer's is awaited.
@@ -163,7 +166,7 @@ impl Connection {
 
     /// Whether frames are still given to the service.
     pub(crate) fn takes_frames(&self) -> bool {
-        matches!(self.life, Life::Open | Life::Ended)
+        matches!(self.life, Life::Open | Life::Ended | Life::Failed)
     }
 
     /// Whether the peer has not ended its side, nor is it being closed.
@@ -181,7 +184,7 @@ impl Connection {
         match self.life {
             Life::Open | Life::Ended => true,
             Life::Closing { fence, .. } => fence.is_awaited(),
-            Life::Arriving | Life::Shut | Life::Over => false,
+            Life::Arriving | Life::Failed | Life::Shut | Life::Over => false,
         }
     }
 
@@ -191,7 +194,8 @@ impl Connection {
         let crowded = match &mut self.life {
             Life::Open | Life::Ended => None,
             Life::Closing { fence, .. } if *fence == Fence::Posted => Some(fence),
-            Life::Arriving | Life::Closing { .. } | Life::Shut | Life::Over => return,
+            Life::Arriving | Life::Failed => return,
+            Life::Closing { .. } | Life::Shut | Life::Over => return,
         };
         if self.outbox.pushed() + bytes.len() <= desk.limits.outbox_bytes {
             self.outbox.push(&mut desk.pools, bytes);
@@ -272,7 +276,7 @@ impl Connection {
         } else {
             Pause::No
         };
-        if is_full && was != Pause::Full && self.takes_frames() {
+        if is_full && was != Pause::Full && self.why.is_none() {
             desk.name_counters(self.name).pauses.add(1);
         }
     }
@@ -283,6 +287,7 @@ impl Connection {
         let ended = match self.life {
             Life::Arriving | Life::Open => false,
             Life::Ended => true,
+            Life::Failed => return self.cut_short(why, desk),
             Life::Closing { .. } | Life::Shut | Life::Over => {
                 if !why.flushes() {
                     self.cut_short(why, desk);
@@ -291,9 +296,7 @@ impl Connection {
             }
         };
         self.count(&why, desk);
-        if let Some(input) = self.input.take() {
-            desk.pools.give_partial(input);
-        }
+        self.drop_input(desk);
         self.clock.end = desk.now;
         self.life = if why.flushes() {
             let fence = Fence::No;
@@ -304,10 +307,18 @@ impl Connection {
         self.why = Some(why);
     }
 
-    /// What is queued on a connection that is being closed is not written any more, for `why`. That is counted besides the
-    /// reason that it has, which remains, unless that says that everything was answered.
-    fn cut_short(&mut self, why: Close, desk: &Desk) {
-        if self.owes_last_words() {
+    fn drop_input(&mut self, desk: &mut Desk) {
+        if let Some(input) = self.input.take() {
+            desk.pools.give_partial(input);
+        }
+    }
+
+    /// What is queued on a connection that is being closed is not written any more, or what one had received whose socket has
+    /// failed is not given to the service, for `why`. That is counted besides the reason that it has, which remains, unless that
+    /// says that everything was answered.
+    fn cut_short(&mut self, why: Close, desk: &mut Desk) {
+        self.drop_input(desk);
+        if self.life == Life::Failed || self.owes_last_words() {
             self.count(&why, desk);
             if matches!(self.why, Some(Close::Finished)) {
                 self.why = Some(why);
@@ -332,7 +343,7 @@ impl Connection {
     fn count(&self, why: &Close, desk: &Desk) {
         let counters = desk.name_counters(self.name);
         match why {
-            Close::Finished | Close::Stopping | Close::HandedOver => {}
+            Close::Finished | Close::Stopping | Close::Unserved | Close::HandedOver => {}
             Close::Refused(_) | Close::Service(_) | Close::Abandoned(_) => {
                 counters.ended_by_service.add(1)
             }
@@ -361,7 +372,7 @@ impl Connection {
             Life::Open => self.life = Life::Ended,
             Life::Closing { ended, .. } => *ended = true,
             Life::Shut => self.life = Life::Over,
-            Life::Ended | Life::Over => {}
+            Life::Ended | Life::Failed | Life::Over => {}
         }
     }
 
@@ -375,9 +386,12 @@ impl Connection {
         }
     }
 
-    /// An ended peer that has been given everything it asked for is done.
+    /// An ended peer that has been given everything it asked for is done, and so is one whose socket has failed when the service
+    /// has been given what it asked for.
     pub(crate) fn settle(&mut self, desk: &mut Desk) {
-        if self.life == Life::Ended
+        if self.life == Life::Failed {
+            self.settle_failed(desk);
+        } else if self.life == Life::Ended
             && !self.is_ready()
             && !self.is_paused()
             && self.tickets.is_empty()
@@ -411,6 +425,7 @@ impl Connection {
                 };
                 (receive, send, finish)
             }
+            Life::Failed => (Receive::Stop, false, Finish::No),
             Life::Shut => (Receive::Stream, false, Finish::No),
             Life::Over => (Receive::Stop, false, Finish::Close),
         };

@@ -188,6 +188,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::FrameTimeout => Kind::FrameTimeout,
         Close::WriteTimeout => Kind::WriteTimeout,
         Close::Untaken => Kind::Untaken,
+        Close::Unserved => Kind::Unserved,
         Close::Memory => Kind::Memory,
     })
 }

@@ -52,6 +52,12 @@ pub trait Service: 'static {
     ) -> Result<Self::Session, Refusal>;
 
     /// One frame arrived.
+    ///
+    /// Whole frames that were received before a peer ends its side or resets the connection are given to the service all the same, before
+    /// [`disconnected`](Service::disconnected): a peer may send and be gone. After a reset nobody gets the replies, a
+    /// [`Responder`](crate::Responder) that is made then is not [wanted](crate::Responder::is_wanted), and what the kernel holds
+    /// unread is lost, as it is of whoever sends faster than it is served. Frames that wait are not given when the connection ends
+    /// for another reason, such as a limit, bad input before them, or because the service ends it.
     fn frame(
         &mut self,
         session: &mut Self::Session,
@@ -87,7 +93,7 @@ pub trait Service: 'static {
 
     /// The session has ended, with the connection, or with this process if [`Ended::why`] is [`Close::HandedOver`]: then the connection
     /// is the successor's, which [`restore`](Service::restore)s or makes the session anew. Its [`Handle`](crate::Handle)s say that it is
-    /// gone.
+    /// gone. No [`frame`](Service::frame) comes behind this: that says which come before.
     fn disconnected(&mut self, session: Self::Session, ended: &Ended<'_>) {
         let _ = (session, ended);
     }

@@ -191,9 +191,13 @@ impl<L: Link> Shard<L> {
         });
     }
 
-    /// The socket failed.
+    /// The socket failed. What was received before goes to the service all the same.
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
-        self.cut(slot, Close::Failed(error));
+        if self.is_open_to(slot, Connection::takes_frames) {
+            self.with(slot, |connection, desk| connection.fail(error, desk));
+        } else {
+            self.cut(slot, Close::Failed(error));
+        }
     }
 
     /// The FIN that [`Finish::Shutdown`] asked for was sent.

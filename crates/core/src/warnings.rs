@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     FrameTimeout,
     WriteTimeout,
     Untaken,
+    Unserved,
     Memory,
     /// A panic of a service. It need not end a connection.
     Panic,
@@ -52,6 +53,7 @@ impl Kind {
         Kind::FrameTimeout,
         Kind::WriteTimeout,
         Kind::Untaken,
+        Kind::Unserved,
         Kind::Memory,
         Kind::Panic,
         Kind::Slow,
@@ -75,6 +77,7 @@ impl Kind {
             Kind::FrameTimeout => "a frame was not complete within limits.frame_timeout",
             Kind::WriteTimeout => "the peer took nothing for limits.write_timeout",
             Kind::Untaken => "the server ended and waited no longer for the peer to take it",
+            Kind::Unserved => "the server ended and waited no longer for its service",
             Kind::Memory => "limits.memory was exceeded",
             Kind::Panic => {
                 tracing::error!(

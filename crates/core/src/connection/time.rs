@@ -98,7 +98,7 @@ impl Connection {
                 let what = Over::Connection(Close::WriteTimeout);
                 consider(self.clock.end, limits.reply_timeout, what);
             }
-            Life::Open | Life::Ended | Life::Closing { .. } | Life::Over => {}
+            Life::Open | Life::Ended | Life::Failed | Life::Closing { .. } | Life::Over => {}
         }
         if self.takes_frames()
             && let Some(since) = self.tickets.oldest()

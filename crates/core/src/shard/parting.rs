@@ -125,6 +125,8 @@ impl<L: Link> Shard<L> {
         self.is_parting()
             && match connection.life {
                 Life::Arriving | Life::Open | Life::Ended => self.is_at_rest(entry),
+                // Its service had the time that a handover has.
+                Life::Failed => self.rests(),
                 // It ends as in a plain stop.
                 Life::Closing { .. } | Life::Shut if entry.is_unsaved => false,
                 // What was pushed to it before comes first.
@@ -158,6 +160,8 @@ impl<L: Link> Shard<L> {
             if entry.connection.may_part() {
                 // Another thread has pushed something just now. It comes again when that has arrived, or will not.
                 self.touch(slot);
+            } else if entry.connection.life == Life::Failed {
+                self.cut(slot, Close::Unserved);
             } else {
                 // What the kernel would take of its output, it has taken. The rest is given up as in a plain stop.
                 self.cut(slot, Close::Untaken);

@@ -167,7 +167,7 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    fn is_open_to(&self, slot: u32, holds: impl FnOnce(&Connection) -> bool) -> bool {
+    pub(super) fn is_open_to(&self, slot: u32, holds: impl FnOnce(&Connection) -> bool) -> bool {
         let entry = self.connections.get(slot as usize);
         entry.is_some_and(|entry| holds(&entry.connection))
     }

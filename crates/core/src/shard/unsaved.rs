@@ -7,7 +7,7 @@
 
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
-use crate::connection::{LINGER, milliseconds};
+use crate::connection::{LINGER, Life, milliseconds};
 use crate::desk::Desk;
 use crate::peer::Link;
 use crate::service::Saved;
@@ -104,8 +104,10 @@ impl<L> Entry<L> {
     /// Whether frames may still be given to its service before a handover.
     pub(super) fn is_loud(&self) -> bool {
         let connection = &self.connection;
-        connection.why.is_none()
-            && (!connection.quiet || self.is_unsaved && connection.has_backlog())
+        let goes_on = connection.why.is_none();
+        // What one has received whose socket has failed is nobody's but its service's.
+        connection.life == Life::Failed
+            || goes_on && (!connection.quiet || self.is_unsaved && connection.has_backlog())
     }
 
     /// Whether everything is answered that was received before a stop.

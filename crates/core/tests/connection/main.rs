@@ -23,6 +23,7 @@ mod random;
 #[path = "../../../framer/tests/common/reference.rs"]
 #[allow(unreachable_pub, reason = "tests of the framer use it, too")]
 mod reference;
+mod resets;
 mod service;
 mod sources;
 mod stop;

@@ -112,6 +112,8 @@ tests! {
         who_asks_for_much_that_is_slow_holds_up_nobody_else,
         many_who_ask_for_what_is_slow_share_a_turn,
         what_is_slow_may_follow_what_is_fast,
+        what_came_before_a_reset_is_given_to_the_service,
+        many_may_reset_while_the_worker_is_busy,
     }
     memory {
         a_crowd_shares_the_buffers,

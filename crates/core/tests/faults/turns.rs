@@ -14,7 +14,7 @@ use crate::common::client;
 const CONFIG: &str = "
     workers = 1
     [sockets.slow]
-    listen = [\"127.0.0.1:0\"]";
+    listen = [\"127.0.0.1:0\", \"unix:@/slow\"]";
 
 /// Asks for something slow, and is the answer.
 const SLOW: u8 = 1;
@@ -127,5 +127,56 @@ pub(crate) fn what_is_slow_may_follow_what_is_fast(engine: Engine) {
     client::expect(&mut client, &asked);
     let most = seen.most.load(Ordering::Relaxed);
     assert!(most <= 200, "{most}");
+    bed.end();
+}
+
+/// Asks for much and leaves when the first of it is being answered.
+fn leave(bed: &Bed, seen: &Seen, mut client: impl Read + Write, is_answered: bool) {
+    const ASKED: usize = 100;
+    let before = bed.total();
+    let given = seen.count.load(Ordering::Relaxed);
+    if is_answered {
+        // An answer that was not read makes a reset of the close at once, and otherwise the next one does.
+        client.write_all(&[FAST]).unwrap();
+        bed.until("it is answered", |bed| {
+            bed.total().bytes_out == before.bytes_out + 1
+        });
+    }
+    client.write_all(&[SLOW; ASKED]).unwrap();
+    bed.until("it is slow", |_| seen.count.load(Ordering::Relaxed) > given);
+    drop(client);
+    bed.until("it is gone", |bed| bed.total().open == 0);
+    let after = bed.total();
+    assert_eq!(
+        after.bytes_in - before.bytes_in,
+        after.frames_in - before.frames_in
+    );
+    assert_eq!(seen.count.load(Ordering::Relaxed), given + ASKED as u64);
+    assert_eq!(after.failed, before.failed + 1);
+}
+
+pub(crate) fn what_came_before_a_reset_is_given_to_the_service(engine: Engine) {
+    let (bed, seen) = start(engine);
+    for is_answered in [false, true] {
+        leave(&bed, &seen, bed.connect("slow"), is_answered);
+        leave(&bed, &seen, bed.connect_unix("slow"), is_answered);
+    }
+    bed.until("memory back", |bed| bed.memory_held() == 0);
+    bed.end();
+}
+
+pub(crate) fn many_may_reset_while_the_worker_is_busy(engine: Engine) {
+    const ASKED: usize = 30;
+    const COUNT: usize = 10;
+    let (bed, seen) = start(engine);
+    let mut clients: Vec<_> = (0..COUNT).map(|_| bed.connect("slow")).collect();
+    for client in &mut clients {
+        client.write_all(&[SLOW; ASKED]).unwrap();
+    }
+    bed.until_received((COUNT * ASKED) as u64);
+    clients.into_iter().for_each(client::reset);
+    bed.until("they are gone", |bed| bed.total().open == 0);
+    assert_eq!(seen.count.load(Ordering::Relaxed), (COUNT * ASKED) as u64);
+    assert_eq!(bed.total().failed, COUNT as u64);
     bed.end();
 }

@@ -1,0 +1,36 @@
+//! A connection whose socket has failed. The peer has sent what was received before, as whoever closes without reading the
+//! replies, and it is given to the service like that of one that ends its side.
+
+use std::io;
+
+use super::{Connection, Life, Pause};
+use crate::close::Close;
+use crate::desk::Desk;
+
+impl Connection {
+    /// The socket has failed, while the connection takes frames.
+    pub(crate) fn fail(&mut self, error: io::Error, desk: &Desk) {
+        // Both directions may say so.
+        if self.life != Life::Failed {
+            let why = Close::Failed(error);
+            self.count(&why, desk);
+            self.clock.end = desk.now;
+            self.life = Life::Failed;
+            self.why = Some(why);
+        }
+    }
+
+    /// Nobody gets what the service answers, or promises, and nothing is waited for. When it has been given everything, the
+    /// connection is over.
+    pub(super) fn settle_failed(&mut self, desk: &mut Desk) {
+        // What is in a send goes when that is over.
+        self.outbox.clear(&mut desk.pools);
+        for _ in self.tickets.close_all() {
+            desk.crew.ticket_closed(desk.worker);
+        }
+        self.pause = Pause::No;
+        if !self.has_backlog() {
+            self.life = Life::Over;
+        }
+    }
+}
