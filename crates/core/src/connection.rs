@@ -315,12 +315,13 @@ impl Connection {
 
     /// What is queued on a connection that is being closed is not written any more, or what one had received whose socket has
     /// failed is not given to the service, for `why`. That is counted besides the reason that it has, which remains, unless that
-    /// says that everything was answered.
+    /// says that everything was answered, or that the socket had failed.
     fn cut_short(&mut self, why: Close, desk: &mut Desk) {
         self.drop_input(desk);
-        if self.life == Life::Failed || self.owes_last_words() {
+        let has_failed = self.life == Life::Failed;
+        if has_failed || self.owes_last_words() {
             self.count(&why, desk);
-            if matches!(self.why, Some(Close::Finished)) {
+            if has_failed || matches!(self.why, Some(Close::Finished)) {
                 self.why = Some(why);
             }
         }

@@ -85,7 +85,8 @@ pub(crate) struct Shard<L> {
     /// The stop that is under way ends in a handover.
     hands_over: bool,
     rest: Rest,
-    /// Until then a handover waits for workers that do not come to rest.
+    /// Until then a stop waits for services that have no time for what has arrived, and a handover for workers that do not come
+    /// to rest.
     rest_until: u64,
     /// How many connections are [loud](Entry::is_loud).
     loud: usize,
@@ -207,10 +208,11 @@ impl<L: Link> Shard<L> {
 
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
+        let serves_last = self.serves_last();
         if self.dispatches() {
             self.dispatch_ready();
         }
-        self.advance_stop();
+        self.advance_stop(serves_last);
         self.bound_memory();
     }
 

@@ -24,6 +24,8 @@
 //! ```
 
 #[cfg(test)]
+mod busy;
+#[cfg(test)]
 mod closing;
 mod drive;
 #[cfg(test)]

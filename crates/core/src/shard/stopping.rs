@@ -13,8 +13,8 @@ use crate::mailbox::Mail;
 use crate::peer::Link;
 use crate::reply::{Abandoned, Ticket};
 
-/// How long a handover waits for workers that are busy with what they have received, and may push it to the connections of
-/// others. Whoever is busy for longer is left behind by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
+/// How long a stop waits for workers that are busy with what they have received, which they may push to the connections of others,
+/// from when nothing more is. Whoever takes no turn for longer is left behind in a handover by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
 const REST_MAX: Duration = Duration::from_secs(15);
 
 /// So many milliseconds after a stop has begun the log says which deferred replies it waits for. Usual ones are there by then.
@@ -33,7 +33,8 @@ pub(crate) enum Phase {
     Waiting { until: u64 },
     /// It reads no more. What was received is answered and written. At `until` deferred replies are given up that were
     /// promised before the stop began, the others when as much time again is over; what has not been written a linger time
-    /// after the last of them is not. Before a handover that is only waited for where a connection cannot be handed over.
+    /// after the last of them is not, or after the last frame that was given to a service. Before a handover that is only waited
+    /// for where a connection cannot be handed over.
     Draining { until: u64 },
 }
 
@@ -178,8 +179,15 @@ impl<L: Link> Shard<L> {
         self.with(slot, |connection, _| connection.quiet = true);
     }
 
-    /// Moves a stop to its next phase when what it waits for has come, or its time is over.
-    pub(super) fn advance_stop(&mut self) {
+    /// Whether frames wait for a service whose connections end with this stop.
+    pub(super) fn serves_last(&self) -> bool {
+        let waits = |slot: u32| self.is_to_cut(slot) && self.is_open_to(slot, Connection::is_ready);
+        matches!(self.phase, Phase::Draining { .. }) && self.ready.iter().any(|slot| waits(*slot))
+    }
+
+    /// Moves a stop to its next phase when what it waits for has come, or its time is over. In this turn it `serves_last`, or does
+    /// not.
+    pub(super) fn advance_stop(&mut self, serves_last: bool) {
         let now = self.desk.now;
         self.advanced = now;
         match self.phase {
@@ -210,7 +218,7 @@ impl<L: Link> Shard<L> {
         if let Phase::Draining { until } = self.phase
             && now >= until
         {
-            self.end_drain(self.end_of_promises(until));
+            self.end_drain(self.end_of_promises(until), serves_last);
         }
         if self.names_owed_at.take_if(|at| *at <= now).is_some() {
             self.name_owed();
@@ -256,7 +264,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// Gives up what has taken too long. `last` is when every deferred reply has.
-    fn end_drain(&mut self, last: u64) {
+    fn end_drain(&mut self, last: u64, serves_last: bool) {
         let now = self.desk.now;
         if let Some(round) = self.promised.take() {
             self.abandon_until(Some(round));
@@ -267,6 +275,16 @@ impl<L: Link> Shard<L> {
             self.cut_at = None;
             return;
         }
+        if serves_last {
+            if now >= self.rest_until {
+                self.end_unserved();
+            }
+            // Peers have their time when all that was answered has been sent to them. How long that took is known in the next
+            // turn, which comes at once.
+            self.cut_at = None;
+            self.advanced = 0;
+            return;
+        }
         let linger = milliseconds(LINGER);
         let cut_at = *self.cut_at.get_or_insert(now.saturating_add(linger));
         if now >= cut_at {
@@ -275,6 +293,15 @@ impl<L: Link> Shard<L> {
                 if self.is_to_cut(slot) {
                     self.cut(slot, Close::Untaken);
                 }
+            }
+        }
+    }
+
+    /// Ends those of which not all has been given to their services in time. They are written what was answered.
+    fn end_unserved(&mut self) {
+        for slot in self.slots() {
+            if self.is_to_cut(slot) && self.is_open_to(slot, Connection::is_ready) {
+                self.cut(slot, Close::Unserved);
             }
         }
     }

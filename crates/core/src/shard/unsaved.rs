@@ -122,7 +122,12 @@ impl<L> Entry<L> {
 
     /// Counts a connection that has ended because it could not be handed over.
     pub(super) fn count_unsaved(&self, why: &Close, desk: &Desk) {
-        if self.is_unsaved && matches!(why, Close::Stopping | Close::Untaken | Close::Panicked) {
+        if self.is_unsaved
+            && matches!(
+                why,
+                Close::Stopping | Close::Untaken | Close::Unserved | Close::Panicked
+            )
+        {
             desk.name_counters(self.connection.name).unsaved.add(1);
         }
     }

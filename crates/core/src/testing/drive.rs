@@ -73,7 +73,7 @@ impl Exchange {
     }
 
     /// Does what a connection desires, at once. Returns whether anything was to be done.
-    fn update(&mut self, slot: u32) -> bool {
+    pub(super) fn update(&mut self, slot: u32) -> bool {
         let Some(desire) = self.shard.desire(slot) else {
             return false;
         };

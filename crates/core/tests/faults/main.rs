@@ -114,6 +114,7 @@ tests! {
         what_is_slow_may_follow_what_is_fast,
         what_came_before_a_reset_is_given_to_the_service,
         many_may_reset_while_the_worker_is_busy,
+        a_stop_waits_for_the_service_longer_than_for_the_peer,
     }
     memory {
         a_crowd_shares_the_buffers,

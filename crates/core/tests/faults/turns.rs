@@ -13,6 +13,8 @@ use crate::common::client;
 
 const CONFIG: &str = "
     workers = 1
+    [handover]
+    drain = \"0s\"
     [sockets.slow]
     listen = [\"127.0.0.1:0\", \"unix:@/slow\"]";
 
@@ -179,4 +181,27 @@ pub(crate) fn many_may_reset_while_the_worker_is_busy(engine: Engine) {
     assert_eq!(seen.count.load(Ordering::Relaxed), (COUNT * ASKED) as u64);
     assert_eq!(bed.total().failed, COUNT as u64);
     bed.end();
+}
+
+/// Whoever reads is not cut because the service takes longer than its peer is waited for.
+pub(crate) fn a_stop_waits_for_the_service_longer_than_for_the_peer(engine: Engine) {
+    for (count, asked) in [(1, 500), (20, 25)] {
+        let (bed, seen) = start(engine);
+        let mut clients: Vec<_> = (0..count).map(|_| bed.connect("slow")).collect();
+        for client in &mut clients {
+            client.write_all(&vec![SLOW; asked]).unwrap();
+        }
+        bed.until_received((count * asked) as u64);
+        bed.stop();
+        let readers: Vec<_> = clients
+            .into_iter()
+            .map(|mut client| std::thread::spawn(move || client::rest(&mut client)))
+            .collect();
+        for reader in readers {
+            assert_eq!(reader.join().unwrap(), vec![SLOW; asked]);
+        }
+        assert_eq!(seen.count.load(Ordering::Relaxed), (count * asked) as u64);
+        assert_eq!(bed.total().timed_out, 0);
+        bed.end();
+    }
 }

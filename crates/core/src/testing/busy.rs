@@ -1,0 +1,173 @@
+//! Services that have no time for all that has arrived, when the server stops.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Client, Exchange};
+use crate::close::{Close, Ended};
+use crate::frame::Frame;
+use crate::mailbox::Mail;
+use crate::peer::Peer;
+use crate::reply::Reply;
+use crate::service::{Flow, Refusal, Saved, Service};
+
+/// Sends frames back. A session is worth nothing to a successor, or cannot be continued.
+struct Echo {
+    saved: Saved,
+    /// Why sessions have ended.
+    ends: Rc<RefCell<Vec<String>>>,
+}
+
+fn exchange(saved: Saved) -> (Exchange, Rc<RefCell<Vec<String>>>) {
+    let ends = Rc::default();
+    let echo = Echo {
+        saved,
+        ends: Rc::clone(&ends),
+    };
+    (Exchange::new(echo), ends)
+}
+
+impl Service for Echo {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.write(|out| out.extend_from_slice(&frame));
+        Flow::Continue
+    }
+
+    fn save(&self, _: &()) -> Saved {
+        self.saved.clone()
+    }
+
+    fn disconnected(&mut self, (): (), ended: &Ended<'_>) {
+        self.ends.borrow_mut().push(ended.why().to_string());
+    }
+}
+
+/// So many frames of a connection are given in one turn.
+const SHARE: usize = 2048;
+
+/// How long a turn takes, which is longer than peers are waited for.
+const TURN: u64 = 2000;
+
+/// In how many turns a stop gives them what has arrived.
+const TURNS: usize = 9;
+
+impl Exchange {
+    /// One turn of an engine.
+    fn turn(&mut self) {
+        self.now += TURN;
+        self.shard.woken(self.now);
+        self.shard.tick();
+        while let Some(mail) = self.mailbox.next() {
+            let _ = self.shard.deliver(mail);
+        }
+        self.shard.work();
+        while let Some(slot) = self.shard.next_touched() {
+            self.update(slot);
+        }
+        if self.shard.has_nothing_left() {
+            self.shard.becomes_idle();
+        }
+    }
+
+    /// The client has sent so many frames, of which the first are given at once.
+    fn arrive(&mut self, client: Client, frames: usize) {
+        self.shard.received(client.0 as u32, &vec![1; frames], None);
+    }
+
+    fn tell_to_stop(&mut self, hand_over: bool) {
+        self.shard.drain = Duration::ZERO;
+        let _ = self.shard.deliver(Mail::Stop { hand_over });
+    }
+}
+
+#[test]
+fn a_stop_waits_for_them_and_then_for_the_peers() {
+    for hand_over in [false, true] {
+        let (mut exchange, ends) = exchange(Saved::Close);
+        let [busy, deaf] = [(); 2].map(|()| exchange.connect());
+        exchange.set_window(deaf, Some(0));
+        exchange.arrive(busy, 5 * SHARE);
+        exchange.arrive(deaf, 1);
+        exchange.tell_to_stop(hand_over);
+        for shares in [2, 1, 1, 1] {
+            exchange.turn();
+            assert_eq!(exchange.take_sent(busy).len(), shares * SHARE);
+        }
+        assert!(exchange.is_open(deaf));
+        // An engine comes back at once, and knows how late it is.
+        assert!(
+            exchange
+                .shard
+                .next_due()
+                .is_some_and(|due| due <= exchange.now)
+        );
+        exchange.turn();
+        assert!(exchange.is_shut(busy) && exchange.is_open(deaf));
+        assert_eq!(exchange.shard.next_due(), Some(exchange.now + 1000));
+        exchange.advance(Duration::from_millis(999));
+        assert!(exchange.is_open(deaf));
+        exchange.advance(Duration::from_millis(1));
+        assert!(!exchange.is_open(deaf) && exchange.shard.is_done());
+        assert_eq!(exchange.counters().frames_in as usize, 5 * SHARE + 1);
+        assert_eq!(exchange.counters().timed_out, 1);
+        let ended = ["the server stops"; 2];
+        assert_eq!(*ends.borrow(), ended, "of the other one all was answered");
+    }
+}
+
+#[test]
+fn who_is_not_served_in_time_is_sent_what_was_answered() {
+    for hand_over in [false, true] {
+        let (mut exchange, ends) = exchange(Saved::Close);
+        let client = exchange.connect();
+        exchange.arrive(client, 20 * SHARE);
+        exchange.tell_to_stop(hand_over);
+        (0..12).for_each(|_| exchange.turn());
+        assert!(exchange.is_shut(client) && exchange.shard.is_done());
+        let given = exchange.counters().frames_in as usize;
+        assert_eq!(exchange.take_sent(client).len(), given);
+        assert_eq!(given, (1 + TURNS) * SHARE);
+        assert_eq!(exchange.counters().timed_out, 0);
+        assert_eq!(exchange.counters().unsaved, u64::from(hand_over));
+        assert_eq!(*ends.borrow(), [Close::Unserved.to_string()]);
+        assert_eq!(exchange.memory_held(), 0);
+    }
+}
+
+/// No successor would.
+#[test]
+fn a_handover_gives_them_what_those_had_sent_that_have_reset() {
+    for shares in [5, 20] {
+        let (mut exchange, ends) = exchange(Saved::Stateless);
+        let [gone, kept] = [(); 2].map(|()| exchange.connect());
+        exchange.arrive(gone, shares * SHARE);
+        let reset = std::io::Error::from(ErrorKind::ConnectionReset);
+        exchange.shard.failed(gone.0 as u32, reset);
+        exchange.tell_to_stop(true);
+        (0..12).for_each(|_| exchange.turn());
+        assert!(!exchange.is_open(gone) && exchange.shard.is_done());
+        let why = match shares {
+            5 => Close::Failed(ErrorKind::ConnectionReset.into()),
+            _ => Close::Unserved,
+        };
+        let ends_so = |end: &&String| **end == why.to_string();
+        assert_eq!(ends.borrow().iter().filter(ends_so).count(), 1);
+        let parted: Vec<_> = exchange.parted.iter().map(|parted| parted.client).collect();
+        assert_eq!(parted, [kept]);
+        let counters = exchange.counters();
+        assert_eq!(counters.frames_in as usize, shares.min(1 + TURNS) * SHARE);
+        assert_eq!(
+            (counters.failed, counters.timed_out, counters.unsaved),
+            (1, 0, 0)
+        );
+        assert_eq!(exchange.memory_held(), 0);
+    }
+}
