@@ -79,7 +79,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_on(text).map(drop)
 }
 
-/// As [`print`], for somebody who has more to say: whether the reader takes it.
+/// As [`print()`], for somebody who has more to say: whether the reader takes it.
 ///
 /// # Errors
 /// Stdout cannot be written.
