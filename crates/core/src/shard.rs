@@ -432,7 +432,9 @@ impl<L: Link> Shard<L> {
         connection.update_pause(&self.desk);
         connection.settle(&mut self.desk);
         connection.account(&mut self.desk);
+        // One whose socket has failed may still end for something else.
         if !entry.is_end_logged
+            && connection.life != Life::Failed
             && let Some(why) = &connection.why
         {
             entry.is_end_logged = true;

@@ -122,7 +122,7 @@ impl<L: Link> Shard<L> {
         }
         self.with_id(to, |connection, desk| {
             // If it is ending anyway, what was queued before is still written.
-            if connection.takes_frames() {
+            if connection.takes_frames() && connection.why.is_none() {
                 connection.close(why, desk)
             }
         });

@@ -40,7 +40,7 @@ impl<L: Link> Shard<L> {
     /// Ends without having begun: connections that another process still answers for are dropped, not shut down.
     pub(super) fn forget_all(&mut self) {
         for slot in self.slots() {
-            drop(self.closed(slot));
+            drop(self.forget(slot, Close::HandedOver));
         }
         self.holds = false;
         // No service is called any more that has not been called so far.
@@ -187,6 +187,8 @@ impl<L: Link> Shard<L> {
         let ended = !connection.is_read();
         let client = connection.client();
         let number = connection.name;
+        // One that only has output to write goes on as well.
+        connection.why = None;
         self.desk.name_counters(number).handed_over.add(1);
         let socket = self.forget(slot, Close::HandedOver).into_socket();
         let name = &self.desk.names[number as usize];

@@ -276,25 +276,38 @@ impl<L: Link> Shard<L> {
             return;
         }
         if serves_last {
-            if now >= self.rest_until {
+            let is_over = now >= self.rest_until;
+            if is_over {
                 self.end_unserved();
             }
             // Peers have their time when all that was answered has been sent to them. How long that took is known in the next
-            // turn, which comes at once.
-            self.cut_at = None;
-            self.advanced = 0;
-            return;
+            // turn, which comes at once. Who goes on to read his replies later than that is not waited for any longer.
+            if !is_over || self.cut_at.is_none() {
+                self.cut_at = None;
+                self.advanced = 0;
+                return;
+            }
         }
         let linger = milliseconds(LINGER);
         let cut_at = *self.cut_at.get_or_insert(now.saturating_add(linger));
         if now >= cut_at {
             // Peers that did not take their replies in time: the service manager waits for us.
             for slot in self.slots() {
-                if self.is_to_cut(slot) {
+                if self.is_to_cut(slot) && !self.waits_for_rest(slot) {
                     self.cut(slot, Close::Untaken);
                 }
             }
         }
+    }
+
+    /// Whether a connection that cannot be handed over has had everything, and nothing is left to be sent: it ends when it would be
+    /// given away, and its peer is not waited for before.
+    fn waits_for_rest(&self, slot: u32) -> bool {
+        let entry = self.connections.get(slot as usize);
+        self.is_parting()
+            && entry.is_some_and(|entry| {
+                entry.has_answered_last() && entry.connection.outbox.is_empty()
+            })
     }
 
     /// Ends those of which not all has been given to their services in time. They are written what was answered.

@@ -95,7 +95,11 @@ impl<L: Link> Shard<L> {
         let soonest = self.desk.now.saturating_add(milliseconds(LINGER));
         self.cut_at = self.cut_at.map(|at| at.max(soonest));
         self.with(slot, |connection, desk| {
-            connection.close(Close::Stopping, desk)
+            let why = match connection.has_backlog() {
+                true => Close::Unserved,
+                false => Close::Stopping,
+            };
+            connection.close(why, desk)
         });
     }
 }

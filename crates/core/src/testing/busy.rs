@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Client, Exchange};
 use crate::close::{Close, Ended};
 use crate::frame::Frame;
+use crate::limits::Limits;
 use crate::mailbox::Mail;
 use crate::peer::Peer;
 use crate::reply::Reply;
@@ -20,12 +21,19 @@ struct Echo {
     ends: Rc<RefCell<Vec<String>>>,
 }
 
-fn exchange(saved: Saved) -> (Exchange, Rc<RefCell<Vec<String>>>) {
-    let ends = Rc::default();
+type Ends = Rc<RefCell<Vec<String>>>;
+
+fn echo(saved: Saved) -> (Echo, Ends) {
+    let ends = Ends::default();
     let echo = Echo {
         saved,
-        ends: Rc::clone(&ends),
+        ends: ends.clone(),
     };
+    (echo, ends)
+}
+
+fn exchange(saved: Saved) -> (Exchange, Ends) {
+    let (echo, ends) = echo(saved);
     (Exchange::new(echo), ends)
 }
 
@@ -140,6 +148,46 @@ fn who_is_not_served_in_time_is_sent_what_was_answered() {
         assert_eq!(*ends.borrow(), [Close::Unserved.to_string()]);
         assert_eq!(exchange.memory_held(), 0);
     }
+}
+
+/// Each time its pause is over it is given more.
+#[test]
+fn a_peer_that_reads_on_and_on_prolongs_no_stop() {
+    let limits = Limits {
+        outbox_bytes: 1024,
+        ..Limits::default()
+    };
+    let (echo, ends) = echo(Saved::Close);
+    let mut exchange = Exchange::with_limits(echo, limits);
+    let client = exchange.connect();
+    exchange.set_window(client, Some(0));
+    exchange.arrive(client, 100 * SHARE);
+    exchange.tell_to_stop(false);
+    for _ in 0..20 {
+        exchange.set_window(client, Some(512));
+        exchange.turn();
+    }
+    assert!(exchange.shard.is_done());
+    assert_eq!(ends.borrow().len(), 1);
+    assert!((exchange.counters().frames_in as usize) < 100 * SHARE);
+}
+
+/// A peer that has had everything owes nothing while another one's frames are given to a service.
+#[test]
+fn who_has_had_everything_is_not_cut_while_others_are_served() {
+    let (mut exchange, ends) = exchange(Saved::Close);
+    let [gone, idle] = [(); 2].map(|()| exchange.connect());
+    exchange.arrive(gone, 5 * SHARE);
+    let reset = std::io::Error::from(ErrorKind::ConnectionReset);
+    exchange.shard.failed(gone.0 as u32, reset);
+    exchange.tell_to_stop(true);
+    (0..12).for_each(|_| exchange.turn());
+    exchange.advance(Duration::from_secs(1));
+    assert!(exchange.is_shut(idle) && exchange.shard.is_done());
+    assert_eq!(exchange.counters().timed_out, 0);
+    assert_eq!(exchange.counters().frames_in as usize, 5 * SHARE);
+    let failed = Close::Failed(ErrorKind::ConnectionReset.into()).to_string();
+    assert_eq!(*ends.borrow(), [failed, Close::Stopping.to_string()]);
 }
 
 /// No successor would.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
+use crate::close::{Close, Ended};
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::peer::{Handle, Peer};
@@ -48,6 +49,16 @@ impl Service for Noted {
         Flow::Continue
     }
 
+    fn disconnected(&mut self, (): (), ended: &Ended<'_>) {
+        let is_handed_over = matches!(ended.why(), Close::HandedOver);
+        let ended = if is_handed_over {
+            "handed over"
+        } else {
+            "ended"
+        };
+        self.log.borrow_mut().push(ended);
+    }
+
     fn save(&self, (): &()) -> Saved {
         Saved::Stateless
     }
@@ -68,6 +79,37 @@ fn nothing_of_the_predecessor_is_there_when_the_service_is_made() {
         assert_eq!(exchange.take_sent(client), [1; 50]);
         exchange = exchange.hand_over(|_| Noted::new(&log));
     }
-    let expected = ["made", "dropped", "made", "dropped", "made"];
+    let again = ["handed over", "dropped", "made"];
+    assert_eq!(*log.borrow(), [&["made"], &again[..], &again].concat());
+}
+
+#[test]
+fn who_only_reads_on_has_not_ended_either() {
+    let log = Rc::default();
+    let mut exchange = Exchange::new(Noted::new(&log));
+    let client = exchange.connect();
+    exchange.set_window(client, Some(0));
+    exchange.receive(client, &[3]);
+    exchange.end(client);
+    for _ in 0..2 {
+        exchange = exchange.hand_over(|_| Noted::new(&log));
+    }
+    exchange.set_window(client, None);
+    assert_eq!(exchange.take_sent(client), [1; 3]);
+    let again = ["handed over", "dropped", "made"];
+    let expected = [&["made"], &again[..], &again, &["ended"]].concat();
     assert_eq!(*log.borrow(), expected);
+}
+
+/// The predecessor, or whoever is started next, has it still.
+#[test]
+fn what_a_start_that_fails_had_taken_over_has_not_ended() {
+    let log = Rc::default();
+    let limits = Limits::default();
+    let names = [("test", limits.idle_timeout)];
+    let mut exchange = Exchange::build(|_| Noted::new(&log), limits, &names);
+    exchange.connect();
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: false });
+    drop(exchange);
+    assert_eq!(*log.borrow(), ["made", "handed over", "dropped"]);
 }
