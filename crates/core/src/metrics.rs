@@ -200,6 +200,12 @@ impl Metrics {
         self.workers[index].clone()
     }
 
+    /// How many turns each worker has taken.
+    pub(crate) fn turns(&self) -> impl Iterator<Item = u64> {
+        let workers = self.workers.iter();
+        workers.map(|worker| worker.engine.turns.value())
+    }
+
     /// All counters as they are now. Counters of different workers are not read at the same instant.
     pub fn snapshot(&self) -> Snapshot {
         let workers = self

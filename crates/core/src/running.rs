@@ -212,8 +212,7 @@ impl Running {
 
     /// How many turns each worker has taken.
     pub(crate) fn turns(&self) -> impl Iterator<Item = u64> {
-        let workers = self.crew.metrics.snapshot().workers;
-        workers.into_iter().map(|worker| worker.engine.turns)
+        self.crew.metrics.turns()
     }
 
     /// Bytes that connections make the process hold at the moment: partial frames, unsent replies, and what is under way to

@@ -24,8 +24,8 @@ use crate::token::is_result;
 #[derive(Debug)]
 pub struct Responder {
     to: Option<To>,
-    /// How many calls of the method have failed.
-    faults: Faults,
+    /// How many calls of the method have failed; `None` once this one has come to something.
+    faults: Option<Faults>,
 }
 
 #[derive(Debug)]
@@ -48,13 +48,16 @@ impl Responder {
                 id,
                 strings,
             }),
-            faults,
+            faults: Some(faults),
         }
     }
 
     /// The responder of a notification.
     pub(crate) fn unheard(faults: Faults) -> Self {
-        Responder { to: None, faults }
+        Responder {
+            to: None,
+            faults: Some(faults),
+        }
     }
 
     /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
@@ -63,10 +66,10 @@ impl Responder {
     }
 
     /// Answers with an error.
-    pub fn fault(self, fault: impl Into<Fault>) {
+    pub fn fault(mut self, fault: impl Into<Fault>) {
         let fault = fault.into();
         if self.to.is_none() {
-            self.faults.add_one();
+            return self.come_to(false);
         }
         self.put(|_| Err(fault));
     }
@@ -133,17 +136,27 @@ impl Responder {
     }
 
     fn put(mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) {
-        if let Some(to) = &self.to {
-            let mut out = Vec::new();
-            // A panic in here finds the ticket still in its place.
-            let is_result = envelope::write_response(&mut out, to.strings, to.id, write);
-            // If it was given up, that has been counted.
-            if !is_result && to.ticket.is_wanted() {
-                self.faults.add_one();
-            }
-            if let Some(to) = self.to.take() {
-                to.ticket.answer(Bytes::from(out));
-            }
+        let Some(to) = &self.to else {
+            return self.come_to(true);
+        };
+        let mut out = Vec::new();
+        // A panic in here finds the ticket still in its place.
+        let is_result = envelope::write_response(&mut out, to.strings, to.id, write);
+        self.come_to(is_result);
+        if let Some(to) = self.to.take() {
+            to.ticket.answer(Bytes::from(out));
+        }
+    }
+
+    /// The call has come to something.
+    fn come_to(&mut self, is_result: bool) {
+        // If it was given up before, that has been counted.
+        let is_wanted = self.is_wanted();
+        if let Some(faults) = self.faults.take()
+            && !is_result
+            && is_wanted
+        {
+            faults.add_one();
         }
     }
 }
@@ -151,13 +164,14 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         // A ticket that is merely dropped comes back to the worker, which says that the handler gave no answer.
-        if std::thread::panicking()
-            && let Some(to) = self.to.take()
-        {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.come_to(false);
+        if let Some(to) = self.to.take() {
             let mut out = Vec::new();
             let fault = Fault::new("the handler panicked");
             envelope::write_fault(&mut out, to.strings, to.id, &fault);
-            self.faults.add_one();
             to.ticket.answer(Bytes::from(out));
         }
     }

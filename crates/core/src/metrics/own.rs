@@ -45,15 +45,23 @@ pub struct OwnValue {
     pub value: i64,
 }
 
-/// Most numbers that services may have, on all workers together: each is a line of what is asked for again and again.
+/// Most numbers that services may have on a worker: each is a line of what is asked for again and again.
 const NUMBERS_MAX: usize = 65_536;
 
 /// Labels that every number has.
 const RESERVED: [&str; 2] = ["service", "worker"];
 
-/// The numbers that services count, by name.
+/// The numbers that services count.
 #[derive(Default)]
-pub(super) struct Own(Mutex<BTreeMap<String, Family>>);
+pub(super) struct Own(Mutex<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    /// By name.
+    families: BTreeMap<String, Family>,
+    /// How many there are, by worker.
+    counts: BTreeMap<usize, usize>,
+}
 
 /// Those of one name.
 struct Family {
@@ -127,19 +135,33 @@ impl Own {
         if let Some(taken) = RESERVED.iter().find(|it| key.labels.contains_key(**it)) {
             return Err(format!("each number has a label {taken} already"));
         }
-        let mut families = self.lock();
-        let count: usize = families.values().map(|family| family.numbers.len()).sum();
+        // Prometheus is shown counters with it, and gauges without.
+        let (name, is_total) = match name.strip_suffix("_total") {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        if is_total && kind == OwnKind::Gauge {
+            return Err("what ends in _total is a counter".into());
+        }
+        let mut shown = self.lock();
+        let Shown { families, counts } = &mut *shown;
+        let known = families.get(name);
+        if known.is_some_and(|family| family.kind != kind) {
+            return Err("it is a counter and a gauge".into());
+        }
+        let is_new = !known.is_some_and(|family| family.numbers.contains_key(&key));
+        let count = counts.entry(key.worker).or_default();
+        if is_new && *count >= NUMBERS_MAX {
+            return Err(format!(
+                "there are {NUMBERS_MAX} numbers on this worker already"
+            ));
+        }
+        *count += usize::from(is_new);
         let family = families.entry(name.to_owned()).or_insert_with(|| Family {
             help: help.to_owned(),
             kind,
             numbers: BTreeMap::new(),
         });
-        if family.kind != kind {
-            return Err("it is a counter and a gauge".into());
-        }
-        if count >= NUMBERS_MAX && !family.numbers.contains_key(&key) {
-            return Err(format!("services count {NUMBERS_MAX} numbers already"));
-        }
         let number = family.numbers.entry(key).or_insert_with(|| match kind {
             OwnKind::Counter => Number::Counter(Arc::default()),
             OwnKind::Gauge => Number::Gauge(Arc::default()),
@@ -149,7 +171,7 @@ impl Own {
 
     /// All numbers as they are now, in the order of their names.
     pub(super) fn snapshot(&self) -> Vec<OwnMetric> {
-        let families = self.lock();
+        let Shown { families, .. } = &*self.lock();
         let metric = |(name, family): (&String, &Family)| OwnMetric {
             name: name.clone(),
             help: family.help.clone(),
@@ -159,7 +181,7 @@ impl Own {
         families.iter().map(metric).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Family>> {
+    fn lock(&self) -> MutexGuard<'_, Shown> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -242,6 +264,9 @@ mod tests {
             hidden.fetch_add(1, Ordering::Relaxed);
             assert_eq!(hidden.load(Ordering::Relaxed), 1, "{name}");
         }
+        // It is the same to Prometheus.
+        own.counter("kept_total", "", Key::new("a", 0, &[]));
+        own.gauge("level_total", "", Key::new("a", 0, &[]));
         // The kind is that of who came first.
         own.gauge("kept", "", Key::new("b", 0, &[]))
             .store(1, Ordering::Relaxed);
@@ -254,12 +279,23 @@ mod tests {
     fn there_is_a_limit() {
         let own = Own::default();
         for number in 0..=NUMBERS_MAX {
-            own.counter("n", "", Key::new("a", number, &[]));
+            let number = number.to_string();
+            own.counter("n", "", Key::new("a", 0, &[("number", &number)]));
         }
-        assert_eq!(own.snapshot()[0].values.len(), NUMBERS_MAX);
+        own.gauge("another", "", Key::new("a", 0, &[]));
+        own.counter("n", "", Key::new("a", 1, &[]));
+        let counts: Vec<_> = own.snapshot().iter().map(|it| it.values.len()).collect();
+        assert_eq!(counts, [NUMBERS_MAX + 1]);
         // Who has one has it still.
-        own.counter("n", "", Key::new("a", 3, &[]))
-            .store(9, Ordering::Relaxed);
-        assert_eq!(own.snapshot()[0].values[3].value, 9);
+        let known = own.counter("n", "", Key::new("a", 0, &[("number", "3")]));
+        known.store(9, Ordering::Relaxed);
+        assert_eq!(
+            own.snapshot()[0]
+                .values
+                .iter()
+                .map(|it| it.value)
+                .sum::<i64>(),
+            9
+        );
     }
 }
