@@ -17,7 +17,8 @@ const USUAL_BYTES: usize = 256;
 
 /// Sends notifications to one connection, from any thread.
 ///
-/// They arrive in the order in which one thread sends them, behind the replies of calls that came before. Replies to later
+/// They arrive in the order in which they are sent, by one thread, or by several of which one does it before the other: who sends under a
+/// lock is seen by all in that order. They come behind the replies of calls that came before. Replies to later
 /// requests can overtake them: what a handler sends is delivered when the requests that were received together with its
 /// own are answered. A client that does not keep up loses its connection rather than some of its notifications.
 #[derive(Clone)]

@@ -43,7 +43,8 @@ impl Handles {
 /// Pushes bytes to one connection, from any thread.
 ///
 /// The bytes must be whole frames of the service's protocol. They are queued behind everything that the connection
-/// was sent before, in the order in which one thread pushed them, and are delivered after the service call in which
+/// was sent before, in the order in which they were pushed: by one thread, or by several of which one did it before the other, as
+/// under a lock, or on what the other had said. They are delivered after the service call in which
 /// they were pushed: replies to requests that were received with the present one may come before them. What was accepted
 /// before the connection begins to end is still delivered. A connection that is handed over to a successor takes nothing any
 /// more from its handles, and is none of this process's afterwards.

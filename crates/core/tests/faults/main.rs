@@ -21,6 +21,7 @@ mod leases;
 mod mail;
 mod memory;
 mod peers;
+mod publishers;
 mod pushes;
 mod quiet;
 mod runtimes;
@@ -107,6 +108,9 @@ tests! {
         nobody_is_idle_from_the_start,
         a_name_may_have_an_idle_time_of_its_own,
         nobody_is_cut_for_what_held_the_worker_up,
+    }
+    publishers {
+        readers_see_the_order_in_which_several_workers_publish,
     }
     turns {
         who_asks_for_much_that_is_slow_holds_up_nobody_else,
