@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) session: Option<Key>,
     /// Where the client is, if a proxy said it. It is at the other end otherwise.
     pub(crate) client: Option<Box<PeerAddress>>,
+    /// It was a service's in the process before.
+    pub(crate) is_handed_over: bool,
     /// Received bytes that no service call has consumed.
     pub(crate) input: Option<Box<Partial>>,
     pub(crate) outbox: Outbox,
@@ -152,6 +154,7 @@ impl Connection {
             name,
             session: None,
             client: None,
+            is_handed_over: false,
             input: None,
             outbox: Outbox::default(),
             tickets: Tickets::default(),

@@ -35,9 +35,9 @@ const SHARE_CARRIED_BYTES_MIN: usize = 32 * 1024;
 /// One service of one worker, with the sessions of all its connections.
 pub(crate) trait Host {
     /// Makes the session of a new connection.
-    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>);
+    fn connected(&mut self, reply: &mut Reply<'_>);
     /// Makes the session of a connection that the predecessor handed over: from what it saved, or anew if that is `None`.
-    fn restored(&mut self, peer: &Peer<'_>, saved: Option<&[u8]>, reply: &mut Reply<'_>);
+    fn restored(&mut self, saved: Option<&[u8]>, reply: &mut Reply<'_>);
     /// What the session is worth to the successor.
     fn save(&mut self, reply: &mut Reply<'_>) -> Saved;
     /// Takes received bytes: frames go to the service, what is left stays with the connection.
@@ -258,7 +258,7 @@ impl<S: Service> Hosted<S> {
     fn arrive<'b>(&mut self, bytes: &'b [u8], reply: &mut Reply<'_>) -> Option<&'b [u8]> {
         let used = reply.connection.take_header(bytes, reply.desk)?;
         journal::arrives(reply.connection, reply.desk, reply.link);
-        self.connected(&Peer::new(reply), reply);
+        self.connected(reply);
         reply.connection.takes_frames().then(|| &bytes[used..])
     }
 
@@ -334,8 +334,11 @@ fn give<S: Service>(
 }
 
 impl<S: Service> Host for Hosted<S> {
-    fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) {
-        match self.guarded(reply, |host, reply| host.service.connected(peer, reply)) {
+    fn connected(&mut self, reply: &mut Reply<'_>) {
+        let made = self.guarded(reply, |host, reply| {
+            Peer::beside(reply, |peer, reply| host.service.connected(peer, reply))
+        });
+        match made {
             Some(Ok(session)) => {
                 reply.connection.session = Some(self.sessions.keep(session));
             }
@@ -346,14 +349,16 @@ impl<S: Service> Host for Hosted<S> {
         }
     }
 
-    fn restored(&mut self, peer: &Peer<'_>, saved: Option<&[u8]>, reply: &mut Reply<'_>) {
+    fn restored(&mut self, saved: Option<&[u8]>, reply: &mut Reply<'_>) {
         let Some(saved) = saved else {
-            self.connected(peer, reply);
+            self.connected(reply);
             // The client was greeted by the predecessor.
             reply.connection.outbox.clear(&mut reply.desk.pools);
             return;
         };
-        match self.guarded(reply, |host, _| host.service.restore(peer, saved)) {
+        match self.guarded(reply, |host, reply| {
+            host.service.restore(&reply.peer(), saved)
+        }) {
             Some(Ok(session)) => reply.connection.session = Some(self.sessions.keep(session)),
             Some(Err(error)) => reply.connection.close(error.into_close(), reply.desk),
             None => {}

@@ -92,43 +92,59 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// The other end of a new connection, as a service sees it when the connection is made.
+/// The other end of a connection: who it is, and how the connection came.
+#[derive(Clone, Copy)]
 pub struct Peer<'a> {
-    pub(crate) id: ConnectionId,
-    pub(crate) socket_name: Arc<str>,
+    id: ConnectionId,
+    socket_name: &'a str,
     /// Where a proxy said that it is.
-    pub(crate) client: Option<PeerAddress>,
-    pub(crate) is_handed_over: bool,
-    pub(crate) link: &'a dyn Link,
-    pub(crate) handles: Handles,
+    client: Option<&'a PeerAddress>,
+    is_handed_over: bool,
+    link: &'a dyn Link,
+    handles: &'a Handles,
     /// The connection's own.
-    pub(crate) handle: &'a OnceCell<Arc<HandleState>>,
+    handle: &'a OnceCell<Arc<HandleState>>,
 }
 
 impl<'a> Peer<'a> {
     /// Of the connection that is replied to.
-    pub(crate) fn new(reply: &Reply<'a>) -> Self {
+    pub(crate) fn new(reply: &'a Reply<'_>) -> Self {
         Peer {
             id: reply.connection.id,
-            socket_name: reply.desk.names[reply.connection.name as usize]
-                .name
-                .clone(),
-            client: reply.connection.client.as_deref().cloned(),
-            is_handed_over: false,
+            socket_name: &reply.desk.names[reply.connection.name as usize].name,
+            client: reply.connection.client.as_deref(),
+            is_handed_over: reply.connection.is_handed_over,
             link: reply.link,
-            handles: reply.desk.handles.clone(),
+            handles: &reply.desk.handles,
             handle: reply.handle,
         }
     }
-}
 
-impl Peer<'_> {
-    /// The name of the socket that the connection was accepted on.
-    pub fn socket_name(&self) -> &str {
-        &self.socket_name
+    /// Calls `call` with the same and the reply. It borrows from copies then, since `call` may change what the reply has.
+    pub(crate) fn beside<R>(
+        reply: &mut Reply<'_>,
+        call: impl FnOnce(&Peer<'_>, &mut Reply<'_>) -> R,
+    ) -> R {
+        let (names, handles) = (reply.desk.names.clone(), reply.desk.handles.clone());
+        let client = reply.connection.client.clone();
+        let peer = Peer {
+            id: reply.connection.id,
+            socket_name: &names[reply.connection.name as usize].name,
+            client: client.as_deref(),
+            is_handed_over: reply.connection.is_handed_over,
+            link: reply.link,
+            handles: &handles,
+            handle: reply.handle,
+        };
+        call(&peer, reply)
     }
 
-    /// Names this connection for as long as the process lives.
+    /// The name of the socket that the connection was accepted on.
+    pub fn socket_name(&self) -> &'a str {
+        self.socket_name
+    }
+
+    /// Names the connection for as long as the process lives.
     pub fn id(&self) -> ConnectionId {
         self.id
     }
@@ -145,7 +161,7 @@ impl Peer<'_> {
     ///
     /// Those of getpeername(2); `NotConnected` if the peer is gone already.
     pub fn address(&self) -> io::Result<PeerAddress> {
-        match &self.client {
+        match self.client {
             Some(client) => Ok(client.clone()),
             None => self.link.peer_address(),
         }
@@ -157,10 +173,7 @@ impl Peer<'_> {
     ///
     /// Those of getpeername(2); `NotConnected` if the proxy is gone already.
     pub fn proxy_address(&self) -> io::Result<Option<PeerAddress>> {
-        self.client
-            .as_ref()
-            .map(|_| self.link.peer_address())
-            .transpose()
+        self.client.map(|_| self.link.peer_address()).transpose()
     }
 
     /// The peer's credentials, those of the time when it connected; `None` over TCP, which has none. Asks the kernel each time. A
@@ -211,7 +224,7 @@ impl Peer<'_> {
         self.link.peer_credentials()
     }
 
-    /// A way to push bytes to this connection from anywhere.
+    /// A way to push bytes to the connection from anywhere.
     pub fn handle(&self) -> Handle {
         self.handles.handle(self.id, self.handle)
     }

@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::mailbox::Mail;
 use crate::panics::Caught;
-use crate::peer::{ConnectionId, Credentials, Handle, HandleState, Link, PeerAddress};
+use crate::peer::{ConnectionId, Handle, HandleState, Link, Peer};
 use crate::tickets::round_of;
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
@@ -123,30 +122,9 @@ impl Reply<'_> {
         self.connection.id
     }
 
-    /// The name of the socket that the connection was accepted on.
-    pub fn socket_name(&self) -> &str {
-        &self.desk.names[self.connection.name as usize].name
-    }
-
-    /// The peer's address, as [`Peer::address`](crate::Peer::address).
-    ///
-    /// # Errors
-    ///
-    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
-    pub fn peer_address(&self) -> io::Result<PeerAddress> {
-        match &self.connection.client {
-            Some(client) => Ok((**client).clone()),
-            None => self.link.peer_address(),
-        }
-    }
-
-    /// The peer's credentials, as [`Peer::credentials`](crate::Peer::credentials).
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2), of which none is known to occur.
-    pub fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
-        self.link.peer_credentials()
+    /// The other end.
+    pub fn peer(&self) -> Peer<'_> {
+        Peer::new(self)
     }
 
     /// A way to push bytes to this connection from anywhere.

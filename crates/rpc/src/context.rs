@@ -1,9 +1,8 @@
 //! The connection that a call came from.
 
 use std::borrow::Cow;
-use std::io;
 
-use ringhold_core::{ConnectionId, Credentials, PeerAddress, Reply};
+use ringhold_core::{ConnectionId, Peer, Reply};
 
 use crate::notify::Notifier;
 use crate::session::Session;
@@ -28,28 +27,9 @@ impl Context<'_> {
         self.reply.connection()
     }
 
-    /// The name of the socket that the connection was accepted on.
-    pub fn socket_name(&self) -> &str {
-        self.reply.socket_name()
-    }
-
-    /// The peer's address: see [`Peer::address`](ringhold_core::Peer::address).
-    ///
-    /// # Errors
-    ///
-    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
-    pub fn peer_address(&self) -> io::Result<PeerAddress> {
-        self.reply.peer_address()
-    }
-
-    /// The peer's credentials, those of the time when it connected, if it did so over a unix socket: see
-    /// [`Peer::credentials`](ringhold_core::Peer::credentials). Asks the kernel each time.
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2), of which none is known to occur.
-    pub fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
-        self.reply.peer_credentials()
+    /// The other end.
+    pub fn peer(&self) -> Peer<'_> {
+        self.reply.peer()
     }
 
     /// A way to send notifications to this connection later, from anywhere.

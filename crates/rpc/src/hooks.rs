@@ -32,7 +32,7 @@ impl Hooks {
             return Ok(session);
         };
         let mut arrival = Arrival {
-            peer,
+            peer: *peer,
             strings,
             session,
         };
@@ -177,14 +177,14 @@ impl Router {
 
 /// A connection that has been made, or goes on in this process: see [`Router::connected`].
 pub struct Arrival<'a> {
-    peer: &'a Peer<'a>,
+    peer: Peer<'a>,
     strings: Strings,
     session: Session,
 }
 
 impl<'a> Arrival<'a> {
     /// The other end.
-    pub fn peer(&self) -> &'a Peer<'a> {
+    pub fn peer(&self) -> Peer<'a> {
         self.peer
     }
 

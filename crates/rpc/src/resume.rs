@@ -4,10 +4,9 @@ use std::any::{Any, TypeId, type_name};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use ringhold_core::{ConnectionId, Credentials, Peer, PeerAddress, RestoreError, Saved};
+use ringhold_core::{Peer, RestoreError, Saved};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -49,42 +48,18 @@ type Written<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
 
 /// A connection of the predecessor's that goes on in this process.
 pub struct Resumed<'a> {
-    peer: &'a Peer<'a>,
+    peer: Peer<'a>,
     strings: Strings,
 }
 
 impl<'a> Resumed<'a> {
-    pub(crate) fn new(peer: &'a Peer<'a>, strings: Strings) -> Self {
+    pub(crate) fn new(peer: Peer<'a>, strings: Strings) -> Self {
         Resumed { peer, strings }
     }
 
-    /// Names the connection for as long as the process lives. The predecessor had another name for it.
-    pub fn connection(&self) -> ConnectionId {
-        self.peer.id()
-    }
-
-    /// The name of the socket that the connection was accepted on.
-    pub fn socket_name(&self) -> &str {
-        self.peer.socket_name()
-    }
-
-    /// The peer's address: see [`Peer::address`](ringhold_core::Peer::address).
-    ///
-    /// # Errors
-    ///
-    /// Those of getpeername(2); `NotConnected` if the peer is gone already.
-    pub fn peer_address(&self) -> io::Result<PeerAddress> {
-        self.peer.address()
-    }
-
-    /// The peer's credentials, those of the time when it connected to the predecessor: see
-    /// [`Peer::credentials`](ringhold_core::Peer::credentials).
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2), of which none is known to occur.
-    pub fn peer_credentials(&self) -> io::Result<Option<Credentials>> {
-        self.peer.credentials()
+    /// The other end. Its [id](Peer::id) is another one than in the predecessor.
+    pub fn peer(&self) -> Peer<'a> {
+        self.peer
     }
 
     /// A way to send notifications to this connection later, from anywhere, for what the resumed value subscribes to: as
@@ -96,7 +71,7 @@ impl<'a> Resumed<'a> {
 
 impl fmt::Debug for Resumed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Resumed({})", self.connection())
+        write!(f, "Resumed({:?})", self.peer)
     }
 }
 

@@ -308,7 +308,7 @@ impl Service for Rpc {
 
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
         let mut session = self.router.hooks.connected(peer, self.strings)?;
-        let resumed = Resumed::new(peer, self.strings);
+        let resumed = Resumed::new(*peer, self.strings);
         let resumes = self.router.resumes_mut();
         // Unwind safety: the panic goes on.
         let restored = catch_unwind(AssertUnwindSafe(|| {

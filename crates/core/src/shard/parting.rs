@@ -8,7 +8,7 @@ use crate::connection::{Clock, Desire, Finish, Life, Receive};
 use crate::crowd::Place;
 use crate::handover::parcel::{Parcel, State};
 use crate::host::Host;
-use crate::peer::{ConnectionId, Link, Peer};
+use crate::peer::{ConnectionId, Link};
 use crate::proxy::Client;
 use crate::service::Saved;
 use crate::tick::Call;
@@ -246,11 +246,8 @@ impl<L: Link> Shard<L> {
             self.with_host(id.slot, |host, reply| {
                 let client = state.client.as_ref().and_then(Client::address);
                 reply.connection.client = client.map(Box::new);
-                let peer = Peer {
-                    is_handed_over: true,
-                    ..Peer::new(reply)
-                };
-                host.restored(&peer, state.session.as_deref(), reply);
+                reply.connection.is_handed_over = true;
+                host.restored(state.session.as_deref(), reply);
             });
         } else {
             // Its service does not answer this name any more: what was promised is written, then it ends.

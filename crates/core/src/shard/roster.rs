@@ -9,7 +9,7 @@ use crate::close::Close;
 use crate::connection::{Connection, Life};
 use crate::crowd::Place;
 use crate::journal;
-use crate::peer::{ConnectionId, Link, Peer, PushError};
+use crate::peer::{ConnectionId, Link, PushError};
 
 impl<L: Link> Shard<L> {
     /// A connection of the socket name `name` is here. The caller has counted it with the dealer, and for its client if that is
@@ -19,9 +19,7 @@ impl<L: Link> Shard<L> {
         if self.desk.names[name as usize].proxy_protocol {
             self.with(id.slot, |connection, _| connection.life = Life::Arriving);
         } else {
-            self.with_host(id.slot, |host, reply| {
-                host.connected(&Peer::new(reply), reply);
-            });
+            self.with_host(id.slot, |host, reply| host.connected(reply));
         }
         self.count_open(name);
         id

@@ -238,7 +238,7 @@ impl Service for Closing {
     type Session = ();
 
     fn connected(&mut self, peer: &Peer<'_>, reply: &mut Reply<'_>) -> Result<(), Refusal> {
-        if reply.socket_name() == "full" {
+        if reply.peer().socket_name() == "full" {
             reply.write(|out| out.push(0x2a));
             peer.handle().close("there is no room").unwrap();
         }

@@ -10,14 +10,17 @@ use ringhold_core::{
 
 type Who = (PeerAddress, Option<Credentials>);
 
+/// What happened to whom, and whether that was the predecessor's.
+type Event = (&'static str, Who, bool);
+
 /// Remembers who connected, who was restored and who sent a frame.
 #[derive(Clone, Default)]
-struct Porter(Rc<RefCell<Vec<(&'static str, Who)>>>);
+struct Porter(Rc<RefCell<Vec<Event>>>);
 
 impl Porter {
     fn note(&self, when: &'static str, peer: &Peer<'_>) {
         let who = (peer.address().unwrap(), peer.credentials().unwrap());
-        self.0.borrow_mut().push((when, who));
+        self.0.borrow_mut().push((when, who, peer.is_handed_over()));
     }
 }
 
@@ -32,11 +35,7 @@ impl Service for Porter {
 
     fn frame(&mut self, saved: &mut bool, _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         *saved = true;
-        let who = (
-            reply.peer_address().unwrap(),
-            reply.peer_credentials().unwrap(),
-        );
-        self.0.borrow_mut().push(("frame", who));
+        self.note("frame", &reply.peer());
         Flow::Continue
     }
 
@@ -81,10 +80,10 @@ fn clients_are_who_the_test_says_and_stay_so() {
         (PeerAddress::Unix, Some(somebody)),
     ];
     let expected = [
-        ("connected", here.clone()),
-        ("connected", far.clone()),
-        ("connected", somebody.clone()),
-        ("frame", somebody.clone()),
+        ("connected", here.clone(), false),
+        ("connected", far.clone(), false),
+        ("connected", somebody.clone(), false),
+        ("frame", somebody.clone(), false),
     ];
     assert_eq!(porter.0.take(), expected);
 
@@ -93,15 +92,15 @@ fn clients_are_who_the_test_says_and_stay_so() {
     exchange.connect();
     let mut seen = porter.0.take();
     let behind = seen.split_off(3);
-    seen.sort_by_key(|(_, (_, who))| who.map(|who| who.pid));
     let expected = [
-        ("connected", far),
-        ("restored", somebody.clone()),
-        ("connected", here.clone()),
+        ("connected", far, true),
+        ("restored", somebody.clone(), true),
+        ("connected", here.clone(), true),
     ];
     assert_eq!(seen.len(), 3);
     for expected in expected {
         assert!(seen.contains(&expected), "{seen:?}");
     }
-    assert_eq!(behind, [("frame", here), ("connected", somebody)]);
+    let expected = [("frame", here, true), ("connected", somebody, false)];
+    assert_eq!(behind, expected);
 }

@@ -43,7 +43,7 @@ impl Service for Porter {
 
     fn frame(&mut self, has_said: &mut bool, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         *has_said = true;
-        let address = reply.peer_address().unwrap();
+        let address = reply.peer().address().unwrap();
         self.0
             .borrow_mut()
             .push(Event::Frame(address, frame.to_vec()));

@@ -26,7 +26,7 @@ impl Service for Who {
     }
 
     fn frame(&mut self, first: &mut String, _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let now = text(reply.peer_credentials().unwrap());
+        let now = text(reply.peer().credentials().unwrap());
         reply.write(|out| out.extend_from_slice(format!("{first}{now}").as_bytes()));
         Flow::Continue
     }

@@ -246,7 +246,7 @@ impl Service for Panicking {
     type Session = bool;
 
     fn connected(&mut self, _: &Peer<'_>, reply: &mut Reply<'_>) -> Result<bool, Refusal> {
-        if reply.socket_name() == "unconnectable" {
+        if reply.peer().socket_name() == "unconnectable" {
             panic!("on purpose, when connected");
         }
         Ok(false)

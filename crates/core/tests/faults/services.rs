@@ -232,7 +232,7 @@ impl Service for Name {
     }
 
     fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let name = reply.socket_name().to_owned();
+        let name = reply.peer().socket_name().to_owned();
         reply.write(|out| out.extend_from_slice(name.as_bytes()));
         Flow::Continue
     }

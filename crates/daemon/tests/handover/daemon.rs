@@ -348,11 +348,11 @@ fn router(flags: &Path) -> Router {
             panic!("the first one, on purpose");
         })
         .method_with("who", |context, ()| {
-            let who = context.peer_credentials()?;
+            let who = context.peer().credentials()?;
             Ok(who.map(|who| (who.pid, who.uid, who.gid)))
         })
         .method_with("where", |context, ()| {
-            Ok(context.peer_address()?.to_string())
+            Ok(context.peer().address()?.to_string())
         })
         .method_with("remember", |context, value: u64| {
             *context.data::<u64>() += value;

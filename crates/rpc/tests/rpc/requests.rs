@@ -388,11 +388,11 @@ fn a_handler_knows_its_connection() {
     let router = Router::new()
         .method_with("who", |context, ()| {
             Ok((
-                context.socket_name().to_owned(),
+                context.peer().socket_name().to_owned(),
                 context.message_id(),
                 context.connection().to_string(),
-                context.peer_address()?.to_string(),
-                context.peer_credentials()?.map(|who| who.uid),
+                context.peer().address()?.to_string(),
+                context.peer().credentials()?.map(|who| who.uid),
             ))
         })
         .method_with("visits", |context, ()| {

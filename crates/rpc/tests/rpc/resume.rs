@@ -41,11 +41,11 @@ fn router(readers: &Readers) -> Router {
             if topics.0.iter().any(|topic| topic == "gone") {
                 return Err(Fault::new("there is no topic \"gone\" any more"));
             }
-            assert_eq!(resumed.socket_name(), "test");
+            assert_eq!(resumed.peer().socket_name(), "test");
             for topic in &topics.0 {
                 let reader = (topic.clone(), resumed.notifier());
-                assert_eq!(reader.1.connection(), resumed.connection());
-                let who = resumed.peer_credentials()?.map(|who| who.pid);
+                assert_eq!(reader.1.connection(), resumed.peer().id());
+                let who = resumed.peer().credentials()?.map(|who| who.pid);
                 assert_eq!(who, Some(Some(std::process::id())));
                 known.borrow_mut().push(reader);
             }
