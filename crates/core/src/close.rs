@@ -6,7 +6,7 @@ use std::io;
 
 use ringhold_framer as framer;
 
-use crate::peer::ConnectionId;
+use crate::peer::{ConnectionId, Peer};
 
 /// Why a connection ended, or is about to.
 ///
@@ -165,7 +165,17 @@ pub struct Ended<'a> {
     pub(crate) why: &'a Close,
 }
 
-impl Ended<'_> {
+impl<'a> Ended<'a> {
+    /// For a service that tells others of ends, and ends what it has begun for this peer without a session, as in
+    /// [`Service::restore`](crate::Service::restore).
+    pub fn new(peer: &Peer<'a>, why: &'a Close) -> Self {
+        Ended {
+            connection: peer.id(),
+            socket_name: peer.socket_name(),
+            why,
+        }
+    }
+
     /// Names the connection, as it did while there was one.
     pub fn connection(&self) -> ConnectionId {
         self.connection

@@ -102,7 +102,7 @@ pub(crate) fn router(hub: &Hub) -> Router {
         .gone(move |gone| {
             let Reads(topics) = gone.take_data().unwrap_or_default();
             for topic in topics {
-                gone_from.leave(&topic, gone.connection());
+                gone_from.leave(&topic, gone.ended().connection());
             }
         })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ringhold_core::{Close, ConnectionId, Peer, Refusal};
+use ringhold_core::{Ended, Peer, Refusal};
 
 use crate::notify::Notifier;
 use crate::resume::Kept;
@@ -41,20 +41,9 @@ impl Hooks {
     }
 
     /// Takes leave of a connection that has begun.
-    pub(crate) fn gone(
-        &mut self,
-        connection: ConnectionId,
-        socket_name: &str,
-        why: &Close,
-        session: Session,
-    ) {
+    pub(crate) fn gone(&mut self, ended: &Ended<'_>, session: Session) {
         if let Some(gone) = &mut self.gone {
-            gone(&mut Gone {
-                connection,
-                socket_name,
-                why,
-                session,
-            });
+            gone(&mut Gone { ended, session });
         }
     }
 }
@@ -119,7 +108,7 @@ impl Router {
     }
 
     /// Has `gone` called for each connection that the router lets in, once, when this process has it no more: because it has ended, or
-    /// because a successor goes on with it, which [`Gone::why`] tells apart ([`Close::HandedOver`]).
+    /// because a successor goes on with it, which [`Ended::why`] tells apart ([`Close::HandedOver`](ringhold_core::Close::HandedOver)).
     ///
     /// [`Notifier`]s say by then that it is gone. All calls come before what the router [hands over](Router::hand_over) is asked for.
     /// For a connection whose data cannot be [resumed](Router::resume) it is called before that, at once: last output is still to be written.
@@ -148,7 +137,7 @@ impl Router {
     ///         })
     ///         .gone(move |gone| {
     ///             let mut clients = left.borrow_mut();
-    ///             clients.remove(&gone.connection());
+    ///             clients.remove(&gone.ended().connection());
     ///             tell(&clients);
     ///         })
     /// }
@@ -212,26 +201,14 @@ impl fmt::Debug for Arrival<'_> {
 
 /// A connection that this process has no more: see [`Router::gone`].
 pub struct Gone<'a> {
-    connection: ConnectionId,
-    socket_name: &'a str,
-    why: &'a Close,
+    ended: &'a Ended<'a>,
     session: Session,
 }
 
-impl Gone<'_> {
-    /// Names the connection, as it did while there was one.
-    pub fn connection(&self) -> ConnectionId {
-        self.connection
-    }
-
-    /// The name of the socket that the connection was accepted on.
-    pub fn socket_name(&self) -> &str {
-        self.socket_name
-    }
-
-    /// Why it has ended; [`Close::HandedOver`] if a successor goes on with it.
-    pub fn why(&self) -> &Close {
-        self.why
+impl<'a> Gone<'a> {
+    /// Which connection it was, and why it has ended.
+    pub fn ended(&self) -> &'a Ended<'a> {
+        self.ended
     }
 
     /// The value of this type that was kept with the connection, by a handler or by [`Router::connected`]; `None` if there was none.
@@ -243,6 +220,6 @@ impl Gone<'_> {
 
 impl fmt::Debug for Gone<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Gone({}, {})", self.connection, self.why)
+        write!(f, "Gone({:?})", self.ended)
     }
 }

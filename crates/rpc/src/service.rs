@@ -257,13 +257,7 @@ impl Service for Rpc {
     }
 
     fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
-        let hooks = &mut self.router.hooks;
-        hooks.gone(
-            ended.connection(),
-            ended.socket_name(),
-            ended.why(),
-            session,
-        );
+        self.router.hooks.gone(ended, session);
     }
 
     fn request_name(&self, ticket: Ticket) -> String {
@@ -315,8 +309,7 @@ impl Service for Rpc {
             resumes.restore(&resumed, saved, &mut session)
         }));
         let hooks = &mut self.router.hooks;
-        let mut gone =
-            |why: Close, session| hooks.gone(peer.id(), peer.socket_name(), &why, session);
+        let mut gone = |why: Close, session| hooks.gone(&Ended::new(peer, &why), session);
         match restored {
             Ok(Ok(())) => Ok(session),
             Ok(Err(error)) => {

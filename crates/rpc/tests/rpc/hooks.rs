@@ -29,7 +29,7 @@ type Told = Rc<RefCell<Vec<(u32, String)>>>;
 
 /// Lets users below `end` in.
 fn router(told: &Told, end: u32) -> Router {
-    let [begun, gone] = [(); 2].map(|()| told.clone());
+    let [begun, ended] = [(); 2].map(|()| told.clone());
     Router::new()
         .connected(move |arrival| {
             let peer = arrival.peer();
@@ -43,15 +43,15 @@ fn router(told: &Told, end: u32) -> Router {
             arrival.keep(User(uid));
             Ok(())
         })
-        .gone(move |ended| {
-            let User(uid) = ended.take_data().unwrap();
+        .gone(move |gone| {
+            let User(uid) = gone.take_data().unwrap();
             assert!(uid != PANICS_LAST, "on purpose, when gone");
-            assert_eq!(ended.take_data::<User>(), None);
-            let mut how = ended.why().to_string();
-            if let Some(Note(note)) = ended.take_data() {
+            assert_eq!(gone.take_data::<User>(), None);
+            let mut how = gone.ended().why().to_string();
+            if let Some(Note(note)) = gone.take_data() {
                 how = format!("{note}: {how}");
             }
-            gone.borrow_mut().push((uid, how));
+            ended.borrow_mut().push((uid, how));
         })
         .method_with("who", |context, ()| Ok(context.get().map(|User(uid)| *uid)))
         .method_with("note", |context, note: String| {
@@ -191,7 +191,7 @@ fn what_was_resumed_before_something_else_failed_is_there_in_the_end() {
             .gone(move |gone| {
                 let count = gone.take_data::<u32>();
                 seen.borrow_mut()
-                    .push((count.unwrap(), gone.why().to_string()));
+                    .push((count.unwrap(), gone.ended().why().to_string()));
             })
             .method_with("keep", |context, ()| {
                 *context.data::<u32>() = 7;
@@ -340,9 +340,9 @@ fn notifiers_of_the_beginning_go_on_and_are_closed_in_the_end() {
                 Ok(())
             })
             .gone(move |gone| {
-                assert_eq!(gone.socket_name(), "test");
+                assert_eq!(gone.ended().socket_name(), "test");
                 left.borrow_mut().retain(|reader| {
-                    let is_gone = reader.connection() == gone.connection();
+                    let is_gone = reader.connection() == gone.ended().connection();
                     assert!(!is_gone || !reader.is_open());
                     let told = reader.notify("left", &());
                     assert!(!is_gone || told.is_err());
