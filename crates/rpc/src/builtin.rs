@@ -8,18 +8,19 @@ use ringhold_core::metrics::{EngineTotals, NameTotals, OwnMetric, Snapshot};
 use serde::Serialize;
 
 use crate::fault::Fault;
+use crate::methods::Methods;
 use crate::params;
-use crate::router::Router;
 
 /// From this length on `echo` keeps the parameters where they were received instead of copying them.
 const KEEP_BYTES_MIN: usize = 32 * 1024;
 
-/// Adds the built-in methods. Those that ask the server wait for [`bind`].
-pub(crate) fn install(mut router: Router) -> Router {
-    router.builtin("ping", "answers \"pong\"", |_, answer| {
+/// The built-in methods. Those that ask the server wait for [`bind`].
+pub(crate) fn methods() -> Methods {
+    let mut methods = Methods::default();
+    methods.insert_builtin("ping", "answers \"pong\"", |_, answer| {
         answer.encoded(b"\xa4pong")
     });
-    router.builtin("echo", "gives its parameter back", |call, answer| {
+    methods.insert_builtin("echo", "gives its parameter back", |call, answer| {
         let object = params::only(call.params()).unwrap_or(call.params());
         if object.len() < KEEP_BYTES_MIN {
             answer.encoded(object)
@@ -27,37 +28,36 @@ pub(crate) fn install(mut router: Router) -> Router {
             answer.share(call.keep(object))
         }
     });
-    router.builtin(
+    methods.insert_builtin(
         "time",
         "the server's clock: seconds and nanoseconds since 1970-01-01 UTC",
         |call, answer| answer.result(call.decode().and_then(|()| Time::now())),
     );
     for (name, description) in [METHODS, STATUS] {
-        router.builtin(name, description, |_, answer| {
+        methods.insert_builtin(name, description, |_, answer| {
             answer.fault(Fault::new("the router is not served yet"))
         });
     }
-    router
+    methods
 }
 
 pub(crate) const METHODS: (&str, &str) = ("methods", "the methods and what they do");
 const STATUS: (&str, &str) = ("status", "the server's counters");
 
 /// Gives the methods that ask the server what they need.
-pub(crate) fn bind(router: &mut Router, worker: &Worker) {
-    if router.table().has_builtin(METHODS.0) {
-        let methods: BTreeMap<String, String> = router
-            .methods()
-            .into_iter()
+pub(crate) fn bind(methods: &mut Methods, worker: &Worker) {
+    if methods.has_builtin(METHODS.0) {
+        let list = methods.list().into_iter();
+        let list: BTreeMap<String, String> = list
             .map(|(name, description)| (name.to_owned(), description.to_owned()))
             .collect();
-        router.builtin(METHODS.0, METHODS.1, move |call, answer| {
-            answer.result(call.decode().map(|()| &methods))
+        methods.insert_builtin(METHODS.0, METHODS.1, move |call, answer| {
+            answer.result(call.decode().map(|()| &list))
         });
     }
-    if router.table().has_builtin(STATUS.0) {
+    if methods.has_builtin(STATUS.0) {
         let metrics = worker.metrics().clone();
-        router.builtin(STATUS.0, STATUS.1, move |call, answer| {
+        methods.insert_builtin(STATUS.0, STATUS.1, move |call, answer| {
             answer.result(call.decode().map(|()| Status::from(metrics.snapshot())))
         });
     }

@@ -8,12 +8,90 @@ use ringhold_core::{Claims, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::router::Router;
+
 /// What is written for the successor: the name and the msgpack of each value.
 type Written<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
 
+impl Router {
+    /// Has what handlers keep themselves on this worker, not for a connection, survive restarts and reloads: `leave` is called when the
+    /// last request is answered, and the next process asks for it with [`Router::taken_over`] when it makes its routers.
+    ///
+    /// ```
+    /// # use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+    /// # use ringhold_core::Worker;
+    /// # use ringhold_rpc::{Router, Rpc};
+    /// /// How often each user was seen on this worker.
+    /// type Visits = BTreeMap<String, u64>;
+    ///
+    /// fn make(worker: &Worker) -> Rpc {
+    ///     let mut visits = Visits::new();
+    ///     for (user, count) in Router::taken_over::<Visits>(worker, "visits").into_iter().flatten() {
+    ///         // There may be more or fewer workers than before: one of them goes on where all have stopped.
+    ///         if worker.index() == 0 {
+    ///             *visits.entry(user).or_default() += count;
+    ///         }
+    ///     }
+    ///     let visits = Rc::new(RefCell::new(visits));
+    ///     let left = visits.clone();
+    ///     let router = Router::new()
+    ///         .notification("visit", move |user: String| *visits.borrow_mut().entry(user).or_default() += 1)
+    ///         .hand_over("visits", move || left.take());
+    ///     Rpc::new(worker, router)
+    /// }
+    /// # let mut exchange = ringhold_core::testing::Exchange::with_worker(make, Default::default());
+    /// # let client = exchange.connect();
+    /// # exchange.receive(client, b"\x93\x02\xa5visit\x91\xa3ann");
+    /// # let _ = exchange.hand_over(make).hand_over(|worker| {
+    /// #     assert_eq!(Router::taken_over::<Visits>(worker, "visits"), [Visits::from([("ann".into(), 1)])]);
+    /// #     make(worker)
+    /// # });
+    /// ```
+    ///
+    /// It is passed on as msgpack with the names of fields, so fields may be added and left out if `#[serde(default)]` makes up for
+    /// them. If `leave` panics that is counted and logged, and costs this value alone. A name that is never asked for, on any worker, is
+    /// not handed over, with an error in the log, and one that the successor does not ask for is lost, with a warning. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
+    ///
+    /// # Panics
+    ///
+    /// If something is handed over under this name already.
+    #[must_use]
+    pub fn hand_over<T: Serialize>(
+        mut self,
+        name: &str,
+        leave: impl FnMut() -> T + 'static,
+    ) -> Self {
+        self.leavings.add(name, leave);
+        self
+    }
+
+    /// What the workers of the process before have [handed over](Router::hand_over) under this name, in their order. Each worker of this
+    /// one is given all of it, see [`Worker::taken_over`]. What cannot be decoded is left out, with an error in the log.
+    pub fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
+        let claims = worker.claims();
+        claims.claim(name);
+        let read = |left: &Bytes| -> Result<Vec<T>, rmp_serde::decode::Error> {
+            let written: Written<'_> = rmp_serde::from_slice(left)?;
+            written
+                .iter()
+                .for_each(|(known, _)| claims.note_left(known));
+            let named = written.into_iter().filter(|(known, _)| *known == name);
+            named
+                .map(|(_, value)| rmp_serde::from_slice(value))
+                .collect()
+        };
+        let say = |error| {
+            tracing::error!("{name:?}, which the predecessor left, cannot be taken over: {error}");
+        };
+        let left = worker.taken_over().iter();
+        left.flat_map(|left| read(left).map_err(say).unwrap_or_default())
+            .collect()
+    }
+}
+
 type Leave = Box<dyn FnMut() -> Result<Vec<u8>, rmp_serde::encode::Error>>;
 
-/// What [`Router::hand_over`](crate::Router::hand_over) was given, by name.
+/// What [`Router::hand_over`] was given, by name.
 #[derive(Default)]
 pub(crate) struct Leavings(Vec<(String, Leave)>);
 
@@ -62,26 +140,4 @@ impl Leavings {
         let bytes = (!written.is_empty()).then(|| rmp_serde::to_vec(&written).ok());
         bytes.flatten().map(Bytes::from)
     }
-}
-
-/// What was left under this name, in the order of the predecessor's workers.
-pub(crate) fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
-    let claims = worker.claims();
-    claims.claim(name);
-    let read = |left: &Bytes| -> Result<Vec<T>, rmp_serde::decode::Error> {
-        let written: Written<'_> = rmp_serde::from_slice(left)?;
-        written
-            .iter()
-            .for_each(|(known, _)| claims.note_left(known));
-        let named = written.into_iter().filter(|(known, _)| *known == name);
-        named
-            .map(|(_, value)| rmp_serde::from_slice(value))
-            .collect()
-    };
-    let say = |error| {
-        tracing::error!("{name:?}, which the predecessor left, cannot be taken over: {error}");
-    };
-    let left = worker.taken_over().iter();
-    left.flat_map(|left| read(left).map_err(say).unwrap_or_default())
-        .collect()
 }

@@ -1,6 +1,7 @@
 //! The methods of a router by name, and by the number that stands for one.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -106,6 +107,16 @@ impl Methods {
         }
     }
 
+    /// Adds a built-in method, or puts it in the place of one.
+    pub(crate) fn insert_builtin(
+        &mut self,
+        name: &str,
+        description: &'static str,
+        handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
+    ) {
+        self.insert(Entry::new(name, description, true, handler));
+    }
+
     /// Has the calls of each counted where the server shows it.
     pub(crate) fn count(&mut self, worker: &Worker) {
         for entry in &mut self.entries {
@@ -166,9 +177,26 @@ impl Methods {
         position.is_some_and(|position| self.entries[*position].builtin)
     }
 
+    /// Their names and descriptions, sorted by name.
+    pub(crate) fn list(&self) -> Vec<(&str, &str)> {
+        let entries = self.entries.iter();
+        let mut list: Vec<_> = entries
+            .map(|entry| (&*entry.name, &*entry.description))
+            .collect();
+        list.sort_unstable();
+        list
+    }
+
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
+    }
+}
+
+impl fmt::Debug for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.list().into_iter().map(|(name, _)| name);
+        f.debug_list().entries(names).finish()
     }
 }
 

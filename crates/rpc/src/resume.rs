@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::fault::Fault;
 use crate::notify::Notifier;
+use crate::router::Router;
 use crate::session::Session;
 use crate::strings::Strings;
 
@@ -45,6 +46,68 @@ impl Kept {
 
 /// What is written for the successor: the name and the msgpack of each value, in the order in which they were kept.
 type Written<'a> = Vec<(&'a str, &'a serde_bytes::Bytes)>;
+
+impl Router {
+    /// Has data of this type that handlers keep for a connection ([`Context::data`](crate::Context::data)) survive restarts and reloads, and with it
+    /// the connection. `resume` is called for each connection that has such a value, in the process that goes on with it,
+    /// before anything is received or sent there; it may change the value, which is kept again. So subscriptions are resumed:
+    ///
+    /// ```
+    /// # use std::{cell::RefCell, mem::replace, rc::Rc};
+    /// # use ringhold_rpc::{Notification, Notifier, Router};
+    /// /// Whether a connection reads the news.
+    /// #[derive(Default, serde::Serialize, serde::Deserialize)]
+    /// struct Reads(bool);
+    ///
+    /// type Readers = Rc<RefCell<Vec<Notifier>>>;
+    ///
+    /// fn router(readers: Readers) -> Router {
+    ///     let known = readers.clone();
+    ///     Router::new()
+    ///         .method_with("subscribe", move |context, ()| {
+    ///             let (reads, notifier) = context.subscription::<Reads>();
+    ///             if !replace(&mut reads.0, true) {
+    ///                 readers.borrow_mut().push(notifier);
+    ///             }
+    ///             Ok(())
+    ///         })
+    ///         .resume("reads", move |resumed, _: &mut Reads| {
+    ///             known.borrow_mut().push(resumed.notifier());
+    ///             Ok(())
+    ///         })
+    /// }
+    ///
+    /// /// Whoever has gone is forgotten.
+    /// fn publish(readers: &Readers, news: &Notification) {
+    ///     readers.borrow_mut().retain(|reader| reader.send(news).is_ok());
+    /// }
+    /// # let _ = (router(Readers::default()), publish);
+    /// ```
+    ///
+    /// `examples/topics.rs` is a whole daemon, where each connection reads what it wants.
+    ///
+    /// `name` stands for the type in what is passed on, as msgpack with the names of fields, so it has to stay the same from
+    /// version to version of the program. Fields may be added and left out if `#[serde(default)]` makes up for them.
+    ///
+    /// A connection whose value the successor does not know by its name, cannot decode, or for which `resume` fails, is
+    /// closed, which is logged and counted. Likewise one that keeps a value as well that is not resumed, or a [`Context::notifier`](crate::Context::notifier).
+    ///
+    /// # Panics
+    ///
+    /// If another type is resumed under this name, or the type under another one.
+    #[must_use]
+    pub fn resume<T>(
+        mut self,
+        name: &str,
+        resume: impl FnMut(&Resumed<'_>, &mut T) -> Result<(), Fault> + 'static,
+    ) -> Self
+    where
+        T: Serialize + DeserializeOwned + 'static,
+    {
+        self.resumes.add(name, resume);
+        self
+    }
+}
 
 /// A connection of the predecessor's that goes on in this process.
 pub struct Resumed<'a> {

@@ -5,9 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bytes::Bytes;
-use ringhold_core::panics::Caught;
-use ringhold_core::{Claims, Watch, Worker};
+use ringhold_core::Watch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,10 +16,10 @@ use crate::clock::Clock;
 use crate::context::Context;
 use crate::fault::Fault;
 use crate::hooks::Hooks;
-use crate::left::{self, Leavings};
+use crate::left::Leavings;
 use crate::methods::{Entry, Methods};
 use crate::responder::Responder;
-use crate::resume::{Resumed, Resumes};
+use crate::resume::Resumes;
 
 /// The methods of a service. Each worker has a router of its own, so handlers may own state that is neither `Send` nor
 /// shared.
@@ -55,12 +53,12 @@ use crate::resume::{Resumed, Resumes};
 ///
 /// [`Router::new`] has the methods `ping`, `echo`, `methods`, `time` and `status` already, [`Router::bare`] has none.
 pub struct Router {
-    methods: Methods,
-    resumes: Resumes,
+    pub(crate) methods: Methods,
+    pub(crate) resumes: Resumes,
     pub(crate) hooks: Hooks,
-    leavings: Leavings,
-    clock: Clock,
-    watches: Vec<(Box<dyn AsFd>, Read)>,
+    pub(crate) leavings: Leavings,
+    pub(crate) clock: Clock,
+    pub(crate) watches: Vec<(Box<dyn AsFd>, Read)>,
 }
 
 /// Reads from a descriptor that is watched.
@@ -79,7 +77,10 @@ impl Router {
     ///
     /// A method of one's own takes the place of a built-in one of the same name.
     pub fn new() -> Self {
-        builtin::install(Self::bare())
+        Router {
+            methods: builtin::methods(),
+            ..Self::bare()
+        }
     }
 
     /// Without any method.
@@ -226,7 +227,7 @@ impl Router {
 
     /// Adds a method that has no result, usually sent as a notification. A request for it is answered with nil when the
     /// handler has returned. A notification whose parameters are not of this type is lost for its sender, who is told nothing: it is
-    /// a line of the log at debug level, and counts as a fault of the method in the [metrics](Worker::counter).
+    /// a line of the log at debug level, and counts as a fault of the method in the [metrics](ringhold_core::Worker::counter).
     ///
     /// # Panics
     ///
@@ -284,132 +285,6 @@ impl Router {
         self
     }
 
-    /// Has data of this type that handlers keep for a connection ([`Context::data`]) survive restarts and reloads, and with it
-    /// the connection. `resume` is called for each connection that has such a value, in the process that goes on with it,
-    /// before anything is received or sent there; it may change the value, which is kept again. So subscriptions are resumed:
-    ///
-    /// ```
-    /// # use std::{cell::RefCell, mem::replace, rc::Rc};
-    /// # use ringhold_rpc::{Notification, Notifier, Router};
-    /// /// Whether a connection reads the news.
-    /// #[derive(Default, serde::Serialize, serde::Deserialize)]
-    /// struct Reads(bool);
-    ///
-    /// type Readers = Rc<RefCell<Vec<Notifier>>>;
-    ///
-    /// fn router(readers: Readers) -> Router {
-    ///     let known = readers.clone();
-    ///     Router::new()
-    ///         .method_with("subscribe", move |context, ()| {
-    ///             let (reads, notifier) = context.subscription::<Reads>();
-    ///             if !replace(&mut reads.0, true) {
-    ///                 readers.borrow_mut().push(notifier);
-    ///             }
-    ///             Ok(())
-    ///         })
-    ///         .resume("reads", move |resumed, _: &mut Reads| {
-    ///             known.borrow_mut().push(resumed.notifier());
-    ///             Ok(())
-    ///         })
-    /// }
-    ///
-    /// /// Whoever has gone is forgotten.
-    /// fn publish(readers: &Readers, news: &Notification) {
-    ///     readers.borrow_mut().retain(|reader| reader.send(news).is_ok());
-    /// }
-    /// # let _ = (router(Readers::default()), publish);
-    /// ```
-    ///
-    /// `examples/topics.rs` is a whole daemon, where each connection reads what it wants.
-    ///
-    /// `name` stands for the type in what is passed on, as msgpack with the names of fields, so it has to stay the same from
-    /// version to version of the program. Fields may be added and left out if `#[serde(default)]` makes up for them.
-    ///
-    /// A connection whose value the successor does not know by its name, cannot decode, or for which `resume` fails, is
-    /// closed, which is logged and counted. Likewise one that keeps a value as well that is not resumed, or a [`Context::notifier`].
-    ///
-    /// # Panics
-    ///
-    /// If another type is resumed under this name, or the type under another one.
-    #[must_use]
-    pub fn resume<T>(
-        mut self,
-        name: &str,
-        resume: impl FnMut(&Resumed<'_>, &mut T) -> Result<(), Fault> + 'static,
-    ) -> Self
-    where
-        T: Serialize + DeserializeOwned + 'static,
-    {
-        self.resumes.add(name, resume);
-        self
-    }
-
-    /// Has what handlers keep themselves on this worker, not for a connection, survive restarts and reloads: `leave` is called when the
-    /// last request is answered, and the next process asks for it with [`Router::taken_over`] when it makes its routers.
-    ///
-    /// ```
-    /// # use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
-    /// # use ringhold_core::Worker;
-    /// # use ringhold_rpc::{Router, Rpc};
-    /// /// How often each user was seen on this worker.
-    /// type Visits = BTreeMap<String, u64>;
-    ///
-    /// fn make(worker: &Worker) -> Rpc {
-    ///     let mut visits = Visits::new();
-    ///     for (user, count) in Router::taken_over::<Visits>(worker, "visits").into_iter().flatten() {
-    ///         // There may be more or fewer workers than before: one of them goes on where all have stopped.
-    ///         if worker.index() == 0 {
-    ///             *visits.entry(user).or_default() += count;
-    ///         }
-    ///     }
-    ///     let visits = Rc::new(RefCell::new(visits));
-    ///     let left = visits.clone();
-    ///     let router = Router::new()
-    ///         .notification("visit", move |user: String| *visits.borrow_mut().entry(user).or_default() += 1)
-    ///         .hand_over("visits", move || left.take());
-    ///     Rpc::new(worker, router)
-    /// }
-    /// # let mut exchange = ringhold_core::testing::Exchange::with_worker(make, Default::default());
-    /// # let client = exchange.connect();
-    /// # exchange.receive(client, b"\x93\x02\xa5visit\x91\xa3ann");
-    /// # let _ = exchange.hand_over(make).hand_over(|worker| {
-    /// #     assert_eq!(Router::taken_over::<Visits>(worker, "visits"), [Visits::from([("ann".into(), 1)])]);
-    /// #     make(worker)
-    /// # });
-    /// ```
-    ///
-    /// It is passed on as msgpack with the names of fields, so fields may be added and left out if `#[serde(default)]` makes up for
-    /// them. If `leave` panics that is counted and logged, and costs this value alone. A name that is never asked for, on any worker, is
-    /// not handed over, with an error in the log, and one that the successor does not ask for is lost, with a warning. When it is called and when not: [`Service::hand_over`](ringhold_core::Service::hand_over).
-    ///
-    /// # Panics
-    ///
-    /// If something is handed over under this name already.
-    #[must_use]
-    pub fn hand_over<T: Serialize>(
-        mut self,
-        name: &str,
-        leave: impl FnMut() -> T + 'static,
-    ) -> Self {
-        self.leavings.add(name, leave);
-        self
-    }
-
-    /// What the workers of the process before have [handed over](Router::hand_over) under this name, in their order. Each worker of this
-    /// one is given all of it, see [`Worker::taken_over`]. What cannot be decoded is left out, with an error in the log.
-    pub fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
-        left::taken_over(worker, name)
-    }
-
-    /// What the successor's routers will find, if it is claimed. `report` is told what has panicked.
-    pub(crate) fn leave(
-        &mut self,
-        claims: &Claims,
-        report: impl Fn(&str, &Caught),
-    ) -> Option<Bytes> {
-        self.leavings.write(claims, report)
-    }
-
     /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is
     /// due without a request, such as a batch to be written, or a heartbeat by [`Notifier`](crate::Notifier)s.
     ///
@@ -462,16 +337,6 @@ impl Router {
         self
     }
 
-    /// Takes out what [`Router::watch`] was given.
-    pub(crate) fn take_watches(&mut self) -> Vec<(Box<dyn AsFd>, Read)> {
-        std::mem::take(&mut self.watches)
-    }
-
-    /// The clock that [`Router::every`] has set.
-    pub(crate) fn clock(&mut self) -> &mut Clock {
-        &mut self.clock
-    }
-
     /// Describes a method, for the people who ask `methods`. One line is best.
     ///
     /// # Panics
@@ -488,39 +353,7 @@ impl Router {
 
     /// The names and descriptions of all methods, sorted by name.
     pub fn methods(&self) -> Vec<(&str, &str)> {
-        let methods = self.methods.iter();
-        let mut methods: Vec<_> = methods
-            .map(|entry| (&*entry.name, &*entry.description))
-            .collect();
-        methods.sort_unstable();
-        methods
-    }
-
-    /// Adds a built-in method, or gives one that was added its handler; one that was replaced stays replaced.
-    pub(crate) fn builtin(
-        &mut self,
-        name: &str,
-        description: &'static str,
-        handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
-    ) {
-        self.methods
-            .insert(Entry::new(name, description, true, handler));
-    }
-
-    pub(crate) fn resumes(&self) -> &Resumes {
-        &self.resumes
-    }
-
-    pub(crate) fn resumes_mut(&mut self) -> &mut Resumes {
-        &mut self.resumes
-    }
-
-    pub(crate) fn table(&self) -> &Methods {
-        &self.methods
-    }
-
-    pub(crate) fn table_mut(&mut self) -> &mut Methods {
-        &mut self.methods
+        self.methods.list()
     }
 }
 
@@ -532,8 +365,6 @@ impl Default for Router {
 
 impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries(self.methods().iter().map(|(name, _)| name))
-            .finish()
+        self.methods.fmt(f)
     }
 }

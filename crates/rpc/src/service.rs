@@ -15,12 +15,16 @@ use ringhold_core::{
 use crate::answer::Answer;
 use crate::builtin;
 use crate::call::Call;
+use crate::clock::Clock;
 use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
+use crate::hooks::Hooks;
+use crate::left::Leavings;
+use crate::methods::Methods;
 use crate::names::{Guesses, quoted};
 use crate::pending;
 use crate::recent::Recents;
-use crate::resume::Resumed;
+use crate::resume::{Resumed, Resumes};
 use crate::router::{Read, Router};
 use crate::session::Session;
 use crate::strings::Strings;
@@ -52,27 +56,43 @@ use crate::strings::Strings;
 /// # }
 /// ```
 pub struct Rpc {
-    router: Router,
+    methods: Methods,
+    resumes: Resumes,
+    hooks: Hooks,
+    leavings: Leavings,
+    /// Of what is handed over.
+    claims: Claims,
+    clock: Clock,
+    watches: Vec<(SourceId, Read)>,
     strings: Strings,
     recent: Recents,
     guesses: Guesses,
-    watches: Vec<(SourceId, Read)>,
-    /// Of what the router hands over.
-    claims: Claims,
 }
 
 impl Rpc {
     /// With one worker's router.
-    pub fn new(worker: &Worker, mut router: Router) -> Self {
-        builtin::bind(&mut router, worker);
-        router.table_mut().count(worker);
-        let watches = router.take_watches().into_iter();
+    pub fn new(worker: &Worker, router: Router) -> Self {
+        let Router {
+            mut methods,
+            resumes,
+            hooks,
+            leavings,
+            clock,
+            watches,
+        } = router;
+        builtin::bind(&mut methods, worker);
+        methods.count(worker);
+        let watches = watches.into_iter();
         Rpc {
+            methods,
+            resumes,
+            hooks,
+            leavings,
+            claims: worker.claims(),
+            clock,
             watches: watches
                 .map(|(descriptor, read)| (worker.watch(descriptor), read))
                 .collect(),
-            claims: worker.claims(),
-            router,
             strings: Strings::default(),
             recent: Recents::NONE,
             guesses: Guesses::new(Instant::now()),
@@ -99,7 +119,7 @@ impl Rpc {
             Some(envelope) => envelope,
             None => self.unusual(frame, reply)?,
         };
-        let Some(method) = self.router.table().find(envelope.method) else {
+        let Some(method) = self.methods.find(envelope.method) else {
             self.unknown(envelope.id, envelope.method, reply);
             return Err(Flow::Continue);
         };
@@ -119,7 +139,7 @@ impl Rpc {
         reply: &mut Reply<'_>,
     ) -> Flow {
         let Envelope { id, method, params } = envelope;
-        let Some(entry) = self.router.table_mut().call(number) else {
+        let Some(entry) = self.methods.call(number) else {
             debug_assert!(false, "a router loses no method");
             return Flow::Continue;
         };
@@ -176,16 +196,16 @@ impl Rpc {
 
     #[cold]
     fn unknown(&mut self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
-        self.router.table().call_unknown();
+        self.methods.call_unknown();
         let name = quoted(method);
         let Some(id) = id else {
             tracing::debug!(connection = %reply.connection(), "ignored a notification of the unknown method {name}");
             return;
         };
-        let known = self.router.table().iter().map(|method| &*method.name);
+        let known = self.methods.iter().map(|method| &*method.name);
         let hint = match self.guesses.nearest(method, known, Instant::now()) {
             Some(nearest) => format!("; did you mean {nearest:?}?"),
-            None if self.router.table().has_builtin(builtin::METHODS.0) => {
+            None if self.methods.has_builtin(builtin::METHODS.0) => {
                 format!("; call {:?} for a list", builtin::METHODS.0)
             }
             None => String::new(),
@@ -222,7 +242,7 @@ impl Service for Rpc {
     const TOP_LEVEL: TopLevel = TopLevel::Array;
 
     fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<Session, Refusal> {
-        self.router.hooks.connected(peer, self.strings)
+        self.hooks.connected(peer, self.strings)
     }
 
     // Into the loop over the frames of a buffer: the call alone, and what it passes through memory, would cost a quarter of
@@ -234,7 +254,7 @@ impl Service for Rpc {
             None => match self.read(&frame, reply) {
                 Ok(call) => call,
                 Err(flow) => {
-                    self.router.table_mut().call_none();
+                    self.methods.call_none();
                     return flow;
                 }
             },
@@ -249,7 +269,7 @@ impl Service for Rpc {
         why: Abandoned,
         reply: &mut Reply<'_>,
     ) -> Flow {
-        if let Some(method) = self.router.table().get(pending::method(ticket)) {
+        if let Some(method) = self.methods.get(pending::method(ticket)) {
             method.faults.add_one();
         }
         self.fault(pending::id(ticket), &Fault::new(why.to_string()), reply);
@@ -257,23 +277,22 @@ impl Service for Rpc {
     }
 
     fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
-        self.router.hooks.gone(ended, session);
+        self.hooks.gone(ended, session);
     }
 
     fn request_name(&self, ticket: Ticket) -> String {
-        let method = self.router.table().get(pending::method(ticket));
+        let method = self.methods.get(pending::method(ticket));
         let name = quoted(method.map_or(b"", |method| method.name.as_bytes()));
         format!("request {} for {name}", pending::id(ticket))
     }
 
     fn frame_name(&self) -> Option<String> {
-        let method = self.router.table().last()?;
+        let method = self.methods.last()?;
         Some(format!("a call of {}", quoted(method.name.as_bytes())))
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
-        self.router
-            .clock()
+        self.clock
             .tick(tick.now(), |what, panic| tick.report_panic(what, panic))
     }
 
@@ -292,23 +311,22 @@ impl Service for Rpc {
     }
 
     fn hand_over(&mut self, tick: &Tick<'_>) -> Option<Bytes> {
-        self.router
-            .leave(&self.claims, |what, panic| tick.report_panic(what, panic))
+        self.leavings
+            .write(&self.claims, |what, panic| tick.report_panic(what, panic))
     }
 
     fn save(&self, session: &Session) -> Saved {
-        session.save(self.router.resumes())
+        session.save(&self.resumes)
     }
 
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
-        let mut session = self.router.hooks.connected(peer, self.strings)?;
+        let mut session = self.hooks.connected(peer, self.strings)?;
         let resumed = Resumed::new(*peer, self.strings);
-        let resumes = self.router.resumes_mut();
         // Unwind safety: the panic goes on.
         let restored = catch_unwind(AssertUnwindSafe(|| {
-            resumes.restore(&resumed, saved, &mut session)
+            self.resumes.restore(&resumed, saved, &mut session)
         }));
-        let hooks = &mut self.router.hooks;
+        let hooks = &mut self.hooks;
         let mut gone = |why: Close, session| hooks.gone(&Ended::new(peer, &why), session);
         match restored {
             Ok(Ok(())) => Ok(session),
@@ -327,7 +345,7 @@ impl Service for Rpc {
 impl std::fmt::Debug for Rpc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rpc")
-            .field("methods", &self.router)
+            .field("methods", &self.methods)
             .field("strings", &self.strings)
             .finish()
     }
