@@ -51,6 +51,15 @@ const NUMBERS_MAX: usize = 65_536;
 /// Labels that every number has.
 const RESERVED: [&str; 2] = ["service", "worker"];
 
+/// How the names of the server's own numbers begin where Prometheus is shown them. Two metrics of one name would cost it all of them.
+const SERVERS: [&str; 5] = [
+    "ringhold_engine",
+    "ringhold_memory",
+    "ringhold_owed",
+    "ringhold_socket",
+    "ringhold_uptime",
+];
+
 /// The numbers that services count.
 #[derive(Default)]
 pub(super) struct Own(Mutex<Shown>);
@@ -131,6 +140,9 @@ impl Own {
             return Err(format!(
                 "{bad:?} is no name: letters, digits and _, the first of them a letter"
             ));
+        }
+        if let Some(own) = SERVERS.iter().find(|it| name.starts_with(**it)) {
+            return Err(format!("names that begin with {own} are the server's"));
         }
         if let Some(taken) = RESERVED.iter().find(|it| key.labels.contains_key(**it)) {
             return Err(format!("each number has a label {taken} already"));
@@ -257,6 +269,8 @@ mod tests {
             ("1st", &[]),
             ("with space", &[]),
             ("_x", &[]),
+            ("ringhold_owed", &[]),
+            ("ringhold_socket_open", &[]),
             ("ok", &[("worker", "1")]),
             ("ok", &[("a-b", "1")]),
         ] {

@@ -142,6 +142,11 @@ fn explained(help: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ringhold_core::Worker;
+    use ringhold_core::limits::Limits;
+    use ringhold_core::testing::Exchange;
+    use ringhold_rpc::{Router, Rpc};
+
     use super::*;
     use crate::json;
 
@@ -199,6 +204,31 @@ ringhold_engine_leased{worker="1"} 0
         for (name, _) in PROCESS {
             assert!(page.contains(&format!("`ringhold_{name}`")), "{name}");
         }
+    }
+
+    #[test]
+    fn services_count_nothing_under_names_of_the_server() {
+        let socket = NameTotals::DESCRIPTIONS.iter().map(|it| ("socket_", it.0));
+        let engine = EngineTotals::DESCRIPTIONS
+            .iter()
+            .map(|it| ("engine_", it.0));
+        let process = PROCESS.iter().map(|it| ("", it.0));
+        let all = socket.chain(engine).chain(process);
+        let names: Vec<_> = all
+            .map(|(kind, name)| format!("ringhold_{kind}{name}"))
+            .collect();
+        let make = |worker: &Worker| {
+            for name in &names {
+                worker.counter(name, "", &[]);
+                worker.gauge(name, "", &[]);
+            }
+            Rpc::new(worker, Router::bare())
+        };
+        let own = Exchange::with_worker(make, Limits::default())
+            .snapshot()
+            .own;
+        let own: Vec<_> = own.iter().map(|metric| &*metric.name).collect();
+        assert_eq!(own, ["ringhold_unknown_method_calls"]);
     }
 
     #[test]
