@@ -148,11 +148,8 @@ impl Own {
             return Err(format!("each number has a label {taken} already"));
         }
         // Prometheus is shown counters with it, and gauges without.
-        let (name, is_total) = match name.strip_suffix("_total") {
-            Some(name) => (name, true),
-            None => (name, false),
-        };
-        if is_total && kind == OwnKind::Gauge {
+        let (given, name) = (name, name.trim_end_matches("_total"));
+        if name != given && kind == OwnKind::Gauge {
             return Err("what ends in _total is a counter".into());
         }
         let mut shown = self.lock();
@@ -280,6 +277,7 @@ mod tests {
         }
         // It is the same to Prometheus.
         own.counter("kept_total", "", Key::new("a", 0, &[]));
+        own.counter("kept_total_total", "", Key::new("a", 0, &[]));
         own.gauge("level_total", "", Key::new("a", 0, &[]));
         // The kind is that of who came first.
         own.gauge("kept", "", Key::new("b", 0, &[]))
