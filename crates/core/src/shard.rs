@@ -209,7 +209,8 @@ impl<L: Link> Shard<L> {
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
         let serves_last = self.serves_last();
-        if self.dispatches() {
+        // What there was no time for in the turn before is not begun with when a handover waits for nothing else.
+        if self.dispatches() && !self.comes_to_rest() {
             self.dispatch_ready();
         }
         self.advance_stop(serves_last);
@@ -229,6 +230,7 @@ impl<L: Link> Shard<L> {
             done += 1;
             if let Some(entry) = self.connections.get_mut(slot as usize) {
                 entry.is_ready = false;
+                self.ask_behind(slot);
                 self.with_host(slot, |host, reply| host.backlog(reply));
             }
         }

@@ -2,8 +2,8 @@
 //! handover, as in a plain stop.
 //!
 //! They are asked about when a handover has no deferred reply to wait for any more; again when nobody is read any more, each
-//! when nothing is received on it; and when a connection is let go. The last answer counts, but comes too late for what was not
-//! read by then.
+//! when nothing is received on it, and behind frames of it that had waited; and when a connection is let go. The last answer
+//! counts, but comes too late for what was not read by then.
 
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
@@ -46,6 +46,18 @@ impl<L: Link> Shard<L> {
         }
         self.conclude(slot);
         true
+    }
+
+    /// A connection is about to be given frames that have waited. What its session is worth may change with them: if it was said not
+    /// to be read any more before a handover, that is asked again in [`Shard::read_last`].
+    pub(super) fn ask_behind(&mut self, slot: u32) {
+        let is_parting = self.is_parting();
+        if let Some(entry) = self.connections.get_mut(slot as usize)
+            && is_parting
+            && !entry.is_unsaved
+        {
+            entry.connection.quiet = false;
+        }
     }
 
     /// What the session of a connection is worth to the successor by now. If the service panics the connection ends; the

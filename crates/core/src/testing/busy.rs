@@ -219,3 +219,19 @@ fn a_handover_gives_them_what_those_had_sent_that_have_reset() {
         assert_eq!(exchange.memory_held(), 0);
     }
 }
+
+/// Nor are frames given behind the last question what a session is worth.
+#[test]
+fn a_handover_leaves_to_the_successor_what_they_have_no_time_for() {
+    let (mut exchange, _) = exchange(Saved::Stateless);
+    let client = exchange.connect();
+    exchange.arrive(client, 20 * SHARE);
+    exchange.tell_to_stop(true);
+    (0..2).for_each(|_| exchange.turn());
+    // The last one has taken too long.
+    exchange.shard.desk.stopwatch.make_late();
+    (0..2).for_each(|_| exchange.turn());
+    assert!(exchange.shard.is_done());
+    assert_eq!(exchange.counters().frames_in as usize, 3 * SHARE);
+    assert_eq!(exchange.parted[0].parcel.state.input.len(), 17 * SHARE);
+}

@@ -345,6 +345,41 @@ fn what_a_receive_under_way_makes_unsaved_is_answered_to_the_end() {
     }
 }
 
+/// Frames that wait when nobody is read any more can change what a session is worth.
+#[test]
+fn whose_backlog_makes_it_unsaved_is_answered_to_the_end() {
+    let mut exchange = exchange(Fickle::default());
+    let [long, paused, slow, kept] = [(); 4].map(|()| exchange.connect());
+    exchange.set_window(slow, Some(0));
+    exchange.receive(slow, &[UNSAVED, LARGE, 5]);
+    exchange.set_window(paused, Some(0));
+    exchange.receive(paused, &[LARGE, UNSAVED]);
+    for (client, bytes) in [(paused, &[6, 7]), (kept, &[8, 9])] {
+        let wire = exchange.wire(client).unwrap();
+        wire.incoming.push_back(Bytes::copy_from_slice(bytes));
+    }
+    // More than is given in one turn.
+    let frames = [&[5; 6_000][..], &[UNSAVED]].concat();
+    exchange.shard.received(long.0 as u32, &frames, None);
+    exchange.shard.drain = Duration::ZERO;
+    exchange.hand_over_unread(long, &[&[6], &[7]]);
+    assert!(exchange.take_sent(long) == [&frames[..], &[6, 7]].concat());
+    assert_eq!(exchange.parted(), [], "the slow one may be given more");
+    exchange.set_window(paused, None);
+    let due = [&[LARGE; 10_000][..], &[UNSAVED, 6, 7]].concat();
+    assert!(exchange.take_sent(paused) == due);
+    exchange.set_window(slow, None);
+    let due = [&[UNSAVED][..], &[LARGE; 10_000], &[5]].concat();
+    assert!(exchange.take_sent(slow) == due);
+    for client in [long, paused, slow] {
+        assert!(exchange.is_shut(client) && !exchange.is_open(client));
+    }
+    assert_eq!(exchange.parted(), [kept]);
+    assert_eq!(exchange.parted[0].wire.unread(), 2);
+    assert!(exchange.shard.is_done());
+    assert_eq!(exchange.counters().unsaved, 3);
+}
+
 /// A service can say so at the last moment. Then no service may be given a frame any more.
 #[test]
 fn who_cannot_be_saved_in_the_end_still_ends_in_order() {
