@@ -18,6 +18,7 @@ use crate::handover::store;
 use crate::notify;
 use crate::running::Running;
 use crate::server::ServerError;
+use crate::shard::REST_MAX;
 
 use self::status::Status;
 use self::turns::{Found, Turns};
@@ -25,17 +26,20 @@ use self::turns::{Found, Turns};
 /// How often a handover looks whether the workers take turns.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each other (`REST_MAX` of the shard).
+/// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each other ([`REST_MAX`]).
 const LOOKS_MAX: u32 = 16;
 
 /// What else takes time, on a machine that is busy.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// How long it may take from a signal until every worker has ended or was left behind: the service manager says whether it has a
-/// store, deferred replies come, in two rounds, what cannot be saved ends, and stuck workers are found.
+/// store, deferred replies come, stuck workers are found, more deferred replies come while services are given what has arrived, and
+/// what cannot be saved ends.
 pub(crate) fn longest_end(drain: Duration) -> Duration {
-    let known = store::PROBE_PATIENCE + LINGER + LOOK_INTERVAL * LOOKS_MAX + MARGIN;
-    drain.saturating_mul(2).saturating_add(known)
+    let known = store::PROBE_PATIENCE + LOOK_INTERVAL * LOOKS_MAX + LINGER + MARGIN;
+    drain
+        .saturating_add(drain.max(REST_MAX))
+        .saturating_add(known)
 }
 
 /// The signals that are read. They are blocked, so that one that arrives while the process replaces itself stays pending

@@ -39,7 +39,7 @@ pub(crate) use self::mail::Accept;
 use self::parting::Rest;
 use self::sources::Sources;
 pub(crate) use self::sources::Watches;
-pub(crate) use self::stopping::Phase;
+pub(crate) use self::stopping::{Phase, REST_MAX};
 use self::ticks::Ticks;
 use self::time::{Overdue, Timed};
 

@@ -15,7 +15,7 @@ use crate::reply::{Abandoned, Ticket};
 
 /// How long a stop waits for workers that are busy with what they have received, which they may push to the connections of others,
 /// from when nothing more is. Whoever takes no turn for longer is left behind in a handover by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
-const REST_MAX: Duration = Duration::from_secs(15);
+pub(crate) const REST_MAX: Duration = Duration::from_secs(15);
 
 /// So many milliseconds after a stop has begun the log says which deferred replies it waits for. Usual ones are there by then.
 const OWED_NAMED_AFTER_MS: u64 = 1_000;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::{Client, Exchange};
 use crate::close::{Close, Ended};
+use crate::control::longest_end;
 use crate::frame::Frame;
+use crate::handover::store::PROBE_PATIENCE;
 use crate::limits::Limits;
 use crate::mailbox::Mail;
 use crate::peer::Peer;
@@ -91,7 +93,11 @@ impl Exchange {
     }
 
     fn tell_to_stop(&mut self, hand_over: bool) {
-        self.shard.drain = Duration::ZERO;
+        self.tell_to_stop_within(Duration::ZERO, hand_over);
+    }
+
+    fn tell_to_stop_within(&mut self, drain: Duration, hand_over: bool) {
+        self.shard.drain = drain;
         let _ = self.shard.deliver(Mail::Stop { hand_over });
     }
 }
@@ -234,4 +240,34 @@ fn a_handover_leaves_to_the_successor_what_they_have_no_time_for() {
     assert!(exchange.shard.is_done());
     assert_eq!(exchange.counters().frames_in as usize, 3 * SHARE);
     assert_eq!(exchange.parted[0].parcel.state.input.len(), 17 * SHARE);
+}
+
+/// Although another worker is busy when the time for deferred replies is over, and for as long as it may be without being left
+/// behind.
+#[test]
+fn a_handover_takes_no_longer_than_the_service_manager_is_told() {
+    const BUSY_MAX: Duration = Duration::from_secs(16);
+    for drain in [0, 2, 4, 20].map(Duration::from_secs) {
+        let (mut exchange, ends) = exchange(Saved::Close);
+        let _mailbox = exchange.add_busy_worker(1 << 30);
+        let client = exchange.connect();
+        exchange.arrive(client, 100 * SHARE);
+        let began = exchange.now;
+        exchange.tell_to_stop_within(drain, true);
+        let mut took = Duration::ZERO;
+        while !exchange.shard.is_done() {
+            exchange.turn();
+            took = Duration::from_millis(exchange.now - began);
+            if took >= drain + BUSY_MAX {
+                let crew = &exchange.shard.desk.crew;
+                crew.all_part(1);
+                crew.rest(1);
+                crew.idle(1);
+            }
+        }
+        assert_eq!(*ends.borrow(), [Close::Unserved.to_string()]);
+        // Before, the service manager was asked whether it has a store.
+        let longest = longest_end(drain);
+        assert!(took + PROBE_PATIENCE <= longest, "{took:?} of {longest:?}");
+    }
 }

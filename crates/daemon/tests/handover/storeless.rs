@@ -221,7 +221,7 @@ fn the_notifications_are_in_order() {
         "FDSTOREREMOVE=1 FDNAME=ringhold.state",
         "BARRIER=1",
     ];
-    let stopping = "STOPPING=1 EXTEND_TIMEOUT_USEC=37000000";
+    let stopping = "STOPPING=1 EXTEND_TIMEOUT_USEC=47000000";
     let expected = [
         &probe[..],
         &["READY=1", stopping],
