@@ -195,6 +195,10 @@ impl<L: Link> Shard<L> {
     /// The socket failed. What was received before goes to the service all the same.
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
         if self.is_open_to(slot, Connection::takes_frames) {
+            if let Some(entry) = self.entry(slot) {
+                // It ends for another reason now.
+                entry.is_unsaved = false;
+            }
             self.with(slot, |connection, desk| connection.fail(error, desk));
         } else {
             self.cut(slot, Close::Failed(error));

@@ -226,6 +226,30 @@ fn a_handover_gives_them_what_those_had_sent_that_have_reset() {
     }
 }
 
+/// The reset would have ended it anyway.
+#[test]
+fn one_that_cannot_be_handed_over_and_is_reset_counts_as_that_only() {
+    for shares in [5, 20] {
+        let (mut exchange, ends) = exchange(Saved::Close);
+        let client = exchange.connect();
+        exchange.arrive(client, shares * SHARE);
+        exchange.tell_to_stop(true);
+        exchange.turn();
+        let reset = std::io::Error::from(ErrorKind::ConnectionReset);
+        exchange.shard.failed(client.0 as u32, reset);
+        (0..12).for_each(|_| exchange.turn());
+        assert!(!exchange.is_open(client) && exchange.shard.is_done());
+        let why = match shares {
+            5 => Close::Failed(ErrorKind::ConnectionReset.into()),
+            _ => Close::Unserved,
+        };
+        assert_eq!(*ends.borrow(), [why.to_string()]);
+        let counters = exchange.counters();
+        assert_eq!(counters.frames_in as usize, shares.min(1 + TURNS) * SHARE);
+        assert_eq!((counters.failed, counters.unsaved), (1, 0), "{why}");
+    }
+}
+
 /// Nor are frames given behind the last question what a session is worth.
 #[test]
 fn a_handover_leaves_to_the_successor_what_they_have_no_time_for() {
