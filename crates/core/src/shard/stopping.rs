@@ -328,9 +328,6 @@ impl<L: Link> Shard<L> {
 
     /// Gives up on the deferred replies that were promised in this round or before, or on all of them.
     fn abandon_until(&mut self, last: Option<u32>) {
-        if self.desk.crew.open_tickets.count() == 0 {
-            return;
-        }
         let slots: Vec<u32> = self
             .connections
             .iter()

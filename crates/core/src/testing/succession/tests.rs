@@ -338,6 +338,23 @@ fn what_is_promised_while_a_busy_worker_is_waited_for_has_all_its_time() {
     assert_eq!(exchange.counters().abandoned, 1);
 }
 
+/// It may still be in time with its connections, and none of the others counts what it owes.
+#[test]
+fn a_worker_that_takes_turns_again_when_it_was_left_behind_gives_up_what_it_owes() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    let (mut exchange, client) = exchange();
+    exchange.receive(client, &[DEFER]);
+    exchange.shard.drain = DRAIN;
+    exchange.shard.desk.crew.leave_behind(0);
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    assert!(exchange.is_open(client));
+    exchange.advance(DRAIN);
+    assert_eq!(exchange.counters().abandoned, 1);
+    assert_eq!(exchange.parted[0].wire.sent, [1, 7]);
+    assert!(exchange.shard.is_done());
+}
+
 /// What others waited for by then is nothing to it. Meanwhile all that are at rest are let go.
 #[test]
 fn what_is_promised_while_a_handover_waits_is_waited_for_as_long_from_then_on() {
