@@ -191,14 +191,10 @@ impl Belonging {
         self.descriptor.try_clone()
     }
 
-    /// Its name, if a socket unit passes it on, and whether it is a listening socket.
-    pub(crate) fn units(&self) -> Option<(&str, bool)> {
-        self.is_units.then(|| {
-            (
-                self.name.as_str(),
-                listeners::is_listening(&self.descriptor),
-            )
-        })
+    /// Whether it is a listening socket, if a socket unit passes it on.
+    pub(crate) fn units(&self) -> Option<bool> {
+        self.is_units
+            .then(|| listeners::is_listening(&self.descriptor))
     }
 
     /// Leaves it with the service manager, for whoever comes after this process, however that ends; unless it comes from a socket

@@ -146,12 +146,12 @@ impl Server {
         self.rehearse(&question.inherited, &question.held)?;
         self.claims.go_on_with(&question.descriptors)?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        let inherited = question.inherited.len() + question.descriptors.len();
-        let handed = inherited + question.bound + store::NEEDED;
-        let to_serve = self.needed_descriptors(chosen.engine, self.worker_count());
-        // The asking process has all of them open when it executes the successor, and what it passes on under names once more.
-        let to_execute = inherited + 2 * self.claims.count() + store::NEEDED;
-        must_be_free(handed + to_serve.max(to_execute) + RESERVE + FOR_SIGNALS)?;
+        let claimed = question.names().filter(|name| self.claims.has(name));
+        let to_serve = self.needed_descriptors(chosen.engine, self.worker_count(), claimed.count());
+        // The asking process has all of it open when it executes the successor, and what it passes on under names once more.
+        let passed_on = question.names().count() + store::NEEDED;
+        let handed = passed_on + question.bound;
+        must_be_free(handed + to_serve.max(passed_on) + RESERVE + FOR_SIGNALS)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }

@@ -28,6 +28,10 @@ pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
 /// so describes each.
 const BOUND: &str = "RINGHOLD_PREFLIGHT_BOUND";
 
+/// The names of the descriptors that the asking process passes on and has opened itself, with colons between them, which no name
+/// has. Of one that does not say so nothing is known of them.
+const OWN: &str = "RINGHOLD_PREFLIGHT_OWN";
+
 /// Tells the child that the asking process has a `NOTIFY_SOCKET`, which it has not: ringhold-log writes as that one does.
 const NOTIFIES: &str = "RINGHOLD_PREFLIGHT_NOTIFIES";
 
@@ -59,6 +63,8 @@ pub(crate) struct Question {
     pub(crate) inherited: Vec<String>,
     /// The names of the other descriptors that it would inherit from there, which belong to the application.
     pub(crate) descriptors: Vec<String>,
+    /// The names of those that belong to the application, and that it has opened.
+    pub(crate) own: Vec<String>,
     /// The listeners that the asking process has bound itself, copies on one address once: a variable of the environment has
     /// 128 KiB (execve(2)), and each worker may have a copy of each listener.
     pub(crate) held: Vec<Held>,
@@ -77,15 +83,18 @@ impl Question {
             version,
             inherited: Vec::new(),
             descriptors: Vec::new(),
+            own: Vec::new(),
             held: Vec::new(),
             bound: 0,
         };
-        for (name, is_listening) in belongings.iter().filter_map(Belonging::units) {
-            match is_listening {
+        for belonging in belongings {
+            let names = match belonging.units() {
                 // A section may go on with it.
-                true => question.inherited.push(name.to_owned()),
-                false => question.descriptors.push(name.to_owned()),
-            }
+                Some(true) => &mut question.inherited,
+                Some(false) => &mut question.descriptors,
+                None => &mut question.own,
+            };
+            names.push(belonging.name().to_owned());
         }
         for listener in listeners {
             match &listener.origin {
@@ -107,11 +116,21 @@ impl Question {
         question
     }
 
+    /// The names of all descriptors that the successor would be passed on, but for those that carry the state.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let names = [&self.inherited, &self.descriptors, &self.own];
+        names.into_iter().flatten().map(String::as_str)
+    }
+
     /// Reads what the environment of this process asks; `None` if it cannot be understood.
     pub(crate) fn read(text: &OsStr) -> Option<Self> {
         let mut question = Self::parse(text.to_str()?)?;
         if let Ok(bound) = std::env::var(BOUND) {
             question.bound = bound.parse().ok()?;
+        }
+        if let Ok(own) = std::env::var(OWN) {
+            let names = own.split(':').filter(|name| !name.is_empty());
+            question.own = names.map(str::to_owned).collect();
         }
         Some(question)
     }
@@ -124,6 +143,7 @@ impl Question {
             version,
             inherited: Vec::new(),
             descriptors: Vec::new(),
+            own: Vec::new(),
             held: Vec::new(),
             bound: 0,
         };
@@ -231,6 +251,7 @@ impl Asked {
         command
             .env(VARIABLE, question.to_string())
             .env(BOUND, question.bound.to_string())
+            .env(OWN, question.own.join(":"))
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())
@@ -482,6 +503,7 @@ mod tests {
                 version: 3,
                 inherited,
                 descriptors: vec!["a=b".to_owned()],
+                own: vec![],
                 bound: held.len(),
                 held,
             };

@@ -40,7 +40,7 @@ impl Server {
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus, claimed) = self.plan()?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        let needed = self.needed_descriptors(chosen.engine, cpus.len());
+        let needed = self.needed_descriptors(chosen.engine, cpus.len(), claimed.len());
         let reserved = plan.take_reserved();
         if reserve > 0 || !reserved.is_empty() {
             // As long as nothing was looked at, a successor of this process finds the same.
@@ -139,10 +139,17 @@ impl Server {
         Ok((plan, cpus, claimed))
     }
 
-    /// How many descriptors it takes to serve, besides those of inherited listeners and of connections.
-    pub(crate) fn needed_descriptors(&self, engine: EngineKind, workers: usize) -> usize {
+    /// How many descriptors it takes to serve, besides those of inherited listeners and of connections, and the `claimed` ones that are
+    /// passed on to the application.
+    pub(crate) fn needed_descriptors(
+        &self,
+        engine: EngineKind,
+        workers: usize,
+        claimed: usize,
+    ) -> usize {
         // The application has a duplicate of each of its own.
-        NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + 2 * self.claims.count()
+        let own = (2 * self.claims.count()).saturating_sub(claimed);
+        NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + own
     }
 }
 

@@ -183,16 +183,16 @@ fn serve(config: &Path) {
         true => Err("the program itself objects".into()),
         false => Ok(()),
     });
-    let claims_spare = flags.join("claim-spare").exists();
     if flags.join("claim-metrics").exists() {
         let flags = flags.clone();
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
     }
-    if claims_spare {
-        server = server.descriptor("spare", |inherited| match inherited {
-            Some(inherited) => Ok(inherited),
-            None => Ok(UnixDatagram::unbound()?.into()),
-        });
+    for (flag, count) in [("claim-spare", 1), ("claim-many", 60)] {
+        if flags.join(flag).exists() {
+            for index in 0..count {
+                server = server.descriptor(format!("{flag}-{index}"), spare);
+            }
+        }
     }
     if let Some(inherited) = inherited {
         server = server.inherited(inherited);
@@ -234,6 +234,14 @@ fn metrics(inherited: Option<OwnedFd>, flags: &Path) -> io::Result<OwnedFd> {
     let held = socket.try_clone()?.into();
     METRICS.set(socket).unwrap();
     Ok(held)
+}
+
+/// A descriptor that nobody uses.
+fn spare(inherited: Option<OwnedFd>) -> io::Result<OwnedFd> {
+    match inherited {
+        Some(inherited) => Ok(inherited),
+        None => Ok(UnixDatagram::unbound()?.into()),
+    }
 }
 
 /// Publishes each datagram that the application's own socket has received as an event of the topic `metrics`.

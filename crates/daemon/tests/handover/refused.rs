@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use ringhold_client::Address;
 
+use crate::built::handover_daemon;
 use crate::bursts::limited;
 use crate::changes::{free, sections};
 use crate::common::wire::{Wire, request};
@@ -323,6 +324,30 @@ fn listeners_that_a_reload_has_no_descriptors_for_are_kept_as_they_are() {
     let (mut too_many, _) = inherited(200);
     too_many.refuses("workers = 1\n[sockets.rpc]\n", "raise LimitNOFILE=");
     too_many.manager.stop();
+}
+
+/// What a program claims it has open only once if its predecessor had it, and what it does not claim it has open all the same.
+#[test]
+fn what_the_application_has_is_counted_as_it_is() {
+    ringhold_core::rlimit::raise().unwrap();
+    let with_many = |listeners: usize, limit: usize| {
+        let mut manager = Manager::new(0, "workers = 1\n[sockets.rpc]\n").with_test_daemon();
+        manager.set_flag("claim-many", true);
+        let addresses: Vec<Address> = (0..listeners).map(|_| manager.listen_unix("rpc")).collect();
+        limited(&mut manager, handover_daemon().to_str().unwrap(), limit);
+        manager.start();
+        Kept::new(manager, &addresses[0])
+    };
+    let mut same = with_many(1, 190);
+    for _ in 0..2 {
+        same.accepts("workers = 1\n[sockets.rpc]\n");
+    }
+    same.manager.stop();
+
+    let mut fewer = with_many(100, 290);
+    fewer.manager.set_flag("claim-many", false);
+    fewer.refuses("workers = 1\n[sockets.rpc]\n", "raise LimitNOFILE=");
+    fewer.manager.stop();
 }
 
 #[test]
