@@ -364,6 +364,13 @@ fn durations() {
     assert!(
         error("spin = \"1001ms\"").ends_with("a worker can spin for one second at most, \"1s\"")
     );
+    let never = error("[limits]\npromise_timeout = \"365d\"");
+    assert!(
+        never.ends_with(
+            "a deferred reply can be given up after 49 days at the latest, \"49d\", or never, \"0s\""
+        ),
+        "{never}"
+    );
 }
 
 #[test]
@@ -395,6 +402,10 @@ fn every_limit_has_a_range() {
         limits("write_timeout = \"1s\"").write_timeout,
         Duration::from_secs(1)
     );
+    assert_eq!(
+        limits("promise_timeout = \"49d\"").promise_timeout,
+        Limits::MAX_PROMISE_TIMEOUT
+    );
     for (key, bad) in [
         ("frame_bytes", "0"),
         ("frame_bytes", "\"2GiB\""),
@@ -416,6 +427,7 @@ fn every_limit_has_a_range() {
         ("idle_timeout", "10"),
         ("frame_timeout", "\"soon\""),
         ("write_timeout", "[]"),
+        ("promise_timeout", "\"50d\""),
     ] {
         let error = error(&format!("[limits]\n{key} = {bad}"));
         assert!(

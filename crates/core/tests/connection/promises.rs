@@ -236,3 +236,20 @@ fn a_stop_waits_no_longer_than_promised() {
     rig.assert_empty(&clients);
     rig.let_go();
 }
+
+/// A deferred reply knows for little longer how old it is.
+#[test]
+fn the_longest_time_limit_takes_effect() {
+    let longest = Limits::MAX_PROMISE_TIMEOUT;
+    let mut rig = with_limits(Limits {
+        promise_timeout: longest,
+        ..Limits::default()
+    });
+    let client = rig.connect();
+    rig.receive(client, &defer(1));
+    let _late = rig.responder();
+    rig.advance(longest - ms(1));
+    assert_eq!(rig.counters().abandoned, 0);
+    rig.advance(ms(1 + PRECISION));
+    assert_eq!(rig.seen().abandoned, [(0, 1, Abandoned::Late)]);
+}
