@@ -28,8 +28,8 @@ pub enum Close {
     /// The client, as such a header said, had as many connections as `connections_per_client` of the socket allows. No service was
     /// told of it.
     Crowded,
-    /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports. What had been received before
-    /// was given to the service.
+    /// The socket failed: reset by the peer, timed out, or anything else that the kernel reports. What had been received before,
+    /// by the kernel too, was given to the service.
     Failed(io::Error),
     /// The input is not msgpack within the limits.
     Framing(framer::Error),

@@ -55,7 +55,7 @@ pub(crate) struct Connection {
     pub(crate) pause: Pause,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
     pub(crate) metered: usize,
-    /// The engine receives no more, because the server stops.
+    /// The engine receives no more, because the server stops, or because the socket has failed and all that it had is taken.
     pub(crate) quiet: bool,
     /// Times on the worker's clock, for the time limits; see [`Connection::due`].
     pub(crate) clock: Clock,
@@ -101,7 +101,8 @@ pub(crate) enum Life {
     Open,
     /// The peer has ended its side. What it asked for is still answered.
     Ended,
-    /// The socket has failed. What was received before is still given to the service, whose answers nobody gets.
+    /// The socket has failed. What had been received before, by the kernel too, is still given to the service, whose answers
+    /// nobody gets.
     Failed,
     /// It is over: what is queued is written, then the FIN is sent. `ended`: the peer's FIN was seen.
     Closing { ended: bool, fence: Fence },
@@ -123,7 +124,8 @@ pub(crate) struct Desire {
 /// How to receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receive {
-    /// Not at all: the peer ended, or the socket failed, or it is being closed.
+    /// Not at all: the peer ended, or the socket failed, or it is being closed. What the kernel has by now may be taken with
+    /// [`crate::shard::Shard::read_last`].
     Stop,
     /// Not now: the peer is to feel that it does not read its replies.
     Pause,
@@ -175,6 +177,11 @@ impl Connection {
     /// Whether the peer has not ended its side, nor is it being closed.
     pub(crate) fn is_read(&self) -> bool {
         matches!(self.life, Life::Arriving | Life::Open)
+    }
+
+    /// Whether what the kernel has for it by now is for the service, although the engine receives no more.
+    pub(crate) fn is_read_out(&self) -> bool {
+        self.is_read() || self.life == Life::Failed
     }
 
     /// Whether a successor may go on with it.
@@ -442,7 +449,7 @@ impl Connection {
 
     /// Whether it takes received bytes now: it is not paused, and has not too much that waits for its turn.
     pub(crate) fn takes_input(&self) -> bool {
-        self.is_read() && self.desired_receive() != Receive::Pause
+        self.is_read_out() && self.desired_receive() != Receive::Pause
     }
 
     fn desired_receive(&self) -> Receive {

@@ -55,8 +55,8 @@ pub trait Service: 'static {
     ///
     /// Whole frames that were received before a peer ends its side or resets the connection are given to the service all the same, before
     /// [`disconnected`](Service::disconnected): a peer may send and be gone. After a reset nobody gets the replies, a
-    /// [`Responder`](crate::Responder) that is made then is not [wanted](crate::Responder::is_wanted), and what the kernel holds
-    /// unread is lost, as it is of whoever sends faster than it is served. Frames that wait are not given when the connection ends
+    /// [`Responder`](crate::Responder) that is made then is not [wanted](crate::Responder::is_wanted), and what the kernel had
+    /// received by then is given, too. Frames that wait are not given when the connection ends
     /// for another reason, such as a limit, bad input before them, or because the service ends it.
     fn frame(
         &mut self,

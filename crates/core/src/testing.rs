@@ -310,7 +310,7 @@ impl Exchange {
         }
     }
 
-    /// The client resets the connection. What was received from it before is given to the service.
+    /// The client resets the connection. What it had sent before is given to the service.
     pub fn reset(&mut self, client: Client) {
         if let Some(id) = self.id(client) {
             if let Some(wire) = self.wire(client) {

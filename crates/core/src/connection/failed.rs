@@ -1,5 +1,6 @@
 //! A connection whose socket has failed. The peer has sent what was received before, as whoever closes without reading the
-//! replies, and it is given to the service like that of one that ends its side.
+//! replies, and it is given to the service like that of one that ends its side. If it was a send that failed, the kernel may
+//! have more: as much as that has by then is taken, and no more, since the peer may still be there and send for ever.
 
 use std::io;
 
@@ -16,12 +17,14 @@ impl Connection {
             self.count(&why, desk);
             self.clock.end = desk.now;
             self.life = Life::Failed;
+            // Once more it is looked what there is.
+            self.quiet = false;
             self.why = Some(why);
         }
     }
 
-    /// Nobody gets what the service answers, or promises, and nothing is waited for. When it has been given everything, the
-    /// connection is over.
+    /// Nobody gets what the service answers, or promises, and the peer is not waited for. When everything has been taken and
+    /// given to it, the connection is over.
     pub(super) fn settle_failed(&mut self, desk: &mut Desk) {
         // What is in a send goes when that is over.
         self.outbox.clear(&mut desk.pools);
@@ -29,7 +32,7 @@ impl Connection {
             desk.crew.ticket_closed(desk.worker);
         }
         self.pause = Pause::No;
-        if !self.has_backlog() {
+        if self.quiet && !self.has_backlog() {
             self.life = Life::Over;
         }
     }

@@ -141,7 +141,7 @@ sockopt_impl!(
 /// post cannot keep a worker from its sockets.
 pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
 
-/// The server stops and this connection receives no more: see [`Shard::read_last`]. Nothing may be receiving on the socket.
+/// This connection receives no more: see [`Shard::read_last`]. Nothing may be receiving on the socket.
 pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
     let mut buffer = [0; 16 * 1024];
     // The kernel always knows it of a connection.
@@ -155,9 +155,9 @@ pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
                 shard.received(slot, &buffer[..length], None);
                 return Some(length as u64);
             }
-            Err(Errno::AGAIN) => return None,
+            Err(Errno::AGAIN) => {}
             Err(errno) => shard.failed(slot, errno.into()),
         }
-        Some(0)
+        None
     });
 }

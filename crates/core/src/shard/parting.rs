@@ -126,7 +126,7 @@ impl<L: Link> Shard<L> {
             && match connection.life {
                 Life::Arriving | Life::Open | Life::Ended => self.is_at_rest(entry),
                 // Its service had the time that a handover has.
-                Life::Failed => self.rests(),
+                Life::Failed => connection.quiet && self.rests(),
                 // It ends as in a plain stop.
                 Life::Closing { .. } | Life::Shut if entry.is_unsaved => false,
                 // What was pushed to it before comes first.

@@ -118,9 +118,9 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// If the connection is read no more because the server stops: takes what the kernel has for it by now, unless a successor
-    /// will, so that every request that arrived whole is answered. If it is paused before it has got all, it has the rest when
-    /// it goes on and this is called again. Nothing may be receiving on the socket.
+    /// If the connection is read no more because the server stops, or its socket has failed: takes what the kernel has for it by
+    /// now, unless a successor will, so that the service is given every request that arrived whole. If it is paused before it has
+    /// got all, or behind, it has the rest when it goes on and this is called again. Nothing may be receiving on the socket.
     ///
     /// `there` says how much there is, and `piece` receives one and says how long it was: `None` if there is nothing left.
     pub(crate) fn read_last(
@@ -132,16 +132,17 @@ impl<L: Link> Shard<L> {
         let Some(entry) = self.connections.get(slot as usize) else {
             return;
         };
-        let is_stopping = match self.phase {
-            Phase::Serving => false,
-            Phase::Waiting { .. } => entry.is_unsaved,
+        let has_failed = entry.connection.life == Life::Failed;
+        let is_last = match self.phase {
+            Phase::Serving => has_failed,
+            Phase::Waiting { .. } => has_failed || entry.is_unsaved,
             Phase::Draining { .. } => true,
         };
-        if entry.connection.quiet || !is_stopping {
+        if entry.connection.quiet || !is_last {
             return;
         }
         // What no service may be given any more stays there, too.
-        if self.hands_over && (self.rests() || !self.ask(slot)) {
+        if self.hands_over && (self.rests() || !has_failed && !self.ask(slot)) {
             self.quiet(slot);
             return;
         }
@@ -161,7 +162,7 @@ impl<L: Link> Shard<L> {
                 }
             }
         }
-        if left > 0 && self.is_open_to(slot, Connection::is_read) {
+        if left > 0 && self.is_open_to(slot, Connection::is_read_out) {
             self.last_bytes.insert(slot, left);
         } else {
             self.quiet(slot);

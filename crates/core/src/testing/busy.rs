@@ -226,6 +226,51 @@ fn a_handover_gives_them_what_those_had_sent_that_have_reset() {
     }
 }
 
+/// An engine may learn of a send that failed before it comes to what had been received by then.
+#[test]
+fn what_is_received_behind_a_failed_send_is_given_to_them() {
+    let reset = || std::io::Error::from(ErrorKind::ConnectionReset);
+    for hand_over in [None, Some(false), Some(true)] {
+        let (mut exchange, ends) = exchange(Saved::Stateless);
+        let client = exchange.connect();
+        exchange.arrive(client, 10);
+        if let Some(hand_over) = hand_over {
+            exchange.tell_to_stop(hand_over);
+        }
+        exchange.shard.failed(client.0 as u32, reset());
+        exchange.arrive(client, 5 * SHARE);
+        exchange.shard.failed(client.0 as u32, reset());
+        (0..8).for_each(|_| exchange.turn());
+        assert!(!exchange.is_open(client));
+        let counters = exchange.counters();
+        assert_eq!(counters.frames_in as usize, 10 + 5 * SHARE);
+        assert_eq!((counters.failed, counters.timed_out), (1, 0));
+        assert_eq!(*ends.borrow(), [Close::Failed(reset()).to_string()]);
+    }
+}
+
+/// If the socket has not failed altogether, the peer might send for ever what nobody answers.
+#[test]
+fn a_failed_send_is_followed_by_what_the_kernel_has_and_no_more() {
+    const PIECE: usize = 200 * 1024;
+    let (mut exchange, ends) = exchange(Saved::Stateless);
+    let client = exchange.connect();
+    let more = bytes::Bytes::from_static(&[1; PIECE]);
+    let wire = exchange.wire(client).unwrap();
+    wire.incoming
+        .extend([more.clone(), more.clone(), more.clone()]);
+    let broken = || std::io::Error::from(ErrorKind::BrokenPipe);
+    exchange.shard.failed(client.0 as u32, broken());
+    exchange.turn();
+    while let Some(wire) = exchange.wire(client) {
+        wire.incoming.push_back(more.clone());
+        exchange.turn();
+    }
+    assert_eq!(exchange.counters().frames_in as usize, 3 * PIECE);
+    assert_eq!(*ends.borrow(), [Close::Failed(broken()).to_string()]);
+    assert_eq!(exchange.memory_held(), 0);
+}
+
 /// The reset would have ended it anyway.
 #[test]
 fn one_that_cannot_be_handed_over_and_is_reset_counts_as_that_only() {

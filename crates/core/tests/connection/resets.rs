@@ -46,6 +46,19 @@ fn it_may_end_in_mid_frame() {
 }
 
 #[test]
+fn it_may_wait_in_the_socket() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &ask(600_000));
+    assert!(!rig.receive(client, &[&ask(700_000)[..], &[1; 5000]].concat()));
+    rig.reset(client);
+    assert_eq!(rig.frames(), 2 + 5000);
+    assert_eq!(rig.reasons(), [RESET]);
+    rig.assert_empty(&[client]);
+}
+
+#[test]
 fn what_it_promises_is_owed_to_nobody() {
     let mut rig = Rig::with_manner(Manner {
         apology: Some(0x55),

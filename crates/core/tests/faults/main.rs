@@ -117,6 +117,7 @@ tests! {
         many_who_ask_for_what_is_slow_share_a_turn,
         what_is_slow_may_follow_what_is_fast,
         what_came_before_a_reset_is_given_to_the_service,
+        much_may_come_before_a_reset,
         many_may_reset_while_the_worker_is_busy,
         a_stop_waits_for_the_service_longer_than_for_the_peer,
     }

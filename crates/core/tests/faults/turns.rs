@@ -167,6 +167,43 @@ pub(crate) fn what_came_before_a_reset_is_given_to_the_service(engine: Engine) {
     bed.end();
 }
 
+/// The first replies come back as a reset while requests are still received, so that a send fails before they all are.
+pub(crate) fn much_may_come_before_a_reset(engine: Engine) {
+    const ROUNDS: usize = 60;
+    let (bed, _) = start(engine);
+    for round in 0..ROUNDS {
+        let before = bed.total();
+        let asked = 200 + round * 2477;
+        let is_unix = round % 2 == 1;
+        let mut client: Box<dyn Write> = match is_unix {
+            true => Box::new(bed.connect_unix("slow")),
+            false => Box::new(bed.connect("slow")),
+        };
+        client.write_all(&[FAST]).unwrap();
+        if round % 4 < 2 {
+            bed.until("it is answered", |bed| {
+                bed.total().bytes_out > before.bytes_out
+            });
+        }
+        for piece in vec![FAST; asked].chunks(1 + (round * 131) % 5000) {
+            client.write_all(piece).unwrap();
+        }
+        drop(client);
+        bed.until("it is gone", |bed| {
+            let total = bed.total();
+            total.opened > before.opened && total.open == 0
+        });
+        let after = bed.total();
+        let received = after.bytes_in - before.bytes_in;
+        assert_eq!(after.frames_in - before.frames_in, received);
+        // The kernel of a client drops with its end what it has not sent, but over a unix socket it has sent everything.
+        if is_unix {
+            assert_eq!(received, 1 + asked as u64);
+        }
+    }
+    bed.end();
+}
+
 pub(crate) fn many_may_reset_while_the_worker_is_busy(engine: Engine) {
     const ASKED: usize = 30;
     const COUNT: usize = 10;
