@@ -224,6 +224,11 @@ impl Crew {
         self.rests.is_full()
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_come_to_rest(&self, worker: usize) -> bool {
+        self.rests.has(worker)
+    }
+
     /// A worker has nothing left to do in a handover.
     pub(crate) fn idle(&self, worker: usize) {
         if self.idle.enter(worker) {

@@ -28,6 +28,8 @@ use crate::placement::{Dealer, Placement};
 use crate::server::{Server, ServerError};
 use crate::worker::{self, Factory};
 
+#[cfg(test)]
+mod resets;
 mod takeover;
 
 /// A server that serves.

@@ -192,9 +192,14 @@ impl<L: Link> Shard<L> {
         });
     }
 
-    /// The socket failed. What was received before goes to the service all the same.
+    /// The socket failed. What was received before goes to the service all the same, or to the successor's.
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
-        if self.is_open_to(slot, Connection::takes_frames) {
+        if self.leaves_input(slot) {
+            // Who answers it finds out, too, that the socket has failed.
+            self.with(slot, |connection, desk| {
+                connection.outbox.clear(&mut desk.pools)
+            });
+        } else if self.is_open_to(slot, Connection::takes_frames) {
             if let Some(entry) = self.entry(slot) {
                 // It ends for another reason now.
                 entry.is_unsaved = false;

@@ -103,6 +103,17 @@ impl<L: Link> Shard<L> {
         self.rest != Rest::No
     }
 
+    /// Whether what was received on a connection, by the kernel too, is left to the successor.
+    pub(super) fn leaves_input(&self, slot: u32) -> bool {
+        let entry = self.connections.get(slot as usize);
+        self.rests()
+            && entry.is_some_and(|entry| {
+                let connection = &entry.connection;
+                let has_input = connection.is_read() || connection.has_backlog();
+                has_input && connection.may_part() && !entry.is_unsaved
+            })
+    }
+
     /// Whether a connection is at rest and can be given away: nothing more will be received, what was pushed to it has
     /// reached it, and no answer is owed.
     fn is_at_rest(&self, entry: &Entry<L>) -> bool {

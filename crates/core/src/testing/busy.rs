@@ -72,6 +72,11 @@ const TURNS: usize = 9;
 impl Exchange {
     /// One turn of an engine.
     fn turn(&mut self) {
+        self.begin_turn();
+        self.end_turn();
+    }
+
+    fn begin_turn(&mut self) {
         self.now += TURN;
         self.shard.woken(self.now);
         self.shard.tick();
@@ -79,6 +84,9 @@ impl Exchange {
             let _ = self.shard.deliver(mail);
         }
         self.shard.work();
+    }
+
+    fn end_turn(&mut self) {
         while let Some(slot) = self.shard.next_touched() {
             self.update(slot);
         }
@@ -292,6 +300,54 @@ fn one_that_cannot_be_handed_over_and_is_reset_counts_as_that_only() {
         let counters = exchange.counters();
         assert_eq!(counters.frames_in as usize, shares.min(1 + TURNS) * SHARE);
         assert_eq!((counters.failed, counters.unsaved), (1, 0), "{why}");
+    }
+}
+
+/// No service of this process is given it any more, and the successor's is, as if the failure had been noticed there.
+#[test]
+fn what_waits_of_one_that_resets_at_rest_is_the_successors() {
+    for is_alone in [true, false] {
+        let limits = Limits {
+            outbox_bytes: 1024,
+            ..Limits::default()
+        };
+        let (echo, ends) = echo(Saved::Stateless);
+        let mut exchange = Exchange::with_limits(echo, limits);
+        let _other = (!is_alone).then(|| exchange.add_busy_worker(1 << 30));
+        let client = exchange.connect();
+        exchange.set_window(client, Some(0));
+        exchange.arrive(client, 2 * SHARE);
+        let given = exchange.counters().frames_in as usize;
+        assert!(given < SHARE, "dispatch has paused");
+        exchange.tell_to_stop(true);
+        exchange.turn();
+        if !is_alone {
+            exchange.shard.desk.crew.all_part(1);
+            exchange.turn();
+        }
+        exchange.begin_turn();
+        let reset = std::io::Error::from(ErrorKind::ConnectionReset);
+        exchange.wire(client).unwrap().flight = None;
+        exchange.shard.sent(client.0 as u32, 0);
+        exchange.shard.failed(client.0 as u32, reset);
+        exchange.end_turn();
+        if !is_alone {
+            exchange.turn();
+            assert!(exchange.is_open(client), "another worker is waited for");
+            exchange.shard.desk.crew.rest(1);
+            exchange.shard.desk.crew.idle(1);
+        }
+        (0..2).for_each(|_| exchange.turn());
+        assert!(exchange.shard.is_done());
+        let state = &exchange.parted[0].parcel.state;
+        assert_eq!(
+            (state.input.len(), state.output.len()),
+            (2 * SHARE - given, 0)
+        );
+        assert!(!state.ended, "the kernel may have more");
+        assert_eq!(exchange.counters().frames_in as usize, given);
+        assert_eq!(exchange.counters().failed, 0);
+        assert_eq!(*ends.borrow(), [Close::HandedOver.to_string()]);
     }
 }
 
