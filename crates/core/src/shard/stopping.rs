@@ -301,14 +301,13 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Whether a connection that cannot be handed over has had everything, and nothing is left to be sent: it ends when it would be
-    /// given away, and its peer is not waited for before.
+    /// Whether a connection that cannot be handed over has had everything: it ends when it would be given away, and its peer has
+    /// its time from then on, since until then others may push to it.
     fn waits_for_rest(&self, slot: u32) -> bool {
-        let entry = self.connections.get(slot as usize);
-        self.is_parting()
-            && entry.is_some_and(|entry| {
-                entry.has_answered_last() && entry.connection.outbox.is_empty()
-            })
+        let has_had_all = |connection: &Connection| {
+            connection.quiet && connection.is_read() && !connection.has_backlog()
+        };
+        self.is_parting() && self.is_open_to(slot, has_had_all)
     }
 
     /// Ends those of which not all has been given to their services in time. They are written what was answered.

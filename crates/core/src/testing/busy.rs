@@ -204,6 +204,47 @@ fn who_has_had_everything_is_not_cut_while_others_are_served() {
     assert_eq!(*ends.borrow(), [failed, Close::Stopping.to_string()]);
 }
 
+/// Who may still be pushed to is not cut before it could have read that.
+#[test]
+fn what_is_pushed_while_others_are_served_is_sent() {
+    // The last one is more than is sent ahead of a peer.
+    for pushed in [1, 600 * 1024] {
+        let limits = Limits {
+            outbox_bytes: 1024 * 1024,
+            ..Limits::default()
+        };
+        let (echo, ends) = echo(Saved::Close);
+        let mut exchange = Exchange::with_limits(echo, limits);
+        let [gone, idle, deaf] = [(); 3].map(|()| exchange.connect());
+        exchange.set_window(deaf, Some(0));
+        exchange.arrive(gone, 8 * SHARE);
+        let reset = || std::io::Error::from(ErrorKind::ConnectionReset);
+        exchange.shard.failed(gone.0 as u32, reset());
+        exchange.tell_to_stop(true);
+        (0..3).for_each(|_| exchange.turn());
+        for client in [idle, deaf] {
+            let push = Mail::Push {
+                to: exchange.id(client).unwrap(),
+                counted: None,
+                bytes: vec![7; pushed].into(),
+                here: true,
+            };
+            exchange.shard.desk.handles.post.send_behind(push);
+        }
+        exchange.turn();
+        assert_eq!(exchange.take_sent(idle), vec![7; pushed]);
+        assert!(exchange.is_open(deaf));
+        (0..12).for_each(|_| exchange.turn());
+        exchange.advance(Duration::from_secs(1));
+        assert!(exchange.is_shut(idle) && exchange.shard.is_done());
+        assert_eq!(exchange.counters().frames_in as usize, 8 * SHARE);
+        assert_eq!(exchange.counters().timed_out, 1, "of the deaf one");
+        let failed = Close::Failed(reset()).to_string();
+        let stopping = Close::Stopping.to_string();
+        assert_eq!(*ends.borrow(), [failed, stopping.clone(), stopping]);
+    }
+}
+
 /// No successor would.
 #[test]
 fn a_handover_gives_them_what_those_had_sent_that_have_reset() {
