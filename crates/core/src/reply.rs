@@ -129,7 +129,12 @@ impl Reply<'_> {
 
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.desk.handles.handle(self.connection.id, self.handle)
+        let handle = self.desk.handles.handle(self.connection.id, self.handle);
+        // The first one of a connection that takes nothing any more.
+        if let (Some(error), Some(state)) = (self.connection.push_error(), self.handle.get()) {
+            state.end(error);
+        }
+        handle
     }
 
     /// Promises an answer that comes later. Exactly one of three things will happen: the [`Responder`] answers,

@@ -92,6 +92,22 @@ fn what_it_promises_is_owed_to_nobody() {
     rig.assert_empty(&[client]);
 }
 
+/// A responder is made with the first handle of the connection.
+#[test]
+fn the_first_handle_knows_that_it_has_failed() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(
+        client,
+        &[ask(600_000).repeat(2), defer(1).to_vec()].concat(),
+    );
+    assert_eq!(rig.frames(), 1, "dispatch has paused");
+    rig.reset(client);
+    assert_eq!(rig.frames(), 3);
+    assert_eq!(rig.seen().wanted, [false]);
+}
+
 #[test]
 fn too_many_promises_do_not_hold_it_up() {
     let mut rig = Rig::new();

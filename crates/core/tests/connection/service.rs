@@ -41,6 +41,8 @@ pub(crate) struct Seen {
     pub(crate) frames: Vec<(usize, Vec<u8>)>,
     pub(crate) kept: Vec<Bytes>,
     pub(crate) responders: Vec<Responder>,
+    /// Whether each of them was wanted when it was made.
+    pub(crate) wanted: Vec<bool>,
     /// One of each connection, made when it was connected.
     pub(crate) handles: Vec<Handle>,
     /// Tickets that were abandoned, with the number of their connection.
@@ -104,7 +106,9 @@ impl Service for Actor {
         };
         match (verb, frame.get(2)) {
             (Some(verb::DEFER), Some(&n)) => {
-                seen.responders.push(reply.defer(Ticket(u64::from(n))));
+                let responder = reply.defer(Ticket(u64::from(n)));
+                seen.wanted.push(responder.is_wanted());
+                seen.responders.push(responder);
             }
             (Some(verb::REPLY), _) => {
                 let length = u32::from_be_bytes(frame[3..7].try_into().unwrap());
