@@ -357,6 +357,21 @@ mod tests {
         is_delivered_or_refused(|handle| handle.close("on purpose"));
     }
 
+    #[test]
+    fn answers_that_were_given_up_are_not_wanted_again() {
+        let (post, _mailbox) = mailbox().unwrap();
+        // The number of a round wraps around.
+        for first in [1_u32, u32::MAX] {
+            let handle = handle(&post);
+            let later = first.wrapping_add(2);
+            assert!(handle.wants_answer(first));
+            handle.shared.give_up_until(later);
+            handle.shared.give_up_until(first);
+            assert!(!handle.wants_answer(first) && !handle.wants_answer(later));
+            assert!(handle.wants_answer(later.wrapping_add(1)));
+        }
+    }
+
     /// The thread has found the connection open before that.
     #[test]
     fn who_pushes_too_much_to_what_is_not_open_any_more_is_told_so() {

@@ -100,8 +100,11 @@ impl HandleState {
 
     /// The connection's tickets that were opened in this round of the worker's or before are answered in vain from now on.
     pub(crate) fn give_up_until(&self, round: u32) {
-        let given_up = 1 << 32 | u64::from(round);
-        self.given_up.store(given_up, Ordering::Release);
+        // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
+        if !self.has_given_up(round) {
+            let given_up = 1 << 32 | u64::from(round);
+            self.given_up.store(given_up, Ordering::Release);
+        }
     }
 
     pub(super) fn has_given_up(&self, round: u32) -> bool {
