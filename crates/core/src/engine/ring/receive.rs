@@ -169,10 +169,9 @@ impl Engine<'_> {
     pub(super) fn replenish(&mut self) -> io::Result<()> {
         self.buffers.collect();
         self.buffers.publish();
-        let engine = &self.shard.desk.counters().engine;
-        if engine.leased.value() != self.buffers.leased() as u64 {
-            engine.leased.subtract(engine.leased.value());
-            engine.leased.add(self.buffers.leased() as u64);
+        let leased = &self.shard.desk.counters().engine.leased;
+        if leased.value() != self.buffers.leased() as u64 {
+            leased.set(self.buffers.leased() as u64);
         }
         for _ in 0..self.buffers.entries() - self.buffers.leased() {
             let Some((slot, generation)) = self.starved.pop_front() else {
