@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
+use ringhold_core::limits::Limits;
 use ringhold_core::listeners::Address;
 use ringhold_core::metrics::{EngineTotals, Metrics, NameTotals, Snapshot};
 use ringhold_core::{EngineKind, Running, Server};
@@ -17,6 +18,20 @@ use super::{PATIENCE, assert_no_kernel_workers, client};
 
 /// The counters of the server that was started last, for the last words of a test that fails or hangs.
 pub(crate) static WATCHED: Mutex<Option<Arc<Metrics>>> = Mutex::new(None);
+
+/// Limits in time that a test does not set are longer than it takes, on however busy a machine: they would cut whom it keeps
+/// waiting.
+fn be_patient(limits: &mut Limits) {
+    let usual = Limits::default();
+    for (limit, usual) in [
+        (&mut limits.frame_timeout, usual.frame_timeout),
+        (&mut limits.write_timeout, usual.write_timeout),
+    ] {
+        if *limit == usual {
+            *limit = 4 * PATIENCE;
+        }
+    }
+}
 
 /// A server that runs.
 pub(crate) struct Bed {
@@ -49,7 +64,8 @@ impl Bed {
             .as_ref()
             .map_or(String::new(), |dir| dir.path().display().to_string());
         let text = format!("engine = \"{engine}\"\n{}", config.replace('@', &path));
-        let config = Config::parse(&text, "test").unwrap_or_else(|error| panic!("{error}"));
+        let mut config = Config::parse(&text, "test").unwrap_or_else(|error| panic!("{error}"));
+        be_patient(&mut config.limits);
         let running = services(Server::new(config).inherited(inherited))
             .start()
             .unwrap_or_else(|error| panic!("{error}"));

@@ -28,7 +28,7 @@ fn no_connect_is_lost_when_a_server_stops_and_its_successor_starts() {
 /// accepted it, however near its end, or by the next one.
 fn race(engine: Engine, unix: bool) {
     const CONFIG: &str =
-        "workers = 2\n[sockets.echo]\n[handover]\ndrain = \"50s\"\n[limits]\nconnections = 500\n";
+        "workers = 2\n[sockets.echo]\n[handover]\ndrain = \"1h\"\n[limits]\nconnections = 500\n";
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("echo.sock");
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -160,7 +160,7 @@ fn stop_while_paused<S: Read + Write>(bed: Bed, connect: impl Fn(&Bed) -> S) {
 #[test]
 fn what_had_arrived_for_a_paused_connection_is_answered_when_it_goes_on() {
     for engine in engines() {
-        let config = "workers = 1\n[handover]\ndrain = \"50s\"\n[limits]\noutbox_bytes = 500000\n[sockets.all]\nlisten = [\"127.0.0.1:0\", \"unix:@/all.sock\"]\n";
+        let config = "workers = 1\n[handover]\ndrain = \"1h\"\n[limits]\noutbox_bytes = 500000\n[sockets.all]\nlisten = [\"127.0.0.1:0\", \"unix:@/all.sock\"]\n";
         let start = || Bed::start(engine, config, |server| server.service("all", |_| Verbose));
         stop_while_paused(start(), |bed| bed.connect("all"));
         stop_while_paused(start(), |bed| connect_unix(&bed.path("all.sock")));
@@ -172,7 +172,7 @@ fn whole_answers_arrive_when_a_server_stops_under_load() {
     for engine in engines() {
         let bed = serve_echo(
             engine,
-            "workers = 2\n[handover]\ndrain = \"50s\"\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
+            "workers = 2\n[handover]\ndrain = \"1h\"\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n",
         );
         let request = frame(700, 9);
         let answered = AtomicUsize::new(0);

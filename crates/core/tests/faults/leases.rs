@@ -11,7 +11,7 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
-use crate::frames::{DIGEST_BYTES, Script, digest};
+use crate::frames::{DIGEST_BYTES, Script, digest, frame};
 use crate::services::{Gate, gated};
 
 /// What a service keeps: the number of a frame on its connection, what was lent, and what it was then.
@@ -76,6 +76,23 @@ fn script(seed: u64) -> Script {
     Script::of(sizes.collect::<Vec<_>>(), seed)
 }
 
+/// A client sends frames that can be lent, one at a time, until half of the buffers are. A crowd may do without: whoever has much to
+/// say is heard in pieces, of which what is kept is copied.
+fn lend_half(bed: &Bed, buffers: usize) {
+    // The portable engine lends none.
+    let is_ring = bed.engine == Engine::Ring;
+    let half = if is_ring { buffers as u64 / 2 } else { 0 };
+    let mut client = bed.connect("keep");
+    let frame = frame(2000, 0);
+    let mut number = 0;
+    bed.until("half of the buffers lent", |bed| {
+        client.write_all(&frame).unwrap();
+        client::expect(&mut client, &digest(number, &frame));
+        number += 1;
+        bed.counters().leased == half
+    });
+}
+
 /// Several clients send at once, and everything is answered. Returns the most leases that were seen.
 fn drive(bed: &Bed, clients: usize) -> u64 {
     let clients: Vec<_> = (0..clients)
@@ -114,9 +131,8 @@ fn until_nothing_is_leased(bed: &Bed) {
 fn assert_buffers_are_lent_and_come_back(bed: &Bed, gate: &Gate, buffers: usize) {
     let fresh = gate.lack(bed, "keep", 1, buffers);
     let most = drive(bed, 8);
-    if bed.engine == Engine::Ring {
-        assert!(0 < most && most <= buffers as u64 / 2, "{most} leases");
-    }
+    assert!(most <= buffers as u64 / 2, "{most} leases");
+    lend_half(bed, buffers);
     until_nothing_is_leased(bed);
     gate.assert_all_buffers_are_back(bed, "keep", 1, buffers, fresh);
 }
@@ -184,11 +200,12 @@ pub(crate) fn frames_may_outlive_their_worker(engine: Engine) {
         move |kept| all.lock().unwrap().push(kept)
     });
     drive(&bed, 4);
+    lend_half(&bed, 8);
     let snapshot = bed.finish_with_leases();
     if engine == Engine::Ring {
         assert_eq!(snapshot.workers[0].engine.leased, 4, "half of the buffers");
     }
     let all = std::mem::take(&mut *all.lock().unwrap());
-    assert_eq!(all.len(), 4 * 300);
+    assert!(all.len() > 4 * 300);
     all.iter().for_each(check);
 }
