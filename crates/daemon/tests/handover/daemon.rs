@@ -464,6 +464,7 @@ impl Service for Bus {
             eprintln!("busy for a while");
             std::thread::sleep(Duration::from_millis(2500));
         } else if frame[0] == 0x90 {
+            eprintln!("busy until told otherwise");
             while is_to_keep_busy() {
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -1,6 +1,7 @@
 //! What connections push to each other while they are handed over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use ringhold_client::Address;
 use rmpv::Value;
@@ -12,6 +13,9 @@ const READERS: usize = 8;
 const PUBLISHERS: u64 = 2;
 /// Events that a publisher has under way.
 const BATCH: u64 = 200;
+/// A publisher waits for a reader that is this far behind. One whose worker gets less of the machine than that of a publisher would
+/// be pushed more than it may hold, and closed.
+const AHEAD_MAX: u64 = 100 * BATCH;
 
 /// An event: its publisher and its number.
 fn event(publisher: u64, number: u64) -> [u8; 9] {
@@ -20,10 +24,23 @@ fn event(publisher: u64, number: u64) -> [u8; 9] {
     frame
 }
 
+/// How many events of each publisher a reader has got.
+type Progress = [AtomicU64; PUBLISHERS as usize];
+
 /// Publishes until it is told to end. Returns how many were confirmed.
-fn publish(mut wire: Wire, publisher: u64, ends: &AtomicBool) -> u64 {
+fn publish(mut wire: Wire, publisher: u64, readers: &[Progress], ends: &AtomicBool) -> u64 {
     let mut confirmed = 0;
+    let is_far_behind = |reader: &Progress, confirmed: u64| {
+        confirmed > AHEAD_MAX + reader[publisher as usize].load(Ordering::Relaxed)
+    };
     while !ends.load(Ordering::Relaxed) {
+        if readers
+            .iter()
+            .any(|reader| is_far_behind(reader, confirmed))
+        {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
         let batch: Vec<u8> = (confirmed..confirmed + BATCH)
             .flat_map(|number| event(publisher, number))
             .collect();
@@ -99,36 +116,62 @@ fn no_event_of_a_topic_is_lost() {
             }
             reader
         };
-        let mut readers: Vec<Wire> = (0..READERS).map(subscribe).collect();
+        let readers: Vec<Wire> = (0..READERS).map(subscribe).collect();
         let mut publisher = Wire::connect(&address);
         let ends = AtomicBool::new(false);
-        let published = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let last = EndsAtLast(&ends);
             let publishing = scope.spawn(|| {
+                let mut publish = |topic: &str, number: usize, count: usize| {
+                    publisher.send(&request(7, "publish", &[topic.into(), number.into()]));
+                    assert_eq!(publisher.reply(), (7, Ok(count.into())));
+                };
                 let mut number = 0;
                 while !ends.load(Ordering::Relaxed) {
                     let (topic, count) = [("even", READERS), ("odd", READERS / 2)][number % 2];
-                    publisher.send(&request(7, "publish", &[topic.into(), number.into()]));
-                    assert_eq!(publisher.reply(), (7, Ok(count.into())));
+                    publish(topic, number, count);
                     number += 1;
                 }
+                publish("even", THE_END, READERS);
                 number
             });
+            // They read meanwhile, as who does not is closed in the end.
+            let reading = readers.into_iter().enumerate().map(|(index, mut reader)| {
+                let step = 2 - index % 2;
+                let read = move || {
+                    let mut number = 0;
+                    loop {
+                        let told = reader.value();
+                        if told == topic_event("even", THE_END) {
+                            return (number, step);
+                        }
+                        assert_eq!(told, topic_event(["even", "odd"][number % 2], number));
+                        number += step;
+                    }
+                };
+                scope.spawn(read)
+            });
+            let reading: Vec<_> = reading.collect();
             for step in [Manager::restart, Manager::reload].repeat(3) {
                 step(&mut manager);
             }
             drop(last);
-            publishing.join().unwrap()
-        });
-        for (index, reader) in readers.iter_mut().enumerate() {
-            for number in (0..published).step_by(2 - index % 2) {
-                let params = vec![["even", "odd"][number % 2].into(), number.into()];
-                let event = vec![2.into(), "event".into(), Value::Array(params)];
-                assert_eq!(reader.value(), Value::Array(event));
+            let published = publishing.join().unwrap();
+            for reader in reading {
+                let (number, step) = reader.join().unwrap();
+                assert_eq!(number, published.next_multiple_of(step));
             }
-        }
+        });
         manager.stop_for_good();
     }
+}
+
+/// Stands for the number of an event behind which there are none.
+const THE_END: usize = usize::MAX;
+
+fn topic_event(topic: &str, number: usize) -> Value {
+    let params = vec![topic.into(), number.into()];
+    Value::Array(vec![2.into(), "event".into(), Value::Array(params)])
 }
 
 struct EndsAtLast<'a>(&'a AtomicBool);
@@ -155,30 +198,31 @@ fn relay(engine: &'static str, drain: &str, around: fn(&Address, &mut dyn FnMut(
         assert_eq!(reader.exactly(1), [0xc3]);
     }
     let ends = AtomicBool::new(false);
+    let progress: [Progress; READERS] = Default::default();
     std::thread::scope(|scope| {
         // If anything here fails, they are to end, too.
         let last = EndsAtLast(&ends);
         let publishers: Vec<_> = (0..PUBLISHERS)
             .map(|publisher| {
                 let wire = Wire::connect(&address);
-                let ends = &ends;
-                scope.spawn(move || publish(wire, publisher, ends))
+                let (progress, ends) = (&progress, &ends);
+                scope.spawn(move || publish(wire, publisher, progress, ends))
             })
             .collect();
         let readers: Vec<_> = readers
             .into_iter()
-            .map(|mut wire| {
+            .zip(&progress)
+            .map(|(mut wire, got)| {
                 scope.spawn(move || {
-                    let mut next = [0; PUBLISHERS as usize];
                     loop {
                         let frame = wire.exactly(9);
                         let value = u64::from_be_bytes(frame[1..].try_into().unwrap());
                         if value == u64::MAX {
-                            return next;
+                            return got.each_ref().map(|count| count.load(Ordering::Relaxed));
                         }
-                        let publisher = (value >> 32) as usize;
-                        assert_eq!(value & u64::from(u32::MAX), next[publisher]);
-                        next[publisher] += 1;
+                        let next = &got[(value >> 32) as usize];
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(value & u64::from(u32::MAX), number);
                     }
                 })
             })

@@ -88,7 +88,14 @@ fn what_all_workers_leave_is_there_on_each_of_the_next() {
             expected = left.join(" ");
         }
         let log = bed.manager.log();
-        assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+        // What any call may be on a busy machine.
+        let is_slow = |line: &str| line.contains("unless the machine is overloaded");
+        let complains = |line: &str| ["ERROR", "WARN"].iter().any(|level| line.contains(level));
+        let mut lines = log.lines();
+        assert!(
+            !lines.any(|line| complains(line) && !is_slow(line)),
+            "{log}"
+        );
         bed.manager.stop_for_good();
     }
 

@@ -49,19 +49,29 @@ impl Cut {
     }
 }
 
-/// Clients whose headers are cut at every byte, or not at all.
-fn cut_everywhere(address: &Address) -> Vec<Cut> {
+/// Clients whose headers are cut at every byte, or not at all. What they have sent has arrived: who is still in the backlog when
+/// the configuration changes is under the new one.
+fn cut_everywhere(addresses: &[Address], plain: &Address) -> Vec<Cut> {
+    let received = || counter(plain, "proxied", "bytes_in") as usize;
+    let before = received();
     let mut clients = Vec::new();
-    for (header, client) in headers() {
-        for cut in 0..=header.len() {
-            let mut wire = Wire::connect(address);
-            let own = wire.socket.local_addr().unwrap().as_socket();
-            let own = own.map_or("unix".to_owned(), |own| own.to_string());
-            wire.send(&header[..cut]);
-            let rest = header[cut..].to_vec();
-            clients.push(Cut(wire, rest, client.map_or(own, str::to_owned)));
+    let mut sent = 0;
+    for address in addresses {
+        for (header, client) in headers() {
+            for cut in 0..=header.len() {
+                let mut wire = Wire::connect(address);
+                let own = wire.socket.local_addr().unwrap().as_socket();
+                let own = own.map_or("unix".to_owned(), |own| own.to_string());
+                wire.send(&header[..cut]);
+                sent += cut;
+                let rest = header[cut..].to_vec();
+                clients.push(Cut(wire, rest, client.map_or(own, str::to_owned)));
+            }
         }
     }
+    until("everything has arrived", || {
+        (received() == before + sent).then_some(())
+    });
     clients
 }
 
@@ -76,17 +86,11 @@ fn a_header_that_is_cut_is_read_on_and_clients_stay_where_they_are() {
         ];
         manager.start();
         for step in [Manager::restart, Manager::reload] {
-            let mut clients: Vec<Cut> = addresses.iter().flat_map(cut_everywhere).collect();
-            let sent = |(header, _): &(Vec<u8>, _)| header.len() * (header.len() + 1);
-            let sent: usize = headers().iter().map(sent).sum();
-            until("everything has arrived", || {
-                (counter(&plain, "proxied", "bytes_in") as usize >= sent).then_some(())
-            });
+            let mut clients = cut_everywhere(&addresses, &plain);
             step(&mut manager);
             clients.iter_mut().for_each(|client| client.check(1));
             // Nobody who is here is asked otherwise because of another configuration.
-            let waiting: Vec<Cut> = addresses.iter().flat_map(cut_everywhere).collect();
-            clients.extend(waiting);
+            clients.extend(cut_everywhere(&addresses, &plain));
             manager.configure(&config(false));
             step(&mut manager);
             clients.iter_mut().for_each(|client| client.check(2));

@@ -1,5 +1,7 @@
 //! A worker that takes no turns any more: it costs its own connections, and those of the others are handed over.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::common::until;
@@ -194,12 +196,16 @@ fn who_is_elsewhere_is_served(engine: &'static str, step: fn(&mut Manager)) {
         assert_eq!(wire.exactly(1), [0xc3]);
     }
     busy.send(b"\x90");
+    // Nobody is served any more once all know that the handover waits no more. One that is busy before does not know it.
+    manager.logged(1, &["busy until told otherwise"]);
     let flag = manager.path("flags/keep-busy");
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // The drain is over long before the last one.
-            for _ in 0..100 {
-                std::thread::sleep(std::time::Duration::from_millis(10));
+            // The drain is over long before the last one. And that is long before the busy worker would be left behind, however
+            // long each takes.
+            let end = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10));
                 other.send(b"\x01");
                 assert_eq!(other.exactly(1), [0xc3]);
             }
