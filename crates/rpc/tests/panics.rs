@@ -4,9 +4,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{self, Write};
+mod common;
+
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold_core::Worker;
@@ -14,6 +14,8 @@ use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_rpc::{Fault, Router, Rpc};
 use rmpv::Value;
+
+use crate::common::logged;
 
 #[test]
 fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
@@ -24,19 +26,6 @@ fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     so_is_a_panic_when_a_connection_begins_or_ends();
     a_panic_costs_one_of_the_values_that_are_left();
     each_value_that_a_panic_costs_is_logged();
-}
-
-/// What is logged meanwhile.
-fn logged(work: impl FnOnce()) -> String {
-    let log = Log::default();
-    let sink = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || sink.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, work);
-    let bytes = log.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap()
 }
 
 fn count(text: &str, part: &str) -> usize {
@@ -309,18 +298,4 @@ fn request(id: u32, method: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, &request).unwrap();
     bytes
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

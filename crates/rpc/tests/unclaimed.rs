@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, pipe};
-use std::sync::Mutex;
+mod common;
 
 use ringhold_core::Worker;
 use ringhold_core::testing::Exchange;
 use ringhold_rpc::{Router, Rpc};
+
+use crate::common::{lines, logged};
 
 /// Asks for these names, each of which has to have this value, and hands over two.
 fn version(asked: &[(&str, &[u8])]) -> impl FnOnce(&Worker) -> Rpc {
@@ -23,12 +24,7 @@ fn version(asked: &[(&str, &[u8])]) -> impl FnOnce(&Worker) -> Rpc {
 
 #[test]
 fn what_is_left_under_a_name_that_nobody_asks_for_is_lost_and_said() {
-    let (mut log, sink) = pipe().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(Mutex::new(sink))
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    let text = logged(|| {
         let both = version(&[("a", &[]), ("b", &[])]);
         let _ = Exchange::with_worker(both, Default::default())
             // It drops what it is given, and leaves nothing under that name.
@@ -39,9 +35,7 @@ fn what_is_left_under_a_name_that_nobody_asks_for_is_lost_and_said() {
             .hand_over(version(&[]))
             .hand_over(version(&[("a", &[])]));
     });
-    let mut text = String::new();
-    log.read_to_string(&mut text).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
+    let lines = lines(&text);
     let not_given = |name| {
         format!(
             "ERROR ringhold_rpc::left: {name:?} is lost and not handed over: this program does not ask for what was left under that name \

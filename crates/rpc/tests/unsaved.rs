@@ -3,14 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::cell::RefCell;
-use std::io::{Read, pipe};
-use std::sync::Mutex;
 
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_rpc::{Notifier, Router, Rpc};
 use serde::{Deserialize, Serialize};
+
+use crate::common::{lines, logged};
 
 #[derive(Default, Serialize, Deserialize)]
 struct PassedOn;
@@ -59,12 +61,7 @@ fn connect(exchange: &mut Exchange, methods: &[u8]) -> Vec<Client> {
 
 #[test]
 fn what_keeps_connections_from_being_handed_over_is_said_once() {
-    let (mut log, sink) = pipe().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(Mutex::new(sink))
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    let text = logged(|| {
         let mut exchange =
             Exchange::with_worker(|worker| Rpc::new(worker, router()), Limits::default());
         for methods in [&b"abbdd"[..], b"abcd"] {
@@ -75,9 +72,7 @@ fn what_keeps_connections_from_being_handed_over_is_said_once() {
             assert_eq!(open, expected);
         }
     });
-    let mut text = String::new();
-    log.read_to_string(&mut text).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
+    let lines = lines(&text);
     let beginning = " WARN ringhold_rpc::resume: connections are closed instead of handed over: ";
     let expected = [
         "handlers keep data of the type unsaved::Forgotten, which no Router::resume passes on",
