@@ -20,6 +20,16 @@ fn started() -> (Manager, Address, Address) {
     (manager, rpc, counter)
 }
 
+/// Of so many panics not each has a line, which are those with `what`, and each line says where it was.
+fn are_bounded_lines(log: &str, panics: usize, what: &str, says: &[&str]) {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(what)).collect();
+    assert!((1..panics).contains(&lines.len()), "{log}");
+    for line in lines {
+        assert!(says.iter().all(|part| line.contains(part)), "{line}");
+    }
+    assert!(!log.contains(PRINTED), "{log}");
+}
+
 #[test]
 fn panics_of_a_handler_are_bounded_lines_with_message_and_place() {
     let (mut manager, address, _) = started();
@@ -32,20 +42,12 @@ fn panics_of_a_handler_are_bounded_lines_with_message_and_place() {
     }
     assert_eq!(counter(&address, "rpc", "panics"), 100);
     manager.stop();
-    let log = manager.log();
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("handler of \"panic\""));
-    let lines: Vec<&str> = lines.collect();
-    assert!((1..100).contains(&lines.len()), "{log}");
-    for line in lines {
-        assert!(
-            line.contains(" of rpc over a unix socket: on purpose, at "),
-            "{line}"
-        );
-        assert!(line.contains(PLACE), "{line}");
-    }
-    assert!(!log.contains(PRINTED), "{log}");
+    are_bounded_lines(
+        &manager.log(),
+        100,
+        "handler of \"panic\"",
+        &[" of rpc over a unix socket: on purpose, at ", PLACE],
+    );
 }
 
 #[test]
@@ -60,21 +62,13 @@ fn panics_of_a_service_are_bounded_lines_with_message_and_place() {
     }
     assert_eq!(counter(&rpc, "counter", "panics"), 200);
     manager.stop();
-    let log = manager.log();
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("a frame, on purpose"));
-    let lines: Vec<&str> = lines.collect();
-    assert!((1..200).contains(&lines.len()), "{log}");
-    for line in lines {
-        assert!(
-            line.contains("the service panicked on connection "),
-            "{line}"
-        );
-        assert!(line.contains(" of counter over a unix socket: "), "{line}");
-        assert!(line.contains(PLACE), "{line}");
-    }
-    assert!(!log.contains(PRINTED), "{log}");
+    let who = "the service panicked on connection ";
+    are_bounded_lines(
+        &manager.log(),
+        200,
+        "a frame, on purpose",
+        &[who, " of counter over a unix socket: ", PLACE],
+    );
 }
 
 #[test]

@@ -11,6 +11,14 @@ use crate::manager::Manager;
 
 const CONFIG: &str = "workers = 2\n[sockets.counter]\n[sockets.rpc]\n";
 
+/// The tests' daemon, and the addresses of `counter` and `rpc`.
+fn started(engine: &'static str, config: &str) -> (Manager, Address, Address) {
+    let mut manager = Manager::on(engine, 16, config).with_test_daemon();
+    let [counter, rpc] = ["counter", "rpc"].map(|name| manager.listen_unix(name));
+    manager.start();
+    (manager, counter, rpc)
+}
+
 fn count(wire: &mut Wire) -> u64 {
     wire.send(b"\xc0");
     wire.value().as_u64().unwrap()
@@ -22,10 +30,7 @@ fn greeted(wire: &mut Wire) {
 
 #[test]
 fn sessions_go_on_and_are_not_greeted_again() {
-    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
-    let address = manager.listen_unix("counter");
-    manager.listen_unix("rpc");
-    manager.start();
+    let (mut manager, address, _) = started("auto", CONFIG);
     let mut wires: Vec<Wire> = (0..20).map(|_| Wire::connect(&address)).collect();
     wires.iter_mut().for_each(greeted);
     for round in 1..=6 {
@@ -49,10 +54,7 @@ fn sessions_go_on_and_are_not_greeted_again() {
 
 #[test]
 fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
-    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
-    let address = manager.listen_unix("counter");
-    let rpc = manager.listen_unix("rpc");
-    manager.start();
+    let (mut manager, address, rpc) = started("auto", CONFIG);
     let connect = || {
         let mut wire = Wire::connect(&address);
         greeted(&mut wire);
@@ -101,10 +103,7 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
 /// with a connection that has forgotten.
 #[test]
 fn rpc_connections_with_data_are_closed() {
-    let mut manager = Manager::new(16, CONFIG).with_test_daemon();
-    manager.listen_unix("counter");
-    let rpc = manager.listen_unix("rpc");
-    manager.start();
+    let (mut manager, _, rpc) = started("auto", CONFIG);
     let [mut stateful, mut stateless] = [(); 2].map(|()| Wire::connect(&rpc));
     stateful.send(&request(1, "remember", &[5.into()]));
     assert_eq!(stateful.reply(), (1, Ok(5.into())));
@@ -266,15 +265,8 @@ fn every_reply_of_one_that_cannot_be_saved_in_the_end_is_written() {
 fn what_is_too_slow_is_left_to_the_successor() {
     const ASKED: u64 = 150;
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::on(
-            engine,
-            16,
-            "workers = 1\n[sockets.counter]\n[sockets.rpc]\n",
-        )
-        .with_test_daemon();
-        let counter = manager.listen_unix("counter");
-        let rpc = manager.listen_unix("rpc");
-        manager.start();
+        let config = "workers = 1\n[sockets.counter]\n[sockets.rpc]\n";
+        let (mut manager, counter, rpc) = started(engine, config);
         manager.set_flag("slow", true);
         let mut wire = Wire::connect(&counter);
         greeted(&mut wire);
@@ -293,15 +285,8 @@ fn what_is_too_slow_is_left_to_the_successor() {
 #[test]
 fn all_others_are_served_until_those_that_cannot_be_saved_have_ended() {
     for engine in ["auto", "portable"] {
-        let mut manager = Manager::on(
-            engine,
-            16,
-            "workers = 2\nhandover.drain = \"60s\"\n[sockets.counter]\nworkers = \"1\"\n[sockets.rpc]\nworkers = \"0\"\n",
-        )
-        .with_test_daemon();
-        let address = manager.listen_unix("counter");
-        let rpc = manager.listen_unix("rpc");
-        manager.start();
+        let config = "workers = 2\nhandover.drain = \"60s\"\n[sockets.counter]\nworkers = \"1\"\n[sockets.rpc]\nworkers = \"0\"\n";
+        let (mut manager, address, rpc) = started(engine, config);
         manager.set_flag("save-nothing", true);
         let mut other = Wire::connect(&rpc);
         other.echo(1, 1);
