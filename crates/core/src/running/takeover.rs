@@ -12,6 +12,7 @@ use crate::handover::bequest::{Contents, Legacy};
 use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
 use crate::mailbox::Mail;
+use crate::metrics::NameTotals;
 use crate::server::ServerError;
 
 impl Running {
@@ -62,7 +63,8 @@ impl Running {
                 ));
             }
         }
-        let unrestored = self.unrestored();
+        // Before anything else can have happened to any.
+        let snapshot = self.crew.metrics.snapshot();
         inheritance.commit().map_err(ServerError::Handover)?;
         if inheritance.lost > 0 {
             tracing::error!(
@@ -70,12 +72,10 @@ impl Running {
                 inheritance.lost
             );
         }
-        match unrestored {
-            0 => tracing::info!("took over {contents}"),
-            _ => tracing::warn!(
-                "took over {contents}; {unrestored} of them could not be restored and were closed"
-            ),
+        for name in names.iter() {
+            say_whom_it_lost(&name.name, snapshot.name(&name.name).unwrap_or_default());
         }
+        tracing::info!("took over {contents}");
         legacies.iter().for_each(Legacy::say_unclaimed);
         Ok(())
     }
@@ -89,12 +89,18 @@ impl Running {
         };
         self.crew.crowd.hold(name as u16, whose)
     }
+}
 
-    /// How many connections their services did not go on with, before anything else can have happened to any: no restore, no
-    /// new session, or a panic.
-    fn unrestored(&self) -> u64 {
-        let total = self.crew.metrics.snapshot().total();
-        total.unrestored + total.ended_by_service + total.panics
+/// Says of how many connections of a socket the service did not go on with: no restore, or a panic, or no new session. Each of them has
+/// a line of its own before, with the reason.
+fn say_whom_it_lost(socket: &str, totals: NameTotals) {
+    let unrestored = totals.unrestored + totals.panics;
+    let refused = totals.ended_by_service;
+    if unrestored > 0 {
+        tracing::warn!(%socket, "closing {unrestored} connections that could not be restored");
+    }
+    if refused > 0 {
+        tracing::warn!(%socket, "closing {refused} connections that their service refuses now");
     }
 }
 

@@ -434,6 +434,9 @@ impl Service for Counter {
         if self.is_set("panic-in-restore") {
             panic!("restoring fails, on purpose");
         }
+        if self.is_set("refuse") {
+            return Err(Refusal::new("nobody comes in any more, on purpose").into());
+        }
         let count = u64::from_be_bytes(saved.try_into().unwrap());
         if self.is_set("refuse-to-restore") && count % 2 == 1 {
             return Err(RestoreError::new("an odd count, on purpose"));

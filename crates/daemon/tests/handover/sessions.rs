@@ -76,8 +76,9 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
         1,
         &["its session cannot be restored: an odd count, on purpose"],
     );
-    let some = "took over 3 connections; 1 of them could not be restored and were closed";
-    manager.logged(1, &[some]);
+    let some = "closing 1 connections that could not be restored";
+    manager.logged(1, &[some, "socket=counter"]);
+    manager.logged(1, &["took over 3 connections"]);
     assert_eq!(counter(&rpc, "counter", "bad_input"), 0);
     assert_eq!(counter(&rpc, "counter", "unrestored"), 1);
     manager.set_flag("refuse-to-restore", false);
@@ -86,8 +87,21 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     manager.reload();
     assert_eq!(even.rest(), b"");
     assert_eq!(counter(&rpc, "counter", "panics"), 1);
-    manager.logged(2, &["; 1 of them could not be restored and were closed"]);
+    manager.logged(2, &[some, "socket=counter"]);
     manager.set_flag("panic-in-restore", false);
+
+    // One that is refused is no fault of the restart, whatever the reason.
+    let mut refused = [(); 2].map(|()| connect());
+    manager.set_flag("refuse", true);
+    manager.reload();
+    for wire in &mut refused {
+        assert_eq!(wire.rest(), b"");
+    }
+    let others = "closing 2 connections that their service refuses now";
+    manager.logged(1, &[others, "socket=counter"]);
+    manager.logged(2, &[some]);
+    assert_eq!(counter(&rpc, "counter", "unrestored"), 0);
+    manager.set_flag("refuse", false);
 
     let mut unsaved = connect();
     manager.set_flag("save-nothing", true);
