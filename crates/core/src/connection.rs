@@ -355,9 +355,8 @@ impl Connection {
         let counters = desk.name_counters(self.name);
         match why {
             Close::Finished | Close::Stopping | Close::Unserved | Close::HandedOver => {}
-            Close::Refused(_) | Close::Service(_) | Close::Abandoned(_) => {
-                counters.ended_by_service.add(1)
-            }
+            Close::Refused(_) => counters.refused.add(1),
+            Close::Service(_) | Close::Abandoned(_) => counters.ended_by_service.add(1),
             Close::Truncated
             | Close::ProxyHeader(_)
             | Close::Framing(_)

@@ -170,16 +170,17 @@ fn ends(
     }
 }
 
-/// What an end warns of; `None` if nothing is wrong with it, as with what services decide and what networks do.
+/// What an end warns of; `None` if nothing is wrong with it, as with what networks do, and what services decide of whom they let in.
 fn warning(why: &Close) -> Option<Kind> {
     Some(match why {
         Close::Finished | Close::Stopping | Close::HandedOver => return None,
-        Close::Failed(_) | Close::Idle | Close::Refused(_) | Close::Service(_) => return None,
+        Close::Failed(_) | Close::Idle | Close::Service(_) => return None,
         Close::Truncated => Kind::Truncated,
         Close::ProxyHeader(_) | Close::ProxyTimeout => Kind::ProxyHeader,
         Close::Crowded => Kind::Crowded,
         Close::Framing(_) => Kind::Framing,
         Close::TopLevel(_) => Kind::TopLevel,
+        Close::Refused(_) => Kind::Refused,
         Close::Rejected(_) => Kind::Rejected,
         Close::Abandoned(_) => Kind::Abandoned,
         Close::Unrestored(_) => Kind::Unrestored,

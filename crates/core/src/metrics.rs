@@ -101,7 +101,9 @@ counters! {
         bytes_out,
         /// Connections ended because of what the peer sent.
         bad_input,
-        /// Connections that the service refused, or ended, or gave up a promised reply of.
+        /// Connections that the service refused when they were made, or when they were taken over from a predecessor.
+        refused,
+        /// Connections that the service ended, or gave up a promised reply of.
         ended_by_service,
         /// Connections ended by a time limit.
         timed_out,

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Crowded,
     Framing,
     TopLevel,
+    Refused,
     Rejected,
     Abandoned,
     Unrestored,
@@ -39,12 +40,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 20] = [
         Kind::Truncated,
         Kind::ProxyHeader,
         Kind::Crowded,
         Kind::Framing,
         Kind::TopLevel,
+        Kind::Refused,
         Kind::Rejected,
         Kind::Abandoned,
         Kind::Unrestored,
@@ -69,6 +71,7 @@ impl Kind {
             Kind::Crowded => "their client has as many others as connections_per_client allows",
             Kind::Framing => "the input is not acceptable msgpack",
             Kind::TopLevel => "a frame began with a byte whose type its service does not take",
+            Kind::Refused => "the service refused the connection",
             Kind::Rejected => "the service rejects the input",
             Kind::Abandoned => "the service ended the connection for want of a deferred reply",
             Kind::Unrestored => "its session cannot be restored",

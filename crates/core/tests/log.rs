@@ -79,7 +79,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     let mut exchange =
         Exchange::with_names(Doorkeeper { is_late: false }, limits, &["open", "closed"]);
 
-    // A service that refuses is its own matter, as one that ends a connection is.
+    // Whom a service refuses is told nothing, so the log says why.
     let refused = exchange.connect_to("closed");
     assert!(!exchange.is_open(refused));
     let lines = log.take();
@@ -90,8 +90,19 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert!(lines[0].contains(" DEBUG ") && lines[0].ends_with(&format!("{who} opens {fields}")));
     assert!(lines[1].contains(" INFO ") && lines[1].ends_with("somebody comes id=0.0.0"));
     assert!(
-        lines[2].contains(" DEBUG ") && lines[2].contains(&format!("{who} closes: {why} {fields}"))
+        lines[2].contains(" WARN ") && lines[2].contains(&format!("{who} closes: {why} {fields}"))
     );
+    assert_eq!(exchange.counters().refused, 1);
+    for _ in 0..14 {
+        exchange.connect_to("closed");
+    }
+    exchange.advance(Duration::from_secs(1));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 10, "{warnings:?}");
+    assert!(warnings[..9].iter().all(|line| line.contains(why)));
+    let held =
+        "5 connections that closed were not logged one by one (the service refused the connection)";
+    assert!(warnings[9].contains(held), "{warnings:?}");
 
     // Whoever causes one kind of warning as often as he likes does not hide another kind.
     let slow = exchange.connect();

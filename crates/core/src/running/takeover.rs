@@ -95,7 +95,7 @@ impl Running {
 /// a line of its own before, with the reason.
 fn say_whom_it_lost(socket: &str, totals: NameTotals) {
     let unrestored = totals.unrestored + totals.panics;
-    let refused = totals.ended_by_service;
+    let refused = totals.refused;
     if unrestored > 0 {
         tracing::warn!(%socket, "closing {unrestored} connections that could not be restored");
     }

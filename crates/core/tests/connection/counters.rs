@@ -72,6 +72,7 @@ fn one_connection_of_every_fate() {
         ("frames_in", counters.frames_in, 3 + 1 + 1 + 1 + 1 + 1),
         ("bytes_in", counters.bytes_in, received),
         ("bad_input", counters.bad_input, 2),
+        ("refused", counters.refused, 0),
         ("ended_by_service", counters.ended_by_service, 2),
         ("timed_out", counters.timed_out, 1),
         ("cut", counters.cut, 1),

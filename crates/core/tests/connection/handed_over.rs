@@ -119,7 +119,7 @@ fn who_is_refused_by_a_successor_counts_alike_with_a_session_and_without() {
     let mut exchange = exchange.hand_over(|_| Strict { refuses: true });
     assert!(clients.iter().all(|client| !exchange.is_open(*client)));
     let counters = exchange.counters();
-    assert_eq!((counters.ended_by_service, counters.unrestored), (2, 0));
+    assert_eq!((counters.refused, counters.unrestored), (2, 0));
     let other = exchange.connect();
     exchange.receive(other, &[1]);
     assert_eq!(exchange.take_sent(other), [0, 0]);

@@ -212,7 +212,7 @@ fn a_service_may_refuse_a_client_by_its_address() {
     assert!(!exchange.is_open(client));
     assert_eq!(porter.take(), []);
     let counters = exchange.counters();
-    assert_eq!((counters.ended_by_service, counters.frames_in), (1, 0));
+    assert_eq!((counters.refused, counters.frames_in), (1, 0));
 }
 
 #[test]

@@ -99,7 +99,15 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     }
     let others = "closing 2 connections that their service refuses now";
     manager.logged(1, &[others, "socket=counter"]);
-    manager.logged(2, &[some]);
+    manager.logged(
+        2,
+        &[
+            " WARN ",
+            "of counter over a unix socket",
+            "nobody comes in any more, on purpose",
+        ],
+    );
+    assert_eq!(counter(&rpc, "counter", "refused"), 2);
     assert_eq!(counter(&rpc, "counter", "unrestored"), 0);
     manager.set_flag("refuse", false);
 

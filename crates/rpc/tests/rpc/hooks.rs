@@ -290,7 +290,7 @@ fn who_is_let_in_no_more_is_counted_alike_with_data_and_without() {
     let mut exchange = start(noting(&seen, 4));
     let [kept, plain, noted, stranger] = [1, 2, 3, 4].map(|uid| connect(&mut exchange, uid));
     assert!(!exchange.is_open(stranger));
-    assert_eq!(exchange.counters().ended_by_service, 1);
+    assert_eq!(exchange.counters().refused, 1);
     for client in [kept, noted] {
         call(&mut exchange, client, "note", vec!["me".into()]);
     }
@@ -301,7 +301,7 @@ fn who_is_let_in_no_more_is_counted_alike_with_data_and_without() {
         [true, false, false]
     );
     let counters = exchange.counters();
-    assert_eq!((counters.ended_by_service, counters.unrestored), (2, 0));
+    assert_eq!((counters.refused, counters.unrestored), (2, 0));
     // Who has not begun does not end.
     let handed_over = format!("me: {HANDED_OVER}");
     let expected = [

@@ -82,7 +82,8 @@ impl Reason {
         let mut counters = NameTotals::default();
         match self {
             Reason::Finished | Reason::Stopping | Reason::Other(_) => {}
-            Reason::Refused | Reason::Asked => counters.ended_by_service = 1,
+            Reason::Refused => counters.refused = 1,
+            Reason::Asked => counters.ended_by_service = 1,
             Reason::Truncated | Reason::Framing(_) | Reason::TopLevel(_) => {
                 counters.bad_input = 1;
             }
