@@ -142,6 +142,17 @@ pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce
     );
 }
 
+/// Something that the peer sent has failed, of which nothing tells the peer.
+#[cold]
+pub(crate) fn untold(reply: &Reply<'_>, what: fmt::Arguments<'_>) {
+    let desk = &*reply.desk;
+    let named = || Named::new(reply.connection, desk, reply.link);
+    match desk.warnings.lets_pass(Kind::Untold, desk.now) {
+        true => log!(WARN, named(), "is not told that {what}"),
+        false => log!(DEBUG, named(), "is not told that {what}"),
+    }
+}
+
 /// A stop waits for the reply to a request, which was promised `age` milliseconds ago.
 #[cold]
 pub(crate) fn waits(age: u64, reply: &Reply<'_>, request: impl FnOnce() -> String) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::connection::Connection;
 use crate::desk::Desk;
+use crate::journal;
 use crate::mailbox::Mail;
 use crate::panics::Caught;
 use crate::peer::{ConnectionId, Handle, HandleState, Link, Peer};
@@ -89,6 +90,12 @@ impl Reply<'_> {
     pub fn report_panic(&mut self, what: &str, panic: &Caught) {
         panic.log(what, self.connection, self.desk, self.link);
         self.desk.name_counters(self.connection.name).panics.add(1);
+    }
+
+    /// Logs a warning that something has failed to which the protocol has no answer: the peer is not told that `what`, such as `its
+    /// notification of "add" failed`. Ten a second are logged, and how many were not.
+    pub fn report_untold(&self, what: fmt::Arguments<'_>) {
+        journal::untold(self, what);
     }
 
     /// Lets `write` append to what is sent to the peer. The buffer may already hold other replies: append only. If

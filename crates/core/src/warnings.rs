@@ -37,10 +37,12 @@ pub(crate) enum Kind {
     Unreadable,
     /// A deferred reply that will not come.
     Unanswered,
+    /// What a peer sent has failed, and the protocol has no answer to it.
+    Untold,
 }
 
 impl Kind {
-    const ALL: [Kind; 20] = [
+    const ALL: [Kind; 21] = [
         Kind::Truncated,
         Kind::ProxyHeader,
         Kind::Crowded,
@@ -61,6 +63,7 @@ impl Kind {
         Kind::Slow,
         Kind::Unreadable,
         Kind::Unanswered,
+        Kind::Untold,
     ];
 
     /// Logs that there were `count` more of them than have lines of their own.
@@ -107,6 +110,13 @@ impl Kind {
                 tracing::warn!(
                     worker,
                     "{count} deferred replies that will not come were not logged one by one; ringhold status counts them"
+                );
+                return;
+            }
+            Kind::Untold => {
+                tracing::warn!(
+                    worker,
+                    "{count} failures that peers are not told of were not logged one by one"
                 );
                 return;
             }

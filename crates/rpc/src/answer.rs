@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::envelope;
 use crate::fault::Fault;
-use crate::methods::Faults;
+use crate::methods::Method;
 use crate::names::shortened;
 use crate::pending;
 use crate::responder::Responder;
@@ -30,12 +30,11 @@ pub struct Answer<'a> {
     pub(crate) session: &'a mut Session,
     pub(crate) id: Option<u32>,
     /// The number of the method.
-    pub(crate) method: usize,
+    pub(crate) number: usize,
+    pub(crate) method: &'a Method,
     pub(crate) strings: Strings,
     /// Set when the client has been, or will be, told something.
     pub(crate) done: &'a Cell<bool>,
-    /// How many calls of the method have failed.
-    pub(crate) faults: &'a Faults,
 }
 
 /// Proof that a call was answered, or that it will be.
@@ -53,8 +52,10 @@ impl<'a> Answer<'a> {
     pub fn fault(self, fault: impl Into<Fault>) -> Answered {
         let fault = fault.into();
         if self.id.is_none() {
-            self.faults.add_one();
-            tracing::debug!(connection = %self.reply.connection(), "a notification failed: {fault}");
+            self.method.faults.add_one();
+            let name = &self.method.name;
+            self.reply
+                .report_untold(format_args!("its notification of {name:?} failed: {fault}"));
         }
         self.put(|_| Err(fault))
     }
@@ -141,11 +142,11 @@ impl<'a> Answer<'a> {
     pub(crate) fn promise(&mut self) -> Responder {
         match self.id {
             Some(id) => {
-                let ticket = self.reply.defer(pending::ticket(id, self.method));
+                let ticket = self.reply.defer(pending::ticket(id, self.number));
                 self.done.set(true);
-                Responder::new(ticket, id, self.strings, self.faults.clone())
+                Responder::new(ticket, id, self.strings, self.method.faults.clone())
             }
-            None => Responder::unheard(self.faults.clone()),
+            None => Responder::unheard(self.method.faults.clone()),
         }
     }
 
@@ -166,7 +167,7 @@ impl<'a> Answer<'a> {
 
     fn put(mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>) -> Answered {
         if let Some(id) = self.id {
-            let (strings, faults) = (self.strings, self.faults);
+            let (strings, faults) = (self.strings, &self.method.faults);
             self.reply.write(|out| {
                 if !envelope::write_response(out, strings, id, write) {
                     faults.add_one();

@@ -24,11 +24,16 @@ pub(crate) struct Methods {
 }
 
 pub(crate) struct Entry {
+    pub(crate) method: Method,
+    pub(crate) handler: Handler,
+}
+
+/// What is known of a method besides its handler.
+pub(crate) struct Method {
     pub(crate) name: Box<str>,
     pub(crate) description: Cow<'static, str>,
     /// A method of one's own may take the place of a built-in one.
     pub(crate) builtin: bool,
-    pub(crate) handler: Handler,
     /// Counted up by its worker only.
     calls: Arc<AtomicU64>,
     pub(crate) faults: Faults,
@@ -54,15 +59,19 @@ impl Entry {
         handler: impl FnMut(Call<'_>, Answer<'_>) -> Answered + 'static,
     ) -> Self {
         Entry {
-            name: name.into(),
-            description: Cow::Borrowed(description),
-            builtin,
+            method: Method {
+                name: name.into(),
+                description: Cow::Borrowed(description),
+                builtin,
+                calls: Arc::default(),
+                faults: Faults::default(),
+            },
             handler: Box::new(handler),
-            calls: Arc::default(),
-            faults: Faults::default(),
         }
     }
+}
 
+impl Method {
     /// A call of it comes. It has one writer, so it need not be added to in one step, which would cost as much as a small call does.
     #[inline]
     pub(crate) fn count_call(&self) {
@@ -89,19 +98,19 @@ impl Methods {
     ///
     /// If there is another one of this name.
     pub(crate) fn insert(&mut self, entry: Entry) {
-        match self.index.get(entry.name.as_bytes()) {
+        let name = &entry.method.name;
+        match self.index.get(name.as_bytes()) {
             Some(position) => {
                 let present = &mut self.entries[*position];
                 assert!(
-                    present.builtin,
-                    "there are two methods named {:?}",
-                    entry.name
+                    present.method.builtin,
+                    "there are two methods named {name:?}"
                 );
                 *present = entry;
             }
             None => {
-                let name = entry.name.as_bytes().into();
-                self.index.insert(name, self.entries.len());
+                self.index
+                    .insert(name.as_bytes().into(), self.entries.len());
                 self.entries.push(entry);
             }
         }
@@ -119,11 +128,11 @@ impl Methods {
 
     /// Has the calls of each counted where the server shows it.
     pub(crate) fn count(&mut self, worker: &Worker) {
-        for entry in &mut self.entries {
-            let labels = [("method", &*entry.name)];
+        for Entry { method, .. } in &mut self.entries {
+            let labels = [("method", &*method.name)];
             let [calls, faults] =
                 [CALLS, FAULTS].map(|(name, help)| worker.counter(name, help, &labels));
-            (entry.calls, entry.faults) = (calls, Faults(faults));
+            (method.calls, method.faults) = (calls, Faults(faults));
         }
         self.unknown = worker.counter(UNKNOWN.0, UNKNOWN.1, &[]);
     }
@@ -131,7 +140,7 @@ impl Methods {
     /// The number of a method.
     #[inline]
     pub(crate) fn find(&self, name: &[u8]) -> Option<usize> {
-        let is_last = |entry: &Entry| is_same(entry.name.as_bytes(), name);
+        let is_last = |entry: &Entry| is_same(entry.method.name.as_bytes(), name);
         if !self.entries.get(self.last).is_some_and(is_last) {
             return self.index.get(name).copied();
         }
@@ -156,40 +165,40 @@ impl Methods {
     }
 
     /// The method that was called last, unless another frame came since.
-    pub(crate) fn last(&self) -> Option<&Entry> {
+    pub(crate) fn last(&self) -> Option<&Method> {
         self.get(self.last)
     }
 
     /// The method of this number.
-    pub(crate) fn get(&self, number: usize) -> Option<&Entry> {
-        self.entries.get(number)
+    pub(crate) fn get(&self, number: usize) -> Option<&Method> {
+        self.entries.get(number).map(|entry| &entry.method)
     }
 
     /// The method of this name.
-    pub(crate) fn named(&mut self, name: &str) -> Option<&mut Entry> {
+    pub(crate) fn named(&mut self, name: &str) -> Option<&mut Method> {
         let position = *self.index.get(name.as_bytes())?;
-        self.entries.get_mut(position)
+        Some(&mut self.entries.get_mut(position)?.method)
     }
 
     /// Whether `name` means a built-in method.
     pub(crate) fn has_builtin(&self, name: &str) -> bool {
         let position = self.index.get(name.as_bytes());
-        position.is_some_and(|position| self.entries[*position].builtin)
+        position.is_some_and(|position| self.entries[*position].method.builtin)
     }
 
     /// Their names and descriptions, sorted by name.
     pub(crate) fn list(&self) -> Vec<(&str, &str)> {
-        let entries = self.entries.iter();
-        let mut list: Vec<_> = entries
-            .map(|entry| (&*entry.name, &*entry.description))
+        let mut list: Vec<_> = self
+            .iter()
+            .map(|method| (&*method.name, &*method.description))
             .collect();
         list.sort_unstable();
         list
     }
 
     /// In no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Method> {
+        self.entries.iter().map(|entry| &entry.method)
     }
 }
 

@@ -143,7 +143,7 @@ impl Rpc {
             debug_assert!(false, "a router loses no method");
             return Flow::Continue;
         };
-        entry.count_call();
+        entry.method.count_call();
         let done = Cell::new(false);
         // Unwind safety: what a panicking handler was writing has been taken back by the outbox, `done` says whether the
         // client has its reply, and what the handler's own state looks like is up to the handler, as documented.
@@ -158,17 +158,17 @@ impl Rpc {
                 reply: reply.reborrow(),
                 session,
                 id,
-                method: number,
+                number,
+                method: &entry.method,
                 strings: self.strings,
                 done: &done,
-                faults: &entry.faults,
             };
             (entry.handler)(call, answer)
         }));
         if let Err(panic) = result {
             let unanswered = id.filter(|_| !done.get());
             if !done.get() {
-                entry.faults.add_one();
+                entry.method.faults.add_one();
             }
             self.panicked(unanswered, method, Caught::new(panic), reply);
         }
@@ -199,7 +199,9 @@ impl Rpc {
         self.methods.call_unknown();
         let name = quoted(method);
         let Some(id) = id else {
-            tracing::debug!(connection = %reply.connection(), "ignored a notification of the unknown method {name}");
+            reply.report_untold(format_args!(
+                "there is no method {name}, for which it sent a notification"
+            ));
             return;
         };
         let known = self.methods.iter().map(|method| &*method.name);
