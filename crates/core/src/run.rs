@@ -79,7 +79,7 @@ impl Server {
         running.belongings.iter().for_each(Belonging::store);
         // What takes descriptors comes before the connections do.
         let own = running.belongings.iter().filter(|own| own.is_stored());
-        let at_start = Capacity::ask(own.count());
+        let at_start = Capacity::ask(own.count(), running.may_leave());
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
         let spare = [SPARE_FOR_HANDOVER, SPARE_FOR_CHILD].map(Spare::keep);
         // Before anybody is answered: systemd takes a reload of a service that is still starting for a part of the start,
@@ -109,7 +109,10 @@ impl Server {
         let hands_over = matches!(end, End::Replace) || store.or(at_start).suffices();
         match hands_over {
             true => running.stop_to_hand_over(),
-            false => running.stop(),
+            false => {
+                say_unkept(&running);
+                running.stop();
+            }
         }
         say_awaited(&running);
         control.wait_for_end(&running, hands_over)?;
@@ -360,6 +363,23 @@ fn say_awaited(running: &Running) {
     if open > 0 {
         tracing::info!(
             "waiting for deferred replies ({open} are open), for at most handover.drain; those promised meanwhile have as long"
+        );
+    }
+}
+
+/// Says whose connections end, and what is lost, because a service manager is there and has no store for it.
+fn say_unkept(running: &Running) {
+    if !notify::is_wanted() {
+        return;
+    }
+    let open = running.metrics().snapshot().total().open;
+    if open > 0 || running.may_leave() {
+        tracing::info!(
+            "closing {open} connections for want of a descriptor store (FileDescriptorStoreMax=){}",
+            match running.may_leave() {
+                true => ", and without what services would leave to the next process",
+                false => "",
+            }
         );
     }
 }

@@ -284,10 +284,14 @@ impl Running {
     /// The version of the state that a successor would be handed: it depends on whether any service may leave something, and on whether
     /// there may be clients behind proxies.
     pub(crate) fn state_version(&self) -> u32 {
-        let has_bequests = self.services.iter().any(|(_, asks)| *asks);
         let mut names = self.crew.names.iter();
         let has_clients = self.took_clients || names.any(|name| name.proxy_protocol);
-        vault::version(has_bequests || has_clients)
+        vault::version(self.may_leave() || has_clients)
+    }
+
+    /// Whether any service may leave something to a successor.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.services.iter().any(|(_, asks)| *asks)
     }
 
     /// Deferred replies that are still owed.

@@ -15,14 +15,17 @@ pub(crate) struct Capacity {
     room: Option<usize>,
     /// How many descriptors of the application's own were stored before.
     own: usize,
+    /// Whether services may leave something to the next process.
+    leaves: bool,
 }
 
 impl Capacity {
-    /// Asks at start, and says if a restart will close connections. So many descriptors of the application's own are there already.
-    pub(crate) fn ask(own: usize) -> Self {
+    /// Asks at start, and says what a restart will close and lose. So many descriptors of the application's own are there already, and
+    /// `leaves` says whether services may leave something.
+    pub(crate) fn ask(own: usize, leaves: bool) -> Self {
         let room = store::room();
         match &room {
-            Ok(room) => say(*room, own, "a restart will close open connections"),
+            Ok(room) => say(*room, own, "a restart will close open connections", leaves),
             Err(error) => tracing::warn!(
                 "whether the service manager stores descriptors is unknown, a restart will ask again: {error}"
             ),
@@ -30,6 +33,7 @@ impl Capacity {
         Capacity {
             room: room.ok(),
             own,
+            leaves,
         }
     }
 
@@ -38,7 +42,12 @@ impl Capacity {
         let room = store::room();
         match &room {
             Ok(room) if self.room != Some(*room) => {
-                say(*room, self.own, "a restart closes open connections");
+                say(
+                    *room,
+                    self.own,
+                    "a restart closes open connections",
+                    self.leaves,
+                );
             }
             Ok(_) => {}
             // It may be there all the same.
@@ -76,23 +85,27 @@ impl Capacity {
 }
 
 /// Says what follows unless the room suffices.
-fn say(room: usize, own: usize, consequence: &str) {
+fn say(room: usize, own: usize, consequence: &str, leaves: bool) {
     let needed = store::NEEDED;
+    let lost = match leaves {
+        true => "; what services leave to the next process is lost, too",
+        false => "",
+    };
     match room {
         store::NEEDED => {}
         0 if !notify::is_wanted() => {}
         0 if own == 0 => tracing::info!(
-            "the service manager stores no descriptors for this unit (FileDescriptorStoreMax=): {consequence}"
+            "the service manager stores no descriptors for this unit (FileDescriptorStoreMax=): {consequence}{lost}"
         ),
         // It may have none of the application's either.
         0 => tracing::warn!(
             "the service manager has no room for {needed} descriptors of this unit besides the application's own (raise \
-             FileDescriptorStoreMax= to {}): {consequence}, and may lose the application's own",
+             FileDescriptorStoreMax= to {}): {consequence}, and may lose the application's own{lost}",
             needed + own
         ),
         room => tracing::warn!(
             "the service manager has room for {room} descriptors of this unit{}, and {needed} are needed (raise \
-             FileDescriptorStoreMax=): {consequence}",
+             FileDescriptorStoreMax=): {consequence}{lost}",
             if own == 0 {
                 ""
             } else {

@@ -159,6 +159,29 @@ fn it_needs_no_connections() {
     }
 }
 
+/// What is lost is said at start, and once more when it happens.
+#[test]
+fn it_is_said_to_be_lost_without_a_store() {
+    for store_max in [0, 2] {
+        let mut bed = Bed::new("auto", store_max, 2);
+        bed.manager.logged(
+            1,
+            &["a restart will close open connections; what services leave to the next process is lost, too"],
+        );
+        let _wires = [bed.connect(), bed.connect()].map(|mut wire| {
+            ask(&mut wire);
+            wire
+        });
+        bed.manager.stop();
+        let said = "closing 2 connections for want of a descriptor store (FileDescriptorStoreMax=), and without what services would \
+                    leave to the next process";
+        bed.manager.logged(1, &[said]);
+        bed.manager.start();
+        assert_eq!(bed.taken_over(), "");
+        bed.manager.stop();
+    }
+}
+
 /// Until a start succeeds it is as it was, and then it is gone.
 #[test]
 fn a_start_that_fails_leaves_it_to_the_next() {

@@ -44,6 +44,15 @@ fn drains_and_closes(mut manager: Manager) {
         assert_eq!(wire.rest(), b"");
     }
     assert!(manager.ended().success());
+    manager.logged(
+        1,
+        &["closing 22 connections for want of a descriptor store (FileDescriptorStoreMax=)"],
+    );
+    assert!(
+        !manager.log().contains("what services"),
+        "{}",
+        manager.log()
+    );
     assert_eq!(manager.state().stored(), Vec::<&str>::new());
     // Who connects meanwhile is served by the next.
     let mut waiting = Wire::connect(&address);
