@@ -238,7 +238,10 @@ impl Daemon {
         });
         match left {
             Ok(contents) => {
-                tracing::info!("left {contents} with the service manager");
+                // After `systemctl stop` it drops them, unless the unit says otherwise (FileDescriptorStorePreserve=).
+                tracing::info!(
+                    "left {contents} with the service manager, which closes them unless a start follows"
+                );
                 Ok(failed)
             }
             Err(error) => {

@@ -143,8 +143,12 @@ fn it_needs_no_connections() {
         bed.manager.restart();
         bed.manager.restart();
         let left = "2 values of services and 0 connections";
-        bed.manager
-            .logged(1, &[&format!("left {left} with the service manager")]);
+        bed.manager.logged(
+            1,
+            &[&format!(
+                "left {left} with the service manager, which closes them unless a start follows"
+            )],
+        );
         bed.manager.logged(1, &[&format!("took over {left}")]);
         assert_eq!(bed.taken_over(), "0:0 1:0");
         bed.manager.wait_until_nothing_is_stored();
