@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 
+use super::matching::UNNAMED;
 use crate::config::ListenAddress;
 use crate::rlimit;
 
@@ -59,8 +60,9 @@ pub enum StartProblem {
         number: Option<RawFd>,
         /// The sections, each with the descriptor name that it claims.
         sections: Vec<(String, String)>,
-        /// The section whose name is nearest.
-        nearest: Option<String>,
+        /// The section that it probably belongs to: the one whose name is nearest, or the only one that misses a descriptor when this is
+        /// the only name that is too many.
+        probable: Option<String>,
     },
     /// Only inherited sockets are allowed, and an enabled section has none.
     NotInherited {
@@ -185,8 +187,8 @@ impl fmt::Display for StartProblem {
                 name,
                 number,
                 sections,
-                nearest,
-            } => unclaimed(f, name, *number, sections, nearest.as_deref()),
+                probable,
+            } => unclaimed(f, name, *number, sections, probable.as_deref()),
             Self::NotInherited {
                 socket,
                 descriptor,
@@ -251,7 +253,7 @@ fn unclaimed(
     name: &str,
     number: Option<RawFd>,
     sections: &[(String, String)],
-    nearest: Option<&str>,
+    probable: Option<&str>,
 ) -> fmt::Result {
     write!(f, "the inherited listener {name:?}")?;
     if let Some(number) = number {
@@ -270,13 +272,13 @@ fn unclaimed(
             .collect();
         write!(f, "the sections are {}", list.join(", "))?;
     }
-    match nearest {
+    match probable {
         Some(section) => write!(
             f,
-            "; if it belongs to [sockets.{section}], write fd_name = {name:?} there"
+            "; if it belongs to [sockets.{section}], write fd_name = {name:?} there, or else add a section for it, with \
+             enable = false if it is not to be served"
         ),
-        // What the service manager is not told a name for, or none of a list that is missing (sd_listen_fds_with_names(3)).
-        None if name == "unknown" => f.write_str(
+        None if name == UNNAMED => f.write_str(
             "; no name was passed with it: FileDescriptorName= of its socket unit gives it one, or --fdname= of \
              systemd-socket-activate",
         ),

@@ -11,6 +11,9 @@ use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
 /// The name of a stored descriptor that was given none (FDSTORE=1 without FDNAME=, sd_pid_notify_with_fds(3)).
 const STORED: &str = "stored";
 
+/// The name of what the service manager is not told a name for, or of what is inherited without names (sd_listen_fds_with_names(3)).
+pub(super) const UNNAMED: &str = "unknown";
+
 /// The inherited descriptors, by what they are to us.
 pub(super) struct Sorted {
     /// By section name.
@@ -123,22 +126,46 @@ pub(super) fn name_problems(
             });
         }
     }
-    let mut reported = BTreeSet::new();
-    for (listener, number) in listeners {
-        let claimed = config
-            .sockets
-            .iter()
-            .any(|(name, socket)| socket.descriptor_name(name) == *listener);
-        if !claimed && reported.insert((listener, number)) {
-            problems.push(unclaimed(config, listener, *number));
-        }
-    }
+    let unclaimed: BTreeSet<_> = listeners
+        .iter()
+        .filter(|(listener, _)| {
+            let mut sockets = config.sockets.iter();
+            !sockets.any(|(name, socket)| socket.descriptor_name(name) == *listener)
+        })
+        .collect();
+    let names: BTreeSet<&str> = unclaimed.iter().map(|(listener, _)| *listener).collect();
+    let renamed = match names.len() {
+        1 => only_without(config, listeners),
+        _ => None,
+    };
+    problems.extend(
+        unclaimed
+            .into_iter()
+            .map(|(listener, number)| unclaimed_listener(config, listener, *number, renamed)),
+    );
     problems
 }
 
-fn unclaimed(config: &Config, listener: &str, number: Option<RawFd>) -> StartProblem {
+/// The enabled section that has none of these listeners, if there is exactly one.
+fn only_without<'c>(config: &'c Config, listeners: &[(&str, Option<RawFd>)]) -> Option<&'c str> {
+    let mut without = config.sockets.iter().filter(|(name, socket)| {
+        let descriptor = socket.descriptor_name(name);
+        socket.enable && !listeners.iter().any(|(it, _)| *it == descriptor)
+    });
+    let (name, _) = without.next()?;
+    without.next().is_none().then_some(name.as_str())
+}
+
+/// `renamed` is the section that it may belong to although their names are not alike.
+fn unclaimed_listener(
+    config: &Config,
+    listener: &str,
+    number: Option<RawFd>,
+    renamed: Option<&str>,
+) -> StartProblem {
     // The default name of a socket unit is that of the whole unit.
     let word = listener.strip_suffix(".socket").unwrap_or(listener);
+    let probable = nearest(word, config.sockets.keys().map(String::as_str));
     StartProblem::Unclaimed {
         name: listener.to_owned(),
         number,
@@ -147,6 +174,9 @@ fn unclaimed(config: &Config, listener: &str, number: Option<RawFd>) -> StartPro
             .iter()
             .map(|(name, socket)| (name.clone(), socket.descriptor_name(name).to_owned()))
             .collect(),
-        nearest: nearest(word, config.sockets.keys().map(String::as_str)).map(str::to_owned),
+        // One that was passed without a name needs one.
+        probable: probable
+            .or(renamed.filter(|_| listener != UNNAMED))
+            .map(str::to_owned),
     }
 }

@@ -227,9 +227,35 @@ fn a_listener_that_nobody_claims_is_an_error() {
         format!(
             "the inherited listener \"rpc.socket\" (descriptor {number}) is claimed by no section, and its clients would \
              wait for ever; the sections are [sockets.log] (fd_name = \"l\"), [sockets.rpc]; if it belongs to \
-             [sockets.rpc], write fd_name = \"rpc.socket\" there"
+             [sockets.rpc], write fd_name = \"rpc.socket\" there, or else add a section for it, with enable = false if it is \
+             not to be served"
         )
     );
+    // A section that was renamed, and not its unit. One with an address misses its descriptor, too.
+    let renamed = "if it belongs to [sockets.ask], write fd_name = \"query\" there, or else add a section for it";
+    let said = |sections: &str, names: &[&str]| {
+        let refused = rehearse(&config(sections), names, false, &SERVICES, 2);
+        refused.unwrap_err().to_string()
+    };
+    for sections in ["", "listen = \"127.0.0.1:0\"\n"] {
+        let sections =
+            format!("[sockets.ask]\n{sections}[sockets.log]\n[sockets.off]\nenable = false");
+        let text = said(&sections, &["log", "query", "query"]);
+        assert!(text.contains(renamed), "{text}");
+    }
+    for (sections, names) in [
+        // It is not known which of them.
+        ("[sockets.ask]\n[sockets.log]", &["query"][..]),
+        ("[sockets.ask]", &["query", "other"]),
+        // None misses one.
+        ("[sockets.ask]", &["query", "ask"]),
+        ("[sockets.ask]\nenable = false", &["query"]),
+        // It has to be given a name first.
+        ("[sockets.ask]", &["unknown"]),
+    ] {
+        let text = said(sections, names);
+        assert!(!text.contains("write fd_name"), "{text}");
+    }
     let text = problem("", inherited([("x", tcp())]));
     assert!(text.ends_with("there are no socket sections; add a section for it, with enable = false if it is not to be served"));
     // A service manager that names nothing.

@@ -94,7 +94,7 @@ fn what_does_not_fit_together_is_refused_with_names() {
             stderr,
             "ringhold: the inherited listener \"of\" (descriptor 4) is claimed by no section, and its clients would \
              wait for ever; the sections are [sockets.a], [sockets.off]; if it belongs to [sockets.off], write \
-             fd_name = \"of\" there\n"
+             fd_name = \"of\" there, or else add a section for it, with enable = false if it is not to be served\n"
         );
         for names in ["a", "a:off:a"] {
             let stderr = refused(names, command);
