@@ -13,9 +13,7 @@ use super::values::{
     boolean, buffer, congestion, descriptor_name, duration, engine, id, listen, mode, number,
     partition, power_of_two, promise_timeout, size, spin, string, whole_seconds, workers,
 };
-use super::{
-    Config, EngineChoice, Handover, ListenAddress, RingConfig, SocketConfig, Workers, beyond,
-};
+use super::{Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers, beyond};
 use crate::limits::Limits;
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -293,12 +291,23 @@ fn check_socket(
             );
         }
     }
-    let has_tcp = socket.listen.iter().any(ListenAddress::is_tcp);
-    for (key, is_set) in [
-        ("receive_buffer", socket.receive_buffer.is_some()),
-        ("send_buffer", socket.send_buffer.is_some()),
-    ] {
-        if is_set && !has_tcp && !socket.listen.is_empty() {
+    // Of a section without addresses it is not known.
+    let is_all = |tcp: bool| {
+        let mut addresses = socket.listen.iter();
+        addresses.len() > 0 && addresses.all(|address| address.is_tcp() == tcp)
+    };
+    for key in ["mode", "user", "group"] {
+        if section.has(key) && is_all(true) {
+            section.problem_at(
+                key,
+                format!(
+                    "\"{key}\" in [sockets.{name}] is for unix sockets, and \"listen\" has TCP addresses only; remove it"
+                ),
+            );
+        }
+    }
+    for key in ["receive_buffer", "send_buffer"] {
+        if section.has(key) && is_all(false) {
             section.problem_at(
                 key,
                 format!(

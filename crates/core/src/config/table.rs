@@ -126,6 +126,11 @@ impl<'a, 't> Section<'a, 't> {
         }
     }
 
+    /// Whether `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// What stands under `key`, which somebody else reads.
     pub(super) fn foreign(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'t>>> {
         self.asked.push(key);

@@ -108,9 +108,17 @@ pub(super) fn partition(value: &Value<'_>) -> Result<Partition, Fault> {
 }
 
 pub(super) fn listen(value: &Value<'_>) -> Result<Vec<ListenAddress>, Fault> {
-    let DeValue::Array(list) = value.get_ref() else {
+    let list = match value.get_ref() {
+        DeValue::Array(list) => list,
         // One address needs no brackets.
-        return Ok(vec![string(value)?.parse()?]);
+        DeValue::String(text) => return Ok(vec![text.parse()?]),
+        other => {
+            let wrong = format!(
+                "it must be a string or a list of strings, not {}",
+                described(other)
+            );
+            return Err(wrong.into());
+        }
     };
     let mut known: Vec<ListenAddress> = Vec::new();
     each(list, |item| {

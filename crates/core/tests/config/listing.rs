@@ -29,7 +29,10 @@ fn whole() -> String {
 #[test]
 fn what_is_not_commented_out_are_the_defaults() {
     let mut socket = SocketConfig::new("rpc");
-    socket.listen = vec![ListenAddress::Tcp("127.0.0.1:4660".parse().unwrap())];
+    socket.listen = vec![
+        ListenAddress::Tcp("127.0.0.1:4660".parse().unwrap()),
+        ListenAddress::UnixPath("/run/ringhold/rpc.sock".into()),
+    ];
     let expected = Config {
         sockets: [("rpc".to_owned(), socket)].into(),
         ..Config::default()

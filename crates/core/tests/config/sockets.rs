@@ -119,6 +119,22 @@ fn buffers_are_for_tcp() {
 }
 
 #[test]
+fn who_owns_a_path_is_for_unix_sockets() {
+    for (key, value) in [("mode", "0660"), ("user", "nobody"), ("group", "adm")] {
+        let with = |listen: &str| format!("[sockets.a]\nlisten = {listen}\n{key} = {value:?}");
+        for listen in ["\"127.0.0.1:1\"", "[\"127.0.0.1:1\", \"[::1]:1\"]"] {
+            let expected = format!(
+                "test.toml:3: {key:?} in [sockets.a] is for unix sockets, and \"listen\" has TCP addresses only; remove it"
+            );
+            assert_eq!(error(&with(listen)), expected);
+        }
+        // One that may be inherited, and one with both.
+        parse(&with("[]"));
+        parse(&with("[\"127.0.0.1:1\", \"unix:/x\"]"));
+    }
+}
+
+#[test]
 fn keepalive_is_what_the_kernel_takes() {
     for (text, seconds) in [("0s", 0), ("1s", 1), ("2000ms", 2), ("32767s", 32_767)] {
         let config = parse(&format!("[sockets.a]\nkeepalive = {text:?}"));
@@ -273,7 +289,11 @@ fn addresses() {
         ("\"unix:x.sock\"", "is not the absolute path of a socket"),
         ("\"unix:/run/\"", "is not the absolute path of a socket"),
         ("\"unix:/a\\u0000b\"", "contains a zero byte"),
-        ("4660", "it must be a string, not the number 4660"),
+        (
+            "4660",
+            "it must be a string or a list of strings, not the number 4660",
+        ),
+        ("[4660]", "it must be a string, not the number 4660"),
         (
             "[\"127.0.0.1:4660\", \"127.0.0.1:4660\"]",
             "is listed twice",
