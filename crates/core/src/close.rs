@@ -47,8 +47,9 @@ pub enum Close {
     Unrestored(Cow<'static, str>),
     /// The service panicked while it handled this connection.
     Panicked,
-    /// Others pushed more bytes to the connection than `limits.outbox_bytes` allows, or than `limits.memory` leaves room for.
-    Overflow,
+    /// Others pushed more bytes to the connection than this key allows: `limits.outbox_bytes`, or `limits.memory` for what has not
+    /// reached its worker yet.
+    Overflow(&'static str),
     /// Nothing was received, sent or waited for within `idle_timeout`, of its socket or else of `limits`.
     Idle,
     /// A frame that had begun was not complete within `limits.frame_timeout`.
@@ -76,7 +77,7 @@ impl Close {
                 | Close::Crowded
                 | Close::WriteTimeout
                 | Close::Untaken
-                | Close::Overflow
+                | Close::Overflow(_)
                 | Close::Memory
         )
     }
@@ -135,8 +136,8 @@ impl fmt::Display for Close {
                 write!(f, "its session cannot be restored: {reason}")
             }
             Close::Panicked => f.write_str("the service panicked"),
-            Close::Overflow => {
-                f.write_str("more was pushed to the connection than limits.outbox_bytes or limits.memory allows")
+            Close::Overflow(limit) => {
+                write!(f, "more was pushed to the connection than {limit} allows")
             }
             Close::Idle => f.write_str("nothing was received or sent for idle_timeout"),
             Close::FrameTimeout => {

@@ -212,7 +212,7 @@ impl Connection {
         } else if let Some(fence) = crowded {
             *fence = Fence::Crowded;
         } else {
-            self.close(Close::Overflow, desk);
+            self.close(Close::Overflow("limits.outbox_bytes"), desk);
         }
     }
 
@@ -241,7 +241,7 @@ impl Connection {
     pub(crate) fn push_error(&self) -> Option<PushError> {
         match (&self.why, self.life) {
             (None, _) => None,
-            (Some(Close::Overflow), Life::Over) => Some(PushError::Overflow),
+            (Some(Close::Overflow(_)), Life::Over) => Some(PushError::Overflow),
             (Some(_), _) => Some(PushError::Gone),
         }
     }
@@ -366,7 +366,7 @@ impl Connection {
             Close::Failed(_) => counters.failed.add(1),
             Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),
-            Close::Overflow | Close::Memory => counters.cut.add(1),
+            Close::Overflow(_) | Close::Memory => counters.cut.add(1),
             Close::Idle
             | Close::ProxyTimeout
             | Close::FrameTimeout

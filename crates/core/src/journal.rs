@@ -196,7 +196,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Abandoned(_) => Kind::Abandoned,
         Close::Unrestored(_) => Kind::Unrestored,
         Close::Panicked => Kind::Panicked,
-        Close::Overflow => Kind::Overflow,
+        Close::Overflow(_) => Kind::Overflow,
         Close::FrameTimeout => Kind::FrameTimeout,
         Close::WriteTimeout => Kind::WriteTimeout,
         Close::Untaken => Kind::Untaken,

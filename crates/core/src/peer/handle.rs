@@ -122,7 +122,7 @@ impl Handle {
         let here = shared.pushed_here.load(Ordering::Relaxed);
         let pushed = here.saturating_add(shared.pushed.load(Ordering::Relaxed));
         if pushed.saturating_add(bytes.len()) > shared.pushed_max {
-            return Err(self.overflow());
+            return Err(self.overflow("limits.outbox_bytes"));
         }
         if self.post.push_here(self.id, shared, bytes) {
             // Nobody else writes it.
@@ -165,7 +165,7 @@ impl Handle {
         if under_way > transit::UNCOUNTED_BYTES_MAX {
             counted = transit::count(&self.shared.memory, &bytes);
             if counted.is_none() {
-                let error = self.overflow();
+                let error = self.overflow("limits.memory");
                 self.withdraw(bytes.len());
                 return Err(error);
             }
@@ -191,7 +191,7 @@ impl Handle {
         let before = shared
             .pushed
             .fetch_update(Ordering::SeqCst, Ordering::Relaxed, more)
-            .map_err(|_| self.overflow())?;
+            .map_err(|_| self.overflow("limits.outbox_bytes"))?;
         Ok(before + bytes + transit::MAIL_BYTES)
     }
 
@@ -202,11 +202,11 @@ impl Handle {
         let _ = self.send(Mail::Withdrawn { to, bytes });
     }
 
-    /// Ends the connection because too much is pushed to it. It may have ended, or begun to part, meanwhile: then pushes are refused
+    /// Ends the connection because more is pushed to it than `limit` allows. It may have ended, or begun to part, meanwhile: then pushes are refused
     /// for that.
     #[cold]
-    fn overflow(&self) -> PushError {
-        let ended = self.end(PushError::Overflow, Close::Overflow);
+    fn overflow(&self, limit: &'static str) -> PushError {
+        let ended = self.end(PushError::Overflow, Close::Overflow(limit));
         ended.err().unwrap_or(PushError::Overflow)
     }
 

@@ -136,7 +136,7 @@ fn a_close_that_was_accepted_comes_before_the_handover() {
 fn a_close_that_is_about_to_be_posted_is_awaited() {
     for (error, why) in [
         (PushError::Gone, Close::Service("kicked".into())),
-        (PushError::Overflow, Close::Overflow),
+        (PushError::Overflow, Close::Overflow("limits.outbox_bytes")),
     ] {
         let service = ActedOn::new(close, usize::MAX);
         let mut exchange = Exchange::new(service.clone());

@@ -196,7 +196,7 @@ impl Service for Marking {
             Close::Panicked => End::Panicked,
             Close::Stopping => End::Stopping,
             Close::Failed(_) => End::Failed,
-            Close::Overflow | Close::Memory => End::Cut,
+            Close::Overflow(_) | Close::Memory => End::Cut,
             Close::Idle | Close::FrameTimeout | Close::WriteTimeout | Close::Untaken => {
                 End::TimedOut
             }

@@ -65,7 +65,7 @@ impl From<&Close> for Reason {
             Close::Refused(_) => Reason::Refused,
             Close::Service(_) => Reason::Asked,
             Close::Panicked => Reason::Panicked,
-            Close::Overflow => Reason::Overflow,
+            Close::Overflow(_) => Reason::Overflow,
             Close::Memory => Reason::Memory,
             Close::Idle => Reason::Idle,
             Close::FrameTimeout => Reason::FrameTimeout,
