@@ -123,10 +123,16 @@ fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
     Ok(json::encode(&Value::Array(values)))
 }
 
+/// So many characters of a parameter that cannot be used are repeated.
+const SHOWN_CHARS_MAX: usize = 80;
+
 fn not_json(number: usize, text: &str, why: &str) -> Failure {
-    let mut message = format!("parameter {number}, {text}, is not usable JSON: {why}");
+    let cut = text.char_indices().nth(SHOWN_CHARS_MAX);
+    let shown = cut.map_or(text, |(end, _)| &text[..end]);
+    let more = if cut.is_some() { "…" } else { "" };
+    let mut message = format!("parameter {number}, {shown}{more}, is not usable JSON: {why}");
     let word = |c: char| c.is_alphanumeric() || "_-. /".contains(c);
-    if text.starts_with(char::is_alphabetic) && text.chars().all(word) {
+    if cut.is_none() && text.starts_with(char::is_alphabetic) && text.chars().all(word) {
         message.push_str(&format!("; a string needs quotes: '\"{text}\"'"));
     }
     Failure::usage(message)
@@ -154,5 +160,15 @@ mod tests {
         let message = format!("{:?}", params(&texts(&["{1:2}"])).unwrap_err());
         assert!(!message.contains("needs quotes"), "{message}");
         assert!(params(&texts(&["-", "-"])).is_err());
+    }
+
+    #[test]
+    fn a_long_one_is_not_repeated_in_full() {
+        let shown = format!("{:?}", params(&texts(&[&"ä".repeat(80)])).unwrap_err());
+        assert!(shown.contains(&format!("parameter 1, {}, is not", "ä".repeat(80))));
+        assert!(shown.contains("needs quotes"), "{shown}");
+        let message = format!("{:?}", params(&texts(&[&"ä".repeat(50_000)])).unwrap_err());
+        let begin = format!("parameter 1, {}…, is not usable JSON: ", "ä".repeat(80));
+        assert!(message.contains(&begin) && message.len() < 500, "{message}");
     }
 }
