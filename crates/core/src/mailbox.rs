@@ -5,9 +5,8 @@
 //! costs its posters no system call.
 //!
 //! A service that pushes to connections of its own worker posts on the worker's own thread. Such mail does not go through
-//! the shared queue but through one of the thread's, and pushes are gathered in a [`Fan`] before they become mail. What
-//! others have posted by then comes before it, as everything does that happened before: who publishes under a lock, or what
-//! follows from an answer, is seen in that order by all.
+//! the shared queue but through one of the thread's, which costs no atomic operations, and pushes are gathered in a
+//! [`Fan`] before they become mail.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -90,96 +89,41 @@ pub(crate) struct Post {
 
 /// The receiving side, owned by the worker.
 pub(crate) struct Mailbox {
-    /// Where others post to, until the worker's thread has it.
-    theirs: RefCell<Option<mpsc::Receiver<Mail>>>,
+    receiver: mpsc::Receiver<Mail>,
     wake: Arc<Wake>,
 }
 
 struct Wake {
     event: OwnedFd,
     sleeping: AtomicBool,
-    /// Another thread has posted since the worker looked for what comes before its own mail.
-    has_theirs: AtomicBool,
 }
 
 /// The mailbox that belongs to a thread, and what was posted to it on that thread.
-#[derive(Default)]
 struct Own {
-    /// The mailbox's; `None` if the thread has none.
-    wake: Option<Arc<Wake>>,
-    /// With what others had posted before, which is told apart.
-    mail: VecDeque<(Origin, Mail)>,
+    /// Tells the mailboxes apart.
+    wake: *const Wake,
+    mail: VecDeque<Mail>,
     /// Comes behind `mail`.
     fan: Fan,
-    /// Comes behind `fan`.
-    theirs: Option<mpsc::Receiver<Mail>>,
-}
-
-/// Who has posted a mail.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Own,
-    Theirs,
 }
 
 impl Own {
-    fn is_of(&self, wake: &Arc<Wake>) -> bool {
-        self.wake.as_ref().is_some_and(|own| Arc::ptr_eq(own, wake))
-    }
-
     fn post(&mut self, mail: Mail) {
-        self.let_theirs_in();
-        self.complete_fan();
-        self.mail.push_back((Origin::Own, mail));
+        self.mail.extend(self.fan.complete());
+        self.mail.push_back(mail);
     }
 
-    fn push(&mut self, to: ConnectionId, state: &HandleState, bytes: &Bytes) {
-        self.let_theirs_in();
-        let before = self.fan.push(to, state, bytes);
-        self.mail.extend(before.map(|mail| (Origin::Own, mail)));
-    }
-
-    fn complete_fan(&mut self) {
-        let fanned = self.fan.complete();
-        self.mail.extend(fanned.map(|mail| (Origin::Own, mail)));
-    }
-
-    /// What others have posted by now comes before what is posted next. How much that may be is limited where it is posted.
-    fn let_theirs_in(&mut self) {
-        // Whoever posts something first, and has the worker post something then, has set it in between. It is exchanged, not just
-        // cleared: so all that was posted before it was set the last time is seen.
-        let is_new = self.wake.as_ref().is_some_and(|wake| {
-            wake.has_theirs.load(Ordering::Relaxed)
-                && wake.has_theirs.swap(false, Ordering::Acquire)
-        });
-        if !is_new {
-            return;
-        }
-        self.complete_fan();
-        if let Some(theirs) = &self.theirs {
-            self.mail
-                .extend(theirs.try_iter().map(|mail| (Origin::Theirs, mail)));
-        }
-    }
-
-    /// The next one, or none if it is another's and there is no `room` for it.
-    fn next_within(&mut self, room: &mut usize) -> Option<Mail> {
-        match self.mail.front() {
-            Some((Origin::Own, _)) => {}
-            Some((Origin::Theirs, _)) => *room = room.checked_sub(1)?,
-            None => {
-                return self.fan.complete().or_else(|| {
-                    *room = room.checked_sub(1)?;
-                    self.theirs.as_ref()?.try_recv().ok()
-                });
-            }
-        }
-        self.mail.pop_front().map(|(_, mail)| mail)
+    fn next(&mut self) -> Option<Mail> {
+        self.mail.pop_front().or_else(|| self.fan.complete())
     }
 }
 
 thread_local! {
-    static OWN: RefCell<Own> = RefCell::default();
+    static OWN: RefCell<Own> = RefCell::new(Own {
+        wake: std::ptr::null(),
+        mail: VecDeque::new(),
+        fan: Fan::default(),
+    });
 }
 
 /// Looks at the thread's own mailbox, unless the thread is about to end or that is being looked at: bytes that a push has
@@ -197,14 +141,12 @@ pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
         // Blocking on purpose: a read through io_uring then waits for readiness instead of failing with EAGAIN.
         event: eventfd(0, EventfdFlags::CLOEXEC)?,
         sleeping: AtomicBool::new(false),
-        has_theirs: AtomicBool::new(false),
     });
     let post = Post {
         sender,
         wake: wake.clone(),
     };
-    let theirs = RefCell::new(Some(receiver));
-    Ok((post, Mailbox { theirs, wake }))
+    Ok((post, Mailbox { receiver, wake }))
 }
 
 impl Post {
@@ -212,17 +154,18 @@ impl Post {
     pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
         let mut mail = Some(mail);
         with_own(|own| {
-            if own.is_of(&self.wake)
+            if own.wake == Arc::as_ptr(&self.wake)
                 && let Some(mail) = mail.take()
             {
                 own.post(mail);
             }
         });
-        let Some(mail) = mail else {
-            return Ok(());
-        };
+        mail.map_or(Ok(()), |mail| self.send_behind(mail))
+    }
+
+    /// Queues `mail` behind all that any thread has posted to the worker by now, its own included. Gives it back if the worker has ended.
+    pub(crate) fn send_behind(&self, mail: Mail) -> Result<(), Mail> {
         self.sender.send(mail).map_err(|error| error.0)?;
-        self.wake.has_theirs.store(true, Ordering::Release);
         if self.wake.sleeping.swap(false, Ordering::SeqCst) {
             // The counter of an eventfd takes 2^64 - 2 wake-ups before a write could block or fail.
             let _ = rustix::io::write(&self.wake.event, &1u64.to_ne_bytes());
@@ -230,18 +173,12 @@ impl Post {
         Ok(())
     }
 
-    /// Queues `mail` of the worker's own behind all that any thread has posted to it by now.
-    pub(crate) fn send_behind(&self, mail: Mail) {
-        // As if another thread posted it. The worker is awake, since it calls this, and its mailbox there.
-        let _ = self.sender.send(mail);
-    }
-
     /// Queues a push if the calling thread is the worker's own. Returns whether it is.
     pub(crate) fn push_here(&self, to: ConnectionId, state: &HandleState, bytes: &Bytes) -> bool {
         let here = with_own(|own| {
-            let here = own.is_of(&self.wake);
-            if here {
-                own.push(to, state, bytes);
+            let here = own.wake == Arc::as_ptr(&self.wake);
+            if here && let Some(mail) = own.fan.push(to, state, bytes) {
+                own.mail.push_back(mail);
             }
             here
         });
@@ -259,9 +196,8 @@ impl Mailbox {
     /// thread may look for mail afterwards.
     pub(crate) fn adopt(&self) {
         OWN.with_borrow_mut(|own| {
-            if own.wake.is_none() {
-                own.wake = Some(self.wake.clone());
-                own.theirs = self.theirs.take();
+            if own.wake.is_null() {
+                own.wake = Arc::as_ptr(&self.wake);
             }
         });
     }
@@ -273,12 +209,14 @@ impl Mailbox {
     /// As [`Mailbox::next`], but takes no more than `room` from other threads, and notes what it took. What the worker has
     /// posted to itself is as much as it was made to do in its last turn.
     pub(crate) fn next_within(&self, room: &mut usize) -> Option<Mail> {
-        OWN.with_borrow_mut(|own| {
-            if own.is_of(&self.wake) {
-                return own.next_within(room);
-            }
+        let own = OWN.with_borrow_mut(|own| {
+            (own.wake == Arc::as_ptr(&self.wake))
+                .then(|| own.next())
+                .flatten()
+        });
+        own.or_else(|| {
             *room = room.checked_sub(1)?;
-            self.theirs.borrow().as_ref()?.try_recv().ok()
+            self.receiver.try_recv().ok()
         })
     }
 
@@ -309,9 +247,16 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        let own = OWN.with_borrow_mut(|own| own.is_of(&self.wake).then(|| std::mem::take(own)));
+        let mail = OWN.with_borrow_mut(|own| {
+            if own.wake != Arc::as_ptr(&self.wake) {
+                return VecDeque::new();
+            }
+            own.wake = std::ptr::null();
+            own.mail.extend(own.fan.complete());
+            std::mem::take(&mut own.mail)
+        });
         // Not while it is borrowed: what is in there may have something to post when it goes.
-        drop(own);
+        drop(mail);
     }
 }
 
@@ -363,26 +308,21 @@ mod tests {
     }
 
     #[test]
-    fn what_its_own_thread_posts_comes_behind_what_was_there_and_before_what_comes() {
+    fn what_its_own_thread_posts_stays_in_order_and_comes_first() {
         let (post, mailbox) = mailbox().unwrap();
         let (other, others) = super::mailbox().unwrap();
         mailbox.adopt();
         let stop = |hand_over| Mail::Stop { hand_over };
-        let look_from_elsewhere = || {
-            std::thread::scope(|scope| {
-                scope.spawn(|| post.send(Mail::Look).ok().unwrap());
-            });
-        };
-        look_from_elsewhere();
+        std::thread::scope(|scope| {
+            scope.spawn(|| post.send(Mail::Look).ok().unwrap());
+        });
         post.send(stop(false)).ok().unwrap();
         post.send(stop(true)).ok().unwrap();
-        look_from_elsewhere();
         other.send(Mail::Room).ok().unwrap();
         let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next()).collect();
         assert!(matches!(
             mail[..],
             [
-                Mail::Look,
                 Mail::Stop { hand_over: false },
                 Mail::Stop { hand_over: true },
                 Mail::Look
@@ -402,56 +342,12 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| (0..3).for_each(|_| post.send(Mail::Look).ok().unwrap()));
         });
-        let next = |mut room| -> Vec<Mail> {
-            std::iter::from_fn(|| mailbox.next_within(&mut room)).collect()
-        };
-        assert!(matches!(next(1)[..], [Mail::Look]));
         (0..5).for_each(|_| post.send(Mail::Room).ok().unwrap());
-        assert!(matches!(next(1)[..], [Mail::Look]));
-        let rest = next(1);
-        assert!(matches!(rest[0], Mail::Look));
-        assert!(rest[1..].iter().all(|mail| matches!(mail, Mail::Room)));
-        assert_eq!(rest.len(), 6);
-    }
-
-    /// Or who reads the numbers that several workers count would see them go back.
-    #[test]
-    fn pushes_do_not_overtake_those_of_other_threads_that_were_made_before() {
-        let (post, mailbox) = mailbox().unwrap();
-        mailbox.adopt();
-        let state = HandleState::new(1000, Memory::new(1000, 1));
-        let to = ConnectionId {
-            worker: 0,
-            generation: 0,
-            slot: 0,
-        };
-        let push = |number: u8| {
-            let bytes = Bytes::from(vec![number]);
-            if !post.push_here(to, &state, &bytes) {
-                let mail = Mail::Push {
-                    to,
-                    counted: None,
-                    bytes,
-                    here: false,
-                };
-                post.send(mail).ok().unwrap();
-            }
-        };
-        push(0);
-        for number in [1, 3, 5] {
-            std::thread::scope(|scope| {
-                scope.spawn(|| push(number));
-            });
-            push(number + 1);
-        }
-        let mail = std::iter::from_fn(|| mailbox.next());
-        let numbers: Vec<u8> = mail
-            .map(|mail| match mail {
-                Mail::Push { bytes, .. } => bytes[0],
-                _ => panic!("nothing else is posted"),
-            })
-            .collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
+        let mut room = 2;
+        let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next_within(&mut room)).collect();
+        assert!(mail[..5].iter().all(|mail| matches!(mail, Mail::Room)));
+        assert!(matches!(mail[5..], [Mail::Look, Mail::Look]));
+        assert!(matches!(mailbox.next(), Some(Mail::Look)));
     }
 
     #[test]

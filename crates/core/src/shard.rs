@@ -459,7 +459,8 @@ impl<L: Link> Shard<L> {
         }
         if (handle.is_some() || !connection.tickets.is_empty()) && connection.put_fence() {
             let to = connection.id;
-            self.desk.handles.post.send_behind(Mail::Fence { to });
+            // The mailbox is there, since it is this worker's.
+            let _ = self.desk.handles.post.send_behind(Mail::Fence { to });
         }
         if connection.is_ready() && !entry.is_ready {
             entry.is_ready = true;

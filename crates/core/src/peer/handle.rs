@@ -120,11 +120,13 @@ impl Handle {
         let shared = &*self.shared;
         shared.check()?;
         let here = shared.pushed_here.load(Ordering::Relaxed);
-        let pushed = here.saturating_add(shared.pushed.load(Ordering::Relaxed));
+        let elsewhere = shared.pushed.load(Ordering::Relaxed);
+        let pushed = here.saturating_add(elsewhere);
         if pushed.saturating_add(bytes.len()) > shared.pushed_max {
             return Err(self.overflow("limits.outbox_bytes"));
         }
-        if self.post.push_here(self.id, shared, bytes) {
+        // What another thread pushed before, and is still under way, comes first: then this goes the same way.
+        if elsewhere == 0 && self.post.push_here(self.id, shared, bytes) {
             // Nobody else writes it.
             shared
                 .pushed_here
@@ -176,7 +178,7 @@ impl Handle {
             bytes,
             here: false,
         };
-        self.send(mail).map_err(|_| PushError::Gone)
+        self.post.send_behind(mail).map_err(|_| PushError::Gone)
     }
 
     /// Notes that a push of so many bytes is about to be posted: until it is, or is withdrawn, the connection waits for it.
@@ -355,6 +357,45 @@ mod tests {
     #[test]
     fn a_close_is_delivered_before_the_connection_is_given_away_or_refused() {
         is_delivered_or_refused(|handle| handle.close("on purpose"));
+    }
+
+    /// Or who reads the numbers that several workers count would see them go back.
+    #[test]
+    fn pushes_arrive_in_the_order_in_which_several_threads_make_them() {
+        let (post, mailbox) = mailbox().unwrap();
+        mailbox.adopt();
+        let (handle, mut other) = (handle(&post), handle(&post));
+        other.id.slot = 1;
+        let elsewhere = |number: u8| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| handle.push(vec![number]).unwrap());
+            });
+        };
+        let deliver = || -> Vec<u8> {
+            let mail = std::iter::from_fn(|| mailbox.next());
+            mail.map(|mail| match mail {
+                Mail::Push { bytes, here, .. } => {
+                    // The other one's are larger.
+                    let of = if bytes[0] < 100 { &handle } else { &other };
+                    of.shared.arrived(bytes.len(), here);
+                    bytes[0]
+                }
+                _ => panic!("nothing else is posted"),
+            })
+            .collect()
+        };
+        for _ in 0..2 {
+            handle.push(vec![0]).unwrap();
+            elsewhere(1);
+            handle.push(vec![2]).unwrap();
+            other.push(vec![100]).unwrap();
+            handle.push(vec![3]).unwrap();
+            elsewhere(4);
+            handle.push(vec![5]).unwrap();
+            // To another connection nothing is under way.
+            assert_eq!(deliver(), [0, 100, 1, 2, 3, 4, 5]);
+            assert!(handle.shared.is_delivered() && other.shared.is_delivered());
+        }
     }
 
     #[test]

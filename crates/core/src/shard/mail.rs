@@ -133,7 +133,8 @@ impl<L: Link> Shard<L> {
             self.with_id(to, |connection, _| connection.pass_fence());
         } else {
             // Another thread, whose push was accepted, has not posted it yet.
-            self.desk.handles.post.send_behind(Mail::Fence { to });
+            // The mailbox is there, since it is this worker's.
+            let _ = self.desk.handles.post.send_behind(Mail::Fence { to });
         }
     }
 

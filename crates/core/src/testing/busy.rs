@@ -229,7 +229,7 @@ fn what_is_pushed_while_others_are_served_is_sent() {
                 bytes: vec![7; pushed].into(),
                 here: true,
             };
-            exchange.shard.desk.handles.post.send_behind(push);
+            let _ = exchange.shard.desk.handles.post.send_behind(push);
         }
         exchange.turn();
         assert_eq!(exchange.take_sent(idle), vec![7; pushed]);
