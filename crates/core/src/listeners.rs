@@ -6,8 +6,11 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, io};
+
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use crate::config::ListenAddress;
 use crate::placement::Placement;
@@ -76,6 +79,8 @@ pub struct Listener {
     pub proxy_protocol: bool,
     /// The path that we made for it, if any.
     pub path: Option<BoundPath>,
+    /// It listens no more: see [`Listener::close`].
+    is_closed: AtomicBool,
 }
 
 /// Where a listener comes from.
@@ -103,6 +108,30 @@ impl Listener {
     /// That the path is ours and cannot be removed.
     pub fn unlink(&self) -> io::Result<bool> {
         self.path.as_ref().map_or(Ok(false), BoundPath::remove)
+    }
+
+    /// Ends a listener that we bound, when nobody comes after us who would accept: its path is removed, and who connects is
+    /// refused at once, as is who waits to be accepted. An inherited one stays as it is, and who connects waits for the next process.
+    /// Only the first call does anything.
+    ///
+    /// # Errors
+    /// Those of [`Listener::unlink`]. It is closed nevertheless.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        let is_inherited = matches!(self.origin, Origin::Inherited { .. });
+        if is_inherited || self.is_closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let unlinked = self.unlink();
+        // Closing the descriptor would not do: the workers have it, too.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        // That resets who waits over TCP, but not over a unix socket. Once it is shut down, nobody is added, and accept4(2) never waits.
+        while accept_with(&self.socket, SocketFlags::CLOEXEC).is_ok() {}
+        unlinked.map(drop)
+    }
+
+    /// Whether [`Listener::close`] was called on one that we bound.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// As [`Listener::unlink`], unless the predecessor made the path: a process that could not start leaves it to the

@@ -142,7 +142,7 @@ impl Running {
                 for missing in index..count {
                     running.crew.worker_ended(missing);
                 }
-                running.stop();
+                running.end_workers();
                 running.collect();
                 return Err(error.into());
             }
@@ -190,7 +190,7 @@ impl Running {
         let Some(said) = failed else {
             return Ok(());
         };
-        self.stop();
+        self.end_workers();
         let Collected { failed, .. } = self.collect();
         Err(said
             .or(failed)
@@ -263,8 +263,15 @@ impl Running {
     }
 
     /// Tells the workers to stop: they accept no more, wait for deferred replies, answer what was received whole,
-    /// write what is queued, and close. Returns at once; see [`Running::join`].
+    /// write what is queued, and close. Who connects is refused from now on, unless the listener is inherited. Returns at once; see
+    /// [`Running::join`].
     pub fn stop(&self) {
+        self.end_workers();
+        close(&self.listeners);
+    }
+
+    /// As [`Running::stop`], but listeners stay as they are: the predecessor's may be the next process's.
+    fn end_workers(&self) {
         self.post_all(|| Mail::Stop { hand_over: false });
     }
 
@@ -335,14 +342,15 @@ impl Running {
         );
     }
 
-    /// Waits until every worker has ended, then removes the paths of the unix sockets that the server bound.
+    /// Waits until every worker has ended. Then the sockets that the server bound are closed, and the paths of unix sockets removed, as
+    /// [`Running::stop`] has done already.
     ///
     /// # Errors
     ///
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
         let Collected { failed, .. } = self.collect();
-        unlink(&self.listeners);
+        close(&self.listeners);
         failed.map_or(Ok(()), Err)
     }
 
@@ -411,7 +419,7 @@ pub(crate) struct Released {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop();
+        self.end_workers();
     }
 }
 
@@ -425,9 +433,10 @@ impl fmt::Debug for Running {
     }
 }
 
-fn unlink(listeners: &[Arc<Listener>]) {
+/// Nobody comes after this process to go on with those that it bound.
+fn close(listeners: &[Arc<Listener>]) {
     for listener in listeners {
-        if let Err(error) = listener.unlink() {
+        if let Err(error) = listener.close() {
             tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
         }
     }

@@ -85,7 +85,7 @@ impl Accepting {
 
     /// Whether connections are to be accepted as of now.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.state == State::Open && !self.is_paused
+        self.state == State::Open && !self.is_paused && !self.listener.is_closed()
     }
 
     /// Whether the engine is to call [`Accepting::end`] once nothing can come any more.
@@ -265,7 +265,8 @@ impl Accepting {
     /// The kernel failed to accept. Whatever lasts makes accepting rest; the connections stay in the backlog.
     pub(crate) fn failed<L>(&mut self, error: &io::Error, shard: &Shard<L>) {
         let errno = error.raw_os_error().unwrap_or_default();
-        if self.state != State::Open || is_about_one_connection(errno) {
+        // A listener that a stop closes is closed before the worker is through with its mail.
+        if !self.is_wanted() || is_about_one_connection(errno) {
             return;
         }
         let backoffs = &shard.desk.counters().engine.accept_backoffs;

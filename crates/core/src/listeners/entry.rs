@@ -2,6 +2,7 @@
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_tcp_nodelay;
@@ -176,6 +177,7 @@ impl Entry {
             idle_timeout: self.idle_timeout,
             proxy_protocol: self.proxy_protocol,
             path,
+            is_closed: AtomicBool::new(false),
         })
     }
 }

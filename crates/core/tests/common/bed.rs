@@ -1,7 +1,6 @@
 //! A server that runs, and what can be asked of it.
 
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -106,13 +105,6 @@ impl Bed {
 
     pub(crate) fn connect_unix(&self, file: &str) -> UnixStream {
         client::connect_unix(&self.path(file))
-    }
-
-    /// The listener of a name, once more.
-    pub(crate) fn duplicate_listener(&self, name: &str) -> OwnedFd {
-        let mut listeners = self.running.listeners();
-        let listener = listeners.find(|listener| &*listener.name == name).unwrap();
-        listener.socket.try_clone().unwrap()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

@@ -1,7 +1,7 @@
 //! Stops in the middle of everything.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,6 +11,7 @@ use crate::bed::{
     Bed, Engine, GREETING, connect, connect_unix, engines, expect, expect_end, frame, serve_echo,
     serve_echo_on,
 };
+use crate::common::PATIENCE;
 
 const CONNECTS: usize = 1500;
 const THREADS: usize = 6;
@@ -71,6 +72,51 @@ fn race(engine: Engine, unix: bool) {
         accepted += bed.finish().accepted;
     });
     assert_eq!(accepted, CONNECTS as u64);
+}
+
+/// The server has bound its listeners itself, and a worker may be about to accept when they are closed.
+#[test]
+fn a_stop_amid_connects_serves_or_refuses_each() {
+    const ROUNDS: usize = 10;
+    const CONFIG: &str =
+        "workers = 2\n[sockets.echo]\nlisten = [\"127.0.0.1:0\", \"unix:@/echo.sock\"]\n";
+    for engine in engines() {
+        for _ in 0..ROUNDS {
+            let bed = serve_echo(engine, CONFIG);
+            let (address, path) = (bed.address("echo"), bed.path("echo.sock"));
+            let greeted = AtomicUsize::new(0);
+            let total = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while let Ok(client) = TcpStream::connect(address) {
+                        client.set_read_timeout(Some(PATIENCE)).unwrap();
+                        greeted.fetch_add(greetings(client), Ordering::Relaxed);
+                    }
+                });
+                scope.spawn(|| {
+                    while let Ok(client) = UnixStream::connect(&path) {
+                        greeted.fetch_add(greetings(client), Ordering::Relaxed);
+                    }
+                });
+                bed.until("greetings", |_| greeted.load(Ordering::Relaxed) >= 20);
+                bed.stop();
+                assert!(UnixStream::connect(&path).is_err());
+                bed.end()
+            });
+            assert_eq!(total.total().accepted, greeted.into_inner() as u64);
+            let mut engines = total.workers.iter().map(|worker| &worker.engine);
+            assert!(engines.all(|engine| engine.accept_backoffs == 0));
+        }
+    }
+}
+
+/// How many greetings come before the end, however that comes.
+fn greetings(mut client: impl Read) -> usize {
+    let mut greeting = [0];
+    match client.read(&mut greeting) {
+        Ok(1) => assert_eq!(greeting, [GREETING]),
+        _ => return 0,
+    }
+    1
 }
 
 #[test]
@@ -201,7 +247,7 @@ fn whole_answers_arrive_when_a_server_stops_under_load() {
 }
 
 /// Sends requests while it reads, until the server ends the connection. Returns what was read.
-fn sends_until_the_end(client: &mut std::net::TcpStream, request: &[u8]) -> Vec<u8> {
+fn sends_until_the_end(client: &mut TcpStream, request: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     client.write_all(&request.repeat(8)).unwrap();

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use ringhold_core::inherit::Inherited;
 use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service};
 
 use crate::bed::{Bed, Engine};
@@ -100,10 +101,20 @@ pub(crate) fn gated(
     config: &str,
     services: impl FnOnce(Server) -> Server,
 ) -> (Bed, Gate) {
+    gated_inheriting(engine, config, Inherited::none(), services)
+}
+
+/// As [`gated`], with these sockets inherited.
+pub(crate) fn gated_inheriting(
+    engine: Engine,
+    config: &str,
+    inherited: Inherited,
+    services: impl FnOnce(Server) -> Server,
+) -> (Bed, Gate) {
     let gate = Gate::default();
     let theirs = gate.clone();
     let config = format!("{config}\n[sockets.gate]\nlisten = [\"127.0.0.1:0\"]");
-    let bed = Bed::start(engine, &config, |server| {
+    let bed = Bed::start_inheriting(engine, &config, inherited, |server| {
         services(server).service("gate", move |_| theirs.clone())
     });
     (bed, gate)

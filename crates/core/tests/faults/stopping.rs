@@ -2,17 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use ringhold_core::inherit::Inherited;
 use ringhold_core::{Ended, Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
 use crate::frames::{Script, frame};
-use crate::services::{Digest, Echo, Gate, gated};
+use crate::services::{Digest, Echo, Gate, gated_inheriting};
 use crate::tickets::{ANSWER_BYTES, ANSWERED, STOPPING, answer, request};
 
 /// What the server says to a new connection.
@@ -128,7 +130,13 @@ fn race<S: Stream>(
     outcome
 }
 
-fn start_greeter(engine: Engine, workers: usize, ring: &str) -> Bed {
+/// A duplicate of a listener, which a successor will have, to be inherited under this name.
+fn inherited(name: &str, listener: impl AsFd) -> Inherited {
+    let duplicate = listener.as_fd().try_clone_to_owned().unwrap();
+    Inherited::from_descriptors(vec![(name.to_owned(), duplicate)])
+}
+
+fn start_greeter(engine: Engine, workers: usize, ring: &str, inherited: Inherited) -> Bed {
     let config = format!(
         "workers = {workers}
         [handover]
@@ -142,7 +150,7 @@ fn start_greeter(engine: Engine, workers: usize, ring: &str) -> Bed {
         service = \"greet\"
         listen = [\"unix:@/unix\"]"
     );
-    Bed::start(engine, &config, |server| {
+    Bed::start_inheriting(engine, &config, inherited, |server| {
         server.service("greet", |_| Greeter)
     })
 }
@@ -150,20 +158,19 @@ fn start_greeter(engine: Engine, workers: usize, ring: &str) -> Bed {
 const RINGS: [&str; 2] = ["", "entries = 8\nbuffers = 2\nbuffer_bytes = 1024"];
 
 pub(crate) fn no_connection_is_lost_in_a_stop(engine: Engine) {
+    let directory = tempfile::tempdir().unwrap();
     for workers in [1, 2] {
         for ring in RINGS {
-            let bed = start_greeter(engine, workers, ring);
-            let listener = TcpListener::from(bed.duplicate_listener("tcp"));
-            listener.set_nonblocking(true).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            rustix::net::listen(&listener, 4096).unwrap();
+            let bed = start_greeter(engine, workers, ring, inherited("tcp", &listener));
             let accept = || listener.accept().ok().map(|(stream, _)| stream);
             let outcome = race(bed, 1500, |bed| bed.connect("tcp"), accept);
             println!("{workers} {ring:?} {outcome:?}");
-            let bed = start_greeter(engine, workers, ring);
-            let listener = UnixListener::from(bed.duplicate_listener("unix"));
-            listener.set_nonblocking(true).unwrap();
-            // The path goes with the server; this one stays.
-            let path = bed.path("again");
-            std::fs::hard_link(bed.path("unix"), &path).unwrap();
+            let path = directory.path().join(format!("{workers}{}", ring.len()));
+            let listener = UnixListener::bind(&path).unwrap();
+            rustix::net::listen(&listener, 4096).unwrap();
+            let bed = start_greeter(engine, workers, ring, inherited("unix", &listener));
             let accept = || listener.accept().ok().map(|(stream, _)| stream);
             let outcome = race(bed, 1500, |_| client::connect_unix(&path), accept);
             println!("{workers} {ring:?} {outcome:?}");
@@ -206,7 +213,10 @@ pub(crate) fn no_connection_is_lost_between_two_workers(engine: Engine) {
         listen = [\"127.0.0.1:0\"]";
     let gates: [Gate; 3] = Default::default();
     let [first, second, slow] = gates.clone();
-    let bed = Bed::start(engine, config, |server| {
+    // A stop would refuse who waits on one of the server's own.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let inherited = inherited("greet", listener);
+    let bed = Bed::start_inheriting(engine, config, inherited, |server| {
         server
             .service("greet", |_| Greeter)
             .service("first", move |_| first.clone())
@@ -248,6 +258,15 @@ pub(crate) fn no_connection_is_lost_between_two_workers(engine: Engine) {
 }
 
 fn start(engine: Engine, workers: usize, more: &str) -> (Bed, Gate) {
+    start_inheriting(engine, workers, more, Inherited::none())
+}
+
+fn start_inheriting(
+    engine: Engine,
+    workers: usize,
+    more: &str,
+    inherited: Inherited,
+) -> (Bed, Gate) {
     let config = format!(
         "workers = {workers}
         {more}
@@ -259,7 +278,7 @@ fn start(engine: Engine, workers: usize, more: &str) -> (Bed, Gate) {
         [sockets.echo]
         listen = [\"127.0.0.1:0\"]"
     );
-    gated(engine, &config, |server| {
+    gated_inheriting(engine, &config, inherited, |server| {
         server
             .service("digest", |_| Digest)
             .service("echo", |_| Echo)
@@ -286,14 +305,19 @@ pub(crate) fn whoever_is_connected_sees_an_orderly_end(engine: Engine) {
 }
 
 pub(crate) fn what_arrived_before_a_stop_is_answered(engine: Engine) {
+    let directory = tempfile::tempdir().unwrap();
     for ring in RINGS {
-        let (bed, gate) = start(engine, 2, &format!("[ring]\n{ring}"));
+        let path = directory.path().join(ring.len().to_string());
+        let listener = UnixListener::bind(&path).unwrap();
+        let connect = || client::connect_unix(&path);
+        let inherited = inherited("local", &listener);
+        let (bed, gate) = start_inheriting(engine, 2, &format!("[ring]\n{ring}"), inherited);
         let scripts: Vec<Script> = (0..100).map(|i| Script::of([700; 20], i)).collect();
-        let waiting: Vec<UnixStream> = (0..50).map(|_| bed.connect_unix("digest")).collect();
+        let waiting: Vec<UnixStream> = (0..50).map(|_| connect()).collect();
         bed.until_open(50);
         // The workers learn of all requests, of connections, and of the stop at once.
         let mut clients = gate.hold(&bed, 2, || {
-            let fresh = (0..50).map(|_| bed.connect_unix("digest"));
+            let fresh = (0..50).map(|_| connect());
             let mut clients: Vec<UnixStream> = waiting.into_iter().chain(fresh).collect();
             for (client, script) in clients.iter_mut().zip(&scripts) {
                 client.write_all(&script.sent).unwrap();
@@ -307,8 +331,6 @@ pub(crate) fn what_arrived_before_a_stop_is_answered(engine: Engine) {
             client::expect_end(&mut client);
         }
         // Of the connections that were in the backlog, each was accepted in time and answered, or stayed there.
-        let listener = UnixListener::from(bed.duplicate_listener("local"));
-        listener.set_nonblocking(true).unwrap();
         let judges = std::thread::spawn(move || {
             let judge = |(mut client, script): (UnixStream, &Script)| {
                 let what = client::rest(&mut client);

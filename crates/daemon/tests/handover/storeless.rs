@@ -1,15 +1,20 @@
 //! Without a store for descriptors: connections are finished and closed, and that is said at start.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 
 use nix::sys::signal::Signal;
+use ringhold_client::Address;
 use rmpv::Value;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use crate::common::wire::{Wire, request};
 use crate::manager::{Manager, RINGHOLD, write_program};
+use crate::ports::free_address;
 
 const CONFIG: &str = "workers = 2\n[handover]\ndrain = \"20s\"\n[sockets.rpc]\n";
 
@@ -59,6 +64,104 @@ fn drains_and_closes(mut manager: Manager) {
     manager.start();
     waiting.echo(3, 3);
     manager.stop_for_good();
+}
+
+/// With a section that binds its sockets itself, with these keys. The other one is of one worker.
+fn bound(tcp: &Address, more: &str) -> String {
+    format!(
+        "{CONFIG}workers = 1\n[sockets.bound]\nservice = \"rpc\"\nlisten = [\"{tcp}\", \"unix:DIR/bound.sock\"]\n{more}"
+    )
+}
+
+/// Stops while a deferred reply is owed, until which connects go nowhere.
+fn stop_held(manager: &mut Manager) {
+    manager.signal(Signal::SIGTERM);
+    manager.logged(1, &["waiting for deferred replies ("]);
+}
+
+/// Nobody comes after this process who would accept them.
+#[test]
+fn who_connects_during_a_stop_is_refused() {
+    for (engine, is_passed_on) in [("auto", false), ("auto", true), ("portable", false)] {
+        let address = free_address();
+        let config = bound(&address.into(), "reuse_port = true\n");
+        let mut manager = Manager::on(engine, 0, &config).with_test_daemon();
+        let inherited = manager.listen_unix("rpc");
+        manager.start();
+        if is_passed_on {
+            manager.reload();
+        }
+        let mut held = Wire::connect(&address.into());
+        held.send(&request(1, "hold", &[]));
+        held.echo(2, 2);
+        let mut witness = Wire::connect(&inherited);
+        witness.send(&request(1, "hold", &[]));
+        witness.echo(2, 2);
+        let mut other = Wire::connect(&inherited);
+        other.echo(1, 1);
+        stop_held(&mut manager);
+
+        let refused = TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let path = manager.path("bound.sock");
+        let refused = UnixStream::connect(&path).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotFound);
+        // The worker that accepted it knows of the stop.
+        manager.logged(1, &["of rpc", "still waits for the answer"]);
+        let mut waiting = Wire::connect(&inherited);
+        // They are anybody's.
+        let theirs = UnixListener::bind(&path).unwrap();
+        drop(TcpListener::bind(address).unwrap());
+
+        other.send(&request(2, "release", &[]));
+        assert_eq!(other.reply(), (2, Ok(2.into())));
+        for held in [&mut held, &mut witness] {
+            assert_eq!(held.reply(), (1, Ok("released".into())));
+            assert_eq!(held.rest(), b"");
+        }
+        assert!(manager.ended().success());
+        let log = manager.log();
+        let complaints = ["accepting rests", "cannot remove", "ERROR"];
+        assert!(!complaints.iter().any(|it| log.contains(it)), "{log}");
+        assert!(Path::new(&path).exists());
+        drop(theirs);
+        manager.start();
+        waiting.echo(3, 3);
+        manager.stop_for_good();
+        assert!(!Path::new(&path).exists());
+    }
+}
+
+/// It would hear nothing until the end of the stop, and could not tell whether what it has sent has taken effect.
+#[test]
+fn who_is_not_accepted_by_a_stop_is_refused() {
+    for engine in ["auto", "portable"] {
+        let address = free_address().into();
+        let config = bound(&address, "connections = 1\nworkers = 1\n");
+        let mut manager = Manager::on(engine, 0, &config).with_test_daemon();
+        let inherited = manager.listen_unix("rpc");
+        manager.start();
+        let mut held = Wire::connect(&address);
+        held.send(&request(1, "hold", &[]));
+        held.echo(2, 2);
+        let path = Address::Unix(manager.path("bound.sock").into());
+        let mut waiting = [&address, &path].map(Wire::connect);
+        for wire in &mut waiting {
+            wire.send(&request(1, "echo", &[1.into()]));
+        }
+        manager.logged(1, &["accepting paused"]);
+        let mut other = Wire::connect(&inherited);
+        other.echo(1, 1);
+        stop_held(&mut manager);
+        for wire in &mut waiting {
+            let end = wire.socket.read(&mut [0]).unwrap_err();
+            assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+        }
+        other.send(&request(2, "release", &[]));
+        assert_eq!(other.reply(), (2, Ok(1.into())));
+        assert_eq!(held.reply(), (1, Ok("released".into())));
+        assert!(manager.ended().success());
+    }
 }
 
 #[test]
@@ -147,7 +250,7 @@ fn full_pipe(path: &str) -> File {
                 break error;
             }
         };
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
     reader
 }
