@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, MemfdFlags, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_congestion;
@@ -60,12 +61,27 @@ pub(super) struct Bound {
 /// than 250 ms when every CPU is busy.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
+/// How often it looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Why one does not: what happened and what can be done, and what the kernel said.
-pub(super) struct Failure(String, Option<io::Error>);
+pub(super) struct Failure {
+    reason: String,
+    error: Option<io::Error>,
+    occupant: Option<Occupant>,
+}
 
 impl Failure {
+    fn new(reason: impl Into<String>, error: Option<io::Error>) -> Self {
+        Self {
+            reason: reason.into(),
+            error,
+            occupant: None,
+        }
+    }
+
     pub(super) fn is_in_use(&self) -> bool {
-        let error = self.1.as_ref();
+        let error = self.error.as_ref();
         error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     }
 
@@ -74,21 +90,42 @@ impl Failure {
         StartProblem::Bind {
             socket: name.to_owned(),
             address: listen.clone(),
-            reason: self.0,
-            error: self.1,
+            reason: self.reason,
+            error: self.error,
         }
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self("the kernel refuses".to_owned(), Some(error))
+        Self::new("the kernel refuses", Some(error))
     }
 }
 
 impl From<Errno> for Failure {
     fn from(error: Errno) -> Self {
         io::Error::from(error).into()
+    }
+}
+
+/// Who listens on a path that is to be bound.
+struct Occupant {
+    /// It ends when they do. They see it, so there are to be few.
+    connection: Socket,
+    path: BoundPath,
+}
+
+impl Occupant {
+    /// Whether they still listen there in a moment, or as soon as they do not.
+    fn stays(&self) -> bool {
+        // The end of a connection is told, whatever is asked for.
+        let mut ends = [PollFd::new(&self.connection, PollFlags::empty())];
+        let moment = Timespec {
+            tv_sec: 0,
+            tv_nsec: LOOK_INTERVAL.as_nanos() as _,
+        };
+        let has_ended = matches!(poll(&mut ends, Some(&moment)), Ok(1..));
+        !has_ended && self.path.is_there()
     }
 }
 
@@ -107,8 +144,21 @@ pub(super) fn bind(
         ListenAddress::UnixAbstract(name) => unix_abstract(name, options),
     };
     let mut bound = attempt();
-    while matches!(&bound, Err(failure) if failure.is_in_use()) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
+    let mut pause = Duration::ZERO;
+    while let Err(failure) = &bound
+        && failure.is_in_use()
+        && let left = deadline.saturating_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        match &failure.occupant {
+            Some(occupant) if occupant.stays() => continue,
+            Some(_) => {
+                // They may be there and turn everybody away.
+                std::thread::sleep(pause.min(left));
+                pause = (2 * pause).max(LOOK_INTERVAL);
+            }
+            None => std::thread::sleep(LOOK_INTERVAL),
+        }
         bound = attempt();
     }
     bound.map_err(|failure| failure.at(name, listen))
@@ -209,7 +259,7 @@ fn tcp_failure(address: SocketAddr, error: io::Error) -> Failure {
         }
         _ => "the kernel refuses".to_owned(),
     };
-    Failure(reason, Some(error))
+    Failure::new(reason, Some(error))
 }
 
 fn congestion_failure(name: &str, error: Errno) -> Failure {
@@ -224,7 +274,7 @@ fn congestion_failure(name: &str, error: Errno) -> Failure {
         ),
         _ => "the kernel refuses".to_owned(),
     };
-    Failure(reason, Some(error.into()))
+    Failure::new(reason, Some(error.into()))
 }
 
 fn unix_abstract(name: &str, options: &Options) -> Result<Bound, Failure> {
@@ -239,9 +289,7 @@ fn abstract_socket(name: &str) -> Result<Socket, Failure> {
     socket
         .bind(&SockAddr::unix(format!("\0{name}"))?)
         .map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                Failure("another process listens there".to_owned(), Some(error))
-            }
+            io::ErrorKind::AddrInUse => Failure::new("another process listens there", Some(error)),
             _ => error.into(),
         })?;
     Ok(socket)
@@ -276,8 +324,8 @@ fn finish(socket: OwnedFd, path: Option<BoundPath>) -> Result<Bound, Failure> {
             address,
             path,
         }),
-        None => Err(Failure(
-            "the kernel gave it an address of another family".to_owned(),
+        None => Err(Failure::new(
+            "the kernel gave it an address of another family",
             None,
         )),
     }
@@ -302,7 +350,7 @@ fn path_failure(path: &Path, error: io::Error) -> Failure {
         }
         _ => "the kernel refuses".to_owned(),
     };
-    Failure(reason, Some(error))
+    Failure::new(reason, Some(error))
 }
 
 /// Removes a socket that a dead process left at `path`. Anything else stays, and is an error.
@@ -321,8 +369,8 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
 }
 
 fn path_in_use() -> Failure {
-    Failure(
-        "another process listens there; stop it first, or choose another path".to_owned(),
+    Failure::new(
+        "another process listens there; stop it first, or choose another path",
         Some(Errno::ADDRINUSE.into()),
     )
 }
@@ -334,13 +382,19 @@ fn find_stale(path: &Path) -> Result<Option<Stat>, Failure> {
     };
     if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
         let reason = "something that is not a socket is in the way; it is not removed, choose another path or move it";
-        return Err(Failure(reason.to_owned(), None));
+        return Err(Failure::new(reason, None));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A full backlog would make a blocking connect wait.
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
-        Ok(()) => Err(path_in_use()),
+        Ok(()) => Err(Failure {
+            occupant: Some(Occupant {
+                connection: probe,
+                path: BoundPath::new(path, &found),
+            }),
+            ..path_in_use()
+        }),
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
             // Nobody has it open (unix(7)).
             Some(Errno::CONNREFUSED) => Ok(Some(found)),
@@ -349,7 +403,7 @@ fn find_stale(path: &Path) -> Result<Option<Stat>, Failure> {
             Some(Errno::AGAIN | Errno::PROTOTYPE) => Err(path_in_use()),
             _ => {
                 let reason = "a socket is there already, and whether anybody listens on it cannot be found out";
-                Err(Failure(reason.to_owned(), Some(error)))
+                Err(Failure::new(reason, Some(error)))
             }
         },
     }
@@ -363,7 +417,7 @@ fn give(file: impl AsFd, Owners { user, group }: Owners) -> Result<(), Failure> 
     let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
     rustix::fs::chownat(file, "", user, group, AtFlags::EMPTY_PATH).map_err(|error| {
         let reason = "this process may not give it that user or group; run it as root, or as a member of the group";
-        Failure(reason.to_owned(), Some(error.into()))
+        Failure::new(reason, Some(error.into()))
     })
 }
 
@@ -415,7 +469,7 @@ impl BoundPath {
                     "its mode cannot be set to {:04o} through /proc/self/fd",
                     options.mode
                 );
-                Failure(reason, Some(error.into()))
+                Failure::new(reason, Some(error.into()))
             })?;
         }
         Ok(())
@@ -425,17 +479,23 @@ impl BoundPath {
         (stat.st_dev, stat.st_ino) == (self.device, self.inode)
     }
 
+    fn new(path: &Path, stat: &Stat) -> Self {
+        Self {
+            path: path.to_owned(),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            taken_over: false,
+        }
+    }
+
     fn at(path: &Path) -> Result<Self, Failure> {
         match stat(path)? {
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Ok(Self {
-                path: path.to_owned(),
-                device: stat.st_dev,
-                inode: stat.st_ino,
-                taken_over: false,
-            }),
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
+                Ok(Self::new(path, &stat))
+            }
             Some(_) => Err(replaced()),
-            None => Err(Failure(
-                "somebody removed the socket that was just made".to_owned(),
+            None => Err(Failure::new(
+                "somebody removed the socket that was just made",
                 None,
             )),
         }
@@ -443,10 +503,7 @@ impl BoundPath {
 }
 
 fn replaced() -> Failure {
-    Failure(
-        "somebody replaced the socket that was made there".to_owned(),
-        None,
-    )
+    Failure::new("somebody replaced the socket that was made there", None)
 }
 
 /// What is at `path`, without following a link.

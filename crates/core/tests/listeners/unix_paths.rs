@@ -1,8 +1,10 @@
 //! Listeners with a path: made, replaced, refused, removed.
 
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringhold_core::inherit::Inherited;
 use ringhold_core::listeners::Address;
@@ -101,6 +103,9 @@ fn what_somebody_uses_is_left_alone() {
     };
     let other = UnixListener::bind(&path).unwrap();
     refusal(&path);
+    other.set_nonblocking(true).unwrap();
+    let seen = other.incoming().take_while(Result::is_ok).count();
+    assert_eq!(seen, 1, "it is not asked over and over");
     // A connection that nobody accepts fills a backlog of zero, and the next one would wait.
     let full = directory.path().join("full.sock");
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
@@ -117,6 +122,53 @@ fn what_somebody_uses_is_left_alone() {
     let client = UnixStream::connect(&path).unwrap();
     assert!(other.accept().is_ok());
     drop(client);
+}
+
+/// A server that turns everybody away looks like one that ends, and is asked again.
+#[test]
+fn who_turns_everybody_away_sees_few_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rpc.sock");
+    let other = UnixListener::bind(&path).unwrap();
+    let is_over = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let is_seen = |client: &io::Result<UnixStream>| {
+            assert!(client.is_ok());
+            !is_over.load(Ordering::SeqCst)
+        };
+        let seen = scope.spawn(move || other.incoming().take_while(is_seen).count());
+        let error = refused(&section(&path, ""));
+        assert!(error.contains("another process listens there"), "{error}");
+        is_over.store(true, Ordering::SeqCst);
+        UnixStream::connect(&path).unwrap();
+        seen.join().unwrap()
+    });
+    assert!((2..=12).contains(&seen), "{seen}");
+}
+
+#[test]
+fn a_path_is_taken_as_soon_as_its_owner_leaves_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rpc.sock");
+    for is_removed in [false, true] {
+        // Where the machine is so busy that the owner is too late, once more.
+        let is_taken = (0..10).any(|_| {
+            let _ = std::fs::remove_file(&path);
+            let owner = UnixListener::bind(&path).unwrap();
+            let plan = planned(&section(&path, ""), Inherited::none()).unwrap();
+            std::thread::scope(|scope| {
+                let opened = scope.spawn(move || plan.open());
+                let (client, _) = owner.accept().unwrap();
+                match is_removed {
+                    // It goes on with who is there, as in a stop.
+                    true => std::fs::remove_file(&path).unwrap(),
+                    false => drop((owner, client)),
+                }
+                opened.join().unwrap().is_ok()
+            })
+        });
+        assert!(is_taken, "{is_removed}");
+    }
 }
 
 #[test]
