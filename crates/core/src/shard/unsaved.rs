@@ -49,12 +49,13 @@ impl<L: Link> Shard<L> {
     }
 
     /// A connection is about to be given frames that have waited. What its session is worth may change with them: if it was said not
-    /// to be read any more before a handover, that is asked again in [`Shard::read_last`].
+    /// to be read any more before a handover, that is asked again in [`Shard::read_last`]. One whose socket has failed is not asked.
     pub(super) fn ask_behind(&mut self, slot: u32) {
         let is_parting = self.is_parting();
         if let Some(entry) = self.connections.get_mut(slot as usize)
             && is_parting
             && !entry.is_unsaved
+            && entry.connection.life != Life::Failed
         {
             entry.connection.quiet = false;
         }

@@ -301,23 +301,28 @@ fn what_is_received_behind_a_failed_send_is_given_to_them() {
 /// If the socket has not failed altogether, the peer might send for ever what nobody answers.
 #[test]
 fn a_failed_send_is_followed_by_what_the_kernel_has_and_no_more() {
-    const PIECE: usize = 200 * 1024;
-    let (mut exchange, ends) = exchange(Saved::Stateless);
-    let client = exchange.connect();
-    let more = bytes::Bytes::from_static(&[1; PIECE]);
-    let wire = exchange.wire(client).unwrap();
-    wire.incoming
-        .extend([more.clone(), more.clone(), more.clone()]);
-    let broken = || std::io::Error::from(ErrorKind::BrokenPipe);
-    exchange.shard.failed(client.0 as u32, broken());
-    exchange.turn();
-    while let Some(wire) = exchange.wire(client) {
-        wire.incoming.push_back(more.clone());
+    const PIECE: usize = 2 * SHARE;
+    for hand_over in [None, Some(false), Some(true)] {
+        let (mut exchange, ends) = exchange(Saved::Stateless);
+        let client = exchange.connect();
+        let more = bytes::Bytes::from_static(&[1; PIECE]);
+        let wire = exchange.wire(client).unwrap();
+        wire.incoming
+            .extend([more.clone(), more.clone(), more.clone()]);
+        let broken = || std::io::Error::from(ErrorKind::BrokenPipe);
+        exchange.shard.failed(client.0 as u32, broken());
+        if let Some(hand_over) = hand_over {
+            exchange.tell_to_stop(hand_over);
+        }
         exchange.turn();
+        while let Some(wire) = exchange.wire(client) {
+            wire.incoming.push_back(more.clone());
+            exchange.turn();
+        }
+        assert_eq!(exchange.counters().frames_in as usize, 3 * PIECE);
+        assert_eq!(*ends.borrow(), [Close::Failed(broken()).to_string()]);
+        assert_eq!(exchange.memory_held(), 0);
     }
-    assert_eq!(exchange.counters().frames_in as usize, 3 * PIECE);
-    assert_eq!(*ends.borrow(), [Close::Failed(broken()).to_string()]);
-    assert_eq!(exchange.memory_held(), 0);
 }
 
 /// The reset would have ended it anyway.

@@ -349,7 +349,10 @@ fn what_a_receive_under_way_makes_unsaved_is_answered_to_the_end() {
 #[test]
 fn whose_backlog_makes_it_unsaved_is_answered_to_the_end() {
     let mut exchange = exchange(Fickle::default());
-    let [long, paused, slow, kept] = [(); 4].map(|()| exchange.connect());
+    let [long, paused, half, slow, kept] = [(); 5].map(|()| exchange.connect());
+    exchange.set_window(half, Some(0));
+    exchange.receive(half, &[LARGE, UNSAVED, LARGE, 5]);
+    exchange.shard.ended(half.0 as u32);
     exchange.set_window(slow, Some(0));
     exchange.receive(slow, &[UNSAVED, LARGE, 5]);
     exchange.set_window(paused, Some(0));
@@ -368,12 +371,17 @@ fn whose_backlog_makes_it_unsaved_is_answered_to_the_end() {
     exchange.set_window(paused, None);
     let due = [&[LARGE; 10_000][..], &[UNSAVED, 6, 7]].concat();
     assert!(exchange.take_sent(paused) == due);
+    exchange.set_window(half, Some(10_000));
     exchange.set_window(slow, None);
     let due = [&[UNSAVED][..], &[LARGE; 10_000], &[5]].concat();
     assert!(exchange.take_sent(slow) == due);
+    exchange.set_window(half, None);
+    let due = [&[LARGE; 10_000], &[UNSAVED][..], &[LARGE; 10_000], &[5]].concat();
+    assert!(exchange.take_sent(half) == due);
     for client in [long, paused, slow] {
         assert!(exchange.is_shut(client) && !exchange.is_open(client));
     }
+    assert!(!exchange.is_open(half));
     assert_eq!(exchange.parted(), [kept]);
     assert_eq!(exchange.parted[0].wire.unread(), 2);
     assert!(exchange.shard.is_done());
