@@ -155,8 +155,10 @@ impl Reply<'_> {
         let now = self.desk.now;
         let serial = tickets.open(&mut self.desk.pools, round, now, ticket);
         self.desk.crew.open_tickets.opened(self.desk.worker);
+        let handle = self.handle();
+        handle.promise(round);
         Responder {
-            handle: self.handle(),
+            handle,
             serial,
             answered: false,
         }

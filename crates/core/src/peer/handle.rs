@@ -91,6 +91,11 @@ impl Handle {
         self.shared.check().is_ok()
     }
 
+    /// A ticket is opened in this round.
+    pub(crate) fn promise(&self, round: u32) {
+        self.shared.promise(round);
+    }
+
     /// Whether an answer to the ticket that was opened in this round would be written.
     pub(crate) fn wants_answer(&self, round: u32) -> bool {
         let state = self.shared.state.load(Ordering::SeqCst);
@@ -395,6 +400,36 @@ mod tests {
             // To another connection nothing is under way.
             assert_eq!(deliver(), [0, 100, 1, 2, 3, 4, 5]);
             assert!(handle.shared.is_delivered() && other.shared.is_delivered());
+        }
+    }
+
+    /// Others on the same worker promise so much meanwhile.
+    #[test]
+    fn what_is_promised_long_after_others_were_given_up_is_wanted() {
+        let (post, _mailbox) = mailbox().unwrap();
+        const HALF: u32 = 1 << 31;
+        for given_up in [5_u32, u32::MAX] {
+            for later in [
+                1,
+                HALF / 2,
+                HALF / 2 + 1,
+                HALF - 1,
+                HALF,
+                HALF + 1,
+                u32::MAX,
+            ] {
+                let handle = handle(&post);
+                handle.shared.give_up_until(given_up);
+                let round = given_up.wrapping_add(later);
+                handle.shared.promise(round);
+                assert!(handle.wants_answer(round), "{later} rounds later");
+                assert_eq!(handle.wants_answer(given_up), later > HALF / 2);
+                handle.shared.give_up_until(round);
+                assert!(!handle.wants_answer(round), "{later} rounds later");
+                let next = round.wrapping_add(1);
+                handle.shared.promise(next);
+                assert!(handle.wants_answer(next), "{later} rounds later");
+            }
         }
     }
 

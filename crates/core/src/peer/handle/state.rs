@@ -39,6 +39,10 @@ pub(super) const PARTING: u8 = 3;
 /// [`Mail::End`], which says so, has not reached the connection yet.
 pub(super) const END_UNDER_WAY: u8 = 4;
 
+/// For so many rounds it is known which tickets were given up. Half of all rounds later [`is_later_round`] turns round, which leaves
+/// as many to those that are opened meanwhile.
+const GIVEN_UP_ROUNDS_MAX: u32 = 1 << 30;
+
 impl HandleState {
     pub(crate) fn new(pushed_max: usize, memory: Arc<Memory>) -> Self {
         HandleState {
@@ -104,6 +108,14 @@ impl HandleState {
         if !self.has_given_up(round) {
             let given_up = 1 << 32 | u64::from(round);
             self.given_up.store(given_up, Ordering::Release);
+        }
+    }
+
+    /// A ticket is opened in this round. What was given up long before is forgotten, or this one would seem to be given up, too.
+    pub(crate) fn promise(&self, round: u32) {
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        if given_up > 0 && round.wrapping_sub(given_up as u32) > GIVEN_UP_ROUNDS_MAX {
+            self.given_up.store(0, Ordering::Release);
         }
     }
 
