@@ -104,6 +104,8 @@ pub struct Peer<'a> {
     handles: &'a Handles,
     /// The connection's own.
     handle: &'a OnceCell<Arc<HandleState>>,
+    /// What is answered to those who push to it.
+    push_error: Option<PushError>,
 }
 
 impl<'a> Peer<'a> {
@@ -117,6 +119,7 @@ impl<'a> Peer<'a> {
             link: reply.link,
             handles: &reply.desk.handles,
             handle: reply.handle,
+            push_error: reply.connection.push_error(),
         }
     }
 
@@ -135,6 +138,7 @@ impl<'a> Peer<'a> {
             link: reply.link,
             handles: &handles,
             handle: reply.handle,
+            push_error: reply.connection.push_error(),
         };
         call(&peer, reply)
     }
@@ -226,7 +230,7 @@ impl<'a> Peer<'a> {
 
     /// A way to push bytes to the connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.handles.handle(self.id, self.handle)
+        self.handles.handle(self.id, self.handle, self.push_error)
     }
 }
 

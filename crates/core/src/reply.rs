@@ -136,12 +136,7 @@ impl Reply<'_> {
 
     /// A way to push bytes to this connection from anywhere.
     pub fn handle(&self) -> Handle {
-        let handle = self.desk.handles.handle(self.connection.id, self.handle);
-        // The first one of a connection that takes nothing any more.
-        if let (Some(error), Some(state)) = (self.connection.push_error(), self.handle.get()) {
-            state.end(error);
-        }
-        handle
+        self.peer().handle()
     }
 
     /// Promises an answer that comes later. Exactly one of three things will happen: the [`Responder`] answers,

@@ -29,8 +29,20 @@ pub(crate) struct Handles {
 }
 
 impl Handles {
-    pub(crate) fn handle(&self, id: ConnectionId, state: &OnceCell<Arc<HandleState>>) -> Handle {
-        let new = || Arc::new(HandleState::new(self.pushed_max, self.memory.clone()));
+    /// A handle of a connection, which ends if pushes to it are answered with `error`. Others than the first one know that already.
+    pub(crate) fn handle(
+        &self,
+        id: ConnectionId,
+        state: &OnceCell<Arc<HandleState>>,
+        error: Option<PushError>,
+    ) -> Handle {
+        let new = || {
+            let state = HandleState::new(self.pushed_max, self.memory.clone());
+            if let Some(error) = error {
+                state.end(error);
+            }
+            Arc::new(state)
+        };
         let shared = state.get_or_init(new);
         Handle {
             id,
@@ -282,7 +294,7 @@ mod tests {
             pushed_max: 1000,
             memory: Memory::new(1000, 1),
         };
-        handles.handle(id, &OnceCell::new())
+        handles.handle(id, &OnceCell::new(), None)
     }
 
     /// So many connections are given away, each while another thread acts on it, a little earlier or later. Returns how many

@@ -92,20 +92,15 @@ fn what_it_promises_is_owed_to_nobody() {
     rig.assert_empty(&[client]);
 }
 
-/// A responder is made with the first handle of the connection.
+/// A responder is made with the first handle of the connection, unless the service has made one.
 #[test]
 fn the_first_handle_knows_that_it_has_failed() {
-    let mut rig = Rig::new();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
-    rig.receive(
-        client,
-        &[ask(600_000).repeat(2), defer(1).to_vec()].concat(),
-    );
-    assert_eq!(rig.frames(), 1, "dispatch has paused");
-    rig.reset(client);
-    assert_eq!(rig.frames(), 3);
-    assert_eq!(rig.seen().wanted, [false]);
+    for waiting in [defer(1), [0x92, verb::LOOK, 1]] {
+        let mut rig = Rig::new();
+        reset_behind(&mut rig, &waiting);
+        let seen = rig.seen();
+        assert_eq!([&seen.wanted[..], &seen.open].concat(), [false]);
+    }
 }
 
 #[test]

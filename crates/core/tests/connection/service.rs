@@ -28,6 +28,8 @@ pub(crate) mod verb {
     pub(crate) const KEEP: u8 = 0x76;
     /// `[SHARE, ...]`: sends the frame back as shared bytes.
     pub(crate) const SHARE: u8 = 0x77;
+    /// `[LOOK, n]`: looks whether a handle that is made is open.
+    pub(crate) const LOOK: u8 = 0x78;
 }
 
 /// What [`verb::PANIC`] writes before the reply that it does not finish.
@@ -43,6 +45,8 @@ pub(crate) struct Seen {
     pub(crate) responders: Vec<Responder>,
     /// Whether each of them was wanted when it was made.
     pub(crate) wanted: Vec<bool>,
+    /// Whether each handle was open that [`verb::LOOK`] has made.
+    pub(crate) open: Vec<bool>,
     /// One of each connection, made when it was connected.
     pub(crate) handles: Vec<Handle>,
     /// Tickets that were abandoned, with the number of their connection.
@@ -130,6 +134,7 @@ impl Service for Actor {
                 reply.handle().push(vec![n]).unwrap();
                 reply.write(|out| out.extend_from_slice(&frame));
             }
+            (Some(verb::LOOK), _) => seen.open.push(reply.peer().handle().is_open()),
             (Some(verb::KEEP), _) => seen.kept.push(frame.to_bytes()),
             (Some(verb::SHARE), _) => reply.share(frame.to_bytes()),
             _ => reply.write(|out| out.extend_from_slice(&frame)),
