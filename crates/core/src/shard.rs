@@ -194,7 +194,7 @@ impl<L: Link> Shard<L> {
 
     /// The socket failed. What was received before goes to the service all the same, or to the successor's.
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
-        if self.leaves_input(slot) {
+        if self.leaves_input(slot) && self.misses_nothing(slot, &error) {
             // Who answers it finds out, too, that the socket has failed.
             self.with(slot, |connection, desk| {
                 connection.outbox.clear(&mut desk.pools)

@@ -1,5 +1,7 @@
 //! Giving connections away, and taking them over.
 
+use std::io::{self, ErrorKind};
+
 use bytes::{Bytes, BytesMut};
 
 use super::{Entry, Phase, Shard};
@@ -112,6 +114,21 @@ impl<L: Link> Shard<L> {
                 let has_input = connection.is_read() || connection.has_backlog();
                 has_input && connection.may_part() && !entry.is_unsaved
             })
+    }
+
+    /// Whether the peer gets nothing of a successor behind a gap: since nothing was to be sent to it, or it is gone. A send may fail
+    /// for want of memory as well.
+    pub(super) fn misses_nothing(&self, slot: u32, error: &io::Error) -> bool {
+        let is_gone = matches!(
+            error.kind(),
+            ErrorKind::BrokenPipe
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::TimedOut
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+        );
+        is_gone || self.is_open_to(slot, |connection| connection.outbox.is_empty())
     }
 
     /// Whether a connection is at rest and can be given away: nothing more will be received, what was pushed to it has

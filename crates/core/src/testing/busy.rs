@@ -397,6 +397,52 @@ fn what_waits_of_one_that_resets_at_rest_is_the_successors() {
     }
 }
 
+/// A send can fail although the peer is there, which would read what the successor says behind a gap.
+#[test]
+fn who_misses_output_when_a_send_fails_at_rest_is_not_handed_over() {
+    let failures = [
+        (libc::ENOBUFS, 7, false),
+        (libc::ENOMEM, 7, false),
+        (libc::ENOBUFS, 0, true),
+        (libc::ECONNRESET, 7, true),
+        (libc::EPIPE, 7, true),
+        (libc::ETIMEDOUT, 7, true),
+        (libc::EHOSTUNREACH, 7, true),
+    ];
+    for (errno, missing, is_handed_over) in failures {
+        let (mut exchange, ends) = exchange(Saved::Stateless);
+        let _other = exchange.add_busy_worker(1 << 30);
+        let client = exchange.connect();
+        exchange.set_window(client, Some(10 - missing));
+        exchange.arrive(client, 10);
+        exchange.tell_to_stop(true);
+        exchange.turn();
+        exchange.shard.desk.crew.all_part(1);
+        exchange.turn();
+        exchange.begin_turn();
+        if exchange.wire(client).unwrap().flight.take().is_some() {
+            exchange.shard.sent(client.0 as u32, 0);
+        }
+        let error = || std::io::Error::from_raw_os_error(errno);
+        exchange.shard.failed(client.0 as u32, error());
+        exchange.end_turn();
+        exchange.shard.desk.crew.rest(1);
+        exchange.shard.desk.crew.idle(1);
+        (0..2).for_each(|_| exchange.turn());
+        assert!(exchange.shard.is_done());
+        let why = if is_handed_over {
+            Close::HandedOver
+        } else {
+            Close::Failed(error())
+        };
+        assert_eq!(*ends.borrow(), [why.to_string()]);
+        let left: Vec<_> = exchange.parted.iter().collect();
+        assert_eq!(left.len(), usize::from(is_handed_over), "{errno}");
+        assert!(left.iter().all(|it| it.parcel.state.output.is_empty()));
+        assert_eq!(exchange.memory_held(), 0);
+    }
+}
+
 /// Nor are frames given behind the last question what a session is worth.
 #[test]
 fn a_handover_leaves_to_the_successor_what_they_have_no_time_for() {
