@@ -9,7 +9,7 @@ use super::{Client, Exchange};
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::peer::Peer;
-use crate::reply::{Reply, Responder, Ticket};
+use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Service};
 
 /// How long a limit that is exceeded waits for an engine that never says that it has caught up, if it was noticed in time, and
@@ -170,6 +170,30 @@ impl Service for Promising {
     fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         self.0.borrow_mut().push(reply.defer(Ticket(1)));
         Flow::Continue
+    }
+
+    fn abandoned(&mut self, _: &mut (), _: Ticket, _: Abandoned, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+}
+
+/// Others on the same worker were promised so much meanwhile.
+#[test]
+fn what_is_promised_long_after_another_was_given_up_is_wanted() {
+    let promises = Rc::new(RefCell::new(Vec::new()));
+    let limits = Limits {
+        promise_timeout: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let mut exchange = Exchange::with_limits(Promising(promises.clone()), limits);
+    let client = exchange.connect();
+    for number in 0..3 {
+        exchange.receive(client, &[1]);
+        assert!(promises.borrow()[number].is_wanted(), "{number}");
+        exchange.advance(Duration::from_secs(6));
+        assert!(!promises.borrow()[number].is_wanted(), "{number}");
+        let rounds = &mut exchange.shard.desk.rounds;
+        *rounds = rounds.wrapping_add(1 << 31);
     }
 }
 
