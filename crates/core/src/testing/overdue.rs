@@ -177,15 +177,21 @@ impl Service for Promising {
     }
 }
 
-/// Others on the same worker were promised so much meanwhile.
-#[test]
-fn what_is_promised_long_after_another_was_given_up_is_wanted() {
+/// With a service that has five seconds for what it promises, and its promises.
+fn promising() -> (Exchange, Rc<RefCell<Vec<Responder>>>) {
     let promises = Rc::new(RefCell::new(Vec::new()));
     let limits = Limits {
         promise_timeout: Duration::from_secs(5),
         ..Limits::default()
     };
-    let mut exchange = Exchange::with_limits(Promising(promises.clone()), limits);
+    let exchange = Exchange::with_limits(Promising(promises.clone()), limits);
+    (exchange, promises)
+}
+
+/// Others on the same worker were promised so much meanwhile.
+#[test]
+fn what_is_promised_long_after_another_was_given_up_is_wanted() {
+    let (mut exchange, promises) = promising();
     let client = exchange.connect();
     for number in 0..3 {
         exchange.receive(client, &[1]);
@@ -199,12 +205,7 @@ fn what_is_promised_long_after_another_was_given_up_is_wanted() {
 
 #[test]
 fn a_deferred_reply_that_is_in_the_mail_by_then_is_in_time() {
-    let promises = Rc::new(RefCell::new(Vec::new()));
-    let limits = Limits {
-        promise_timeout: Duration::from_secs(5),
-        ..Limits::default()
-    };
-    let mut exchange = Exchange::with_limits(Promising(promises.clone()), limits);
+    let (mut exchange, promises) = promising();
     let client = exchange.connect();
     exchange.receive(client, &[1, 2]);
     let [first, second] = [(); 2].map(|()| promises.borrow_mut().remove(0));
