@@ -46,14 +46,17 @@ impl Default for Options {
 /// One connection to a MessagePack-RPC server, for one thread.
 ///
 /// Each operation waits until it is done or its [time](Options::call_timeout) is over. After an
-/// error that [is fatal](CallError::is_fatal) every further operation answers with the reason:
-/// [`CallError::Closed`] if the server had ended the connection in order, else [`CallError::Cut`].
+/// error that [is fatal](CallError::is_fatal) the messages that came before it can still be received. Every other operation
+/// answers with the reason from then on: [`CallError::Closed`] if the server had ended the connection in order, else
+/// [`CallError::Cut`].
 #[derive(Debug)]
 pub struct Client {
     address: Address,
     options: Options,
     /// `Err` once the connection is gone.
     link: Result<Link, Gone>,
+    /// What is wrong with what was received last. It ends the connection when somebody waits for more than came before it.
+    refused: Option<Refused>,
     mail: Mail,
     checker: Checker,
 }
@@ -85,6 +88,7 @@ impl Client {
             mail: Mail::new(options.queue_bytes),
             options,
             link: Ok(link),
+            refused: None,
         })
     }
 
@@ -389,8 +393,11 @@ impl Client {
     ) -> Result<Option<T>, CallError> {
         let mut in_time = true;
         loop {
-            if let Some(found) = look(&mut self.mail)? {
-                return Ok(Some(found));
+            match look(&mut self.mail) {
+                Ok(None) => {}
+                // If the connection is gone, that is the reason.
+                Err(error) => return self.open().and(Err(error)),
+                found => return found,
             }
             if !in_time {
                 return Ok(None);
@@ -402,7 +409,14 @@ impl Client {
     /// Moves bytes in either direction, waiting for that once, and queues the messages that are
     /// whole. False when the deadline is over: it is looked at when nothing moves, and after every
     /// message, since a server that is always ahead gives no reason to wait.
+    ///
+    /// # Errors
+    /// The fatal ones. A message that is refused is an error of the next call: those before it were queued by this one, and
+    /// nobody has looked at them yet.
     fn collect(&mut self, deadline: Option<Instant>) -> Result<bool, CallError> {
+        if let Some(refused) = self.refused.take() {
+            return Err(self.refuse(refused));
+        }
         let step = self.open()?.step(deadline);
         match step.map_err(|source| self.fail(source))? {
             Step::TimedOut => return Ok(false),
@@ -411,7 +425,10 @@ impl Client {
         }
         let mut any = false;
         while let Some(verdict) = self.next_frame()? {
-            verdict.map_err(|refused| self.refuse(refused))?;
+            if let Err(refused) = verdict {
+                self.refused = Some(refused);
+                return Ok(true);
+            }
             any = true;
         }
         Ok(!any || !is_over(deadline))

@@ -92,6 +92,10 @@ impl Mail {
         }
         // What waits counts, not the message that comes: that may be the one that is wanted, and `frame_bytes` bounds it.
         if self.queued_bytes > self.room {
+            // What is not queued is not received.
+            if let Message::Reply(reply) = &message {
+                self.outstanding.insert(reply.id, true);
+            }
             return Err(Refused::Limit(Exceeded::QueueBytes(self.room)));
         }
         self.queued_bytes += message.size();

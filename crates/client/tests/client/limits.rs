@@ -1,7 +1,7 @@
 //! How long and how much the client waits for and takes, and how connections end.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringhold_client::{Address, CallError, Client, Exceeded, Limits, Message, Options};
 
 use crate::reference::{Behaviour, Fault, Server, once};
-use crate::{PATIENCE, SHORT, connect, connect_with, serve};
+use crate::{PATIENCE, SHORT, connect, connect_with, patient, reset_at_close, serve};
 
 #[test]
 fn a_timeout_leaves_the_connection_usable() {
@@ -170,21 +170,6 @@ fn a_connection_that_is_gone_is_said_with_address_and_reason() {
     }
 }
 
-/// Closing the stream then resets the connection.
-fn reset_at_close(stream: &TcpStream) {
-    socket2::SockRef::from(stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
-}
-
-fn patient(address: &Address) -> Client {
-    let options = Options {
-        call_timeout: Some(PATIENCE),
-        ..Options::default()
-    };
-    Client::connect(address, options).unwrap()
-}
-
 #[test]
 fn a_reset_is_no_orderly_end() {
     for finish in [false, true] {
@@ -248,58 +233,6 @@ fn finishing_has_one_limit_however_much_comes() {
     );
     // The client is gone, and so the server is done.
     server.join().unwrap();
-}
-
-#[test]
-fn what_came_before_the_end_can_be_taken() {
-    let server = Server::start(Behaviour {
-        gather: 3,
-        ..Behaviour::faulty([(2, Fault::Close)])
-    });
-    let mut client = connect(&server);
-    for number in 0..3 {
-        client.send("echo", &(number,)).unwrap();
-    }
-    assert_eq!(client.receive().unwrap().result, Ok(vec![0]));
-    assert_eq!(client.receive().unwrap().result, Ok(vec![1]));
-    assert!(matches!(client.receive(), Err(CallError::Closed { .. })));
-}
-
-#[test]
-fn what_came_before_a_write_failed_can_be_taken() {
-    const REPLIES: u8 = 40;
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("server.sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    let server = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let request = b"\x94\x00\x00\xa4echo\x90";
-        stream
-            .read_exact(&mut vec![0; request.len() * usize::from(REPLIES)])
-            .unwrap();
-        for id in 0..REPLIES {
-            stream.write_all(&[0x94, 1, id, 0xc0, id]).unwrap();
-        }
-        // Some of one more.
-        stream.write_all(&[0x94, 1]).unwrap();
-    });
-    let mut client = patient(&Address::Unix(path));
-    for id in 0..REPLIES {
-        assert_eq!(client.send("echo", &()).unwrap(), u32::from(id));
-    }
-    server.join().unwrap();
-    let error = client.send("echo", &()).unwrap_err();
-    assert!(matches!(error, CallError::Cut { .. }), "{error}");
-    assert!(error.to_string().contains("Broken pipe"), "{error}");
-    for id in 0..REPLIES {
-        let reply = client.receive().unwrap();
-        assert_eq!((reply.id, reply.result), (id.into(), Ok(vec![id])));
-    }
-    assert!(matches!(
-        client.receive(),
-        Err(CallError::NothingOutstanding)
-    ));
-    assert!(matches!(client.next_message(), Err(CallError::Cut { .. })));
 }
 
 #[test]
