@@ -15,25 +15,26 @@ use crate::render::Rendered;
 impl Connection {
     /// Checks every message in `bytes`, which continue those of the call before, and keeps the
     /// beginning of one that is not whole.
-    pub(super) fn digest(
-        &mut self,
-        mut bytes: &[u8],
-        context: &mut Context<'_>,
-    ) -> Result<(), Gone> {
+    pub(super) fn digest(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<(), Gone> {
         let settled = context.counts.answered + context.counts.wrong + context.counts.errors;
-        while !bytes.is_empty() {
-            let used = match self.expected(bytes, context) {
-                Some(used) => used,
-                None => self.any(bytes, context)?,
-            };
-            bytes = &bytes[used..];
-        }
+        let result = self.messages(bytes, context);
         if context.counts.answered + context.counts.wrong + context.counts.errors > settled {
             context.longest_gap = context
                 .longest_gap
                 .max(context.now.saturating_sub(self.waiting_since));
             self.waiting_since = context.now;
             context.settled();
+        }
+        result
+    }
+
+    fn messages(&mut self, mut bytes: &[u8], context: &mut Context<'_>) -> Result<(), Gone> {
+        while !bytes.is_empty() {
+            let used = match self.expected(bytes, context) {
+                Some(used) => used,
+                None => self.any(bytes, context)?,
+            };
+            bytes = &bytes[used..];
         }
         Ok(())
     }

@@ -311,3 +311,25 @@ fn faults_of_short_lived_connections_count_too() {
     );
     assert_eq!((counts.lost, counts.disconnects), (2, 1), "{report}");
 }
+
+#[test]
+fn what_came_with_a_violation_is_measured() {
+    // The second request is answered together with the first, and with what is no message.
+    let behaviour = Behaviour {
+        gather: 2,
+        ..Behaviour::faulty([(1, Fault::Bytes(b"\xc1".to_vec()))])
+    };
+    let report = check(
+        behaviour,
+        |plan| {
+            (plan.connections, plan.depth, plan.count) = (1, 2, Some(2));
+            plan.reconnect = false;
+        },
+        with(|counts| {
+            (counts.sent, counts.answered, counts.opened) = (2, 1, 1);
+            (counts.violations, counts.lost) = (1, 1);
+        }),
+    );
+    assert!(!report.duration.is_zero(), "{report}");
+    assert!(report.longest_gap_ns > 0, "{report}");
+}
