@@ -60,7 +60,10 @@ impl<'de> Params<'de> {
         {
             return Err(self.too_many(due));
         }
-        let value = visitor.visit_seq(List { params: self, due })?;
+        let value = match visitor.visit_seq(List { params: self, due }) {
+            Err(_) if self.next > self.count => return Err(missing(self.next)),
+            result => result?,
+        };
         if self.next < self.count {
             return Err(self.too_many(self.next as usize));
         }
@@ -70,7 +73,7 @@ impl<'de> Params<'de> {
     /// The only parameter.
     fn single(&mut self) -> Result<&mut rmp_serde::Deserializer<ReadRefReader<'de, [u8]>>, Error> {
         match self.count {
-            0 => Err(de::Error::custom("parameter 1 is missing")),
+            0 => Err(missing(1)),
             1 => {
                 self.next = 1;
                 Ok(&mut self.values)
@@ -88,6 +91,10 @@ impl<'de> Params<'de> {
     }
 }
 
+fn missing(number: u32) -> Error {
+    de::Error::custom(format_args!("parameter {number} is missing"))
+}
+
 /// Says which parameter is wrong, and why in words rather than in markers.
 fn at(number: u32, error: Error) -> Error {
     match error {
@@ -98,6 +105,10 @@ fn at(number: u32, error: Error) -> Error {
         Error::OutOfRange => {
             de::Error::custom(format_args!("parameter {number}: a number is out of range"))
         }
+        // Its number is what is due in some places and what came in others.
+        Error::LengthMismatch(_) => de::Error::custom(format_args!(
+            "parameter {number}: a number of elements or bytes does not fit"
+        )),
         error => de::Error::custom(format_args!("parameter {number}: {error}")),
     }
 }
@@ -271,7 +282,8 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
         match self.due {
             Some(due) if self.params.next < due as u32 => {
                 self.params.next = number;
-                seed.deserialize(Missing(number)).map(Some)
+                // What cannot do without a value may have a default, which only serde knows.
+                Ok(seed.deserialize(Missing).ok())
             }
             _ => Ok(None),
         }
@@ -286,16 +298,13 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
 }
 
 /// A parameter that was not given.
-struct Missing(u32);
+struct Missing;
 
 impl<'de> de::Deserializer<'de> for Missing {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(de::Error::custom(format_args!(
-            "parameter {} is missing",
-            self.0
-        )))
+        Err(de::Error::custom("missing"))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -98,11 +98,11 @@ impl Router {
     /// Adds a method whose parameters and result are types.
     ///
     /// The parameters arrive as an array. A tuple takes them one by one; an `Option` at the end of it may be missing. A
-    /// struct takes them in the order of its fields, where `#[serde(default)]` makes the last ones optional. A `Vec` takes
-    /// any number of them, `()` takes none, and any other type takes the only one. So does a type that takes whatever comes
-    /// (`rmpv::Value`, an enum with `#[serde(untagged)]` or `#[serde(tag)]`), but for it none or several are a list. An
-    /// `Option` of any of these is `None` if there are none, and if the only one is nil. They must be owned; see [`Router::raw`] and [`Call::decode`] for types
-    /// that borrow.
+    /// struct takes them in the order of its fields, where `#[serde(default)]` makes the last ones optional; a tuple struct
+    /// has both. A `Vec` takes any number of them, `()` takes none, and any other type takes the only one. So does a type
+    /// that takes whatever comes (`rmpv::Value`, an enum with `#[serde(untagged)]` or `#[serde(tag)]`), but for it none or
+    /// several are a list. An `Option` of any of these is `None` if there are none, and if the only one is nil. They must be
+    /// owned; see [`Router::raw`] and [`Call::decode`] for types that borrow.
     ///
     /// A client that sends a struct usually sends it as a map, which is one parameter. So a handler takes it as a tuple of one:
     ///

@@ -9,6 +9,7 @@ mod envelopes;
 mod errors;
 mod hooks;
 mod left;
+mod lengths;
 mod notifications;
 mod old_raw;
 mod random;

@@ -1,0 +1,129 @@
+//! Parameters of which there are too few, and values of another length than is due.
+
+use std::fmt::Debug;
+
+use ringhold_rpc::Router;
+use rmpv::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::{Wire, map};
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "it is shown by Debug")]
+struct Last(String, #[serde(default)] u32);
+
+fn five() -> u32 {
+    5
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "it is shown by Debug")]
+struct Several(
+    String,
+    #[serde(default = "five")] u32,
+    #[serde(default)] Option<u32>,
+    #[serde(default)] Vec<u8>,
+);
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "it is shown by Debug")]
+struct Between(String, Option<u32>, String);
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "it is shown by Debug")]
+enum Speed {
+    Fast,
+    Slow(u8),
+}
+
+fn show<P: Debug + DeserializeOwned + 'static>(router: Router, name: &str) -> Router {
+    router.method(name, |params: P| Ok(format!("{params:?}")))
+}
+
+fn wire() -> Wire {
+    let mut router = Router::new();
+    router = show::<Last>(router, "last");
+    router = show::<Several>(router, "several");
+    router = show::<Between>(router, "between");
+    router = show::<Speed>(router, "speed");
+    router = show::<i128>(router, "signed");
+    router = show::<(u8, [u8; 2])>(router, "nested");
+    Wire::new(router)
+}
+
+fn assert_refused(cases: impl IntoIterator<Item = (&'static str, Vec<Value>, &'static str)>) {
+    let mut wire = wire();
+    for (method, params, why) in cases {
+        assert_eq!(
+            wire.error(method, params),
+            format!("wrong parameters for \"{method}\": {why}")
+        );
+    }
+}
+
+#[test]
+fn the_last_fields_of_a_tuple_struct_have_defaults() {
+    let mut wire = wire();
+    let accepted: [(&str, Vec<Value>, &str); 6] = [
+        ("last", vec!["a".into()], r#"Last("a", 0)"#),
+        ("last", vec!["a".into(), 1.into()], r#"Last("a", 1)"#),
+        ("several", vec!["a".into()], r#"Several("a", 5, None, [])"#),
+        (
+            "several",
+            vec!["a".into(), 1.into()],
+            r#"Several("a", 1, None, [])"#,
+        ),
+        (
+            "several",
+            vec!["a".into(), 1.into(), 2.into()],
+            r#"Several("a", 1, Some(2), [])"#,
+        ),
+        (
+            "between",
+            vec!["a".into(), 1.into(), "b".into()],
+            r#"Between("a", Some(1), "b")"#,
+        ),
+    ];
+    for (method, params, expected) in accepted {
+        assert_eq!(wire.call(method, params), Ok(expected.into()), "{method}");
+    }
+    assert_refused([
+        ("last", vec![], "parameter 1 is missing"),
+        (
+            "last",
+            vec!["a".into(), 1.into(), 2.into()],
+            "3 given, the method takes 2 parameters",
+        ),
+        ("several", vec![], "parameter 1 is missing"),
+        ("between", vec!["a".into()], "parameter 3 is missing"),
+        (
+            "between",
+            vec!["a".into(), 1.into()],
+            "parameter 3 is missing",
+        ),
+        (
+            "last",
+            vec!["a".into(), "b".into()],
+            "parameter 2: a str does not fit",
+        ),
+    ]);
+}
+
+#[test]
+fn another_length_than_is_due_is_named_without_a_number() {
+    let two = map(&[("Slow", 3.into()), ("Fast", 1.into())]);
+    let bytes = Value::Binary(vec![1, 2, 3]);
+    let why = "parameter 1: a number of elements or bytes does not fit";
+    let list = Value::Array(vec![1.into(), 2.into(), 3.into()]);
+    assert_refused([
+        ("speed", vec![two], why),
+        ("speed", vec![map(&[])], why),
+        ("signed", vec![bytes], why),
+        (
+            "nested",
+            vec![0.into(), list],
+            "parameter 2: a number of elements or bytes does not fit",
+        ),
+    ]);
+}
