@@ -142,6 +142,10 @@ impl Router {
     /// assert_eq!(exchange.take_sent(client), b"\x94\x01\x02\xc0\x92\xcc\xfe\xcc\xff");
     /// ```
     ///
+    /// Msgpack has integers of up to 64 bits. A result of type `i128` or `u128` is sent as a bin of its 16 bytes, the highest
+    /// first, however small it is. As a parameter either takes such a bin or any integer, and `u128` does not refuse a
+    /// negative one as other types do: -1 becomes 2^128 - 1. Better are types of 64 bits, whose range is checked.
+    ///
     /// The result is serialized into the connection's outbox; structs become maps. `?` turns what implements
     /// [`Error`](std::error::Error) into a [`Fault`], which says what to do with other errors.
     ///

@@ -48,8 +48,9 @@ fn wire() -> Wire {
     router = show::<Between>(router, "between");
     router = show::<Speed>(router, "speed");
     router = show::<i128>(router, "signed");
+    router = show::<u128>(router, "unsigned");
     router = show::<(u8, [u8; 2])>(router, "nested");
-    Wire::new(router)
+    Wire::new(router.method("twice", |value: i128| Ok(value * 2)))
 }
 
 fn assert_refused(cases: impl IntoIterator<Item = (&'static str, Vec<Value>, &'static str)>) {
@@ -126,4 +127,24 @@ fn another_length_than_is_due_is_named_without_a_number() {
             "parameter 2: a number of elements or bytes does not fit",
         ),
     ]);
+}
+
+/// As the documentation of [`Router::method`] says.
+#[test]
+fn integers_of_128_bits_are_bins() {
+    let mut wire = wire();
+    let bin = |value: i128| Value::Binary(value.to_be_bytes().to_vec());
+    for (value, twice) in [(5.into(), 10), (bin(-5), -10), (bin(1 << 100), 1 << 101)] {
+        assert_eq!(wire.call("twice", vec![value]), Ok(bin(twice)));
+    }
+    for (value, expected) in [
+        (7.into(), 7),
+        (bin(-1), u128::MAX),
+        ((-1).into(), u128::MAX),
+    ] {
+        assert_eq!(
+            wire.call("unsigned", vec![value]),
+            Ok(expected.to_string().into())
+        );
+    }
 }
