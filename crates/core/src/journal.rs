@@ -10,6 +10,7 @@ use crate::connection::Connection;
 use crate::crowd::Party;
 use crate::desk::Desk;
 use crate::peer::{ConnectionId, Link, PeerAddress};
+use crate::plain::Plain;
 use crate::reply::{Abandoned, Reply};
 use crate::warnings::Kind;
 
@@ -61,6 +62,7 @@ impl fmt::Display for Named<'_> {
     }
 }
 
+/// Whatever services and peers have put into what is said stays in its line.
 macro_rules! log {
     ($level:ident, $named:expr, $($what:tt)+) => {
         if tracing::enabled!(tracing::Level::$level) {
@@ -71,7 +73,7 @@ macro_rules! log {
                 connection = %named.id,
                 peer = named.peer(),
                 "{named} {}",
-                format_args!($($what)+)
+                Plain(format_args!($($what)+))
             );
         }
     };

@@ -72,6 +72,7 @@ mod outbox;
 mod partial;
 mod peer;
 mod placement;
+mod plain;
 mod pool;
 mod proxy;
 mod reply;

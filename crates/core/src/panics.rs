@@ -19,6 +19,7 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal::Named;
 use crate::peer::Link;
+use crate::plain::Plain;
 use crate::warnings::{Kind, Warnings};
 
 /// What this thread does, as far as a panic is concerned.
@@ -86,7 +87,7 @@ pub fn leave_to_log(panic: &PanicHookInfo<'_>) -> bool {
     if before == Now::Unguarded || cfg!(panic = "abort") {
         return false;
     }
-    let mut text = message(panic.payload()).to_owned();
+    let mut text = Plain(message(panic.payload())).to_string();
     if let Some(place) = panic.location() {
         text = format!("{text}, at {place}");
     }
@@ -113,8 +114,9 @@ fn says_again(first: &Caught) -> bool {
     })
 }
 
-/// A panic that was caught. It is displayed as what it says and, if the panic hook has asked [`leave_to_log`] about it, its
-/// place, and its stack in further lines if one is asked for.
+/// A panic that was caught. It is displayed as what it says (in one line, for which line ends and other control characters are
+/// escaped, and no more of it than 2000 bytes) and, if the panic hook has asked [`leave_to_log`] about it, its place, and its stack
+/// in further lines if one is asked for.
 #[derive(Debug)]
 pub struct Caught {
     text: String,
@@ -128,7 +130,7 @@ impl Caught {
     pub fn new(panic: Box<dyn Any + Send>) -> Self {
         let noted = settle();
         let caught = noted.unwrap_or_else(|| Caught {
-            text: message(&*panic).to_owned(),
+            text: Plain(message(&*panic)).to_string(),
             backtrace: Backtrace::disabled(),
         });
         if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
@@ -155,7 +157,8 @@ impl Caught {
             socket = %named.socket,
             connection = %named.id,
             peer = named.peer(),
-            "{what} panicked on {named}: {self}"
+            "{} panicked on {named}: {self}",
+            Plain(what)
         );
     }
 }

@@ -8,6 +8,7 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal::Named;
 use crate::peer::Link;
+use crate::plain::Plain;
 use crate::warnings::Kind;
 
 /// What takes so many milliseconds is counted and logged.
@@ -161,7 +162,8 @@ pub(crate) fn report(
         connection = %named.id,
         peer = named.peer(),
         worker = desk.worker,
-        "a call of the service lasted {took} ms{work} on {named}, and nobody else on this worker was served; unless the \
-         machine is overloaded, slow work is for another thread, with a deferred reply"
+        "a call of the service lasted {took} ms{} on {named}, and nobody else on this worker was served; unless the \
+         machine is overloaded, slow work is for another thread, with a deferred reply",
+        Plain(work)
     );
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::desk::Desk;
 use crate::metrics::NameCounters;
 use crate::panics::Caught;
+use crate::plain::Plain;
 use crate::service::SourceId;
 use crate::shard::Watches;
 use crate::warnings::Kind;
@@ -77,7 +78,8 @@ impl Tick<'_> {
             tracing::error!(
                 socket = name.map(display),
                 worker = self.desk.worker,
-                "{what} of {} panicked in {}: {panic}",
+                "{} of {} panicked in {}: {panic}",
+                Plain(what),
                 name.unwrap_or(NO_SOCKET),
                 self.call
             );
@@ -113,8 +115,9 @@ impl Tick<'_> {
                 socket = name.map(display),
                 worker = self.desk.worker,
                 source,
-                "what the service of {} watches cannot be read: {error}",
-                name.unwrap_or(NO_SOCKET)
+                "what the service of {} watches cannot be read: {}",
+                name.unwrap_or(NO_SOCKET),
+                Plain(error)
             );
         }
     }

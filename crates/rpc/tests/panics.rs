@@ -15,7 +15,7 @@ use ringhold_core::testing::{Client, Exchange};
 use ringhold_rpc::{Fault, Router, Rpc};
 use rmpv::Value;
 
-use crate::common::logged;
+use crate::common::{HOSTILE, hostile, lines, logged, notification};
 
 #[test]
 fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
@@ -26,6 +26,7 @@ fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     so_is_a_panic_when_a_connection_begins_or_ends();
     a_panic_costs_one_of_the_values_that_are_left();
     each_value_that_a_panic_costs_is_logged();
+    what_a_panic_says_stays_in_its_line();
 }
 
 fn count(text: &str, part: &str) -> usize {
@@ -281,6 +282,44 @@ fn each_value_that_a_panic_costs_is_logged() {
         let said = format!("what is handed over as {name:?} of test panicked in hand_over");
         assert_eq!(count(&text, &said), 1, "{text}");
     }
+}
+
+/// Whatever a client made it say; and where it arose, if that is known, is not cut off.
+fn what_a_panic_says_stays_in_its_line() {
+    let usual = std::panic::take_hook();
+    let panic = || {
+        logged(|| {
+            let router = Router::bare().method("find", |(name,): (String,)| -> Result<(), Fault> {
+                panic!("no channel {name}")
+            });
+            let mut exchange =
+                Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+            let client = exchange.connect();
+            exchange.receive(client, &notification("find", &hostile()));
+        })
+    };
+    std::panic::set_hook(Box::new(|_| {}));
+    let text = panic();
+    std::panic::set_hook(Box::new(|info| {
+        assert!(ringhold_core::panics::leave_to_log(info));
+    }));
+    let placed = panic();
+    std::panic::set_hook(usual);
+    let said = format!(
+        "the handler of \"find\" panicked on connection 0.0.0 of test over a unix socket: no channel {HOSTILE}"
+    );
+    for text in [&text, &placed] {
+        let line = text.lines().next().unwrap();
+        assert!(line.contains(&said), "{line}");
+        assert!(line.len() < 3000, "{} bytes", line.len());
+    }
+    assert_eq!(lines(&text).len(), 1);
+    // What follows is the stack, if it is asked for.
+    let first = placed.lines().next().unwrap();
+    assert!(
+        first.contains("…, at crates/rpc/tests/panics.rs:"),
+        "{first}"
+    );
 }
 
 fn call(exchange: &mut Exchange, client: Client, method: &str) {

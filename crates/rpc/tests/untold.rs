@@ -3,21 +3,25 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, pipe};
-use std::sync::Mutex;
+mod common;
+
 use std::time::Duration;
 
+use ringhold_core::Refusal;
 use ringhold_core::testing::Exchange;
 use ringhold_rpc::{Fault, Router, Rpc};
+use serde::Deserialize;
+
+use crate::common::{HOSTILE, hostile, lines, logged, notification};
 
 #[test]
+fn what_nobody_else_is_told_is_logged() {
+    a_notification_that_fails_is_a_warning_that_says_why();
+    whatever_a_client_sends_stays_in_its_line();
+}
+
 fn a_notification_that_fails_is_a_warning_that_says_why() {
-    let (mut log, sink) = pipe().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(Mutex::new(sink))
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    let text = logged(|| {
         let router = || {
             Router::bare()
                 .notification("log", |_: String| {})
@@ -45,9 +49,7 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
         exchange.advance(second);
         assert!(exchange.is_open(client));
     });
-    let mut text = String::new();
-    log.read_to_string(&mut text).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
+    let lines = lines(&text);
     let who = "connection 0.0.0 of test over a unix socket is not told that ";
     let undecoded = "its notification of \"log\" failed: ";
     let mut expected = vec![
@@ -70,4 +72,50 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
         ),
         "{text}"
     );
+}
+
+#[derive(Deserialize)]
+enum Mode {
+    Fast,
+}
+
+/// However the service repeats it.
+fn whatever_a_client_sends_stays_in_its_line() {
+    let text = logged(|| {
+        let mut count = 0;
+        let router = Router::bare()
+            .method("mode", |(Mode::Fast,): (Mode,)| Ok(()))
+            .method("find", |(name,): (String,)| -> Result<(), Fault> {
+                Err(Fault::new(format!("no channel {name}")))
+            })
+            .connected(move |_| {
+                count += 1;
+                match count {
+                    1 => Ok(()),
+                    _ => Err(Refusal::new(format!("not from {}", hostile()))),
+                }
+            });
+        let mut exchange =
+            Exchange::with_worker(|worker| Rpc::new(worker, router), Default::default());
+        let client = exchange.connect();
+        for method in ["mode", "find", &hostile()] {
+            exchange.receive(client, &notification(method, &hostile()));
+        }
+        assert!(exchange.is_open(client));
+        exchange.connect();
+    });
+    let lines = lines(&text);
+    let said = [
+        format!(
+            "its notification of \"mode\" failed: wrong parameters for \"mode\": parameter 1: unknown variant `{HOSTILE}"
+        ),
+        format!("its notification of \"find\" failed: no channel {HOSTILE}"),
+        "there is no method \"x\\n<2>ringhold: ".to_owned(),
+        format!("closes: the service refused the connection: not from {HOSTILE}"),
+    ];
+    assert_eq!(lines.len(), said.len(), "{} lines", lines.len());
+    for (line, said) in lines.iter().zip(&said) {
+        assert!(line.contains(" WARN ") && line.contains(said), "{line}");
+        assert!(line.len() < 3000, "{} bytes", line.len());
+    }
 }

@@ -38,3 +38,21 @@ impl Write for Log {
         Ok(())
     }
 }
+
+/// What a client sends that would like to write the log itself, and more of it than anybody would read there.
+pub(crate) fn hostile() -> String {
+    let more = "much ".repeat(100_000);
+    format!("x\n<2>ringhold: a line of its own\r\0\u{202e}\u{2028}{more}")
+}
+
+/// How the log shows its beginning.
+pub(crate) const HOSTILE: &str = r"x\n<2>ringhold: a line of its own\r\0\u{202e}\u{2028}much much ";
+
+/// A notification with one parameter.
+pub(crate) fn notification(method: &str, parameter: &str) -> Vec<u8> {
+    let mut frame = vec![0x93, 0x02];
+    rmp::encode::write_str(&mut frame, method).unwrap();
+    frame.push(0x91);
+    rmp::encode::write_str(&mut frame, parameter).unwrap();
+    frame
+}
