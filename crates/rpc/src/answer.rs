@@ -33,7 +33,7 @@ pub struct Answer<'a> {
     pub(crate) number: usize,
     pub(crate) method: &'a Method,
     pub(crate) strings: Strings,
-    /// Set when the client has been, or will be, told something.
+    /// Set when the call has come to something, or its responder sees to that. A client that waits has been, or will be, told.
     pub(crate) done: &'a Cell<bool>,
 }
 
@@ -74,7 +74,7 @@ impl<'a> Answer<'a> {
     pub fn encoded(self, object: &[u8]) -> Answered {
         match self.id {
             Some(id) => self.encoded_to(id, object),
-            None => Answered(()),
+            None => self.done(),
         }
     }
 
@@ -85,8 +85,7 @@ impl<'a> Answer<'a> {
         debug_assert!(is_result(object), "a result is one msgpack object");
         let (head, length) = envelope::result_header(id);
         self.reply.append(head, length, object);
-        self.done.set(true);
-        Answered(())
+        self.done()
     }
 
     /// As [`Answer::encoded`], for what is not sent as it is.
@@ -98,7 +97,7 @@ impl<'a> Answer<'a> {
     /// As [`Answer::encoded`]. When the object is large it is queued without being copied.
     pub fn share(mut self, object: Bytes) -> Answered {
         let Some(id) = self.id else {
-            return Answered(());
+            return self.done();
         };
         if object.len() < SHARE_BYTES_MIN || self.strings != Strings::Current {
             return self.encoded(&object);
@@ -140,18 +139,20 @@ impl<'a> Answer<'a> {
 
     /// The first half of [`Answer::defer`]; the second is [`Answer::promised`].
     pub(crate) fn promise(&mut self) -> Responder {
-        match self.id {
+        let faults = self.method.faults.clone();
+        let responder = match self.id {
             Some(id) => {
                 let ticket = self.reply.defer(pending::ticket(id, self.number));
-                self.done.set(true);
-                Responder::new(ticket, id, self.strings, self.method.faults.clone())
+                Responder::new(ticket, id, self.strings, faults)
             }
-            None => Responder::unheard(self.method.faults.clone()),
-        }
+            None => Responder::unheard(faults),
+        };
+        self.done.set(true);
+        responder
     }
 
     pub(crate) fn promised(self) -> Answered {
-        debug_assert!(self.done.get() || self.id.is_none());
+        debug_assert!(self.done.get());
         Answered(())
     }
 
@@ -173,8 +174,12 @@ impl<'a> Answer<'a> {
                     faults.add_one();
                 }
             });
-            self.done.set(true);
         }
+        self.done()
+    }
+
+    fn done(self) -> Answered {
+        self.done.set(true);
         Answered(())
     }
 }

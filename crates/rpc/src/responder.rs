@@ -20,7 +20,9 @@ use crate::token::is_result;
 /// longer, answers with an error that says so, as does one that has waited for `limits.promise_timeout`. When the connection ends before, whether it is cut, breaks a limit or is
 /// [closed](crate::Context::close) by a handler, the answer goes nowhere.
 ///
-/// For a notification, which is not answered, the responder does nothing.
+/// A notification is not answered. What is given to its responder goes nowhere, and whether it failed is counted, as of a request: a
+/// fault is a failure of the method, and so is a responder that is dropped. The log has nothing of them, unlike of those of methods
+/// that are not deferred: no worker is there that would bound how much. Whoever wants to know why logs it where it goes wrong.
 #[derive(Debug)]
 pub struct Responder {
     to: Option<To>,
@@ -115,7 +117,8 @@ impl Responder {
         });
     }
 
-    /// Whether there is anybody to answer: false for a notification.
+    /// Whether there is anybody to answer: false for a notification. It is answered all the same, by [`Responder::ok`] with `()` for example,
+    /// so that it does not count as one that failed.
     pub fn is_heard(&self) -> bool {
         self.to.is_some()
     }
@@ -163,8 +166,8 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        // A ticket that is merely dropped comes back to the worker, which says that the handler gave no answer.
-        if !std::thread::panicking() {
+        // A ticket that is merely dropped comes back to the worker, which counts it and says that the handler gave no answer.
+        if self.is_heard() && !std::thread::panicking() {
             return;
         }
         self.come_to(false);

@@ -193,6 +193,8 @@ impl Router {
     /// Adds a method that is answered later, from any thread: the handler passes the [`Responder`] on and returns. A task of an
     /// asynchronous runtime answers by [`Responder::with`].
     ///
+    /// A notification that fails after its parameters were read is only counted; see [`Responder`].
+    ///
     /// A thread that the handler starts shares the worker's CPU, see
     /// [`Server::service`](ringhold_core::Server::service).
     ///

@@ -74,8 +74,10 @@ fn deferred_replies_count_when_they_fail() {
     for frame in frames {
         wire.send(frame);
     }
-    wire.send(notification("later", vec![]));
-    assert_eq!(counts(&wire), is(&[("later", [6, 0])]));
+    for _ in 0..4 {
+        wire.send(notification("later", vec![]));
+    }
+    assert_eq!(counts(&wire), is(&[("later", [9, 0])]));
     let answers: Vec<fn(Responder)> = vec![
         |responder| responder.ok(&1),
         |responder| responder.fault(Fault::new("no")),
@@ -86,12 +88,56 @@ fn deferred_replies_count_when_they_fail() {
         },
         |responder| responder.result(Err::<(), _>(Fault::new("no"))),
         |responder| responder.fault(Fault::new("a notification")),
+        drop,
+        |responder| {
+            let _guard = responder;
+            panic!("as asked");
+        },
+        |responder| responder.ok(&1),
     ];
     for (responder, answer) in responders.try_iter().zip(answers) {
         let _ = std::thread::spawn(move || answer(responder)).join();
     }
     assert_eq!(wire.arrived().len(), 5);
-    assert_eq!(counts(&wire), is(&[("later", [6, 5])]));
+    assert_eq!(counts(&wire), is(&[("later", [9, 7])]));
+}
+
+#[test]
+fn deferred_notifications_count_once_as_requests_do() {
+    let router = || {
+        Router::bare()
+            .deferred("panic", |(): (), _| panic!("as asked"))
+            .deferred("drop", |(): (), responder| drop(responder))
+            .deferred("fault", |(): (), responder| {
+                responder.fault(Fault::new("no"));
+            })
+            .deferred("ok", |(): (), responder| responder.ok(&1))
+            .raw("again", |_, answer| {
+                let _ = answer.fault(Fault::new("no"));
+                panic!("as asked")
+            })
+            .raw("late", |_, answer| {
+                let _ = answer.ok(&1);
+                panic!("as asked")
+            })
+    };
+    let expected = is(&[
+        ("panic", [1, 1]),
+        ("drop", [1, 1]),
+        ("fault", [1, 1]),
+        ("ok", [1, 0]),
+        ("again", [1, 1]),
+        ("late", [1, 0]),
+    ]);
+    let mut requests = Wire::new(router());
+    let mut notifications = Wire::new(router());
+    for (id, name) in expected.keys().flatten().enumerate() {
+        requests.send(crate::client::request(id as u32, name, vec![]));
+        assert_eq!(notifications.send(notification(name, vec![])), []);
+    }
+    requests.arrived();
+    assert_eq!(counts(&requests), expected);
+    assert_eq!(counts(&notifications), expected);
 }
 
 #[test]
