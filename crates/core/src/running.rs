@@ -165,6 +165,7 @@ impl Running {
         };
         let thread = std::thread::Builder::new()
             .name(format!("ringhold-{}", assignment.index))
+            .stack_size(worker::STACK_BYTES)
             .spawn(move || {
                 let mut guard = guard;
                 guard.served = worker::run(assignment, move |made| {

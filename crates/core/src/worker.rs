@@ -31,6 +31,10 @@ use crate::slow::Stopwatch;
 #[cfg(doc)]
 use crate::tick::Tick;
 
+/// The stack of a worker. What decodes nested frames by recursion stops at 1024 levels (rmp-serde, rmpv) and takes up to some KiB for each
+/// of them, in a debug build; with the usual 2 MiB a frame could end the process. What is not used of it takes no memory.
+pub(crate) const STACK_BYTES: usize = 16 << 20;
+
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) or
 /// [`Server::try_service`](crate::Server::try_service) is called with, on the worker's own thread.
 pub struct Worker {
