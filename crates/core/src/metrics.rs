@@ -197,6 +197,11 @@ impl Metrics {
         self.own.counter(name, help, key)
     }
 
+    /// As [`Metrics::counter`]; see [`Worker::server_counter`](crate::Worker::server_counter).
+    pub(crate) fn server_counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
+        self.own.server_counter(name, help, key)
+    }
+
     /// A number of a service that goes up and down; see [`Worker::gauge`](crate::Worker::gauge).
     pub(crate) fn gauge(&self, name: &str, help: &str, key: Key) -> Arc<AtomicI64> {
         self.own.gauge(name, help, key)

@@ -164,7 +164,7 @@ impl Worker {
     ///
     /// Whoever asks for the same name and labels again, on the same worker, gets the same number. Names are letters, digits and
     /// underscores, as in Prometheus, and one name is one kind of number with the same labels everywhere; those that begin with
-    /// `ringhold_` are the server's. A name that cannot be shown, or that the server's own numbers may have, is an error in
+    /// `ringhold_` are the server's. A name that cannot be shown, or is the server's, is an error in
     /// the log, and so is the 65,537th number of a worker: labels are for what there are few of, not for the names of clients.
     pub fn counter(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicU64> {
         self.metrics.counter(name, help, self.key(labels))
@@ -175,6 +175,17 @@ impl Worker {
     /// answers.
     pub fn gauge(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicI64> {
         self.metrics.gauge(name, help, self.key(labels))
+    }
+
+    /// As [`Worker::counter`], of a name that services may not give: for what ringhold-rpc counts. Not for others.
+    #[doc(hidden)]
+    pub fn server_counter(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[(&str, &str)],
+    ) -> Arc<AtomicU64> {
+        self.metrics.server_counter(name, help, self.key(labels))
     }
 
     fn key(&self, labels: &[(&str, &str)]) -> Key {

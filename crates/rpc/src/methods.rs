@@ -131,10 +131,10 @@ impl Methods {
         for Entry { method, .. } in &mut self.entries {
             let labels = [("method", &*method.name)];
             let [calls, faults] =
-                [CALLS, FAULTS].map(|(name, help)| worker.counter(name, help, &labels));
+                [CALLS, FAULTS].map(|(name, help)| worker.server_counter(name, help, &labels));
             (method.calls, method.faults) = (calls, Faults(faults));
         }
-        self.unknown = worker.counter(UNKNOWN.0, UNKNOWN.1, &[]);
+        self.unknown = worker.server_counter(UNKNOWN.0, UNKNOWN.1, &[]);
     }
 
     /// The number of a method.

@@ -52,13 +52,7 @@ const NUMBERS_MAX: usize = 65_536;
 const RESERVED: [&str; 2] = ["service", "worker"];
 
 /// How the names of the server's own numbers begin where Prometheus is shown them. Two metrics of one name would cost it all of them.
-const SERVERS: [&str; 5] = [
-    "ringhold_engine",
-    "ringhold_memory",
-    "ringhold_owed",
-    "ringhold_socket",
-    "ringhold_uptime",
-];
+const SERVERS: &str = "ringhold_";
 
 /// The numbers that services count.
 #[derive(Default)]
@@ -98,6 +92,12 @@ impl Key {
     }
 }
 
+/// Who gives a name.
+enum Whose {
+    Service,
+    Server,
+}
+
 /// What is counted.
 #[derive(Clone)]
 enum Number {
@@ -108,7 +108,16 @@ enum Number {
 impl Own {
     /// The counter of this name. The same as before if there is one, and one that nobody sees if it cannot be shown.
     pub(super) fn counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
-        match self.number(name, help, OwnKind::Counter, key) {
+        self.counter_of(Whose::Service, name, help, key)
+    }
+
+    /// As [`Own::counter`], of a name that is refused to services.
+    pub(super) fn server_counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
+        self.counter_of(Whose::Server, name, help, key)
+    }
+
+    fn counter_of(&self, whose: Whose, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
+        match self.number(whose, name, help, OwnKind::Counter, key) {
             Some(Number::Counter(count)) => count,
             _ => Arc::default(),
         }
@@ -116,15 +125,27 @@ impl Own {
 
     /// As [`Own::counter`].
     pub(super) fn gauge(&self, name: &str, help: &str, key: Key) -> Arc<AtomicI64> {
-        match self.number(name, help, OwnKind::Gauge, key) {
+        match self.number(Whose::Service, name, help, OwnKind::Gauge, key) {
             Some(Number::Gauge(level)) => level,
             _ => Arc::default(),
         }
     }
 
-    fn number(&self, name: &str, help: &str, kind: OwnKind, key: Key) -> Option<Number> {
+    fn number(
+        &self,
+        whose: Whose,
+        name: &str,
+        help: &str,
+        kind: OwnKind,
+        key: Key,
+    ) -> Option<Number> {
         let (service, worker) = (key.service.clone(), key.worker);
-        let number = self.enter(name, help, kind, key);
+        let number = match whose {
+            Whose::Service if name.starts_with(SERVERS) => {
+                Err(format!("names that begin with {SERVERS} are the server's"))
+            }
+            _ => self.enter(name, help, kind, key),
+        };
         let say = |why: &String| {
             tracing::error!(
                 worker,
@@ -140,9 +161,6 @@ impl Own {
             return Err(format!(
                 "{bad:?} is no name: letters, digits and _, the first of them a letter"
             ));
-        }
-        if let Some(own) = SERVERS.iter().find(|it| name.starts_with(**it)) {
-            return Err(format!("names that begin with {own} are the server's"));
         }
         if let Some(taken) = RESERVED.iter().find(|it| key.labels.contains_key(**it)) {
             return Err(format!("each number has a label {taken} already"));
@@ -268,6 +286,8 @@ mod tests {
             ("_x", &[]),
             ("ringhold_owed", &[]),
             ("ringhold_socket_open", &[]),
+            ("ringhold_method_calls", &[]),
+            ("ringhold_", &[]),
             ("ok", &[("worker", "1")]),
             ("ok", &[("a-b", "1")]),
         ] {
@@ -285,6 +305,19 @@ mod tests {
         let all = own.snapshot();
         assert_eq!((all.len(), all[0].values.len()), (1, 1));
         assert_eq!((all[0].kind, all[0].values[0].value), (OwnKind::Counter, 0));
+    }
+
+    #[test]
+    fn the_server_counts_under_names_that_services_may_not_give() {
+        let own = Own::default();
+        let key = || Key::new("a", 0, &[]);
+        own.gauge("ringhold_x", "", key());
+        own.server_counter("ringhold_x", "", key())
+            .fetch_add(1, Ordering::Relaxed);
+        own.counter("ringhold_x", "", key())
+            .fetch_add(5, Ordering::Relaxed);
+        let all = own.snapshot();
+        assert_eq!((all.len(), all[0].values[0].value), (1, 1));
     }
 
     #[test]
