@@ -199,14 +199,14 @@ pub enum Watch {
 pub enum Flow {
     /// It goes on.
     Continue,
-    /// It is closed for this reason, after what was replied so far has been written.
+    /// It is closed for this reason, which the log has at debug level only, after what was replied so far has been written.
     Close(Cow<'static, str>),
     /// The same, because what the peer sent cannot be used: counted and logged as bad input.
     Reject(Cow<'static, str>),
 }
 
 impl Flow {
-    /// Ends the connection with a reason for the log.
+    /// Ends the connection with a reason for the log, at debug level.
     pub fn close(reason: impl Into<Cow<'static, str>>) -> Self {
         Flow::Close(reason.into())
     }

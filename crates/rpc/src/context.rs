@@ -71,8 +71,9 @@ impl Context<'_> {
         self.session.take_data()
     }
 
-    /// Ends the connection for this reason, which is logged, when the handler has returned and its answer is written. Calls
-    /// that are to be answered later by a [`Responder`](crate::Responder) are not waited for, and are never answered.
+    /// Ends the connection for this reason when the handler has returned and its answer is written. The log has it at debug level
+    /// only: nothing is wrong with whom a service lets go. Calls that are to be answered later by a [`Responder`](crate::Responder)
+    /// are not waited for, and are never answered.
     pub fn close(&mut self, reason: impl Into<Cow<'static, str>>) {
         self.session.close(reason.into());
     }

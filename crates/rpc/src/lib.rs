@@ -49,7 +49,8 @@
 //! | a message that is larger or nested deeper than the [limits](ringhold_core::limits::Limits) allow: it is refused before it is whole | the end of the connection |
 //! | anything that is not an array, has no or another message type, or has an id that is no 32-bit number | the end of the connection |
 //!
-//! The end of a connection is logged with its reason, and so is a panic; errors of callers are not.
+//! The end of a connection is logged with its reason: as a warning if it is one of these, and at debug level or below if nothing is
+//! wrong, as when a handler [closes](Context::close) it. A panic is logged, too; errors of callers are not.
 //!
 //! # Old clients
 //!
