@@ -107,9 +107,7 @@ impl Fan {
             self.to.clear();
             return Some(Mail::Push {
                 to: first,
-                counted: None,
                 bytes: all,
-                here: true,
             });
         }
         let mut fanned = self.spare.take().unwrap_or_default();
@@ -162,7 +160,7 @@ mod tests {
     /// What each connection gets of this mail, in order.
     fn deliveries(mail: &Mail) -> Vec<(usize, Bytes)> {
         match mail {
-            Mail::Push { to, bytes, .. } => vec![(to.slot as usize, bytes.clone())],
+            Mail::Push { to, bytes } => vec![(to.slot as usize, bytes.clone())],
             Mail::Fan(fanned) => {
                 let columns = fanned.columns();
                 columns

@@ -15,7 +15,7 @@ pub struct Limits {
     /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
     /// caught up; while it reads, that happens above 512 KiB already. A single reply may exceed it, and so may deferred ones
     /// that come at once. What others push to the connection may not, as far as it still waits, whatever it waits behind: the
-    /// connection is closed. What other threads push and its worker has not looked at counts with 64 bytes for each push, which
+    /// connection is closed. What other threads push and its worker has not looked at counts with 96 bytes for each push, which
     /// it takes until then. Default 8 MiB.
     pub outbox_bytes: usize,
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the

@@ -19,12 +19,10 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::close::Close;
 use crate::crowd::Place;
 use crate::fan::{Fan, Fanned};
 use crate::handover::parcel::Parcel;
 use crate::peer::{ConnectionId, HandleState};
-use crate::transit::UnderWay;
 
 /// What a worker can be told.
 pub(crate) enum Mail {
@@ -34,28 +32,14 @@ pub(crate) enum Mail {
         socket: OwnedFd,
         place: Option<Place>,
     },
-    /// Bytes that a [`Handle`](crate::Handle) pushed, `here`: on the worker's own thread.
-    Push {
-        to: ConnectionId,
-        /// It goes before the bytes do.
-        counted: Option<Arc<UnderWay>>,
-        bytes: Bytes,
-        here: bool,
-    },
-    /// So many bytes that a handle had begun to push from another thread do not come: the connection had ended meanwhile.
-    Withdrawn { to: ConnectionId, bytes: usize },
+    /// Something waits for this connection that handles and responders have left.
+    Inbox { of: ConnectionId },
+    /// As [`Mail::Inbox`], some of it from the worker's own thread: all that waits is taken.
+    Called { of: ConnectionId },
+    /// Bytes that a [`Handle`](crate::Handle) pushed on the worker's own thread.
+    Push { to: ConnectionId, bytes: Bytes },
     /// What handles pushed to several connections on the worker's own thread.
     Fan(Box<Fanned>),
-    /// A handle ends the connection: it was pushed more than it may hold, or is not wanted any more.
-    End { to: ConnectionId, why: Close },
-    /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
-    Answer {
-        to: ConnectionId,
-        serial: u64,
-        bytes: Bytes,
-    },
-    /// A responder was dropped without an answer.
-    Dropped { to: ConnectionId, serial: u64 },
     /// A worker that held as many connections as it may holds fewer now: who could not deal should try again.
     Room,
     /// The process holds more memory than it may, and this worker holds the largest connection. There is one such mail at a time.
@@ -105,6 +89,8 @@ struct Own {
     mail: VecDeque<Mail>,
     /// Comes behind `mail`.
     fan: Fan,
+    /// Those for which something was left behind what others have left, which comes behind what was pushed to them before.
+    called: VecDeque<ConnectionId>,
 }
 
 impl Own {
@@ -114,7 +100,11 @@ impl Own {
     }
 
     fn next(&mut self) -> Option<Mail> {
-        self.mail.pop_front().or_else(|| self.fan.complete())
+        let called = |of| Mail::Called { of };
+        self.mail
+            .pop_front()
+            .or_else(|| self.fan.complete())
+            .or_else(|| self.called.pop_front().map(called))
     }
 }
 
@@ -123,6 +113,7 @@ thread_local! {
         wake: std::ptr::null(),
         mail: VecDeque::new(),
         fan: Fan::default(),
+        called: VecDeque::new(),
     });
 }
 
@@ -183,6 +174,16 @@ impl Post {
             here
         });
         here.unwrap_or(false)
+    }
+
+    /// Whether the calling thread is the worker's own.
+    pub(crate) fn is_here(&self) -> bool {
+        with_own(|own| own.wake == Arc::as_ptr(&self.wake)).unwrap_or(false)
+    }
+
+    /// Notes on the worker's own thread that it has left something for this connection.
+    pub(crate) fn call_here(&self, of: ConnectionId) {
+        with_own(|own| own.called.push_back(of));
     }
 }
 
@@ -253,6 +254,7 @@ impl Drop for Mailbox {
             }
             own.wake = std::ptr::null();
             own.mail.extend(own.fan.complete());
+            own.called.clear();
             std::mem::take(&mut own.mail)
         });
         // Not while it is borrowed: what is in there may have something to post when it goes.
@@ -367,11 +369,7 @@ mod tests {
         let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next()).collect();
         assert!(matches!(
             mail[..],
-            [
-                Mail::Push { here: true, .. },
-                Mail::Look,
-                Mail::Push { here: true, .. }
-            ]
+            [Mail::Push { .. }, Mail::Look, Mail::Push { .. }]
         ));
         std::thread::scope(|scope| {
             let elsewhere = scope.spawn(|| post.push_here(to, &state, &event));

@@ -9,9 +9,8 @@ use bytes::Bytes;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal;
-use crate::mailbox::Mail;
 use crate::panics::Caught;
-use crate::peer::{ConnectionId, Handle, HandleState, Link, Peer};
+use crate::peer::{ConnectionId, Handle, HandleState, Item, Link, Peer};
 use crate::tickets::round_of;
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
@@ -178,8 +177,7 @@ impl Responder {
     /// has been told.
     pub fn answer(mut self, bytes: impl Into<Bytes>) {
         self.answered = true;
-        let _ = self.handle.send(Mail::Answer {
-            to: self.handle.id(),
+        self.handle.leave(Item::Answer {
             serial: self.serial,
             bytes: bytes.into(),
         });
@@ -204,8 +202,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.answered {
-            let _ = self.handle.send(Mail::Dropped {
-                to: self.handle.id(),
+            self.handle.leave(Item::Dropped {
                 serial: self.serial,
             });
         }

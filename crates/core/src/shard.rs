@@ -18,7 +18,7 @@ use crate::heap::Burst;
 use crate::host::Host;
 use crate::journal;
 use crate::mailbox::Mail;
-use crate::peer::{ConnectionId, HandleState, Link};
+use crate::peer::{ConnectionId, HandleState, Item, Link};
 use crate::reply::Reply;
 use crate::slots::Slots;
 use crate::timers::Wheel;
@@ -65,6 +65,9 @@ pub(crate) struct Shard<L> {
     overdue: VecDeque<Overdue>,
     /// Reused when the wheel is looked at.
     due: Vec<Timed>,
+    /// Reused when an inbox is emptied.
+    items: Vec<Item>,
+    answers_taken: usize,
     /// The number of the turn.
     turn: u64,
     next_generation: u32,
@@ -153,6 +156,8 @@ impl<L: Link> Shard<L> {
             last_bytes: HashMap::new(),
             overdue: VecDeque::new(),
             due: Vec::new(),
+            items: Vec::new(),
+            answers_taken: 0,
             turn: 0,
             next_generation: 0,
             phase: Phase::Serving,

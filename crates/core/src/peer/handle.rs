@@ -4,20 +4,18 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use self::state::{END_UNDER_WAY, OPEN, PARTING};
+use self::state::Left;
 use super::ConnectionId;
 use crate::close::Close;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
-use crate::transit;
 
 mod state;
 
-pub(crate) use self::state::HandleState;
+pub(crate) use self::state::{HandleState, Item};
 
 /// What it takes to make handles for the connections of one worker.
 #[derive(Clone)]
@@ -110,8 +108,7 @@ impl Handle {
 
     /// Whether an answer to the ticket that was opened in this round would be written.
     pub(crate) fn wants_answer(&self, round: u32) -> bool {
-        let state = self.shared.state.load(Ordering::SeqCst);
-        matches!(state, OPEN | PARTING) && !self.shared.has_given_up(round)
+        self.shared.takes_answers() && !self.shared.has_given_up(round)
     }
 
     /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
@@ -136,21 +133,17 @@ impl Handle {
     pub fn push_shared(&self, bytes: &Bytes) -> Result<(), PushError> {
         let shared = &*self.shared;
         shared.check()?;
-        let here = shared.pushed_here.load(Ordering::Relaxed);
-        let elsewhere = shared.pushed.load(Ordering::Relaxed);
-        let pushed = here.saturating_add(elsewhere);
-        if pushed.saturating_add(bytes.len()) > shared.pushed_max {
-            return Err(self.overflow("limits.outbox_bytes"));
+        // What waits already comes first: then this waits behind it.
+        if !shared.waits() {
+            if !shared.has_room(bytes.len()) {
+                return self.after(shared.overflow_of("limits.outbox_bytes"));
+            }
+            if self.post.push_here(self.id, shared, bytes) {
+                shared.pushed_here(bytes.len());
+                return Ok(());
+            }
         }
-        // What another thread pushed before, and is still under way, comes first: then this goes the same way.
-        if elsewhere == 0 && self.post.push_here(self.id, shared, bytes) {
-            // Nobody else writes it.
-            shared
-                .pushed_here
-                .store(here + bytes.len(), Ordering::Relaxed);
-            return Ok(());
-        }
-        self.push_from_elsewhere(bytes.clone())
+        self.after(shared.push(bytes, self.post.is_here()))
     }
 
     /// Ends the connection for this reason, from any thread: a client that is to go, a device that is there a second time, a
@@ -171,80 +164,58 @@ impl Handle {
     /// connection that is being handed over takes nothing any more from its handles either, and goes on in the successor. A
     /// close that was accepted before takes effect: the connection ends and is not handed over.
     pub fn close(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
-        self.end(PushError::Gone, Close::Service(reason.into()))
+        let why = Close::Service(reason.into());
+        let left = self.shared.close(PushError::Gone, why)?;
+        self.tell(left)
     }
 
-    fn push_from_elsewhere(&self, bytes: Bytes) -> Result<(), PushError> {
-        let under_way = self.announce(bytes.len())?;
-        if let Err(error) = self.shared.check() {
-            self.withdraw(bytes.len());
-            return Err(error);
+    /// What is said of a push when the worker knows of what it has left.
+    fn after(&self, push: (Option<Left>, Result<(), PushError>)) -> Result<(), PushError> {
+        let (left, result) = push;
+        left.map_or(Ok(()), |left| self.tell(left)).and(result)
+    }
+
+    /// Leaves what is no push, unless nobody comes for it any more.
+    pub(crate) fn leave(&self, item: Item) {
+        if let Ok(left) = self.shared.leave(item) {
+            let _ = self.tell(left);
         }
-        let mut counted = None;
-        if under_way > transit::UNCOUNTED_BYTES_MAX {
-            counted = transit::count(&self.shared.memory, &bytes);
-            if counted.is_none() {
-                let error = self.overflow("limits.memory");
-                self.withdraw(bytes.len());
-                return Err(error);
+    }
+
+    /// Tells the worker that something has been left.
+    fn tell(&self, left: Left) -> Result<(), PushError> {
+        if self.post.is_here() {
+            // Whatever other threads have posted, it is looked at in the next turn.
+            if self.shared.call() {
+                self.post.call_here(self.id);
             }
+            return Ok(());
         }
-        let mail = Mail::Push {
-            to: self.id,
-            counted,
-            bytes,
-            here: false,
-        };
-        self.post.send_behind(mail).map_err(|_| PushError::Gone)
+        if left == Left::Behind {
+            return Ok(());
+        }
+        let mail = Mail::Inbox { of: self.id };
+        self.post.send_behind(mail).map_err(|_| {
+            // The worker has ended.
+            self.shared.forget();
+            PushError::Gone
+        })
+    }
+}
+
+#[cfg(test)]
+impl Handle {
+    /// As if another thread had left bytes, and not posted this mail yet.
+    pub(crate) fn begin_push(&self, bytes: &'static [u8]) -> Mail {
+        let (left, result) = self.shared.push(&Bytes::from_static(bytes), false);
+        assert_eq!((left, result), (Some(Left::First), Ok(())));
+        Mail::Inbox { of: self.id }
     }
 
-    /// Notes that a push of so many bytes is about to be posted: until it is, or is withdrawn, the connection waits for it.
-    /// Returns how much memory those take that are under way by now.
-    pub(crate) fn announce(&self, bytes: usize) -> Result<usize, PushError> {
-        let shared = &*self.shared;
-        // One push of all that may wait is allowed, whatever its mail takes.
-        let more = |pushed: usize| {
-            let sum = pushed.saturating_add(bytes);
-            (sum <= shared.pushed_max).then_some(sum + transit::MAIL_BYTES)
-        };
-        let before = shared
-            .pushed
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, more)
-            .map_err(|_| self.overflow("limits.outbox_bytes"))?;
-        Ok(before + bytes + transit::MAIL_BYTES)
-    }
-
-    /// A push of so many bytes that was announced does not come. The worker may wait for it, so it has to be told.
-    #[cold]
-    fn withdraw(&self, bytes: usize) {
-        let to = self.id;
-        let _ = self.send(Mail::Withdrawn { to, bytes });
-    }
-
-    /// Ends the connection because more is pushed to it than `limit` allows. It may have ended, or begun to part, meanwhile: then pushes are refused
-    /// for that.
-    #[cold]
-    fn overflow(&self, limit: &'static str) -> PushError {
-        let ended = self.end(PushError::Overflow, Close::Overflow(limit));
-        ended.err().unwrap_or(PushError::Overflow)
-    }
-
-    /// Ends the connection, unless it has ended: then this is why pushes are refused, which they are with `error` from now on.
-    fn end(&self, error: PushError, why: Close) -> Result<(), PushError> {
-        self.announce_end(error)?;
-        let to = self.id;
-        let mail = Mail::End { to, why };
-        self.send(mail).map_err(|_| PushError::Gone)
-    }
-
-    /// Notes that the mail which ends the connection is about to be posted: until it has come, the connection is not handed over.
-    pub(crate) fn announce_end(&self, error: PushError) -> Result<(), PushError> {
-        self.shared.begin_end(error.state() | END_UNDER_WAY)
-    }
-
-    /// Posts mail to the connection's worker. Gives it back if that has ended.
-    pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
-        self.post.send(mail)
+    /// As if another thread had ended the connection, and not posted this mail yet.
+    pub(crate) fn begin_end(&self, error: PushError, why: Close) -> Mail {
+        assert_eq!(self.shared.close(error, why), Ok(Left::First));
+        Mail::Inbox { of: self.id }
     }
 }
 
@@ -256,30 +227,17 @@ impl fmt::Debug for Handle {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::mailbox::{Mailbox, mailbox};
 
-    /// Delivers what is there.
-    fn deliver(mailbox: &Mailbox, state: &HandleState) -> usize {
-        let mail = std::iter::from_fn(|| mailbox.next());
-        mail.filter(|mail| match mail {
-            Mail::End { .. } => {
-                state.end_arrived();
-                true
-            }
-            Mail::Push { bytes, here, .. } => {
-                state.arrived(bytes.len(), *here);
-                true
-            }
-            Mail::Withdrawn { bytes, .. } => {
-                state.arrived(*bytes, false);
-                false
-            }
-            _ => panic!("nobody posts anything else"),
-        })
-        .count()
+    /// Delivers what is there. Returns how many pushes and ends.
+    fn deliver(mailbox: &Mailbox, handle: &Handle) -> usize {
+        while mailbox.next().is_some() {}
+        let mut items = Vec::new();
+        assert!(!handle.shared.take(&mut items, 1000));
+        items.len()
     }
 
     /// That of a connection of its own, to which 1000 bytes may be pushed.
@@ -341,13 +299,9 @@ mod tests {
                     _ => (0..round % 31).for_each(|_| std::hint::spin_loop()),
                 }
                 handle.shared.part();
-                let mut count = 0;
-                while !handle.shared.is_delivered() {
-                    count += deliver(&mailbox, &handle.shared);
-                }
-                delivered.push(count);
+                delivered.push(deliver(&mailbox, handle));
                 wait_for(&ended, round + 1);
-                deliver(&mailbox, &handle.shared);
+                assert_eq!(deliver(&mailbox, handle), 0);
             }
             let accepted = acting.join().unwrap();
             assert!(accepted == delivered);
@@ -376,43 +330,119 @@ mod tests {
         is_delivered_or_refused(|handle| handle.close("on purpose"));
     }
 
+    /// Delivers what comes while there is room for so much mail of others. Returns the first byte of each push and answer, and the
+    /// number of each ticket that is dropped.
+    fn arrivals(mailbox: &Mailbox, handles: &[&Handle], mut room: usize) -> Vec<u8> {
+        let mut arrived = Vec::new();
+        let of = |id| handles.iter().find(|handle| handle.id == id).unwrap();
+        while let Some(mail) = mailbox.next_within(&mut room) {
+            match mail {
+                Mail::Push { to, bytes } => {
+                    of(to).shared.arrived(bytes.len());
+                    arrived.push(bytes[0]);
+                }
+                Mail::Inbox { of: id } | Mail::Called { of: id } => {
+                    let mut items = Vec::new();
+                    assert!(!of(id).shared.take(&mut items, usize::MAX));
+                    arrived.extend(items.iter().map(|item| match item {
+                        Item::Push { bytes, here, .. } => {
+                            if *here {
+                                of(id).shared.arrived(bytes.len());
+                            }
+                            bytes[0]
+                        }
+                        Item::Answer { bytes, .. } => bytes[0],
+                        Item::Dropped { serial } => *serial as u8,
+                        Item::End(_) => panic!("nobody ends it"),
+                    }));
+                }
+                _ => panic!("nothing else is posted"),
+            }
+        }
+        arrived
+    }
+
     /// Or who reads the numbers that several workers count would see them go back.
     #[test]
-    fn pushes_arrive_in_the_order_in_which_several_threads_make_them() {
+    fn what_several_threads_leave_arrives_in_the_order_in_which_they_do() {
         let (post, mailbox) = mailbox().unwrap();
         mailbox.adopt();
         let (handle, mut other) = (handle(&post), handle(&post));
         other.id.slot = 1;
-        let elsewhere = |number: u8| {
+        let elsewhere = |act: &(dyn Fn() + Sync)| {
             std::thread::scope(|scope| {
-                scope.spawn(|| handle.push(vec![number]).unwrap());
+                scope.spawn(act);
             });
         };
-        let deliver = || -> Vec<u8> {
-            let mail = std::iter::from_fn(|| mailbox.next());
-            mail.map(|mail| match mail {
-                Mail::Push { bytes, here, .. } => {
-                    // The other one's are larger.
-                    let of = if bytes[0] < 100 { &handle } else { &other };
-                    of.shared.arrived(bytes.len(), here);
-                    bytes[0]
-                }
-                _ => panic!("nothing else is posted"),
-            })
-            .collect()
+        let push = |number: u8| handle.push(vec![number]).unwrap();
+        let answer = |number: u8| {
+            let bytes = vec![number].into();
+            handle.leave(Item::Answer { serial: 0, bytes });
         };
+        let drop = |number: u64| handle.leave(Item::Dropped { serial: number });
         for _ in 0..2 {
-            handle.push(vec![0]).unwrap();
-            elsewhere(1);
-            handle.push(vec![2]).unwrap();
+            push(0);
+            elsewhere(&|| push(1));
+            push(2);
             other.push(vec![100]).unwrap();
-            handle.push(vec![3]).unwrap();
-            elsewhere(4);
-            handle.push(vec![5]).unwrap();
+            answer(3);
+            elsewhere(&|| push(4));
+            drop(5);
             // To another connection nothing is under way.
-            assert_eq!(deliver(), [0, 100, 1, 2, 3, 4, 5]);
+            assert_eq!(
+                arrivals(&mailbox, &[&handle, &other], 9),
+                [0, 100, 1, 2, 3, 4, 5]
+            );
+            elsewhere(&|| answer(1));
+            push(2);
+            elsewhere(&|| drop(3));
+            drop(4);
+            push(5);
+            assert_eq!(arrivals(&mailbox, &[&handle], 9), [1, 2, 3, 4, 5]);
             assert!(handle.shared.is_delivered() && other.shared.is_delivered());
         }
+    }
+
+    /// Or a worker that pushes more in a turn than it takes mail of others would never come to the end of it, since what it pushes
+    /// waits behind what others have pushed.
+    #[test]
+    fn what_a_worker_leaves_behind_others_takes_no_room_of_theirs() {
+        let (post, mailbox) = mailbox().unwrap();
+        mailbox.adopt();
+        let handle = handle(&post);
+        let events = Bytes::from_static(&[1, 2, 3]);
+        for limit in 0..2 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| handle.push(events.slice(..1)).unwrap());
+            });
+            handle.push(events.slice(1..)).unwrap();
+            handle.push(events.slice(2..)).unwrap();
+            assert_eq!(arrivals(&mailbox, &[&handle], limit), [1, 2, 3]);
+            assert!(handle.shared.is_delivered());
+        }
+    }
+
+    /// What other threads have pushed takes memory besides its bytes until then.
+    #[test]
+    fn a_worker_pushes_as_many_bytes_behind_others_as_without_them() {
+        let (post, mailbox) = mailbox().unwrap();
+        mailbox.adopt();
+        let handle = handle(&post);
+        std::thread::scope(|scope| {
+            scope.spawn(|| handle.push(vec![1; 10]).unwrap());
+        });
+        let most = 1000 - 10 - crate::transit::ITEM_BYTES;
+        for _ in 0..most {
+            handle.push(vec![2]).unwrap();
+        }
+        assert_eq!(handle.push(vec![2]), Err(PushError::Overflow));
+        let mut items = Vec::new();
+        assert!(handle.shared.take(&mut items, 3));
+        assert_eq!(items.len(), 3);
+        items.clear();
+        assert!(!handle.shared.take(&mut items, usize::MAX));
+        assert!(matches!(items.pop(), Some(Item::End(_))));
+        assert_eq!(items.len(), most - 2);
     }
 
     /// Others on the same worker promise so much meanwhile.
@@ -463,7 +493,7 @@ mod tests {
     /// The thread has found the connection open before that.
     #[test]
     fn who_pushes_too_much_to_what_is_not_open_any_more_is_told_so() {
-        let (post, mailbox) = mailbox().unwrap();
+        let (post, _mailbox) = mailbox().unwrap();
         let befalls: [fn(&Handle); 4] = [
             |handle| handle.shared.part(),
             |handle| handle.shared.end(PushError::Gone),
@@ -473,16 +503,14 @@ mod tests {
         for (number, befall) in befalls.into_iter().enumerate() {
             let handle = handle(&post);
             befall(&handle);
-            while mailbox.next().is_some() {}
             let is_open = number == 3;
             let error = if is_open {
                 PushError::Overflow
             } else {
                 PushError::Gone
             };
-            assert_eq!(handle.announce(1001), Err(error));
-            let ends = std::iter::from_fn(|| mailbox.next()).count();
-            assert_eq!(ends, usize::from(is_open));
+            let (left, result) = handle.shared.push(&Bytes::from(vec![1; 1001]), false);
+            assert_eq!((left, result), (is_open.then_some(Left::First), Err(error)));
             assert_eq!(handle.push(vec![1]), Err(error));
         }
     }

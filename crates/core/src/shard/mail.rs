@@ -1,12 +1,16 @@
 //! Mail that a worker gets: what others push, answer, hand over or want.
 
+use bytes::Bytes;
+
 use super::Shard;
-use crate::close::Close;
 use crate::host::Host;
 use crate::mailbox::{self, Mail};
-use crate::peer::{ConnectionId, HandleState, Link};
+use crate::peer::{ConnectionId, HandleState, Item, Link};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::shard::Phase;
+
+/// So much of what waits for one connection is taken before others have their turn.
+const ITEMS_PER_VISIT_MAX: usize = 64;
 
 /// What a mail asks of the worker's listeners, which are the engine's.
 #[derive(Clone, Copy)]
@@ -58,26 +62,22 @@ impl<L: Link> Shard<L> {
                 self.resume();
                 return Some(Accept::Begin);
             }
-            Mail::Push {
-                to,
-                counted,
-                bytes,
-                here,
-            } => {
-                // From here on it counts as what the connection holds.
-                drop(counted);
-                self.push(to, &bytes, here);
+            Mail::Inbox { of } => {
+                if self.take_inbox(of, ITEMS_PER_VISIT_MAX) {
+                    // The mailbox is there, since it is this worker's.
+                    let _ = self.desk.handles.post.send_behind(Mail::Inbox { of });
+                }
             }
-            Mail::Withdrawn { to, bytes } => self.withdraw(to, bytes),
+            Mail::Called { of } => {
+                self.take_inbox(of, usize::MAX);
+            }
+            Mail::Push { to, bytes } => self.push(to, &bytes),
             Mail::Fan(fanned) => {
                 for (to, bytes) in fanned.columns() {
-                    self.push(to, bytes, true);
+                    self.push(to, bytes);
                 }
                 mailbox::reuse(fanned);
             }
-            Mail::End { to, why } => self.end(to, why),
-            Mail::Answer { to, serial, bytes } => self.answer(to, serial, bytes),
-            Mail::Dropped { to, serial } => self.abandon(to, serial, Abandoned::Dropped),
             Mail::Shed => self.shed_as_told(),
             Mail::Fence { to } => self.pass_fence(to),
             Mail::Look => {}
@@ -85,19 +85,22 @@ impl<L: Link> Shard<L> {
         None
     }
 
-    fn push(&mut self, to: ConnectionId, bytes: &bytes::Bytes, here: bool) {
-        let Some(entry) = self.connections.get_mut(to.slot as usize) else {
+    /// What the worker's own thread pushed has come.
+    fn push(&mut self, to: ConnectionId, bytes: &Bytes) {
+        if self.has(to) {
+            self.take_push(to.slot, bytes, true);
+            self.conclude(to.slot);
+        }
+    }
+
+    fn take_push(&mut self, slot: u32, bytes: &Bytes, here: bool) {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;
         };
-        let (connection, desk) = (&mut entry.connection, &mut self.desk);
-        if connection.id != to {
-            return;
+        if here && let Some(handle) = entry.handle.get() {
+            handle.arrived(bytes.len());
         }
-        if let Some(handle) = entry.handle.get() {
-            handle.arrived(bytes.len(), here);
-        }
-        connection.take_push(bytes, desk);
-        self.conclude(to.slot);
+        entry.connection.take_push(bytes, &mut self.desk);
     }
 
     /// What the connection shares with its handles, if it is there and has any.
@@ -107,38 +110,60 @@ impl<L: Link> Shard<L> {
         (entry.connection.id == to).then_some(handle)
     }
 
-    /// What another thread had noted as pushed does not come.
-    fn withdraw(&mut self, to: ConnectionId, bytes: usize) {
-        if let Some(handle) = self.handle_of(to) {
-            handle.arrived(bytes, false);
-            self.conclude(to.slot);
+    /// Takes what waits for a connection, no more than `most` items. Returns whether more waits.
+    fn take_inbox(&mut self, of: ConnectionId, most: usize) -> bool {
+        let mut items = std::mem::take(&mut self.items);
+        let Some(handle) = self.handle_of(of) else {
+            return false;
+        };
+        let has_more = handle.take(&mut items, most);
+        for item in items.drain(..) {
+            match item {
+                Item::Push {
+                    counted,
+                    bytes,
+                    here,
+                } => {
+                    // From here on it counts as what the connection holds.
+                    drop(counted);
+                    self.take_push(of.slot, &bytes, here);
+                }
+                // If it is ending anyway, what was queued before is still written.
+                Item::End(why) => self.with_id(of, |connection, desk| {
+                    if connection.takes_frames() && connection.why.is_none() {
+                        connection.close(why, desk)
+                    }
+                }),
+                Item::Answer { serial, bytes } => {
+                    self.answers_taken += 1;
+                    self.answer(of, serial, bytes);
+                }
+                Item::Dropped { serial } => {
+                    self.answers_taken += 1;
+                    self.abandon(of, serial, Abandoned::Dropped);
+                }
+            }
         }
+        self.conclude(of.slot);
+        if items.capacity() <= ITEMS_PER_VISIT_MAX {
+            self.items = items;
+        }
+        has_more
     }
 
-    /// A handle ends the connection.
-    fn end(&mut self, to: ConnectionId, why: Close) {
-        if let Some(handle) = self.handle_of(to) {
-            handle.end_arrived();
-        }
-        self.with_id(to, |connection, desk| {
-            // If it is ending anyway, what was queued before is still written.
-            if connection.takes_frames() && connection.why.is_none() {
-                connection.close(why, desk)
-            }
-        });
+    /// So many answers came with mail that was delivered since this was asked last. They are as much as a mail each, other than
+    /// pushes, which cost little beside the visit to their connection.
+    pub(crate) fn answers_taken(&mut self) -> usize {
+        std::mem::take(&mut self.answers_taken)
     }
 
     fn pass_fence(&mut self, to: ConnectionId) {
-        if self.handle_of(to).is_none_or(HandleState::is_delivered) {
-            self.with_id(to, |connection, _| connection.pass_fence());
-        } else {
-            // Another thread, whose push was accepted, has not posted it yet.
-            // The mailbox is there, since it is this worker's.
-            let _ = self.desk.handles.post.send_behind(Mail::Fence { to });
-        }
+        // What was left by a thread that has not posted it yet is there, too.
+        self.take_inbox(to, usize::MAX);
+        self.with_id(to, |connection, _| connection.pass_fence());
     }
 
-    fn answer(&mut self, to: ConnectionId, serial: u64, bytes: bytes::Bytes) {
+    fn answer(&mut self, to: ConnectionId, serial: u64, bytes: Bytes) {
         self.with_id(to, |connection, desk| {
             if connection.tickets.close(&mut desk.pools, serial).is_some() {
                 desk.crew.ticket_closed(desk.worker);

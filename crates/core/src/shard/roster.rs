@@ -9,7 +9,7 @@ use crate::close::Close;
 use crate::connection::{Connection, Life};
 use crate::crowd::Place;
 use crate::journal;
-use crate::peer::{ConnectionId, Link, PushError};
+use crate::peer::{ConnectionId, Link};
 
 impl<L: Link> Shard<L> {
     /// A connection of the socket name `name` is here. The caller has counted it with the dealer, and for its client if that is
@@ -97,7 +97,7 @@ impl<L: Link> Shard<L> {
         let why = connection.why.take().unwrap_or(otherwise);
         entry.count_unsaved(&why, &self.desk);
         if let Some(handle) = entry.handle.get() {
-            handle.end(PushError::Gone);
+            handle.forget();
         }
         let connection = &mut entry.connection;
         if let Some(host) = host_of(&self.desk, &mut self.hosts, name) {

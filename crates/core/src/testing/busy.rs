@@ -225,9 +225,7 @@ fn what_is_pushed_while_others_are_served_is_sent() {
         for client in [idle, deaf] {
             let push = Mail::Push {
                 to: exchange.id(client).unwrap(),
-                counted: None,
                 bytes: vec![7; pushed].into(),
-                here: true,
             };
             let _ = exchange.shard.desk.handles.post.send_behind(push);
         }

@@ -142,15 +142,14 @@ fn a_close_that_is_about_to_be_posted_is_awaited() {
         let mut exchange = Exchange::new(service.clone());
         exchange.connect();
         let handle = service.handle.borrow().clone().unwrap();
-        handle.announce_end(error).unwrap();
+        let expected = why.to_string();
+        let mail = handle.begin_end(error, why);
         let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
         exchange.settle();
         assert!(exchange.parted.is_empty() && exchange.shard.len() == 1);
         assert_eq!(handle.push(vec![1]), Err(error));
         assert_eq!(handle.close("too late"), Err(error));
-        let expected = why.to_string();
-        let to = handle.id();
-        let _ = exchange.shard.deliver(Mail::End { to, why });
+        let _ = exchange.shard.deliver(mail);
         exchange.settle();
         assert_eq!(service.ends.take(), [expected]);
         assert!(exchange.parted.is_empty() && exchange.shard.is_done());

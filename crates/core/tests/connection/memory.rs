@@ -256,7 +256,7 @@ fn what_waits_for_a_stuck_worker_is_bounded() {
 }
 
 /// At least so much does a push from another thread take until its worker has looked at it, whatever its bytes take.
-const MAIL: usize = 64;
+const ITEM: usize = 96;
 
 /// Another thread pushes event after event to all of these, until none of them takes any more. Returns how many it accepted.
 fn push_until_refused(handles: &[Handle], event: impl Fn() -> Bytes + Sync) -> usize {
@@ -289,8 +289,8 @@ fn pushes_to_a_stuck_worker_are_bounded_however_small_they_are() {
             let event = || if is_same { same.clone() } else { others() };
             let accepted = push_until_refused(&handles, event);
             // The first of them to each connection do not count.
-            let most = (MEMORY + CLIENTS * 64 * 1024) / MAIL;
-            let least = CLIENTS * 64 * 1024 / (size + 2 * MAIL);
+            let most = (MEMORY + CLIENTS * 64 * 1024) / ITEM;
+            let least = CLIENTS * 64 * 1024 / (size + 2 * ITEM);
             assert!(
                 (least..=most).contains(&accepted),
                 "{accepted} of {size} bytes"
@@ -317,7 +317,7 @@ fn small_pushes_that_wait_for_one_connection_are_bounded_by_what_may_wait_for_it
         let client = rig.connect();
         let handles = rig.seen().handles.clone();
         let accepted = push_until_refused(&handles, || Bytes::from(vec![1; size]));
-        let [least, most] = [size + 2 * MAIL, MAIL].map(|each| 50_000 / each + 1);
+        let [least, most] = [size + 2 * ITEM, ITEM].map(|each| 50_000 / each + 1);
         assert!(
             (least..=most).contains(&accepted),
             "{accepted} of {size} bytes"

@@ -168,6 +168,7 @@ impl Engine<'_> {
             let mut room = MAIL_PER_TURN_MAX;
             while let Some(mail) = self.mailbox.next_within(&mut room) {
                 self.deliver(mail);
+                room = room.saturating_sub(self.shard.answers_taken());
             }
             // Behind the mail: who is asked for a sign of life takes another turn than those that were counted by then.
             self.shard.desk.counters().engine.turns.add(1);

@@ -1,43 +1,102 @@
 //! What a connection and its handles know of each other, on different threads.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
 
 use super::PushError;
+use crate::close::Close;
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::memory::Memory;
 use crate::tickets::is_later_round;
-use crate::transit;
+use crate::transit::{self, UnderWay};
 
 /// What a connection and its handles share.
 pub(crate) struct HandleState {
-    /// [`OPEN`], then [`GONE`] or [`OVERFLOWED`] for good, or [`PARTING`] and then [`GONE`]. With [`END_UNDER_WAY`] if a handle has
-    /// changed it, until the worker knows.
-    pub(super) state: AtomicU8,
-    /// What other threads than the worker's pushed and was not yet put into the outbox: the bytes, and
-    /// [`transit::MAIL_BYTES`] for each push.
-    pub(super) pushed: AtomicUsize,
+    /// [`OPEN`], then [`GONE`] or [`OVERFLOWED`] for good, or [`PARTING`] and then [`GONE`]. It changes under the lock of `inbox`.
+    state: AtomicU8,
+    inbox: Mutex<Inbox>,
+    /// There is something in `inbox`. It changes under its lock.
+    waits: AtomicBool,
     /// The bytes that the worker's thread pushed, which alone writes it.
-    pub(super) pushed_here: AtomicUsize,
+    pushed_here: AtomicUsize,
+    /// The worker has to look into `inbox` when it looks for mail next. Its thread alone uses it.
+    is_called: AtomicBool,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
     /// 0, or 2^32 and a round: the tickets that were opened in this round or before were given up.
     given_up: AtomicU64,
-    pub(super) pushed_max: usize,
-    pub(super) memory: Arc<Memory>,
+    pushed_max: usize,
+    memory: Arc<Memory>,
+}
+
+/// What waits for a connection until its worker takes it, in the order in which it came, from whichever thread. Who leaves the first
+/// item posts [`Mail::Inbox`]; what comes before the worker looks is taken with it.
+///
+/// Nothing is dropped under the lock: bytes that a service has shared may push something when the last of them goes.
+#[derive(Default)]
+struct Inbox {
+    /// At hand, since there is one item as a rule.
+    first: Option<Item>,
+    behind: VecDeque<Item>,
+    /// What other threads than the worker's pushed: the bytes, and [`transit::ITEM_BYTES`] for each push.
+    pushed: usize,
+    /// The connection is no more: nobody comes for what is left here.
+    is_over: bool,
+}
+
+/// Something for one connection.
+pub(crate) enum Item {
+    /// Bytes that a handle pushed.
+    Push {
+        /// It goes before the bytes do.
+        counted: Option<Arc<UnderWay>>,
+        bytes: Bytes,
+        /// On the worker's own thread.
+        here: bool,
+    },
+    /// A handle ends the connection: it was pushed more than it may hold, or is not wanted any more.
+    End(Close),
+    /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
+    Answer { serial: u64, bytes: Bytes },
+    /// A responder was dropped without an answer.
+    Dropped { serial: u64 },
+}
+
+impl Item {
+    /// What it counts as something that another thread has pushed.
+    fn pushed(&self) -> usize {
+        match self {
+            Item::Push {
+                bytes, here: false, ..
+            } => bytes.len() + transit::ITEM_BYTES,
+            _ => 0,
+        }
+    }
+}
+
+/// Whether the worker has to be told that something waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Left {
+    First,
+    Behind,
 }
 
 /// The connection takes bytes.
-pub(super) const OPEN: u8 = 0;
+const OPEN: u8 = 0;
 /// It takes no more bytes.
 const GONE: u8 = 1;
 /// It takes no more bytes, because of those that were pushed.
 const OVERFLOWED: u8 = 2;
 /// It takes no more bytes, since it is about to be handed over, but answers that are owed.
-pub(super) const PARTING: u8 = 3;
-/// [`Mail::End`], which says so, has not reached the connection yet.
-pub(super) const END_UNDER_WAY: u8 = 4;
+const PARTING: u8 = 3;
+
+/// Room for so many items is kept when they have been taken.
+const KEPT_ITEMS_MAX: usize = 16;
 
 /// For so many rounds it is known which tickets were given up. Half of all rounds later [`is_later_round`] turns round, which leaves
 /// as many to those that are opened meanwhile.
@@ -47,8 +106,10 @@ impl HandleState {
     pub(crate) fn new(pushed_max: usize, memory: Arc<Memory>) -> Self {
         HandleState {
             state: AtomicU8::new(OPEN),
-            pushed: AtomicUsize::new(0),
+            inbox: Mutex::default(),
+            waits: AtomicBool::new(false),
             pushed_here: AtomicUsize::new(0),
+            is_called: AtomicBool::new(false),
             fan: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             pushed_max,
@@ -56,50 +117,181 @@ impl HandleState {
         }
     }
 
+    // --- what handles ask -----------------------------------------------------------------------------------------
+
+    pub(super) fn check(&self) -> Result<(), PushError> {
+        match self.state.load(Ordering::Acquire) {
+            OPEN => Ok(()),
+            state => Err(PushError::of(state)),
+        }
+    }
+
+    /// Whether an answer would be written to a ticket that was not given up.
+    pub(super) fn takes_answers(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), OPEN | PARTING)
+    }
+
+    /// Whether anything waits to be taken. Who knows of what another thread has left sees that it waits, until it is taken.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
+    }
+
+    /// Whether so many bytes may be there besides those that the worker's thread has pushed.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let here = self.pushed_here.load(Ordering::Relaxed);
+        here.saturating_add(bytes) <= self.pushed_max
+    }
+
+    /// The worker's thread has pushed so many bytes.
+    pub(super) fn pushed_here(&self, bytes: usize) {
+        let here = self.pushed_here.load(Ordering::Relaxed);
+        self.pushed_here.store(here + bytes, Ordering::Relaxed);
+    }
+
+    /// Leaves bytes for the connection, from the worker's thread if `here`. If more would wait than may, that ends the connection,
+    /// which is told instead, and the error is for whoever pushes.
+    pub(super) fn push(&self, bytes: &Bytes, here: bool) -> (Option<Left>, Result<(), PushError>) {
+        let mut inbox = self.lock();
+        if let Err(error) = self.check() {
+            return (None, Err(error));
+        }
+        let waiting = inbox.pushed + bytes.len();
+        if !self.has_room(waiting) {
+            return self.overflow(&mut inbox, "limits.outbox_bytes");
+        }
+        let mut counted = None;
+        if here {
+            self.pushed_here(bytes.len());
+        } else if waiting + transit::ITEM_BYTES > transit::UNCOUNTED_BYTES_MAX {
+            counted = transit::count(&self.memory, bytes);
+            if counted.is_none() {
+                return self.overflow(&mut inbox, "limits.memory");
+            }
+        }
+        let item = Item::Push {
+            counted,
+            bytes: bytes.clone(),
+            here,
+        };
+        // One push of all that may wait was allowed, whatever its item takes.
+        inbox.pushed += item.pushed();
+        (Some(self.leave_in(&mut inbox, item)), Ok(()))
+    }
+
+    /// More is pushed than `limit` allows.
+    #[cold]
+    pub(super) fn overflow_of(&self, limit: &'static str) -> (Option<Left>, Result<(), PushError>) {
+        self.overflow(&mut self.lock(), limit)
+    }
+
+    fn overflow(
+        &self,
+        inbox: &mut Inbox,
+        limit: &'static str,
+    ) -> (Option<Left>, Result<(), PushError>) {
+        match self.close_in(inbox, PushError::Overflow, Close::Overflow(limit)) {
+            Ok(left) => (Some(left), Err(PushError::Overflow)),
+            // It may have ended, or begun to part, meanwhile.
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// Ends the connection, unless it has ended: then this is why pushes are refused, which they are with `error` from now on.
+    pub(super) fn close(&self, error: PushError, why: Close) -> Result<Left, PushError> {
+        self.close_in(&mut self.lock(), error, why)
+    }
+
+    fn close_in(&self, inbox: &mut Inbox, error: PushError, why: Close) -> Result<Left, PushError> {
+        self.check()?;
+        self.state.store(error.state(), Ordering::Release);
+        Ok(self.leave_in(inbox, Item::End(why)))
+    }
+
+    /// Leaves something else. It is given back if the connection is no more.
+    pub(super) fn leave(&self, item: Item) -> Result<Left, Item> {
+        let mut inbox = self.lock();
+        if inbox.is_over {
+            return Err(item);
+        }
+        Ok(self.leave_in(&mut inbox, item))
+    }
+
+    fn leave_in(&self, inbox: &mut Inbox, item: Item) -> Left {
+        if self.waits() {
+            inbox.behind.push_back(item);
+            return Left::Behind;
+        }
+        inbox.first = Some(item);
+        self.waits.store(true, Ordering::Release);
+        Left::First
+    }
+
+    // --- what the worker asks -------------------------------------------------------------------------------------
+
+    /// Moves what waits to `items`, which is empty, but no more than `most`. Returns whether more waits.
+    pub(crate) fn take(&self, items: &mut Vec<Item>, most: usize) -> bool {
+        self.is_called.store(false, Ordering::Relaxed);
+        let mut inbox = self.lock();
+        items.extend(inbox.first.take());
+        let count = inbox.behind.len().min(most - items.len());
+        items.extend(inbox.behind.drain(..count));
+        if !inbox.behind.is_empty() {
+            inbox.pushed -= items.iter().map(Item::pushed).sum::<usize>();
+            return true;
+        }
+        if inbox.behind.capacity() > KEPT_ITEMS_MAX {
+            inbox.behind = VecDeque::new();
+        }
+        inbox.pushed = 0;
+        self.waits.store(false, Ordering::Release);
+        false
+    }
+
+    /// The worker's thread has left something. Returns whether it has to note that.
+    pub(super) fn call(&self) -> bool {
+        let is_called = self.is_called.load(Ordering::Relaxed);
+        self.is_called.store(true, Ordering::Relaxed);
+        !is_called
+    }
+
     /// From now on pushes are answered with this error, and no answer is wanted. What was said first stays.
     pub(crate) fn end(&self, error: PushError) {
-        if self.begin_end(error.state()).is_err() {
-            let order = Ordering::SeqCst;
-            let _ = self.state.compare_exchange(PARTING, GONE, order, order);
+        let _inbox = self.lock();
+        if self.takes_answers() {
+            // Whoever was told that it is parting is told the same as before.
+            let state = self.check().map_or(GONE, |()| error.state());
+            self.state.store(state, Ordering::Release);
         }
     }
 
     /// From now on handles are told that the connection is gone, but answers that are owed are still wanted.
     pub(crate) fn part(&self) {
-        let _ = self.begin_end(PARTING);
-    }
-
-    /// Changes the state if it is open; otherwise this is why pushes are refused.
-    pub(super) fn begin_end(&self, state: u8) -> Result<(), PushError> {
-        self.state
-            .compare_exchange(OPEN, state, Ordering::SeqCst, Ordering::SeqCst)
-            .map(|_| ())
-            .map_err(PushError::of)
-    }
-
-    /// The mail of a handle that has ended the connection has reached it.
-    pub(crate) fn end_arrived(&self) {
-        self.state.fetch_and(!END_UNDER_WAY, Ordering::SeqCst);
-    }
-
-    /// The bytes of a push have reached the connection.
-    pub(crate) fn arrived(&self, bytes: usize, here: bool) {
-        if here {
-            let pushed = self.pushed_here.load(Ordering::Relaxed);
-            self.pushed_here.store(pushed - bytes, Ordering::Relaxed);
-        } else {
-            let taken = bytes + transit::MAIL_BYTES;
-            self.pushed.fetch_sub(taken, Ordering::AcqRel);
+        let _inbox = self.lock();
+        if self.check().is_ok() {
+            self.state.store(PARTING, Ordering::Release);
         }
     }
 
+    /// The connection is no more.
+    pub(crate) fn forget(&self) {
+        self.end(PushError::Gone);
+        let mut inbox = self.lock();
+        inbox.is_over = true;
+        let left = (inbox.first.take(), std::mem::take(&mut inbox.behind));
+        drop(inbox);
+        drop(left);
+    }
+
+    /// Bytes that the worker's thread pushed have reached the connection.
+    pub(crate) fn arrived(&self, bytes: usize) {
+        let pushed = self.pushed_here.load(Ordering::Relaxed);
+        self.pushed_here.store(pushed - bytes, Ordering::Relaxed);
+    }
+
     /// Whether everything that was pushed has reached the connection, and the end if a handle asked for that. After
-    /// [`HandleState::part`] or [`HandleState::end`] that stays so: of a push from another thread, which notes what it takes and
-    /// then looks whether the end has come, one of both has seen the other; and of two ends only the first is one.
+    /// [`HandleState::part`] or [`HandleState::end`] that stays so, but for answers.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.pushed_here.load(Ordering::Relaxed) == 0
-            && self.pushed.load(Ordering::SeqCst) == 0
-            && self.state.load(Ordering::SeqCst) & END_UNDER_WAY == 0
+        self.pushed_here.load(Ordering::Relaxed) == 0 && !self.waits()
     }
 
     /// The connection's tickets that were opened in this round of the worker's or before are answered in vain from now on.
@@ -131,17 +323,15 @@ impl HandleState {
         is_new
     }
 
-    pub(super) fn check(&self) -> Result<(), PushError> {
-        match self.state.load(Ordering::SeqCst) {
-            OPEN => Ok(()),
-            state => Err(PushError::of(state)),
-        }
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        // Nothing that could panic is done under the lock but to make room.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl PushError {
     /// The state of a connection whose handles say so.
-    pub(super) fn state(self) -> u8 {
+    fn state(self) -> u8 {
         match self {
             PushError::Gone => GONE,
             PushError::Overflow => OVERFLOWED,
@@ -150,7 +340,7 @@ impl PushError {
 
     /// What the handles of a connection say that is not open any more.
     fn of(state: u8) -> Self {
-        match state & !END_UNDER_WAY {
+        match state {
             OVERFLOWED => PushError::Overflow,
             _ => PushError::Gone,
         }

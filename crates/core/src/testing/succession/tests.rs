@@ -475,40 +475,23 @@ fn an_answer_is_wanted_for_as_long_as_a_handover_waits_for_it() {
 /// Another thread has begun to push when the connection is about to be given away.
 #[test]
 fn what_is_about_to_be_pushed_is_awaited() {
-    for comes in [true, false] {
-        let service = Reachable::default();
-        let mut exchange = Exchange::new(service.clone());
-        exchange.connect();
-        let handle = service.0.borrow()[0].clone();
-        handle.announce(1).unwrap();
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-        exchange.settle();
-        assert!(exchange.parted.is_empty() && !handle.is_open());
-        let (to, bytes) = (handle.id(), Bytes::from_static(&[9]));
-        let mail = if comes {
-            let here = false;
-            let counted = None;
-            Mail::Push {
-                to,
-                counted,
-                bytes,
-                here,
-            }
-        } else {
-            let bytes = bytes.len();
-            Mail::Withdrawn { to, bytes }
-        };
-        let _ = exchange.shard.deliver(mail);
-        exchange.settle();
-        let [parted] = &exchange.parted[..] else {
-            panic!("it is not given away");
-        };
-        let expected: &[u8] = if comes { &[9] } else { &[] };
-        assert_eq!(
-            [&parted.wire.sent, &parted.parcel.state.output[..]].concat(),
-            expected
-        );
-    }
+    let service = Reachable::default();
+    let mut exchange = Exchange::new(service.clone());
+    exchange.connect();
+    let handle = service.0.borrow()[0].clone();
+    let mail = handle.begin_push(&[9]);
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    assert!(exchange.parted.is_empty() && !handle.is_open());
+    let _ = exchange.shard.deliver(mail);
+    exchange.settle();
+    let [parted] = &exchange.parted[..] else {
+        panic!("it is not given away");
+    };
+    assert_eq!(
+        [&parted.wire.sent, &parted.parcel.state.output[..]].concat(),
+        [9]
+    );
 }
 
 /// Another worker may accept a connection and deal it to this one when this one has begun to give its own away.
