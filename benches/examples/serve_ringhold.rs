@@ -1,14 +1,14 @@
-//! Ringhold as the bench `throughput` measures it: the RPC service with one worker on one CPU, on a TCP and a unix socket.
+//! Ringhold as the bench `throughput` measures it: the RPC service on one CPU, on a TCP and a unix socket, with one worker unless told
+//! otherwise.
 //!
 //! `echo` and `ping` are built in. A connection that says `subscribe` gets an `event` for each `publish`, from whomever;
 //! its bytes are encoded once and shared by all.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
 use ringhold_core::config::Config;
@@ -33,6 +33,9 @@ struct Arguments {
     /// The congestion control of TCP connections.
     #[arg(long)]
     congestion: Option<String>,
+    /// How many workers share the CPU.
+    #[arg(long, default_value_t = 1)]
+    workers: u16,
     /// Which engine: auto, ring or portable.
     #[arg(long, default_value = "auto")]
     engine: String,
@@ -40,21 +43,24 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    // Before there is any other thread: one CPU in the mask is one worker.
+    // Before there is any other thread.
     cpus::pin(arguments.cpu)?;
     let listen = [
         arguments.tcp.to_string(),
         format!("unix:{}", arguments.unix.display()),
     ];
     let mut config = format!(
-        "engine = {:?}\nspin = {:?}\n[limits]\nconnections = 20000\n[sockets.rpc]\nlisten = {listen:?}\n",
-        arguments.engine, arguments.spin
+        "engine = {:?}\nspin = {:?}\nworkers = {}\n[limits]\nconnections = 20000\n[sockets.rpc]\nlisten = {listen:?}\n",
+        arguments.engine, arguments.spin, arguments.workers
     );
     if let Some(name) = arguments.congestion {
         config += &format!("congestion = {name:?}\n");
     }
+    let subscribers = Subscribers::default();
     let running = Server::new(Config::parse(&config, "built-in")?)
-        .service("rpc", |worker| Rpc::new(worker, router()))
+        .service("rpc", move |worker| {
+            Rpc::new(worker, router(subscribers.clone()))
+        })
         .start()?;
     let addresses = running.listeners().map(|listener| &listener.address);
     for address in addresses.filter(|address| address.is_tcp()) {
@@ -65,13 +71,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn router() -> Router {
-    // Each worker has a router, and so subscribers, of its own; here there is one.
-    let subscribers = Rc::new(RefCell::new(Vec::<Notifier>::new()));
+/// On whichever worker.
+type Subscribers = Arc<Mutex<Vec<Notifier>>>;
+
+fn router(subscribers: Subscribers) -> Router {
     let publishing = subscribers.clone();
     Router::new()
         .notification_with("subscribe", move |context, ()| {
-            subscribers.borrow_mut().push(context.notifier());
+            locked(&subscribers).push(context.notifier());
         })
         .raw("publish", move |call, answer| {
             let event = call.decode().and_then(|(payload,): (&Bytes,)| {
@@ -79,10 +86,14 @@ fn router() -> Router {
             });
             match event {
                 Ok(event) => {
-                    publishing.borrow_mut().retain(|to| to.send(&event).is_ok());
+                    locked(&publishing).retain(|to| to.send(&event).is_ok());
                     answer.ok(&())
                 }
                 Err(fault) => answer.fault(fault),
             }
         })
+}
+
+fn locked(subscribers: &Subscribers) -> MutexGuard<'_, Vec<Notifier>> {
+    subscribers.lock().unwrap_or_else(PoisonError::into_inner)
 }
