@@ -34,8 +34,8 @@ pub(crate) struct Desk {
     pub(crate) warnings: Warnings,
     /// Tells which calls of services take long, and when others come first.
     pub(crate) stopwatch: Stopwatch,
-    /// How many tickets this worker has opened, modulo 2^32.
-    pub(crate) rounds: u32,
+    /// The serial number of the last ticket that this worker has opened; 0 if there was none.
+    pub(crate) last_ticket: u64,
     /// Milliseconds on the worker's clock at the beginning of this turn.
     pub(crate) now: u64,
 }
@@ -62,17 +62,11 @@ impl Desk {
             },
             warnings: Warnings::default(),
             stopwatch: Stopwatch::patient(),
-            rounds: 0,
+            last_ticket: 0,
             now: 1,
             limits,
             crew,
         }
-    }
-
-    /// A number for a new ticket that none of this worker's had in a long time.
-    pub(crate) fn next_round(&mut self) -> u32 {
-        self.rounds = self.rounds.wrapping_add(1);
-        self.rounds
     }
 
     pub(crate) fn counters(&self) -> &WorkerMetrics {

@@ -46,8 +46,7 @@ pub struct Limits {
     pub reply_timeout: Duration,
     /// A deferred reply that is not given within this time from when it was promised is given up: the client gets an error, and the
     /// answer goes nowhere if it comes later. Otherwise what never comes is waited for as long as the client waits, and for
-    /// `handover.drain` by each stop, restart and reload. Default zero, which is never; at most 49 days
-    /// ([`Limits::MAX_PROMISE_TIMEOUT`]).
+    /// `handover.drain` by each stop, restart and reload. Default zero, which is never.
     pub promise_timeout: Duration,
 }
 
@@ -59,8 +58,6 @@ impl Limits {
     /// The largest `connections` that can be configured: the kernel's default ceiling for descriptors of one
     /// process (`fs.nr_open`, proc_sys_fs(5)).
     pub const MAX_CONNECTIONS: u32 = 1 << 20;
-    /// The largest `promise_timeout` that can be configured: 49 days. A deferred reply knows for so long how old it is.
-    pub const MAX_PROMISE_TIMEOUT: Duration = Duration::from_secs(49 * 24 * 60 * 60);
 }
 
 impl Default for Limits {

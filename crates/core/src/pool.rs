@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::outbox::{Queue, Segment};
 use crate::partial::Partial;
-use crate::tickets::TicketSlab;
+use crate::tickets::Promises;
 
 /// An ordinary buffer is not larger than this; what has grown beyond is given back to the allocator.
 pub(crate) const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -124,7 +124,7 @@ pub(crate) struct Pools {
     partials: Shelf<Box<Partial>>,
     queues: Shelf<Box<Queue>>,
     #[expect(clippy::vec_box, reason = "they are boxed where they are used")]
-    tickets: Vec<Box<TicketSlab>>,
+    tickets: Vec<Box<Promises>>,
     /// When the shelves are looked through next, on the worker's clock.
     due: u64,
 }
@@ -213,11 +213,11 @@ impl Pools {
         self.partials.put(partial);
     }
 
-    pub(crate) fn tickets(&mut self) -> Box<TicketSlab> {
+    pub(crate) fn tickets(&mut self) -> Box<Promises> {
         self.tickets.pop().unwrap_or_default()
     }
 
-    pub(crate) fn give_tickets(&mut self, tickets: Box<TicketSlab>) {
+    pub(crate) fn give_tickets(&mut self, tickets: Box<Promises>) {
         debug_assert!(tickets.is_empty());
         if self.tickets.len() < KEPT_BOXES_MAX && tickets.capacity() <= KEPT_TICKETS_MAX {
             self.tickets.push(tickets);

@@ -11,7 +11,6 @@ use crate::desk::Desk;
 use crate::journal;
 use crate::panics::Caught;
 use crate::peer::{ConnectionId, Handle, HandleState, Item, Link, Peer};
-use crate::tickets::round_of;
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -144,15 +143,13 @@ impl Reply<'_> {
     ///
     /// [`Service::abandoned`]: crate::Service::abandoned
     pub fn defer(&mut self, ticket: Ticket) -> Responder {
-        let round = self.desk.next_round();
+        self.desk.last_ticket += 1;
+        let (serial, now) = (self.desk.last_ticket, self.desk.now);
         let tickets = &mut self.connection.tickets;
-        let now = self.desk.now;
-        let serial = tickets.open(&mut self.desk.pools, round, now, ticket);
+        tickets.open(&mut self.desk.pools, serial, now, ticket);
         self.desk.crew.open_tickets.opened(self.desk.worker);
-        let handle = self.handle();
-        handle.promise(round);
         Responder {
-            handle,
+            handle: self.handle(),
             serial,
             answered: false,
         }
@@ -190,7 +187,7 @@ impl Responder {
     /// its connection waits for what it is owed, for as long as `limits.reply_timeout`, unless something else ends it, such as an
     /// answer that comes back.
     pub fn is_wanted(&self) -> bool {
-        self.handle.wants_answer(round_of(self.serial))
+        self.handle.wants_answer(self.serial)
     }
 
     /// Names the connection that waits for the answer.

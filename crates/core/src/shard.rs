@@ -78,8 +78,8 @@ pub(crate) struct Shard<L> {
     patience: u64,
     /// How long a stop waits for deferred replies.
     pub(crate) drain: Duration,
-    /// The round of the last ticket that was opened before the stop began, until those are given up.
-    promised: Option<u32>,
+    /// The last ticket that was opened before the stop began, until those are given up.
+    promised: Option<u64>,
     /// When the log says which deferred replies a stop waits for.
     names_owed_at: Option<u64>,
     /// When peers that have not taken their replies are cut by a stop; `None` until its last deferred replies are there or

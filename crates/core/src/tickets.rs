@@ -1,9 +1,8 @@
 //! Deferred replies that are still owed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use slab::Slab;
 
 use crate::pool::Pools;
 use crate::reply::Ticket;
@@ -11,24 +10,20 @@ use crate::reply::Ticket;
 /// The open tickets of one connection; without memory while there are none.
 #[derive(Default)]
 pub(crate) struct Tickets {
-    open: Option<Box<TicketSlab>>,
+    open: Option<Box<Promises>>,
 }
 
-/// The memory behind open tickets; pooled.
+/// The memory behind open tickets, which lie in the order in which they were opened; pooled.
 #[derive(Default)]
-pub(crate) struct TicketSlab {
-    promises: Slab<Promise>,
-    /// None of them was opened earlier, on the worker's clock. The one that was may have been closed since.
-    oldest: u64,
-}
+pub(crate) struct Promises(VecDeque<Promise>);
 
-impl TicketSlab {
+impl Promises {
     pub(crate) fn is_empty(&self) -> bool {
-        self.promises.is_empty()
+        self.0.is_empty()
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.promises.capacity()
+        self.0.capacity()
     }
 }
 
@@ -36,123 +31,88 @@ impl TicketSlab {
 #[derive(Clone, Copy)]
 pub(crate) struct Promise {
     pub(crate) ticket: Ticket,
-    /// Tells it from earlier ones with the same key.
-    round: u32,
-    /// When it was opened, in milliseconds on the worker's clock modulo 2^32.
-    since: u32,
+    serial: u64,
+    /// When it was opened, in milliseconds on the worker's clock.
+    since: u64,
 }
 
 impl Promise {
-    /// How long ago it was opened, in milliseconds. After 49 days that begins anew.
+    /// How long ago it was opened, in milliseconds.
     pub(crate) fn age(&self, now: u64) -> u64 {
-        u64::from((now as u32).wrapping_sub(self.since))
+        now.saturating_sub(self.since)
     }
 }
 
 impl Tickets {
-    /// Opens a ticket; its serial number names it within this connection. `round` becomes the upper half of it, and tells
-    /// the ticket from earlier ones with the same key.
-    pub(crate) fn open(&mut self, pools: &mut Pools, round: u32, now: u64, ticket: Ticket) -> u64 {
+    /// Opens a ticket. Its serial number is above those of all that were opened before.
+    pub(crate) fn open(&mut self, pools: &mut Pools, serial: u64, now: u64, ticket: Ticket) {
         let open = self.open.get_or_insert_with(|| pools.tickets());
-        if open.is_empty() {
-            open.oldest = now;
-        }
-        let key = open.promises.insert(Promise {
+        debug_assert!(open.0.back().is_none_or(|last| last.serial < serial));
+        open.0.push_back(Promise {
             ticket,
-            round,
-            since: now as u32,
+            serial,
+            since: now,
         });
-        u64::from(round) << 32 | key as u64
     }
 
     /// Closes the ticket with this serial number; `None` if it is not open any more.
     pub(crate) fn close(&mut self, pools: &mut Pools, serial: u64) -> Option<Ticket> {
-        let open = self.open.as_mut()?;
-        let key = (serial & u64::from(u32::MAX)) as usize;
-        let promise = *open.promises.get(key)?;
-        if promise.round != round_of(serial) {
-            return None;
-        }
-        open.promises.remove(key);
-        if let Some(empty) = self.open.take_if(|open| open.is_empty()) {
-            pools.give_tickets(empty);
-        }
+        let open = &mut self.open.as_mut()?.0;
+        let place = open.binary_search_by_key(&serial, |promise| promise.serial);
+        let promise = open.remove(place.ok()?)?;
+        self.give_back(pools);
         Some(promise.ticket)
     }
 
-    /// Closes those that were opened in this round or before.
-    pub(crate) fn close_until(&mut self, pools: &mut Pools, last: u32) -> Vec<Ticket> {
-        let mut closed = Vec::new();
-        if let Some(open) = &mut self.open {
-            open.promises.retain(|_, promise| {
-                let is_later = is_later_round(promise.round, last);
-                if !is_later {
-                    closed.push(promise.ticket);
-                }
-                is_later
-            });
-        }
+    /// Closes those up to this serial number.
+    pub(crate) fn close_until(&mut self, pools: &mut Pools, last: u64) -> Vec<Ticket> {
+        let Some(open) = &mut self.open else {
+            return Vec::new();
+        };
+        let count = open.0.partition_point(|promise| promise.serial <= last);
+        let closed = open
+            .0
+            .drain(..count)
+            .map(|promise| promise.ticket)
+            .collect();
+        self.give_back(pools);
+        closed
+    }
+
+    fn give_back(&mut self, pools: &mut Pools) {
         if let Some(empty) = self.open.take_if(|open| open.is_empty()) {
             pools.give_tickets(empty);
         }
-        closed
     }
 
     /// Closes all of them.
     pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
         let open = self.open.take().into_iter();
-        open.flat_map(|open| open.promises.into_iter().map(|(_, promise)| promise.ticket))
+        open.flat_map(|open| open.0.into_iter().map(|promise| promise.ticket))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise> {
-        let open = self.open.iter();
-        open.flat_map(|open| open.promises.iter().map(|(_, promise)| promise))
+        self.open.iter().flat_map(|open| &open.0)
     }
 
-    /// When none of them had been opened yet, on the worker's clock. It is not much earlier than the first one was if
-    /// [`Tickets::find_oldest`] has been called since others were closed.
+    /// When the oldest one was opened, on the worker's clock.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.open.as_ref().map(|open| open.oldest)
+        self.iter().next().map(|promise| promise.since)
     }
 
-    /// Looks for the oldest one.
-    pub(crate) fn find_oldest(&mut self, now: u64) {
-        let age = self.iter().map(|promise| promise.age(now)).max();
-        if let Some((open, age)) = self.open.as_mut().zip(age) {
-            open.oldest = now.saturating_sub(age);
-        }
-    }
-
-    /// The last round in which one was opened that is so old now, in milliseconds.
-    pub(crate) fn last_round(&self, now: u64, age: u64) -> Option<u32> {
-        let old = self.iter().filter(|promise| promise.age(now) >= age);
-        let rounds = old.map(|promise| promise.round);
-        rounds.reduce(|last, round| {
-            if is_later_round(round, last) {
-                round
-            } else {
-                last
-            }
-        })
+    /// The serial number of the last one that is so old now, in milliseconds.
+    pub(crate) fn last_of_age(&self, now: u64, age: u64) -> Option<u64> {
+        let old = self.iter().take_while(|promise| promise.age(now) >= age);
+        old.last().map(|promise| promise.serial)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.promises.len())
+        self.open.as_ref().map_or(0, |open| open.0.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_none()
     }
-}
-
-/// The round in which the ticket with this serial number was opened.
-pub(crate) fn round_of(serial: u64) -> u32 {
-    (serial >> 32) as u32
-}
-
-/// Whether tickets of this round were opened after those of the other one. Rounds are counted modulo 2^32.
-pub(crate) fn is_later_round(round: u32, other: u32) -> bool {
-    other.wrapping_sub(round) > u32::MAX / 2
 }
 
 /// How many of something there are in the whole process that a stopping server waits for, such as open tickets.
@@ -199,88 +159,56 @@ impl Tally {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_ticket_closes_once_and_a_reused_key_is_another_ticket() {
-        let mut pools = Pools::default();
+    /// With a ticket for each of these serial numbers, by which it is called, opened at these times.
+    fn tickets(pools: &mut Pools, opened: &[(u64, u64)]) -> Tickets {
         let mut tickets = Tickets::default();
-        let first = tickets.open(&mut pools, 0, 9, Ticket(7));
-        assert_eq!(tickets.close(&mut pools, first), Some(Ticket(7)));
-        assert_eq!(tickets.close(&mut pools, first), None);
-        let second = tickets.open(&mut pools, 1, 9, Ticket(8));
-        assert_eq!(
-            tickets.close(&mut pools, first),
-            None,
-            "the key is the same, the ticket is not"
-        );
-        assert_eq!(tickets.close(&mut pools, second), Some(Ticket(8)));
+        for &(serial, now) in opened {
+            tickets.open(pools, serial, now, Ticket(serial));
+        }
+        tickets
+    }
+
+    #[test]
+    fn a_ticket_closes_once_in_whatever_order() {
+        let mut pools = Pools::default();
+        let mut tickets = tickets(&mut pools, &[3, 5, 6, 9].map(|serial| (serial, 7)));
+        for serial in [5, 9, 3, 6] {
+            assert_eq!(tickets.close(&mut pools, serial), Some(Ticket(serial)));
+            assert_eq!(tickets.close(&mut pools, serial), None);
+        }
+        assert_eq!(tickets.close(&mut pools, 4), None);
         assert!(tickets.is_empty());
         assert_eq!(tickets.close_all().count(), 0);
     }
 
     #[test]
-    fn a_promise_knows_its_age_when_its_clock_begins_anew() {
-        let mut pools = Pools::default();
-        let mut tickets = Tickets::default();
-        let then = u64::from(u32::MAX) * 3;
-        tickets.open(&mut pools, 0, then, Ticket(7));
-        tickets.open(&mut pools, 1, then + 100, Ticket(8));
-        let ages = tickets.iter().map(|promise| promise.age(then + 1000));
-        assert_eq!(ages.collect::<Vec<_>>(), [1000, 900]);
-        assert!(
-            size_of::<Promise>() <= 16,
-            "the time is where nothing else was"
-        );
-    }
-
-    #[test]
     fn the_earlier_ones_are_closed_and_the_others_stay() {
         let mut pools = Pools::default();
-        let mut tickets = Tickets::default();
-        let rounds = [u32::MAX - 1, u32::MAX, 0, 1, 2];
-        let serials =
-            rounds.map(|round| tickets.open(&mut pools, round, 9, Ticket(u64::from(round))));
-        let closed = |tickets: &mut Tickets, pools: &mut Pools, last| {
-            let closed = tickets.close_until(pools, last);
-            closed.iter().map(|ticket| ticket.0).collect::<Vec<_>>()
-        };
-        assert_eq!(closed(&mut tickets, &mut pools, u32::MAX - 2), []);
-        let last = u64::from(u32::MAX);
-        assert_eq!(
-            closed(&mut tickets, &mut pools, 0),
-            [last - 1, last, 0],
-            "in the order in which they were opened"
-        );
-        assert_eq!(tickets.close(&mut pools, serials[2]), None);
-        assert_eq!(tickets.close(&mut pools, serials[3]), Some(Ticket(1)));
-        assert_eq!(closed(&mut tickets, &mut pools, 2), [2]);
+        let mut tickets = tickets(&mut pools, &[3, 5, 6, 9].map(|serial| (serial, 7)));
+        let mut closed = |tickets: &mut Tickets, last| tickets.close_until(&mut pools, last);
+        assert_eq!(closed(&mut tickets, 2), []);
+        assert_eq!(closed(&mut tickets, 5), [3, 5].map(Ticket));
+        assert_eq!(closed(&mut tickets, 8), [Ticket(6)]);
+        assert_eq!(closed(&mut tickets, u64::MAX), [Ticket(9)]);
         assert!(tickets.is_empty());
-        assert_eq!(closed(&mut tickets, &mut pools, 2), []);
+        assert_eq!(closed(&mut tickets, u64::MAX), []);
     }
 
     #[test]
-    fn the_oldest_one_is_found_when_it_is_looked_for() {
+    fn it_is_known_how_old_they_are() {
         let mut pools = Pools::default();
-        let mut tickets = Tickets::default();
-        assert_eq!(tickets.oldest(), None);
-        let serials = [(u32::MAX, 100), (0, 200), (1, 200), (2, 300)]
-            .map(|(round, now)| tickets.open(&mut pools, round, now, Ticket(7)));
-        tickets.close(&mut pools, serials[0]);
+        let opened = [(1, 100), (2, 200), (3, 200), (4, 300)];
+        let mut tickets = tickets(&mut pools, &opened);
         assert_eq!(tickets.oldest(), Some(100));
-        tickets.find_oldest(1000);
+        tickets.close(&mut pools, 1);
         assert_eq!(tickets.oldest(), Some(200));
-        let rounds = [900, 800, 700].map(|age| tickets.last_round(1000, age));
-        assert_eq!(rounds, [None, Some(1), Some(2)]);
-        for serial in &serials[1..] {
-            tickets.close(&mut pools, *serial);
-        }
-        tickets.find_oldest(1000);
+        let last = [900, 800, 700].map(|age| tickets.last_of_age(1000, age));
+        assert_eq!(last, [None, Some(3), Some(4)]);
+        assert_eq!(tickets.close_all().count(), 3);
         assert_eq!(
-            (tickets.oldest(), tickets.last_round(1000, 0)),
+            (tickets.oldest(), tickets.last_of_age(1000, 0)),
             (None, None)
         );
-        // The memory is used again.
-        tickets.open(&mut pools, 3, 2000, Ticket(8));
-        assert_eq!(tickets.oldest(), Some(2000));
     }
 
     #[test]
@@ -300,25 +228,5 @@ mod tests {
         assert_eq!(tally.count(), 1);
         tally.closed(1);
         assert_eq!(tally.count(), 0);
-    }
-
-    #[test]
-    fn closing_all_leaves_no_serial_number_valid() {
-        let mut pools = Pools::default();
-        let mut tickets = Tickets::default();
-        let serials: Vec<u64> = (0..5)
-            .map(|n| tickets.open(&mut pools, n as u32, 9, Ticket(n)))
-            .collect();
-        tickets.close(&mut pools, serials[1]);
-        let closed: Vec<u64> = tickets.close_all().map(|ticket| ticket.0).collect();
-        assert_eq!(closed, [0, 2, 3, 4]);
-        assert!(tickets.is_empty());
-        let again: Vec<u64> = (5..10)
-            .map(|n| tickets.open(&mut pools, n as u32, 9, Ticket(n)))
-            .collect();
-        for serial in serials {
-            assert_eq!(tickets.close(&mut pools, serial), None);
-        }
-        assert_eq!(tickets.close(&mut pools, again[4]), Some(Ticket(9)));
     }
 }

@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::table::{Report, Section};
 use super::values::{
     boolean, buffer, congestion, descriptor_name, duration, engine, id, listen, mode, number,
-    partition, power_of_two, promise_timeout, size, spin, string, whole_seconds, workers,
+    partition, power_of_two, size, spin, string, whole_seconds, workers,
 };
 use super::{Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers, beyond};
 use crate::limits::Limits;
@@ -139,7 +139,7 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
         frame_timeout: section.read("frame_timeout", default.frame_timeout, duration),
         write_timeout: section.read("write_timeout", default.write_timeout, duration),
         reply_timeout: section.read("reply_timeout", default.reply_timeout, duration),
-        promise_timeout: section.read("promise_timeout", default.promise_timeout, promise_timeout),
+        promise_timeout: section.read("promise_timeout", default.promise_timeout, duration),
     };
     if limits.memory < limits.frame_bytes {
         section.problem_at(

@@ -11,7 +11,6 @@ use super::table::{Fault, described, each, nearest};
 use super::units;
 use super::{EngineChoice, Id, ListenAddress, Partition, Workers};
 use crate::inherit::RESERVED_PREFIX;
-use crate::limits::Limits;
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -60,18 +59,6 @@ pub(super) fn spin(value: &Value<'_>) -> Result<Duration, Fault> {
     } else {
         Ok(spin)
     }
-}
-
-pub(super) fn promise_timeout(value: &Value<'_>) -> Result<Duration, Fault> {
-    let timeout = duration(value)?;
-    if timeout > Limits::MAX_PROMISE_TIMEOUT {
-        return Err(
-            "a deferred reply can be given up after 49 days at the latest, \"49d\", or never, \"0s\""
-                .to_owned()
-                .into(),
-        );
-    }
-    Ok(timeout)
 }
 
 /// A time of keepalive.

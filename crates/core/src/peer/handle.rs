@@ -101,14 +101,9 @@ impl Handle {
         self.shared.check().is_ok()
     }
 
-    /// A ticket is opened in this round.
-    pub(crate) fn promise(&self, round: u32) {
-        self.shared.promise(round);
-    }
-
-    /// Whether an answer to the ticket that was opened in this round would be written.
-    pub(crate) fn wants_answer(&self, round: u32) -> bool {
-        self.shared.takes_answers() && !self.shared.has_given_up(round)
+    /// Whether an answer to the ticket with this serial number would be written.
+    pub(crate) fn wants_answer(&self, serial: u64) -> bool {
+        self.shared.takes_answers() && !self.shared.has_given_up(serial)
     }
 
     /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
@@ -445,49 +440,15 @@ mod tests {
         assert_eq!(items.len(), most - 2);
     }
 
-    /// Others on the same worker promise so much meanwhile.
-    #[test]
-    fn what_is_promised_long_after_others_were_given_up_is_wanted() {
-        let (post, _mailbox) = mailbox().unwrap();
-        const HALF: u32 = 1 << 31;
-        for given_up in [5_u32, u32::MAX] {
-            for later in [
-                1,
-                HALF / 2,
-                HALF / 2 + 1,
-                HALF - 1,
-                HALF,
-                HALF + 1,
-                u32::MAX,
-            ] {
-                let handle = handle(&post);
-                handle.shared.give_up_until(given_up);
-                let round = given_up.wrapping_add(later);
-                handle.shared.promise(round);
-                assert!(handle.wants_answer(round), "{later} rounds later");
-                assert_eq!(handle.wants_answer(given_up), later > HALF / 2);
-                handle.shared.give_up_until(round);
-                assert!(!handle.wants_answer(round), "{later} rounds later");
-                let next = round.wrapping_add(1);
-                handle.shared.promise(next);
-                assert!(handle.wants_answer(next), "{later} rounds later");
-            }
-        }
-    }
-
     #[test]
     fn answers_that_were_given_up_are_not_wanted_again() {
         let (post, _mailbox) = mailbox().unwrap();
-        // The number of a round wraps around.
-        for first in [1_u32, u32::MAX] {
-            let handle = handle(&post);
-            let later = first.wrapping_add(2);
-            assert!(handle.wants_answer(first));
-            handle.shared.give_up_until(later);
-            handle.shared.give_up_until(first);
-            assert!(!handle.wants_answer(first) && !handle.wants_answer(later));
-            assert!(handle.wants_answer(later.wrapping_add(1)));
-        }
+        let handle = handle(&post);
+        assert!(handle.wants_answer(1));
+        handle.shared.give_up_until(3);
+        handle.shared.give_up_until(1);
+        assert!(!handle.wants_answer(1) && !handle.wants_answer(3));
+        assert!(handle.wants_answer(4));
     }
 
     /// The thread has found the connection open before that.

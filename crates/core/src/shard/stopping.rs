@@ -73,7 +73,7 @@ impl<L: Link> Shard<L> {
         self.hands_over = hand_over;
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
         self.phase = Phase::Waiting { until };
-        self.promised = Some(self.desk.rounds);
+        self.promised = Some(self.desk.last_ticket);
         self.names_owed_at = Some(self.desk.now + OWED_NAMED_AFTER_MS);
         self.cut_at = None;
         for slot in self.slots() {
@@ -267,11 +267,11 @@ impl<L: Link> Shard<L> {
     /// Gives up what has taken too long. `last` is when every deferred reply has.
     fn end_drain(&mut self, last: u64, serves_last: bool) {
         let now = self.desk.now;
-        if let Some(round) = self.promised.take() {
-            self.abandon_until(Some(round));
+        if let Some(promised) = self.promised.take() {
+            self.abandon_until(promised);
         }
         if now >= last {
-            self.abandon_until(None);
+            self.abandon_until(self.desk.last_ticket);
         } else if self.desk.crew.open_tickets.count() > 0 {
             self.cut_at = None;
             return;
@@ -326,8 +326,8 @@ impl<L: Link> Shard<L> {
         })
     }
 
-    /// Gives up on the deferred replies that were promised in this round or before, or on all of them.
-    fn abandon_until(&mut self, last: Option<u32>) {
+    /// Gives up on the deferred replies up to the ticket with this serial number.
+    fn abandon_until(&mut self, last: u64) {
         let slots: Vec<u32> = self
             .connections
             .iter()
@@ -339,16 +339,13 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Gives up on the deferred replies of one connection that were promised in this round or before, or on all of them.
-    pub(super) fn abandon_of(&mut self, slot: u32, last: Option<u32>, why: Abandoned) {
+    /// Gives up on the deferred replies of one connection up to the ticket with this serial number.
+    pub(super) fn abandon_of(&mut self, slot: u32, last: u64, why: Abandoned) {
         self.with_host(slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
-            let given_up: Vec<Ticket> = match last {
-                Some(last) => tickets.close_until(&mut reply.desk.pools, last),
-                None => tickets.close_all().collect(),
-            };
+            let given_up = tickets.close_until(&mut reply.desk.pools, last);
             if let Some(handle) = reply.handle.get() {
-                handle.give_up_until(last.unwrap_or(reply.desk.rounds));
+                handle.give_up_until(last);
             }
             for ticket in given_up {
                 reply.desk.crew.ticket_closed(reply.desk.worker);

@@ -160,9 +160,6 @@ impl<L: Link> Shard<L> {
             let now = Clock::new(self.desk.now);
             entry.connection.clock = Clock { write, ..now };
         }
-        if !self.desk.limits.promise_timeout.is_zero() {
-            entry.connection.tickets.find_oldest(self.desk.now);
-        }
         let over = entry.connection.over(&self.desk);
         over.filter(|(at, _)| *at <= then)
     }
@@ -182,7 +179,9 @@ impl<L: Link> Shard<L> {
         match self.exceeded(slot, first.noticed) {
             Some((_, Over::Connection(why))) => self.cut(slot, why),
             Some((_, Over::Write)) => self.write_is_over(slot),
-            Some((_, Over::Replies)) => self.abandon_of(slot, None, Abandoned::TimedOut),
+            Some((_, Over::Replies)) => {
+                self.abandon_of(slot, self.desk.last_ticket, Abandoned::TimedOut);
+            }
             Some((_, Over::Promise)) => self.promises_are_over(slot, first.noticed),
             // It comes up in the wheel when it is due.
             None => self.conclude(slot),
@@ -221,8 +220,8 @@ impl<L: Link> Shard<L> {
         let limit = milliseconds(self.desk.limits.promise_timeout);
         let age = limit.saturating_add(now - then);
         let tickets = self.entry(slot).map(|entry| &entry.connection.tickets);
-        match tickets.and_then(|tickets| tickets.last_round(now, age)) {
-            Some(last) => self.abandon_of(slot, Some(last), Abandoned::Late),
+        match tickets.and_then(|tickets| tickets.last_of_age(now, age)) {
+            Some(last) => self.abandon_of(slot, last, Abandoned::Late),
             None => self.conclude(slot),
         }
     }

@@ -188,21 +188,6 @@ fn promising() -> (Exchange, Rc<RefCell<Vec<Responder>>>) {
     (exchange, promises)
 }
 
-/// Others on the same worker were promised so much meanwhile.
-#[test]
-fn what_is_promised_long_after_another_was_given_up_is_wanted() {
-    let (mut exchange, promises) = promising();
-    let client = exchange.connect();
-    for number in 0..3 {
-        exchange.receive(client, &[1]);
-        assert!(promises.borrow()[number].is_wanted(), "{number}");
-        exchange.advance(Duration::from_secs(6));
-        assert!(!promises.borrow()[number].is_wanted(), "{number}");
-        let rounds = &mut exchange.shard.desk.rounds;
-        *rounds = rounds.wrapping_add(1 << 31);
-    }
-}
-
 #[test]
 fn a_deferred_reply_that_is_in_the_mail_by_then_is_in_time() {
     let (mut exchange, promises) = promising();

@@ -11,7 +11,6 @@ use crate::close::Close;
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::memory::Memory;
-use crate::tickets::is_later_round;
 use crate::transit::{self, UnderWay};
 
 /// What a connection and its handles share.
@@ -27,7 +26,7 @@ pub(crate) struct HandleState {
     is_called: AtomicBool,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
-    /// 0, or 2^32 and a round: the tickets that were opened in this round or before were given up.
+    /// The tickets up to this serial number were given up.
     given_up: AtomicU64,
     pushed_max: usize,
     memory: Arc<Memory>,
@@ -97,10 +96,6 @@ const PARTING: u8 = 3;
 
 /// Room for so many items is kept when they have been taken.
 const KEPT_ITEMS_MAX: usize = 16;
-
-/// For so many rounds it is known which tickets were given up. Half of all rounds later [`is_later_round`] turns round, which leaves
-/// as many to those that are opened meanwhile.
-const GIVEN_UP_ROUNDS_MAX: u32 = 1 << 30;
 
 impl HandleState {
     pub(crate) fn new(pushed_max: usize, memory: Arc<Memory>) -> Self {
@@ -294,26 +289,14 @@ impl HandleState {
         self.pushed_here.load(Ordering::Relaxed) == 0 && !self.waits()
     }
 
-    /// The connection's tickets that were opened in this round of the worker's or before are answered in vain from now on.
-    pub(crate) fn give_up_until(&self, round: u32) {
+    /// The connection's tickets up to this serial number are answered in vain from now on.
+    pub(crate) fn give_up_until(&self, serial: u64) {
         // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
-        if !self.has_given_up(round) {
-            let given_up = 1 << 32 | u64::from(round);
-            self.given_up.store(given_up, Ordering::Release);
-        }
+        self.given_up.fetch_max(serial, Ordering::Release);
     }
 
-    /// A ticket is opened in this round. What was given up long before is forgotten, or this one would seem to be given up, too.
-    pub(crate) fn promise(&self, round: u32) {
-        let given_up = self.given_up.load(Ordering::Relaxed);
-        if given_up > 0 && round.wrapping_sub(given_up as u32) > GIVEN_UP_ROUNDS_MAX {
-            self.given_up.store(0, Ordering::Release);
-        }
-    }
-
-    pub(super) fn has_given_up(&self, round: u32) -> bool {
-        let given_up = self.given_up.load(Ordering::Acquire);
-        given_up > 0 && !is_later_round(round, given_up as u32)
+    pub(super) fn has_given_up(&self, serial: u64) -> bool {
+        serial <= self.given_up.load(Ordering::Acquire)
     }
 
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
