@@ -9,9 +9,18 @@ const WARNINGS_MAX: u32 = 10;
 /// The length of a window, on the worker's clock.
 const WINDOW_MS: u64 = 1_000;
 
-/// What a warning is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])* $kind:ident,)*) => {
+        /// What a warning is about.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Kind { $($(#[doc = $doc])* $kind,)* }
+
+        /// In the order of their numbers.
+        const KINDS: [Kind; [$(Kind::$kind,)*].len()] = [$(Kind::$kind,)*];
+    };
+}
+
+kinds! {
     Truncated,
     ProxyHeader,
     /// A client has as many connections as it may.
@@ -42,89 +51,52 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 21] = [
-        Kind::Truncated,
-        Kind::ProxyHeader,
-        Kind::Crowded,
-        Kind::Framing,
-        Kind::TopLevel,
-        Kind::Refused,
-        Kind::Rejected,
-        Kind::Abandoned,
-        Kind::Unrestored,
-        Kind::Panicked,
-        Kind::Overflow,
-        Kind::FrameTimeout,
-        Kind::WriteTimeout,
-        Kind::Untaken,
-        Kind::Unserved,
-        Kind::Memory,
-        Kind::Panic,
-        Kind::Slow,
-        Kind::Unreadable,
-        Kind::Unanswered,
-        Kind::Untold,
-    ];
-
     /// Logs that there were `count` more of them than have lines of their own.
     fn log(self, count: u64, worker: usize) {
-        let why = match self {
-            Kind::Truncated => "the peer ended the connection in the middle of a frame",
-            Kind::ProxyHeader => "the PROXY protocol header was missing, wrong or late",
-            Kind::Crowded => "their client has as many others as connections_per_client allows",
-            Kind::Framing => "the input is not acceptable msgpack",
-            Kind::TopLevel => "a frame began with a byte whose type its service does not take",
-            Kind::Refused => "the service refused the connection",
-            Kind::Rejected => "the service rejects the input",
-            Kind::Abandoned => "the service ended the connection for want of a deferred reply",
-            Kind::Unrestored => "its session cannot be restored",
-            Kind::Panicked => "the service panicked",
-            Kind::Overflow => "more was pushed to the connection than it may hold",
-            Kind::FrameTimeout => "a frame was not complete within limits.frame_timeout",
-            Kind::WriteTimeout => "the peer took nothing for limits.write_timeout",
-            Kind::Untaken => "the server ended and waited no longer for the peer to take it",
-            Kind::Unserved => "the server ended and waited no longer for its service",
-            Kind::Memory => "limits.memory was exceeded",
-            Kind::Panic => {
-                tracing::error!(
-                    worker,
-                    "{count} panics of services were not logged one by one; ringhold status counts them"
-                );
-                return;
-            }
-            Kind::Slow => {
-                tracing::warn!(
-                    worker,
-                    "{count} slow calls of services were not logged one by one; ringhold status counts them"
-                );
-                return;
-            }
-            Kind::Unreadable => {
-                tracing::warn!(
-                    worker,
-                    "{count} failures to read what services watch were not logged one by one"
-                );
-                return;
-            }
-            Kind::Unanswered => {
-                tracing::warn!(
-                    worker,
-                    "{count} deferred replies that will not come were not logged one by one; ringhold status counts them"
-                );
-                return;
-            }
-            Kind::Untold => {
-                tracing::warn!(
-                    worker,
-                    "{count} failures that peers are not told of were not logged one by one"
-                );
-                return;
-            }
+        const NOT_LOGGED: &str = "were not logged one by one";
+        const COUNTED: &str = "; ringhold status counts them";
+        let closed = |why: &str| {
+            tracing::warn!(
+                worker,
+                "{count} connections that closed {NOT_LOGGED} ({why}){COUNTED}"
+            );
         };
-        tracing::warn!(
-            worker,
-            "{count} connections that closed were not logged one by one ({why}); ringhold status counts them"
-        );
+        let others = |what: &str, counted: &str| {
+            tracing::warn!(worker, "{count} {what} {NOT_LOGGED}{counted}");
+        };
+        match self {
+            Kind::Truncated => closed("the peer ended the connection in the middle of a frame"),
+            Kind::ProxyHeader => closed("the PROXY protocol header was missing, wrong or late"),
+            Kind::Crowded => {
+                closed("their client has as many others as connections_per_client allows")
+            }
+            Kind::Framing => closed("the input is not acceptable msgpack"),
+            Kind::TopLevel => {
+                closed("a frame began with a byte whose type its service does not take")
+            }
+            Kind::Refused => closed("the service refused the connection"),
+            Kind::Rejected => closed("the service rejects the input"),
+            Kind::Abandoned => {
+                closed("the service ended the connection for want of a deferred reply")
+            }
+            Kind::Unrestored => closed("its session cannot be restored"),
+            Kind::Panicked => closed("the service panicked"),
+            Kind::Overflow => closed("more was pushed to the connection than it may hold"),
+            Kind::FrameTimeout => closed("a frame was not complete within limits.frame_timeout"),
+            Kind::WriteTimeout => closed("the peer took nothing for limits.write_timeout"),
+            Kind::Untaken => {
+                closed("the server ended and waited no longer for the peer to take it")
+            }
+            Kind::Unserved => closed("the server ended and waited no longer for its service"),
+            Kind::Memory => closed("limits.memory was exceeded"),
+            Kind::Panic => {
+                tracing::error!(worker, "{count} panics of services {NOT_LOGGED}{COUNTED}");
+            }
+            Kind::Slow => others("slow calls of services", COUNTED),
+            Kind::Unreadable => others("failures to read what services watch", ""),
+            Kind::Unanswered => others("deferred replies that will not come", COUNTED),
+            Kind::Untold => others("failures that peers are not told of", ""),
+        }
     }
 }
 
@@ -133,7 +105,7 @@ impl Kind {
 pub(crate) struct Warnings {
     /// The window that the counts are of.
     window: Cell<u64>,
-    counts: [Count; Kind::ALL.len()],
+    counts: [Count; KINDS.len()],
     /// When what was held back is to be said.
     due: Cell<Option<u64>>,
 }
@@ -177,7 +149,7 @@ impl Warnings {
 
     fn take_held(&self) -> impl Iterator<Item = (Kind, u64)> {
         self.due.set(None);
-        let counts = Kind::ALL.into_iter().zip(&self.counts);
+        let counts = KINDS.into_iter().zip(&self.counts);
         let held = counts.map(|(kind, count)| (kind, count.held.take()));
         held.filter(|(_, count)| *count > 0)
     }
@@ -218,12 +190,5 @@ mod tests {
         assert_eq!(warnings.take_held().count(), 0);
         assert_eq!(passed(&warnings, Kind::Memory, 2_002, 1), 0);
         assert_eq!(warnings.next_due(), Some(3_000));
-    }
-
-    #[test]
-    fn every_kind_has_its_own_count() {
-        for (index, kind) in Kind::ALL.into_iter().enumerate() {
-            assert_eq!(kind as usize, index);
-        }
     }
 }
