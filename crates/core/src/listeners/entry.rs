@@ -110,6 +110,26 @@ impl Entry {
         })
     }
 
+    /// Its row of the table, of which its section says the rest.
+    pub(super) fn row(&self, section: &Row) -> Row {
+        let (address, source) = match &self.socket {
+            Planned::Inherited {
+                number, address, ..
+            } => (address.to_string(), Source::Inherited(*number)),
+            Planned::Bind { listen, .. } => (listen.to_string(), Source::WouldBind),
+        };
+        let workers = match self.dealt {
+            true => self.partition.clone(),
+            false => vec![self.owner],
+        };
+        Row {
+            address,
+            source,
+            workers,
+            ..section.clone()
+        }
+    }
+
     /// Makes the listener. `before` is the one that was made before, `heirloom` what the predecessor had bound. An address
     /// that is in use is tried again until `deadline`.
     pub(super) fn open(
@@ -190,32 +210,5 @@ fn exact(listen: &ListenAddress, repetition: usize, before: Option<&Listener>) -
             ..
         }) if repetition > 0 => ListenAddress::Tcp(*address),
         _ => listen.clone(),
-    }
-}
-
-impl From<&Entry> for Row {
-    fn from(entry: &Entry) -> Self {
-        let (address, source) = match &entry.socket {
-            Planned::Inherited {
-                number, address, ..
-            } => (address.to_string(), Source::Inherited(*number)),
-            Planned::Bind { listen, .. } => (listen.to_string(), Source::WouldBind),
-        };
-        Self {
-            name: entry.name.to_string(),
-            address,
-            source,
-            service: entry.service.clone(),
-            workers: if entry.dealt {
-                entry.partition.clone()
-            } else {
-                vec![entry.owner]
-            },
-            enabled: entry.enabled,
-            connections: entry.connections,
-            connections_per_client: entry.connections_per_client,
-            idle_timeout: entry.idle_timeout,
-            proxy_protocol: entry.proxy_protocol,
-        }
     }
 }

@@ -10,7 +10,7 @@ use super::entry::{Entry, Planned};
 use super::keepalive::Keepalive;
 use super::matching::{Sorted, name_problems};
 use super::rehearsal::conflicts;
-use super::rows::{Row, Source, Table};
+use super::rows::{Row, Table};
 use super::succession::{Held, Wanted, assign};
 use super::{Heirloom, Listener, StartError, StartProblem, check, names};
 use crate::config::{Config, SocketConfig};
@@ -185,19 +185,9 @@ impl Plan {
     ) {
         let shared: Arc<str> = Arc::from(name);
         let group = self.entries.last().map_or(0, |last| last.group + 1);
+        let section = Row::new(name, socket, limits);
         if sources.is_empty() {
-            self.rows.push(Row {
-                name: name.to_owned(),
-                address: "-".to_owned(),
-                source: Source::Nothing,
-                service: socket.service.clone(),
-                workers: Vec::new(),
-                enabled: false,
-                connections: socket.connections(limits),
-                connections_per_client: socket.connections_per_client,
-                idle_timeout: socket.idle_timeout(limits),
-                proxy_protocol: socket.proxy_protocol,
-            });
+            self.rows.push(section.clone());
         }
         let owners: Vec<usize> = (0..sources.len())
             .filter_map(|index| placement::owner(partition, index))
@@ -221,7 +211,7 @@ impl Plan {
                 proxy_protocol: socket.proxy_protocol,
                 socket: source,
             };
-            self.rows.push(Row::from(&entry));
+            self.rows.push(entry.row(&section));
             self.entries.push(entry);
         }
     }

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::config::{Config, SocketConfig, ranges};
+use crate::limits::Limits;
 
 /// One line of the table: one listener that is planned, or a name that has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,20 +49,31 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table(pub Vec<Row>);
 
+impl Row {
+    /// That of section `name`, as long as it has no listener.
+    pub(super) fn new(name: &str, socket: &SocketConfig, limits: &Limits) -> Self {
+        Row {
+            name: name.to_owned(),
+            address: "-".to_owned(),
+            source: Source::Nothing,
+            service: socket.service.clone(),
+            workers: Vec::new(),
+            enabled: socket.enable,
+            connections: socket.connections(limits),
+            connections_per_client: socket.connections_per_client,
+            idle_timeout: socket.idle_timeout(limits),
+            proxy_protocol: socket.proxy_protocol,
+        }
+    }
+}
+
 impl Table {
     /// The table of a configuration whose names are all inherited, one listener each.
     pub(crate) fn assumed(config: &Config, workers: usize) -> Self {
         let row = |(name, socket): (&String, &SocketConfig)| Row {
-            name: name.clone(),
-            address: "-".to_owned(),
             source: Source::Assumed,
-            service: socket.service.clone(),
             workers: socket.workers.resolve(workers).unwrap_or_default(),
-            enabled: socket.enable,
-            connections: socket.connections(&config.limits),
-            connections_per_client: socket.connections_per_client,
-            idle_timeout: socket.idle_timeout(&config.limits),
-            proxy_protocol: socket.proxy_protocol,
+            ..Row::new(name, socket, &config.limits)
         };
         Self(config.sockets.iter().map(row).collect())
     }
