@@ -192,7 +192,7 @@ impl Running {
             return Ok(());
         };
         self.end_workers();
-        let Collected { failed, .. } = self.collect();
+        let Released { failed, .. } = self.collect();
         Err(said
             .or(failed)
             .unwrap_or_else(|| ServerError::Engine("a worker ended before it was ready".into())))
@@ -350,7 +350,7 @@ impl Running {
     ///
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
-        let Collected { failed, .. } = self.collect();
+        let Released { failed, .. } = self.collect();
         close(&self.listeners);
         failed.map_or(Ok(()), Err)
     }
@@ -358,21 +358,10 @@ impl Running {
     /// Waits until every worker that was not left behind has ended after [`Running::stop_to_hand_over`]: what is open, what is left of each
     /// connection, and the first worker that failed, if any. Its connections, and only those, are lost.
     pub(crate) fn release(mut self) -> Released {
-        let Collected {
-            parcels,
-            bequests,
-            failed,
-        } = self.collect();
-        Released {
-            listeners: std::mem::take(&mut self.listeners),
-            belongings: self.belongings.clone(),
-            parcels,
-            bequests,
-            failed,
-        }
+        self.collect()
     }
 
-    fn collect(&mut self) -> Collected {
+    fn collect(&mut self) -> Released {
         for (index, worker) in self.workers.drain(..).enumerate() {
             // One that was left behind may never end. Its thread ends with the program.
             if !self.crew.is_left_behind(index) || worker.is_finished() {
@@ -380,41 +369,39 @@ impl Running {
                 let _ = worker.join();
             }
         }
-        let mut collected = Collected::default();
+        let mut released = Released {
+            listeners: self.listeners.clone(),
+            belongings: self.belongings.clone(),
+            parcels: Vec::new(),
+            bequests: Vec::new(),
+            failed: None,
+        };
         let mut results = self.ends.lock();
         for (worker, result) in results.iter_mut().enumerate() {
             let Some(served) = result.take() else {
                 continue;
             };
-            collected.parcels.extend(served.parcels);
+            released.parcels.extend(served.parcels);
             let left = self.services.iter().zip(served.left);
             let left =
                 left.filter_map(|((service, asks), left)| Bequest::of(service, *asks, left?));
-            collected.bequests.extend(left);
+            released.bequests.extend(left);
             if let Err(error) = served.result {
                 let failed = ServerError::Worker { worker, error };
-                collected.failed.get_or_insert(failed);
+                released.failed.get_or_insert(failed);
             }
         }
-        collected
+        released
     }
 }
 
 /// What is left when the workers have ended.
-#[derive(Default)]
-struct Collected {
-    parcels: Vec<Parcel>,
-    bequests: Vec<Bequest>,
-    /// Why the first of the workers that failed did.
-    failed: Option<ServerError>,
-}
-
-/// What [`Running::release`] gives up.
 pub(crate) struct Released {
     pub(crate) listeners: Vec<Arc<Listener>>,
     pub(crate) belongings: Arc<[Belonging]>,
     pub(crate) parcels: Vec<Parcel>,
     pub(crate) bequests: Vec<Bequest>,
+    /// Why the first of the workers that failed did.
     pub(crate) failed: Option<ServerError>,
 }
 

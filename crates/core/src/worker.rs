@@ -92,11 +92,6 @@ impl Worker {
         Ok(())
     }
 
-    /// What they watch from the start. What the predecessor left goes with the last worker that has made its services.
-    fn into_watches(self) -> Watches {
-        self.watches
-    }
-
     /// The service that is being made panicked.
     #[cold]
     fn panicked(&self, panic: &Caught) -> ServerError {
@@ -337,7 +332,8 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerEr
         host::drop_all(hosts);
         return Served::nothing(Ok(()));
     }
-    let watches = worker.into_watches();
+    // What the predecessor left goes with the last worker that has made its services.
+    let watches = worker.watches;
     let mut desk = Desk::new(
         assignment.crew,
         assignment.index,
