@@ -317,13 +317,9 @@ fn attend<const N: usize>(
     if notify::send_owed() {
         next = next.min(now + notify::ATTEMPT);
     }
-    let timeout = next.saturating_duration_since(now);
-    let timeout = Timespec {
-        tv_sec: timeout.as_secs() as i64,
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    };
+    let timeout = Timespec::try_from(next.saturating_duration_since(now)).ok();
     let mut fds = descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
-    match poll(&mut fds, Some(&timeout)) {
+    match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => Ok(fds.map(|fd| !fd.revents().is_empty())),
         Err(rustix::io::Errno::INTR) => Ok([false; N]),
         Err(error) => Err(error.into()),

@@ -276,11 +276,7 @@ mod tests {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let event = mailbox.event();
         let mut fds = [PollFd::new(&event, PollFlags::IN)];
-        let zero = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        if poll(&mut fds, Some(&zero)).unwrap() == 0 {
+        if poll(&mut fds, Some(&Timespec::default())).unwrap() == 0 {
             return 0;
         }
         let mut count = [0; 8];

@@ -55,7 +55,7 @@ pub(crate) const SPARE_FOR_CHILD: usize = 8;
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// What a successor is asked.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Question {
     /// The version of the state that it would be handed.
     pub(crate) version: u32,
@@ -81,11 +81,7 @@ impl Question {
     ) -> Self {
         let mut question = Question {
             version,
-            inherited: Vec::new(),
-            descriptors: Vec::new(),
-            own: Vec::new(),
-            held: Vec::new(),
-            bound: 0,
+            ..Question::default()
         };
         for belonging in belongings {
             let names = match belonging.units() {
@@ -141,11 +137,7 @@ impl Question {
         let version = lines.next()?.strip_prefix("state=")?.parse().ok()?;
         let mut question = Question {
             version,
-            inherited: Vec::new(),
-            descriptors: Vec::new(),
-            own: Vec::new(),
-            held: Vec::new(),
-            bound: 0,
+            ..Question::default()
         };
         while let Some(line) = lines.next() {
             if let Some(name) = line.strip_prefix("inherited=") {

@@ -162,11 +162,7 @@ fn hangs_up_within(descriptor: impl AsFd, patience: Duration) -> io::Result<bool
     let mut fds = [PollFd::new(&descriptor, PollFlags::empty())];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        match poll(&mut fds, Some(&left)) {
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
             Ok(count) => return Ok(count > 0),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
