@@ -301,7 +301,7 @@ mod tests {
         let crew = Crew::new(
             vec![one, other],
             Arc::new([]),
-            Dealer::new(2, 1, Vec::<Vec<usize>>::new()),
+            Dealer::new(2, 1, [vec![0, 1]]),
             Memory::new(1, 2),
             Arc::new(Metrics::new(Vec::new(), 2, Memory::new(1, 2))),
             vec![1, 1],

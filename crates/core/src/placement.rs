@@ -51,7 +51,7 @@ const LEFT_OUT: u32 = u32::MAX / 4 * 3;
 #[derive(Debug)]
 struct Name {
     placement: Placement,
-    /// In the order of the partition.
+    /// By worker.
     held: Vec<AtomicU32>,
     /// Where the search begins, so that ties go round.
     turn: AtomicUsize,
@@ -70,25 +70,21 @@ pub(crate) struct Dealt {
 
 impl Dealer {
     /// A dealer for `workers` workers that hold at most `limit` connections each. `placements` are those of the socket
-    /// names; the index in it is what the methods call `name`. Workers beyond `workers` are left out.
+    /// names, on these workers; the index in it is what the methods call `name`.
     pub(crate) fn new(
         workers: usize,
         limit: u32,
         placements: impl IntoIterator<Item: Into<Placement>>,
     ) -> Self {
-        let names = placements.into_iter().map(|placement| {
-            let mut placement: Placement = placement.into();
-            placement.partition.retain(|&worker| worker < workers);
-            let held = placement.partition.iter().map(|_| AtomicU32::new(0));
-            Name {
-                held: held.collect(),
-                placement,
-                turn: AtomicUsize::new(0),
-            }
+        let none = || (0..workers).map(|_| AtomicU32::new(0)).collect();
+        let names = placements.into_iter().map(|placement| Name {
+            placement: placement.into(),
+            held: none(),
+            turn: AtomicUsize::new(0),
         });
         Self {
             limit,
-            totals: (0..workers).map(|_| AtomicU32::new(0)).collect(),
+            totals: none(),
             names: names.collect(),
         }
     }
@@ -97,56 +93,52 @@ impl Dealer {
     /// fewest of this name, among those the one that holds fewest in all, among those each in turn. There is no room if
     /// all of the partition are at their limit, or at that of the name; [`Dealer::release`] tells when that is over.
     pub(crate) fn deal(&self, name: usize) -> Dealt {
+        let name = &self.names[name];
+        let start = name.turn.fetch_add(1, Ordering::Relaxed);
         let mut frees = false;
-        let worker = self.names.get(name).and_then(|name| {
-            let start = name.turn.fetch_add(1, Ordering::Relaxed);
-            loop {
-                let (held, seat) = self.fewest(name, start)?;
-                // Only from the count that was seen: two dealers who saw the same one must not both choose it.
-                let seen = name.held[seat].compare_exchange(
-                    held,
-                    held + 1,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
-                if seen.is_err() {
-                    continue;
-                }
-                let worker = name.placement.partition[seat];
-                if self.admit(worker) {
-                    return Some(worker);
-                }
-                frees |= name.take_back(seat);
+        while let Some((held, worker)) = self.fewest(name, start) {
+            // Only from the count that was seen: two dealers who saw the same one must not both choose it.
+            let seen = name.held[worker].compare_exchange(
+                held,
+                held + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            if seen.is_err() {
+                continue;
             }
-        });
+            if self.admit(worker) {
+                let worker = Some(worker);
+                return Dealt { worker, frees };
+            }
+            frees |= name.take_back(worker);
+        }
+        let worker = None;
         Dealt { worker, frees }
     }
 
-    /// Who holds fewest of a name, of those that have room for it: how many, and its seat.
+    /// Who holds fewest of a name, of those that have room for it: how many, and which worker.
     fn fewest(&self, name: &Name, start: usize) -> Option<(u32, usize)> {
-        let count = name.held.len();
+        let partition = &name.placement.partition;
+        let count = partition.len();
         // In turn, and of equal ones `min_by_key` takes the first.
-        let seats = (0..count).map(|step| (start % count + step) % count);
-        let counts = seats.map(|seat| {
-            let total = self.totals[name.placement.partition[seat]].load(Ordering::Relaxed);
-            (name.held[seat].load(Ordering::Relaxed), total, seat)
-        });
+        let workers = (0..count).map(|step| partition[(start % count + step) % count]);
+        let counts = workers.map(|worker| (name.held(worker), self.total(worker), worker));
         let open = counts
             .filter(|&(held, total, _)| held < name.placement.connections && total < self.limit);
-        let (held, _, seat) = open.min_by_key(|&(held, total, _)| (held, total))?;
-        Some((held, seat))
+        let (held, _, worker) = open.min_by_key(|&(held, total, _)| (held, total))?;
+        Some((held, worker))
     }
 
     /// Counts a new connection of `name` at `worker`, if that is below the limits: for listeners whose connections stay
     /// with the worker that accepts them.
     pub(crate) fn keep(&self, name: usize, worker: usize) -> Dealt {
-        let seat = self.seat(name, worker);
-        let is_claimed =
-            self.total(worker) < self.limit && seat.is_none_or(|(name, seat)| name.claim(seat));
+        let name = &self.names[name];
+        let is_claimed = self.total(worker) < self.limit && name.claim(worker);
         let is_kept = is_claimed && self.admit(worker);
         Dealt {
             worker: is_kept.then_some(worker),
-            frees: is_claimed && !is_kept && seat.is_some_and(|(name, seat)| name.take_back(seat)),
+            frees: is_claimed && !is_kept && name.take_back(worker),
         }
     }
 
@@ -157,11 +149,9 @@ impl Dealer {
         if let Some(worker) = self.deal(name).worker {
             return worker;
         }
-        let everybody: Vec<usize> = (0..self.totals.len()).collect();
-        let partition = self.names.get(name).map(|name| &name.placement.partition);
-        let partition = partition.filter(|partition| !partition.is_empty());
-        let workers = partition.unwrap_or(&everybody).iter().copied();
+        let workers = self.names[name].placement.partition.iter().copied();
         let fewest = workers.min_by_key(|&worker| (self.held(name, worker), self.total(worker)));
+        // A name without workers has no connections.
         let worker = fewest.unwrap_or(0);
         self.hold(name, worker);
         worker
@@ -170,82 +160,68 @@ impl Dealer {
     /// Counts a connection of `name` at `worker` even above the limit: for connections that exist already, such as
     /// those that a predecessor handed over. Nothing is dropped for a limit.
     pub(crate) fn hold(&self, name: usize, worker: usize) {
-        if let Some(total) = self.totals.get(worker) {
-            total.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some((name, seat)) = self.seat(name, worker) {
-            name.held[seat].fetch_add(1, Ordering::Relaxed);
-        }
+        self.totals[worker].fetch_add(1, Ordering::Relaxed);
+        self.names[name].held[worker].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes back one count of `name` at `worker`, when the connection is closed. True if the worker was at its limit, or
     /// at that of the name, and is not any more, so that whoever was answered `None` should try again.
     pub(crate) fn release(&self, name: usize, worker: usize) -> bool {
-        let was_name_full = self
-            .seat(name, worker)
-            .is_some_and(|(name, seat)| name.take_back(seat));
-        let before = self.totals.get(worker).map_or(0, decrement);
+        let was_name_full = self.names[name].take_back(worker);
+        let before = decrement(&self.totals[worker]);
         before == self.limit || (was_name_full && before < self.limit)
     }
 
     /// From now on there is no room at `worker`, which takes no more connections. What it held is not known any more.
     pub(crate) fn leave_out(&self, worker: usize) {
-        if let Some(total) = self.totals.get(worker) {
-            total.store(LEFT_OUT, Ordering::Relaxed);
-        }
+        self.totals[worker].store(LEFT_OUT, Ordering::Relaxed);
     }
 
     /// Whether `worker` has room for more connections, but not for more of `name`.
     pub(crate) fn is_at_limit_of_name(&self, name: usize, worker: usize) -> bool {
-        let limit = self.names.get(name).map(|name| name.placement.connections);
-        limit.is_some_and(|limit| self.held(name, worker) >= limit)
-            && self.total(worker) < self.limit
+        self.names[name].room(worker) == 0 && self.total(worker) < self.limit
     }
 
     /// How many more connections of `name` there is room for at `worker`.
     pub(crate) fn room(&self, name: usize, worker: usize) -> u32 {
-        let limit = self.names.get(name).map(|name| name.placement.connections);
-        let of_name = limit.map_or(u32::MAX, |limit| {
-            limit.saturating_sub(self.held(name, worker))
-        });
-        of_name.min(self.limit.saturating_sub(self.total(worker)))
+        let in_all = self.limit.saturating_sub(self.total(worker));
+        self.names[name].room(worker).min(in_all)
     }
 
     /// Connections of `name` that `worker` holds.
     pub(crate) fn held(&self, name: usize, worker: usize) -> u32 {
-        self.seat(name, worker)
-            .map_or(0, |(name, seat)| name.held[seat].load(Ordering::Relaxed))
+        self.names[name].held(worker)
     }
 
     /// Connections of all names that `worker` holds.
     pub(crate) fn total(&self, worker: usize) -> u32 {
-        self.totals
-            .get(worker)
-            .map_or(0, |total| total.load(Ordering::Relaxed))
+        self.totals[worker].load(Ordering::Relaxed)
     }
 
     fn admit(&self, worker: usize) -> bool {
-        let total = self.totals.get(worker);
-        total.is_some_and(|total| increment(total, self.limit))
-    }
-
-    /// The name, and the place of `worker` in its partition.
-    fn seat(&self, name: usize, worker: usize) -> Option<(&Name, usize)> {
-        let name = self.names.get(name)?;
-        let mut members = name.placement.partition.iter();
-        Some((name, members.position(|&member| member == worker)?))
+        increment(&self.totals[worker], self.limit)
     }
 }
 
 impl Name {
-    /// Counts one more at a seat, if that is below the limit of the name.
-    fn claim(&self, seat: usize) -> bool {
-        increment(&self.held[seat], self.placement.connections)
+    fn held(&self, worker: usize) -> u32 {
+        self.held[worker].load(Ordering::Relaxed)
     }
 
-    /// Takes back one count at a seat. Whether the name was at its limit there, and is not any more.
-    fn take_back(&self, seat: usize) -> bool {
-        decrement(&self.held[seat]) == self.placement.connections
+    /// How many more connections its own limit allows at a worker.
+    fn room(&self, worker: usize) -> u32 {
+        let limit = self.placement.connections;
+        limit.saturating_sub(self.held(worker))
+    }
+
+    /// Counts one more at a worker, if that is below the limit of the name.
+    fn claim(&self, worker: usize) -> bool {
+        increment(&self.held[worker], self.placement.connections)
+    }
+
+    /// Takes back one count at a worker. Whether the name was at its limit there, and is not any more.
+    fn take_back(&self, worker: usize) -> bool {
+        decrement(&self.held[worker]) == self.placement.connections
     }
 }
 
