@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
-use serde_bytes::ByteBuf;
 
 use super::bequest::{Bequest, Contents};
 use super::carton::{BATCH, Carton};
-use super::parcel::{Parcel, shut};
-use super::vault::{self, ConnectionRecord, ListenerRecord};
+use super::parcel::{Parcel, State, shut};
+use super::vault::{self, ListenerRecord};
 use crate::heap;
 use crate::listeners::{Listener, Origin};
 use crate::rlimit;
@@ -122,26 +121,12 @@ fn fill(
 }
 
 /// The sockets of some parcels, and what is to be known of them.
-fn take_apart(
-    parcels: impl Iterator<Item = Parcel>,
-) -> io::Result<(Vec<OwnedFd>, Vec<ConnectionRecord>)> {
-    let (mut sockets, mut records) = (Vec::new(), Vec::new());
-    for Parcel { socket, state } in parcels {
-        records.push(ConnectionRecord {
-            cookie: socket_cookie(&socket)?,
-            name: state.name,
-            input: state.input.into(),
-            ended: state.ended,
-            output: state.output.into(),
-            session: state
-                .session
-                .map(|session| ByteBuf::from(Vec::from(session))),
-            service: state.service,
-            client: state.client,
-        });
-        sockets.push(socket);
-    }
-    Ok((sockets, records))
+fn take_apart(parcels: impl Iterator<Item = Parcel>) -> io::Result<(Vec<OwnedFd>, Vec<State>)> {
+    let named = |Parcel { socket, mut state }| {
+        state.cookie = socket_cookie(&socket)?;
+        Ok((socket, state))
+    };
+    parcels.map(named).collect()
 }
 
 /// Puts one batch in: its sockets and what is to be known of them, or, on failure, nothing that the successor would take
@@ -150,7 +135,7 @@ fn put(
     carton: &Carton,
     vault: &mut vault::Writer,
     sockets: &[OwnedFd],
-    records: Vec<ConnectionRecord>,
+    records: Vec<State>,
 ) -> io::Result<()> {
     let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     carton.put(&descriptors)?;
@@ -187,10 +172,7 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
-    use bytes::Bytes;
-
     use super::*;
-    use crate::handover::parcel::State;
     use crate::handover::taking::Inheritance;
     use crate::inherit::NamedDescriptor;
     use crate::rlimit;
@@ -206,11 +188,12 @@ mod tests {
             let parcel = Parcel {
                 socket: ours.into(),
                 state: State {
+                    cookie: 0,
                     name: "rpc".into(),
                     service: Some("rpc".into()),
-                    input: Bytes::copy_from_slice(&number.to_be_bytes()),
+                    input: number.to_be_bytes().into(),
                     ended: false,
-                    output: Bytes::new(),
+                    output: Vec::new(),
                     session: None,
                     client: None,
                 },

@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use bytes::Bytes;
 use rustix::net::Shutdown;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::proxy::Client;
 
@@ -14,22 +15,30 @@ pub(crate) struct Parcel {
     pub(crate) state: State,
 }
 
-/// What is left of a connection besides its socket.
-#[derive(Debug)]
+/// What is left of a connection besides its socket, as it is written to the [vault](super::vault).
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
+    /// The kernel's name of the socket (SO_COOKIE), once it is packed.
+    pub(crate) cookie: u64,
     /// The name of the socket that it was accepted on.
     pub(crate) name: String,
-    /// The service that answered it; `None` if the predecessor is of a version that did not note it.
-    pub(crate) service: Option<String>,
     /// Received and not consumed, from a frame boundary on.
-    pub(crate) input: Bytes,
+    #[serde(with = "serde_bytes")]
+    pub(crate) input: Vec<u8>,
     /// The peer's end was seen behind `input`.
     pub(crate) ended: bool,
     /// Queued and not taken by the kernel.
-    pub(crate) output: Bytes,
+    #[serde(with = "serde_bytes")]
+    pub(crate) output: Vec<u8>,
     /// What the service saved; `None` for a stateless session.
-    pub(crate) session: Option<Bytes>,
-    /// What a proxy said of the client, or is to say; `None` if it is at the other end.
+    pub(crate) session: Option<ByteBuf>,
+    /// The service that answered it; `None` if the predecessor is of a version that did not note it. Fields that are new come last,
+    /// so that a record that was written without them is read.
+    #[serde(default)]
+    pub(crate) service: Option<String>,
+    /// What a proxy said of the client, or is to say; `None` if it is at the other end. Programs that do not know a field read no
+    /// record that has it, hence the [version](super::vault::version).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) client: Option<Client>,
 }
 

@@ -12,7 +12,7 @@ use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::{Parcel, State, shut};
 use super::spare::Spare;
 use super::store::{self, PROBE};
-use super::vault::{self, ConnectionRecord, ListenerRecord, VaultError};
+use super::vault::{self, ListenerRecord, VaultError};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
 
@@ -154,15 +154,15 @@ impl Inheritance {
             .into_iter()
             .map(|record| (record.cookie, record))
             .collect();
-        let mut connections: HashMap<u64, ConnectionRecord> = estate
+        let mut connections: HashMap<u64, State> = estate
             .connections
             .into_iter()
             .map(|record| (record.cookie, record))
             .collect();
         for socket in contents.descriptors {
             let cookie = socket_cookie(&socket).unwrap_or(0);
-            if let Some(record) = connections.remove(&cookie) {
-                self.parcels.push(parcel(socket, record));
+            if let Some(state) = connections.remove(&cookie) {
+                self.parcels.push(Parcel { socket, state });
             } else if let Some(record) = listeners.remove(&cookie) {
                 self.listeners.extend(heirloom(socket, record));
             } else {
@@ -178,21 +178,6 @@ impl Inheritance {
                  what it was given; raise FileDescriptorStoreMax="
             );
         }
-    }
-}
-
-fn parcel(socket: OwnedFd, record: ConnectionRecord) -> Parcel {
-    Parcel {
-        socket,
-        state: State {
-            name: record.name,
-            service: record.service,
-            client: record.client,
-            input: record.input.into(),
-            ended: record.ended,
-            output: record.output.into(),
-            session: record.session.map(|session| session.into_vec().into()),
-        },
     }
 }
 

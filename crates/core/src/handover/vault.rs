@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::bequest::Bequest;
-use crate::proxy::Client;
+use super::parcel::State;
 
 /// The newest version of the format. Version 1 did not say which service a connection had, version 2 knew neither clients behind
 /// proxies nor what services leave.
@@ -62,7 +62,7 @@ pub(crate) struct Estate {
     /// The service manager keeps the descriptors, too: the successor has to take them out of its store.
     pub(crate) stored: bool,
     pub(crate) listeners: Vec<ListenerRecord>,
-    pub(crate) connections: Vec<ConnectionRecord>,
+    pub(crate) connections: Vec<State>,
     /// By service, in the order of the workers.
     #[serde(default)]
     pub(crate) bequests: Vec<Bequest>,
@@ -79,32 +79,6 @@ pub(crate) struct ListenerRecord {
     pub(crate) bound: Option<String>,
     /// The path that we made for it: the path, its device and its inode.
     pub(crate) path: Option<(String, u64, u64)>,
-}
-
-/// One established connection.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ConnectionRecord {
-    /// The kernel's name of the socket (SO_COOKIE).
-    pub(crate) cookie: u64,
-    /// The name of the socket that it was accepted on.
-    pub(crate) name: String,
-    /// Received and not consumed, from a frame boundary on.
-    #[serde(with = "serde_bytes")]
-    pub(crate) input: Vec<u8>,
-    /// The peer's end was seen behind `input`.
-    pub(crate) ended: bool,
-    /// Queued and not taken by the kernel.
-    #[serde(with = "serde_bytes")]
-    pub(crate) output: Vec<u8>,
-    /// What the service saved; `None` for a stateless session.
-    pub(crate) session: Option<serde_bytes::ByteBuf>,
-    /// The service that answered it. Fields that are new come last, so that a record that was written without them is read.
-    #[serde(default)]
-    pub(crate) service: Option<String>,
-    /// What a proxy said of the client, or is to say. Programs that do not know a field read no record that has it, hence the
-    /// [version].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) client: Option<Client>,
 }
 
 /// Why an estate cannot be read.
@@ -189,7 +163,7 @@ impl Writer {
     }
 
     /// Adds connections, each of which is dropped as soon as it is written. On failure none of them was added.
-    pub(crate) fn add(&mut self, records: Vec<ConnectionRecord>) -> io::Result<()> {
+    pub(crate) fn add(&mut self, records: Vec<State>) -> io::Result<()> {
         debug_assert!(!self.has_bequests, "they are the last part");
         let count = records.len() as u32;
         let has_clients = records.iter().any(|record| record.client.is_some());

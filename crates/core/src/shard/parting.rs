@@ -2,7 +2,8 @@
 
 use std::io::{self, ErrorKind};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use serde_bytes::ByteBuf;
 
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
@@ -198,7 +199,7 @@ impl<L: Link> Shard<L> {
         }
         let session = match self.save(slot) {
             Saved::Stateless => None,
-            Saved::Bytes(bytes) => Some(bytes),
+            Saved::Bytes(bytes) => Some(ByteBuf::from(bytes)),
             Saved::Close => {
                 self.end_unsaved(slot);
                 return None;
@@ -224,11 +225,12 @@ impl<L: Link> Shard<L> {
         Some(Parcel {
             socket,
             state: State {
+                cookie: 0,
                 name: name.name.to_string(),
                 service: service.map(|service| service.name.to_string()),
-                input: input.unwrap_or_default().freeze(),
+                input: input.unwrap_or_default().into(),
                 ended,
-                output: output.into(),
+                output,
                 session,
                 client,
             },
@@ -275,7 +277,7 @@ impl<L: Link> Shard<L> {
                 let client = state.client.as_ref().and_then(Client::address);
                 reply.connection.client = client.map(Box::new);
                 reply.connection.is_handed_over = true;
-                host.restored(state.session.as_deref(), reply);
+                host.restored(state.session.as_ref().map(|saved| &saved[..]), reply);
             });
         } else {
             // Its service does not answer this name any more: what was promised is written, then it ends.
@@ -286,11 +288,13 @@ impl<L: Link> Shard<L> {
         self.count_open(name);
         self.with(id.slot, |connection, desk| {
             // What the predecessor owed comes before anything that this process says.
-            connection.outbox.put_before(&mut desk.pools, state.output);
+            connection
+                .outbox
+                .put_before(&mut desk.pools, state.output.into());
             if connection.why.is_none() {
                 if !state.input.is_empty() {
                     let mut input = desk.pools.partial();
-                    input.bytes = BytesMut::from(state.input);
+                    input.bytes = Bytes::from(state.input).into();
                     connection.input = Some(input);
                 }
                 if state.ended {

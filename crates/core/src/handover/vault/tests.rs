@@ -1,4 +1,5 @@
 use super::*;
+use crate::proxy::Client;
 
 fn estate() -> Estate {
     Estate {
@@ -10,7 +11,7 @@ fn estate() -> Estate {
             path: None,
         }],
         connections: (0..100u64)
-            .map(|i| ConnectionRecord {
+            .map(|i| State {
                 cookie: i,
                 name: "rpc".into(),
                 input: vec![i as u8; i as usize * 50],
@@ -111,7 +112,7 @@ fn what_services_leave_is_read_in_its_order() {
 fn without_anything_left_the_file_is_as_it_was_before_services_could() {
     let vault = write(without_clients());
     assert_eq!(version_of(&vault), 2);
-    let old: (bool, Vec<ListenerRecord>, Vec<ConnectionRecord>) = {
+    let old: (bool, Vec<ListenerRecord>, Vec<State>) = {
         let mut file = File::from(vault.try_clone().unwrap());
         file.seek(SeekFrom::Start(HEADER_BYTES as u64)).unwrap();
         rmp_serde::from_read(file).unwrap()
@@ -145,7 +146,7 @@ fn what_version_1_wrote_is_read() {
     for record in &mut estate.connections {
         record.service = None;
     }
-    let old = |record: &ConnectionRecord| {
+    let old = |record: &State| {
         let [input, output] =
             [&record.input, &record.output].map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
         let (name, session) = (record.name.clone(), record.session.clone());
@@ -161,7 +162,7 @@ fn what_version_1_wrote_is_read() {
 #[test]
 fn what_version_2_wrote_is_read() {
     let estate = without_clients();
-    let old = |record: &ConnectionRecord| {
+    let old = |record: &State| {
         let [input, output] =
             [&record.input, &record.output].map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
         let (name, session) = (record.name.clone(), record.session.clone());
@@ -207,7 +208,7 @@ fn many_records_are_the_same_in_pieces_and_in_one() {
     for count in [0, 1, 15, 16, 70_000] {
         let mut estate = estate();
         estate.connections = (0..count)
-            .map(|cookie| ConnectionRecord {
+            .map(|cookie| State {
                 cookie,
                 name: "rpc".into(),
                 input: vec![0x93; cookie as usize % 5],
