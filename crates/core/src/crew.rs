@@ -19,6 +19,8 @@ pub(crate) struct Name {
     pub(crate) service: Option<NamedService>,
     /// How long its connections may say nothing; zero is for ever.
     pub(crate) idle_timeout: Duration,
+    /// How many of its connections each worker holds at most.
+    pub(crate) connections: u32,
     /// How many of its connections a client may have; 0 is any number.
     pub(crate) connections_per_client: u32,
     /// Its connections begin with the header of a proxy.

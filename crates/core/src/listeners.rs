@@ -7,13 +7,11 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use std::{fmt, io};
 
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use crate::config::ListenAddress;
-use crate::placement::Placement;
 
 mod address;
 mod bind;
@@ -69,14 +67,6 @@ pub struct Listener {
     /// Whether connections are dealt over the partition. They are not where the listeners of one address
     /// (SO_REUSEPORT) cover it already: then they stay with the owner.
     pub dealt: bool,
-    /// How many connections of its name each worker holds at most.
-    pub connections: u32,
-    /// How many connections of its name a client may have; 0 is any number.
-    pub connections_per_client: u32,
-    /// How long a connection may say nothing; zero is for ever.
-    pub idle_timeout: Duration,
-    /// Whether connections begin with the header of a proxy.
-    pub proxy_protocol: bool,
     /// The path that we made for it, if any.
     pub path: Option<BoundPath>,
     /// It listens no more: see [`Listener::close`].
@@ -150,22 +140,6 @@ pub struct BoundPath {
     inode: u64,
     /// A predecessor made it.
     taken_over: bool,
-}
-
-/// Where the connections of each name may be, in the order of [`Listener::group`]: what [`crate::placement::Dealer::new`]
-/// takes.
-pub(crate) fn placements<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<Placement> {
-    let mut placements = Vec::new();
-    for listener in listeners {
-        if placements.len() <= listener.group {
-            placements.resize(listener.group + 1, Placement::from(Vec::new()));
-        }
-        placements[listener.group] = Placement {
-            partition: listener.partition.clone(),
-            connections: listener.connections,
-        };
-    }
-    placements
 }
 
 impl fmt::Display for Origin {

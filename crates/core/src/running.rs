@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::belongings::Belonging;
+use crate::config::Config;
 use crate::crew::{Crew, Name, NamedService};
 use crate::engine::{Acceptor, EngineKind, Served};
 use crate::handover::bequest::{Bequest, Legacy};
@@ -20,7 +20,7 @@ use crate::handover::spare::Spare;
 use crate::handover::vault;
 use crate::heap;
 use crate::limits::Limits;
-use crate::listeners::{self, Listener};
+use crate::listeners::Listener;
 use crate::mailbox::{Mail, Post, mailbox};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -92,18 +92,13 @@ impl Running {
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
         let count = cpus.len();
-        let names = names(
-            &listeners,
-            &server.services,
-            orphans,
-            config.limits.idle_timeout,
-        );
+        let names = names(&listeners, &server.services, orphans, &config);
         let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
             .map(|_| mailbox())
             .collect::<io::Result<Vec<_>>>()?
             .into_iter()
             .unzip();
-        let crew = crew(&config.limits, &names, &listeners, orphans.len(), posts);
+        let crew = crew(&config.limits, &names, &listeners, posts);
         let ends = Arc::new(Ends {
             results: Mutex::new((0..count).map(|_| None).collect()),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -430,18 +425,23 @@ fn close(listeners: &[Arc<Listener>]) {
     }
 }
 
-/// What the workers share, one for each of `posts`. The names of the `orphans` are on all of them.
+/// What the workers share, one for each of `posts`.
 fn crew(
     limits: &Limits,
     names: &Arc<[Name]>,
     listeners: &[Arc<Listener>],
-    orphans: usize,
     posts: Vec<Post>,
 ) -> Arc<Crew> {
     let count = posts.len();
-    let listened = listeners::placements(listeners.iter().map(|listener| &**listener));
-    let everyone = (0..orphans).map(|_| Placement::from((0..count).collect::<Vec<_>>()));
-    let placements = listened.into_iter().chain(everyone);
+    let placements = names.iter().enumerate().map(|(number, name)| {
+        let mut listeners = listeners.iter();
+        let listener = listeners.find(|listener| listener.group == number);
+        Placement {
+            // Orphans, which have no listener, are on all workers.
+            partition: listener.map_or_else(|| (0..count).collect(), |it| it.partition.clone()),
+            connections: name.connections,
+        }
+    });
     let known = names.iter().map(|name| name.name.clone()).collect();
     let memory = Memory::new(limits.memory as u64, count);
     Crew::new(
@@ -462,13 +462,12 @@ fn owned_by(worker: usize, listeners: &[Arc<Listener>]) -> impl Iterator<Item = 
     listeners.iter().filter(owns)
 }
 
-/// The socket names by number, with the services that answer them. Orphans come last, have none, and no limits of
-/// their own.
+/// The socket names by number, with the services that answer them and what their sections say. Orphans come last and have neither.
 fn names(
     listeners: &[Arc<Listener>],
     services: &[(String, Factory)],
     orphans: &[Arc<str>],
-    idle_timeout: Duration,
+    config: &Config,
 ) -> Arc<[Name]> {
     let mut names: Vec<Name> = Vec::new();
     for listener in listeners {
@@ -477,23 +476,27 @@ fn names(
             let answers =
                 |(name, _): &(String, Factory)| listener.enabled && *name == listener.service;
             let index = services.position(answers);
+            // The listeners are those of this configuration.
+            let section = &config.sockets[&*listener.name];
             names.push(Name {
                 name: listener.name.clone(),
                 service: index.map(|index| NamedService {
                     name: listener.service.as_str().into(),
                     index,
                 }),
-                connections_per_client: listener.connections_per_client,
-                idle_timeout: listener.idle_timeout,
-                proxy_protocol: listener.proxy_protocol,
+                connections: section.connections(&config.limits),
+                connections_per_client: section.connections_per_client,
+                idle_timeout: section.idle_timeout(&config.limits),
+                proxy_protocol: section.proxy_protocol,
             });
         }
     }
     names.extend(orphans.iter().map(|name| Name {
         name: name.clone(),
         service: None,
+        connections: u32::MAX,
         connections_per_client: 0,
-        idle_timeout,
+        idle_timeout: config.limits.idle_timeout,
         proxy_protocol: false,
     }));
     names.into()
@@ -501,10 +504,9 @@ fn names(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::config::Config;
     use crate::inherit::Inherited;
 
     /// Or the watchdog would take a worker for stuck that has looked at its mail and gone to sleep.

@@ -184,6 +184,7 @@ impl Exchange {
                     name: SERVICE.into(),
                     index: 0,
                 }),
+                connections: u32::MAX,
                 connections_per_client: 0,
                 idle_timeout,
                 proxy_protocol: false,

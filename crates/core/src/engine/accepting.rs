@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{Acceptor, party};
+use crate::crew::Name;
 use crate::crowd::{Crowded, Place};
 use crate::journal;
 use crate::listeners::Listener;
@@ -181,7 +182,7 @@ impl Accepting {
 
     /// Counts a new connection for its client, if that is known: behind a proxy it is when the header is there.
     fn enter<L>(&self, socket: &OwnedFd, shard: &Shard<L>) -> Result<Option<Place>, Crowded> {
-        if self.listener.proxy_protocol {
+        if shard.desk.names[self.name as usize].proxy_protocol {
             return Ok(None);
         }
         let crowd = &shard.desk.crew.crowd;
@@ -219,9 +220,9 @@ impl Accepting {
         let dealer = &shard.desk.crew.dealer;
         let mut workers = self.workers(&shard.desk.worker).iter();
         if workers.any(|worker| dealer.is_at_limit_of_name(self.name as usize, *worker)) {
-            let Listener {
+            let Name {
                 name, connections, ..
-            } = &*self.listener;
+            } = &shard.desk.names[self.name as usize];
             format!("{who} holds sockets.{name}.connections = {connections}")
         } else {
             let connections = shard.desk.limits.connections;

@@ -3,7 +3,7 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::net::sockopt::set_tcp_nodelay;
 
@@ -25,10 +25,6 @@ pub(super) struct Entry {
     pub(super) owner: usize,
     pub(super) partition: Vec<usize>,
     pub(super) dealt: bool,
-    pub(super) connections: u32,
-    pub(super) connections_per_client: u32,
-    pub(super) idle_timeout: Duration,
-    pub(super) proxy_protocol: bool,
     pub(super) socket: Planned,
 }
 
@@ -192,10 +188,6 @@ impl Entry {
             owner: self.owner,
             partition: self.partition,
             dealt: self.dealt,
-            connections: self.connections,
-            connections_per_client: self.connections_per_client,
-            idle_timeout: self.idle_timeout,
-            proxy_protocol: self.proxy_protocol,
             path,
             is_closed: AtomicBool::new(false),
         })

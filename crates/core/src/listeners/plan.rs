@@ -205,10 +205,6 @@ impl Plan {
                 owner,
                 partition: partition.to_vec(),
                 dealt: socket.enable && !covered,
-                connections: socket.connections(limits),
-                connections_per_client: socket.connections_per_client,
-                idle_timeout: socket.idle_timeout(limits),
-                proxy_protocol: socket.proxy_protocol,
                 socket: source,
             };
             self.rows.push(entry.row(&section));
