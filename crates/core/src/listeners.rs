@@ -101,8 +101,8 @@ impl Listener {
     }
 
     /// Ends a listener that we bound, when nobody comes after us who would accept: its path is removed, and who connects is
-    /// refused at once, as is who waits to be accepted. An inherited one stays as it is, and who connects waits for the next process.
-    /// Only the first call does anything.
+    /// refused at once, as is who waits to be accepted, if there is room for one descriptor. An inherited one stays as it is, and who
+    /// connects waits for the next process. Only the first call does anything.
     ///
     /// # Errors
     /// Those of [`Listener::unlink`]. It is closed nevertheless.

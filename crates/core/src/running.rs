@@ -47,6 +47,8 @@ pub struct Running {
     took_clients: bool,
     /// By number, the names of the services, and whether they ask for what the predecessor left.
     services: Vec<(String, bool)>,
+    /// Room for one descriptor, to refuse who waits when it stops.
+    room: Mutex<Spare>,
 }
 
 /// What became of the workers' threads.
@@ -113,6 +115,7 @@ impl Running {
             ends,
             took_clients: false,
             services: Vec::new(),
+            room: Mutex::new(Spare::keep(1)),
         };
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
@@ -263,7 +266,21 @@ impl Running {
     /// [`Running::join`].
     pub fn stop(&self) {
         self.end_workers();
-        close(&self.listeners);
+        self.close_listeners();
+    }
+
+    /// Nobody comes after this process to go on with those that it bound.
+    fn close_listeners(&self) {
+        self.with_kept(|| {
+            // One that waits is accepted to be refused.
+            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+            room.release(1);
+            for listener in &self.listeners {
+                if let Err(error) = listener.close() {
+                    tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
+                }
+            }
+        });
     }
 
     /// As [`Running::stop`], but listeners stay as they are: the predecessor's may be the next process's.
@@ -346,7 +363,7 @@ impl Running {
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
         let Released { failed, .. } = self.collect();
-        close(&self.listeners);
+        self.close_listeners();
         failed.map_or(Ok(()), Err)
     }
 
@@ -413,15 +430,6 @@ impl fmt::Debug for Running {
             .field("workers", &self.crew.posts.len())
             .field("listeners", &self.listeners)
             .finish_non_exhaustive()
-    }
-}
-
-/// Nobody comes after this process to go on with those that it bound.
-fn close(listeners: &[Arc<Listener>]) {
-    for listener in listeners {
-        if let Err(error) = listener.close() {
-            tracing::warn!(socket = %listener.name, "cannot remove the path of the socket: {error}");
-        }
     }
 }
 

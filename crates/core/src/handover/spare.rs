@@ -1,5 +1,5 @@
 //! Descriptors that are kept in reserve, so that a process whose descriptors are used up by connections can still hand
-//! those over.
+//! those over, or refuse others when it stops.
 
 use std::os::fd::OwnedFd;
 

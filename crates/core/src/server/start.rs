@@ -18,9 +18,9 @@ use crate::notify;
 use crate::running::Running;
 use crate::worker::Factory;
 
-/// Descriptors that a server takes before it serves, besides those of its workers: sockets to be bound, an event, what is
-/// open for a moment.
-const NEEDED_DESCRIPTORS: usize = 12;
+/// Descriptors that a server takes before it serves, besides those of its workers: sockets to be bound, an event, one that is kept
+/// for its stop, what is open for a moment.
+const NEEDED_DESCRIPTORS: usize = 13;
 
 impl Server {
     /// As [`Server::start`], but nobody is accepted and no byte moves until [`Running::resume`]. `reserve` descriptors must

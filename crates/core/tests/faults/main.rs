@@ -141,6 +141,7 @@ tests! {
         a_probe_names_the_lack_of_descriptors,
         a_start_names_the_lack_of_descriptors,
         what_is_watched_from_the_start_needs_no_descriptor_later,
+        who_waits_when_the_server_stops_is_refused,
     }
     slots {
         no_answer_reaches_another_connection,

@@ -1,6 +1,6 @@
 //! Too few descriptors for a start: whatever their number, they suffice or the error says that they do not.
 
-use std::io;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, mpsc};
@@ -14,7 +14,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::accepting::take_all_descriptors;
 use crate::bed::{Bed, Engine};
+use crate::common::{PATIENCE, client};
 use crate::services::Echo;
+use crate::tickets::{ANSWERED, Asking, answer, request};
 
 /// How many descriptors the process may open.
 const DESCRIPTORS: u64 = 128;
@@ -135,4 +137,48 @@ pub(crate) fn what_is_watched_from_the_start_needs_no_descriptor_later(engine: E
     });
     called.recv_timeout(Duration::from_secs(60)).unwrap();
     bed.finish();
+}
+
+/// It is accepted to be refused, which takes a descriptor, over a unix socket.
+pub(crate) fn who_waits_when_the_server_stops_is_refused(engine: Engine) {
+    limit_descriptors();
+    for are_used_up in [false, true] {
+        let (sender, questions) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let config = "workers = 1
+            [limits]
+            connections = 1
+            [handover]
+            drain = \"1h\"
+            [sockets.first]
+            service = \"ask\"
+            listen = [\"unix:@/first\"]
+            [sockets.second]
+            service = \"ask\"
+            listen = [\"unix:@/second\"]";
+        let bed = Bed::start(engine, config, |server| {
+            server.service("ask", move |_| Asking(sender.lock().unwrap().clone()))
+        });
+        let mut held = bed.connect_unix("first");
+        held.write_all(&request(0, 0)).unwrap();
+        let (responder, ..) = questions.recv_timeout(PATIENCE).unwrap();
+        let waiting = ["first", "first", "second", "second"].map(|file| {
+            let mut waiting = bed.connect_unix(file);
+            waiting.write_all(&request(1, 1)).unwrap();
+            waiting
+        });
+        let taken = are_used_up.then(take_all_descriptors);
+        bed.stop();
+        for mut waiting in waiting {
+            let end = waiting.read(&mut [0]).unwrap_err();
+            assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{are_used_up}");
+        }
+        drop(taken);
+        // The stop is not over.
+        responder.answer(answer(ANSWERED, 0, 0).to_vec());
+        client::expect(&mut held, &answer(ANSWERED, 0, 0));
+        client::expect_end(&mut held);
+        assert!(questions.try_recv().is_err(), "nobody else was accepted");
+        bed.finish();
+    }
 }
