@@ -201,9 +201,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn failed(&mut self, slot: u32, error: std::io::Error) {
         if self.leaves_input(slot) && self.misses_nothing(slot, &error) {
             // Who answers it finds out, too, that the socket has failed.
-            self.with(slot, |connection, desk| {
-                connection.outbox.clear(&mut desk.pools)
-            });
+            self.owe_nothing_if_gone(slot, &error);
         } else if self.is_open_to(slot, Connection::takes_frames) {
             if let Some(entry) = self.entry(slot) {
                 // It ends for another reason now.

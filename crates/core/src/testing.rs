@@ -34,6 +34,8 @@ mod memory;
 mod overdue;
 #[cfg(test)]
 mod patience;
+#[cfg(test)]
+mod resets;
 mod succession;
 #[cfg(test)]
 mod unsaved;

@@ -13,6 +13,7 @@ use crate::handover::parcel::{Parcel, State};
 use crate::host::Host;
 use crate::peer::{ConnectionId, Link};
 use crate::proxy::Client;
+use crate::reply::Abandoned;
 use crate::service::Saved;
 use crate::tick::Call;
 
@@ -120,16 +121,20 @@ impl<L: Link> Shard<L> {
     /// Whether the peer gets nothing of a successor behind a gap: since nothing was to be sent to it, or it is gone. A send may fail
     /// for want of memory as well.
     pub(super) fn misses_nothing(&self, slot: u32, error: &io::Error) -> bool {
-        let is_gone = matches!(
-            error.kind(),
-            ErrorKind::BrokenPipe
-                | ErrorKind::ConnectionReset
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::TimedOut
-                | ErrorKind::HostUnreachable
-                | ErrorKind::NetworkUnreachable
-        );
-        is_gone || self.is_open_to(slot, |connection| connection.outbox.is_empty())
+        is_gone(error) || self.is_open_to(slot, |connection| connection.outbox.is_empty())
+    }
+
+    /// A connection is left to the successor although its socket has failed. If the peer is gone, nobody gets what is queued, and
+    /// deferred replies are given up, for which everybody would wait. The service is told of those, since it is asked next what the
+    /// session is worth.
+    pub(super) fn owe_nothing_if_gone(&mut self, slot: u32, error: &io::Error) {
+        if is_gone(error) {
+            self.abandon_of(slot, self.desk.last_ticket, Abandoned::Stopping);
+        }
+        // Of one that may be there it is empty.
+        self.with(slot, |connection, desk| {
+            connection.outbox.clear(&mut desk.pools)
+        });
     }
 
     /// Whether a connection is at rest and can be given away: nothing more will be received, what was pushed to it has
@@ -304,4 +309,17 @@ impl<L: Link> Shard<L> {
         });
         id
     }
+}
+
+/// Whether an error of a socket says that its peer is gone.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
 }
