@@ -88,6 +88,12 @@ impl Notifier {
         self.handle.is_open()
     }
 
+    /// About how many bytes wait for the client, as [`Handle::unsent_bytes`] has it. Who sends what is worth little later, such as the
+    /// newest of many values, can leave some out for a client that is behind.
+    pub fn unsent_bytes(&self) -> usize {
+        self.handle.unsent_bytes()
+    }
+
     /// Names the connection.
     pub fn connection(&self) -> ConnectionId {
         self.handle.id()

@@ -101,6 +101,16 @@ impl Handle {
         self.shared.check().is_ok()
     }
 
+    /// About how many bytes wait for the peer: what was pushed or replied and the kernel has not taken. Who pushes what is worth
+    /// little later, such as the newest of many values, can leave some out for a peer that is behind, before it has so much to
+    /// catch up with that it is closed.
+    ///
+    /// What the worker has sent since its last turn is still in it, and each push from another thread counts with 96 bytes more until
+    /// the worker has looked at it. What the kernel holds for the peer is not in it.
+    pub fn unsent_bytes(&self) -> usize {
+        self.shared.unsent()
+    }
+
     /// Whether an answer to the ticket with this serial number would be written.
     pub(crate) fn wants_answer(&self, serial: u64) -> bool {
         self.shared.takes_answers() && !self.shared.has_given_up(serial)

@@ -341,6 +341,31 @@ fn pushes_up_to_the_outbox_are_delivered() {
 }
 
 #[test]
+fn handles_tell_how_far_a_peer_is_behind() {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    rig.receive(client, &bin(495, 1));
+    let handle = rig.seen().handles[0].clone();
+    assert_eq!(handle.unsent_bytes(), 500);
+    handle.push(bin(995, 2)).unwrap();
+    assert_eq!(handle.unsent_bytes(), 1500);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            handle.push(bin(995, 3)).unwrap();
+            assert!((2500..2600).contains(&handle.unsent_bytes()));
+        });
+    });
+    rig.deliver();
+    assert_eq!(handle.unsent_bytes(), 2500);
+    rig.set_window(client, Some(700));
+    assert_eq!(handle.unsent_bytes(), 1800);
+    rig.set_window(client, None);
+    assert_eq!(handle.unsent_bytes(), 0);
+    assert_eq!(rig.take_sent(client).len(), 2500);
+}
+
+#[test]
 fn a_push_above_the_outbox_closes_and_says_so() {
     let mut rig = rig();
     let client = rig.connect();

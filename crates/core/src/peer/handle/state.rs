@@ -24,6 +24,8 @@ pub(crate) struct HandleState {
     pushed_here: AtomicUsize,
     /// The worker has to look into `inbox` when it looks for mail next. Its thread alone uses it.
     is_called: AtomicBool,
+    /// The bytes in the connection's outbox when the worker looked last, whose thread alone writes it.
+    unsent: AtomicUsize,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
     /// The tickets up to this serial number were given up.
@@ -105,6 +107,7 @@ impl HandleState {
             waits: AtomicBool::new(false),
             pushed_here: AtomicUsize::new(0),
             is_called: AtomicBool::new(false),
+            unsent: AtomicUsize::new(0),
             fan: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             pushed_max,
@@ -129,6 +132,13 @@ impl HandleState {
     /// Whether anything waits to be taken. Who knows of what another thread has left sees that it waits, until it is taken.
     pub(super) fn waits(&self) -> bool {
         self.waits.load(Ordering::Acquire)
+    }
+
+    /// What has been pushed and not sent, and what was queued before it.
+    pub(super) fn unsent(&self) -> usize {
+        let here = self.pushed_here.load(Ordering::Relaxed);
+        let waiting = if self.waits() { self.lock().pushed } else { 0 };
+        self.unsent.load(Ordering::Relaxed) + here + waiting
     }
 
     /// Whether so many bytes may be there besides those that the worker's thread has pushed.
@@ -275,6 +285,14 @@ impl HandleState {
         let left = (inbox.first.take(), std::mem::take(&mut inbox.behind));
         drop(inbox);
         drop(left);
+    }
+
+    /// So many bytes are in the connection's outbox.
+    pub(crate) fn note_unsent(&self, bytes: usize) {
+        // Other threads read it more often than it changes.
+        if self.unsent.load(Ordering::Relaxed) != bytes {
+            self.unsent.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Bytes that the worker's thread pushed have reached the connection.
