@@ -81,7 +81,12 @@ pub(super) fn partition(value: &Value<'_>) -> Result<Partition, Fault> {
     let index = number(0..=u32::MAX);
     match value.get_ref() {
         DeValue::String(text) => Ok(text.parse()?),
-        DeValue::Integer(_) => Ok(Partition::only(vec![index(value)? as usize])?),
+        // `workers = 1` at the top of the file is how many there are.
+        DeValue::Integer(number) => Err(format!(
+            "{number} alone may mean how many workers or which one; write \"{number}\" or [{number}] for worker {number} (the first \
+             is 0), \"all\" or \"0-3\" for several"
+        )
+        .into()),
         DeValue::Array(list) => {
             let list = each(list, |item| index(item).map(|index| index as usize))?;
             Ok(Partition::only(list)?)

@@ -15,7 +15,7 @@ fn partitions() {
     };
     assert_eq!(workers("\"all\""), Partition::All);
     assert_eq!(workers("\"0\""), Partition::Only(vec![0]));
-    assert_eq!(workers("2"), Partition::Only(vec![2]));
+    assert_eq!(workers("[2]"), Partition::Only(vec![2]));
     assert_eq!(workers("\"0-3\""), Partition::Only(vec![0, 1, 2, 3]));
     assert_eq!(workers("\"0-1,4\""), Partition::Only(vec![0, 1, 4]));
     assert_eq!(workers("[0, 2]"), Partition::Only(vec![0, 2]));
@@ -35,7 +35,8 @@ fn partitions() {
         "[]",
         "[0, -1]",
         "[0, \"1\"]",
-        "1024",
+        "1",
+        "[1024]",
         "\"0-99999999999\"",
         "true",
     ] {
@@ -51,6 +52,15 @@ fn partitions() {
     }
     // A list may have a line for each item; the error names its own.
     assert!(error("[sockets.a]\nworkers = [\n  0,\n  true,\n]").starts_with("test.toml:4: "));
+}
+
+#[test]
+fn a_bare_number_may_be_a_count_and_names_no_worker() {
+    assert_eq!(
+        error("workers = 4\n[sockets.a]\nworkers = 1"),
+        "test.toml:3: bad value for \"workers\" in [sockets.a]: 1 alone may mean how many workers or which one; write \"1\" or \
+         [1] for worker 1 (the first is 0), \"all\" or \"0-3\" for several"
+    );
 }
 
 #[test]
@@ -241,12 +251,12 @@ fn a_partition_beyond_the_workers_names_the_socket() {
         "test.toml:4: socket \"rpc\" is placed on worker 2, but there are only workers 0 to 1"
     );
     assert_eq!(
-        error("workers = 1\n[sockets.rpc]\nworkers = 1"),
+        error("workers = 1\n[sockets.rpc]\nworkers = [1]"),
         "test.toml:3: socket \"rpc\" is placed on worker 1, but there is only worker 0"
     );
     // How many "auto" makes is known at start only.
     assert_eq!(
-        parse("[sockets.rpc]\nworkers = 900").sockets["rpc"].workers,
+        parse("[sockets.rpc]\nworkers = [900]").sockets["rpc"].workers,
         Partition::Only(vec![900])
     );
 }

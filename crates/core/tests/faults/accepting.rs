@@ -65,7 +65,7 @@ pub(crate) fn each_listener_leads_to_its_own_service(engine: Engine) {
         listen = [\"127.0.0.1:0\", \"127.0.0.1:0\", \"unix:@/one\"]
         [sockets.two]
         listen = [\"127.0.0.1:0\", \"[::1]:0\"]
-        workers = 1
+        workers = [1]
         [sockets.three]
         listen = [\"127.0.0.1:0\"]
         reuse_port = true";

@@ -21,7 +21,7 @@ const CONFIG: &str = "
     workers = 2
     [sockets.relay]
     listen = [\"127.0.0.1:0\"]
-    workers = 0";
+    workers = [0]";
 
 /// So many datagrams are read in a call.
 const BATCH: usize = 3;

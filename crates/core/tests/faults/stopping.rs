@@ -202,13 +202,13 @@ pub(crate) fn no_connection_is_lost_between_two_workers(engine: Engine) {
         workers = 2
         [sockets.first]
         listen = [\"127.0.0.1:0\"]
-        workers = 0
+        workers = [0]
         [sockets.second]
         listen = [\"127.0.0.1:0\"]
-        workers = 0
+        workers = [0]
         [sockets.slow]
         listen = [\"127.0.0.1:0\"]
-        workers = 1
+        workers = [1]
         [sockets.greet]
         listen = [\"127.0.0.1:0\"]";
     let gates: [Gate; 3] = Default::default();

@@ -185,7 +185,7 @@ fn reuse_port_makes_one_listener_for_each_worker() {
     let name = format!("ringhold-test-{}-reuse", std::process::id());
     let text = format!(
         "[sockets.rpc]\nlisten = [\"127.0.0.1:0\", \"unix:@{name}\"]\nreuse_port = true\n\
-         [sockets.log]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nworkers = 1"
+         [sockets.log]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nworkers = [1]"
     );
     let listeners = opened(&text, Inherited::none());
     let [log, first, second, unix] = &listeners[..] else {

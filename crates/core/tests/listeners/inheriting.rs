@@ -427,7 +427,7 @@ fn connections_are_dealt_unless_the_listeners_of_an_address_cover_the_partition(
     assert_eq!(dealt(reuse_port(3)), [false, false, false]);
     // Two addresses on two workers: each still has one acceptor only.
     assert_eq!(dealt(vec![tcp(), tcp()]), [true, true]);
-    let alone = opened("[sockets.rpc]\nworkers = 1", inherited([("rpc", tcp())]));
+    let alone = opened("[sockets.rpc]\nworkers = [1]", inherited([("rpc", tcp())]));
     assert!(!alone[0].dealt, "there is nobody else to deal to");
     assert_eq!((alone[0].owner, &alone[0].partition[..]), (1, &[1][..]));
 }
@@ -463,7 +463,7 @@ fn what_belongs_to_the_handover_is_set_aside_unchecked() {
 #[test]
 fn all_problems_are_reported() {
     let mut config = config(
-        "[sockets.rpc]\nservice = \"rcp\"\n[sockets.log]\nworkers = 5\nlisten = \"127.0.0.1:0\"\n\
+        "[sockets.rpc]\nservice = \"rcp\"\n[sockets.log]\nworkers = [5]\nlisten = \"127.0.0.1:0\"\n\
          [sockets.other]\nservice = \"log\"",
     );
     let fds = inherited([
@@ -536,7 +536,7 @@ fn a_rehearsal_needs_names_only() {
 fn the_table_shows_what_would_be_and_what_is() {
     let fd = tcp();
     let number = number(&fd);
-    let text = "[sockets.log]\nlisten = [\"127.0.0.1:0\", \"unix:@a\"]\nworkers = 1\n[sockets.off]\nenable = false\n\
+    let text = "[sockets.log]\nlisten = [\"127.0.0.1:0\", \"unix:@a\"]\nworkers = [1]\n[sockets.off]\nenable = false\n\
                 [sockets.rpc]\nlisten = \"127.0.0.1:0\"\nreuse_port = true\nconnections = 20\nconnections_per_client = 4\nidle_timeout = \"90s\"\nproxy_protocol = true\n[sockets.x]\nenable = false\nservice = \"rpc\"";
     let plan = planned(text, inherited([("x", fd)])).unwrap();
     let rows = plan.table();

@@ -307,7 +307,7 @@ fn connections_move_to_the_new_partition_and_to_new_workers() {
     check(&mut manager, &with(3, "[1]"), &[0, 12, 0]);
     check(&mut manager, &with(4, "\"2-3\""), &[0, 0, 6, 6]);
     check(&mut manager, &with(2, "\"all\""), &[6, 6]);
-    check(&mut manager, &with(1, "0"), &[12]);
+    check(&mut manager, &with(1, "[0]"), &[12]);
     // A limit that is lower than what is there turns nobody away, and sends nobody elsewhere.
     let limited = |partition: &str| with(3, partition) + "[limits]\nconnections = 2\n";
     check(&mut manager, &limited("[1]"), &[0, 12, 0]);

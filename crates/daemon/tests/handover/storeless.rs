@@ -69,7 +69,7 @@ fn drains_and_closes(mut manager: Manager) {
 /// With a section that binds its sockets itself, with these keys. The other one is of one worker.
 fn bound(tcp: &Address, more: &str) -> String {
     format!(
-        "{CONFIG}workers = 1\n[sockets.bound]\nservice = \"rpc\"\nlisten = [\"{tcp}\", \"unix:DIR/bound.sock\"]\n{more}"
+        "{CONFIG}workers = [1]\n[sockets.bound]\nservice = \"rpc\"\nlisten = [\"{tcp}\", \"unix:DIR/bound.sock\"]\n{more}"
     )
 }
 
@@ -137,7 +137,7 @@ fn who_connects_during_a_stop_is_refused() {
 fn who_is_not_accepted_by_a_stop_is_refused() {
     for engine in ["auto", "portable"] {
         let address = free_address().into();
-        let config = bound(&address, "connections = 1\nworkers = 1\n");
+        let config = bound(&address, "connections = 1\nworkers = [1]\n");
         let mut manager = Manager::on(engine, 0, &config).with_test_daemon();
         let inherited = manager.listen_unix("rpc");
         manager.start();
