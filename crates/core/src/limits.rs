@@ -27,7 +27,7 @@ pub struct Limits {
     /// closes its connection instead. There shared bytes that are pushed to many count once, and each push with what it takes
     /// besides them; the first 64 KiB to each connection do not count.
     /// Default 1 GiB, at least `frame_bytes`. A handover takes up to twice that for a moment, and what services save of
-    /// their sessions on top.
+    /// their sessions on top; a warning at the start says if the process's control group may not take twice that.
     pub memory: usize,
     /// A connection on which nothing was received or sent for this long, and that waits for nothing (a deferred reply,
     /// or a peer that does not read), is closed. A socket may have its own. Default zero, which is never.
