@@ -98,6 +98,16 @@ impl Legacy {
         self.is_asked_for.load(Ordering::Relaxed)
     }
 
+    /// Says what was asked for and is not there: its workers may have been stuck, or of a version that leaves nothing.
+    pub(crate) fn say_missing(&self) {
+        if self.values.is_empty() && self.is_asked_for() {
+            tracing::info!(
+                "the predecessor left nothing of service {}, which asks for it",
+                self.service
+            );
+        }
+    }
+
     /// Says what nobody has looked at.
     pub(crate) fn say_unclaimed(&self) {
         if !self.values.is_empty() && !self.is_asked_for() {

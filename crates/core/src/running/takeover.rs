@@ -76,7 +76,10 @@ impl Running {
             say_whom_it_lost(&name.name, snapshot.name(&name.name).unwrap_or_default());
         }
         tracing::info!("took over {contents}");
-        legacies.iter().for_each(Legacy::say_unclaimed);
+        for legacy in legacies {
+            legacy.say_unclaimed();
+            legacy.say_missing();
+        }
         Ok(())
     }
 

@@ -429,6 +429,21 @@ fn a_program_that_cannot_read_it_refuses_a_reload() {
 }
 
 #[test]
+fn what_is_asked_for_and_was_not_left_is_said() {
+    let mut bed = Bed::new("auto", 0, 2);
+    let mut wire = bed.connect();
+    ask(&mut wire);
+    let said = "the predecessor left nothing of service keeper, which asks for it";
+    bed.manager.reload();
+    assert!(!bed.manager.log().contains(said), "it has left something");
+    bed.manager.set_flag("leave", false);
+    bed.manager.reload();
+    bed.manager.logged(1, &["INFO", said]);
+    assert_eq!(ask(&mut wire).2, "");
+    bed.manager.stop_for_good();
+}
+
+#[test]
 fn what_nobody_asks_for_is_dropped_with_a_warning() {
     let mut bed = Bed::new("auto", 0, 2);
     bed.manager.set_flag("take-over", false);
