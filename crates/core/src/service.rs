@@ -157,6 +157,11 @@ pub trait Service: 'static {
     /// It is asked more than once before a restart or reload, and the last answer counts. A connection that cannot be continued by the
     /// first one is read no more: what has arrived for it is answered, and it ends, unless that has made it one that can be.
     ///
+    /// The last answer is asked for when pushes to the connection are refused ([`PushError::Gone`](crate::PushError::Gone)), and all that were
+    /// accepted have reached it, to go with it. So a number that changes with each accepted push, both under one lock, which this takes to
+    /// read it, says what the peer is sent by this process: if the successor goes on from there, nothing is lost and nothing comes
+    /// twice, whichever thread pushes. Who holds that lock must not wait for the worker, which waits here.
+    ///
     /// The default is [`Saved::Close`]: each restart and reload ends the connections. A service whose sessions hold nothing
     /// that the next one needs answers [`Saved::Stateless`].
     fn save(&self, session: &Self::Session) -> Saved {

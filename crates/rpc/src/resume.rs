@@ -89,6 +89,10 @@ impl Router {
     /// `name` stands for the type in what is passed on, as msgpack with the names of fields, so it has to stay the same from
     /// version to version of the program. Fields may be added and left out if `#[serde(default)]` makes up for them.
     ///
+    /// The value is written when nothing more is accepted by notifiers, and all that was accepted is on its way with the connection
+    /// ([`Service::save`](ringhold_core::Service::save)). So a number in it that changes under one lock with each notification that is
+    /// sent, and that is locked to be serialized, says where to go on, without a gap; `docs/services.md` has an example.
+    ///
     /// A connection whose value the successor does not know by its name, cannot decode, or for which `resume` fails, is
     /// closed, which is logged and counted. Likewise one that keeps a value as well that is not resumed, or a [`Context::notifier`](crate::Context::notifier).
     ///

@@ -7,6 +7,7 @@ mod counts;
 mod deferred;
 mod envelopes;
 mod errors;
+mod gapless;
 mod hooks;
 mod left;
 mod lengths;
