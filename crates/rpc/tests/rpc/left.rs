@@ -78,6 +78,39 @@ fn each_value_is_found_by_its_name() {
     });
 }
 
+/// The same under another name of its field.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Either")]
+struct Renamed {
+    total: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Renamed { total: u64 },
+    Old(Old),
+}
+
+impl From<Either> for Renamed {
+    fn from(either: Either) -> Self {
+        match either {
+            Either::Renamed { total } | Either::Old(Old { count: total, .. }) => Renamed { total },
+        }
+    }
+}
+
+#[test]
+fn a_version_can_read_either_type() {
+    let exchange = exchange(Router::new().hand_over("state", old));
+    let renamed = || Renamed { total: 7 };
+    let look = |worker: &Worker| {
+        assert_eq!(Router::taken_over::<Renamed>(worker, "state"), [renamed()]);
+        Rpc::new(worker, Router::new().hand_over("state", renamed))
+    };
+    let _ = exchange.hand_over(look).hand_over(look);
+}
+
 #[test]
 #[should_panic(expected = "two values are handed over as \"state\"")]
 fn a_name_stands_for_one_value() {
