@@ -64,6 +64,8 @@ pub(crate) struct Crew {
     acceptors: Vec<AtomicUsize>,
     /// A worker has begun to stop, and may wait for the others.
     stops: AtomicBool,
+    /// Who owes no deferred reply any more that it had promised before it began to stop.
+    kept: Roll,
     /// Who has counted those of its connections among the endings.
     asked: Roll,
     /// A handover has nothing to wait for any more, or has waited long enough.
@@ -94,6 +96,7 @@ impl Crew {
         acceptors: Vec<usize>,
     ) -> Arc<Self> {
         Arc::new(Crew {
+            kept: Roll::new(posts.len()),
             asked: Roll::new(posts.len()),
             parting: Roll::new(posts.len()),
             rests: Roll::new(posts.len()),
@@ -172,6 +175,7 @@ impl Crew {
         self.dealer.leave_out(worker);
         self.open_tickets.forget(worker);
         self.endings.forget(worker);
+        self.kept.enter(worker);
         self.asked.enter(worker);
         self.parting.enter(worker);
         self.rests.enter(worker);
@@ -181,6 +185,14 @@ impl Crew {
 
     pub(crate) fn is_left_behind(&self, worker: usize) -> bool {
         self.left_behind.has(worker)
+    }
+
+    /// This worker owes no deferred reply any more that it had promised before it began to stop. Returns whether none does.
+    pub(crate) fn all_kept(&self, worker: usize) -> bool {
+        if self.kept.enter(worker) {
+            self.wake_all();
+        }
+        self.kept.is_full()
     }
 
     /// A worker has counted those of its connections that end before a handover.
@@ -331,6 +343,21 @@ mod tests {
         assert_eq!(wakes(), [false, false, false], "nobody waits");
         crew.begin_stop();
         assert_eq!(wakes(), [false, false, true]);
+    }
+
+    #[test]
+    fn the_last_that_has_kept_what_it_promised_before_a_stop_wakes_the_others() {
+        let (crew, [waiting, other]) = crew();
+        assert!(!crew.all_kept(0) && !crew.all_kept(0));
+        assert!(!is_woken(&waiting) && !is_woken(&other));
+        assert!(crew.all_kept(1));
+        assert!(is_woken(&waiting) && is_woken(&other));
+        assert!(crew.all_kept(0));
+        assert!(!is_woken(&other), "it is known");
+        let (crew, [waiting, _]) = self::crew();
+        assert!(!crew.all_kept(0));
+        crew.leave_behind(1);
+        assert!(is_woken(&waiting) && crew.all_kept(0));
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(crate) struct Shard<L> {
     pub(crate) drain: Duration,
     /// The last ticket that was opened before the stop began, until those are given up.
     promised: Option<u64>,
+    /// Who was owed such a ticket's reply. Each turn looks at the last one, and takes it off if it has that by now.
+    owed: Vec<ConnectionId>,
     /// When the log says which deferred replies a stop waits for.
     names_owed_at: Option<u64>,
     /// When peers that have not taken their replies are cut by a stop; `None` until its last deferred replies are there or
@@ -112,8 +114,8 @@ struct Entry<L> {
     timed_after: u64,
     /// What it exceeded by then waits in `overdue`; 0 if nothing does.
     noticed: u64,
-    /// It had a deferred reply under way while stopping, and is not read any more: if it were read on when that is
-    /// answered, its next requests could open tickets again and again.
+    /// A stop that [freezes](Phase::Waiting) found it with a deferred reply under way, and it is not read any more: if it were
+    /// read on when that is answered, its next requests could open tickets again and again.
     is_frozen: bool,
     /// It is counted as one that holds up a handover, because something may still be received on it.
     is_loud: bool,
@@ -164,6 +166,7 @@ impl<L: Link> Shard<L> {
             advanced: 0,
             drain,
             promised: None,
+            owed: Vec::new(),
             names_owed_at: None,
             cut_at: None,
             hands_over: false,
@@ -300,6 +303,7 @@ impl<L: Link> Shard<L> {
         (!self.ready.is_empty() && self.dispatches())
             || !self.touched.is_empty()
             || self.comes_to_rest()
+            || self.owes_less()
     }
 
     pub(crate) fn link(&mut self, slot: u32) -> Option<&mut L> {

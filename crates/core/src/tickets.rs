@@ -106,6 +106,12 @@ impl Tickets {
         old.last().map(|promise| promise.serial)
     }
 
+    /// Whether one of them has this serial number or one below it.
+    pub(crate) fn has_until(&self, last: u64) -> bool {
+        let first = self.iter().next();
+        first.is_some_and(|promise| promise.serial <= last)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.open.as_ref().map_or(0, |open| open.0.len())
     }

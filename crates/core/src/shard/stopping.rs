@@ -28,9 +28,11 @@ const OWED_NAMED_MAX: usize = 10;
 pub(crate) enum Phase {
     /// It serves.
     Serving,
-    /// It serves, but no longer reads connections that wait for a deferred reply. Until `until` it waits for those.
+    /// It serves, and until `until` it waits for deferred replies. First for those that were promised before the stop began, on
+    /// any worker: others are promised and given meanwhile. When none of them is left it `freezes`: connections that wait for
+    /// a deferred reply are no longer read, so that soon nobody is owed one.
     /// Before a handover it goes on accepting, and then waits for those that cannot be handed over to end.
-    Waiting { until: u64 },
+    Waiting { until: u64, freezes: bool },
     /// It reads no more. What was received is answered and written. At `until` deferred replies are given up that were
     /// promised before the stop began, the others when as much time again is over; what has not been written a linger time
     /// after the last of them is not, or after the last frame that was given to a service. Before a handover that is only waited
@@ -67,32 +69,66 @@ impl<L: Link> Shard<L> {
             && self.desk.crew.is_dealt_no_more(self.desk.worker)
     }
 
-    /// Begins to stop: from now on connections that wait for a deferred reply are not read.
+    /// Begins to stop: notes what was promised before.
     pub(super) fn begin_stop(&mut self, hand_over: bool) {
         self.desk.crew.begin_stop();
         self.hands_over = hand_over;
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
-        self.phase = Phase::Waiting { until };
+        self.phase = Phase::Waiting {
+            until,
+            freezes: false,
+        };
         self.promised = Some(self.desk.last_ticket);
+        let connections = self.connections.iter().map(|(_, entry)| &entry.connection);
+        let owed = connections.filter(|connection| !connection.tickets.is_empty());
+        self.owed = owed.map(|connection| connection.id).collect();
         self.names_owed_at = Some(self.desk.now + OWED_NAMED_AFTER_MS);
         self.cut_at = None;
+        for slot in self.slots() {
+            self.note_promises(slot);
+        }
+    }
+
+    /// From now on connections that wait for a deferred reply are not read.
+    fn freeze(&mut self, until: u64) {
+        self.phase = Phase::Waiting {
+            until,
+            freezes: true,
+        };
         for slot in self.slots() {
             self.note_promises(slot);
             self.touch(slot);
         }
     }
 
-    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more; and, if it
-    /// is being closed before a handover, the output that it still has.
-    pub(super) fn note_promises(&mut self, slot: u32) {
-        if !matches!(self.phase, Phase::Waiting { .. }) {
-            return;
+    /// Whether the last of the connections that were owed a deferred reply when the stop began is so no more.
+    pub(super) fn owes_less(&self) -> bool {
+        let owed = self.owed.last().copied();
+        owed.zip(self.promised).is_some_and(|(id, promised)| {
+            let is_owed = |it: &Connection| it.id == id && it.tickets.has_until(promised);
+            !self.is_open_to(id.slot, is_owed)
+        })
+    }
+
+    /// Whether no worker owes a deferred reply any more that it had promised before it began to stop.
+    fn is_all_kept(&mut self) -> bool {
+        while self.owes_less() {
+            self.owed.pop();
         }
+        self.owed.is_empty() && self.desk.crew.all_kept(self.desk.worker)
+    }
+
+    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more if the stop
+    /// freezes; and, if it is being closed before a handover, the output that it still has.
+    pub(super) fn note_promises(&mut self, slot: u32) {
+        let Phase::Waiting { freezes, .. } = self.phase else {
+            return;
+        };
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;
         };
         let connection = &entry.connection;
-        entry.is_frozen |= !connection.tickets.is_empty();
+        entry.is_frozen |= freezes && !connection.tickets.is_empty();
         let is_flushing = matches!(connection.life, Life::Closing { .. })
             && !connection.owes_only_output()
             && !connection.outbox.is_empty();
@@ -106,6 +142,7 @@ impl<L: Link> Shard<L> {
     /// their clients until the last is through.
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
+        self.owed = Vec::new();
         self.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
         for slot in self.slots() {
             self.note_loud(slot);
@@ -193,7 +230,10 @@ impl<L: Link> Shard<L> {
         self.advanced = now;
         match self.phase {
             Phase::Serving => {}
-            Phase::Waiting { until } => {
+            Phase::Waiting { until, freezes } => {
+                if !freezes && self.is_all_kept() {
+                    self.freeze(until);
+                }
                 if self.hands_over {
                     self.find_unsaved();
                 }

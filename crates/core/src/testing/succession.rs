@@ -150,4 +150,6 @@ impl Exchange {
 #[cfg(test)]
 mod apart;
 #[cfg(test)]
+mod owed;
+#[cfg(test)]
 mod tests;

@@ -44,20 +44,13 @@ fn tickets_are_waited_for_and_then_abandoned() {
     rig.receive(slow, &[&defer(2)[..], &defer(3)].concat());
     rig.stop_within(ms(5000));
     assert_eq!(rig.counters().open, 3);
-    assert!(
-        !rig.reads(quick) && !rig.reads(slow),
-        "they wait for their answers"
-    );
-    assert!(rig.reads(idle), "this one waits for nothing");
-    rig.receive(idle, &[7]);
-    assert_eq!(rig.take_sent(idle), [7]);
+    for client in [quick, slow, idle] {
+        rig.receive(client, &[7]);
+        assert_eq!(rig.take_sent(client), [7]);
+    }
     rig.responder().answer(vec![8]);
     rig.deliver();
     assert_eq!(rig.take_sent(quick), [8]);
-    assert!(
-        !rig.reads(quick),
-        "its next request could open the next ticket"
-    );
     rig.advance(ms(4999));
     assert_eq!(rig.counters().open, 3);
     rig.responder().answer(vec![9]);
@@ -70,6 +63,80 @@ fn tickets_are_waited_for_and_then_abandoned() {
     rig.assert_empty(&[quick, slow, idle]);
     rig.let_go();
     assert_eq!(rig.seen().abandoned.len(), 1, "abandoned once");
+}
+
+/// Who calls quick methods notices nothing of another one's slow call, until nothing is owed of before the stop.
+#[test]
+fn all_are_served_until_what_was_promised_before_the_stop_is_given() {
+    let mut rig = apologetic();
+    let [slow, quick, idle] = [(); 3].map(|()| rig.connect());
+    rig.receive(slow, &[defer(1), defer(2)].concat());
+    rig.receive(quick, &defer(3));
+    rig.stop_within(ms(5000));
+    let [first, last, own] = rig.take_responders().try_into().unwrap();
+    let call = |rig: &mut Rig, client, number| {
+        rig.receive(client, &defer(4));
+        assert!(rig.reads(client));
+        rig.responder().answer(vec![number]);
+        rig.deliver();
+        assert_eq!(rig.take_sent(client), [number]);
+    };
+    call(&mut rig, quick, 1);
+    for (responder, client) in [(own, quick), (first, slow)] {
+        responder.answer(vec![8]);
+        rig.deliver();
+        assert_eq!(rig.take_sent(client), [8]);
+        for number in 0..3 {
+            call(&mut rig, quick, number);
+            call(&mut rig, slow, number);
+        }
+    }
+    rig.receive(quick, &defer(5));
+    last.answer(vec![8]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(slow), [8]);
+    assert!(!rig.reads(quick), "it waits for an answer of its own");
+    // It waited for nothing when that was given, then makes a call.
+    assert!(rig.reads(slow) && rig.reads(idle));
+    rig.receive(idle, &[&[7][..], &defer(6)].concat());
+    assert!(!rig.reads(idle));
+    rig.responder().answer(vec![9]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(quick), [9]);
+    assert!(
+        !rig.reads(quick),
+        "its next request could open the next ticket"
+    );
+    rig.responder().answer(vec![10]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(idle), [7, 10]);
+    rig.assert_empty(&[slow, quick, idle]);
+    assert_eq!(rig.counters().abandoned, 0);
+}
+
+/// Nor is anything owed to who has gone.
+#[test]
+fn whoever_goes_is_not_waited_for_by_those_that_are_served() {
+    let mut rig = apologetic();
+    let [gone, other, quick] = [(); 3].map(|()| rig.connect());
+    for client in [gone, other] {
+        rig.receive(client, &defer(1));
+    }
+    rig.stop_within(ms(5000));
+    rig.receive(quick, &defer(2));
+    rig.reset(other);
+    assert!(rig.reads(quick));
+    rig.reset(gone);
+    assert!(!rig.reads(quick), "it is the last one");
+    // Another one in the place of who has gone, which the stop did not find.
+    let late = rig.connect();
+    rig.receive(late, &[7]);
+    assert_eq!(rig.take_sent(late), [7]);
+    rig.take_responder(2).answer(vec![9]);
+    rig.deliver();
+    assert_eq!(rig.take_sent(quick), [9]);
+    rig.assert_empty(&[gone, other, quick, late]);
+    rig.let_go();
 }
 
 /// The process was held up for longer than a stop takes: whoever is given up hears of it all the same, and whoever has not taken
@@ -101,8 +168,7 @@ fn what_is_promised_during_the_wait_is_waited_for_as_long_from_then_on() {
     rig.receive(both, &defer(2));
     rig.stop_within(ms(1000));
     rig.advance(ms(999));
-    // It was on its way when reading was paused.
-    rig.receive_unasked(both, &defer(3));
+    rig.receive(both, &defer(3));
     rig.receive(quick, &defer(4));
     rig.receive(slow, &defer(5));
     rig.advance(ms(1));

@@ -585,16 +585,21 @@ fn who_has_ended_its_side_waits_for_ever_if_it_may() {
 #[test]
 fn who_is_not_read_because_the_server_stops_is_not_cut() {
     let mut rig = rig(1000, 1000, 0);
-    let client = rig.connect();
-    rig.receive(client, &[&defer(1)[..], &[0x92, 1]].concat());
+    let [early, client] = [(); 2].map(|()| rig.connect());
+    rig.receive(early, &defer(1));
     rig.stop_within(ms(10_000));
+    rig.receive(client, &[&defer(2)[..], &[0x92, 1]].concat());
+    // Nothing is left that was promised before the stop.
+    rig.reset(early);
+    assert!(!rig.reads(client));
     for _ in 0..9 {
         rig.advance(ms(1000));
     }
     assert!(rig.is_open(client));
-    rig.responder().answer(vec![9]);
+    rig.take_responder(1).answer(vec![9]);
     rig.deliver();
     assert_eq!(rig.take_sent(client), [9]);
     assert_eq!(rig.counters().timed_out, 0);
-    rig.assert_empty(&[client]);
+    rig.assert_empty(&[early, client]);
+    rig.let_go();
 }

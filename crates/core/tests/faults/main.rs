@@ -191,6 +191,7 @@ tests! {
     }
     tickets {
         each_question_is_answered_once,
+        who_goes_on_asking_during_a_stop_is_answered_until_the_one_before_is,
     }
     stopping {
         no_connection_is_lost_in_a_stop,

@@ -446,14 +446,14 @@ pub(crate) fn a_stop_waits_for_open_questions(engine: Engine) {
     }
     bed.until("all have asked", |bed| bed.total().frames_in == 60);
     bed.stop();
-    // Nobody who waits may ask more, but others are served meanwhile.
+    // All are served meanwhile, and who waits may ask more.
     for round in 0..100 {
         client::exchange(&other, &[round], &[round]);
     }
     for (i, client) in asking.iter_mut().enumerate() {
         client.write_all(&request(i as u32, 3)).unwrap();
     }
-    // Once a connection's questions are answered it is read again, until all are.
+    // When those are answered that were there before, who still waits is not read any more.
     let answering = std::thread::spawn(move || {
         for (responder, client, number) in questions {
             responder.answer(answer(ANSWERED, client, number).to_vec());

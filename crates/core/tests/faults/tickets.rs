@@ -1,6 +1,6 @@
 //! Answers that come later, from other threads.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -187,4 +187,62 @@ pub(crate) fn each_question_is_answered_once(engine: Engine) {
     threads
         .into_iter()
         .for_each(|thread| thread.join().unwrap());
+}
+
+/// Asks again whenever it is answered, until the server ends the connection. Returns how many answers there were.
+fn ask_to_the_end(mut stream: TcpStream, client: u32) -> u32 {
+    for number in 0.. {
+        // The server may have ended by now.
+        let _ = stream.write_all(&request(client, number));
+        let mut got = [0; ANSWER_BYTES];
+        match stream.read_exact(&mut got) {
+            Ok(()) => assert_eq!(got, answer(ANSWERED, client, number)),
+            Err(end) => {
+                assert!(matches!(
+                    end.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+                ));
+                return number;
+            }
+        }
+    }
+    unreachable!("a stop ends it")
+}
+
+/// Clients on both workers ask again as soon as they are answered, until the one question of before is answered. Then the stop ends.
+pub(crate) fn who_goes_on_asking_during_a_stop_is_answered_until_the_one_before_is(engine: Engine) {
+    const CLIENTS: usize = 8;
+    const COUNT: u32 = 50;
+    let (bed, receiver) = start(engine, "[handover]\ndrain = \"1h\"");
+    let mut early = bed.connect("ask");
+    early.write_all(&request(0, 0)).unwrap();
+    let (held, ..) = receiver.recv().unwrap();
+    let streams: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("ask")).collect();
+    bed.until_open(1 + CLIENTS as u64);
+    bed.stop();
+    let answering = std::thread::spawn(move || {
+        let mut held = Some(held);
+        let mut counts = [0; CLIENTS];
+        for (responder, client, number) in receiver {
+            responder.answer(answer(ANSWERED, client, number).to_vec());
+            counts[client as usize - 1] += 1;
+            if counts.iter().all(|count| *count >= COUNT)
+                && let Some(held) = held.take()
+            {
+                held.answer(answer(ANSWERED, 0, 0).to_vec());
+            }
+        }
+    });
+    std::thread::scope(|scope| {
+        for (stream, client) in streams.into_iter().zip(1..) {
+            scope.spawn(move || assert!(ask_to_the_end(stream, client) >= COUNT));
+        }
+        assert_eq!(client::rest(&mut early), answer(ANSWERED, 0, 0));
+        drop(early);
+    });
+    let snapshot = bed.finish();
+    assert_eq!(snapshot.total().abandoned, 0);
+    let opened = snapshot.workers.iter().map(|w| w.names[0].1.opened);
+    assert!(opened.min() > Some(0), "both workers take part");
+    answering.join().unwrap();
 }

@@ -9,7 +9,7 @@ use crate::close::{Close, Ended};
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::peer::{ConnectionId, Handle, Peer, PushError};
-use crate::reply::{Abandoned, Reply, Responder, Ticket};
+use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Refusal, RestoreError, Saved};
 use crate::tick::Tick;
 
@@ -412,63 +412,6 @@ impl Service for Reachable {
 
     fn save(&self, _: &()) -> Saved {
         Saved::Stateless
-    }
-}
-
-/// Lets others answer, and save nothing.
-#[derive(Clone, Default)]
-struct Deferring(Rc<RefCell<Vec<Responder>>>);
-
-impl Service for Deferring {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.0.borrow_mut().push(reply.defer(Ticket(7)));
-        Flow::Continue
-    }
-
-    fn abandoned(&mut self, _: &mut (), _: Ticket, _: Abandoned, _: &mut Reply<'_>) -> Flow {
-        Flow::Continue
-    }
-
-    fn save(&self, _: &()) -> Saved {
-        Saved::Stateless
-    }
-}
-
-/// Its connection takes nothing else any more by then, since all the others are let go.
-#[test]
-fn an_answer_is_wanted_for_as_long_as_a_handover_waits_for_it() {
-    const DRAIN: Duration = Duration::from_secs(3);
-    for is_answered in [true, false] {
-        let service = Deferring::default();
-        let mut exchange = Exchange::new(service.clone());
-        let [old, fresh] = [(); 2].map(|()| exchange.connect());
-        exchange.receive(old, &[1]);
-        exchange.shard.drain = DRAIN;
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-        exchange.settle();
-        exchange.receive(fresh, &[1]);
-        exchange.advance(DRAIN);
-        let mut responders = service.0.take().into_iter();
-        let [first, second] = [(); 2].map(|()| responders.next().unwrap());
-        assert!(!first.is_wanted(), "it was given up");
-        assert_eq!(exchange.parted.len(), 1);
-        exchange.advance(DRAIN - Duration::from_millis(1));
-        assert!(second.is_wanted());
-        if is_answered {
-            second.answer(&[9][..]);
-            exchange.settle();
-            assert_eq!(exchange.parted[1].wire.sent, [9]);
-        } else {
-            exchange.advance(Duration::from_millis(1));
-            assert!(!second.is_wanted());
-            assert_eq!(exchange.parted[1].wire.sent, []);
-        }
     }
 }
 

@@ -1,0 +1,140 @@
+//! A handover waits for deferred replies.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::*;
+use crate::frame::Frame;
+use crate::peer::Peer;
+use crate::reply::{Abandoned, Reply, Responder, Ticket};
+use crate::service::{Flow, Refusal, Saved};
+
+/// Lets others answer, and save nothing.
+#[derive(Clone, Default)]
+struct Deferring(Rc<RefCell<Vec<Responder>>>);
+
+impl Service for Deferring {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.0.borrow_mut().push(reply.defer(Ticket(7)));
+        Flow::Continue
+    }
+
+    fn abandoned(&mut self, _: &mut (), _: Ticket, _: Abandoned, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn save(&self, _: &()) -> Saved {
+        Saved::Stateless
+    }
+}
+
+/// Its connection takes nothing else any more by then, since all the others are let go.
+#[test]
+fn an_answer_is_wanted_for_as_long_as_a_handover_waits_for_it() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    for is_answered in [true, false] {
+        let service = Deferring::default();
+        let mut exchange = Exchange::new(service.clone());
+        let [old, fresh] = [(); 2].map(|()| exchange.connect());
+        exchange.receive(old, &[1]);
+        exchange.shard.drain = DRAIN;
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.settle();
+        exchange.receive(fresh, &[1]);
+        exchange.advance(DRAIN);
+        let mut responders = service.0.take().into_iter();
+        let [first, second] = [(); 2].map(|()| responders.next().unwrap());
+        assert!(!first.is_wanted(), "it was given up");
+        assert_eq!(exchange.parted.len(), 1);
+        exchange.advance(DRAIN - Duration::from_millis(1));
+        assert!(second.is_wanted());
+        if is_answered {
+            second.answer(&[9][..]);
+            exchange.settle();
+            assert_eq!(exchange.parted[1].wire.sent, [9]);
+        } else {
+            exchange.advance(Duration::from_millis(1));
+            assert!(!second.is_wanted());
+            assert_eq!(exchange.parted[1].wire.sent, []);
+        }
+    }
+}
+
+/// A call is slow, and others are quick: their clients notice nothing of the wait for it, and all go on in the successor.
+#[test]
+fn all_are_served_until_what_was_promised_before_a_handover_is_given() {
+    let service = Deferring::default();
+    let mut exchange = Exchange::new(service.clone());
+    // The other worker may owe what was promised before for longer than this one.
+    let _mailbox = exchange.add_busy_worker(1 << 30);
+    let crew = exchange.shard.desk.crew.clone();
+    let [slow, quick] = [(); 2].map(|()| exchange.connect());
+    let responder = || service.0.borrow_mut().pop().unwrap();
+    let call = |exchange: &mut Exchange, client, number: u8| {
+        exchange.receive(client, &[1]);
+        assert!(exchange.reads(client));
+        responder().answer(vec![number]);
+        exchange.settle();
+        assert_eq!(exchange.take_sent(client), [number]);
+    };
+    exchange.receive(slow, &[1]);
+    let owed = responder();
+    exchange.shard.drain = Duration::from_secs(3);
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    for number in 0..3 {
+        call(&mut exchange, quick, number);
+        call(&mut exchange, slow, number);
+    }
+    owed.answer(vec![9]);
+    exchange.settle();
+    assert_eq!(exchange.take_sent(slow), [9]);
+    for number in 3..6 {
+        call(&mut exchange, quick, number);
+    }
+    exchange.receive(quick, &[1]);
+    assert!(exchange.reads(quick));
+    assert!(crew.all_kept(1));
+    exchange.settle();
+    assert!(!exchange.reads(quick) && exchange.reads(slow));
+    exchange.receive(quick, &[1, 1]);
+    responder().answer(vec![6]);
+    exchange.settle();
+    assert!(exchange.parted.is_empty(), "the other worker has not asked");
+    crew.asked(1);
+    exchange.settle();
+    assert!(crew.all_part(1));
+    crew.rest(1);
+    exchange.settle();
+    let parted = exchange.parted.iter();
+    let parted: Vec<(Client, &[u8], usize)> = parted
+        .map(|it| (it.client, &it.wire.sent[..], it.wire.unread()))
+        .collect();
+    assert_eq!(parted, [(slow, &[][..], 0), (quick, &[6], 2)]);
+    assert_eq!(exchange.counters().abandoned, 0);
+    assert!(service.0.borrow().is_empty());
+}
+
+/// An engine says so in the turn that has looked whether the stop moves on, and may sleep then.
+#[test]
+fn who_has_gone_is_owed_nothing_in_the_next_turn() {
+    let service = Deferring::default();
+    let mut exchange = Exchange::new(service.clone());
+    let [gone, quick] = [(); 2].map(|()| exchange.connect());
+    exchange.receive(gone, &[1]);
+    exchange.shard.drain = Duration::from_secs(3);
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    exchange.receive(quick, &[1]);
+    assert!(exchange.reads(quick) && !exchange.shard.is_busy());
+    drop(exchange.shard.closed(gone.0 as u32));
+    assert!(exchange.shard.is_busy());
+    exchange.settle();
+    assert!(!exchange.reads(quick) && !exchange.shard.is_busy());
+}
