@@ -80,6 +80,8 @@ pub(crate) struct Mailbox {
 struct Wake {
     event: OwnedFd,
     sleeping: AtomicBool,
+    /// The worker has ended.
+    is_over: AtomicBool,
 }
 
 /// The mailbox that belongs to a thread, and what was posted to it on that thread.
@@ -132,6 +134,7 @@ pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
         // Blocking on purpose: a read through io_uring then waits for readiness instead of failing with EAGAIN.
         event: eventfd(0, EventfdFlags::CLOEXEC)?,
         sleeping: AtomicBool::new(false),
+        is_over: AtomicBool::new(false),
     });
     let post = Post {
         sender,
@@ -179,6 +182,11 @@ impl Post {
     /// Whether the calling thread is the worker's own.
     pub(crate) fn is_here(&self) -> bool {
         with_own(|own| own.wake == Arc::as_ptr(&self.wake)).unwrap_or(false)
+    }
+
+    /// Whether the worker has ended: what was left for its connections is not taken any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.wake.is_over.load(Ordering::Relaxed)
     }
 
     /// Notes on the worker's own thread that it has left something for this connection.
@@ -248,6 +256,7 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
+        self.wake.is_over.store(true, Ordering::Relaxed);
         let mail = OWN.with_borrow_mut(|own| {
             if own.wake != Arc::as_ptr(&self.wake) {
                 return VecDeque::new();

@@ -196,7 +196,8 @@ impl Handle {
             }
             return Ok(());
         }
-        if left == Left::Behind {
+        // What lies before it was told of, unless the worker has failed and leaves it there.
+        if left == Left::Behind && !self.post.is_over() {
             return Ok(());
         }
         let mail = Mail::Inbox { of: self.id };
@@ -484,5 +485,17 @@ mod tests {
             assert_eq!((left, result), (is_open.then_some(Left::First), Err(error)));
             assert_eq!(handle.push(vec![1]), Err(error));
         }
+    }
+
+    /// Its engine has failed while something waited.
+    #[test]
+    fn a_worker_that_has_ended_takes_nothing() {
+        let (post, mailbox) = mailbox().unwrap();
+        let handle = handle(&post);
+        handle.push(vec![1]).unwrap();
+        drop(mailbox);
+        assert!(handle.is_open(), "nobody can know yet");
+        assert_eq!(handle.push(vec![1]), Err(PushError::Gone));
+        assert!(!handle.is_open());
     }
 }

@@ -12,6 +12,14 @@ use crate::shard::Phase;
 /// So much of what waits for one connection is taken before others have their turn.
 const ITEMS_PER_VISIT_MAX: usize = 64;
 
+/// What was taken of an inbox.
+#[derive(Default)]
+struct Taken {
+    answers: usize,
+    /// There is more.
+    has_more: bool,
+}
+
 /// What a mail asks of the worker's listeners, which are the engine's.
 #[derive(Clone, Copy)]
 pub(crate) enum Accept {
@@ -63,7 +71,9 @@ impl<L: Link> Shard<L> {
                 return Some(Accept::Begin);
             }
             Mail::Inbox { of } => {
-                if self.take_inbox(of, ITEMS_PER_VISIT_MAX) {
+                let taken = self.take_inbox(of, ITEMS_PER_VISIT_MAX);
+                self.answers_taken += taken.answers;
+                if taken.has_more {
                     // The mailbox is there, since it is this worker's.
                     let _ = self.desk.handles.post.send_behind(Mail::Inbox { of });
                 }
@@ -110,13 +120,15 @@ impl<L: Link> Shard<L> {
         (entry.connection.id == to).then_some(handle)
     }
 
-    /// Takes what waits for a connection, no more than `most` items. Returns whether more waits.
-    fn take_inbox(&mut self, of: ConnectionId, most: usize) -> bool {
+    /// Takes what waits for a connection, no more than `most` items.
+    fn take_inbox(&mut self, of: ConnectionId, most: usize) -> Taken {
         let mut items = std::mem::take(&mut self.items);
+        let mut taken = Taken::default();
         let Some(handle) = self.handle_of(of) else {
-            return false;
+            self.items = items;
+            return taken;
         };
-        let has_more = handle.take(&mut items, most);
+        taken.has_more = handle.take(&mut items, most);
         for item in items.drain(..) {
             match item {
                 Item::Push {
@@ -135,11 +147,11 @@ impl<L: Link> Shard<L> {
                     }
                 }),
                 Item::Answer { serial, bytes } => {
-                    self.answers_taken += 1;
+                    taken.answers += 1;
                     self.answer(of, serial, bytes);
                 }
                 Item::Dropped { serial } => {
-                    self.answers_taken += 1;
+                    taken.answers += 1;
                     self.abandon(of, serial, Abandoned::Dropped);
                 }
             }
@@ -148,11 +160,12 @@ impl<L: Link> Shard<L> {
         if items.capacity() <= ITEMS_PER_VISIT_MAX {
             self.items = items;
         }
-        has_more
+        taken
     }
 
-    /// So many answers came with mail that was delivered since this was asked last. They are as much as a mail each, other than
-    /// pushes, which cost little beside the visit to their connection.
+    /// So many answers came with mail of others that was delivered since this was asked last. They are as much as a mail each, other
+    /// than pushes, which cost little beside the visit to their connection. What comes with the worker's own mail takes no room, or one
+    /// that answers much itself would hear nobody else.
     pub(crate) fn answers_taken(&mut self) -> usize {
         std::mem::take(&mut self.answers_taken)
     }

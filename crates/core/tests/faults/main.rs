@@ -188,6 +188,7 @@ tests! {
     }
     mail {
         much_mail_does_not_come_before_connections,
+        a_worker_that_answers_much_hears_others,
     }
     tickets {
         each_question_is_answered_once,
