@@ -129,7 +129,10 @@ impl<L: Link> Shard<L> {
             return taken;
         };
         taken.has_more = handle.take(&mut items, most);
+        // Conclusions are drawn from several pushes at once.
+        let mut ends_with_push = false;
         for item in items.drain(..) {
+            ends_with_push = matches!(item, Item::Push { .. });
             match item {
                 Item::Push {
                     counted,
@@ -156,7 +159,9 @@ impl<L: Link> Shard<L> {
                 }
             }
         }
-        self.conclude(of.slot);
+        if ends_with_push {
+            self.conclude(of.slot);
+        }
         if items.capacity() <= ITEMS_PER_VISIT_MAX {
             self.items = items;
         }
