@@ -458,12 +458,13 @@ impl<L: Link> Shard<L> {
             entry.is_end_logged = true;
             journal::closes(connection, why, &self.desk, &entry.link);
         }
+        entry.tell_unsent();
+        let connection = &mut entry.connection;
         let handle = entry.handle.get();
-        if let Some(handle) = handle {
-            handle.note_unsent(connection.outbox.len());
-            if let Some(error) = connection.push_error() {
-                handle.end(error);
-            }
+        if let Some(handle) = handle
+            && let Some(error) = connection.push_error()
+        {
+            handle.end(error);
         }
         if (handle.is_some() || !connection.tickets.is_empty()) && connection.put_fence() {
             let to = connection.id;

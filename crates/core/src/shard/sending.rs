@@ -1,6 +1,6 @@
 //! What engines ask for and tell about sends.
 
-use super::{Phase, Shard};
+use super::{Entry, Phase, Shard};
 use crate::connection::Life;
 use crate::outbox::{Outbox, Segment};
 use crate::peer::Link;
@@ -40,7 +40,8 @@ impl<L: Link> Shard<L> {
         if self.phase != Phase::Serving {
             return None;
         }
-        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
+        let entry = self.connections.get_mut(slot as usize)?;
+        let connection = &mut entry.connection;
         if connection.life != Life::Open
             || connection.is_paused()
             || connection.outbox.len() > bytes_max
@@ -57,6 +58,7 @@ impl<L: Link> Shard<L> {
             .bytes_out
             .add(bytes.len() as u64);
         connection.account(desk);
+        entry.tell_unsent();
         // With nothing left to write, it may be idle from now on.
         self.note_limits(slot);
         Some(bytes)
@@ -70,5 +72,14 @@ impl<L: Link> Shard<L> {
                 .subtract((bytes.len() - sent) as u64);
             connection.outbox.put_back(&mut desk.pools, bytes, sent);
         });
+    }
+}
+
+impl<L> Entry<L> {
+    /// Lets those who push see how much there is to send.
+    pub(super) fn tell_unsent(&self) {
+        if let Some(handle) = self.handle.get() {
+            handle.note_unsent(self.connection.outbox.len());
+        }
     }
 }

@@ -157,6 +157,7 @@ tests! {
         more_connections_may_wait_than_are_accepted_in_a_turn,
     }
     pushes {
+        who_has_read_everything_is_not_behind,
         every_reader_gets_every_message_in_order,
         readers_may_leave_in_the_middle,
         a_reader_that_does_not_keep_up_is_closed,

@@ -35,6 +35,21 @@ impl Service for Read {
     }
 }
 
+/// Who leaves something out for a reader that is behind has to learn that it is not any more, whatever sends it.
+pub(crate) fn who_has_read_everything_is_not_behind(engine: Engine) {
+    let (bed, readers) = start(engine, "");
+    let mut client = bed.connect("read");
+    bed.until_open(1);
+    let handle = readers.lock().unwrap()[0].clone();
+    for size in [100, 17_000, 65_536, 100_000] {
+        handle.push(vec![7; size]).unwrap();
+        client::expect(&mut client, &vec![7; size]);
+        bed.until("all has been sent", |_| handle.unsent_bytes() == 0);
+    }
+    drop(client);
+    bed.finish();
+}
+
 /// Passes every frame on to all readers, and confirms it with a byte.
 struct Publish(Readers);
 
