@@ -129,6 +129,8 @@ impl<L: Link> Shard<L> {
             return taken;
         };
         taken.has_more = handle.take(&mut items, most);
+        // Before they are given: they may have been slow.
+        self.note_promises(of.slot);
         // Conclusions are drawn from several pushes at once.
         let mut ends_with_push = false;
         for item in items.drain(..) {

@@ -20,6 +20,9 @@ pub(crate) const REST_MAX: Duration = Duration::from_secs(15);
 /// So many milliseconds after a stop has begun the log says which deferred replies it waits for. Usual ones are there by then.
 const OWED_NAMED_AFTER_MS: u64 = 1_000;
 
+/// A deferred reply that takes this part of `handover.drain` is slow: a stop does not read its connection any more.
+const SLOW_PART: u64 = 4;
+
 /// So many of them, at most, by each worker.
 const OWED_NAMED_MAX: usize = 10;
 
@@ -29,8 +32,9 @@ pub(crate) enum Phase {
     /// It serves.
     Serving,
     /// It serves, and until `until` it waits for deferred replies. First for those that were promised before the stop began, on
-    /// any worker: others are promised and given meanwhile. When none of them is left it `freezes`: connections that wait for
-    /// a deferred reply are no longer read, so that soon nobody is owed one.
+    /// any worker: others are promised and given meanwhile. Only connections that wait for a slow one are no longer read, or
+    /// what they ask for next would have to be waited for as long again. When none of the first is left it `freezes`: nor are those
+    /// that wait for any, so that soon nobody is owed one.
     /// Before a handover it goes on accepting, and then waits for those that cannot be handed over to end.
     Waiting { until: u64, freezes: bool },
     /// It reads no more. What was received is answered and written. At `until` deferred replies are given up that were
@@ -86,6 +90,7 @@ impl<L: Link> Shard<L> {
         self.cut_at = None;
         for slot in self.slots() {
             self.note_promises(slot);
+            self.touch(slot);
         }
     }
 
@@ -118,8 +123,8 @@ impl<L: Link> Shard<L> {
         self.owed.is_empty() && self.desk.crew.all_kept(self.desk.worker)
     }
 
-    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more if the stop
-    /// freezes; and, if it is being closed before a handover, the output that it still has.
+    /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more if that is slow or the
+    /// stop freezes; and, if it is being closed before a handover, the output that it still has.
     pub(super) fn note_promises(&mut self, slot: u32) {
         let Phase::Waiting { freezes, .. } = self.phase else {
             return;
@@ -128,7 +133,10 @@ impl<L: Link> Shard<L> {
             return;
         };
         let connection = &entry.connection;
-        entry.is_frozen |= freezes && !connection.tickets.is_empty();
+        let now = self.desk.now;
+        let slow = milliseconds(self.drain) / SLOW_PART;
+        let waits = |since: u64| freezes || now.saturating_sub(since) >= slow;
+        entry.is_frozen |= connection.tickets.oldest().is_some_and(waits);
         let is_flushing = matches!(connection.life, Life::Closing { .. })
             && !connection.owes_only_output()
             && !connection.outbox.is_empty();
@@ -381,6 +389,7 @@ impl<L: Link> Shard<L> {
 
     /// Gives up on the deferred replies of one connection up to the ticket with this serial number.
     pub(super) fn abandon_of(&mut self, slot: u32, last: u64, why: Abandoned) {
+        self.note_promises(slot);
         self.with_host(slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
             let given_up = tickets.close_until(&mut reply.desk.pools, last);

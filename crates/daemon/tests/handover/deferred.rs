@@ -20,7 +20,7 @@ fn config(drain: &str) -> String {
 /// on.
 #[test]
 fn a_deferred_reply_freezes_nobody() {
-    let mut manager = Manager::new(16, &config("60s")).with_test_daemon();
+    let mut manager = Manager::new(16, &config("10min")).with_test_daemon();
     let address = manager.listen_tcp("rpc");
     manager.start();
     let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&address));

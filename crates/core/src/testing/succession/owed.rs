@@ -138,3 +138,44 @@ fn who_has_gone_is_owed_nothing_in_the_next_turn() {
     exchange.settle();
     assert!(!exchange.reads(quick) && !exchange.shard.is_busy());
 }
+
+/// Or their next calls, which take as long again, would be waited for when nobody is read any more.
+#[test]
+fn who_makes_slow_calls_is_not_read_on_for_the_next_ones() {
+    let service = Deferring::default();
+    let mut exchange = Exchange::new(service.clone());
+    let callers = [(); 4].map(|()| exchange.connect());
+    let quick = exchange.connect();
+    exchange.shard.drain = Duration::from_secs(5);
+    // Each call takes four seconds. The last one has just been made.
+    let mut calls = Vec::new();
+    for (second, caller) in (1..).zip(callers) {
+        exchange.receive(caller, &[1]);
+        calls.push((second, service.0.borrow_mut().pop().unwrap()));
+        exchange.advance(Duration::from_secs(u64::from(second < 4)));
+    }
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    for (second, (due, responder)) in (1..).zip(calls) {
+        assert_eq!(second, due);
+        assert!(exchange.parted.is_empty());
+        exchange.receive(quick, &[1]);
+        service.0.borrow_mut().pop().unwrap().answer(vec![second]);
+        exchange.settle();
+        exchange.advance(Duration::from_secs(1));
+        responder.answer(&[9][..]);
+        exchange.settle();
+        let caller = callers[usize::from(second) - 1];
+        if second < 4 {
+            exchange.receive(caller, &[1]);
+        }
+    }
+    assert_eq!(service.0.borrow().len(), 0, "the successor's");
+    assert_eq!(exchange.parted.len(), 5);
+    let parted = exchange.parted.iter();
+    let quick = parted.filter(|parted| parted.client == quick);
+    assert_eq!(
+        Vec::from_iter(quick.map(|one| one.wire.sent.clone())),
+        [[1, 2, 3, 4]]
+    );
+}
