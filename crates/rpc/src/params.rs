@@ -17,6 +17,7 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(params: &'de [u8]) -> Result<T, E
         values: rmp_serde::Deserializer::from_read_ref(rest.remaining_slice()),
         count,
         next: 0,
+        refused: None,
     };
     T::deserialize(&mut params)
 }
@@ -48,8 +49,10 @@ struct Params<'de> {
     /// What is left of the elements.
     values: rmp_serde::Deserializer<ReadRefReader<'de, [u8]>>,
     count: u32,
-    /// How many elements were read.
+    /// How many elements were read, or asked for in vain.
     next: u32,
+    /// The last one that was asked for, if it is missing and cannot be `None`.
+    refused: Option<u32>,
 }
 
 impl<'de> Params<'de> {
@@ -60,9 +63,11 @@ impl<'de> Params<'de> {
         {
             return Err(self.too_many(due));
         }
-        let value = match visitor.visit_seq(List { params: self, due }) {
-            Err(_) if self.next > self.count => return Err(missing(self.next)),
-            result => result?,
+        let result = visitor.visit_seq(List { params: self, due });
+        // A visitor that was not given what it asked for last says how many elements are due, not which one is missing.
+        let value = match self.refused {
+            Some(number) => result.map_err(|_| missing(number))?,
+            None => result?,
         };
         if self.next < self.count {
             return Err(self.too_many(self.next as usize));
@@ -283,7 +288,9 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
             Some(due) if self.params.next < due as u32 => {
                 self.params.next = number;
                 // What cannot do without a value may have a default, which only serde knows.
-                Ok(seed.deserialize(Missing).ok())
+                let value = seed.deserialize(Missing).ok();
+                self.params.refused = value.is_none().then_some(number);
+                Ok(value)
             }
             _ => Ok(None),
         }

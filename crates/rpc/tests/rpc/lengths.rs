@@ -1,11 +1,11 @@
 //! Parameters of which there are too few, and values of another length than is due.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Formatter};
 
 use ringhold_rpc::Router;
 use rmpv::Value;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::client::{Wire, map};
 
@@ -37,6 +37,38 @@ enum Speed {
     Slow(u8),
 }
 
+/// A latitude and, if it is known, a height, which are looked at while they are read.
+#[derive(Debug)]
+#[expect(dead_code, reason = "it is shown by Debug")]
+struct Place(f64, Option<f64>);
+
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_tuple(2, PlaceVisitor)
+    }
+}
+
+struct PlaceVisitor;
+
+impl<'de> Visitor<'de> for PlaceVisitor {
+    type Value = Place;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("a place")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Place, A::Error> {
+        let latitude = list.next_element()?;
+        let latitude = latitude.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        let height = list.next_element()?;
+        let height = height.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+        if latitude > 90.0 {
+            return Err(A::Error::custom("latitude above 90"));
+        }
+        Ok(Place(latitude, height))
+    }
+}
+
 fn show<P: Debug + DeserializeOwned + 'static>(router: Router, name: &str) -> Router {
     router.method(name, |params: P| Ok(format!("{params:?}")))
 }
@@ -46,6 +78,7 @@ fn wire() -> Wire {
     router = show::<Last>(router, "last");
     router = show::<Several>(router, "several");
     router = show::<Between>(router, "between");
+    router = show::<Place>(router, "place");
     router = show::<Speed>(router, "speed");
     router = show::<i128>(router, "signed");
     router = show::<u128>(router, "unsigned");
@@ -108,6 +141,18 @@ fn the_last_fields_of_a_tuple_struct_have_defaults() {
             vec!["a".into(), "b".into()],
             "parameter 2: a str does not fit",
         ),
+    ]);
+}
+
+#[test]
+fn what_a_visitor_says_is_not_taken_for_a_missing_parameter() {
+    let shown = wire().call("place", vec![1.5.into()]);
+    assert_eq!(shown, Ok("Place(1.5, None)".into()));
+    let why = "latitude above 90";
+    assert_refused([
+        ("place", vec![91.5.into(), 1.0.into()], why),
+        ("place", vec![91.5.into()], why),
+        ("place", vec![], "parameter 1 is missing"),
     ]);
 }
 
