@@ -9,7 +9,8 @@ const BYTES_MAX: usize = 2000;
 /// terminal, which are escaped, and not more than 2000 bytes of it, followed by dots if there are more.
 ///
 /// For the log: what is in a line there is bounded only by how large a frame may be, and readers trust where a line begins.
-pub(crate) struct Plain<T>(pub(crate) T);
+#[derive(Debug)]
+pub struct Plain<T>(pub T);
 
 impl<T: Display> Display for Plain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

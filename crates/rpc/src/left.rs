@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use ringhold_core::panics::Caught;
-use ringhold_core::{Claims, Worker};
+use ringhold_core::{Claims, Plain, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -80,8 +80,12 @@ impl Router {
                 .map(|(_, value)| rmp_serde::from_slice(value))
                 .collect()
         };
+        // What serde says can quote values, and those may be of clients.
         let say = |error| {
-            tracing::error!("{name:?}, which the predecessor left, cannot be taken over: {error}");
+            tracing::error!(
+                "{name:?}, which the predecessor left, cannot be taken over: {}",
+                Plain(error)
+            );
         };
         let left = worker.taken_over().iter();
         left.flat_map(|left| read(left).map_err(say).unwrap_or_default())
@@ -122,7 +126,10 @@ impl Leavings {
             match catch_unwind(AssertUnwindSafe(leave)) {
                 Ok(Ok(value)) => return Some((name.clone(), value)),
                 Ok(Err(error)) => {
-                    tracing::error!("{name:?} cannot be handed over, it is no msgpack: {error}");
+                    tracing::error!(
+                        "{name:?} cannot be handed over, it is no msgpack: {}",
+                        Plain(error)
+                    );
                 }
                 Err(panic) => {
                     let what = format!("what is handed over as {name:?}");

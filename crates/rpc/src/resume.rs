@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use ringhold_core::{Peer, RestoreError, Saved};
+use ringhold_core::{Peer, Plain, RestoreError, Saved};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -222,7 +222,8 @@ impl Resumes {
                         let name = &resume.name;
                         tracing::error!(
                             "the data {name:?} of a connection cannot be serialized, so that the connection is closed \
-                             instead of handed over: {error}"
+                             instead of handed over: {}",
+                            Plain(error)
                         );
                     }
                     return Saved::Close;
