@@ -1,8 +1,8 @@
 //! What a thread pushes has no gap over handovers, if what a reader was sent is counted under the lock under which it is sent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ringhold_core::Worker;
@@ -62,7 +62,8 @@ struct Events {
 
 impl Feed {
     fn lock(&self) -> MutexGuard<'_, Events> {
-        self.events.lock().unwrap()
+        // A test that fails ends its feed, too.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(&self, next: &Next, reader: Notifier) {
@@ -74,18 +75,19 @@ impl Feed {
         events.readers.push((next.clone(), reader));
     }
 
-    /// Whether there are to be more.
-    fn publish(&self) -> bool {
+    /// Makes an event unless the client is behind. The next one is due after this; `None`: there are to be no more.
+    fn publish(&self) -> Option<Duration> {
         let mut events = self.lock();
         let Events { next, readers } = &mut *events;
-        let Some(next) = next else { return false };
-        if *next < self.seen.load(Ordering::Relaxed) + AHEAD_MAX {
-            for (sent, reader) in readers {
-                sent.send(reader, *next);
-            }
-            *next += 1;
+        let next = next.as_mut()?;
+        if *next >= self.seen.load(Ordering::Relaxed) + AHEAD_MAX {
+            return Some(Duration::from_micros(100));
         }
-        true
+        for (sent, reader) in readers {
+            sent.send(reader, *next);
+        }
+        *next += 1;
+        Some(Duration::ZERO)
     }
 
     /// A process, in which a thread makes events until the state is left.
@@ -97,12 +99,8 @@ impl Feed {
         move |worker| {
             let left = Router::taken_over::<Option<u64>>(worker, "events");
             feed.lock().next = Some(left.into_iter().flatten().next().unwrap_or_default());
-            let [joined, resumed, left] = [(); 3].map(|()| feed.clone());
-            thread::spawn(move || {
-                while feed.publish() {
-                    thread::yield_now();
-                }
-            });
+            let [joined, resumed] = [(); 2].map(|()| feed.clone());
+            let producer = Producer::start(feed);
             let router = Router::new()
                 .method_with("subscribe", move |context, ()| {
                     let (next, reader) = context.subscription::<Next>();
@@ -113,9 +111,36 @@ impl Feed {
                     resumed.join(next, connection.notifier());
                     Ok(())
                 })
-                .hand_over("events", move || left.lock().next.take());
+                .hand_over("events", move || producer.feed.lock().next.take());
             Rpc::new(worker, router)
         }
+    }
+}
+
+/// The thread that makes events until the state is left, or the process ends without a successor.
+struct Producer {
+    feed: Feed,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Producer {
+    fn start(feed: Feed) -> Self {
+        let publisher = feed.clone();
+        let thread = Some(thread::spawn(move || {
+            while let Some(pause) = publisher.publish() {
+                thread::yield_now();
+                thread::sleep(pause);
+            }
+        }));
+        Producer { feed, thread }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.feed.lock().next = None;
+        // If it has panicked, no event came after that, which fails the test.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
