@@ -82,11 +82,15 @@ pub(super) fn partition(value: &Value<'_>) -> Result<Partition, Fault> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text.parse()?),
         // `workers = 1` at the top of the file is how many there are.
-        DeValue::Integer(number) => Err(format!(
-            "{number} alone may mean how many workers or which one; write \"{number}\" or [{number}] for worker {number} (the first \
-             is 0), \"all\" or \"0-3\" for several"
-        )
-        .into()),
+        DeValue::Integer(_) => {
+            let number = index(value)?;
+            Partition::only(vec![number as usize])?;
+            Err(format!(
+                "{number} alone may mean how many workers or which one; write \"{number}\" or [{number}] for worker {number} (the \
+                 first is 0), \"all\" or \"0-3\" for several"
+            )
+            .into())
+        }
         DeValue::Array(list) => {
             let list = each(list, |item| index(item).map(|index| index as usize))?;
             Ok(Partition::only(list)?)

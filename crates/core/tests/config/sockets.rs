@@ -61,6 +61,16 @@ fn a_bare_number_may_be_a_count_and_names_no_worker() {
         "test.toml:3: bad value for \"workers\" in [sockets.a]: 1 alone may mean how many workers or which one; write \"1\" or \
          [1] for worker 1 (the first is 0), \"all\" or \"0-3\" for several"
     );
+    // What would be refused next is not what is told.
+    for (bad, why) in [
+        ("-1", "-1 is not within 0 to 4294967295"),
+        ("5000", "worker 5000 is beyond 1023, the last there can be"),
+    ] {
+        assert_eq!(
+            error(&format!("[sockets.a]\nworkers = {bad}")),
+            format!("test.toml:2: bad value for \"workers\" in [sockets.a]: {why}")
+        );
+    }
 }
 
 #[test]
