@@ -10,7 +10,7 @@ pub struct Limits {
     pub frame_bytes: usize,
     /// How deep arrays and maps may nest. A deeper frame costs its connection. Default 128, at most
     /// [`Limits::MAX_DEPTH`]. What a service decodes by recursion takes stack for each level: a worker has 16 MiB, enough for the 1024 at
-    /// which rmp-serde and rmpv stop, in debug builds too.
+    /// which rmp-serde and rmpv stop, in debug builds too, and no more than that, whatever `RUST_MIN_STACK` says.
     pub depth: u32,
     /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
     /// caught up; while it reads, that happens above 512 KiB already. A single reply may exceed it, and so may deferred ones

@@ -32,7 +32,8 @@ use crate::slow::Stopwatch;
 use crate::tick::Tick;
 
 /// The stack of a worker. What decodes nested frames by recursion stops at 1024 levels (rmp-serde, rmpv) and takes up to some KiB for each
-/// of them, in a debug build; with the usual 2 MiB a frame could end the process. What is not used of it takes no memory.
+/// of them, in a debug build; with the usual 2 MiB a frame could end the process. What is not used of it takes no memory, but counts
+/// as promised where the kernel promises no more than it has (vm.overcommit_memory=2).
 pub(crate) const STACK_BYTES: usize = 16 << 20;
 
 /// Where a service value will live; what the function given to [`Server::service`](crate::Server::service) or
