@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Begins the configuration of a test that expects no warning, in a small container too: `limits.memory` is 1 GiB otherwise.
+pub(crate) const SMALL_MEMORY: &str = "limits.memory = \"64MiB\"\n";
+
 /// Waits until `done` says something.
 pub(crate) fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -12,7 +12,7 @@ use rmpv::Value;
 
 use crate::activation::passed_on;
 use crate::common::wire::{self, Wire, connect, counter};
-use crate::common::{PATIENCE, until};
+use crate::common::{PATIENCE, SMALL_MEMORY, until};
 use crate::harness::{Daemon, Manager, request, with_both_engines};
 
 with_both_engines! {
@@ -111,7 +111,7 @@ fn pipeline(stream: impl Stream, replies: &AtomicU64) -> u64 {
 /// it served.
 fn stop_under_load(engine: &str, signal: Signal) {
     const CONNECTIONS: usize = 6;
-    let daemon = Daemon::start_on(engine, CONFIG);
+    let daemon = Daemon::start_on(engine, &format!("{SMALL_MEMORY}{CONFIG}"));
     let tcp = daemon.tcp("rpc");
     let path = daemon.manager.path("rpc.sock");
     let replies: [AtomicU64; CONNECTIONS] = Default::default();

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use ringhold_client::Address;
 
 use crate::built::handover_daemon;
+use crate::common::SMALL_MEMORY;
 use crate::common::wire::Wire;
 use crate::crash::PARTS;
 use crate::manager::{Manager, write_program};
@@ -19,7 +20,7 @@ struct Bed {
 }
 
 fn config(workers: usize) -> String {
-    format!("workers = {workers}\n[sockets.keeper]\n")
+    format!("workers = {workers}\n{SMALL_MEMORY}[sockets.keeper]\n")
 }
 
 impl Bed {
