@@ -3,17 +3,24 @@
 use std::fs;
 use std::path::Path;
 
+use crate::limits::Limits;
+
 /// Where control groups are, as for [`available_parallelism`](std::thread::available_parallelism).
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// A handover takes so many times `limits.memory` for a moment.
 const HANDOVER: u64 = 2;
 
-/// Says so if `limits.memory`, in bytes, is more than the control group has room for.
-pub(crate) fn say_if_too_small(memory: u64) {
+/// Says so if `limits.memory` is more than the control group has room for.
+pub(crate) fn say_if_too_small(limits: &Limits) {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let read = |file: &Path| fs::read_to_string(Path::new(ROOT).join(file)).ok();
-    if let Some(why) = limit(&groups, read).and_then(|limit| too_small(limit, memory)) {
+    // Where both versions are in use, version 2 is below "unified".
+    let roots = ["", "unified"].map(|root| Path::new(ROOT).join(root));
+    let read = |file: &Path| {
+        let mut texts = roots.iter().map(|root| fs::read_to_string(root.join(file)));
+        texts.find_map(Result::ok)
+    };
+    if let Some(why) = limit(&groups, read).and_then(|limit| too_small(limit, limits)) {
         tracing::warn!("{why}");
     }
 }
@@ -41,16 +48,22 @@ fn limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     limits.min()
 }
 
-fn too_small(limit: u64, memory: u64) -> Option<String> {
+fn too_small(limit: u64, limits: &Limits) -> Option<String> {
     const MIB: u64 = 1 << 20;
+    let (memory, frame) = (limits.memory as u64, limits.frame_bytes as u64);
+    let most = limit / HANDOVER / MIB;
+    // No value is named that the configuration refuses.
+    let most = match most * MIB >= frame {
+        true => format!(" (\"{most}MiB\")"),
+        false => format!(", and limits.frame_bytes, which is {frame} bytes, no higher than that"),
+    };
     (memory > limit / HANDOVER).then(|| {
         format!(
             "the control group of this process may take {} MiB (MemoryMax=), too little for limits.memory, which is {} MiB: the \
-             kernel may kill the process before a connection is cut. Set limits.memory to half of the group's limit at most \
-             (\"{}MiB\"): a restart takes twice as much for a moment, and what the kernel keeps for connections counts, too",
+             kernel may kill the process before a connection is cut. Set limits.memory to half of the group's limit at most{most}: \
+             a restart takes twice as much for a moment, and what the kernel keeps for connections counts, too",
             limit / MIB,
             memory / MIB,
-            limit / HANDOVER / MIB
         )
     })
 }
@@ -102,11 +115,32 @@ mod tests {
 
     #[test]
     fn half_of_the_limit_is_room_enough() {
-        assert_eq!(too_small(2 << 30, 1 << 30), None);
-        assert_eq!(too_small(u64::MAX, 1 << 30), None);
-        let said = too_small(80 << 20, 1 << 30).unwrap_or_default();
+        let limits = Limits::default();
+        assert_eq!(too_small(2 << 30, &limits), None);
+        assert_eq!(too_small(u64::MAX, &limits), None);
+        let said = too_small(80 << 20, &limits).unwrap_or_default();
         assert!(said.contains("may take 80 MiB"), "{said}");
         assert!(said.contains("which is 1024 MiB"), "{said}");
         assert!(said.contains("(\"40MiB\")"), "{said}");
+        assert!(!said.contains("frame_bytes"), "{said}");
+    }
+
+    /// `limits.memory` has to be a frame at least.
+    #[test]
+    fn half_of_the_limit_is_named_only_if_it_may_be_written() {
+        let said = |limit, frame_bytes| {
+            let limits = Limits {
+                frame_bytes,
+                ..Limits::default()
+            };
+            too_small(limit, &limits).unwrap_or_default()
+        };
+        let lower =
+            "at most, and limits.frame_bytes, which is 16777216 bytes, no higher than that: ";
+        let too_low = said(24 << 20, 16 << 20);
+        assert!(too_low.contains(lower), "{too_low}");
+        assert!(!too_low.contains("12MiB"), "{too_low}");
+        assert!(said(32 << 20, 16 << 20).contains("at most (\"16MiB\")"));
+        assert!(said((2 << 20) - 1, 1).contains("limits.frame_bytes, which is 1 bytes"));
     }
 }

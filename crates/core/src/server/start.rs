@@ -37,7 +37,6 @@ impl Server {
             Ok(_) => {}
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
-        crate::cgroup::say_if_too_small(self.config.limits.memory as u64);
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus, claimed) = self.plan()?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
@@ -85,6 +84,7 @@ impl Server {
         } else {
             tracing::info!("{chosen}");
         }
+        crate::cgroup::say_if_too_small(&self.config.limits);
         say_silent(&self.services, &self.config);
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
