@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/service.rs"]
+mod service;
+
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,8 +13,9 @@ use std::sync::{Arc, Mutex};
 
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, ServerError, Service};
+use ringhold_core::{Flow, Server, ServerError};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use service::answering;
 
 fn server(sections: &str, inherited: Vec<(&str, OwnedFd)>) -> Server {
     let config = Config::parse(&format!("workers = 1\n{sections}"), "test").unwrap();
@@ -90,20 +94,6 @@ fn each_is_given_what_has_its_name() {
     assert_eq!(given(server("", inherited), &names), expected);
 }
 
-struct Silent;
-
-impl Service for Silent {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
-        Flow::Continue
-    }
-}
-
 #[test]
 fn services_have_duplicates() {
     let [own, metrics] = [udp(), udp()];
@@ -121,7 +111,7 @@ fn services_have_duplicates() {
             let flags = had.each_ref().map(|fd| fcntl_getfd(fd).unwrap());
             assert_eq!(flags, [FdFlags::CLOEXEC; 2]);
             sender.send((had.map(inode), inode(again))).unwrap();
-            Silent
+            answering(|_, _| Flow::Continue)
         })
         .start()
         .unwrap();
@@ -136,7 +126,7 @@ fn a_service_that_wants_what_is_not_claimed_fails_the_start() {
     let started = claimed
         .service("silent", |worker| {
             drop(worker.descriptor("metric"));
-            Silent
+            answering(|_, _| Flow::Continue)
         })
         .start();
     let error = started.err().unwrap().to_string();

@@ -3,27 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use ringhold_core::Flow;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
 
 use crate::counting::balance_of_this_thread;
-
-/// Answers every frame with [`REPLY_BYTES`].
-struct Talkative;
-
-impl Service for Talkative {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        reply.write(|out| out.resize(out.len() + REPLY_BYTES, 0xc0));
-        Flow::Continue
-    }
-}
+use crate::service::answering;
 
 const REPLY_BYTES: usize = 512;
 const CLIENTS: usize = 200;
@@ -40,7 +25,11 @@ fn held_beyond_the_meter(requests: usize, request: usize) -> usize {
         outbox_bytes: 64 * 1024,
         ..Limits::default()
     };
-    let mut exchange = Exchange::with_limits(Talkative, limits);
+    let talkative = answering(|_, reply| {
+        reply.write(|out| out.resize(out.len() + REPLY_BYTES, 0xc0));
+        Flow::Continue
+    });
+    let mut exchange = Exchange::with_limits(talkative, limits);
     let before = balance_of_this_thread();
     let mut frame = vec![0xc4, (request - 2) as u8];
     frame.resize(request, 0);
@@ -85,34 +74,22 @@ fn requests_that_have_been_answered_are_not_held() {
     }
 }
 
-/// Answers 1 with much that is written in bits, and every other frame with a little that is written and bytes that are shared.
-struct Mixed(Bytes);
-
-impl Service for Mixed {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+/// The buffers that the large replies have grown are used again.
+#[test]
+fn small_replies_between_shared_bytes_do_not_keep_large_buffers() {
+    const REPLIES: usize = 500;
+    let shared = Bytes::from(vec![0xc0; 600]);
+    let mut exchange = Exchange::new(answering(move |frame, reply| {
         if *frame == [1] {
             for _ in 0..60 {
                 reply.write(|out| out.extend_from_slice(&[0xc0; 1000]));
             }
         } else {
             reply.write(|out| out.extend_from_slice(&[0xc4; 2]));
-            reply.share(self.0.clone());
+            reply.share(shared.clone());
         }
         Flow::Continue
-    }
-}
-
-/// The buffers that the large replies have grown are used again.
-#[test]
-fn small_replies_between_shared_bytes_do_not_keep_large_buffers() {
-    const REPLIES: usize = 500;
-    let mut exchange = Exchange::new(Mixed(Bytes::from(vec![0xc0; 600])));
+    }));
     let before = balance_of_this_thread();
     let [quick, slow] = [exchange.connect(), exchange.connect()];
     exchange.set_window(slow, Some(0));

@@ -4,36 +4,18 @@
 
 mod counting;
 mod held;
+#[path = "../common/service.rs"]
+mod service;
 
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use counting::{Load, allocations, count_this_thread};
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service, Ticket};
+use ringhold_core::{Flow, Ticket};
+use service::answering;
 
 /// What a pool may still grow by, when after the warm-up more happens at a time than before.
 const STRAY_MAX: usize = 50;
-
-/// Sends every frame back: written, or as shared bytes.
-struct Echo {
-    shared: Option<Bytes>,
-}
-
-impl Service for Echo {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        match &self.shared {
-            None => reply.write(|out| out.extend_from_slice(&frame)),
-            Some(shared) => reply.share(shared.clone()),
-        }
-        Flow::Continue
-    }
-}
 
 /// A bin of so many bytes in all.
 fn frame(bytes: usize) -> Vec<u8> {
@@ -68,9 +50,14 @@ fn of_echo(bytes: usize, depth: usize, connections: usize, rounds: usize, shared
         |server| {
             server.service("echo", move |_| {
                 count_this_thread(counter);
-                Echo {
-                    shared: kept.clone(),
-                }
+                let shared = kept.clone();
+                answering(move |frame, reply| {
+                    match &shared {
+                        None => reply.write(|out| out.extend_from_slice(&frame)),
+                        Some(shared) => reply.share(shared.clone()),
+                    }
+                    Flow::Continue
+                })
             })
         },
         &load,
@@ -113,25 +100,6 @@ fn a_large_frame_costs_a_few_allocations_whatever_its_size() {
     }
 }
 
-/// Promises every answer, and gives it while somebody wants it.
-struct Later(Bytes);
-
-impl Service for Later {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let responder = reply.defer(Ticket(0));
-        if responder.is_wanted() {
-            responder.answer(self.0.clone());
-        }
-        Flow::Continue
-    }
-}
-
 #[test]
 fn nothing_is_allocated_for_deferred_replies() {
     let counter: &'static AtomicUsize = Box::leak(Box::default());
@@ -145,29 +113,19 @@ fn nothing_is_allocated_for_deferred_replies() {
     };
     let later = move |_: &ringhold_core::Worker| {
         count_this_thread(counter);
-        Later(Bytes::from(frame(64)))
+        let answer = Bytes::from(frame(64));
+        answering(move |_, reply| {
+            let responder = reply.defer(Ticket(0));
+            if responder.is_wanted() {
+                responder.answer(answer.clone());
+            }
+            Flow::Continue
+        })
     };
     let counted = allocations(counter, |server| server.service("echo", later), &load);
     // The more connections wait at a time, the more tickets and outboxes are kept for them.
     let answers = 16 * load.connections * load.rounds;
     assert!(counted.unwrap_or(0) <= answers / 100, "{counted:?}");
-}
-
-/// Keeps a copy of every frame.
-struct Keeper(Vec<u8>);
-
-impl Service for Keeper {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.0 = frame.to_vec();
-        reply.write(|out| out.extend_from_slice(&self.0));
-        Flow::Continue
-    }
 }
 
 /// Otherwise the tests above would prove nothing.
@@ -184,7 +142,11 @@ fn a_service_that_allocates_is_noticed() {
     };
     let keeper = move |_: &ringhold_core::Worker| {
         count_this_thread(counter);
-        Keeper(Vec::new())
+        answering(|frame, reply| {
+            let copy = frame.to_vec();
+            reply.write(|out| out.extend_from_slice(&copy));
+            Flow::Continue
+        })
     };
     let counted = allocations(counter, |server| server.service("echo", keeper), &load);
     if let Some(counted) = counted {

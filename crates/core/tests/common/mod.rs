@@ -4,6 +4,7 @@
 pub(crate) mod bed;
 pub(crate) mod client;
 pub(crate) mod random;
+pub(crate) mod service;
 
 use std::time::Duration;
 

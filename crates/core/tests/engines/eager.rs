@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 
 use bytes::Bytes;
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::Flow;
 use socket2::SockRef;
 
 use crate::bed::{Bed, Engine, GREETING, engines, exchange, expect, expect_end, frame, serve_echo};
+use crate::common::service::answering;
 
 const CLIENTS: usize = 200;
 
@@ -149,30 +150,20 @@ fn a_crowd_can_be_stopped() {
     }
 }
 
-/// Answers every frame with nil, and gives it to somebody else.
-struct Giver(Sender<Bytes>);
-
-impl Service for Giver {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.0.send(frame.to_bytes()).unwrap();
-        reply.write(|out| out.push(0xc0));
-        Flow::Continue
-    }
-}
-
 #[test]
 fn what_a_crowd_says_can_be_kept() {
     for engine in engines() {
         let config = "workers = 1\n[sockets.echo]\nlisten = [\"127.0.0.1:0\"]\n";
         let (give, take) = channel();
         let bed = Bed::start(engine, config, |server| {
-            server.service("echo", move |_| Giver(give.clone()))
+            server.service("echo", move |_| {
+                let give = give.clone();
+                answering(move |frame, reply| {
+                    give.send(frame.to_bytes()).unwrap();
+                    reply.write(|out| out.push(0xc0));
+                    Flow::Continue
+                })
+            })
         });
         let is_ring = engine == Engine::Ring;
         let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| bed.connect("echo")).collect();

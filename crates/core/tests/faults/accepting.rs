@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
-use crate::services::{Echo, Name, gated};
+use crate::services::{Echo, gated, name};
 
 pub(crate) fn a_thousand_connections_are_dealt_evenly(engine: Engine) {
     for ring in ["", "[ring]\nentries = 8\nbuffers = 2\nbuffer_bytes = 1024"] {
@@ -71,9 +71,9 @@ pub(crate) fn each_listener_leads_to_its_own_service(engine: Engine) {
         reuse_port = true";
     let bed = Bed::start(engine, config, |server| {
         server
-            .service("one", |_| Name)
-            .service("two", |_| Name)
-            .service("three", |_| Name)
+            .service("one", |_| name())
+            .service("two", |_| name())
+            .service("three", |_| name())
     });
     for name in ["one", "two", "three"] {
         for address in bed.addresses(name) {

@@ -11,6 +11,7 @@ use ringhold_core::{
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
+use crate::common::service::answering;
 use crate::frames::frame;
 
 const KICKED: &str = "the service ended the connection: kicked";
@@ -57,23 +58,15 @@ impl Service for Stay {
 }
 
 /// Says goodbye to all with its frame, closes them, and confirms it with a byte.
-struct Kick(Guests);
-
-impl Service for Kick {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.0
+fn kick_all(guests: Guests) -> impl Service {
+    answering(move |frame, reply| {
+        guests
             .handles()
             .iter()
             .for_each(|guest| kick(guest, &frame));
         reply.write(|out| out.push(1));
         Flow::Continue
-    }
+    })
 }
 
 fn kick(guest: &Handle, goodbye: &[u8]) {
@@ -97,7 +90,7 @@ fn start(engine: Engine, count: usize) -> (Bed, Guests, Vec<TcpStream>) {
     let bed = Bed::start(engine, config, |server| {
         server
             .service("stay", move |_| Stay(a.clone()))
-            .service("kick", move |_| Kick(b.clone()))
+            .service("kick", move |_| kick_all(b.clone()))
     });
     let clients = (0..count).map(|_| bed.connect("stay")).collect();
     bed.until_open(count as u64);

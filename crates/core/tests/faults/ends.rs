@@ -5,11 +5,12 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::Flow;
 
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
+use crate::common::service::answering;
 use crate::frames::{Script, frame};
 use crate::services::{Digest, Echo, Gate, Sink, gated};
 
@@ -35,24 +36,13 @@ fn start(engine: Engine, ring: &str) -> (Bed, Gate) {
             .service("sink", |_| Sink::default())
             .service("digest", |_| Digest)
             .service("echo", |_| Echo)
-            .service("last", |_| Last)
+            .service("last", |_| {
+                answering(|frame, reply| {
+                    reply.write(|out| out.extend_from_slice(&frame));
+                    Flow::close("one frame is enough")
+                })
+            })
     })
-}
-
-/// Answers the first frame and ends the connection.
-struct Last;
-
-impl Service for Last {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        reply.write(|out| out.extend_from_slice(&frame));
-        Flow::close("one frame is enough")
-    }
 }
 
 const SMALL: &str = "buffers = 2\nbuffer_bytes = 1024";

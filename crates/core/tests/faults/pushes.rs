@@ -13,6 +13,7 @@ use ringhold_core::{
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::common::random::Random;
+use crate::common::service::answering;
 use crate::frames::frame;
 use crate::services::Echo;
 
@@ -51,28 +52,18 @@ pub(crate) fn who_has_read_everything_is_not_behind(engine: Engine) {
 }
 
 /// Passes every frame on to all readers, and confirms it with a byte.
-struct Publish(Readers);
-
-impl Service for Publish {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+fn publish_to(readers: Readers) -> impl Service {
+    answering(move |frame, reply| {
         let bytes: Bytes = frame.to_bytes();
-        self.0
-            .lock()
-            .unwrap()
-            .retain(|reader| match reader.push(bytes.clone()) {
-                Ok(()) => true,
-                Err(PushError::Gone | PushError::Overflow) => false,
-                Err(other) => panic!("{other}"),
-            });
+        let mut readers = readers.lock().unwrap();
+        readers.retain(|reader| match reader.push(bytes.clone()) {
+            Ok(()) => true,
+            Err(PushError::Gone | PushError::Overflow) => false,
+            Err(other) => panic!("{other}"),
+        });
         reply.write(|out| out.push(1));
         Flow::Continue
-    }
+    })
 }
 
 fn start(engine: Engine, limits: &str) -> (Bed, Readers) {
@@ -90,7 +81,7 @@ fn start(engine: Engine, limits: &str) -> (Bed, Readers) {
     let bed = Bed::start(engine, &config, |server| {
         server
             .service("read", move |_| Read(a.clone()))
-            .service("publish", move |_| Publish(b.clone()))
+            .service("publish", move |_| publish_to(b.clone()))
     });
     (bed, readers)
 }
@@ -345,30 +336,20 @@ pub(crate) fn a_panic_costs_one_connection(engine: Engine) {
     bed.finish();
 }
 
-/// Pushes every frame back instead of answering.
-struct Pushing;
-
-impl Service for Pushing {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        reply.handle().push(frame.to_bytes()).unwrap();
-        match frame[0] {
-            0 => Flow::close("asked to"),
-            _ => Flow::Continue,
-        }
-    }
-}
-
 /// The peer may end its side right behind its requests, or the service the connection behind its push.
 pub(crate) fn what_was_pushed_before_the_end_is_delivered(engine: Engine) {
     let config = "workers = 1\n[sockets.pushing]\nlisten = [\"127.0.0.1:0\"]";
     let bed = Bed::start(engine, config, |server| {
-        server.service("pushing", |_| Pushing)
+        server.service("pushing", |_| {
+            // Instead of answering.
+            answering(|frame, reply| {
+                reply.handle().push(frame.to_bytes()).unwrap();
+                match frame[0] {
+                    0 => Flow::close("asked to"),
+                    _ => Flow::Continue,
+                }
+            })
+        })
     });
     for last in [1, 0] {
         for _ in 0..300 {
@@ -381,9 +362,6 @@ pub(crate) fn what_was_pushed_before_the_end_is_delivered(engine: Engine) {
     bed.finish();
 }
 
-/// Answers with much at once, or asks somebody else, who does so, and pushes behind that.
-struct Generous(Sender<(Responder, Handle)>);
-
 /// A first byte.
 mod how {
     pub(super) const WRITES: u8 = 1;
@@ -395,18 +373,13 @@ mod how {
 const MUCH_BYTES: usize = 30_000;
 const PUSHED: u8 = 2;
 
-impl Service for Generous {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+/// Answers with much at once, or asks somebody else, who does so, and pushes behind that.
+fn generous(others: Sender<(Responder, Handle)>) -> impl Service {
+    answering(move |frame, reply| {
         let handle = reply.handle();
         match frame[0] {
             how::DEFERS => {
-                self.0.send((reply.defer(Ticket(0)), handle)).unwrap();
+                others.send((reply.defer(Ticket(0)), handle)).unwrap();
                 return Flow::Continue;
             }
             how::SHARES => reply.share(vec![1; MUCH_BYTES].into()),
@@ -417,7 +390,7 @@ impl Service for Generous {
             how::CLOSES => Flow::close("done"),
             _ => Flow::Continue,
         }
-    }
+    })
 }
 
 /// The mail of a turn comes before its sends: so nobody is found to be slow who was sent nothing yet.
@@ -428,7 +401,7 @@ pub(crate) fn who_reads_is_not_cut_for_what_is_pushed_behind_large_replies(engin
         [sockets.generous]
         listen = [\"127.0.0.1:0\"]";
     let bed = Bed::start(engine, config, |server| {
-        server.service("generous", |_| Generous(channel().0))
+        server.service("generous", |_| generous(channel().0))
     });
     let expected = [vec![1; MUCH_BYTES], vec![PUSHED]].concat();
     for how in [how::WRITES, how::SHARES, how::CLOSES] {
@@ -450,7 +423,7 @@ pub(crate) fn who_reads_is_not_cut_for_what_is_pushed_among_deferred_answers(eng
     let config = "workers = 1\n[sockets.generous]\nlisten = [\"127.0.0.1:0\"]";
     let (questions, asked) = channel();
     let bed = Bed::start(engine, config, |server| {
-        server.service("generous", move |_| Generous(questions.clone()))
+        server.service("generous", move |_| generous(questions.clone()))
     });
     let mut client = bed.connect("generous");
     client.write_all(&[how::DEFERS; ANSWERS]).unwrap();

@@ -10,6 +10,7 @@ use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
+use crate::common::service::answering;
 use crate::frames::digest;
 
 /// Sends every frame back.
@@ -64,23 +65,15 @@ impl Service for Sink {
 }
 
 /// Answers each frame with how many frames the sink has taken by then.
-pub(crate) struct Count(pub(crate) Sink);
-
-impl Service for Count {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let count = self.0.0.load(Ordering::Relaxed);
+pub(crate) fn count(sink: Sink) -> impl Service {
+    answering(move |_, reply| {
+        let count = sink.0.load(Ordering::Relaxed);
         reply.write(|out| {
             out.push(0xcf);
             out.extend_from_slice(&count.to_be_bytes());
         });
         Flow::Continue
-    }
+    })
 }
 
 /// Holds up workers inside a service call, so that everything that happens meanwhile happens at once for them.
@@ -233,18 +226,10 @@ impl Service for Gate {
 }
 
 /// Answers each frame with the name of its socket.
-pub(crate) struct Name;
-
-impl Service for Name {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+pub(crate) fn name() -> impl Service {
+    answering(|_, reply| {
         let name = reply.peer().socket_name().to_owned();
         reply.write(|out| out.extend_from_slice(name.as_bytes()));
         Flow::Continue
-    }
+    })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::bed::{Bed, Engine, assert_no_kernel_workers};
 use crate::common::client;
 use crate::frames::{DIGEST_BYTES, Script, frame};
-use crate::services::{Count, Digest, Gate, Sink, gated};
+use crate::services::{Digest, Gate, Sink, count, gated};
 
 /// The least that the configuration allows.
 const SMALLEST: &str = "
@@ -30,7 +30,7 @@ fn start(engine: Engine, config: &str) -> (Bed, Gate) {
             .service("digest", |_| Digest)
             .service("count", {
                 let sink = sink.clone();
-                move |_| Count(sink.clone())
+                move |_| count(sink.clone())
             })
             .service("sink", move |_| sink.clone())
     })

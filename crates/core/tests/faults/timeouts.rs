@@ -4,28 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
+use ringhold_core::{Flow, Responder, Ticket};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
+use crate::common::service::answering;
 use crate::frames::{Script, frame};
 use crate::services::{Digest, Echo, gated};
-
-/// Never answers by itself.
-struct Deferring(Arc<Mutex<Vec<Responder>>>);
-
-impl Service for Deferring {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        self.0.lock().unwrap().push(reply.defer(Ticket(0)));
-        Flow::Continue
-    }
-}
 
 fn start(engine: Engine, limits: &str) -> (Bed, Arc<Mutex<Vec<Responder>>>) {
     let config = format!(
@@ -45,7 +30,13 @@ fn start(engine: Engine, limits: &str) -> (Bed, Arc<Mutex<Vec<Responder>>>) {
         server
             .service("digest", |_| Digest)
             .service("echo", |_| Echo)
-            .service("defer", move |_| Deferring(theirs.clone()))
+            .service("defer", move |_| {
+                let theirs = theirs.clone();
+                answering(move |_, reply| {
+                    theirs.lock().unwrap().push(reply.defer(Ticket(0)));
+                    Flow::Continue
+                })
+            })
     });
     (bed, responders)
 }
