@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::state::Left;
+use self::state::{Left, Pushed};
 use super::ConnectionId;
 use crate::close::Close;
 use crate::mailbox::{Mail, Post};
@@ -175,9 +175,12 @@ impl Handle {
     }
 
     /// What is said of a push when the worker knows of what it has left.
-    fn after(&self, push: (Option<Left>, Result<(), PushError>)) -> Result<(), PushError> {
-        let (left, result) = push;
-        left.map_or(Ok(()), |left| self.tell(left)).and(result)
+    fn after(&self, pushed: Pushed) -> Result<(), PushError> {
+        match pushed {
+            Pushed::Left(left) => self.tell(left),
+            Pushed::Overflowed(left) => self.tell(left).and(Err(PushError::Overflow)),
+            Pushed::Refused(error) => Err(error),
+        }
     }
 
     /// Leaves what is no push, unless nobody comes for it any more.
@@ -213,8 +216,8 @@ impl Handle {
 impl Handle {
     /// As if another thread had left bytes, and not posted this mail yet.
     pub(crate) fn begin_push(&self, bytes: &'static [u8]) -> Mail {
-        let (left, result) = self.shared.push(&Bytes::from_static(bytes), false);
-        assert_eq!((left, result), (Some(Left::First), Ok(())));
+        let pushed = self.shared.push(&Bytes::from_static(bytes), false);
+        assert_eq!(pushed, Pushed::Left(Left::First));
         Mail::Inbox { of: self.id }
     }
 
@@ -475,14 +478,12 @@ mod tests {
         for (number, befall) in befalls.into_iter().enumerate() {
             let handle = handle(&post);
             befall(&handle);
-            let is_open = number == 3;
-            let error = if is_open {
-                PushError::Overflow
-            } else {
-                PushError::Gone
+            let (expected, error) = match number {
+                3 => (Pushed::Overflowed(Left::First), PushError::Overflow),
+                _ => (Pushed::Refused(PushError::Gone), PushError::Gone),
             };
-            let (left, result) = handle.shared.push(&Bytes::from(vec![1; 1001]), false);
-            assert_eq!((left, result), (is_open.then_some(Left::First), Err(error)));
+            let pushed = handle.shared.push(&Bytes::from(vec![1; 1001]), false);
+            assert_eq!(pushed, expected);
             assert_eq!(handle.push(vec![1]), Err(error));
         }
     }

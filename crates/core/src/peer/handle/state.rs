@@ -87,6 +87,18 @@ pub(crate) enum Left {
     Behind,
 }
 
+/// What became of a push.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Pushed {
+    /// The bytes were left.
+    Left(Left),
+    /// More would wait than may: the end of the connection was left instead.
+    Overflowed(Left),
+    /// Nothing was left.
+    Refused(PushError),
+}
+
 /// The connection takes bytes.
 const OPEN: u8 = 0;
 /// It takes no more bytes.
@@ -153,12 +165,11 @@ impl HandleState {
         self.pushed_here.store(here + bytes, Ordering::Relaxed);
     }
 
-    /// Leaves bytes for the connection, from the worker's thread if `here`. If more would wait than may, that ends the connection,
-    /// which is told instead, and the error is for whoever pushes.
-    pub(super) fn push(&self, bytes: &Bytes, here: bool) -> (Option<Left>, Result<(), PushError>) {
+    /// Leaves bytes for the connection, from the worker's thread if `here`.
+    pub(super) fn push(&self, bytes: &Bytes, here: bool) -> Pushed {
         let mut inbox = self.lock();
         if let Err(error) = self.check() {
-            return (None, Err(error));
+            return Pushed::Refused(error);
         }
         let waiting = inbox.pushed + bytes.len();
         if !self.has_room(waiting) {
@@ -180,24 +191,20 @@ impl HandleState {
         };
         // One push of all that may wait was allowed, whatever its item takes.
         inbox.pushed += item.pushed();
-        (Some(self.leave_in(&mut inbox, item)), Ok(()))
+        Pushed::Left(self.leave_in(&mut inbox, item))
     }
 
     /// More is pushed than `limit` allows.
     #[cold]
-    pub(super) fn overflow_of(&self, limit: &'static str) -> (Option<Left>, Result<(), PushError>) {
+    pub(super) fn overflow_of(&self, limit: &'static str) -> Pushed {
         self.overflow(&mut self.lock(), limit)
     }
 
-    fn overflow(
-        &self,
-        inbox: &mut Inbox,
-        limit: &'static str,
-    ) -> (Option<Left>, Result<(), PushError>) {
+    fn overflow(&self, inbox: &mut Inbox, limit: &'static str) -> Pushed {
         match self.close_in(inbox, PushError::Overflow, Close::Overflow(limit)) {
-            Ok(left) => (Some(left), Err(PushError::Overflow)),
+            Ok(left) => Pushed::Overflowed(left),
             // It may have ended, or begun to part, meanwhile.
-            Err(error) => (None, Err(error)),
+            Err(error) => Pushed::Refused(error),
         }
     }
 
