@@ -39,6 +39,7 @@ pub(crate) use self::mail::Accept;
 use self::parting::Rest;
 use self::sources::Sources;
 pub(crate) use self::sources::Watches;
+use self::stopping::Stop;
 pub(crate) use self::stopping::{Phase, REST_MAX};
 use self::ticks::Ticks;
 use self::time::{Overdue, Timed};
@@ -72,29 +73,12 @@ pub(crate) struct Shard<L> {
     turn: u64,
     next_generation: u32,
     phase: Phase,
-    /// When it was looked last whether a stop moves on.
-    advanced: u64,
+    /// What the stop that is under way keeps.
+    stop: Stop,
     /// The shortest time limit of an open connection, whatever its name, in milliseconds.
     patience: u64,
     /// How long a stop waits for deferred replies.
     pub(crate) drain: Duration,
-    /// The last ticket that was opened before the stop began, until those are given up.
-    promised: Option<u64>,
-    /// Who was owed such a ticket's reply. Each turn looks at the last one, and takes it off if it has that by now.
-    owed: Vec<ConnectionId>,
-    /// When the log says which deferred replies a stop waits for.
-    names_owed_at: Option<u64>,
-    /// When peers that have not taken their replies are cut by a stop; `None` until its last deferred replies are there or
-    /// given up, from when on the peers have some time, however late that is.
-    cut_at: Option<u64>,
-    /// The stop that is under way ends in a handover.
-    hands_over: bool,
-    rest: Rest,
-    /// Until then a stop waits for services that have no time for what has arrived, and a handover for workers that do not come
-    /// to rest.
-    rest_until: u64,
-    /// How many connections are [loud](Entry::is_loud).
-    loud: usize,
     /// It has not begun: no byte moves on any connection, since the predecessor still answers for them.
     holds: bool,
 }
@@ -163,16 +147,8 @@ impl<L: Link> Shard<L> {
             turn: 0,
             next_generation: 0,
             phase: Phase::Serving,
-            advanced: 0,
+            stop: Stop::default(),
             drain,
-            promised: None,
-            owed: Vec::new(),
-            names_owed_at: None,
-            cut_at: None,
-            hands_over: false,
-            rest: Rest::No,
-            rest_until: 0,
-            loud: 0,
             holds: true,
         }
     }
@@ -361,7 +337,7 @@ impl<L: Link> Shard<L> {
 
     /// Whether frames that wait are given to the services.
     fn dispatches(&self) -> bool {
-        !self.holds && self.rest == Rest::No
+        !self.holds && self.stop.rest == Rest::No
     }
 
     /// Logs what is held back of the warnings about connections: the worker ends.

@@ -19,9 +19,10 @@ use crate::tick::Call;
 
 /// How far a worker is on the way to let its connections go. What its services push to others must reach those before they
 /// are handed over, so no worker lets any connection go as long as another one may give a frame to a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Rest {
     /// Its services may be given frames.
+    #[default]
     No,
     /// They are given none any more; what has come and was not dispatched is the successor's.
     Own,
@@ -48,7 +49,7 @@ impl<L: Link> Shard<L> {
         }
         self.holds = false;
         // No service is called any more that has not been called so far.
-        self.rest = Rest::All;
+        self.stop.rest = Rest::All;
         self.phase = Phase::Draining {
             until: self.desk.now,
         };
@@ -56,7 +57,7 @@ impl<L: Link> Shard<L> {
 
     /// Whether the worker reads nobody any more before a handover.
     pub(super) fn is_parting(&self) -> bool {
-        self.hands_over && matches!(self.phase, Phase::Draining { .. })
+        self.stop.hands_over && matches!(self.phase, Phase::Draining { .. })
     }
 
     /// Counts those on which something may still be received, once a handover has only them to wait for.
@@ -64,9 +65,9 @@ impl<L: Link> Shard<L> {
         if self.is_parting()
             && let Some(entry) = self.connections.get_mut(slot as usize)
         {
-            self.loud -= usize::from(entry.is_loud);
+            self.stop.loud -= usize::from(entry.is_loud);
             entry.is_loud = entry.is_loud();
-            self.loud += usize::from(entry.is_loud);
+            self.stop.loud += usize::from(entry.is_loud);
         }
     }
 
@@ -74,24 +75,24 @@ impl<L: Link> Shard<L> {
     pub(super) fn comes_to_rest(&self) -> bool {
         // What the services have no time for is the successor's.
         let has_answered = self.ready.is_empty() || self.desk.stopwatch.is_late();
-        self.is_parting() && !self.rests() && self.loud == 0 && has_answered
+        self.is_parting() && !self.rests() && self.stop.loud == 0 && has_answered
     }
 
     /// Lets connections go once no service of any worker is given frames. If it `is_late`, that is not waited for.
     pub(super) fn advance_rest(&mut self, is_late: bool) {
-        if self.rest == Rest::No && (is_late || self.comes_to_rest()) {
-            self.rest = Rest::Own;
+        if self.stop.rest == Rest::No && (is_late || self.comes_to_rest()) {
+            self.stop.rest = Rest::Own;
             self.desk.crew.rest(self.desk.worker);
         }
         let all_rest = self.desk.crew.all_rest();
-        if self.rest == Rest::Own && (is_late || all_rest) {
+        if self.stop.rest == Rest::Own && (is_late || all_rest) {
             if !all_rest {
                 tracing::error!(
                     "a worker is busy and holds up the handover; what it still pushes to connections of worker {} is lost",
                     self.desk.worker
                 );
             }
-            self.rest = Rest::All;
+            self.stop.rest = Rest::All;
             // Who pushes from elsewhere is told, from now on, and what was pushed before is awaited.
             for (_, entry) in self.connections.iter() {
                 if let Some(handle) = entry.handle.get() {
@@ -104,7 +105,7 @@ impl<L: Link> Shard<L> {
 
     /// Whether every worker knows that this one gives no more frames to its services.
     pub(super) fn rests(&self) -> bool {
-        self.rest != Rest::No
+        self.stop.rest != Rest::No
     }
 
     /// Whether what was received on a connection, by the kernel too, is left to the successor.
@@ -142,7 +143,7 @@ impl<L: Link> Shard<L> {
     fn is_at_rest(&self, entry: &Entry<L>) -> bool {
         let connection = &entry.connection;
         let handle = entry.handle.get();
-        self.rest == Rest::All
+        self.stop.rest == Rest::All
             && connection.quiet
             && connection.may_part()
             && connection.tickets.is_empty()
@@ -245,7 +246,7 @@ impl<L: Link> Shard<L> {
     /// The last call of the services, when the worker has nothing left to do: what each leaves to the successor, by number.
     /// Empty if nobody comes after this process, or the worker has failed.
     pub(crate) fn hand_over(&mut self) -> Vec<Option<Bytes>> {
-        if !self.hands_over || !self.is_done() {
+        if !self.stop.hands_over || !self.is_done() {
             return Vec::new();
         }
         let (desk, sources) = (&self.desk, &self.sources);

@@ -87,7 +87,7 @@ impl<L: Link> Shard<L> {
         if entry.is_awaited {
             self.desk.crew.ending_over(worker);
         }
-        self.loud -= usize::from(entry.is_loud);
+        self.stop.loud -= usize::from(entry.is_loud);
         if !self.unread.is_empty() {
             self.unread.remove(&slot);
         }

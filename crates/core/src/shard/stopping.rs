@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::Shard;
 use super::mail::give_up;
+use super::parting::Rest;
 use crate::close::Close;
 use crate::connection::{Connection, LINGER, Life, milliseconds};
 use crate::mailbox::Mail;
-use crate::peer::Link;
+use crate::peer::{ConnectionId, Link};
 use crate::reply::{Abandoned, Ticket};
 
 /// How long a stop waits for workers that are busy with what they have received, which they may push to the connections of others,
@@ -44,6 +45,30 @@ pub(crate) enum Phase {
     Draining { until: u64 },
 }
 
+/// What a worker keeps for a stop.
+#[derive(Default)]
+pub(super) struct Stop {
+    /// It ends in a handover.
+    pub(super) hands_over: bool,
+    /// When it was looked last whether it moves on.
+    pub(super) advanced: u64,
+    /// The last ticket that was opened before it began, until those are given up.
+    promised: Option<u64>,
+    /// Who was owed such a ticket's reply. Each turn looks at the last one, and takes it off if it has that by now.
+    owed: Vec<ConnectionId>,
+    /// When the log says which deferred replies it waits for.
+    pub(super) names_owed_at: Option<u64>,
+    /// When peers that have not taken their replies are cut; `None` until the last deferred replies are there or given up, from
+    /// when on the peers have some time, however late that is.
+    pub(super) cut_at: Option<u64>,
+    pub(super) rest: Rest,
+    /// Until then it waits for services that have no time for what has arrived, and for workers that do not come to rest before a
+    /// handover.
+    pub(super) rest_until: u64,
+    /// How many connections are [loud](super::Entry::is_loud).
+    pub(super) loud: usize,
+}
+
 impl<L: Link> Shard<L> {
     pub(crate) fn phase(&self) -> Phase {
         self.phase
@@ -52,13 +77,13 @@ impl<L: Link> Shard<L> {
     /// Whether a stopping worker has nothing left to do and cannot be given anything any more. Before a handover none has before all have:
     /// what services leave is what all answers were given from, those of other workers too.
     pub(crate) fn is_done(&self) -> bool {
-        self.has_nothing_left() && (!self.hands_over || self.desk.crew.all_idle())
+        self.has_nothing_left() && (!self.stop.hands_over || self.desk.crew.all_idle())
     }
 
     /// A worker that has nothing left has found no mail since. The others are told, if a handover waits for it. Returns whether
     /// it is done.
     pub(crate) fn becomes_idle(&self) -> bool {
-        if self.hands_over {
+        if self.stop.hands_over {
             self.desk.crew.idle(self.desk.worker);
         }
         self.is_done()
@@ -69,25 +94,27 @@ impl<L: Link> Shard<L> {
     pub(crate) fn has_nothing_left(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. })
             && self.connections.is_empty()
-            && (!self.hands_over || self.rests())
+            && (!self.stop.hands_over || self.rests())
             && self.desk.crew.is_dealt_no_more(self.desk.worker)
     }
 
     /// Begins to stop: notes what was promised before.
     pub(super) fn begin_stop(&mut self, hand_over: bool) {
         self.desk.crew.begin_stop();
-        self.hands_over = hand_over;
         let until = self.desk.now.saturating_add(milliseconds(self.drain));
         self.phase = Phase::Waiting {
             until,
             freezes: false,
         };
-        self.promised = Some(self.desk.last_ticket);
         let connections = self.connections.iter().map(|(_, entry)| &entry.connection);
         let owed = connections.filter(|connection| !connection.tickets.is_empty());
-        self.owed = owed.map(|connection| connection.id).collect();
-        self.names_owed_at = Some(self.desk.now + OWED_NAMED_AFTER_MS);
-        self.cut_at = None;
+        self.stop = Stop {
+            hands_over: hand_over,
+            promised: Some(self.desk.last_ticket),
+            owed: owed.map(|connection| connection.id).collect(),
+            names_owed_at: Some(self.desk.now + OWED_NAMED_AFTER_MS),
+            ..Stop::default()
+        };
         for slot in self.slots() {
             self.note_promises(slot);
             self.touch(slot);
@@ -108,8 +135,8 @@ impl<L: Link> Shard<L> {
 
     /// Whether the last of the connections that were owed a deferred reply when the stop began is so no more.
     pub(super) fn owes_less(&self) -> bool {
-        let owed = self.owed.last().copied();
-        owed.zip(self.promised).is_some_and(|(id, promised)| {
+        let owed = self.stop.owed.last().copied();
+        owed.zip(self.stop.promised).is_some_and(|(id, promised)| {
             let is_owed = |it: &Connection| it.id == id && it.tickets.has_until(promised);
             !self.is_open_to(id.slot, is_owed)
         })
@@ -118,9 +145,9 @@ impl<L: Link> Shard<L> {
     /// Whether no worker owes a deferred reply any more that it had promised before it began to stop.
     fn is_all_kept(&mut self) -> bool {
         while self.owes_less() {
-            self.owed.pop();
+            self.stop.owed.pop();
         }
-        self.owed.is_empty() && self.desk.crew.all_kept(self.desk.worker)
+        self.stop.owed.is_empty() && self.desk.crew.all_kept(self.desk.worker)
     }
 
     /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more if that is slow or the
@@ -140,7 +167,7 @@ impl<L: Link> Shard<L> {
         let is_flushing = matches!(connection.life, Life::Closing { .. })
             && !connection.owes_only_output()
             && !connection.outbox.is_empty();
-        if self.hands_over && is_flushing && !entry.is_awaited {
+        if self.stop.hands_over && is_flushing && !entry.is_awaited {
             entry.is_awaited = true;
             self.desk.crew.endings.opened(self.desk.worker);
         }
@@ -150,13 +177,13 @@ impl<L: Link> Shard<L> {
     /// their clients until the last is through.
     pub(super) fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
-        self.owed = Vec::new();
-        self.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
+        self.stop.owed = Vec::new();
+        self.stop.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);
         }
-        if self.hands_over {
+        if self.stop.hands_over {
             let own = &self.desk.crew.posts[self.desk.worker];
             // It reaches us, who are not gone.
             let _ = own.send(Mail::StopAccepting);
@@ -187,7 +214,7 @@ impl<L: Link> Shard<L> {
             return;
         }
         // What no service may be given any more stays there, too.
-        if self.hands_over && (self.rests() || !has_failed && !self.ask(slot)) {
+        if self.stop.hands_over && (self.rests() || !has_failed && !self.ask(slot)) {
             self.quiet(slot);
             return;
         }
@@ -235,18 +262,18 @@ impl<L: Link> Shard<L> {
     /// not.
     pub(super) fn advance_stop(&mut self, serves_last: bool) {
         let now = self.desk.now;
-        self.advanced = now;
+        self.stop.advanced = now;
         match self.phase {
             Phase::Serving => {}
             Phase::Waiting { until, freezes } => {
                 if !freezes && self.is_all_kept() {
                     self.freeze(until);
                 }
-                if self.hands_over {
+                if self.stop.hands_over {
                     self.find_unsaved();
                 }
                 let crew = &self.desk.crew;
-                let waits_no_more = if self.hands_over {
+                let waits_no_more = if self.stop.hands_over {
                     if crew.may_part() || now >= until {
                         crew.part();
                     }
@@ -262,14 +289,14 @@ impl<L: Link> Shard<L> {
             Phase::Draining { .. } => {}
         }
         if self.is_parting() {
-            self.advance_rest(now >= self.rest_until);
+            self.advance_rest(now >= self.stop.rest_until);
         }
         if let Phase::Draining { until } = self.phase
             && now >= until
         {
             self.end_drain(self.end_of_promises(until), serves_last);
         }
-        if self.names_owed_at.take_if(|at| *at <= now).is_some() {
+        if self.stop.names_owed_at.take_if(|at| *at <= now).is_some() {
             self.name_owed();
         }
     }
@@ -315,30 +342,30 @@ impl<L: Link> Shard<L> {
     /// Gives up what has taken too long. `last` is when every deferred reply has.
     fn end_drain(&mut self, last: u64, serves_last: bool) {
         let now = self.desk.now;
-        if let Some(promised) = self.promised.take() {
+        if let Some(promised) = self.stop.promised.take() {
             self.abandon_until(promised);
         }
         if now >= last {
             self.abandon_until(self.desk.last_ticket);
         } else if self.desk.crew.open_tickets.count() > 0 {
-            self.cut_at = None;
+            self.stop.cut_at = None;
             return;
         }
         if serves_last {
-            let is_over = now >= self.rest_until;
+            let is_over = now >= self.stop.rest_until;
             if is_over {
                 self.end_unserved();
             }
             // Peers have their time when all that was answered has been sent to them. How long that took is known in the next
             // turn, which comes at once. Who goes on to read his replies later than that is not waited for any longer.
-            if !is_over || self.cut_at.is_none() {
-                self.cut_at = None;
-                self.advanced = 0;
+            if !is_over || self.stop.cut_at.is_none() {
+                self.stop.cut_at = None;
+                self.stop.advanced = 0;
                 return;
             }
         }
         let linger = milliseconds(LINGER);
-        let cut_at = *self.cut_at.get_or_insert(now.saturating_add(linger));
+        let cut_at = *self.stop.cut_at.get_or_insert(now.saturating_add(linger));
         if now >= cut_at {
             // Peers that did not take their replies in time: the service manager waits for us.
             for slot in self.slots() {
@@ -370,7 +397,7 @@ impl<L: Link> Shard<L> {
     fn is_to_cut(&self, slot: u32) -> bool {
         self.connections.get(slot as usize).is_some_and(|entry| {
             let is_over = entry.connection.life == Life::Over;
-            !is_over && (!self.hands_over || entry.is_unsaved)
+            !is_over && (!self.stop.hands_over || entry.is_unsaved)
         })
     }
 

@@ -231,18 +231,21 @@ impl<L: Link> Shard<L> {
         let stop = match self.phase {
             Phase::Serving => [None; 3],
             Phase::Waiting { until, .. } => [Some(until), None, None],
-            Phase::Draining { until } => {
-                [Some(until), Some(self.end_of_promises(until)), self.cut_at]
-            }
+            Phase::Draining { until } => [
+                Some(until),
+                Some(self.end_of_promises(until)),
+                self.stop.cut_at,
+            ],
         };
         // Behind those everything is waited for that comes as mail.
         let stop = stop.into_iter().flatten();
-        let stop = stop.filter(|at| *at > self.advanced).min();
-        let rest = (self.is_parting() && self.rest != Rest::All).then_some(self.rest_until);
+        let stop = stop.filter(|at| *at > self.stop.advanced).min();
+        let rest =
+            (self.is_parting() && self.stop.rest != Rest::All).then_some(self.stop.rest_until);
         let dues = [
             self.next_limit(),
             stop,
-            self.names_owed_at,
+            self.stop.names_owed_at,
             rest,
             self.desk.pools.next_due(),
             self.desk.warnings.next_due(),

@@ -73,14 +73,14 @@ impl<L: Link> Shard<L> {
     pub(super) fn ends_when_answered(&self, slot: u32) -> bool {
         let is_unsaved = |entry: &Entry<L>| entry.is_unsaved;
         let is_waiting = matches!(self.phase, Phase::Waiting { .. });
-        !self.hands_over
+        !self.stop.hands_over
             || is_waiting && self.connections.get(slot as usize).is_some_and(is_unsaved)
     }
 
     /// Everything that had arrived for a connection is answered, and nothing more will be received on it.
     pub(super) fn answered_last(&mut self, slot: u32) {
         // The last frames may have changed that.
-        if self.hands_over && self.save(slot) != Saved::Close {
+        if self.stop.hands_over && self.save(slot) != Saved::Close {
             if let Some(entry) = self.connections.get_mut(slot as usize) {
                 entry.is_unsaved = false;
                 // What comes now is the successor's, unless that changes again.
@@ -106,7 +106,7 @@ impl<L: Link> Shard<L> {
         }
         // It has only just begun to end.
         let soonest = self.desk.now.saturating_add(milliseconds(LINGER));
-        self.cut_at = self.cut_at.map(|at| at.max(soonest));
+        self.stop.cut_at = self.stop.cut_at.map(|at| at.max(soonest));
         self.with(slot, |connection, desk| {
             let why = match connection.has_backlog() {
                 true => Close::Unserved,
