@@ -98,7 +98,7 @@ fn place_of(table: &Spanned<DeValue<'_>>, path: &str, offset: usize) -> Option<(
 fn top(mut section: Section<'_, '_>) -> Config {
     let engine = section.read("engine", EngineChoice::Auto, engine);
     let workers = section.read("workers", Workers::Auto, workers);
-    let pin = section.read("pin", None, |value| boolean(value).map(Some));
+    let pin = section.optional("pin", boolean);
     let spin = section.read("spin", Duration::ZERO, spin);
     let limits = section.section("limits").map(limits).unwrap_or_default();
     let config = Config {
@@ -227,39 +227,27 @@ fn socket(
             default.connections_per_client,
             number(0..=Limits::MAX_CONNECTIONS),
         ),
-        idle_timeout: section.read("idle_timeout", default.idle_timeout, |value| {
-            duration(value).map(Some)
-        }),
+        idle_timeout: section.optional("idle_timeout", duration),
         proxy_protocol: section.read("proxy_protocol", default.proxy_protocol, boolean),
-        fd_name: section.read("fd_name", default.fd_name, |value| {
+        fd_name: section.optional("fd_name", |value| {
             let name = string(value)?;
             descriptor_name(name)?;
-            Ok(Some(name.to_owned()))
+            Ok(name.to_owned())
         }),
         backlog: section.read("backlog", default.backlog, number(1..=i32::MAX as u32)),
         mode: section.read("mode", default.mode, mode),
-        user: section.read("user", default.user, id),
-        group: section.read("group", default.group, id),
+        user: section.optional("user", id),
+        group: section.optional("group", id),
         nodelay: section.read("nodelay", default.nodelay, boolean),
         keepalive: section.read("keepalive", default.keepalive, whole_seconds(0)),
-        keepalive_interval: section.read(
-            "keepalive_interval",
-            default.keepalive_interval,
-            |value| whole_seconds(1)(value).map(Some),
-        ),
+        keepalive_interval: section.optional("keepalive_interval", whole_seconds(1)),
         // MAX_TCP_KEEPCNT of the kernel.
-        keepalive_probes: section.read("keepalive_probes", default.keepalive_probes, |value| {
-            number(1..=127)(value).map(Some)
-        }),
+        keepalive_probes: section.optional("keepalive_probes", number(1..=127)),
         reuse_port: section.read("reuse_port", default.reuse_port, boolean),
-        ipv6_only: section.read("ipv6_only", default.ipv6_only, |value| {
-            boolean(value).map(Some)
-        }),
-        congestion: section.read("congestion", default.congestion, |value| {
-            congestion(value).map(Some)
-        }),
-        receive_buffer: section.read("receive_buffer", default.receive_buffer, buffer),
-        send_buffer: section.read("send_buffer", default.send_buffer, buffer),
+        ipv6_only: section.optional("ipv6_only", boolean),
+        congestion: section.optional("congestion", congestion),
+        receive_buffer: section.optional("receive_buffer", buffer),
+        send_buffer: section.optional("send_buffer", buffer),
     };
     check_socket(name, &socket, section, workers, limits);
     socket

@@ -126,6 +126,15 @@ impl<'a, 't> Section<'a, 't> {
         }
     }
 
+    /// Reads `key` with `convert` if it is there. A value that cannot be used is reported.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        convert: impl FnOnce(&Spanned<DeValue<'t>>) -> Result<T, Fault>,
+    ) -> Option<T> {
+        self.read(key, None, |value| convert(value).map(Some))
+    }
+
     /// Whether `key` is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

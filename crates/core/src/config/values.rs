@@ -41,11 +41,7 @@ pub(super) fn workers(value: &Value<'_>) -> Result<Workers, Fault> {
         DeValue::Integer(_) => {
             number(1..=Workers::MAX as u32)(value).map(|count| Workers::Count(count as usize))
         }
-        other => Err(format!(
-            "it must be \"auto\" or a number of workers, not {}",
-            described(other)
-        )
-        .into()),
+        other => Err(must_be("\"auto\" or a number of workers", other)),
     }
 }
 
@@ -95,11 +91,10 @@ pub(super) fn partition(value: &Value<'_>) -> Result<Partition, Fault> {
             let list = each(list, |item| index(item).map(|index| index as usize))?;
             Ok(Partition::only(list)?)
         }
-        other => Err(format!(
-            "it must be \"all\", \"0\", \"0-3\" or a list such as [0, 2], not {}",
-            described(other)
-        )
-        .into()),
+        other => Err(must_be(
+            "\"all\", \"0\", \"0-3\" or a list such as [0, 2]",
+            other,
+        )),
     }
 }
 
@@ -108,13 +103,7 @@ pub(super) fn listen(value: &Value<'_>) -> Result<Vec<ListenAddress>, Fault> {
         DeValue::Array(list) => list,
         // One address needs no brackets.
         DeValue::String(text) => return Ok(vec![text.parse()?]),
-        other => {
-            let wrong = format!(
-                "it must be a string or a list of strings, not {}",
-                described(other)
-            );
-            return Err(wrong.into());
-        }
+        other => return Err(must_be("a string or a list of strings", other)),
     };
     let mut known: Vec<ListenAddress> = Vec::new();
     each(list, |item| {
@@ -133,18 +122,16 @@ pub(super) fn listen(value: &Value<'_>) -> Result<Vec<ListenAddress>, Fault> {
     })
 }
 
-pub(super) fn id(value: &Value<'_>) -> Result<Option<Id>, Fault> {
+pub(super) fn id(value: &Value<'_>) -> Result<Id, Fault> {
     match value.get_ref() {
         DeValue::String(text) if text.is_empty() => Err("it is empty".to_owned().into()),
-        DeValue::String(text) => Ok(Some(match text.parse() {
+        DeValue::String(text) => Ok(match text.parse() {
             Ok(number) => Id::Number(number),
             Err(_) => Id::Name(text.to_string()),
-        })),
+        }),
         // The largest number means "leave it" in chown(2).
-        DeValue::Integer(_) => {
-            number(0..=u32::MAX - 1)(value).map(|number| Some(Id::Number(number)))
-        }
-        other => Err(format!("it must be a name or a number, not {}", described(other)).into()),
+        DeValue::Integer(_) => number(0..=u32::MAX - 1)(value).map(Id::Number),
+        other => Err(must_be("a name or a number", other)),
     }
 }
 
@@ -163,29 +150,21 @@ pub(super) fn congestion(value: &Value<'_>) -> Result<String, Fault> {
 
 /// A size of the kernel's buffers. The least is what its own tuning begins with (tcp(7)), and the most what it can double in an
 /// int.
-pub(super) fn buffer(value: &Value<'_>) -> Result<Option<usize>, Fault> {
-    size(4 << 10..=512 << 20)(value).map(Some)
+pub(super) fn buffer(value: &Value<'_>) -> Result<usize, Fault> {
+    size(4 << 10..=512 << 20)(value)
 }
 
 pub(super) fn mode(value: &Value<'_>) -> Result<u32, Fault> {
     match value.get_ref() {
         DeValue::String(text) => Ok(units::mode(text)?),
-        other => Err(format!(
-            "it must be a string of octal digits, such as \"0660\", not {}",
-            described(other)
-        )
-        .into()),
+        other => Err(must_be("a string of octal digits, such as \"0660\"", other)),
     }
 }
 
 pub(super) fn duration(value: &Value<'_>) -> Result<Duration, Fault> {
     match value.get_ref() {
         DeValue::String(text) => Ok(units::parse_duration(text)?),
-        other => Err(format!(
-            "it must be a duration with a unit, such as \"5s\", not {}",
-            described(other)
-        )
-        .into()),
+        other => Err(must_be("a duration with a unit, such as \"5s\"", other)),
     }
 }
 
@@ -197,11 +176,7 @@ pub(super) fn size<'t>(
             DeValue::String(text) => units::parse_size(text)?,
             DeValue::Integer(_) => number(0..=u64::MAX)(value)?,
             other => {
-                return Err(format!(
-                    "it must be a size, such as \"16MiB\", not {}",
-                    described(other)
-                )
-                .into());
+                return Err(must_be("a size, such as \"16MiB\"", other));
             }
         };
         match usize::try_from(bytes) {
@@ -217,7 +192,7 @@ where
 {
     move |value| {
         let DeValue::Integer(integer) = value.get_ref() else {
-            return Err(format!("it must be a number, not {}", described(value.get_ref())).into());
+            return Err(must_be("a number", value.get_ref()));
         };
         let wide = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
         match wide.and_then(|wide| N::try_from(wide).ok()) {
@@ -242,6 +217,11 @@ where
     }
 }
 
+/// The value is of another kind than `what`.
+fn must_be(what: &str, value: &DeValue<'_>) -> Fault {
+    format!("it must be {what}, not {}", described(value)).into()
+}
+
 fn outside<N: Display>(given: impl Display, range: &RangeInclusive<N>, unit: &str) -> Fault {
     format!(
         "{given} is not within {} to {}{unit}",
@@ -254,14 +234,14 @@ fn outside<N: Display>(given: impl Display, range: &RangeInclusive<N>, unit: &st
 pub(super) fn boolean(value: &Value<'_>) -> Result<bool, Fault> {
     match value.get_ref() {
         DeValue::Boolean(truth) => Ok(*truth),
-        other => Err(format!("it must be true or false, not {}", described(other)).into()),
+        other => Err(must_be("true or false", other)),
     }
 }
 
 pub(super) fn string<'v>(value: &'v Value<'_>) -> Result<&'v str, Fault> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text),
-        other => Err(format!("it must be a string, not {}", described(other)).into()),
+        other => Err(must_be("a string", other)),
     }
 }
 
