@@ -4,10 +4,10 @@
 //! keeps its name, also over execve(2), and comes from the unit at every other start. What the application has opened has
 //! [`PREFIX`] before its name, over execve as in the service manager's store, where it lies from the start on.
 //!
-//! The order of calls: [`Claims::check`] looks at names only, also in a program that is asked whether it could take over.
-//! [`Claims::take_out`] comes before inherited descriptors are matched with sections, [`Claims::make`] before
-//! anything that the predecessor left is looked at, so that an error leaves all of it as it was. [`Belonging::store`] comes before
-//! READY=1, and [`Belonging::passed_as`] is its name for the successor of a reload.
+//! The order of calls: [`DescriptorClaims::check`] looks at names only, also in a program that is asked whether it could take
+//! over. [`DescriptorClaims::take_out`] comes before inherited descriptors are matched with sections,
+//! [`DescriptorClaims::make`] before anything that the predecessor left is looked at, so that an error leaves all of it as it
+//! was. [`Belonging::store`] comes before READY=1, and [`Belonging::passed_as`] is its name for the successor of a reload.
 //!
 //! [`Server::descriptor`]: crate::Server::descriptor
 
@@ -33,7 +33,7 @@ pub(crate) type Make = Box<dyn FnOnce(Option<OwnedFd>) -> io::Result<OwnedFd> + 
 
 /// The descriptors that the application wants to have.
 #[derive(Default)]
-pub(crate) struct Claims(Vec<Claim>);
+pub(crate) struct DescriptorClaims(Vec<Claim>);
 
 struct Claim {
     name: String,
@@ -49,7 +49,7 @@ pub(crate) struct Belonging {
     is_units: bool,
 }
 
-impl Claims {
+impl DescriptorClaims {
     /// Adds one.
     ///
     /// # Panics

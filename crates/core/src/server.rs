@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::belongings::Claims;
+use crate::belongings::DescriptorClaims;
 use crate::config::Config;
 use crate::cpus;
 use crate::host::Hosted;
@@ -37,7 +37,7 @@ type Look = Box<dyn FnOnce() -> Result<(), Box<dyn Error + Send + Sync>> + Send>
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) services: Vec<(String, Factory)>,
-    pub(crate) claims: Claims,
+    pub(crate) claims: DescriptorClaims,
     looks: Vec<Look>,
     pub(crate) inherited: Option<Inherited>,
     inherited_only: bool,
@@ -49,7 +49,7 @@ impl Server {
         Server {
             config,
             services: Vec::new(),
-            claims: Claims::default(),
+            claims: DescriptorClaims::default(),
             looks: Vec::new(),
             inherited: None,
             inherited_only: false,

@@ -53,7 +53,7 @@ use bytes::Bytes;
 
 use self::succession::Parted;
 use self::wire::{Identity, Wire};
-use crate::belongings::{Belonging, Claims};
+use crate::belongings::{Belonging, DescriptorClaims};
 use crate::connection::{Desire, Receive};
 use crate::crew::{Crew, Name, NamedService};
 use crate::desk::Desk;
@@ -128,7 +128,7 @@ impl Exchange {
         limits: Limits,
         descriptors: impl IntoIterator<Item = (&'a str, OwnedFd)>,
     ) -> Self {
-        let mut claims = Claims::default();
+        let mut claims = DescriptorClaims::default();
         for (name, descriptor) in descriptors {
             claims.add(name.to_owned(), Box::new(|_| Ok(descriptor)));
         }
