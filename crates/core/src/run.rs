@@ -14,7 +14,8 @@ use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
 use crate::handover::giving::Package;
 use crate::handover::parcel::Parcel;
-use crate::handover::preflight::{self, Asked, Question, SPARE_FOR_CHILD};
+use crate::handover::preflight::{self, Asked, SPARE_FOR_CHILD};
+use crate::handover::question::{self, Question};
 use crate::handover::spare::Spare;
 use crate::handover::{giving, store, vault};
 use crate::inherit;
@@ -62,7 +63,7 @@ impl Server {
     ///
     /// Whatever stood in the way of starting, or made a worker fail.
     pub fn run(self) -> Result<(), ServerError> {
-        if let Some(question) = std::env::var_os(preflight::VARIABLE) {
+        if let Some(question) = std::env::var_os(question::VARIABLE) {
             return self.answer(&question);
         }
         if self.inherited.is_none() {
