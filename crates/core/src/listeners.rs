@@ -4,7 +4,6 @@
 //! `ringhold check` prints.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
@@ -15,6 +14,7 @@ use crate::config::ListenAddress;
 
 mod address;
 mod bind;
+mod bound_path;
 mod buffers;
 mod check;
 mod entry;
@@ -30,6 +30,7 @@ mod rows;
 mod succession;
 
 pub use address::Address;
+pub use bound_path::BoundPath;
 pub(crate) use check::is_listening;
 pub use error::{StartError, StartProblem};
 pub(crate) use heirloom::Heirloom;
@@ -130,16 +131,6 @@ impl Listener {
         let new = self.path.as_ref().filter(|path| !path.taken_over);
         new.map_or(Ok(false), BoundPath::remove)
     }
-}
-
-/// A path in the file system that a bound unix socket made, and the inode that it had then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BoundPath {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    /// A predecessor made it.
-    taken_over: bool,
 }
 
 impl fmt::Display for Origin {

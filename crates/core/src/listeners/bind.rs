@@ -7,11 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, MemfdFlags, Mode, OFlags, Stat, Uid};
+use rustix::fs::{Access, AtFlags, FileType, Gid, MemfdFlags, Mode, Stat, Uid};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_congestion;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::bound_path::stat;
 use super::buffers::Buffers;
 use super::keepalive::Keepalive;
 use super::names::Owners;
@@ -72,7 +73,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(reason: impl Into<String>, error: Option<io::Error>) -> Self {
+    pub(super) fn new(reason: impl Into<String>, error: Option<io::Error>) -> Self {
         Self {
             reason: reason.into(),
             error,
@@ -410,7 +411,7 @@ fn find_stale(path: &Path) -> Result<Option<Stat>, Failure> {
 }
 
 /// Gives an open file these owners.
-fn give(file: impl AsFd, Owners { user, group }: Owners) -> Result<(), Failure> {
+pub(super) fn give(file: impl AsFd, Owners { user, group }: Owners) -> Result<(), Failure> {
     if user.is_none() && group.is_none() {
         return Ok(());
     }
@@ -419,99 +420,4 @@ fn give(file: impl AsFd, Owners { user, group }: Owners) -> Result<(), Failure> 
         let reason = "this process may not give it that user or group; run it as root, or as a member of the group";
         Failure::new(reason, Some(error.into()))
     })
-}
-
-impl BoundPath {
-    /// The path, for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Removes the path if the socket there is the one that was bound. While that socket is open its inode cannot be
-    /// used again, so this must come before the socket is closed. Returns whether it was removed.
-    ///
-    /// # Errors
-    /// That it is ours and cannot be removed.
-    pub(super) fn remove(&self) -> io::Result<bool> {
-        match stat(&self.path)? {
-            Some(stat) if self.is(&stat) => {
-                rustix::fs::unlink(&self.path)?;
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-
-    /// Whether the socket that was bound is still what is there, as far as this process can see: what it may not look at is.
-    pub(super) fn is_there(&self) -> bool {
-        stat(&self.path).map_or(true, |stat| stat.is_some_and(|stat| self.is(&stat)))
-    }
-
-    /// Gives the path its owners and its mode, if the socket there is the one that was bound, and not another one or a link that
-    /// somebody put there.
-    pub(super) fn adjust(&self, options: &Options) -> Result<(), Failure> {
-        let handle = rustix::fs::open(
-            &self.path,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let stat = rustix::fs::fstat(&handle)?;
-        if !self.is(&stat) {
-            return Err(replaced());
-        }
-        give(&handle, options.owners)?;
-        // The umask may have narrowed it. A handle cannot be changed directly before Linux 6.6 (fchmodat2(2)).
-        if stat.st_mode & 0o7777 != options.mode {
-            use std::os::fd::AsRawFd;
-            let through = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
-            rustix::fs::chmod(through, Mode::from_raw_mode(options.mode)).map_err(|error| {
-                let reason = format!(
-                    "its mode cannot be set to {:04o} through /proc/self/fd",
-                    options.mode
-                );
-                Failure::new(reason, Some(error.into()))
-            })?;
-        }
-        Ok(())
-    }
-
-    fn is(&self, stat: &Stat) -> bool {
-        (stat.st_dev, stat.st_ino) == (self.device, self.inode)
-    }
-
-    fn new(path: &Path, stat: &Stat) -> Self {
-        Self {
-            path: path.to_owned(),
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            taken_over: false,
-        }
-    }
-
-    fn at(path: &Path) -> Result<Self, Failure> {
-        match stat(path)? {
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
-                Ok(Self::new(path, &stat))
-            }
-            Some(_) => Err(replaced()),
-            None => Err(Failure::new(
-                "somebody removed the socket that was just made",
-                None,
-            )),
-        }
-    }
-}
-
-fn replaced() -> Failure {
-    Failure::new("somebody replaced the socket that was made there", None)
-}
-
-/// What is at `path`, without following a link.
-fn stat(path: &Path) -> rustix::io::Result<Option<Stat>> {
-    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        // A missing directory is reported when the socket is bound.
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(error),
-    }
 }

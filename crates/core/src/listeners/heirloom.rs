@@ -94,26 +94,6 @@ impl Heirloom {
     }
 }
 
-impl BoundPath {
-    pub(crate) fn to_record(&self) -> (String, u64, u64) {
-        // A path that is not UTF-8 cannot have come from the configuration.
-        (
-            self.path.to_string_lossy().into_owned(),
-            self.device,
-            self.inode,
-        )
-    }
-
-    pub(crate) fn from_record((path, device, inode): (String, u64, u64)) -> Self {
-        BoundPath {
-            path: path.into(),
-            device,
-            inode,
-            taken_over: true,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
