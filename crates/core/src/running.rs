@@ -4,30 +4,24 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, eventfd};
-
 use crate::belongings::Belonging;
-use crate::config::Config;
-use crate::crew::{Crew, Name, NamedService};
-use crate::engine::{Acceptor, EngineKind, Served};
-use crate::handover::bequest::{Bequest, Legacy};
+use crate::crew::Crew;
+use crate::engine::{EngineKind, Served};
+use crate::handover::bequest::Bequest;
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::SPARE_FOR_CHILD;
 use crate::handover::spare::Spare;
 use crate::handover::vault;
 use crate::heap;
-use crate::limits::Limits;
 use crate::listeners::Listener;
-use crate::mailbox::{Mail, Post, mailbox};
-use crate::memory::Memory;
+use crate::mailbox::Mail;
 use crate::metrics::Metrics;
-use crate::placement::{Dealer, Placement};
-use crate::server::{Server, ServerError};
-use crate::worker::{self, Factory};
+use crate::server::ServerError;
 
+mod launch;
 #[cfg(test)]
 mod resets;
 mod takeover;
@@ -65,137 +59,7 @@ impl Ends {
     }
 }
 
-/// Reports the end of a worker's thread, a panic included.
-struct EndGuard {
-    ends: Arc<Ends>,
-    crew: Arc<Crew>,
-    index: usize,
-    served: Served,
-}
-
-impl Drop for EndGuard {
-    fn drop(&mut self) {
-        self.crew.worker_ended(self.index);
-        let served = std::mem::replace(&mut self.served, Served::nothing(Ok(())));
-        self.ends.lock()[self.index] = Some(served);
-        let _ = rustix::io::write(&self.ends.event, &1u64.to_ne_bytes());
-    }
-}
-
 impl Running {
-    pub(crate) fn launch(
-        server: Server,
-        engine: EngineKind,
-        cpus: Vec<Option<usize>>,
-        listeners: Vec<Arc<Listener>>,
-        orphans: &[Arc<str>],
-        legacies: &Arc<[Legacy]>,
-        belongings: Arc<[Belonging]>,
-    ) -> Result<Self, ServerError> {
-        let config = Arc::new(server.config);
-        let count = cpus.len();
-        let names = names(&listeners, &server.services, orphans, &config);
-        let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
-            .map(|_| mailbox())
-            .collect::<io::Result<Vec<_>>>()?
-            .into_iter()
-            .unzip();
-        let crew = crew(&config.limits, &names, &listeners, posts);
-        let ends = Arc::new(Ends {
-            results: Mutex::new((0..count).map(|_| None).collect()),
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-                .map_err(io::Error::from)?,
-        });
-        let mut running = Running {
-            listeners: listeners.clone(),
-            belongings,
-            engine,
-            crew,
-            workers: Vec::new(),
-            ends,
-            took_clients: false,
-            services: Vec::new(),
-            room: Mutex::new(Spare::keep(1)),
-        };
-        let (report, reports) = mpsc::channel();
-        for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
-            let acceptors = owned_by(index, &listeners).map(|listener| Acceptor {
-                listener: listener.clone(),
-                name: listener.group as u16,
-            });
-            let factories = server.services.iter().map(|(_, factory)| factory.clone());
-            let assignment = worker::Assignment {
-                index,
-                cpu,
-                config: config.clone(),
-                engine,
-                factories: factories.collect(),
-                legacies: legacies.clone(),
-                belongings: running.belongings.clone(),
-                crew: running.crew.clone(),
-                mailbox,
-                acceptors: acceptors.collect(),
-            };
-            if let Err(error) = running.spawn(assignment, report.clone()) {
-                for missing in index..count {
-                    running.crew.worker_ended(missing);
-                }
-                running.end_workers();
-                running.collect();
-                return Err(error.into());
-            }
-        }
-        drop(report);
-        running.wait_until_set_up(&reports)?;
-        Ok(running)
-    }
-
-    fn spawn(
-        &mut self,
-        assignment: worker::Assignment,
-        report: mpsc::Sender<Result<(), ServerError>>,
-    ) -> io::Result<()> {
-        let guard = EndGuard {
-            ends: self.ends.clone(),
-            crew: self.crew.clone(),
-            index: assignment.index,
-            served: Served::nothing(Err(io::Error::other("the worker panicked"))),
-        };
-        let thread = std::thread::Builder::new()
-            .name(format!("ringhold-{}", assignment.index))
-            .stack_size(worker::STACK_BYTES)
-            .spawn(move || {
-                let mut guard = guard;
-                guard.served = worker::run(assignment, move |made| {
-                    // Nobody listens any more if another worker could not start; this one is told to stop.
-                    let _ = report.send(made);
-                });
-            })?;
-        self.workers.push(thread);
-        Ok(())
-    }
-
-    /// Waits until every worker has reported. If one cannot serve, none is left when this returns.
-    fn wait_until_set_up(
-        &mut self,
-        reports: &mpsc::Receiver<Result<(), ServerError>>,
-    ) -> Result<(), ServerError> {
-        let failed = (0..self.workers.len()).find_map(|_| match reports.recv() {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(Some(error)),
-            // All others have reported, and one has ended without.
-            Err(_) => Some(None),
-        });
-        let Some(said) = failed else {
-            return Ok(());
-        };
-        self.end_workers();
-        let Released { failed, .. } = self.collect();
-        Err(said
-            .or(failed)
-            .unwrap_or_else(|| ServerError::Engine("a worker ended before it was ready".into())))
-    }
-
     /// The listeners, as they are.
     pub fn listeners(&self) -> impl ExactSizeIterator<Item = &Listener> {
         self.listeners.iter().map(|listener| &**listener)
@@ -433,89 +297,13 @@ impl fmt::Debug for Running {
     }
 }
 
-/// What the workers share, one for each of `posts`.
-fn crew(
-    limits: &Limits,
-    names: &Arc<[Name]>,
-    listeners: &[Arc<Listener>],
-    posts: Vec<Post>,
-) -> Arc<Crew> {
-    let count = posts.len();
-    let placements = names.iter().enumerate().map(|(number, name)| {
-        let mut listeners = listeners.iter();
-        let listener = listeners.find(|listener| listener.group == number);
-        Placement {
-            // Orphans, which have no listener, are on all workers.
-            partition: listener.map_or_else(|| (0..count).collect(), |it| it.partition.clone()),
-            connections: name.connections,
-        }
-    });
-    let known = names.iter().map(|name| name.name.clone()).collect();
-    let memory = Memory::new(limits.memory as u64, count);
-    Crew::new(
-        posts,
-        names.clone(),
-        Dealer::new(count, limits.connections, placements),
-        memory.clone(),
-        Arc::new(Metrics::new(known, count, memory)),
-        (0..count)
-            .map(|worker| owned_by(worker, listeners).count())
-            .collect(),
-    )
-}
-
-/// The listeners that a worker accepts from.
-fn owned_by(worker: usize, listeners: &[Arc<Listener>]) -> impl Iterator<Item = &Arc<Listener>> {
-    let owns = move |listener: &&Arc<Listener>| listener.owner == worker;
-    listeners.iter().filter(owns)
-}
-
-/// The socket names by number, with the services that answer them and what their sections say. Orphans come last and have neither.
-fn names(
-    listeners: &[Arc<Listener>],
-    services: &[(String, Factory)],
-    orphans: &[Arc<str>],
-    config: &Config,
-) -> Arc<[Name]> {
-    let mut names: Vec<Name> = Vec::new();
-    for listener in listeners {
-        if listener.group == names.len() {
-            let mut services = services.iter();
-            let answers =
-                |(name, _): &(String, Factory)| listener.enabled && *name == listener.service;
-            let index = services.position(answers);
-            // The listeners are those of this configuration.
-            let section = &config.sockets[&*listener.name];
-            names.push(Name {
-                name: listener.name.clone(),
-                service: index.map(|index| NamedService {
-                    name: listener.service.as_str().into(),
-                    index,
-                }),
-                connections: section.connections(&config.limits),
-                connections_per_client: section.connections_per_client,
-                idle_timeout: section.idle_timeout(&config.limits),
-                proxy_protocol: section.proxy_protocol,
-            });
-        }
-    }
-    names.extend(orphans.iter().map(|name| Name {
-        name: name.clone(),
-        service: None,
-        connections: u32::MAX,
-        connections_per_client: 0,
-        idle_timeout: config.limits.idle_timeout,
-        proxy_protocol: false,
-    }));
-    names.into()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::*;
+    use crate::config::Config;
     use crate::inherit::Inherited;
+    use crate::server::Server;
 
     /// Or the watchdog would take a worker for stuck that has looked at its mail and gone to sleep.
     #[test]
