@@ -37,11 +37,11 @@ pub(crate) struct Acceptor {
 }
 
 /// A worker's clock: milliseconds since it started, beginning at 1, since 0 means "not waiting" in a connection.
-pub(crate) struct Clock(Instant);
+pub(crate) struct WorkerClock(Instant);
 
-impl Clock {
+impl WorkerClock {
     pub(crate) fn new() -> Self {
-        Clock(Instant::now())
+        WorkerClock(Instant::now())
     }
 
     pub(crate) fn now(&self) -> u64 {

@@ -85,7 +85,7 @@ fn send(end: &OwnedFd, batch: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
 
 /// What was found in a carton.
 #[derive(Debug, Default)]
-pub(crate) struct Contents {
+pub(crate) struct Found {
     /// The descriptors, close-on-exec, in the order in which they were put in.
     pub(crate) descriptors: Vec<OwnedFd>,
     /// How many could not be received (MSG_CTRUNC), because this process may not have so many open.
@@ -96,17 +96,17 @@ pub(crate) struct Contents {
 
 /// Looks at everything that waits at these ends of a carton and takes nothing out: a crash, or another look, finds it
 /// whole. Each look makes new duplicates.
-pub(crate) fn look(ends: &[&OwnedFd]) -> Contents {
-    let mut contents = Contents::default();
+pub(crate) fn look(ends: &[&OwnedFd]) -> Found {
+    let mut found = Found::default();
     for end in ends {
-        if let Err(error) = contents.add_all_from(end) {
-            contents.failed = Some(error);
+        if let Err(error) = found.add_all_from(end) {
+            found.failed = Some(error);
         }
     }
-    contents
+    found
 }
 
-impl Contents {
+impl Found {
     fn add_all_from(&mut self, end: &OwnedFd) -> io::Result<()> {
         setsockopt(end, PeekOffset, &0)?;
         while self.add_from(end)? {}

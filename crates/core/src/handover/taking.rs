@@ -126,14 +126,14 @@ impl Inheritance {
             self.bequests = std::mem::take(&mut estate.bequests);
         }
         let _spare = Spare::keep(needed);
-        let contents = carton::look(ends);
-        if let Some(error) = &contents.failed {
+        let found = carton::look(ends);
+        if let Some(error) = &found.failed {
             tracing::error!("not all of the predecessor's connections can be received: {error}");
         }
-        if contents.lost > 0 {
+        if found.lost > 0 {
             tracing::error!(
                 "{} connections of the predecessor could not be received: too many open files; raise LimitNOFILE=",
-                contents.lost
+                found.lost
             );
         }
         let estate = match estate {
@@ -141,10 +141,10 @@ impl Inheritance {
             Err(error) => {
                 tracing::error!(
                     "{error}: {} descriptors are closed, and what services left is lost",
-                    contents.descriptors.len()
+                    found.descriptors.len()
                 );
-                self.lost += contents.descriptors.len() + contents.lost;
-                contents.descriptors.iter().for_each(shut);
+                self.lost += found.descriptors.len() + found.lost;
+                found.descriptors.iter().for_each(shut);
                 return;
             }
         };
@@ -159,7 +159,7 @@ impl Inheritance {
             .into_iter()
             .map(|record| (record.cookie, record))
             .collect();
-        for socket in contents.descriptors {
+        for socket in found.descriptors {
             let cookie = socket_cookie(&socket).unwrap_or(0);
             if let Some(state) = connections.remove(&cookie) {
                 self.parcels.push(Parcel { socket, state });
@@ -172,7 +172,7 @@ impl Inheritance {
         }
         let missing = connections.len();
         self.lost += missing;
-        if missing > 0 && contents.lost == 0 && contents.failed.is_none() {
+        if missing > 0 && found.lost == 0 && found.failed.is_none() {
             tracing::error!(
                 "{missing} connections of the predecessor are described and not there: the service manager has kept only a part of \
                  what it was given; raise FileDescriptorStoreMax="

@@ -30,7 +30,7 @@ use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go, read_last};
+use crate::engine::{Acceptor, MAIL_PER_TURN_MAX, Served, WorkerClock, let_go, read_last};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::Shard;
@@ -51,7 +51,7 @@ struct Engine<'a> {
     shard: Shard<PortableLink>,
     acceptors: Vec<Listening>,
     mailbox: Mailbox,
-    clock: Clock,
+    clock: WorkerClock,
     spin: Duration,
     /// What services read from besides connections is polled.
     sources_armed: bool,
@@ -79,7 +79,7 @@ enum Wait {
 
 impl Wait {
     /// When to stop looking for completions, if that may go on until `end`: not behind what is waited for.
-    fn spin_end(self, end: Instant, clock: &Clock) -> Instant {
+    fn spin_end(self, end: Instant, clock: &WorkerClock) -> Instant {
         match self {
             Wait::Until(due) => end.min(clock.instant(due)),
             Wait::No | Wait::CatchUp | Wait::Forever => end,
@@ -124,7 +124,7 @@ pub(crate) fn run(
         shard,
         acceptors,
         mailbox,
-        clock: Clock::new(),
+        clock: WorkerClock::new(),
         spin,
         sources_armed: false,
         starved_receives: VecDeque::new(),
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn nothing_that_is_due_waits_for_the_end_of_a_spin() {
-        let clock = Clock::new();
+        let clock = WorkerClock::new();
         let end = clock.instant(1000);
         assert_eq!(Wait::Until(20).spin_end(end, &clock), clock.instant(20));
         assert_eq!(Wait::Until(2000).spin_end(end, &clock), end);

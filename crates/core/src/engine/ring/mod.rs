@@ -42,7 +42,7 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
-use crate::engine::{Acceptor, Clock, MAIL_PER_TURN_MAX, Served, let_go};
+use crate::engine::{Acceptor, MAIL_PER_TURN_MAX, Served, WorkerClock, let_go};
 use crate::handover::parcel::Parcel;
 use crate::mailbox::{Mail, Mailbox};
 use crate::shard::Shard;
@@ -64,7 +64,7 @@ struct Engine<'r> {
     acceptors: Vec<Listening>,
     /// Not leaked with the rest: after a failure, who posts is to be told that nobody reads.
     mailbox: &'r Mailbox,
-    clock: Clock,
+    clock: WorkerClock,
     spin: Duration,
     /// Connections that found no receive buffer, in the order in which they did: slot and generation.
     starved: VecDeque<(u32, u32)>,
@@ -180,7 +180,7 @@ impl<'r> Engine<'r> {
             shard,
             acceptors,
             mailbox,
-            clock: Clock::new(),
+            clock: WorkerClock::new(),
             spin,
             starved: VecDeque::new(),
             turn: 0,
