@@ -361,10 +361,8 @@ impl Watchdog {
             }
             Some(found) => {
                 self.missed += 1;
-                tracing::error!(
-                    worker = found.worker,
-                    "the worker has taken no turn: the watchdog is not fed"
-                );
+                let worker = found.worker;
+                tracing::error!("worker {worker} has taken no turn: the watchdog is not fed");
             }
         }
     }

@@ -33,7 +33,8 @@ impl fmt::Debug for Reply<'_> {
 
 /// A service's own name for a request that is answered later, given back with [`Service::abandoned`].
 ///
-/// MessagePack-RPC uses the message id and the method.
+/// MessagePack-RPC uses the message id and the method. Two that are open may be equal: they are told apart for the [`Responder`]s, and the
+/// service is given the name once for each.
 ///
 /// [`Service::abandoned`]: crate::Service::abandoned
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -97,9 +98,38 @@ impl Reply<'_> {
     }
 
     /// Lets `write` append to what is sent to the peer. The buffer may already hold other replies: append only. If
-    /// `write` panics, what it appended is taken back.
+    /// `write` panics, what it appended is taken back. What it has appended when it returns is sent, also if what it returns is an
+    /// error: [`Reply::try_write`] is for what may fail halfway.
     pub fn write<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         self.connection.outbox.write(&mut self.desk.pools, write)
+    }
+
+    /// As [`Reply::write`], but what `write` has appended is taken back if it returns an error, so that half a frame is never sent.
+    ///
+    /// # Errors
+    ///
+    /// Those of `write`.
+    ///
+    /// ```
+    /// # use ringhold_core::Reply;
+    /// # fn answer(value: &impl Fn(&mut Vec<u8>) -> Result<(), std::fmt::Error>, reply: &mut Reply<'_>) {
+    /// if reply.try_write(value).is_err() {
+    ///     reply.write(|out| out.push(0xc0)); // nil: the value cannot be encoded
+    /// }
+    /// # }
+    /// ```
+    pub fn try_write<R, E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<R, E>,
+    ) -> Result<R, E> {
+        self.write(|out| {
+            let before = out.len();
+            let result = write(out);
+            if result.is_err() {
+                out.truncate(before);
+            }
+            result
+        })
     }
 
     /// Appends the first `length` bytes of `head` and then `body` to what is sent to the peer. It is what

@@ -53,6 +53,9 @@ pub trait Service: 'static {
 
     /// One frame arrived.
     ///
+    /// In a successor no worker gives frames before all connections that were handed over are there, on every worker: what comes of a
+    /// frame can be pushed to any of them.
+    ///
     /// Whole frames that were received before a peer ends its side or resets the connection are given to the service all the same, before
     /// [`disconnected`](Service::disconnected): a peer may send and be gone. After a reset nobody gets the replies, a
     /// [`Responder`](crate::Responder) that is made then is not [wanted](crate::Responder::is_wanted), and what the kernel had

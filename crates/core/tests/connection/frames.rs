@@ -1,5 +1,9 @@
 //! Frames in every kind of pieces.
 
+use ringhold_core::Flow;
+use ringhold_core::testing::Exchange;
+
+use crate::answering::answering;
 use crate::service::{Rig, array, bin, pattern, verb};
 
 /// Frames of every shape, small enough to be split everywhere.
@@ -271,4 +275,24 @@ fn an_idle_connection_holds_no_memory() {
     let echoed = rig.take_sent(client);
     assert_eq!(echoed.len(), 2 * 1005);
     assert_eq!(echoed[6..1005], pattern(1000)[1..]);
+}
+
+#[test]
+fn what_is_encoded_halfway_is_taken_back() {
+    let service = answering(|frame, reply| {
+        reply.write(|out| out.push(1));
+        let written = reply.try_write(|out| {
+            out.extend_from_slice(&frame);
+            match frame.len() {
+                1 => Ok(out.len()),
+                _ => Err("half"),
+            }
+        });
+        reply.write(|out| out.push(written.map_or(0x7e, |length| length as u8)));
+        Flow::Continue
+    });
+    let mut exchange = Exchange::new(service);
+    let client = exchange.connect();
+    exchange.receive(client, &[0x05, 0x91, 0x06, 0x07]);
+    assert_eq!(exchange.take_sent(client), [1, 5, 2, 1, 0x7e, 1, 7, 7]);
 }

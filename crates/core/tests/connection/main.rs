@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../common/service.rs"]
+mod answering;
 mod closing;
 mod counters;
 mod ending;
