@@ -1,6 +1,7 @@
 //! What the main thread does while the workers work: it waits for signals, feeds the watchdog and brings the status line
 //! up to date, and waits for the child that was asked whether it could take over.
 
+mod relief;
 mod status;
 mod turns;
 
@@ -20,11 +21,9 @@ use crate::running::Running;
 use crate::server::ServerError;
 use crate::shard::REST_MAX;
 
+use self::relief::Relief;
 use self::status::Status;
-use self::turns::{Found, Turns};
-
-/// How often a handover looks whether the workers take turns.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+use self::turns::{Found, LOOK_INTERVAL, Rounds, Turns};
 
 /// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each other ([`REST_MAX`]).
 const LOOKS_MAX: u32 = 16;
@@ -148,6 +147,7 @@ pub(crate) struct Control<'a> {
     signals: &'a Signals,
     status: Status,
     watchdog: Option<Watchdog>,
+    relief: Option<Relief>,
     /// The child that is asked at the moment.
     asked: Option<Asked>,
 }
@@ -165,7 +165,7 @@ pub(crate) enum Why {
 }
 
 impl<'a> Control<'a> {
-    pub(crate) fn new(signals: &'a Signals) -> Self {
+    pub(crate) fn new(signals: &'a Signals, running: &Running) -> Self {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| Watchdog {
             interval: limit / 4,
             next: Instant::now(),
@@ -177,6 +177,7 @@ impl<'a> Control<'a> {
             signals,
             status: Status::new(),
             watchdog,
+            relief: Relief::begin(running, Instant::now()),
             asked: None,
         }
     }
@@ -194,7 +195,10 @@ impl<'a> Control<'a> {
     /// Waits until something happens. A stop comes first, whatever else there is.
     pub(crate) fn wait(&mut self, running: &Running) -> Result<Why, ServerError> {
         loop {
-            let deadline = self.asked.as_ref().map(Asked::next_look);
+            let asks = self.asked.as_ref().map(Asked::next_look);
+            let relieves = self.relief.as_mut();
+            let relieves = relieves.map(|relief| relief.update(running, Instant::now()));
+            let deadline = asks.into_iter().chain(relieves).min();
             let stop = self.signals.stop.as_fd();
             let reload = self.signals.reload.as_fd();
             let news = self
@@ -238,7 +242,7 @@ impl<'a> Control<'a> {
         running: &Running,
         hand_over: bool,
     ) -> Result<(), ServerError> {
-        let mut stuck = Stuck::begin(running);
+        let mut rounds = Rounds::begin(running, Instant::now());
         if hand_over {
             // Workers wait for each other.
             self.status.turns = None;
@@ -253,7 +257,7 @@ impl<'a> Control<'a> {
             if running.have_ended().iter().all(|ended| *ended) {
                 return Ok(());
             }
-            let deadline = hand_over.then_some(stuck.next);
+            let deadline = hand_over.then_some(rounds.next);
             let ready = [running.ended()];
             attend(
                 &mut self.status,
@@ -263,38 +267,19 @@ impl<'a> Control<'a> {
                 ready,
             )?;
             if hand_over {
-                stuck.update(running, Instant::now());
+                leave_stuck_behind(&mut rounds, running);
             }
         }
     }
 }
 
-/// Finds workers that take no turns, in a handover, and leaves them behind.
-struct Stuck {
-    next: Instant,
-    turns: Turns,
-}
-
-impl Stuck {
-    fn begin(running: &Running) -> Self {
-        let mut turns = Turns::default();
-        turns.look(running);
-        Stuck {
-            next: Instant::now() + LOOK_INTERVAL,
-            turns,
-        }
-    }
-
-    fn update(&mut self, running: &Running, now: Instant) {
-        if now < self.next {
-            return;
-        }
-        self.next = now + LOOK_INTERVAL;
-        for Found { worker, looks, .. } in self.turns.look(running) {
-            if looks == LOOKS_MAX {
-                let why = format!("it has taken no turn for {:?}", LOOK_INTERVAL * LOOKS_MAX);
-                running.leave_behind(worker, &why);
-            }
+/// In a handover, leaves workers behind that take no turns.
+fn leave_stuck_behind(rounds: &mut Rounds, running: &Running) {
+    let found = rounds.look(running, Instant::now());
+    for Found { worker, looks, .. } in found.into_iter().flatten() {
+        if looks == LOOKS_MAX {
+            let why = format!("it has taken no turn for {:?}", LOOK_INTERVAL * LOOKS_MAX);
+            running.leave_behind(worker, &why);
         }
     }
 }

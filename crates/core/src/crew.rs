@@ -62,6 +62,8 @@ pub(crate) struct Crew {
     /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
     /// could be dealt a connection.
     acceptors: Vec<AtomicUsize>,
+    /// Whose acceptors those are, too, that it has in place of others.
+    called: Roll,
     /// A worker has begun to stop, and may wait for the others.
     stops: AtomicBool,
     /// Who owes no deferred reply any more that it had promised before it began to stop.
@@ -103,6 +105,7 @@ impl Crew {
             idle: Roll::new(posts.len()),
             open_tickets: metrics.open_tickets.clone(),
             endings: Tally::new(posts.len()),
+            called: Roll::new(posts.len()),
             finished: Roll::new(posts.len()),
             left_behind: Roll::new(posts.len()),
             posts,
@@ -125,6 +128,24 @@ impl Crew {
         for post in &self.posts {
             let _ = post.send(Mail::Room);
         }
+    }
+
+    /// This worker may accept in place of others from now on, on so many listeners. To be called before anybody is told to stop, by
+    /// the thread that does.
+    pub(crate) fn call(&self, worker: usize, listeners: usize) {
+        if !self.is_called(worker) {
+            self.called.enter(worker);
+            self.acceptors[worker].fetch_add(listeners, Ordering::AcqRel);
+        }
+        if self.posts[worker].send(Mail::Look).is_err() {
+            // It has ended. Otherwise it says so later than this.
+            self.acceptors[worker].store(0, Ordering::Release);
+        }
+    }
+
+    /// Whether this worker may accept, or may have accepted, in place of others.
+    pub(crate) fn is_called(&self, worker: usize) -> bool {
+        self.called.has(worker)
     }
 
     /// A listener of this worker will accept no more.
@@ -371,6 +392,27 @@ mod tests {
         assert!(!is_woken(&waiting));
         assert!(crew.all_part(1));
         assert!(is_woken(&waiting) && crew.all_part(0));
+    }
+
+    #[test]
+    fn who_was_called_is_waited_for_as_long_as_it_may_accept() {
+        let (crew, [_first, second]) = crew();
+        crew.acceptor_ended(0);
+        crew.call(1, 2);
+        crew.call(1, 2);
+        assert!(is_woken(&second) && crew.is_called(1) && !crew.is_called(0));
+        for _ in 0..3 {
+            assert!(!crew.is_dealt_no_more(0));
+            crew.acceptor_ended(1);
+        }
+        assert!(crew.is_dealt_no_more(0) && is_woken(&second));
+        // It fails at the same time.
+        let (crew, [_first, second]) = self::crew();
+        crew.acceptor_ended(0);
+        drop(second);
+        crew.worker_ended(1);
+        crew.call(1, 2);
+        assert!(crew.is_dealt_no_more(0));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::{fmt, io};
 
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
@@ -61,7 +61,7 @@ pub struct Listener {
     pub service: String,
     /// Whether it is served. Otherwise its connections are accepted and closed, so that clients do not hang.
     pub enabled: bool,
-    /// The worker that accepts.
+    /// The worker that accepts. While it is stuck, another one of the partition accepts in its place.
     pub owner: usize,
     /// The workers that connections may be dealt to.
     pub partition: Vec<usize>,
@@ -70,6 +70,8 @@ pub struct Listener {
     pub dealt: bool,
     /// The path that we made for it, if any.
     pub path: Option<BoundPath>,
+    /// The worker that accepts in the owner's place at the moment, or the owner.
+    deputy: AtomicUsize,
     /// It listens no more: see [`Listener::close`].
     is_closed: AtomicBool,
 }
@@ -123,6 +125,16 @@ impl Listener {
     /// Whether [`Listener::close`] was called on one that we bound.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Has this worker of the partition accept beside the owner, or nobody if it is the owner. Returns whether that is new.
+    pub(crate) fn set_deputy(&self, worker: usize) -> bool {
+        self.deputy.swap(worker, Ordering::Relaxed) != worker
+    }
+
+    /// Whether this worker accepts as of now.
+    pub(crate) fn is_accepted_by(&self, worker: usize) -> bool {
+        worker == self.owner || worker == self.deputy.load(Ordering::Relaxed)
     }
 
     /// As [`Listener::unlink`], unless the predecessor made the path: a process that could not start leaves it to the

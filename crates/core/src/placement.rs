@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// The worker that owns descriptor `index` of a name that is placed on `partition`: they go round.
 ///
@@ -11,6 +11,19 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 /// partition.
 pub(crate) fn owner(partition: &[usize], index: usize) -> Option<usize> {
     partition.get(index.checked_rem(partition.len())?).copied()
+}
+
+/// The worker that accepts on a listener as long as its owner is stuck: the next one of its partition that is not. The
+/// owner itself if it is not; `None` if all are.
+pub(crate) fn deputy(
+    partition: &[usize],
+    owner: usize,
+    is_stuck: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let place = partition.iter().position(|worker| *worker == owner)?;
+    let (before, behind) = partition.split_at(place);
+    let mut workers = behind.iter().chain(before).copied();
+    workers.find(|worker| !is_stuck(*worker))
 }
 
 /// Where the connections of a socket name may be.
@@ -40,6 +53,8 @@ impl From<Vec<usize>> for Placement {
 pub(crate) struct Dealer {
     limit: u32,
     totals: Vec<AtomicU32>,
+    /// By worker.
+    stuck: Vec<AtomicBool>,
     names: Vec<Name>,
 }
 
@@ -85,13 +100,15 @@ impl Dealer {
         Self {
             limit,
             totals: none(),
+            stuck: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             names: names.collect(),
         }
     }
 
     /// Chooses the worker for a new connection of `name` and counts it there: the one of its partition that holds
-    /// fewest of this name, among those the one that holds fewest in all, among those each in turn. There is no room if
-    /// all of the partition are at their limit, or at that of the name; [`Dealer::release`] tells when that is over.
+    /// fewest of this name, among those the one that holds fewest in all, among those each in turn; one that is
+    /// [stuck](Dealer::set_stuck) only if no other has room. There is no room if all of the partition are at their limit,
+    /// or at that of the name; [`Dealer::release`] tells when that is over.
     pub(crate) fn deal(&self, name: usize) -> Dealt {
         let name = &self.names[name];
         let start = name.turn.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +143,8 @@ impl Dealer {
         let counts = workers.map(|worker| (name.held(worker), self.total(worker), worker));
         let open = counts
             .filter(|&(held, total, _)| held < name.placement.connections && total < self.limit);
-        let (held, _, worker) = open.min_by_key(|&(held, total, _)| (held, total))?;
+        let (held, _, worker) =
+            open.min_by_key(|&(held, total, worker)| (self.is_stuck(worker), held, total))?;
         Some((held, worker))
     }
 
@@ -175,6 +193,15 @@ impl Dealer {
     /// From now on there is no room at `worker`, which takes no more connections. What it held is not known any more.
     pub(crate) fn leave_out(&self, worker: usize) {
         self.totals[worker].store(LEFT_OUT, Ordering::Relaxed);
+    }
+
+    /// Whether `worker` takes no turns at the moment, so that whoever is dealt to it would wait.
+    pub(crate) fn set_stuck(&self, worker: usize, is_stuck: bool) {
+        self.stuck[worker].store(is_stuck, Ordering::Relaxed);
+    }
+
+    fn is_stuck(&self, worker: usize) -> bool {
+        self.stuck[worker].load(Ordering::Relaxed)
     }
 
     /// Whether `worker` has room for more connections, but not for more of `name`.

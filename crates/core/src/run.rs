@@ -90,7 +90,7 @@ impl Server {
         announce(&running);
         let metrics = running.metrics().clone();
 
-        let mut control = Control::new(&signals);
+        let mut control = Control::new(&signals, &running);
         let [for_handover, for_child] = spare;
         let (end, mut for_child) = daemon.serve(&mut control, &running, for_child)?;
         if matches!(end, End::Stop) {

@@ -21,6 +21,7 @@ use crate::mailbox::Mail;
 use crate::metrics::Metrics;
 use crate::server::ServerError;
 
+mod deputies;
 mod launch;
 #[cfg(test)]
 mod resets;
@@ -115,9 +116,10 @@ impl Running {
         done
     }
 
-    /// Asks every worker to take a turn; each counts it in its `turns`.
-    pub(crate) fn nudge(&self) {
-        self.crew.wake_all();
+    /// Asks a worker to take a turn, which it counts in its `turns`.
+    pub(crate) fn nudge(&self, worker: usize) {
+        // One that has ended takes none.
+        let _ = self.crew.posts[worker].send(Mail::Look);
     }
 
     /// Lets the workers accept, and bytes move.
@@ -317,7 +319,7 @@ mod tests {
             let worker = running.metrics().worker(0);
             for _ in 0..20_000 {
                 let before = worker.engine.turns.value();
-                running.nudge();
+                running.nudge(0);
                 let start = Instant::now();
                 while worker.engine.turns.value() == before {
                     assert!(start.elapsed() < Duration::from_secs(60), "{engine}");

@@ -357,7 +357,8 @@ impl Server {
     /// What was passed on to this process is taken as by [`Server::run`], and so is what a predecessor that was run has left in the
     /// service manager's store: the server goes on with those connections, and has the store drop them, and what nobody here knows. But
     /// it puts nothing there, not at the end either: a stop closes all connections. To say that the program is ready, and to feed
-    /// the watchdog, is up to the program. One that keeps descriptors in the store itself takes them out of what it gives to
+    /// the watchdog, is up to the program, and nobody sees to it that new clients find other workers than one that is stuck in a call of
+    /// a service. One that keeps descriptors in the store itself takes them out of what it gives to
     /// [`Server::inherited`].
     ///
     /// # Errors

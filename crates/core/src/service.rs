@@ -19,8 +19,8 @@ use crate::worker::Worker;
 /// A protocol: plain, synchronous code that is called with one whole frame at a time.
 ///
 /// Each worker has one value of each service, which is never shared, so `Rc` and `Cell` are fine in it. Slow work
-/// must not be done in a call, since it holds up every connection of the worker: take a ticket with
-/// [`Reply::defer`] and answer later.
+/// must not be done in a call, since it holds up every connection of the worker (only new clients find another one, after
+/// a second or two, if there is one): take a ticket with [`Reply::defer`] and answer later.
 ///
 /// Calls come from the worker's own thread and, whatever the engine, from outside of any asynchronous runtime, as does the
 /// drop of the service: it may own a runtime, and block on one for as long as its connections can wait.

@@ -304,6 +304,7 @@ pub(crate) struct Assignment {
     pub(crate) belongings: Arc<[Belonging]>,
     pub(crate) crew: Arc<Crew>,
     pub(crate) mailbox: Mailbox,
+    /// First its own, then those of others in whose place it may be called to accept.
     pub(crate) acceptors: Vec<Acceptor>,
 }
 

@@ -1,6 +1,11 @@
 //! Whether the workers take turns.
 
+use std::time::{Duration, Instant};
+
 use crate::running::Running;
+
+/// How often it is looked whether a worker takes turns for which others are to go on without it.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The workers' turns, looked at from time to time. What counts is how many looks in a row have found a worker in the same turn, so
 /// that a process that was frozen as a whole (the cgroup freezer, a paused virtual machine) finds nobody stuck when it goes on.
@@ -34,14 +39,44 @@ impl Turns {
                 *looks = 0;
                 continue;
             }
+            if *looks == 0 {
+                // An idle worker takes a turn because of this, before the next look. Otherwise it has the last one still to take.
+                running.nudge(worker);
+            }
             found.push(Found {
                 worker,
                 before,
                 looks: *looks,
             });
         }
-        // An idle worker takes a turn because of this, before the next look.
-        running.nudge();
         found
+    }
+}
+
+/// Looks at the turns every [`LOOK_INTERVAL`].
+pub(super) struct Rounds {
+    /// When the next look is due.
+    pub(super) next: Instant,
+    turns: Turns,
+}
+
+impl Rounds {
+    /// Looks for the first time.
+    pub(super) fn begin(running: &Running, now: Instant) -> Self {
+        let mut turns = Turns::default();
+        turns.look(running);
+        Rounds {
+            next: now + LOOK_INTERVAL,
+            turns,
+        }
+    }
+
+    /// What a look finds, if one is due.
+    pub(super) fn look(&mut self, running: &Running, now: Instant) -> Option<Vec<Found>> {
+        if now < self.next {
+            return None;
+        }
+        self.next = now + LOOK_INTERVAL;
+        Some(self.turns.look(running))
     }
 }

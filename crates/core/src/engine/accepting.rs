@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{Acceptor, party};
-use crate::crew::Name;
+use crate::crew::{Crew, Name};
 use crate::crowd::{Crowded, Place};
 use crate::journal;
 use crate::listeners::Listener;
@@ -29,9 +29,11 @@ const BACKOFF_MS: u64 = 100;
 /// So many connections are accepted on one listener in one turn; then those that are open have theirs.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
 
-/// One listener of a worker.
+/// One listener of a worker: its own, or one that it accepts from while the owner is stuck.
 pub(crate) struct Accepting {
     listener: Arc<Listener>,
+    /// This worker.
+    worker: usize,
     /// Index of the socket name.
     name: u16,
     state: State,
@@ -71,6 +73,7 @@ impl Accepting {
         rustix::io::ioctl_fionbio(&acceptor.listener.socket, true)?;
         Ok(Accepting {
             listener: acceptor.listener,
+            worker: acceptor.worker,
             name: acceptor.name,
             state: State::Held,
             is_paused: false,
@@ -84,9 +87,18 @@ impl Accepting {
         self.listener.socket.as_fd()
     }
 
+    /// Whether it may accept: the worker owns the listener, or was called to accept in place of others. Otherwise nobody counts it as an
+    /// acceptor, and it need not be looked at.
+    pub(crate) fn is_in_use(&self, crew: &Crew) -> bool {
+        self.listener.owner == self.worker || crew.is_called(self.worker)
+    }
+
     /// Whether connections are to be accepted as of now.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.state == State::Open && !self.is_paused && !self.listener.is_closed()
+        self.state == State::Open
+            && !self.is_paused
+            && self.listener.is_accepted_by(self.worker)
+            && !self.listener.is_closed()
     }
 
     /// Whether the engine is to call [`Accepting::end`] once nothing can come any more.
@@ -94,8 +106,9 @@ impl Accepting {
         self.state == State::Stopping
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.state == State::Ended
+    /// Whether it accepts no more.
+    pub(crate) fn has_ended(&self, crew: &Crew) -> bool {
+        self.state == State::Ended || !self.is_in_use(crew)
     }
 
     /// When [`Accepting::end_rest`] has something to do, on the worker's clock.
@@ -106,13 +119,11 @@ impl Accepting {
         }
     }
 
-    /// Ends the rest if its time is over by now. Returns whether it is.
-    pub(crate) fn end_rest(&mut self, now: u64) -> bool {
-        let is_over = self.rest_ends().is_some_and(|until| until <= now);
-        if is_over {
+    /// Ends the rest if its time is over by now.
+    pub(crate) fn end_rest(&mut self, now: u64) {
+        if self.rest_ends().is_some_and(|until| until <= now) {
             self.state = State::Open;
         }
-        is_over
     }
 
     /// Somebody has connected. Accepts who waits, for as long as there is room.
@@ -308,7 +319,7 @@ impl Accepting {
             self.hand_to(worker, socket, place, shard);
         }
         self.state = State::Ended;
-        shard.desk.crew.acceptor_ended(shard.desk.worker);
+        shard.desk.crew.acceptor_ended(self.worker);
     }
 
     /// The worker for a new connection, which is counted there; `None` if there is no room.

@@ -29,8 +29,10 @@ use crate::listeners::Listener;
 use crate::peer::{Credentials, Link, PeerAddress};
 use crate::shard::Shard;
 
-/// A listener as an engine sees it.
+/// A listener as an engine sees it: one that its worker owns, or would accept from in place of the owner.
 pub(crate) struct Acceptor {
+    /// The worker.
+    pub(crate) worker: usize,
     pub(crate) listener: Arc<Listener>,
     /// Index of the socket name.
     pub(crate) name: u16,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use rustix::net::sockopt::set_tcp_nodelay;
@@ -188,6 +188,7 @@ impl Entry {
             owner: self.owner,
             partition: self.partition,
             dealt: self.dealt,
+            deputy: AtomicUsize::new(self.owner),
             path,
             is_closed: AtomicBool::new(false),
         })

@@ -45,6 +45,18 @@ fn descriptors_go_round_the_partition() {
 }
 
 #[test]
+fn the_next_of_the_partition_that_is_not_stuck_is_the_deputy() {
+    let with = |stuck: &[usize], owner| deputy(&[4, 2, 0], owner, |it| stuck.contains(&it));
+    assert_eq!(with(&[], 2), Some(2));
+    assert_eq!(with(&[4], 4), Some(2));
+    assert_eq!(with(&[0], 0), Some(4));
+    assert_eq!(with(&[4, 2], 4), Some(0));
+    assert_eq!(with(&[0, 4], 0), Some(2));
+    assert_eq!(with(&[4], 0), Some(0));
+    assert_eq!(with(&[0, 2, 4], 4), None);
+}
+
+#[test]
 fn a_thousand_deals_over_two_workers_differ_by_at_most_one() {
     let dealer = Dealer::new(2, 10_000, [vec![0, 1]]);
     for count in 1..=1_000 {
@@ -86,6 +98,23 @@ fn who_is_left_out_is_dealt_nothing() {
     assert!(!keep(&dealer, 0, 1));
     assert!(dealer.release(0, 0));
     assert_eq!(deal(&dealer, 0), Some(0));
+}
+
+/// However few it holds, and whatever the others do.
+#[test]
+fn who_is_stuck_is_dealt_to_only_if_no_other_has_room() {
+    let dealer = Dealer::new(3, 10, [limited(&[0, 1, 2], 2)]);
+    dealer.set_stuck(1, true);
+    let dealt = [(); 7].map(|()| deal(&dealer, 0));
+    assert!(dealt[..4].iter().all(|worker| *worker != Some(1)));
+    assert_eq!(dealt[4..], [Some(1), Some(1), None]);
+    dealer.release(0, 1);
+    dealer.release(0, 1);
+    dealer.release(0, 2);
+    assert_eq!(deal(&dealer, 0), Some(2));
+    dealer.set_stuck(1, false);
+    dealer.release(0, 2);
+    assert_eq!(deal(&dealer, 0), Some(1), "it holds fewest");
 }
 
 #[test]

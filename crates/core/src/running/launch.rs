@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::deputies::of_others;
 use super::{Ends, Released, Running};
 use crate::belongings::Belonging;
 use crate::config::Config;
@@ -75,7 +76,10 @@ impl Running {
         };
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {
-            let acceptors = owned_by(index, &listeners).map(|listener| Acceptor {
+            let others = of_others(index, &listeners);
+            let acceptors = owned_by(index, &listeners).chain(others);
+            let acceptors = acceptors.map(|listener| Acceptor {
+                worker: index,
                 listener: listener.clone(),
                 name: listener.group as u16,
             });

@@ -69,6 +69,35 @@ fn a_blocked_worker_is_found_before_the_next_handover() {
     });
 }
 
+/// On the listener of the worker that is stuck, too.
+fn new_clients_are_served_by_the_other(engine: &'static str) {
+    let mut manager = Manager::on(engine, 0, "workers = 2\n[sockets.bus]\n").with_test_daemon();
+    let address = manager.listen_unix("bus");
+    manager.set_flag("keep-busy", true);
+    manager.start();
+    let mut first = Wire::connect(&address);
+    first.send(b"\x90");
+    manager.logged(1, &["busy until told otherwise"]);
+    let served = [(); 3].map(|()| {
+        let mut wire = Wire::connect(&address);
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+        wire
+    });
+    manager.set_flag("keep-busy", false);
+    assert_eq!(first.exactly(1), [0xc3]);
+    drop(served);
+    manager.stop_for_good();
+}
+
+#[test]
+fn new_clients_do_not_wait_for_a_stuck_worker() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| new_clients_are_served_by_the_other("auto"));
+        scope.spawn(|| new_clients_are_served_by_the_other("portable"));
+    });
+}
+
 /// The services of a worker that has finished may take their time to end.
 fn the_watchdog_is_fed_to_the_end(engine: &'static str) {
     let mut manager = Manager::on(engine, 0, "workers = 2\n[sockets.bus]\n").with_test_daemon();

@@ -28,17 +28,22 @@ impl Listening {
 }
 
 impl Engine<'_> {
-    /// Begins to wait for connections if they are wanted, and ends where they are not any more for good.
-    pub(super) fn arm_accept(&mut self, index: usize) {
-        let acceptor = &mut self.acceptors[index];
-        if acceptor.accepting.is_stopping() {
-            // Whoever was not accepted stays in the backlog, for the successor.
-            acceptor.accepting.end(&mut self.shard);
-        } else if acceptor.accepting.is_wanted() && !acceptor.polling {
-            acceptor.polling = true;
-            let operation = Operation::Acceptable(index);
-            self.flights
-                .readable(operation, acceptor.accepting.socket());
+    /// Waits for connections where they are wanted, and ends where they are not any more for good.
+    pub(super) fn update_accepts(&mut self) {
+        for (index, Listening { accepting, polling }) in self.acceptors.iter_mut().enumerate() {
+            if !accepting.is_in_use(&self.shard.desk.crew) {
+                // Nor are those behind it.
+                break;
+            }
+            accepting.end_rest(self.shard.desk.now);
+            if accepting.is_stopping() {
+                // Whoever was not accepted stays in the backlog, for the successor.
+                accepting.end(&mut self.shard);
+            } else if accepting.is_wanted() && !*polling {
+                *polling = true;
+                let operation = Operation::Acceptable(index);
+                self.flights.readable(operation, accepting.socket());
+            }
         }
     }
 
@@ -51,25 +56,12 @@ impl Engine<'_> {
             acceptor.accepting.failed(&error, &self.shard);
         }
         acceptor.accepting.accept(&mut self.shard);
-        self.arm_accept(index);
-    }
-
-    /// Accepts again where the rest is over.
-    pub(super) fn retry_accepts(&mut self) {
-        for index in 0..self.acceptors.len() {
-            let accepting = &mut self.acceptors[index].accepting;
-            if accepting.end_rest(self.shard.desk.now) {
-                self.arm_accept(index);
-            }
-        }
     }
 
     /// Does what a mail asks of the listeners.
     pub(super) fn obey(&mut self, order: Accept) {
-        for index in 0..self.acceptors.len() {
-            let accepting = &mut self.acceptors[index].accepting;
-            accepting.obey(order, &mut self.shard);
-            self.arm_accept(index);
+        for acceptor in &mut self.acceptors {
+            acceptor.accepting.obey(order, &mut self.shard);
         }
     }
 }

@@ -49,6 +49,7 @@ struct Engine<'a> {
     flights: Flights,
     buffers: Buffers,
     shard: Shard<PortableLink>,
+    /// First the worker's own, then those of others.
     acceptors: Vec<Listening>,
     mailbox: Mailbox,
     clock: WorkerClock,
@@ -159,9 +160,6 @@ impl Engine<'_> {
     /// Turns until the shard is done.
     fn turn(&mut self) -> io::Result<()> {
         self.shard.woken(self.clock.now());
-        for index in 0..self.acceptors.len() {
-            self.arm_accept(index);
-        }
         self.arm_wake();
         loop {
             self.shard.tick();
@@ -173,7 +171,7 @@ impl Engine<'_> {
             // Behind the mail: who is asked for a sign of life takes another turn than those that were counted by then.
             self.shard.desk.counters().engine.turns.add(1);
             self.shard.work();
-            self.retry_accepts();
+            self.update_accepts();
             self.arm_sources();
             self.end_pause();
             self.shard.woken(self.clock.now());
@@ -189,11 +187,9 @@ impl Engine<'_> {
                     continue;
                 }
                 if self.shard.becomes_idle() {
-                    debug_assert!(
-                        self.acceptors
-                            .iter()
-                            .all(|acceptor| acceptor.accepting.has_ended())
-                    );
+                    let crew = &self.shard.desk.crew;
+                    let mut acceptors = self.acceptors.iter();
+                    debug_assert!(acceptors.all(|it| it.accepting.has_ended(crew)));
                     debug_assert!(self.shard.len() == 0);
                     return Ok(());
                 }

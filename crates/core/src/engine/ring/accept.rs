@@ -36,6 +36,10 @@ impl Engine<'_> {
     /// confirmed the end of its poll.
     pub(super) fn update_accepts(&mut self) -> io::Result<()> {
         for (index, Listening { accepting, poll }) in self.acceptors.iter_mut().enumerate() {
+            if !accepting.is_in_use(&self.shard.desk.crew) {
+                // Nor are those behind it.
+                break;
+            }
             accepting.end_rest(self.shard.desk.now);
             let target = Operation::new(Kind::Acceptable, 0, index as u32).pack();
             match *poll {

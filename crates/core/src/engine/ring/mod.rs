@@ -61,6 +61,7 @@ struct Engine<'r> {
     files: Files,
     buffers: Buffers,
     shard: Shard<RingLink>,
+    /// First the worker's own, then those of others.
     acceptors: Vec<Listening>,
     /// Not leaked with the rest: after a failure, who posts is to be told that nobody reads.
     mailbox: &'r Mailbox,
@@ -397,12 +398,9 @@ impl<'r> Engine<'r> {
             self.enter(Wait::AtMost(100))?;
             self.dispatch_all(&mut chunk)?;
         }
-        debug_assert!(
-            self.acceptors
-                .iter()
-                .all(|acceptor| acceptor.accepting.has_ended())
-                && self.shard.len() == 0
-        );
+        let crew = &self.shard.desk.crew;
+        let mut acceptors = self.acceptors.iter();
+        debug_assert!(acceptors.all(|it| it.accepting.has_ended(crew)) && self.shard.len() == 0);
         self.queue.submitter().unregister_buf_ring(buffers::GROUP)
     }
 }
