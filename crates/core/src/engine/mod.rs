@@ -5,6 +5,7 @@ mod accepting;
 mod choice;
 pub(crate) mod portable;
 pub(crate) mod ring;
+mod turn;
 
 pub use self::choice::EngineKind;
 pub(crate) use self::choice::{Chosen, choose};
@@ -138,10 +139,6 @@ sockopt_impl!(
     libc::SO_MEMINFO,
     [u32; 9]
 );
-
-/// So much mail from other threads is delivered in one turn. What else there is comes in the next ones, so that those who
-/// post cannot keep a worker from its sockets.
-pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
 
 /// This connection receives no more: see [`Shard::read_last`]. Nothing may be receiving on the socket.
 pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {

@@ -30,9 +30,12 @@ use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
-use crate::engine::{Acceptor, MAIL_PER_TURN_MAX, Served, WorkerClock, let_go, read_last};
+use crate::engine::turn::{self, Plan};
+use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last};
 use crate::handover::parcel::Parcel;
-use crate::mailbox::{Mail, Mailbox};
+#[cfg(doc)]
+use crate::mailbox::Mail;
+use crate::mailbox::Mailbox;
 use crate::shard::Shard;
 
 pub(crate) use self::link::PortableLink;
@@ -64,28 +67,6 @@ struct Engine<'a> {
     pause_ends: u64,
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
-}
-
-/// How long the engine may wait for something to complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    /// Not at all, since there is something to do.
-    No,
-    /// Not at all. There is nothing to do, but limits are due, and what has happened must be known before they take effect.
-    CatchUp,
-    /// Until this time on the worker's clock.
-    Until(u64),
-    Forever,
-}
-
-impl Wait {
-    /// When to stop looking for completions, if that may go on until `end`: not behind what is waited for.
-    fn spin_end(self, end: Instant, clock: &WorkerClock) -> Instant {
-        match self {
-            Wait::Until(due) => end.min(clock.instant(due)),
-            Wait::No | Wait::CatchUp | Wait::Forever => end,
-        }
-    }
 }
 
 /// Serves until the shard is done. Returns the connections that it hands over, if the stop was one that does.
@@ -162,15 +143,7 @@ impl Engine<'_> {
         self.shard.woken(self.clock.now());
         self.arm_wake();
         loop {
-            self.shard.tick();
-            let mut room = MAIL_PER_TURN_MAX;
-            while let Some(mail) = self.mailbox.next_within(&mut room) {
-                self.deliver(mail);
-                room = room.saturating_sub(self.shard.answers_taken());
-            }
-            // Behind the mail: who is asked for a sign of life takes another turn than those that were counted by then.
-            self.shard.desk.counters().engine.turns.add(1);
-            self.shard.work();
+            turn::begin(&mut self.shard, &self.mailbox, &mut self.acceptors);
             self.update_accepts();
             self.arm_sources();
             self.end_pause();
@@ -181,78 +154,49 @@ impl Engine<'_> {
             while let Some(slot) = self.shard.next_touched() {
                 self.update(slot);
             }
-            if self.shard.has_nothing_left() && !self.shard.is_busy() {
-                if let Some(mail) = self.mailbox.next() {
-                    self.deliver(mail);
-                    continue;
-                }
-                if self.shard.becomes_idle() {
-                    let crew = &self.shard.desk.crew;
-                    let mut acceptors = self.acceptors.iter();
-                    debug_assert!(acceptors.all(|it| it.accepting.has_ended(crew)));
-                    debug_assert!(self.shard.len() == 0);
-                    return Ok(());
-                }
-            }
-            let wait = self.plan_wait();
-            let count = self.wait(wait)?;
+            let is_busy = || self.flights.has_landed();
+            let pause = (!self.pausing.is_empty()).then_some(self.pause_ends);
+            let (shard, acceptors) = (&mut self.shard, &mut self.acceptors);
+            let plan = turn::plan(shard, &self.mailbox, acceptors, is_busy, pause);
+            let count = match plan {
+                Plan::Work | Plan::CatchUp => self.look()?,
+                Plan::Sleep(until) => self.sleep(until)?,
+                Plan::Again => continue,
+                Plan::End => return Ok(()),
+            };
             self.mailbox.awake();
-            if wait == Wait::CatchUp && count == 0 {
+            if plan == Plan::CatchUp && count == 0 {
                 self.shard.caught_up();
             }
         }
     }
 
-    /// Whether to sleep, and how long.
-    fn plan_wait(&mut self) -> Wait {
-        if self.shard.is_busy() || self.flights.has_landed() || self.shard.settle_memory() {
-            return Wait::No;
-        }
-        if let Some(mail) = self.mailbox.prepare_sleep() {
-            self.deliver(mail);
-            return Wait::No;
-        }
-        if self.shard.is_catching_up() {
-            return Wait::CatchUp;
-        }
-        let acceptors = self.acceptors.iter();
-        let rests = acceptors.filter_map(|acceptor| acceptor.accepting.rest_ends());
-        let pause = (!self.pausing.is_empty()).then_some(self.pause_ends);
-        match rests.chain(self.shard.next_due()).chain(pause).min() {
-            Some(due) => Wait::Until(due),
-            None => Wait::Forever,
-        }
+    /// Submits what is queued and dispatches what has completed by now; returns how much it was.
+    fn look(&mut self) -> io::Result<u64> {
+        self.flights.turn();
+        self.park(None)
     }
 
-    /// Submits what is queued, waits, and dispatches what has completed; returns how much it was. Before it sleeps it looks
-    /// for completions for as long as configured.
-    fn wait(&mut self, wait: Wait) -> io::Result<u64> {
-        if matches!(wait, Wait::Until(_) | Wait::Forever) && !self.spin.is_zero() {
-            let end = wait.spin_end(Instant::now() + self.spin, &self.clock);
+    /// Submits what is queued, waits until something completes, or until this time on the worker's clock, and dispatches what has;
+    /// returns how much it was. Before it sleeps it looks for completions for as long as configured.
+    fn sleep(&mut self, until: Option<u64>) -> io::Result<u64> {
+        let until = until.map(|until| self.clock.instant(until));
+        if !self.spin.is_zero() {
+            let end = spin_end(Instant::now() + self.spin, until);
             while Instant::now() < end {
-                self.park(Wait::No);
-                let count = self.dispatch_all()?;
+                let count = self.look()?;
                 if count > 0 {
                     return Ok(count);
                 }
             }
         }
-        self.park(wait);
-        self.dispatch_all()
+        self.park(until)
     }
 
-    /// Submits what is queued and sleeps until something completes, or `wait` is over.
-    fn park(&mut self, wait: Wait) {
+    fn park(&mut self, until: Option<Instant>) -> io::Result<u64> {
         self.shard.desk.counters().engine.enters.add(1);
-        let deadline = match wait {
-            Wait::No | Wait::CatchUp => {
-                self.flights.turn();
-                None
-            }
-            Wait::Until(due) => Some(self.clock.instant(due)),
-            Wait::Forever => None,
-        };
-        self.flights.park(self.runtime, deadline);
+        self.flights.park(self.runtime, until);
+        self.dispatch_all()
     }
 
     /// Dispatches everything that has completed by now. Returns how much it was.
@@ -311,12 +255,6 @@ impl Engine<'_> {
         }
         self.arm_wake();
         Ok(())
-    }
-
-    fn deliver(&mut self, mail: Mail) {
-        if let Some(order) = self.shard.deliver(mail) {
-            self.obey(order);
-        }
     }
 
     /// Does what a connection desires.
@@ -422,6 +360,11 @@ impl Engine<'_> {
     }
 }
 
+/// When to stop looking for completions, if that may go on until `end`: not behind what is waited for.
+fn spin_end(end: Instant, until: Option<Instant>) -> Instant {
+    until.map_or(end, |until| end.min(until))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,9 +372,9 @@ mod tests {
     #[test]
     fn nothing_that_is_due_waits_for_the_end_of_a_spin() {
         let clock = WorkerClock::new();
-        let end = clock.instant(1000);
-        assert_eq!(Wait::Until(20).spin_end(end, &clock), clock.instant(20));
-        assert_eq!(Wait::Until(2000).spin_end(end, &clock), end);
-        assert_eq!(Wait::Forever.spin_end(end, &clock), end);
+        let [early, end, late] = [20, 1000, 2000].map(|at| clock.instant(at));
+        assert_eq!(spin_end(end, Some(early)), early);
+        assert_eq!(spin_end(end, Some(late)), end);
+        assert_eq!(spin_end(end, None), end);
     }
 }

@@ -8,28 +8,10 @@ use super::files::File;
 use super::link::Polling;
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
-use crate::engine::Acceptor;
-use crate::engine::accepting::Accepting;
-use crate::shard::Accept;
+use crate::engine::turn;
 
 /// One listener of this worker.
-pub(super) struct Listening {
-    pub(super) accepting: Accepting,
-    /// A poll waits until somebody connects. It takes nothing, so it may go on while nobody is wanted.
-    poll: Polling,
-}
-
-impl Listening {
-    /// # Errors
-    ///
-    /// Those of [`Accepting::new`].
-    pub(super) fn new(acceptor: Acceptor) -> io::Result<Self> {
-        Ok(Listening {
-            accepting: Accepting::new(acceptor)?,
-            poll: Polling::No,
-        })
-    }
-}
+pub(super) type Listening = turn::Listening<Polling>;
 
 impl Engine<'_> {
     /// Brings what is in flight on the listeners into line with what is wanted of them. One is done when the kernel has
@@ -69,12 +51,5 @@ impl Engine<'_> {
             accepting.failed(&error, &self.shard);
         }
         accepting.accept(&mut self.shard);
-    }
-
-    /// Does what a mail asks of the listeners.
-    pub(super) fn obey(&mut self, order: Accept) {
-        for acceptor in &mut self.acceptors {
-            acceptor.accepting.obey(order, &mut self.shard);
-        }
     }
 }

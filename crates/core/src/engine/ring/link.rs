@@ -60,10 +60,11 @@ pub(super) enum Receiving {
     Polled,
 }
 
-/// A poll of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A poll of one connection, or of one listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Polling {
     /// None is in flight.
+    #[default]
     No,
     /// In flight.
     Armed,

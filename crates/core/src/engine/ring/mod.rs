@@ -42,9 +42,12 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
-use crate::engine::{Acceptor, MAIL_PER_TURN_MAX, Served, WorkerClock, let_go};
+use crate::engine::turn::{self, Plan};
+use crate::engine::{Acceptor, Served, WorkerClock, let_go};
 use crate::handover::parcel::Parcel;
-use crate::mailbox::{Mail, Mailbox};
+#[cfg(doc)]
+use crate::mailbox::Mail;
+use crate::mailbox::Mailbox;
 use crate::shard::Shard;
 
 pub(crate) use self::link::RingLink;
@@ -211,15 +214,7 @@ impl<'r> Engine<'r> {
         loop {
             self.turn = self.turn.wrapping_add(1);
             self.crowd.begin_turn();
-            self.shard.tick();
-            let mut room = MAIL_PER_TURN_MAX;
-            while let Some(mail) = self.mailbox.next_within(&mut room) {
-                self.deliver(mail);
-                room = room.saturating_sub(self.shard.answers_taken());
-            }
-            // Behind the mail: who is asked for a sign of life takes another turn than those that were counted by then.
-            self.shard.desk.counters().engine.turns.add(1);
-            self.shard.work();
+            turn::begin(&mut self.shard, self.mailbox, &mut self.acceptors);
             self.receive_pieces()?;
             self.update_accepts()?;
             self.arm_sources()?;
@@ -227,20 +222,19 @@ impl<'r> Engine<'r> {
             self.update_touched()?;
             self.replenish()?;
             self.look()?;
-            if self.shard.has_nothing_left() && !self.shard.is_busy() {
-                if let Some(mail) = self.mailbox.next() {
-                    self.deliver(mail);
-                    continue;
-                }
-                if self.shard.becomes_idle() {
-                    return Ok(());
-                }
-            }
-            let plan = self.plan()?;
+            // Completions that the kernel has deferred are no reason: an enter that would wait runs them first, and does not
+            // wait then. The ring's flag that there are some can stay behind after they were run.
+            // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
+            // has anything to receive.
+            let is_busy =
+                || !self.starved.is_empty() || self.crowd.is_waiting() || self.bulk.is_wanted();
+            let (shard, acceptors) = (&mut self.shard, &mut self.acceptors);
+            let plan = turn::plan(shard, self.mailbox, acceptors, is_busy, None);
             match plan {
-                Plan::Sleep if !self.spin.is_zero() => self.spin()?,
-                Plan::Sleep => self.enter(Wait::Forever)?,
                 Plan::Work | Plan::CatchUp => self.enter(Wait::No)?,
+                Plan::Sleep(until) => self.sleep(until)?,
+                Plan::Again => continue,
+                Plan::End => return Ok(()),
             }
             self.mailbox.awake();
             self.shard.woken(self.clock.now());
@@ -253,33 +247,15 @@ impl<'r> Engine<'r> {
         }
     }
 
-    /// How to go on at the end of a turn.
-    fn plan(&mut self) -> io::Result<Plan> {
-        // Completions that the kernel has deferred are no reason: an enter that would wait runs them first, and does not
-        // wait then. The ring's flag that there are some can stay behind after they were run.
-        // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
-        // has anything to receive.
-        let is_asked = self.crowd.is_waiting() || self.bulk.is_wanted();
-        if self.shard.is_busy()
-            || !self.starved.is_empty()
-            || is_asked
-            || self.shard.settle_memory()
-        {
-            return Ok(Plan::Work);
+    /// Waits until something completes, or until this time on the worker's clock.
+    fn sleep(&mut self, until: Option<u64>) -> io::Result<()> {
+        if let Some(until) = until {
+            self.wake_at(until)?;
         }
-        if let Some(mail) = self.mailbox.prepare_sleep() {
-            self.deliver(mail);
-            return Ok(Plan::Work);
+        match self.spin.is_zero() {
+            true => self.enter(Wait::Forever),
+            false => self.spin(),
         }
-        if self.shard.is_catching_up() {
-            return Ok(Plan::CatchUp);
-        }
-        let acceptors = self.acceptors.iter();
-        let rests = acceptors.filter_map(|acceptor| acceptor.accepting.rest_ends());
-        if let Some(due) = rests.chain(self.shard.next_due()).min() {
-            self.wake_at(due)?;
-        }
-        Ok(Plan::Sleep)
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -355,12 +331,6 @@ impl<'r> Engine<'r> {
         Ok(())
     }
 
-    fn deliver(&mut self, mail: Mail) {
-        if let Some(order) = self.shard.deliver(mail) {
-            self.obey(order);
-        }
-    }
-
     /// Asks the kernel to end the operation of this identity.
     fn cancel(&mut self, operation: Operation) -> io::Result<()> {
         let cancel = Operation::new(Kind::Cancel, 0, 0);
@@ -398,20 +368,6 @@ impl<'r> Engine<'r> {
             self.enter(Wait::AtMost(100))?;
             self.dispatch_all(&mut chunk)?;
         }
-        let crew = &self.shard.desk.crew;
-        let mut acceptors = self.acceptors.iter();
-        debug_assert!(acceptors.all(|it| it.accepting.has_ended(crew)) && self.shard.len() == 0);
         self.queue.submitter().unregister_buf_ring(buffers::GROUP)
     }
-}
-
-/// What a worker does at the end of a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    /// It goes on with what it has to do.
-    Work,
-    /// It has nothing to do. It looks whether anything has happened that must be known before limits take effect.
-    CatchUp,
-    /// It has nothing to do, and sleeps until something happens.
-    Sleep,
 }
