@@ -32,7 +32,7 @@ pub(crate) enum Mail {
         socket: OwnedFd,
         place: Option<Place>,
     },
-    /// Something waits for this connection that handles and responders have left.
+    /// Something waits for this connection that handles and responders have left. One is on its way for each at a time.
     Inbox { of: ConnectionId },
     /// As [`Mail::Inbox`], some of it from the worker's own thread: all that waits is taken.
     Called { of: ConnectionId },

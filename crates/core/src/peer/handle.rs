@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::state::{Left, Pushed};
+use self::state::Pushed;
 use super::ConnectionId;
 use crate::close::Close;
 use crate::mailbox::{Mail, Post};
@@ -172,28 +172,28 @@ impl Handle {
     /// close that was accepted before takes effect: the connection ends and is not handed over.
     pub fn close(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
         let why = Close::Service(reason.into());
-        let left = self.shared.close(PushError::Gone, why)?;
-        self.tell(left)
+        self.shared.close(PushError::Gone, why)?;
+        self.tell()
     }
 
     /// What is said of a push when the worker knows of what it has left.
     fn after(&self, pushed: Pushed) -> Result<(), PushError> {
         match pushed {
-            Pushed::Left(left) => self.tell(left),
-            Pushed::Overflowed(left) => self.tell(left).and(Err(PushError::Overflow)),
+            Pushed::Left => self.tell(),
+            Pushed::Overflowed => self.tell().and(Err(PushError::Overflow)),
             Pushed::Refused(error) => Err(error),
         }
     }
 
     /// Leaves what is no push, unless nobody comes for it any more.
     pub(crate) fn leave(&self, item: Item) {
-        if let Ok(left) = self.shared.leave(item) {
-            let _ = self.tell(left);
+        if self.shared.leave(item).is_ok() {
+            let _ = self.tell();
         }
     }
 
     /// Tells the worker that something has been left.
-    fn tell(&self, left: Left) -> Result<(), PushError> {
+    fn tell(&self) -> Result<(), PushError> {
         if self.post.is_here() {
             // Whatever other threads have posted, it is looked at in the next turn.
             if self.shared.call() {
@@ -201,8 +201,8 @@ impl Handle {
             }
             return Ok(());
         }
-        // What lies before it was told of, unless the worker has failed and leaves it there.
-        if left == Left::Behind && !self.post.is_over() {
+        // A mail that is on its way is enough, unless the worker has failed and leaves it there.
+        if !self.shared.post() && !self.post.is_over() {
             return Ok(());
         }
         let mail = Mail::Inbox { of: self.id };
@@ -219,13 +219,15 @@ impl Handle {
     /// As if another thread had left bytes, and not posted this mail yet.
     pub(crate) fn begin_push(&self, bytes: &'static [u8]) -> Mail {
         let pushed = self.shared.push(&Bytes::from_static(bytes), false);
-        assert_eq!(pushed, Pushed::Left(Left::First));
+        assert_eq!(pushed, Pushed::Left);
+        assert!(self.shared.post());
         Mail::Inbox { of: self.id }
     }
 
     /// As if another thread had ended the connection, and not posted this mail yet.
     pub(crate) fn begin_end(&self, error: PushError, why: Close) -> Mail {
-        assert_eq!(self.shared.close(error, why), Ok(Left::First));
+        assert_eq!(self.shared.close(error, why), Ok(()));
+        assert!(self.shared.post());
         Mail::Inbox { of: self.id }
     }
 }

@@ -71,9 +71,12 @@ impl<L: Link> Shard<L> {
                 return Some(Accept::Begin);
             }
             Mail::Inbox { of } => {
+                if let Some(handle) = self.handle_of(of) {
+                    handle.posted();
+                }
                 let taken = self.take_inbox(of, ITEMS_PER_VISIT_MAX);
                 self.answers_taken += taken.answers;
-                if taken.has_more {
+                if taken.has_more && self.handle_of(of).is_some_and(HandleState::post) {
                     // The mailbox is there, since it is this worker's.
                     let _ = self.desk.handles.post.send_behind(Mail::Inbox { of });
                 }

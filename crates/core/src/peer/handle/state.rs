@@ -20,6 +20,8 @@ pub(crate) struct HandleState {
     inbox: Mutex<Inbox>,
     /// There is something in `inbox`. It changes under its lock.
     waits: AtomicBool,
+    /// A [`Mail::Inbox`] is on its way, or about to be, whether or not anything waits by now.
+    is_posted: AtomicBool,
     /// The bytes that the worker's thread pushed, which alone writes it.
     pushed_here: AtomicUsize,
     /// The worker has to look into `inbox` when it looks for mail next. Its thread alone uses it.
@@ -34,8 +36,8 @@ pub(crate) struct HandleState {
     memory: Arc<Memory>,
 }
 
-/// What waits for a connection until its worker takes it, in the order in which it came, from whichever thread. Who leaves the first
-/// item posts [`Mail::Inbox`]; what comes before the worker looks is taken with it.
+/// What waits for a connection until its worker takes it, in the order in which it came, from whichever thread. Other threads post
+/// [`Mail::Inbox`], unless one is on its way: what comes before the worker looks is taken with it.
 ///
 /// Nothing is dropped under the lock: bytes that a service has shared may push something when the last of them goes.
 #[derive(Default)]
@@ -79,22 +81,14 @@ impl Item {
     }
 }
 
-/// Whether the worker has to be told that something waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) enum Left {
-    First,
-    Behind,
-}
-
-/// What became of a push.
+/// What became of a push. The worker has to be told of what was left.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Pushed {
     /// The bytes were left.
-    Left(Left),
+    Left,
     /// More would wait than may: the end of the connection was left instead.
-    Overflowed(Left),
+    Overflowed,
     /// Nothing was left.
     Refused(PushError),
 }
@@ -117,6 +111,7 @@ impl HandleState {
             state: AtomicU8::new(OPEN),
             inbox: Mutex::default(),
             waits: AtomicBool::new(false),
+            is_posted: AtomicBool::new(false),
             pushed_here: AtomicUsize::new(0),
             is_called: AtomicBool::new(false),
             unsent: AtomicUsize::new(0),
@@ -191,7 +186,8 @@ impl HandleState {
         };
         // One push of all that may wait was allowed, whatever its item takes.
         inbox.pushed += item.pushed();
-        Pushed::Left(self.leave_in(&mut inbox, item))
+        self.leave_in(&mut inbox, item);
+        Pushed::Left
     }
 
     /// More is pushed than `limit` allows.
@@ -202,43 +198,57 @@ impl HandleState {
 
     fn overflow(&self, inbox: &mut Inbox, limit: &'static str) -> Pushed {
         match self.close_in(inbox, PushError::Overflow, Close::Overflow(limit)) {
-            Ok(left) => Pushed::Overflowed(left),
+            Ok(()) => Pushed::Overflowed,
             // It may have ended, or begun to part, meanwhile.
             Err(error) => Pushed::Refused(error),
         }
     }
 
     /// Ends the connection, unless it has ended: then this is why pushes are refused, which they are with `error` from now on.
-    pub(super) fn close(&self, error: PushError, why: Close) -> Result<Left, PushError> {
+    pub(super) fn close(&self, error: PushError, why: Close) -> Result<(), PushError> {
         self.close_in(&mut self.lock(), error, why)
     }
 
-    fn close_in(&self, inbox: &mut Inbox, error: PushError, why: Close) -> Result<Left, PushError> {
+    fn close_in(&self, inbox: &mut Inbox, error: PushError, why: Close) -> Result<(), PushError> {
         self.check()?;
         self.state.store(error.state(), Ordering::Release);
-        Ok(self.leave_in(inbox, Item::End(why)))
+        self.leave_in(inbox, Item::End(why));
+        Ok(())
     }
 
     /// Leaves something else. It is given back if the connection is no more.
-    pub(super) fn leave(&self, item: Item) -> Result<Left, Item> {
+    pub(super) fn leave(&self, item: Item) -> Result<(), Item> {
         let mut inbox = self.lock();
         if inbox.is_over {
             return Err(item);
         }
-        Ok(self.leave_in(&mut inbox, item))
+        self.leave_in(&mut inbox, item);
+        Ok(())
     }
 
-    fn leave_in(&self, inbox: &mut Inbox, item: Item) -> Left {
+    fn leave_in(&self, inbox: &mut Inbox, item: Item) {
         if self.waits() {
             inbox.behind.push_back(item);
-            return Left::Behind;
+        } else {
+            inbox.first = Some(item);
+            self.waits.store(true, Ordering::Release);
         }
-        inbox.first = Some(item);
-        self.waits.store(true, Ordering::Release);
-        Left::First
+    }
+
+    /// Something waits for which a [`Mail::Inbox`] has to come. Returns whether none is on its way by now, so that it has to be posted.
+    ///
+    /// If one is, its [`HandleState::posted`] is still to come and reads what is written here, so that the [`HandleState::take`] behind
+    /// it finds what was left before.
+    pub(crate) fn post(&self) -> bool {
+        !self.is_posted.swap(true, Ordering::AcqRel)
     }
 
     // --- what the worker asks -------------------------------------------------------------------------------------
+
+    /// A [`Mail::Inbox`] has come, and what waits is taken now. What is left behind that needs another one.
+    pub(crate) fn posted(&self) {
+        self.is_posted.swap(false, Ordering::AcqRel);
+    }
 
     /// Moves what waits to `items`, which is empty, but no more than `most`. Returns whether more waits.
     pub(crate) fn take(&self, items: &mut Vec<Item>, most: usize) -> bool {

@@ -115,6 +115,9 @@ fn arrivals(mailbox: &Mailbox, handles: &[&Handle], mut room: usize) -> Vec<u8> 
                 arrived.push(bytes[0]);
             }
             Mail::Inbox { of: id } | Mail::Called { of: id } => {
+                if matches!(mail, Mail::Inbox { .. }) {
+                    of(id).shared.posted();
+                }
                 let mut items = Vec::new();
                 assert!(!of(id).shared.take(&mut items, usize::MAX));
                 arrived.extend(items.iter().map(|item| match item {
@@ -195,6 +198,32 @@ fn what_a_worker_leaves_behind_others_takes_no_room_of_theirs() {
     }
 }
 
+/// Or they would pile up: what the worker's own pushes make it take leaves the mail of others in the queue.
+#[test]
+fn one_mail_of_others_is_under_way_for_a_connection() {
+    let (post, mailbox) = mailbox().unwrap();
+    mailbox.adopt();
+    let handle = handle(&post);
+    let elsewhere = |byte| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| handle.push(vec![byte]).unwrap());
+        });
+    };
+    for _ in 0..3 {
+        for _ in 0..3 {
+            elsewhere(1);
+            handle.push(vec![2]).unwrap();
+            assert_eq!(arrivals(&mailbox, &[&handle], 0), [1, 2]);
+        }
+        elsewhere(3);
+        assert_eq!(arrivals(&mailbox, &[&handle], 1), [3]);
+        assert!(mailbox.next().is_none());
+        // What comes now is told of again.
+        elsewhere(4);
+        assert_eq!(arrivals(&mailbox, &[&handle], 1), [4]);
+    }
+}
+
 /// What other threads have pushed takes memory besides its bytes until then.
 #[test]
 fn a_worker_pushes_as_many_bytes_behind_others_as_without_them() {
@@ -243,7 +272,7 @@ fn who_pushes_too_much_to_what_is_not_open_any_more_is_told_so() {
         let handle = handle(&post);
         befall(&handle);
         let (expected, error) = match number {
-            3 => (Pushed::Overflowed(Left::First), PushError::Overflow),
+            3 => (Pushed::Overflowed, PushError::Overflow),
             _ => (Pushed::Refused(PushError::Gone), PushError::Gone),
         };
         let pushed = handle.shared.push(&Bytes::from(vec![1; 1001]), false);
