@@ -71,6 +71,9 @@ pub trait Service: 'static {
     /// A deferred reply will not come: write the protocol's error for `ticket`. Not called on a connection that is
     /// ending.
     ///
+    /// It may be promised again, by [`Reply::defer`]. But a stop that gives up the last deferred replies ([`Abandoned::Stopping`]) waits
+    /// for no others: the connection for which something is promised here then ends.
+    ///
     /// The default ends the connection, because silence would leave the client waiting for ever. A service that
     /// never calls [`Reply::defer`] need not write it.
     fn abandoned(

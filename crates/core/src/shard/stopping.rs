@@ -347,6 +347,7 @@ impl<L: Link> Shard<L> {
         }
         if now >= last {
             self.abandon_until(self.desk.last_ticket);
+            self.end_owed();
         } else if self.desk.crew.open_tickets.count() > 0 {
             self.stop.cut_at = None;
             return;
@@ -390,6 +391,21 @@ impl<L: Link> Shard<L> {
         for slot in self.slots() {
             if self.is_to_cut(slot) && self.is_open_to(slot, Connection::is_ready) {
                 self.cut(slot, Close::Unserved);
+            }
+        }
+    }
+
+    /// Ends those whose services have promised something when the last deferred replies were given up: it would go on so for ever.
+    fn end_owed(&mut self) {
+        for slot in self.slots() {
+            let is_owed = |it: &Connection| it.takes_frames() && !it.tickets.is_empty();
+            if !self.is_open_to(slot, is_owed) {
+                continue;
+            }
+            if self.stop.hands_over {
+                self.end_unsaved(slot);
+            } else {
+                self.cut(slot, Close::Stopping);
             }
         }
     }

@@ -179,3 +179,67 @@ fn who_makes_slow_calls_is_not_read_on_for_the_next_ones() {
         [[1, 2, 3, 4]]
     );
 }
+
+/// Promises again whatever is given up.
+#[derive(Clone, Default)]
+struct Insisting(Deferring);
+
+impl Service for Insisting {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, session: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        self.0.frame(session, frame, reply)
+    }
+
+    fn abandoned(
+        &mut self,
+        _: &mut (),
+        ticket: Ticket,
+        _: Abandoned,
+        reply: &mut Reply<'_>,
+    ) -> Flow {
+        let mut promised = self.0.0.borrow_mut();
+        // Or a test that fails would have no end.
+        if promised.len() < 100 {
+            promised.push(reply.defer(ticket));
+        }
+        Flow::Continue
+    }
+
+    fn save(&self, _: &()) -> Saved {
+        Saved::Stateless
+    }
+}
+
+#[test]
+fn a_service_that_promises_again_holds_up_no_stop() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    const MOMENT: Duration = Duration::from_millis(1);
+    for hand_over in [false, true] {
+        let mut exchange = Exchange::new(Insisting::default());
+        let [owed, other] = [(); 2].map(|()| exchange.connect());
+        exchange.receive(owed, &[1]);
+        exchange.shard.drain = DRAIN;
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over });
+        exchange.settle();
+        exchange.advance(DRAIN);
+        assert_eq!(exchange.counters().abandoned, 1);
+        exchange.advance(DRAIN - MOMENT);
+        assert!(exchange.is_open(owed), "it was promised in time");
+        exchange.advance(MOMENT);
+        assert_eq!(exchange.counters().abandoned, 2);
+        assert!(!exchange.is_open(owed));
+        exchange.settle();
+        assert!(exchange.shard.is_done());
+        let parted = exchange.parted.iter().map(|parted| parted.client);
+        assert_eq!(
+            Vec::from_iter(parted),
+            Vec::from_iter(hand_over.then_some(other))
+        );
+        assert_eq!(exchange.counters().unsaved, u64::from(hand_over));
+    }
+}
