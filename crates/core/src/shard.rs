@@ -98,8 +98,8 @@ struct Entry<L> {
     timed_after: u64,
     /// What it exceeded by then waits in `overdue`; 0 if nothing does.
     noticed: u64,
-    /// A stop that [freezes](Phase::Waiting) found it with a deferred reply under way, and it is not read any more: if it were
-    /// read on when that is answered, its next requests could open tickets again and again.
+    /// A stop found it with a slow deferred reply under way, or with any when it [freezes](Phase::Waiting), and it is not read any
+    /// more: if it were read on when that is answered, its next requests could open tickets again and again.
     is_frozen: bool,
     /// It is counted as one that holds up a handover, because something may still be received on it.
     is_loud: bool,

@@ -24,6 +24,9 @@ const OWED_NAMED_AFTER_MS: u64 = 1_000;
 /// A deferred reply that takes this part of `handover.drain` is slow: a stop does not read its connection any more.
 const SLOW_PART: u64 = 4;
 
+/// So many times at most it looks for slow ones within that part, each time at all connections, however many there are.
+const LOOKS_MAX: u64 = 64;
+
 /// So many of them, at most, by each worker.
 const OWED_NAMED_MAX: usize = 10;
 
@@ -56,6 +59,8 @@ pub(super) struct Stop {
     promised: Option<u64>,
     /// Who was owed such a ticket's reply. Each turn looks at the last one, and takes it off if it has that by now.
     owed: Vec<ConnectionId>,
+    /// When the next deferred reply may be slow.
+    pub(super) slow_at: u64,
     /// When the log says which deferred replies it waits for.
     pub(super) names_owed_at: Option<u64>,
     /// When peers that have not taken their replies are cut; `None` until the last deferred replies are there or given up, from
@@ -115,10 +120,32 @@ impl<L: Link> Shard<L> {
             names_owed_at: Some(self.desk.now + OWED_NAMED_AFTER_MS),
             ..Stop::default()
         };
+        self.touch_all();
+        self.find_slow();
+    }
+
+    /// After what time a deferred reply is slow, in milliseconds.
+    fn slow(&self) -> u64 {
+        milliseconds(self.drain) / SLOW_PART
+    }
+
+    /// Reads those no more that wait for a slow deferred reply by now, and notes when to look again.
+    fn find_slow(&mut self) {
+        let (now, slow) = (self.desk.now, self.slow());
+        // What is promised from now on is not slow before that.
+        let mut next = now.saturating_add(slow);
         for slot in self.slots() {
             self.note_promises(slot);
-            self.touch(slot);
+            let Some(entry) = self.connections.get(slot as usize) else {
+                continue;
+            };
+            if entry.is_frozen {
+                self.touch(slot);
+            } else if let Some(oldest) = entry.connection.tickets.oldest() {
+                next = next.min(oldest.saturating_add(slow));
+            }
         }
+        self.stop.slow_at = next.max(now.saturating_add(1 + slow / LOOKS_MAX));
     }
 
     /// From now on connections that wait for a deferred reply are not read.
@@ -156,12 +183,11 @@ impl<L: Link> Shard<L> {
         let Phase::Waiting { freezes, .. } = self.phase else {
             return;
         };
+        let (now, slow) = (self.desk.now, self.slow());
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;
         };
         let connection = &entry.connection;
-        let now = self.desk.now;
-        let slow = milliseconds(self.drain) / SLOW_PART;
         let waits = |since: u64| freezes || now.saturating_sub(since) >= slow;
         entry.is_frozen |= connection.tickets.oldest().is_some_and(waits);
         let is_flushing = matches!(connection.life, Life::Closing { .. })
@@ -268,6 +294,8 @@ impl<L: Link> Shard<L> {
             Phase::Waiting { until, freezes } => {
                 if !freezes && self.is_all_kept() {
                     self.freeze(until);
+                } else if !freezes && now >= self.stop.slow_at {
+                    self.find_slow();
                 }
                 if self.stop.hands_over {
                     self.find_unsaved();

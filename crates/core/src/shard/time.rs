@@ -230,7 +230,10 @@ impl<L: Link> Shard<L> {
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
             Phase::Serving => [None; 3],
-            Phase::Waiting { until, .. } => [Some(until), None, None],
+            Phase::Waiting { until, freezes } => {
+                let slow_at = (!freezes).then_some(self.stop.slow_at);
+                [Some(until), slow_at, None]
+            }
             Phase::Draining { until } => [
                 Some(until),
                 Some(self.end_of_promises(until)),

@@ -167,8 +167,10 @@ fn what_is_promised_during_the_wait_is_waited_for_as_long_from_then_on() {
     rig.receive(old, &defer(1));
     rig.receive(both, &defer(2));
     rig.stop_within(ms(1000));
-    rig.advance(ms(999));
+    // In another millisecond it would not be read any more.
+    rig.advance(ms(249));
     rig.receive(both, &defer(3));
+    rig.advance(ms(750));
     rig.receive(quick, &defer(4));
     rig.receive(slow, &defer(5));
     rig.advance(ms(1));

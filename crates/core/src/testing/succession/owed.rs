@@ -180,6 +180,34 @@ fn who_makes_slow_calls_is_not_read_on_for_the_next_ones() {
     );
 }
 
+/// Nothing else happens to its connection meanwhile.
+#[test]
+fn who_becomes_slow_while_a_stop_waits_is_not_read_on() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let service = Deferring::default();
+    let mut exchange = Exchange::new(service.clone());
+    let clients = [(); 3].map(|()| exchange.connect());
+    let [first, second, idle] = clients;
+    exchange.receive(first, &[1]);
+    exchange.advance(SECOND);
+    exchange.receive(second, &[1]);
+    exchange.shard.drain = 8 * SECOND;
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    let begun = exchange.now;
+    for (at, expected) in [(1000, [false, true, true]), (2000, [false, false, true])] {
+        exchange.now = begun + at - 1;
+        exchange.settle();
+        assert_eq!(exchange.shard.next_due(), Some(begun + at));
+        exchange.advance(Duration::from_millis(1));
+        assert_eq!(clients.map(|client| exchange.reads(client)), expected);
+    }
+    // What is promised meanwhile is looked at in its time, too.
+    exchange.receive(idle, &[1]);
+    exchange.advance(4 * SECOND);
+    assert!(!exchange.reads(idle));
+}
+
 /// Promises again whatever is given up.
 #[derive(Clone, Default)]
 struct Insisting(Deferring);
