@@ -101,12 +101,29 @@ impl Own {
         self.mail.push_back(mail);
     }
 
-    fn next(&mut self) -> Option<Mail> {
-        let called = |of| Mail::Called { of };
-        self.mail
-            .pop_front()
-            .or_else(|| self.fan.complete())
-            .or_else(|| self.called.pop_front().map(called))
+    fn next(&mut self, called: &mut usize) -> Option<Mail> {
+        let mail = self.mail.pop_front().or_else(|| self.fan.complete());
+        mail.or_else(|| {
+            *called = called.checked_sub(1)?;
+            let of = self.called.pop_front()?;
+            Some(Mail::Called { of })
+        })
+    }
+}
+
+/// How much mail a turn takes by now.
+pub(crate) struct Quota {
+    /// From other threads.
+    others: usize,
+    /// As many [`Mail::Called`] as were there when it began. A service that is told of something in one may leave more behind, and would
+    /// hold the worker with that for ever.
+    called: usize,
+}
+
+impl Quota {
+    /// Something was as much work as so many mails of others.
+    pub(crate) fn spend(&mut self, mails: usize) {
+        self.others = self.others.saturating_sub(mails);
     }
 }
 
@@ -212,21 +229,31 @@ impl Mailbox {
     }
 
     pub(crate) fn next(&self) -> Option<Mail> {
-        self.next_within(&mut 1)
+        self.next_within(&mut Quota {
+            others: 1,
+            called: 1,
+        })
     }
 
-    /// As [`Mailbox::next`], but takes no more than `room` from other threads, and notes what it took. What the worker has
+    /// That of a turn that begins, with so much mail of other threads.
+    pub(crate) fn quota(&self, others: usize) -> Quota {
+        let called = self.of_own(|own| own.called.len()).unwrap_or(0);
+        Quota { others, called }
+    }
+
+    /// As [`Mailbox::next`], but takes no more than that, and notes what it took. What else the worker has
     /// posted to itself is as much as it was made to do in its last turn.
-    pub(crate) fn next_within(&self, room: &mut usize) -> Option<Mail> {
-        let own = OWN.with_borrow_mut(|own| {
-            (own.wake == Arc::as_ptr(&self.wake))
-                .then(|| own.next())
-                .flatten()
-        });
+    pub(crate) fn next_within(&self, quota: &mut Quota) -> Option<Mail> {
+        let own = self.of_own(|own| own.next(&mut quota.called)).flatten();
         own.or_else(|| {
-            *room = room.checked_sub(1)?;
+            quota.others = quota.others.checked_sub(1)?;
             self.receiver.try_recv().ok()
         })
+    }
+
+    /// Looks at what the calling thread has posted, if the mailbox is its own.
+    fn of_own<R>(&self, look: impl FnOnce(&mut Own) -> R) -> Option<R> {
+        OWN.with_borrow_mut(|own| (own.wake == Arc::as_ptr(&self.wake)).then(|| look(own)))
     }
 
     /// Announces sleep. If this returns mail, the worker must not sleep.
@@ -350,11 +377,34 @@ mod tests {
             scope.spawn(|| (0..3).for_each(|_| post.send(Mail::Look).ok().unwrap()));
         });
         (0..5).for_each(|_| post.send(Mail::Room).ok().unwrap());
-        let mut room = 2;
-        let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next_within(&mut room)).collect();
+        let mut quota = mailbox.quota(2);
+        let mail: Vec<Mail> = std::iter::from_fn(|| mailbox.next_within(&mut quota)).collect();
         assert!(mail[..5].iter().all(|mail| matches!(mail, Mail::Room)));
         assert!(matches!(mail[5..], [Mail::Look, Mail::Look]));
         assert!(matches!(mailbox.next(), Some(Mail::Look)));
+    }
+
+    #[test]
+    fn what_is_called_for_during_a_turn_is_looked_into_in_the_next() {
+        let (post, mailbox) = mailbox().unwrap();
+        mailbox.adopt();
+        let of = ConnectionId {
+            worker: 0,
+            generation: 0,
+            slot: 0,
+        };
+        let is_called = |mail: Option<Mail>| matches!(mail, Some(Mail::Called { .. }));
+        post.call_here(of);
+        for _ in 0..3 {
+            let mut quota = mailbox.quota(9);
+            assert!(is_called(mailbox.next_within(&mut quota)));
+            post.call_here(of);
+            post.send(Mail::Look).ok().unwrap();
+            let next = mailbox.next_within(&mut quota);
+            assert!(matches!(next, Some(Mail::Look)));
+            assert!(mailbox.next_within(&mut quota).is_none());
+        }
+        assert!(is_called(mailbox.prepare_sleep()), "it must not sleep");
     }
 
     #[test]

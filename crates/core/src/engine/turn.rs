@@ -53,10 +53,10 @@ pub(crate) fn begin<L: Link, P>(
     listening: &mut [Listening<P>],
 ) {
     shard.tick();
-    let mut room = MAIL_PER_TURN_MAX;
-    while let Some(mail) = mailbox.next_within(&mut room) {
+    let mut quota = mailbox.quota(MAIL_PER_TURN_MAX);
+    while let Some(mail) = mailbox.next_within(&mut quota) {
         deliver(mail, shard, listening);
-        room = room.saturating_sub(shard.answers_taken());
+        quota.spend(shard.answers_taken());
     }
     // Behind the mail: who is asked for a sign of life takes another turn than those that were counted by then.
     shard.desk.counters().engine.turns.add(1);

@@ -105,10 +105,11 @@ fn a_close_is_delivered_before_the_connection_is_given_away_or_refused() {
 
 /// Delivers what comes while there is room for so much mail of others. Returns the first byte of each push and answer, and the
 /// number of each ticket that is dropped.
-fn arrivals(mailbox: &Mailbox, handles: &[&Handle], mut room: usize) -> Vec<u8> {
+fn arrivals(mailbox: &Mailbox, handles: &[&Handle], room: usize) -> Vec<u8> {
+    let mut quota = mailbox.quota(room);
     let mut arrived = Vec::new();
     let of = |id| handles.iter().find(|handle| handle.id == id).unwrap();
-    while let Some(mail) = mailbox.next_within(&mut room) {
+    while let Some(mail) = mailbox.next_within(&mut quota) {
         match mail {
             Mail::Push { to, bytes } => {
                 of(to).shared.arrived(bytes.len());
