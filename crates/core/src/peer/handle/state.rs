@@ -299,8 +299,11 @@ impl HandleState {
         self.end(PushError::Gone);
         let mut inbox = self.lock();
         inbox.is_over = true;
+        inbox.pushed = 0;
         let left = (inbox.first.take(), std::mem::take(&mut inbox.behind));
         drop(inbox);
+        self.unsent.store(0, Ordering::Relaxed);
+        self.pushed_here.store(0, Ordering::Relaxed);
         drop(left);
     }
 

@@ -249,6 +249,22 @@ fn a_worker_pushes_as_many_bytes_behind_others_as_without_them() {
 }
 
 #[test]
+fn nothing_waits_for_a_connection_that_is_gone() {
+    let (post, mailbox) = mailbox().unwrap();
+    mailbox.adopt();
+    let handle = handle(&post);
+    handle.push(vec![1; 10]).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| handle.push(vec![1; 20]).unwrap());
+    });
+    handle.shared.note_unsent(30);
+    let each = crate::transit::ITEM_BYTES;
+    assert_eq!(handle.unsent_bytes(), 10 + 20 + each + 30);
+    handle.shared.forget();
+    assert_eq!(handle.unsent_bytes(), 0);
+}
+
+#[test]
 fn answers_that_were_given_up_are_not_wanted_again() {
     let (post, _mailbox) = mailbox().unwrap();
     let handle = handle(&post);
