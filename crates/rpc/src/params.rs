@@ -65,9 +65,10 @@ impl<'de> Params<'de> {
         }
         let result = visitor.visit_seq(List { params: self, due });
         // A visitor that was not given what it asked for last says how many elements are due, not which one is missing.
-        let value = match self.refused {
-            Some(number) => result.map_err(|_| missing(number))?,
-            None => result?,
+        // What else it says is its own.
+        let value = match (result, self.refused) {
+            (Err(error), Some(number)) if is_of_length(&error) => return Err(missing(number)),
+            (result, _) => result?,
         };
         if self.next < self.count {
             return Err(self.too_many(self.next as usize));
@@ -94,6 +95,11 @@ impl<'de> Params<'de> {
             self.count
         ))
     }
+}
+
+/// Whether it was made by `de::Error::invalid_length`, for which this decoder has no variant of its own.
+fn is_of_length(error: &Error) -> bool {
+    matches!(error, Error::Syntax(why) if why.starts_with("invalid length "))
 }
 
 fn missing(number: u32) -> Error {

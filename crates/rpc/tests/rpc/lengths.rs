@@ -69,6 +69,37 @@ impl<'de> Visitor<'de> for PlaceVisitor {
     }
 }
 
+/// As [`Place`], but a height that is not known is 0.
+#[derive(Debug)]
+#[expect(dead_code, reason = "it is shown by Debug")]
+struct Level(f64, f64);
+
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_tuple(2, LevelVisitor)
+    }
+}
+
+struct LevelVisitor;
+
+impl<'de> Visitor<'de> for LevelVisitor {
+    type Value = Level;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("a level")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Level, A::Error> {
+        let latitude = list.next_element()?;
+        let latitude = latitude.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        let height = list.next_element()?.unwrap_or(0.0);
+        if latitude > 90.0 {
+            return Err(A::Error::custom("latitude above 90"));
+        }
+        Ok(Level(latitude, height))
+    }
+}
+
 fn show<P: Debug + DeserializeOwned + 'static>(router: Router, name: &str) -> Router {
     router.method(name, |params: P| Ok(format!("{params:?}")))
 }
@@ -79,6 +110,7 @@ fn wire() -> Wire {
     router = show::<Several>(router, "several");
     router = show::<Between>(router, "between");
     router = show::<Place>(router, "place");
+    router = show::<Level>(router, "level");
     router = show::<Speed>(router, "speed");
     router = show::<i128>(router, "signed");
     router = show::<u128>(router, "unsigned");
@@ -148,11 +180,16 @@ fn the_last_fields_of_a_tuple_struct_have_defaults() {
 fn what_a_visitor_says_is_not_taken_for_a_missing_parameter() {
     let shown = wire().call("place", vec![1.5.into()]);
     assert_eq!(shown, Ok("Place(1.5, None)".into()));
+    let shown = wire().call("level", vec![1.5.into()]);
+    assert_eq!(shown, Ok("Level(1.5, 0.0)".into()));
     let why = "latitude above 90";
     assert_refused([
         ("place", vec![91.5.into(), 1.0.into()], why),
         ("place", vec![91.5.into()], why),
         ("place", vec![], "parameter 1 is missing"),
+        ("level", vec![91.5.into(), 1.0.into()], why),
+        ("level", vec![91.5.into()], why),
+        ("level", vec![], "parameter 1 is missing"),
     ]);
 }
 
