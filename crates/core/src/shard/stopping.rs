@@ -340,8 +340,13 @@ impl<L: Link> Shard<L> {
                 continue;
             }
             for promise in entry.connection.tickets.iter() {
+                let age = promise.age(now);
+                // Those that were promised meanwhile are usual ones, for all that is known.
+                if age < OWED_NAMED_AFTER_MS {
+                    continue;
+                }
                 count += 1;
-                oldest.push((Reverse(promise.age(now)), slot as u32, promise.ticket.0));
+                oldest.push((Reverse(age), slot as u32, promise.ticket.0));
                 if oldest.len() > OWED_NAMED_MAX {
                     oldest.pop();
                 }
