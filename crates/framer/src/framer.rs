@@ -137,18 +137,20 @@ impl Framer {
         let mut due = 1_u64;
         for _ in 0..self.limits.depth.min(SMALL_OBJECTS_MAX) {
             let byte = *bytes.get(next)?;
-            let class = CLASS[usize::from(byte)];
             due -= 1;
+            // What the processor can foresee need not wait for a table to know where the next object begins.
             if byte < FIXSTR {
-                // Small numbers, arrays and maps, which most frames begin with. The processor can foresee that, and need
-                // not wait for a table to know where the next object begins.
+                // Small numbers, arrays and maps, which most frames begin with.
                 next += 1;
                 due += u64::from(OBJECTS[usize::from(byte)]);
-            } else if class != SIZED {
-                next += class as usize;
-            } else if byte == STR8 {
-                // Nearly all that have a length of their own; foreseen like the above, it need not wait for two tables.
+            } else if byte < NIL {
+                // Short texts, such as the keys of a map.
+                next = next + 1 + usize::from(byte) - usize::from(FIXSTR);
+            } else if byte == STR8 || byte == BIN8 {
+                // Nearly all that have a length of their own. It need not wait for two tables.
                 next += 2 + usize::from(*bytes.get(next + 1)?);
+            } else if let length @ 1.. = CLASS[usize::from(byte)] {
+                next += usize::from(length.unsigned_abs());
             } else {
                 let sized = sized(byte);
                 if sized.is_reserved() {
@@ -454,8 +456,14 @@ const SMALL_OBJECTS_MAX: u16 = 64;
 /// Below it are the types that have one byte: positive fixint, fixmap and fixarray.
 const FIXSTR: u8 = Marker::FixStr(0).to_u8();
 
+/// Below it are the texts of up to 31 bytes.
+const NIL: u8 = Marker::Null.to_u8();
+
 /// The type of texts of 32 to 255 bytes.
 const STR8: u8 = Marker::Str8.to_u8();
+
+/// The type of binaries of up to 255 bytes.
+const BIN8: u8 = Marker::Bin8.to_u8();
 
 /// Lengths within `frame_bytes` must be positions too.
 const _: () = assert!(usize::BITS >= u32::BITS);
