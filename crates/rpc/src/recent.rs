@@ -5,6 +5,19 @@ use crate::envelope::Envelope;
 /// Bytes of a call that are compared.
 const HEAD: usize = size_of::<u128>();
 
+/// A call of fewer bytes is like none.
+const CALL_MIN: usize = size_of::<u64>();
+
+/// A call of a method that the router has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known<'f> {
+    pub(crate) id: Option<u32>,
+    /// They end where the frame does.
+    pub(crate) params: &'f [u8],
+    /// The method, as the router numbers it.
+    pub(crate) method: usize,
+}
+
 /// How a recent call was written: one comparison tells that another call is written in the same way and names the same
 /// method.
 #[derive(Debug)]
@@ -12,8 +25,7 @@ pub(crate) struct Recent {
     /// The bits that were the same in all such calls, and what they are.
     mask: u128,
     bits: u128,
-    /// Where the name of the method begins and ends.
-    start: usize,
+    /// Where the parameters begin.
     end: usize,
     has_id: bool,
     /// The method, as the router numbers it.
@@ -25,34 +37,31 @@ impl Recent {
     pub(crate) const NONE: Recent = Recent {
         mask: u128::MAX,
         bits: 0,
-        start: 0,
         end: 0,
         has_id: false,
         method: usize::MAX,
     };
 
-    /// The envelope of a call that is like the noted one, and the router's number of its method.
+    /// What there is to know of a call that begins with this head, if that is like the one of the noted call.
     #[inline(always)]
-    pub(crate) fn envelope<'f>(&self, frame: &'f [u8]) -> Option<(Envelope<'f>, usize)> {
-        let head = u128::from_ne_bytes(*frame.first_chunk::<HEAD>()?);
+    fn known<'f>(&self, frame: &'f [u8], head: u128) -> Option<Known<'f>> {
         if (head ^ self.bits) & self.mask != 0 {
             return None;
         }
-        let (head, params) = frame.split_at_checked(self.end)?;
+        let params = frame.get(self.end..)?;
         // Read as it lies in the frame: what was loaded as a whole above can be had in parts only by way of memory.
         let id = match frame {
             [_, _, _, a, b, c, d, ..] if self.has_id => Some(u32::from_be_bytes([*a, *b, *c, *d])),
             _ => None,
         };
-        let method = head.get(self.start..)?;
-        let envelope = Envelope { id, method, params };
-        Some((envelope, self.method))
+        let method = self.method;
+        Some(Known { id, params, method })
     }
 
     /// Takes note of a call that is written as [`usual`](crate::envelope::usual) says, if its like can be told: if it has an
     /// id of four bytes or none, and all up to its parameters is among the first bytes.
     pub(crate) fn note(&mut self, frame: &[u8], envelope: &Envelope<'_>, method: usize) {
-        let Some(head) = frame.first_chunk::<HEAD>() else {
+        let Some(head) = head(frame) else {
             return;
         };
         let has_id = envelope.id.is_some();
@@ -70,16 +79,28 @@ impl Recent {
         }
         // A fixarray, of whichever length.
         *array = 0xf0;
-        let mask = u128::from_ne_bytes(mask);
+        let mask = u128::from_le_bytes(mask);
         *self = Recent {
             mask,
-            bits: u128::from_ne_bytes(*head) & mask,
-            start: end - envelope.method.len(),
+            bits: head & mask,
             end,
             has_id,
             method,
         };
     }
+}
+
+/// The first bytes of a call. Those that a short one does not have are zero, which no array begins with.
+#[inline(always)]
+fn head(frame: &[u8]) -> Option<u128> {
+    if let Some(head) = frame.first_chunk::<HEAD>() {
+        return Some(u128::from_le_bytes(*head));
+    }
+    let first = frame.first_chunk::<CALL_MIN>()?;
+    let last = frame.last_chunk::<CALL_MIN>()?;
+    let [first, last] = [first, last].map(|bytes| u128::from(u64::from_le_bytes(*bytes)));
+    // They overlap or meet.
+    Some(first | last << (8 * (frame.len() - CALL_MIN)))
 }
 
 /// After a note so many calls that are like neither pass before the next one: where nothing repeats itself, notes cost little.
@@ -105,11 +126,12 @@ impl Recents {
         rest: 0,
     };
 
-    /// The envelope of a call that is like one of the two, and the router's number of its method.
+    /// What there is to know of a call that is like one of the two.
     #[inline(always)]
-    pub(crate) fn envelope<'f>(&self, frame: &'f [u8]) -> Option<(Envelope<'f>, usize)> {
+    pub(crate) fn known<'f>(&self, frame: &'f [u8]) -> Option<Known<'f>> {
+        let head = head(frame)?;
         let [one, other] = &self.calls;
-        one.envelope(frame).or_else(|| other.envelope(frame))
+        one.known(frame, head).or_else(|| other.known(frame, head))
     }
 
     /// Takes note of a call that was like neither, if its method has been missed lately.
@@ -141,6 +163,10 @@ mod tests {
     use super::*;
     use crate::envelope::usual;
 
+    fn known<'f>(recent: &Recent, frame: &'f [u8]) -> Option<Known<'f>> {
+        recent.known(frame, head(frame)?)
+    }
+
     fn noted(frame: &[u8]) -> Recent {
         let mut recent = Recent::NONE;
         recent.note(frame, &usual(frame).unwrap(), 5);
@@ -151,22 +177,48 @@ mod tests {
     fn what_is_alike() {
         let call = b"\x94\x00\xce\x01\x02\x03\x04\xa3add\x92\xcd\x01\x02\x05";
         let alike = b"\x94\x00\xce\x00\x00\x00\x07\xa3add\x93\x01\x02\xc0\xc0\xc0";
-        let expected = Envelope {
+        let expected = Known {
             id: Some(7),
-            method: b"add",
             params: b"\x93\x01\x02\xc0\xc0\xc0",
+            method: 5,
         };
-        assert_eq!(noted(call).envelope(alike), Some((expected, 5)));
+        assert_eq!(known(&noted(call), alike), Some(expected));
         for other in [
             &b"\x94\x00\xce\x01\x02\x03\x04\xa3sub\x92\xcd\x01\x02\x05"[..],
             b"\x94\x00\xcd\x01\x02\xa3add\x92\xcd\x01\x02\xcd\x01\x02",
             b"\x94\x00\xce\x01\x02\x03\x04\xa4adds\x92\xcd\x01\x02",
             b"\x94\x00\xce\x01\x02\x03\x04\xa3add\xc0\xcd\x01\x02\x05",
-            &alike[..15],
+            &alike[..11],
+            &alike[..7],
         ] {
-            assert_eq!(noted(call).envelope(other), None);
+            assert_eq!(known(&noted(call), other), None);
         }
-        assert_eq!(Recent::NONE.envelope(call), None);
+        assert_eq!(known(&Recent::NONE, call), None);
+    }
+
+    #[test]
+    fn short_calls_are_known_as_well() {
+        let long = b"\x93\x02\xa4tick\x92\xcd\x01\x02\xcd\x01\x02\x03\x04";
+        for length in 8..=12 {
+            let short = [
+                &long[..7],
+                &[0x90 + (length - 8) as u8],
+                &[5; 4][..length - 8],
+            ]
+            .concat();
+            assert_eq!(short.len(), length);
+            let expected = Known {
+                id: None,
+                params: &short[7..],
+                method: 5,
+            };
+            assert_eq!(known(&noted(long), &short), Some(expected));
+            assert!(known(&noted(&short), long).is_some());
+            assert!(known(&noted(&short), &short).is_some());
+            let mut other = short.clone();
+            other[6] = b'c';
+            assert_eq!(known(&noted(long), &other), None);
+        }
     }
 
     #[test]
@@ -176,7 +228,7 @@ mod tests {
         for other in [
             &b"\x94\x00\x07\xa3add\x92\xcd\x01\x02\xcd\x01\x02\x03\x04\x05"[..],
             b"\x93\x02\xafa_long_longname\x91\xc0",
-            b"\x93\x02\xa3add\x91\xc0",
+            b"\x93\x02\xa3add\x90",
         ] {
             recent.note(other, &usual(other).unwrap(), 6);
         }
@@ -199,10 +251,12 @@ mod tests {
             .iter()
             .map(|name| {
                 let frame = call_of(name);
-                let found = recents.envelope(&frame);
+                let found = recents.known(&frame);
                 match found {
-                    Some((envelope, method)) => {
-                        assert_eq!((Some(envelope), method), (usual(&frame), number(name)));
+                    Some(Known { id, params, method }) => {
+                        assert_eq!(method, number(name));
+                        let method = name.as_bytes();
+                        assert_eq!(usual(&frame), Some(Envelope { id, method, params }));
                     }
                     None => recents.missed(&frame, &usual(&frame).unwrap(), number(name)),
                 }
@@ -240,19 +294,22 @@ mod tests {
             name in "[a-z]{0,12}",
             params in proptest::collection::vec(any::<u8>(), 0..20),
             changes in proptest::collection::vec((0usize..40, any::<u8>()), 0..6),
+            left_out in 0usize..12,
+            added in proptest::collection::vec(any::<u8>(), 0..12),
         ) {
             let head = [0xa0 | name.len() as u8];
             let call = [&kind[..], &head, name.as_bytes(), b"\x92", &params].concat();
             let recent = noted(&call);
-            let mut other = call.clone();
+            let kept = &call[..call.len().saturating_sub(left_out).max(1)];
+            let mut other = [kept, &added].concat();
             for (at, byte) in changes {
                 let at = at % other.len();
                 other[at] = byte;
             }
-            if let Some((envelope, method)) = recent.envelope(&other) {
+            if let Some(Known { id, params, method }) = known(&recent, &other) {
                 prop_assert_eq!(method, 5);
-                prop_assert_eq!(envelope.method, name.as_bytes());
-                prop_assert_eq!(Some(envelope), usual(&other));
+                let method = name.as_bytes();
+                prop_assert_eq!(usual(&other), Some(Envelope { id, method, params }));
             }
         }
     }

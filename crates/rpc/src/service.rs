@@ -23,7 +23,7 @@ use crate::left::Leavings;
 use crate::methods::Methods;
 use crate::names::{Guesses, quoted};
 use crate::pending;
-use crate::recent::Recents;
+use crate::recent::{Known, Recents};
 use crate::resume::{Resumed, Resumes};
 use crate::router::{Read, Router};
 use crate::session::Session;
@@ -107,13 +107,8 @@ impl Rpc {
         self
     }
 
-    /// The call in a frame and the number of its method, whether or not it is like one before; otherwise what becomes of
-    /// the connection.
-    fn read<'f>(
-        &mut self,
-        frame: &Frame<'f>,
-        reply: &mut Reply<'_>,
-    ) -> Result<(Envelope<'f>, usize), Flow> {
+    /// The call in a frame, whether or not it is like one before; otherwise what becomes of the connection.
+    fn read<'f>(&mut self, frame: &Frame<'f>, reply: &mut Reply<'_>) -> Result<Known<'f>, Flow> {
         let usual = envelope::usual(frame.bytes());
         let envelope = match usual {
             Some(envelope) => envelope,
@@ -126,7 +121,8 @@ impl Rpc {
         if usual.is_some() {
             self.recent.missed(frame.bytes(), &envelope, method);
         }
-        Ok((envelope, method))
+        let Envelope { id, params, .. } = envelope;
+        Ok(Known { id, params, method })
     }
 
     /// Calls the handler of a method and sees to it that a request gets its reply.
@@ -134,11 +130,15 @@ impl Rpc {
     fn call(
         &mut self,
         frame: &Frame<'_>,
-        (envelope, number): (Envelope<'_>, usize),
+        known: Known<'_>,
         session: &mut Session,
         reply: &mut Reply<'_>,
     ) -> Flow {
-        let Envelope { id, method, params } = envelope;
+        let Known {
+            id,
+            params,
+            method: number,
+        } = known;
         let Some(entry) = self.methods.call(number) else {
             debug_assert!(false, "a router loses no method");
             return Flow::Continue;
@@ -151,7 +151,8 @@ impl Rpc {
             let call = Call {
                 frame,
                 id,
-                method,
+                // The router's copy of the name is at hand whichever way the frame was read.
+                method: entry.method.name.as_bytes(),
                 params,
             };
             let answer = Answer {
@@ -170,7 +171,7 @@ impl Rpc {
             if !done.get() {
                 entry.method.faults.add_one();
             }
-            self.panicked(unanswered, method, Caught::new(panic), reply);
+            self.panicked(unanswered, number, Caught::new(panic), reply);
         }
         match session.take_closing() {
             None => Flow::Continue,
@@ -221,16 +222,22 @@ impl Rpc {
     fn panicked(
         &self,
         unanswered: Option<u32>,
-        method: &[u8],
+        number: usize,
         panic: Caught,
         reply: &mut Reply<'_>,
     ) {
-        let name = quoted(method);
+        let name = self.name_of(number);
         reply.report_panic(&format!("the handler of {name}"), &panic);
         if let Some(id) = unanswered {
             let fault = Fault::new(format!("the handler of {name} panicked"));
             self.fault(id, &fault, reply);
         }
+    }
+
+    /// The name of the method of this number, as it is shown to people.
+    fn name_of(&self, number: usize) -> String {
+        let method = self.methods.get(number);
+        quoted(method.map_or(b"", |method| method.name.as_bytes()))
     }
 
     fn fault(&self, id: u32, fault: &Fault, reply: &mut Reply<'_>) {
@@ -251,7 +258,7 @@ impl Service for Rpc {
     // what a small message costs here.
     #[inline(always)]
     fn frame(&mut self, session: &mut Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-        let call = match self.recent.envelope(frame.bytes()) {
+        let call = match self.recent.known(frame.bytes()) {
             Some(call) => call,
             None => match self.read(&frame, reply) {
                 Ok(call) => call,
@@ -283,8 +290,7 @@ impl Service for Rpc {
     }
 
     fn request_name(&self, ticket: Ticket) -> String {
-        let method = self.methods.get(pending::method(ticket));
-        let name = quoted(method.map_or(b"", |method| method.name.as_bytes()));
+        let name = self.name_of(pending::method(ticket));
         format!("request {} for {name}", pending::id(ticket))
     }
 
