@@ -97,23 +97,18 @@ impl Server {
             // As at start, before it is asked what else there is room for: the unit may have a store only since then.
             running.belongings.iter().for_each(Belonging::store_again);
         }
-        let store = running.with_kept(|| {
-            // No child needs them any more, and to ask takes some.
-            for_child.release(SPARE_FOR_CHILD);
-            let store = at_start.ask_again();
-            for_child.fill(SPARE_FOR_CHILD);
-            store
-        });
+        let store = with_spare(&running, &mut for_child, || at_start.ask_again());
+        let hands_over = match end {
+            // It was tried before.
+            End::Replace => true,
+            // If the service manager does not answer, what was known before is as good as anything.
+            End::Stop => can_leave(&running, store.or(at_start), &mut for_child),
+        };
         // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
         let spare = [for_handover, for_child];
-        // If the service manager does not answer, what was known before is as good as anything.
-        let hands_over = matches!(end, End::Replace) || store.or(at_start).suffices();
         match hands_over {
             true => running.stop_to_hand_over(),
-            false => {
-                say_unkept(&running);
-                running.stop();
-            }
+            false => running.stop(),
         }
         say_awaited(&running);
         control.wait_for_end(&running, hands_over)?;
@@ -198,6 +193,14 @@ impl Daemon {
                 }
                 Why::Answer(answer, asked) => {
                     asked.leave(&mut spare);
+                    // What it takes itself it finds out while everybody is served, too.
+                    let answer = answer.and_then(|()| {
+                        with_spare(running, &mut spare, || running.rehearse_handover()).map_err(
+                            |error| {
+                                format!("connections cannot be packed for a successor: {error}")
+                            },
+                        )
+                    });
                     match answer {
                         Ok(()) => {
                             tracing::debug!("the new program is ready to take over");
@@ -371,21 +374,48 @@ fn say_awaited(running: &Running) {
     }
 }
 
-/// Says whose connections end, and what is lost, because a service manager is there and has no store for it.
-fn say_unkept(running: &Running) {
-    if !notify::is_wanted() {
-        return;
+/// Does what takes descriptors while no child needs those that are kept for one.
+fn with_spare<R>(running: &Running, spare: &mut Spare, act: impl FnOnce() -> R) -> R {
+    running.with_kept(|| {
+        spare.release(SPARE_FOR_CHILD);
+        let done = act();
+        spare.fill(SPARE_FOR_CHILD);
+        done
+    })
+}
+
+/// Whether everything can be left with the service manager. If not, says whose connections end, and what is lost.
+fn can_leave(running: &Running, store: Capacity, spare: &mut Spare) -> bool {
+    if !store.suffices() {
+        let why = "for want of a descriptor store (FileDescriptorStoreMax=)";
+        if notify::is_wanted()
+            && let Some(closing) = closing(running, why)
+        {
+            tracing::info!("{closing}");
+        }
+        return false;
     }
+    let packed = with_spare(running, spare, || running.rehearse_handover());
+    if let Err(error) = &packed
+        && let Some(closing) = closing(
+            running,
+            &format!("since they cannot be packed for a successor ({error})"),
+        )
+    {
+        tracing::error!("{closing}");
+    }
+    packed.is_ok()
+}
+
+/// What a stop does that leaves nothing, if it makes a difference to anybody.
+fn closing(running: &Running, why: &str) -> Option<String> {
     let open = running.metrics().snapshot().total().open;
-    if open > 0 || running.may_leave() {
-        tracing::info!(
-            "closing {open} connections for want of a descriptor store (FileDescriptorStoreMax=){}",
-            match running.may_leave() {
-                true => ", and without what services would leave to the next process",
-                false => "",
-            }
-        );
-    }
+    let lost = match running.may_leave() {
+        true => ", and without what services would leave to the next process",
+        false => "",
+    };
+    let makes_a_difference = open > 0 || running.may_leave();
+    makes_a_difference.then(|| format!("closing {open} connections {why}{lost}"))
 }
 
 /// Says how many clients got an error instead of a reply, because it took too long for the stop.

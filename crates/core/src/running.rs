@@ -11,6 +11,7 @@ use crate::belongings::Belonging;
 use crate::crew::Crew;
 use crate::engine::{EngineKind, Served};
 use crate::handover::bequest::Bequest;
+use crate::handover::giving;
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::SPARE_FOR_CHILD;
 use crate::handover::spare::Spare;
@@ -19,6 +20,7 @@ use crate::heap;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::metrics::Metrics;
+use crate::rlimit;
 use crate::server::ServerError;
 
 mod deputies;
@@ -114,6 +116,17 @@ impl Running {
         let done = act();
         lends.store(false, Ordering::SeqCst);
         done
+    }
+
+    /// Whether connections could be packed for a successor, as far as can be known while everybody is served. It takes
+    /// some descriptors.
+    ///
+    /// # Errors
+    ///
+    /// Why not, and what helps.
+    pub(crate) fn rehearse_handover(&self) -> Result<(), String> {
+        let packed = giving::rehearse(&self.listeners);
+        packed.map_err(|error| format!("{error}{}", rlimit::advice(&error)))
     }
 
     /// Asks a worker to take a turn, which it counts in its `turns`.

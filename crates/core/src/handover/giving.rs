@@ -56,17 +56,33 @@ pub(crate) fn pack(
     bequests: Vec<Bequest>,
     stored: bool,
 ) -> io::Result<Package> {
-    let records: Vec<ListenerRecord> = listeners
-        .iter()
-        .map(|listener| listener_record(listener))
-        .collect::<io::Result<_>>()?;
-    let vault = vault::Writer::new(stored, &records)?;
-    let bound: Vec<BorrowedFd<'_>> = listeners
+    let vault = vault::Writer::new(stored, &records(listeners)?)?;
+    fill(Carton::new()?, vault, &bound(listeners), parcels, bequests)
+}
+
+/// Packs these listeners and nothing else, for nobody.
+///
+/// # Errors
+///
+/// As [`pack`], and that not even the listeners fit. Then a handover would lose every connection.
+pub(crate) fn rehearse(listeners: &[Arc<Listener>]) -> io::Result<()> {
+    let vault = vault::Writer::new(false, &records(listeners)?)?;
+    Carton::new()?.put(&bound(listeners))?;
+    vault.finish().map(drop)
+}
+
+fn records(listeners: &[Arc<Listener>]) -> io::Result<Vec<ListenerRecord>> {
+    let records = listeners.iter().map(|listener| listener_record(listener));
+    records.collect()
+}
+
+/// The sockets of those that we bound.
+fn bound(listeners: &[Arc<Listener>]) -> Vec<BorrowedFd<'_>> {
+    listeners
         .iter()
         .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))
         .map(|listener| listener.socket.as_fd())
-        .collect();
-    fill(Carton::new()?, vault, &bound, parcels, bequests)
+        .collect()
 }
 
 fn fill(

@@ -350,6 +350,50 @@ fn what_the_application_has_is_counted_as_it_is() {
     fewer.manager.stop();
 }
 
+/// What carries connections cannot be made at all, which is found out while everybody is served.
+#[test]
+fn what_cannot_be_packed_refuses_the_reload_and_is_ended_in_order_by_a_stop() {
+    const CONFIG: &str =
+        "[sockets.rpc]\n[sockets.own]\nservice = \"rpc\"\nlisten = [\"unix:DIR/own.sock\"]\n";
+    for store_max in [0, 16] {
+        let mut manager = Manager::new(store_max, CONFIG);
+        let address = manager.listen_tcp("rpc");
+        let own = manager.path("own.sock");
+        let program = manager.path("limited");
+        let script = format!("#!/bin/sh\nulimit -f 0\nexec {RINGHOLD} \"$@\"\n");
+        write_program(&program, &script);
+        manager.run_as(&program);
+        manager.start();
+        manager.wait_until_nothing_is_stored();
+        let mut at_own = Wire::connect(&Address::Unix(own.clone().into()));
+        let mut kept = Kept::new(manager, &address);
+        let why = "the reload is refused, nothing has changed: connections cannot be packed for a successor: File too large";
+        for _ in 0..2 {
+            kept.refuses(CONFIG, why);
+            at_own.echo(3, 3);
+        }
+        let Kept {
+            mut manager,
+            mut wire,
+            ..
+        } = kept;
+        wire.send(&request(4, "echo", &[4.into()]));
+        manager.stop();
+        assert_eq!(wire.reply(), (4, Ok(4.into())));
+        assert_eq!((wire.rest(), at_own.rest()), (vec![], vec![]));
+        assert_eq!(manager.state().stored(), Vec::<&str>::new());
+        assert!(!Path::new(&own).exists());
+        manager.logged(2, &[why, "raise LimitFSIZE="]);
+        let closed = match store_max {
+            0 => "closing 2 connections for want of a descriptor store",
+            _ => {
+                "closing 2 connections since they cannot be packed for a successor (File too large"
+            }
+        };
+        manager.logged(1, &[closed]);
+    }
+}
+
 #[test]
 fn a_broken_configuration_is_refused() {
     let mut manager = Manager::new(16, "[sockets.rpc]\n");
