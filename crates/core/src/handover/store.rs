@@ -54,7 +54,7 @@ fn store_probes() -> io::Result<usize> {
         store(PROBE, kept.as_fd(), PROBE_PATIENCE)?;
         ours.push(own);
     }
-    Barrier::raise(PROBE_PATIENCE)?.wait(PROBE_PATIENCE)?;
+    pass_a_barrier(PROBE_PATIENCE)?;
     ours.retain(|own| !hangs_up_within(own, Duration::ZERO).unwrap_or(true));
     if ours.len() < NEEDED {
         // A process that the service manager was just starting may have had what was dropped, for a moment.
@@ -69,7 +69,7 @@ pub(crate) fn give(package: &Package) -> io::Result<()> {
     for (name, descriptor) in package.descriptors() {
         store(name, descriptor, PATIENCE)?;
     }
-    Barrier::raise(PATIENCE)?.wait(PATIENCE)
+    pass_a_barrier(PATIENCE)
 }
 
 /// Tells the service manager to take all descriptors of this name out of the store.
@@ -105,18 +105,21 @@ fn store(name: &str, descriptor: BorrowedFd<'_>, patience: Duration) -> io::Resu
 /// That the service manager does not answer, before anything was taken out. Once it was told to, what it was told is done
 /// sooner or later, so that nothing is gained by giving up: it is waited for without bound (`TimeoutStartSec=` has one).
 pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
+    // Both before the first is out, from when on there is no way back.
+    let (mut before, mut after) = (Barrier::new()?, Barrier::new()?);
     // Before what it is for, so that it is read in time if the service manager is slow.
     notify::extend(2 * PATIENCE);
-    Barrier::raise(PATIENCE)?.wait(PATIENCE)?;
+    before.raise(PATIENCE)?;
+    before.wait(PATIENCE)?;
     for name in names {
         insist(|| remove(name, PATIENCE))?;
     }
-    let barrier = insist(|| Barrier::raise(PATIENCE))?;
-    insist(|| barrier.wait(PATIENCE))
+    insist(|| after.raise(PATIENCE))?;
+    insist(|| after.wait(PATIENCE))
 }
 
 /// Tries again for as long as the service manager is only slow.
-fn insist<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+fn insist(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => tracing::warn!(
@@ -127,20 +130,35 @@ fn insist<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Is passed when the service manager has handled everything that it was told before (systemd 246).
+/// Waits until the service manager has handled everything that it was told.
+fn pass_a_barrier(patience: Duration) -> io::Result<()> {
+    let mut barrier = Barrier::new()?;
+    barrier.raise(patience)?;
+    barrier.wait(patience)
+}
+
+/// Is passed when the service manager has handled everything that it was told before it was raised (systemd 246).
 struct Barrier {
     /// Hangs up then. `None` without a service manager.
     ours: Option<OwnedFd>,
+    /// What the service manager closes then, until it is raised.
+    theirs: Option<OwnedFd>,
 }
 
 impl Barrier {
-    fn raise(patience: Duration) -> io::Result<Self> {
-        if !notify::is_wanted() {
-            return Ok(Barrier { ours: None });
+    /// Has the descriptors that it takes, and is not raised yet.
+    fn new() -> io::Result<Self> {
+        let ends = notify::is_wanted().then(|| pipe_with(PipeFlags::CLOEXEC));
+        let (ours, theirs) = ends.transpose()?.unzip();
+        Ok(Barrier { ours, theirs })
+    }
+
+    fn raise(&mut self, patience: Duration) -> io::Result<()> {
+        if let Some(theirs) = &self.theirs {
+            notify::send("BARRIER=1", Some(theirs.as_fd()), patience)?;
         }
-        let (ours, theirs): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-        notify::send("BARRIER=1", Some(theirs.as_fd()), patience)?;
-        Ok(Barrier { ours: Some(ours) })
+        self.theirs = None;
+        Ok(())
     }
 
     /// Waits until it is passed; it is an error if that takes too long.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::common::until;
 use crate::common::wire::Wire;
@@ -49,6 +50,30 @@ fn a_confirmation_is_waited_for() {
     );
     manager.go_on();
     manager.wait_for(mark, "READY=1");
+    all_go_on(&mut manager, &mut wires);
+}
+
+/// When the first part is out of the store there is no way back, so that what it takes is there before.
+#[test]
+fn a_successor_that_may_open_nothing_more_takes_over_all_the_same() {
+    let (mut manager, mut wires) = stopped();
+    manager.stand_still_at("BARRIER=1");
+    let mark = manager.mark();
+    manager.launch();
+    until("the first barrier", || {
+        manager.state().stands_still.then_some(())
+    });
+    let pid = Pid::from_raw(manager.pid());
+    let may_open = |limit: Rlimit| prlimit(pid, Resource::Nofile, limit).unwrap();
+    // As many are open. (poll(2) refuses to look at more than the limit.)
+    let nothing = Rlimit {
+        current: Some(8),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    let before = may_open(nothing);
+    manager.go_on();
+    manager.wait_for(mark, "READY=1");
+    may_open(before);
     all_go_on(&mut manager, &mut wires);
 }
 

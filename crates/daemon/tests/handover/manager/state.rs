@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(crate) refused: Vec<String>,
     /// Reads no further from a notification with this line on, until it is `None` again.
     pub(super) stands_still_at: Option<&'static str>,
+    /// It has come to one.
+    pub(crate) stands_still: bool,
     pub(super) main_pid: Option<i32>,
     pub(super) log: String,
     pub(super) over: bool,
@@ -66,9 +68,11 @@ pub(super) fn receive_all(socket: &UnixDatagram, shared: &Shared) {
             && let Some(line) = state.stands_still_at
             && text.lines().any(|other| other == line)
         {
+            state.stands_still = true;
             let changed = shared.changed.wait(state);
             state = changed.unwrap_or_else(PoisonError::into_inner);
         }
+        state.stands_still = false;
         if state.over {
             return;
         }
