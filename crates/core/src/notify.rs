@@ -24,12 +24,16 @@ const PLACE: &str = "NOTIFY_SOCKET";
 /// How long one attempt to send waits for a service manager that does not read.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
 
+/// How soon it is tried again when the kernel had no memory for it.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Whether there is a service manager that wants to be told.
 pub(crate) fn is_wanted() -> bool {
     std::env::var_os(PLACE).is_some()
 }
 
-/// Sends one notification, with at most one descriptor, and waits so long for a service manager that does not read.
+/// Sends one notification, with at most one descriptor, and waits so long for a service manager that does not read, or for
+/// memory.
 ///
 /// # Errors
 ///
@@ -39,28 +43,47 @@ pub(crate) fn send(
     descriptor: Option<BorrowedFd<'_>>,
     patience: Duration,
 ) -> io::Result<()> {
+    insist(patience, || attempt(text, descriptor, SendFlags::empty()))
+}
+
+/// Tries again for so long while it may pass what an attempt fails for.
+fn insist(patience: Duration, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let deadline = Instant::now() + patience;
     loop {
-        match attempt(text, descriptor, SendFlags::empty()) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                let place = std::env::var_os(PLACE).unwrap_or_default();
-                let text = format!(
-                    "the service manager cannot be notified at NOTIFY_SOCKET={}: {error}{}",
-                    place.display(),
-                    rlimit::advice(&error)
-                );
-                return Err(io::Error::new(error.kind(), text));
-            }
-            Err(_) if Instant::now() < deadline => {}
-            Err(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("the service manager has not read its notifications for {patience:?}"),
-                ));
-            }
-            Ok(()) => return Ok(()),
+        let Err(error) = attempt() else {
+            return Ok(());
+        };
+        let is_short = is_short_of_memory(&error);
+        if !is_short && error.kind() != io::ErrorKind::WouldBlock {
+            let place = std::env::var_os(PLACE).unwrap_or_default();
+            let text = format!(
+                "the service manager cannot be notified at NOTIFY_SOCKET={}: {error}{}",
+                place.display(),
+                rlimit::advice(&error)
+            );
+            return Err(io::Error::new(error.kind(), text));
+        }
+        if Instant::now() >= deadline {
+            let text = match is_short {
+                true => format!(
+                    "the kernel has had no memory for notifications for {patience:?}: {error}"
+                ),
+                false => {
+                    format!("the service manager has not read its notifications for {patience:?}")
+                }
+            };
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        if is_short {
+            // An attempt waits only for the service manager.
+            std::thread::sleep(MEMORY_INTERVAL);
         }
     }
+}
+
+/// Whether the kernel had no memory for it, which passes.
+pub(crate) fn is_short_of_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// Sends it if the service manager reads. Otherwise it waits for that, for [`ATTEMPT`] at most unless a flag says that it does not.
@@ -183,4 +206,35 @@ pub(crate) fn status(line: &str) -> bool {
 
 pub(crate) fn watchdog() {
     mention("WATCHDOG=1");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_passes_is_tried_again_and_nothing_else() {
+        let passing = [libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN];
+        let mut errors = passing.into_iter();
+        let sent = insist(PATIENCE, || {
+            let error = errors.next().map(io::Error::from_raw_os_error);
+            error.map_or(Ok(()), Err)
+        });
+        assert!(sent.is_ok(), "{sent:?}");
+
+        // Whether it is there is unknown then.
+        for errno in passing {
+            let sent = insist(Duration::ZERO, || Err(io::Error::from_raw_os_error(errno)));
+            assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        let mut attempts = 0;
+        let sent = insist(PATIENCE, || {
+            attempts += 1;
+            Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
+        });
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(attempts, 1);
+    }
 }

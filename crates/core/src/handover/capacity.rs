@@ -51,7 +51,11 @@ impl Capacity {
             }
             Ok(_) => {}
             // It may be there all the same.
-            Err(error) if error.kind() == io::ErrorKind::TimedOut || rlimit::is_used_up(error) => {
+            Err(error)
+                if error.kind() == io::ErrorKind::TimedOut
+                    || rlimit::is_used_up(error)
+                    || notify::is_short_of_memory(error) =>
+            {
                 tracing::warn!(
                     "whether the service manager stores descriptors is unknown at the moment: {error}"
                 );
