@@ -154,9 +154,14 @@ pub(crate) fn send_owed() -> bool {
 /// Sends what can be done without, unless it would have to wait for that. The main thread has signals to wait for. Returns
 /// whether there is nothing more to be done about it.
 fn mention(text: &str) -> bool {
+    is_done_with(attempt(text, None, SendFlags::DONTWAIT))
+}
+
+/// Whether what was attempted is not to be tried again.
+fn is_done_with(attempted: io::Result<()>) -> bool {
     /// That it does not read has been said.
     static IS_SAID: AtomicBool = AtomicBool::new(false);
-    match attempt(text, None, SendFlags::DONTWAIT) {
+    match attempted {
         Ok(()) => IS_SAID.store(false, Ordering::Relaxed),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             if !IS_SAID.swap(true, Ordering::Relaxed) {
@@ -165,6 +170,10 @@ fn mention(text: &str) -> bool {
                      watchdog is not fed"
                 );
             }
+            return false;
+        }
+        Err(error) if is_short_of_memory(&error) => {
+            tracing::debug!("cannot notify the service manager yet: {error}");
             return false;
         }
         Err(error) => tracing::warn!("cannot notify the service manager: {error}"),
@@ -236,5 +245,16 @@ mod tests {
         });
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(attempts, 1);
+    }
+
+    #[test]
+    fn what_must_be_told_is_owed_until_nothing_that_passes_is_in_the_way() {
+        for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN] {
+            assert!(!is_done_with(Err(io::Error::from_raw_os_error(errno))));
+        }
+        assert!(is_done_with(Err(io::Error::from_raw_os_error(
+            libc::ECONNREFUSED
+        ))));
+        assert!(is_done_with(Ok(())));
     }
 }
