@@ -64,12 +64,21 @@ fn store_probes() -> io::Result<usize> {
 }
 
 /// Gives the package to the service manager, and waits until it has it.
+///
+/// # Errors
+///
+/// That it was not given, or, `TimedOut`, that it was and the service manager has not confirmed it.
 pub(crate) fn give(package: &Package) -> io::Result<()> {
     notify::extend(2 * PATIENCE);
     for (name, descriptor) in package.descriptors() {
         store(name, descriptor, PATIENCE)?;
     }
-    pass_a_barrier(PATIENCE)
+    pass_a_barrier(PATIENCE).map_err(unconfirmed)
+}
+
+/// Whatever keeps it from being asked, it has been sent everything.
+fn unconfirmed(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, error)
 }
 
 /// Tells the service manager to take all descriptors of this name out of the store.
