@@ -52,6 +52,17 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// What can be done if a thread cannot be started, to be put behind the error.
+pub(crate) fn thread_advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // For want of memory for its stack, too (pthread_create(3)).
+        Some(libc::EAGAIN) => {
+            "; raise TasksMax= and LimitNPROC= (ulimit -u without systemd), or LimitAS= if it is set"
+        }
+        _ => advice(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::belongings::Belonging;
+use crate::config::RingConfig;
 use crate::control::{Control, Signals, Why, longest_end};
-use crate::engine::choose;
+use crate::engine::{self, Outfit, choose};
 use crate::handover::bequest::{Bequest, Contents};
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
@@ -72,6 +73,7 @@ impl Server {
         let signals = Signals::read()?;
         let daemon = Daemon {
             program: Program::current()?,
+            ring: self.config.ring.clone(),
             longest_end: longest_end(self.config.handover.drain),
         };
         daemon.program.say_missed();
@@ -151,6 +153,9 @@ impl Server {
         let passed_on = question.names().count() + store::NEEDED;
         let handed = passed_on + question.bound;
         must_be_free(handed + to_serve.max(passed_on) + RESERVE + FOR_SIGNALS)?;
+        if let Some(had) = &question.outfit {
+            engine::rehearse(chosen.engine, &self.config.ring, self.worker_count(), had)?;
+        }
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }
@@ -159,6 +164,7 @@ impl Server {
 /// What this process knows of itself, for its successor.
 struct Daemon {
     program: Program,
+    ring: RingConfig,
     /// How long the workers may take to end.
     longest_end: Duration,
 }
@@ -176,10 +182,12 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
+                    let workers = running.turns().count();
                     let question = Question::new(
                         running.state_version(),
                         running.listeners(),
                         &running.belongings,
+                        Outfit::new(running.engine(), &self.ring, workers),
                     );
                     let asked =
                         running.with_kept(|| Asked::start(&self.program, &question, &mut spare));

@@ -4,11 +4,13 @@
 mod accepting;
 mod choice;
 pub(crate) mod portable;
+mod rehearsal;
 pub(crate) mod ring;
 mod turn;
 
 pub use self::choice::EngineKind;
 pub(crate) use self::choice::{Chosen, choose};
+pub(crate) use self::rehearsal::{Outfit, rehearse};
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

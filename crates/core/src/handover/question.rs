@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 
 use crate::belongings::Belonging;
+use crate::engine::Outfit;
 use crate::listeners::{Held, Listener, Origin};
 
 /// Where the question is.
@@ -16,6 +17,10 @@ const BOUND: &str = "RINGHOLD_PREFLIGHT_BOUND";
 /// The names of the descriptors that the asking process passes on and has opened itself, with colons between them, which no name
 /// has. Of one that does not say so nothing is known of them.
 const OWN: &str = "RINGHOLD_PREFLIGHT_OWN";
+
+/// What the workers of the asking process have: how many they are, the entries of a ring and the bytes of its buffers. Of one that does
+/// not say so nothing is known of that.
+const OUTFIT: &str = "RINGHOLD_PREFLIGHT_WORKERS";
 
 /// What a successor is asked.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub(crate) struct Question {
     pub(crate) held: Vec<Held>,
     /// How many they are, with all copies.
     pub(crate) bound: usize,
+    /// What its workers have.
+    pub(crate) outfit: Option<Outfit>,
 }
 
 impl Question {
@@ -41,9 +48,11 @@ impl Question {
         version: u32,
         listeners: impl Iterator<Item = &'a Listener>,
         belongings: &[Belonging],
+        outfit: Outfit,
     ) -> Self {
         let mut question = Question {
             version,
+            outfit: Some(outfit),
             ..Question::default()
         };
         for belonging in belongings {
@@ -82,8 +91,15 @@ impl Question {
     }
 
     /// The variables of the environment that ask it.
-    pub(super) fn variables(&self) -> [(&'static str, String); 3] {
+    pub(super) fn variables(&self) -> [(&'static str, String); 4] {
+        let outfit = self.outfit.map(|outfit| {
+            format!(
+                "{} {} {}",
+                outfit.workers, outfit.entries, outfit.buffer_bytes
+            )
+        });
         [
+            (OUTFIT, outfit.unwrap_or_default()),
             (VARIABLE, self.to_string()),
             (BOUND, self.bound.to_string()),
             (OWN, self.own.join(":")),
@@ -100,6 +116,7 @@ impl Question {
             let names = own.split(':').filter(|name| !name.is_empty());
             question.own = names.map(str::to_owned).collect();
         }
+        question.outfit = std::env::var(OUTFIT).ok().and_then(|text| outfit(&text));
         Some(question)
     }
 
@@ -135,6 +152,16 @@ impl Question {
     }
 }
 
+/// Reads what a variable says of workers; `None` if that cannot be understood.
+fn outfit(text: &str) -> Option<Outfit> {
+    let mut numbers = text.split(' ');
+    Some(Outfit {
+        workers: numbers.next()?.parse().ok()?,
+        entries: numbers.next()?.parse().ok()?,
+        buffer_bytes: numbers.next()?.parse().ok()?,
+    })
+}
+
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "state={}", self.version)?;
@@ -163,6 +190,23 @@ mod tests {
     use crate::inherit::Inherited;
     use crate::listeners;
 
+    const OF_TWO: Outfit = Outfit {
+        workers: 2,
+        entries: 4096,
+        buffer_bytes: 4 << 20,
+    };
+
+    #[test]
+    fn what_workers_have_survives_the_environment() {
+        let question = Question::new(3, std::iter::empty(), &[], OF_TWO);
+        let variables = question.variables();
+        let said = |text: &str| variables.iter().find(|(name, _)| *name == text).unwrap();
+        assert_eq!(outfit(&said(OUTFIT).1), Some(OF_TWO));
+        for unknown in ["", "2", "2 4096", "2 4096 x"] {
+            assert_eq!(outfit(unknown), None);
+        }
+    }
+
     /// Each worker has one of them, and one variable is all that there is for the question.
     #[test]
     fn copies_of_a_listener_are_described_once() {
@@ -175,7 +219,7 @@ mod tests {
         let none = Inherited::none();
         let plan = listeners::plan(&config, none, false, &["x"], 8).unwrap();
         let listeners = plan.open_with(Vec::new()).unwrap();
-        let question = Question::new(3, listeners.iter(), &[]);
+        let question = Question::new(3, listeners.iter(), &[], OF_TWO);
         let names = question.held.iter().map(|held| held.name.as_str());
         assert_eq!(names.collect::<Vec<_>>(), ["a", "a", "b", "b"]);
         assert_eq!((listeners.len(), question.bound), (32, 32));
@@ -210,6 +254,7 @@ mod tests {
                 own: vec![],
                 bound: held.len(),
                 held,
+                outfit: None,
             };
             assert_eq!(Question::parse(&question.to_string()), Some(question));
         }

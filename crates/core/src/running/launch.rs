@@ -102,7 +102,10 @@ impl Running {
                 }
                 running.end_workers();
                 running.collect();
-                return Err(error.into());
+                return Err(ServerError::Thread {
+                    worker: index,
+                    error,
+                });
             }
         }
         drop(report);

@@ -59,6 +59,13 @@ pub enum ServerError {
         /// What its function says.
         error: Box<dyn Error + Send + Sync>,
     },
+    /// The thread of a worker cannot be started.
+    Thread {
+        /// Of which.
+        worker: usize,
+        /// What the operating system says.
+        error: io::Error,
+    },
     /// A worker failed while it served, or a service panicked when it was made.
     Worker {
         /// Which.
@@ -143,6 +150,11 @@ impl fmt::Display for ServerError {
             } => write!(
                 f,
                 "service {service} cannot be made on worker {worker}: {error}"
+            ),
+            ServerError::Thread { worker, error } => write!(
+                f,
+                "the thread of worker {worker} cannot be started: {error}{}, or ask for fewer with workers",
+                rlimit::thread_advice(error)
             ),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),

@@ -475,3 +475,32 @@ fn a_program_that_starts_threads_first_is_refused_unless_it_takes_what_it_inheri
     kept.accepts("[sockets.rpc]\n");
     kept.manager.stop();
 }
+
+/// Not refused, this would end the daemon: it is too late when the workers are made.
+#[test]
+fn what_the_workers_of_the_new_configuration_cannot_have_is_refused() {
+    let a = free();
+    let config = sections(&[("a", &a)]);
+    for (engine, sizes) in [("ring", true), ("portable", false)] {
+        let mut manager = Manager::on(engine, 0, &config);
+        // Each worker's stack has 16 MiB of it.
+        let script = format!("#!/bin/sh\nulimit -v 1048576\nexec {RINGHOLD} \"$@\"\n");
+        let path = manager.path("limited");
+        write_program(&path, &script);
+        manager.run_as(&path);
+        manager.start();
+        let mut kept = Kept::new(manager, &a);
+        let more = config.replace("workers = 2", "workers = 100");
+        kept.refuses(&more, "the new program refuses");
+        kept.manager
+            .logged(1, &["the thread of worker ", "TasksMax="]);
+        let large = format!("{config}[ring]\nbuffers = 32768\nbuffer_bytes = \"1MiB\"\n");
+        if sizes {
+            kept.refuses(&large, "ask for less with ring.buffers, ring.buffer_bytes");
+        }
+        kept.accepts(&config);
+        kept.accepts(&config.replace("workers = 2", "workers = 5"));
+        kept.accepts(&config);
+        kept.manager.stop();
+    }
+}

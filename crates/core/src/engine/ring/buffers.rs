@@ -44,7 +44,10 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn new(bytes: usize) -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        Self::with(bytes, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    fn with(bytes: usize, access: ProtFlags) -> io::Result<Self> {
         // SAFETY: without MAP_FIXED no memory that is in use is touched.
         #[expect(unsafe_code, reason = "mapping memory")]
         let base = unsafe { mmap_anonymous(null_mut(), bytes, access, MapFlags::PRIVATE) };
@@ -67,6 +70,11 @@ impl Drop for Memory {
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always go");
     }
+}
+
+/// Whether so many bytes of addresses can be had. No memory is behind them.
+pub(super) fn reserve(bytes: usize) -> io::Result<()> {
+    Memory::with(bytes, ProtFlags::empty()).map(drop)
 }
 
 /// The buffers themselves, kept alive by the worker and by every lease.

@@ -16,6 +16,7 @@ mod operation;
 mod probe;
 mod queue;
 mod receive;
+mod rehearsal;
 mod room;
 mod send;
 mod setup;
@@ -52,6 +53,7 @@ use crate::shard::Shard;
 
 pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::probe;
+pub(crate) use self::rehearsal::{rehearse, reserve};
 pub(crate) use self::setup::Unavailable;
 
 /// One worker's engine, for as long as it runs.
@@ -176,7 +178,7 @@ impl<'r> Engine<'r> {
                 config.buffer_bytes,
             )
         }
-        .map_err(Unavailable::at("registering a ring of receive buffers"))?;
+        .map_err(Unavailable::at(setup::BUFFERS))?;
         Ok(Engine {
             queue,
             files,

@@ -87,7 +87,7 @@ fn run(report: &mut Report) -> Result<(), Unavailable> {
     report.optional("NO_IOWAIT", no_iowait, "sleeping workers show as iowait");
 
     let mut tests = Tests::new(&mut ring)
-        .map_err(Unavailable::at("registering a ring of receive buffers"))
+        .map_err(Unavailable::at(setup::BUFFERS))
         .inspect_err(|_| report.essential("receive buffer ring", false))?;
     report.essential("receive buffer ring", true);
     let mut essential = |name: &'static str, result: io::Result<()>| {

@@ -49,6 +49,9 @@ impl std::error::Error for Unavailable {}
 /// The step that asks for the ring itself.
 pub(super) const SETUP: &str = "io_uring_setup with SINGLE_ISSUER and DEFER_TASKRUN";
 
+/// The step that gives it the receive buffers.
+pub(super) const BUFFERS: &str = "registering a ring of receive buffers";
+
 /// Makes the ring of the calling thread, which alone may use it.
 pub(super) fn ring(config: &RingConfig) -> Result<IoUring, Unavailable> {
     IoUring::builder()
