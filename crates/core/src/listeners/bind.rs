@@ -170,14 +170,34 @@ pub(super) fn rehearse(listen: &ListenAddress, options: &Options) -> Result<(), 
     match listen {
         ListenAddress::Tcp(address) => tcp_socket(*address, options, false).map(drop),
         ListenAddress::UnixPath(path) => {
-            find_stale(path)?;
+            let stale = find_stale(path)?;
             let directory = path.parent().unwrap_or(path);
             rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK)
                 .map_err(|error| path_failure(path, error.into()))?;
-            rehearse_options(listen, options)
+            match stale {
+                // It would be replaced, and so leaves room for what is to be made.
+                Some(_) => rehearse_options(listen, options),
+                None => rehearse_path(directory, listen, options),
+            }
         }
         ListenAddress::UnixAbstract(name) => abstract_socket(name).map(drop),
     }
+}
+
+/// Whether a path can be made in `directory`, which `listen` names: by making one of another name, on which nobody listens.
+fn rehearse_path(
+    directory: &Path,
+    listen: &ListenAddress,
+    options: &Options,
+) -> Result<(), Failure> {
+    let path = directory.join(format!(".ringhold-{}", std::process::id()));
+    // It may be too long for a socket though the one that is meant is not (unix(7)), or be left of a process that was killed.
+    let is_of_use = SockAddr::unix(&path).is_ok() && stat(&path)?.is_none();
+    if !is_of_use {
+        return rehearse_options(listen, options);
+    }
+    let (_socket, bound) = make_path(&path, options)?;
+    bound.remove().map(drop).map_err(Failure::from)
 }
 
 /// Whether a socket that listens on `listen` could be given these options.
@@ -298,6 +318,17 @@ fn abstract_socket(name: &str) -> Result<Socket, Failure> {
 
 fn unix_path(path: &Path, options: &Options) -> Result<Bound, Failure> {
     remove_stale(path)?;
+    let (socket, bound) = make_path(path, options)?;
+    if let Err(error) = socket.listen(options.backlog) {
+        // Whatever went wrong is worse than a path that stays.
+        let _ = bound.remove();
+        return Err(error.into());
+    }
+    finish(socket.into(), Some(bound))
+}
+
+/// A unix socket bound to `path`, which has its owners and its mode. It does not listen yet.
+fn make_path(path: &Path, options: &Options) -> Result<(Socket, BoundPath), Failure> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Linux makes the path with the mode that the unbound socket has, less the umask (unix_bind in the kernel), so it
     // is never wider than it is to be.
@@ -307,15 +338,12 @@ fn unix_path(path: &Path, options: &Options) -> Result<Bound, Failure> {
         .map_err(|error| path_failure(path, error))?;
     let bound = BoundPath::at(path)?;
     // Until it listens every connect is refused, so nobody gets in before the owners and the mode are right.
-    let ready = bound
-        .adjust(options)
-        .and_then(|()| Ok(socket.listen(options.backlog)?));
-    if let Err(failure) = ready {
+    if let Err(failure) = bound.adjust(options) {
         // Whatever went wrong is worse than a path that stays.
         let _ = bound.remove();
         return Err(failure);
     }
-    finish(socket.into(), Some(bound))
+    Ok((socket, bound))
 }
 
 fn finish(socket: OwnedFd, path: Option<BoundPath>) -> Result<Bound, Failure> {
@@ -348,6 +376,9 @@ fn path_failure(path: &Path, error: io::Error) -> Failure {
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             format!("the directory {directory} is read-only; see ReadWritePaths=")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("there is no room for another file in {directory} (df -i)")
         }
         _ => "the kernel refuses".to_owned(),
     };

@@ -504,3 +504,37 @@ fn what_the_workers_of_the_new_configuration_cannot_have_is_refused() {
         kept.manager.stop();
     }
 }
+
+/// It is tried, and nothing is left of the attempt.
+#[test]
+fn a_path_that_cannot_be_made_is_refused() {
+    let a = free();
+    let config = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &config);
+    let [directory, deep] = [20, 100].map(|length| {
+        let path = manager.path("");
+        let path = format!(
+            "{path}{}",
+            "d".repeat(length.max(path.len() + 1) - path.len())
+        );
+        fs::create_dir(&path).unwrap();
+        path
+    });
+    manager.start();
+    let mut kept = Kept::new(manager, &a);
+    // The system's administrator may write there, and yet nobody can make a file.
+    let nowhere = Address::Unix("/proc/b.sock".into());
+    let why = format!("socket \"b\" cannot listen on {nowhere}: ");
+    kept.refuses(&sections(&[("a", &a), ("b", &nowhere)]), &why);
+    let entries = |path: &str| fs::read_dir(path).unwrap().count();
+    // In the other directory the path of the attempt would be too long.
+    for directory in [directory, deep] {
+        let path = Address::Unix(format!("{directory}/b").into());
+        kept.accepts(&sections(&[("a", &a), ("b", &path)]));
+        Wire::connect(&path).echo(3, 3);
+        assert_eq!(entries(&directory), 1);
+        kept.accepts(&config);
+        assert_eq!(entries(&directory), 0);
+    }
+    kept.manager.stop();
+}
