@@ -156,8 +156,15 @@ impl Asked {
             return Some(Err(reason));
         }
         match ended {
-            Ok(Some(status)) => Some(self.conclude(status)),
+            Ok(Some(status)) => Some(self.conclude(Some(status))),
             Ok(None) => self.too_late().map(Err),
+            // It has ended, and how it did is not known: whoever started this process has SIGCHLD ignored, or a thread of the
+            // application waits for all children.
+            Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => {
+                // Its number may be another process's by now.
+                self.child.0 = None;
+                Some(self.conclude(None))
+            }
             Err(error) => Some(Err(format!("the child cannot be waited for: {error}"))),
         }
     }
@@ -196,14 +203,19 @@ impl Asked {
             .then(|| format!("the new program {what} within {PATIENCE:?}"))
     }
 
-    /// The answer of a child that has ended.
-    fn conclude(&self, status: ExitStatus) -> Result<(), String> {
-        if status.success() && self.says_yes() {
+    /// The answer of a child that has ended, if that is known, with this status.
+    fn conclude(&self, status: Option<ExitStatus>) -> Result<(), String> {
+        let is_success = status.map(|status| status.success());
+        if is_success != Some(false) && self.says_yes() {
             return Ok(());
         }
         let answer = String::from_utf8_lossy(&self.answer);
+        let status = match status {
+            Some(status) => status.to_string(),
+            None => "exit status unknown".to_owned(),
+        };
         Err(match answer.trim_end() {
-            "" if status.success() => "the new program ended without an answer and without an error: its main has to come to \
+            "" if is_success == Some(true) => "the new program ended without an answer and without an error: its main has to come to \
                  Server::run, and to return the error of that"
                 .to_owned(),
             "" => format!("the new program refuses ({status}); its messages say why"),

@@ -505,6 +505,33 @@ fn what_the_workers_of_the_new_configuration_cannot_have_is_refused() {
     }
 }
 
+/// Whoever starts the daemon may ignore SIGCHLD, which it inherits then: the kernel keeps no status of its children.
+#[test]
+fn the_answer_counts_where_children_leave_no_status() {
+    let a = free();
+    let config = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &config);
+    let script = manager.path("ignores-children");
+    let text = format!("#!/bin/sh\nexec env --ignore-signal=CHLD {RINGHOLD} \"$@\"\n");
+    write_program(&script, &text);
+    manager.run_as(&script);
+    manager.start();
+    let ignored = fs::read_to_string(format!("/proc/{}/status", manager.pid())).unwrap();
+    let ignored = ignored
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    assert_ne!(ignored & 1 << (Signal::SIGCHLD as u32 - 1), 0);
+    let mut kept = Kept::new(manager, &a);
+    kept.accepts(&config);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = Address::Tcp(taken.local_addr().unwrap());
+    let why = format!("socket \"a\" cannot listen on {taken}: the port is in use");
+    kept.refuses(&sections(&[("a", &taken)]), &why);
+    kept.accepts(&config);
+    kept.manager.stop();
+}
+
 /// It is tried, and nothing is left of the attempt.
 #[test]
 fn a_path_that_cannot_be_made_is_refused() {
