@@ -26,8 +26,17 @@ use std::time::{Duration, Instant};
 use io_uring_for_tokio::types::Fd;
 use io_uring_for_tokio::{cqueue, opcode, squeue};
 use slab::Slab;
-use tokio::time::Sleep;
+use tokio::time::{Interval, MissedTickBehavior, Sleep};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, Runtime, UnsubmittedOneshot};
+
+use super::uptake::{Check, Uptake};
+
+/// As long as it is not known that the kernel has taken what was submitted, a park looks after that so often.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// So many checks in a row find something missing before the log says so: an operation may have completed and not be
+/// announced yet when the process was stopped for a while.
+const MISSED_TO_LOG: u32 = 3;
 
 /// What a completion belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +57,16 @@ pub(super) enum Operation {
     Receive { slot: u32, generation: u32 },
     /// A send on a connection.
     Send { slot: u32, generation: u32 },
+}
+
+impl Operation {
+    /// Whether it completes while it is submitted.
+    fn is_prompt(self) -> bool {
+        matches!(
+            self,
+            Operation::Turn | Operation::Receive { .. } | Operation::Send { .. }
+        )
+    }
 }
 
 /// How an operation ended.
@@ -86,14 +105,18 @@ struct Flight {
     operation: Operation,
     /// From the submission on.
     future: Option<InFlightOneshot<Luggage, Land>>,
+    /// Its number among all that were submitted; 0 until then.
+    number: u64,
 }
 
 /// The operations of one engine.
 #[derive(Default)]
 pub(super) struct Flights {
     flights: Slab<Flight>,
-    /// What the next park submits, by key, first first.
-    queue: Vec<(usize, UnsubmittedOneshot<Luggage, Land>)>,
+    /// What the next park submits, by key, first first: polls, and behind them what completes while it is submitted, which
+    /// so tells that the kernel has taken the polls.
+    polls: Vec<(usize, UnsubmittedOneshot<Luggage, Land>)>,
+    prompt: Vec<(usize, UnsubmittedOneshot<Luggage, Land>)>,
     /// By key: what the runtime calls when that operation has completed.
     wakers: Vec<Waker>,
     landing: Arc<Landing>,
@@ -103,6 +126,10 @@ pub(super) struct Flights {
     early: Vec<(Operation, Outcome)>,
     /// Ends a park at its deadline; made when the first one needs it.
     sleep: Option<Pin<Box<Sleep>>>,
+    uptake: Uptake,
+    /// When to check it; made by the first park. It is left to run out when there is nothing to check, which is cheaper than
+    /// to begin anew with each submission.
+    checks: Option<Interval>,
 }
 
 /// Where completed operations are announced. Only the worker's own thread ever does, but wakers must not rely on it.
@@ -166,8 +193,8 @@ impl Flights {
         let flight = self.flights.try_remove(key);
         if flight.is_some_and(|flight| flight.future.is_none()) {
             // It is among the last, if it is there at all.
-            let at = self.queue.iter().rposition(|(queued, _)| *queued == key);
-            at.map(|at| self.queue.remove(at));
+            let at = self.polls.iter().rposition(|(queued, _)| *queued == key);
+            at.map(|at| self.polls.remove(at));
         }
     }
 
@@ -208,34 +235,42 @@ impl Flights {
         let key = self.flights.insert(Flight {
             operation,
             future: None,
+            number: 0,
         });
         let unsubmitted = UnsubmittedOneshot::new(luggage, Land, entry);
-        self.queue.push((key, unsubmitted));
+        let queue = if operation.is_prompt() {
+            &mut self.prompt
+        } else {
+            &mut self.polls
+        };
+        queue.push((key, unsubmitted));
         key
     }
 
     /// Submits what was launched and sleeps until something completes, or until `deadline`.
     pub(super) fn park(&mut self, runtime: &Runtime, deadline: Option<Instant>) {
-        let mut has_submitted = false;
+        // What is behind something that the kernel did not take waits, lest the submission queue overflows.
+        let is_held = self.uptake.lags();
+        let mut has_parked = false;
         runtime.block_on(poll_fn(|context| {
             self.wake_at_next(context.waker());
             let is_over = deadline.is_some_and(|deadline| self.poll_sleep(deadline, context));
             // What has come already is taken up only after the submission.
-            if !std::mem::replace(&mut has_submitted, true) {
-                if is_over {
-                    self.turn();
-                }
+            if has_parked && (is_over || self.has_landed()) {
+                return Poll::Ready(());
+            }
+            if is_over {
+                self.turn();
+            }
+            self.check_uptake(context);
+            if !is_held {
                 self.submit();
-                if !self.early.is_empty() {
-                    context.waker().wake_by_ref();
-                }
-                return Poll::Pending;
             }
-            if is_over || self.has_landed() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
+            if !self.early.is_empty() {
+                context.waker().wake_by_ref();
             }
+            has_parked = true;
+            Poll::Pending
         }));
     }
 
@@ -250,9 +285,40 @@ impl Flights {
         sleep.as_mut().poll(context).is_ready()
     }
 
+    /// Checks, if it is time, whether the kernel takes what is submitted. What it did not take is submitted again when the
+    /// runtime parks. Inside the runtime.
+    fn check_uptake(&mut self, context: &mut Context<'_>) {
+        if self.polls.is_empty() && self.prompt.is_empty() && self.uptake.is_known() {
+            return;
+        }
+        let make = || {
+            let first = tokio::time::Instant::now() + CHECK_INTERVAL;
+            let mut checks = tokio::time::interval_at(first, CHECK_INTERVAL);
+            checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            checks
+        };
+        let checks = self.checks.get_or_insert_with(make);
+        let mut is_due = false;
+        // Only one that is pending wakes the task of `context`.
+        while checks.poll_tick(context).is_ready() {
+            is_due = true;
+        }
+        if !is_due || self.has_landed() {
+            return;
+        }
+        match self.uptake.check() {
+            Check::Ask => self.turn(),
+            Check::Missing(MISSED_TO_LOG) => tracing::warn!(
+                "the kernel does not take what this worker submits to its ring, and does not say why (has it no memory?); \
+                 it is tried again 10 times a second"
+            ),
+            Check::Fine | Check::Missing(_) => {}
+        }
+    }
+
     /// Gives what was launched to the runtime, which submits it when it parks. Inside the runtime.
     fn submit(&mut self) {
-        for (key, unsubmitted) in self.queue.drain(..) {
+        for (key, unsubmitted) in self.polls.drain(..).chain(self.prompt.drain(..)) {
             while self.wakers.len() <= key {
                 let announcer = Announcer {
                     key: self.wakers.len(),
@@ -261,12 +327,15 @@ impl Flights {
                 self.wakers.push(Waker::from(Arc::new(announcer)));
             }
             let mut future = unsubmitted.submit();
+            let flight = &mut self.flights[key];
+            flight.number = self.uptake.submitted(flight.operation.is_prompt());
             // It was queued, not submitted, so this only leaves the waker with the runtime.
             match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
-                Poll::Pending => self.flights[key].future = Some(future),
+                Poll::Pending => flight.future = Some(future),
                 Poll::Ready(outcome) => {
-                    let operation = self.flights.remove(key).operation;
-                    self.early.push((operation, outcome));
+                    let flight = self.flights.remove(key);
+                    self.uptake.completed(flight.number);
+                    self.early.push((flight.operation, outcome));
                 }
             }
         }
@@ -307,8 +376,9 @@ impl Flights {
             let waker = self.wakers.get(key).unwrap_or(Waker::noop());
             let polled = Pin::new(future).poll(&mut Context::from_waker(waker));
             if let Poll::Ready(outcome) = polled {
-                let operation = self.flights.remove(key).operation;
-                return Some((operation, outcome));
+                let flight = self.flights.remove(key);
+                self.uptake.completed(flight.number);
+                return Some((flight.operation, outcome));
             }
         }
         None

@@ -16,6 +16,7 @@ mod probe;
 mod receive;
 mod send;
 mod setup;
+mod uptake;
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,0 +1,119 @@
+//! What the kernel has certainly taken of what was submitted.
+//!
+//! When its runtime parks, tokio-uring submits and ignores the result. Where io_uring_enter(2) has failed (EAGAIN for want
+//! of memory, EBUSY) or has taken a part only, the rest stays in the submission queue until the runtime parks the next time,
+//! which may be never, since what would wake it is among them. Nothing says so, and the queue is out of reach.
+//!
+//! But the kernel takes entries in their order, so a completion tells of all that were submitted before. And some operations
+//! complete while they are submitted: one of those that does not complete has not been taken.
+
+/// Counts what one engine submits and what comes back.
+#[derive(Debug, Default)]
+pub(super) struct Uptake {
+    /// So many operations were submitted; the number of the last one.
+    submitted: u64,
+    /// The kernel has certainly taken the operations up to this number.
+    taken: u64,
+    /// The last one that completes while it is submitted.
+    prompt: u64,
+    /// So many checks in a row found one of those missing.
+    missed: u32,
+}
+
+/// What a check comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    /// Nothing is open.
+    Fine,
+    /// It cannot be told yet. An operation that completes while it is submitted will tell.
+    Ask,
+    /// Not all was taken, so many checks ago or more. It is to be submitted again.
+    Missing(u32),
+}
+
+impl Uptake {
+    /// Gives an operation its number; `is_prompt` if it completes while it is submitted.
+    pub(super) fn submitted(&mut self, is_prompt: bool) -> u64 {
+        self.submitted += 1;
+        if is_prompt {
+            self.prompt = self.submitted;
+        }
+        self.submitted
+    }
+
+    /// The operation of this number has completed.
+    pub(super) fn completed(&mut self, number: u64) {
+        self.taken = self.taken.max(number);
+        if !self.lags() {
+            self.missed = 0;
+        }
+    }
+
+    /// Whether everything that was submitted has certainly been taken.
+    pub(super) fn is_known(&self) -> bool {
+        self.taken == self.submitted
+    }
+
+    /// Whether an operation is missing that would have completed if it had been taken.
+    pub(super) fn lags(&self) -> bool {
+        self.prompt > self.taken
+    }
+
+    /// To be called from time to time as long as not all is known to be taken.
+    pub(super) fn check(&mut self) -> Check {
+        if self.lags() {
+            self.missed += 1;
+            Check::Missing(self.missed)
+        } else if self.is_known() {
+            Check::Fine
+        } else {
+            Check::Ask
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completion_tells_of_what_was_submitted_before() {
+        let mut uptake = Uptake::default();
+        assert!(uptake.is_known());
+        let poll = uptake.submitted(false);
+        let receive = uptake.submitted(true);
+        assert!(!uptake.is_known());
+        uptake.completed(receive);
+        assert!(uptake.is_known());
+        assert_eq!(uptake.check(), Check::Fine);
+        uptake.submitted(false);
+        uptake.completed(poll);
+        assert!(!uptake.is_known());
+    }
+
+    #[test]
+    fn what_may_still_wait_is_asked_about_once() {
+        let mut uptake = Uptake::default();
+        uptake.submitted(false);
+        assert_eq!(uptake.check(), Check::Ask);
+        let nop = uptake.submitted(true);
+        assert!(uptake.lags());
+        uptake.completed(nop);
+        assert_eq!(uptake.check(), Check::Fine);
+    }
+
+    #[test]
+    fn what_completes_at_once_is_missed_until_it_comes() {
+        let mut uptake = Uptake::default();
+        let send = uptake.submitted(true);
+        uptake.submitted(false);
+        assert_eq!(uptake.check(), Check::Missing(1));
+        assert_eq!(uptake.check(), Check::Missing(2));
+        uptake.completed(send);
+        assert!(!uptake.lags());
+        // The poll behind it may have stayed behind.
+        assert_eq!(uptake.check(), Check::Ask);
+        uptake.submitted(true);
+        assert_eq!(uptake.check(), Check::Missing(1));
+    }
+}
