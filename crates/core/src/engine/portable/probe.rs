@@ -1,15 +1,18 @@
 //! Whether this engine works here, found out by trying what it is built on.
 
+use std::any::Any;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use io_uring_for_tokio::IoUring;
 use tokio_uring::Runtime;
 
 use super::flights::{Flights, Operation, Outcome};
 use super::setup::{self, Unavailable};
+use crate::panics;
 
 /// The ring of the probe.
 const ENTRIES: u32 = 8;
@@ -32,21 +35,30 @@ const RECEIVE: Operation = Operation::Receive {
 ///
 /// Why this engine does not work here.
 pub(crate) fn probe() -> Result<(), Unavailable> {
-    const STEP: &str = "trying it out";
-    std::thread::Builder::new()
+    let failed = |error| Unavailable::new("trying it out", error);
+    let tried = std::thread::Builder::new()
         .name("ringhold-probe".into())
-        .spawn(|| {
+        .spawn(move || {
+            enter()?;
             let runtime = setup::runtime(ENTRIES)?;
-            attempt(&runtime).map_err(|error| Unavailable::new(STEP, error))
+            attempt(&runtime).map_err(failed)
         })
-        .map_err(|error| Unavailable::new(STEP, error))?
-        .join()
-        .unwrap_or_else(|_| {
-            Err(Unavailable::new(
-                STEP,
-                io::Error::other("the probe panicked"),
-            ))
-        })
+        .map_err(failed)?
+        .join();
+    let panicked = |panic: Box<dyn Any + Send>| {
+        let text = format!("the probe panicked: {}", panics::message(&*panic));
+        failed(io::Error::other(text))
+    };
+    tried.map_err(panicked)?
+}
+
+/// A ring can be made and used: seccomp filters may allow the one without the other. tokio-uring ignores that, and aborts the
+/// process when its runtime is dropped.
+fn enter() -> Result<(), Unavailable> {
+    let ring = IoUring::new(ENTRIES).map_err(|error| Unavailable::new("io_uring_setup", error))?;
+    ring.submit()
+        .map_err(|error| Unavailable::new("io_uring_enter", error))?;
+    Ok(())
 }
 
 /// A receive must not wait, a poll must, and what a poll announces a receive must find.
@@ -99,12 +111,42 @@ fn unexpected(what: &str, outcome: &Outcome) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
     use super::*;
 
     #[test]
     fn works_where_io_uring_does() {
         if crate::engine::ring::probe().unavailable.is_none() {
             probe().unwrap();
+        }
+    }
+
+    /// From now on, this thread and those that it starts get `errno` when they call io_uring_enter(2).
+    fn deny_enter(errno: i32) {
+        let filter = SeccompFilter::new(
+            [(libc::SYS_io_uring_enter, Vec::new())].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno as u32),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+    }
+
+    #[test]
+    fn a_ring_that_can_be_made_but_not_used_is_reported() {
+        if crate::engine::ring::probe().unavailable.is_some() {
+            return;
+        }
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            let probing = std::thread::spawn(move || {
+                deny_enter(errno);
+                probe().unwrap_err().to_string()
+            });
+            let refusal = probing.join().unwrap();
+            let begin = "the portable engine is not available: io_uring_enter: ";
+            assert!(refusal.starts_with(begin), "{refusal}");
         }
     }
 }
