@@ -1,6 +1,7 @@
 //! What is logged about single connections.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use tracing::field::{DisplayValue, display};
@@ -183,10 +184,16 @@ fn ends(
     }
 }
 
+/// Whether a socket failed for want of something on this machine, not because of its peer or the network.
+fn is_ours(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS))
+}
+
 /// What an end warns of; `None` if nothing is wrong with it, as with what networks do, and what services decide of whom they let in.
 fn warning(why: &Close) -> Option<Kind> {
     Some(match why {
         Close::Finished | Close::Stopping | Close::HandedOver => return None,
+        Close::Failed(error) if is_ours(error) => Kind::KernelMemory,
         Close::Failed(_) | Close::Idle | Close::Service(_) => return None,
         Close::Truncated => Kind::Truncated,
         Close::ProxyHeader(_) | Close::ProxyTimeout => Kind::ProxyHeader,
@@ -205,4 +212,24 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Unserved => Kind::Unserved,
         Close::Memory => Kind::Memory,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_fails_warns_only_where_this_machine_is_short_of_something() {
+        let warned = |errno| warning(&Close::Failed(io::Error::from_raw_os_error(errno)));
+        assert_eq!(warned(libc::ENOBUFS), Some(Kind::KernelMemory));
+        assert_eq!(warned(libc::ENOMEM), Some(Kind::KernelMemory));
+        for errno in [
+            libc::ECONNRESET,
+            libc::EPIPE,
+            libc::ETIMEDOUT,
+            libc::EHOSTUNREACH,
+        ] {
+            assert_eq!(warned(errno), None);
+        }
+    }
 }

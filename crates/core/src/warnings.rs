@@ -38,6 +38,8 @@ kinds! {
     Untaken,
     Unserved,
     Memory,
+    /// The kernel had no memory for a socket.
+    KernelMemory,
     /// A panic of a service. It need not end a connection.
     Panic,
     /// A call of a service that took long.
@@ -89,6 +91,7 @@ impl Kind {
             }
             Kind::Unserved => closed("the server ended and waited no longer for its service"),
             Kind::Memory => closed("limits.memory was exceeded"),
+            Kind::KernelMemory => closed("the kernel had no memory for what they send or receive"),
             Kind::Panic => {
                 tracing::error!(worker, "{count} panics of services {NOT_LOGGED}{COUNTED}");
             }
