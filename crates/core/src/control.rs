@@ -77,7 +77,10 @@ impl Signals {
     pub(crate) fn read() -> Result<Self, ServerError> {
         Self::claim()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let open = |signals: SigSet| SignalFd::with_flags(&signals, flags).map_err(io::Error::from);
+        let open = |signals: SigSet| {
+            let opened = SignalFd::with_flags(&signals, flags).map_err(io::Error::from);
+            opened.map_err(ServerError::at("making a signalfd"))
+        };
         Ok(Signals {
             stop: open(stop_signals())?,
             reload: open(reload_signals())?,

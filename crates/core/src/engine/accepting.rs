@@ -21,6 +21,7 @@ use crate::journal;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::peer::Link;
+use crate::rlimit;
 use crate::shard::{Accept, Shard};
 
 /// How long accepting rests after descriptors or memory ran out.
@@ -286,8 +287,8 @@ impl Accepting {
         if backoffs.value().is_power_of_two() {
             tracing::warn!(
                 socket = %self.listener.name,
-                "accepting rests for {BACKOFF_MS} ms: {error}; connections wait in the backlog (LimitNOFILE= bounds the \
-                 descriptors)",
+                "accepting rests for {BACKOFF_MS} ms: {error}; connections wait in the backlog{}",
+                rlimit::advice(error)
             );
         }
         self.rest(shard);

@@ -127,7 +127,8 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
              container profile, or SystemCallFilter= in the unit: @system-service contains @aio)"
         }
         Some(libc::ENOMEM) => {
-            "; before Linux 5.12 rings count against RLIMIT_MEMLOCK: raise LimitMEMLOCK="
+            "; the kernel has no memory for a ring: see MemoryMax=, and before Linux 5.12, where rings count against RLIMIT_MEMLOCK, \
+             raise LimitMEMLOCK="
         }
         _ => rlimit::advice(error),
     }
@@ -207,6 +208,20 @@ mod tests {
             let text = Unavailable::new("io_uring_setup", error).to_string();
             assert!(text.starts_with("the portable engine is not available: io_uring_setup: "));
             assert!(text.contains(expected), "{text}");
+        }
+        // What else an engine takes is no matter of io_uring.
+        for (step, errno, expected) in [
+            (portable::THREAD, libc::EAGAIN, "TasksMax="),
+            (portable::EVENT, libc::EMFILE, "LimitNOFILE="),
+            (portable::EVENT, libc::ENOMEM, ""),
+            (portable::RUNTIME, libc::EPERM, ""),
+        ] {
+            let text = Unavailable::new(step, io::Error::from_raw_os_error(errno)).to_string();
+            assert!(text.contains(step) && text.contains(expected), "{text}");
+            assert!(
+                !text.contains("io_uring") && !text.contains("MEMLOCK"),
+                "{text}"
+            );
         }
     }
 }

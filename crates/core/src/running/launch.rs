@@ -54,14 +54,15 @@ impl Running {
         let names = names(&listeners, &server.services, orphans, &config);
         let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
             .map(|_| mailbox())
-            .collect::<io::Result<Vec<_>>>()?
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(ServerError::at("making the eventfd of a worker"))?
             .into_iter()
             .unzip();
         let crew = crew(&config.limits, &names, &listeners, posts);
         let ends = Arc::new(Ends {
             results: Mutex::new((0..count).map(|_| None).collect()),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-                .map_err(io::Error::from)?,
+                .map_err(|error| ServerError::at("making an eventfd")(error.into()))?,
         });
         let mut running = Running {
             listeners: listeners.clone(),

@@ -81,6 +81,17 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// The operating system refused this step.
+    pub(crate) fn at(step: &str) -> impl FnOnce(io::Error) -> Self {
+        move |error| {
+            let advice = rlimit::advice(&error);
+            ServerError::System(io::Error::new(
+                error.kind(),
+                format!("{step}: {error}{advice}"),
+            ))
+        }
+    }
+
     /// The status that a daemon exits with because of this: 2 if something has to be changed in its configuration, or in the
     /// unit that starts it; 1 if it is a failure of the moment, such as an address in use. A configuration that cannot be
     /// read at all is a matter for 2 as well:

@@ -117,7 +117,14 @@ fn crowded(engine: &'static str, clients: usize) -> (Manager, Vec<Wire>) {
     limited(&mut manager, RINGHOLD, 100);
     manager.start();
     let wires = (0..clients).map(|_| Wire::connect(&address)).collect();
-    manager.logged(1, &["accepting rests", "Too many open files"]);
+    manager.logged(
+        1,
+        &[
+            "accepting rests",
+            "Too many open files",
+            "; raise LimitNOFILE=",
+        ],
+    );
     (manager, wires)
 }
 
@@ -172,7 +179,14 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
         held.send(&request(1, "hold", &[]));
         held.echo(2, 2);
         let mut served: Vec<Wire> = (0..100).map(|_| Wire::connect(&address)).collect();
-        manager.logged(1, &["accepting rests", "Too many open files"]);
+        manager.logged(
+            1,
+            &[
+                "accepting rests",
+                "Too many open files",
+                "; raise LimitNOFILE=",
+            ],
+        );
         // Two of them came before.
         let count = other.counter("rpc", "accepted") as usize - 2;
         assert!((41..100).contains(&count), "{count}");
@@ -222,7 +236,14 @@ fn no_descriptor_is_left_on_two_listeners() {
         let wires: Vec<Wire> = (0..200)
             .map(|index| Wire::connect(&addresses[index % 2]))
             .collect();
-        manager.logged(1, &["accepting rests", "Too many open files"]);
+        manager.logged(
+            1,
+            &[
+                "accepting rests",
+                "Too many open files",
+                "; raise LimitNOFILE=",
+            ],
+        );
         for round in 1..=20 {
             match round % 2 {
                 0 => manager.restart(),

@@ -42,6 +42,8 @@ use crate::shard::Shard;
 pub(crate) use self::link::PortableLink;
 pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
+#[cfg(test)]
+pub(in crate::engine) use self::setup::{EVENT, RUNTIME, THREAD};
 
 /// How long a connection rests whose socket is not ready although the kernel said so, lest the worker spins. It happens
 /// when memory for sockets runs out, or when a socket has news of a kind that nobody reads.
@@ -95,8 +97,7 @@ pub(crate) fn run(
     let acceptors = match listening {
         Ok(acceptors) => acceptors,
         Err(error) => {
-            const STEP: &str = "setting O_NONBLOCK on a listener";
-            ready(Err(Unavailable::new(STEP, error)));
+            ready(Err(Unavailable::new(setup::NONBLOCK, error)));
             return Served::nothing(Ok(()));
         }
     };

@@ -43,7 +43,7 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
             let runtime = setup::runtime(ENTRIES)?;
             attempt(&runtime).map_err(failed)
         })
-        .map_err(failed)?
+        .map_err(|error| Unavailable::new(setup::THREAD, error))?
         .join();
     let panicked = |panic: Box<dyn Any + Send>| {
         let text = format!("the probe panicked: {}", panics::message(&*panic));

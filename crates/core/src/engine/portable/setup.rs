@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio_uring::Runtime;
 
 use crate::engine::choice::hint;
+use crate::rlimit;
 
 /// A completion queue holds so many times the entries of the submission queue: when it is full, the kernel submits
 /// nothing more, and tokio-uring has been seen to hang (tokio-uring#147).
@@ -24,6 +25,12 @@ const OTHER_DESCRIPTORS: usize = 4;
 
 /// Held by who makes a runtime.
 static ALONE: Mutex<()> = Mutex::new(());
+
+/// The steps that fail for other reasons than those of io_uring.
+pub(in crate::engine) const THREAD: &str = "starting a thread to try it on";
+pub(in crate::engine) const EVENT: &str = "making an eventfd";
+pub(in crate::engine) const RUNTIME: &str = "making the runtime behind its ring";
+pub(super) const NONBLOCK: &str = "setting O_NONBLOCK on a listener";
 
 /// The portable engine cannot work here.
 #[derive(Debug)]
@@ -40,9 +47,16 @@ impl Unavailable {
 
     /// Both engines fail: says so after `why` the other one does, and what can be done about it only once.
     pub(in crate::engine) fn behind(&self, why: &str) -> String {
-        let both = self.to_string();
-        let hint = hint(&self.error);
-        format!("{}; {both}", why.strip_suffix(hint).unwrap_or(why))
+        format!("{}; {self}", why.strip_suffix(self.hint()).unwrap_or(why))
+    }
+
+    /// What can be done about it.
+    fn hint(&self) -> &'static str {
+        match self.step {
+            THREAD => rlimit::thread_advice(&self.error),
+            EVENT | RUNTIME | NONBLOCK => rlimit::advice(&self.error),
+            _ => hint(&self.error),
+        }
     }
 }
 
@@ -52,7 +66,7 @@ impl fmt::Display for Unavailable {
         write!(
             f,
             "the portable engine is not available: {step}: {error}{}",
-            hint(error)
+            self.hint()
         )
     }
 }
@@ -63,8 +77,10 @@ pub(super) fn runtime(entries: u32) -> Result<Runtime, Unavailable> {
     let mut entries = entries;
     loop {
         match with_known_flags(entries) {
-            Err(error) if is_lack_of_memory(&error) && entries > ENTRIES_MIN => entries /= 2,
-            Err(error) => return Err(Unavailable::new("io_uring_setup", error)),
+            Err(failed) if is_lack_of_memory(&failed.error) && entries > ENTRIES_MIN => {
+                entries /= 2;
+            }
+            Err(failed) => return Err(failed),
             Ok(runtime) => {
                 tracing::debug!("the ring of this worker has {entries} entries");
                 return Ok(runtime);
@@ -74,7 +90,7 @@ pub(super) fn runtime(entries: u32) -> Result<Runtime, Unavailable> {
 }
 
 /// Leaves the flags out that the kernel does not know.
-fn with_known_flags(entries: u32) -> io::Result<Runtime> {
+fn with_known_flags(entries: u32) -> Result<Runtime, Unavailable> {
     let single = |ring: &mut Builder| {
         // Linux 6.0.
         ring.setup_single_issuer();
@@ -85,19 +101,22 @@ fn with_known_flags(entries: u32) -> io::Result<Runtime> {
         ring.setup_coop_taskrun();
     };
     attempt(entries, &[&single, &cooperative])
-        .or_else(|error| if_unknown(error, || attempt(entries, &[&cooperative])))
-        .or_else(|error| if_unknown(error, || attempt(entries, &[])))
+        .or_else(|failed| if_unknown(failed, || attempt(entries, &[&cooperative])))
+        .or_else(|failed| if_unknown(failed, || attempt(entries, &[])))
 }
 
-fn if_unknown(error: io::Error, next: impl FnOnce() -> io::Result<Runtime>) -> io::Result<Runtime> {
-    if error.raw_os_error() == Some(libc::EINVAL) {
+fn if_unknown(
+    failed: Unavailable,
+    next: impl FnOnce() -> Result<Runtime, Unavailable>,
+) -> Result<Runtime, Unavailable> {
+    if failed.error.raw_os_error() == Some(libc::EINVAL) {
         next()
     } else {
-        Err(error)
+        Err(failed)
     }
 }
 
-fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> io::Result<Runtime> {
+fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> Result<Runtime, Unavailable> {
     let mut ring = tokio_uring::uring_builder();
     // All of these are older than Linux 5.10.
     ring.setup_clamp()
@@ -109,12 +128,16 @@ fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> io::Result<Runtime>
     // A runtime that fails to make its ring leaks the descriptors that it has by then, so what it takes is tried alone, by one
     // worker at a time.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let tried: IoUring = ring.build(entries)?;
+    let tried: IoUring = ring
+        .build(entries)
+        .map_err(|error| Unavailable::new("io_uring_setup", error))?;
     let others: Vec<OwnedFd> = (0..OTHER_DESCRIPTORS)
         .map(|_| eventfd(0, EventfdFlags::CLOEXEC))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, _>>()
+        .map_err(|error| Unavailable::new(EVENT, error.into()))?;
     drop((tried, others));
     Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring))
+        .map_err(|error| Unavailable::new(RUNTIME, error))
 }
 
 fn is_lack_of_memory(error: &io::Error) -> bool {

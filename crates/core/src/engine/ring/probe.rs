@@ -43,7 +43,10 @@ pub(crate) fn probe() -> Report {
     std::thread::Builder::new()
         .name("ringhold-probe".into())
         .spawn(report)
-        .map_err(|error| error.to_string())
+        .map_err(|error| {
+            let advice = rlimit::thread_advice(&error);
+            format!("a thread to try it on cannot be started: {error}{advice}")
+        })
         .and_then(|thread| thread.join().map_err(|_| "the probe panicked".to_owned()))
         .unwrap_or_else(|problem| Report {
             features: Vec::new(),
