@@ -1,6 +1,6 @@
 //! Whether there is room for the rings and the buffers of several workers.
 
-use std::io;
+use std::time::{Duration, Instant};
 
 use io_uring::IoUring;
 
@@ -40,14 +40,21 @@ impl Drop for Equipment {
     }
 }
 
-/// Whether so many workers could have their rings and buffers at the same time. The buffers are not touched.
+/// How long it is tried. The kernel clears rings when it makes them, and whoever asks waits for ten seconds in all.
+const TRIAL_MAX: Duration = Duration::from_secs(3);
+
+/// Whether so many workers could have their rings and buffers at the same time. The buffers are not touched. What is not tried in
+/// time is taken to be there.
 pub(crate) fn rehearse(config: &RingConfig, workers: usize) -> Result<(), Unavailable> {
-    let all: Result<Vec<Equipment>, _> = (0..workers).map(|_| Equipment::new(config)).collect();
-    all.map(drop)
+    let begin = Instant::now();
+    let mut all = Vec::new();
+    while all.len() < workers && begin.elapsed() < TRIAL_MAX {
+        all.push(Equipment::new(config)?);
+    }
+    Ok(())
 }
 
 /// Whether this process may have so many bytes of addresses more. That takes no memory, and is not counted as promised.
 pub(crate) fn reserve(bytes: usize) -> Result<(), Unavailable> {
-    let reserved: io::Result<()> = buffers::reserve(bytes);
-    reserved.map_err(Unavailable::at(setup::BUFFERS))
+    buffers::reserve(bytes).map_err(Unavailable::at(setup::BUFFERS))
 }
