@@ -239,7 +239,7 @@ impl<'a> Control<'a> {
 
     /// Waits until every worker has ended, which they have been told to. If they were told to `hand_over`, one that takes
     /// no turns is left behind: to wait for it would cost the connections of all others when the service manager's patience
-    /// is over.
+    /// is over. Otherwise it is waited for, but by nobody else: what the services of the others bring to an end is not lost with it.
     pub(crate) fn wait_for_end(
         &mut self,
         running: &Running,
@@ -260,29 +260,29 @@ impl<'a> Control<'a> {
             if running.have_ended().iter().all(|ended| *ended) {
                 return Ok(());
             }
-            let deadline = hand_over.then_some(rounds.next);
             let ready = [running.ended()];
             attend(
                 &mut self.status,
                 &mut self.watchdog,
                 running,
-                deadline,
+                Some(rounds.next),
                 ready,
             )?;
-            if hand_over {
-                leave_stuck_behind(&mut rounds, running);
-            }
+            leave_stuck_behind(&mut rounds, running, hand_over);
         }
     }
 }
 
-/// In a handover, leaves workers behind that take no turns.
-fn leave_stuck_behind(rounds: &mut Rounds, running: &Running) {
+/// Has the others wait no more for workers that take no turns.
+fn leave_stuck_behind(rounds: &mut Rounds, running: &Running, hand_over: bool) {
     let found = rounds.look(running, Instant::now());
     for Found { worker, looks, .. } in found.into_iter().flatten() {
         if looks == LOOKS_MAX {
             let why = format!("it has taken no turn for {:?}", LOOK_INTERVAL * LOOKS_MAX);
-            running.leave_behind(worker, &why);
+            match hand_over {
+                true => running.leave_behind(worker, &why),
+                false => running.end_without(worker, &why),
+            }
         }
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Crew {
     acceptors: Vec<AtomicUsize>,
     /// Whose acceptors those are, too, that it has in place of others.
     called: Roll,
+    /// By worker, whether a [`Mail::Room`] is on its way.
+    room_told: Vec<AtomicBool>,
     /// A worker has begun to stop, and may wait for the others.
     stops: AtomicBool,
     /// Who owes no deferred reply any more that it had promised before it began to stop.
@@ -106,6 +108,7 @@ impl Crew {
             open_tickets: metrics.open_tickets.clone(),
             endings: Tally::new(posts.len()),
             called: Roll::new(posts.len()),
+            room_told: posts.iter().map(|_| AtomicBool::new(false)).collect(),
             finished: Roll::new(posts.len()),
             left_behind: Roll::new(posts.len()),
             posts,
@@ -125,9 +128,18 @@ impl Crew {
 
     /// There is room for connections again: whoever could not deal one should try again.
     pub(crate) fn announce_room(&self) {
-        for post in &self.posts {
-            let _ = post.send(Mail::Room);
+        for (post, is_told) in self.posts.iter().zip(&self.room_told) {
+            // A mail that is on its way is enough: its worker looks behind this. One that is stuck would get one for each.
+            if !is_told.swap(true, Ordering::AcqRel) {
+                // One that has ended accepts nothing.
+                let _ = post.send(Mail::Room);
+            }
         }
+    }
+
+    /// This worker has its [`Mail::Room`], and looks now. It needs another one for what comes from here on.
+    pub(crate) fn room_heard(&self, worker: usize) {
+        self.room_told[worker].swap(false, Ordering::AcqRel);
     }
 
     /// This worker may accept in place of others from now on, on so many listeners. To be called before anybody is told to stop, by
@@ -392,6 +404,20 @@ mod tests {
         assert!(!is_woken(&waiting));
         assert!(crew.all_part(1));
         assert!(is_woken(&waiting) && crew.all_part(0));
+    }
+
+    #[test]
+    fn a_worker_is_told_once_that_there_is_room_until_it_hears_that() {
+        let (crew, [first, second]) = crew();
+        let told = |mailbox: &Mailbox| {
+            let mail = std::iter::from_fn(|| mailbox.next());
+            mail.filter(|mail| matches!(mail, Mail::Room)).count()
+        };
+        (0..3).for_each(|_| crew.announce_room());
+        assert_eq!(told(&first), 1);
+        crew.room_heard(0);
+        (0..3).for_each(|_| crew.announce_room());
+        assert_eq!([&first, &second].map(told), [1, 1]);
     }
 
     #[test]

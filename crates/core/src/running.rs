@@ -234,6 +234,14 @@ impl Running {
         );
     }
 
+    /// Makes the others end without a worker, for this reason, in a stop that hands nothing over. The process still waits for it.
+    pub(crate) fn end_without(&self, worker: usize, why: &str) {
+        self.crew.leave_behind(worker);
+        tracing::error!(
+            "worker {worker} is busy: {why}; the others end without it, and the process when it does"
+        );
+    }
+
     /// Waits until every worker has ended. Then the sockets that the server bound are closed, and the paths of unix sockets removed, as
     /// [`Running::stop`] has done already.
     ///
@@ -241,6 +249,10 @@ impl Running {
     ///
     /// The first worker that failed.
     pub fn join(mut self) -> Result<(), ServerError> {
+        // Those too that the others wait for no more.
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
         let Released { failed, .. } = self.collect();
         self.close_listeners();
         failed.map_or(Ok(()), Err)

@@ -28,6 +28,7 @@ impl Relief {
     /// Looks whether the workers take turns, if that is due. Returns when it is the next time.
     pub(super) fn update(&mut self, running: &Running, now: Instant) -> Instant {
         let found = self.rounds.look(running, now);
+        let before = self.stuck.clone();
         for found in found.into_iter().flatten() {
             let worker = found.worker;
             let is_stuck = found.looks > 0;
@@ -36,8 +37,11 @@ impl Relief {
                     true => tracing::debug!("worker {worker} is busy: new clients go to others"),
                     false => tracing::debug!("new clients go to worker {worker} again"),
                 }
-                running.set_stuck(&self.stuck);
             }
+        }
+        // Of all at once: who is stuck as well is nobody's deputy, not even for a moment.
+        if self.stuck != before {
+            running.set_stuck(&self.stuck);
         }
         self.rounds.next
     }

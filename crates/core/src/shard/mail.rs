@@ -49,7 +49,10 @@ impl<L: Link> Shard<L> {
             } => {
                 self.restore(name, L::new(parcel.socket), parcel.state, place);
             }
-            Mail::Room => return Some(Accept::Deal),
+            Mail::Room => {
+                self.desk.crew.room_heard(self.desk.worker);
+                return Some(Accept::Deal);
+            }
             Mail::Stop { .. } if self.holds => {
                 self.forget_all();
                 return Some(Accept::Stop);

@@ -363,6 +363,47 @@ fn a_stop_ends_a_worker_although_another_one_is_stuck_that_accepts_nothing() {
     }
 }
 
+/// It owns no listener, and might still have connections from another's.
+#[test]
+fn who_was_a_deputy_once_and_is_stuck_is_waited_for_by_no_other_worker_in_the_end() {
+    for engine in ENGINES {
+        let mut stage = Stage::start(engine, TWO);
+        let mut first = stage.serve_by_each::<2>();
+        let owner = stage.block(&mut first[0]);
+        stage.find_stuck(&[true, false]);
+        drop(owner);
+        stage.find_stuck(&[false, false]);
+        let blocked = stage.block(&mut first[1]);
+        stage.running.stop();
+        stage.running.end_without(1, "it has taken no turn");
+        stage.until("the other ends", |it| it.running.have_ended()[0]);
+        assert!(!stage.running.have_ended()[1], "{engine}");
+        drop(blocked);
+        assert_eq!(answer(&mut first[1]), 1, "{engine}");
+        stage.running.join().unwrap();
+    }
+}
+
+/// Or it would be counted as one that may accept, and hold up the others in a stop.
+#[test]
+fn who_is_found_stuck_as_well_is_not_called_to_be_a_deputy() {
+    for engine in ENGINES {
+        let mut stage = Stage::start(engine, &TWO.replace("= 2", "= 3"));
+        let mut first = stage.serve_by_each::<3>();
+        let owner = stage.block(&mut first[0]);
+        let blocked = stage.block(&mut first[1]);
+        stage.find_stuck(&[true, true, false]);
+        drop(owner);
+        stage.find_stuck(&[false, true, false]);
+        stage.running.stop();
+        stage.until("the others end", |it| {
+            it.running.have_ended() == [true, false, true]
+        });
+        drop(blocked);
+        stage.running.join().unwrap();
+    }
+}
+
 /// Who connects while the handover waits for the one that is stuck is served, and handed over with the others. `is_left_behind`: it
 /// stays stuck.
 fn hand_over(engine: &str, is_left_behind: bool) {
