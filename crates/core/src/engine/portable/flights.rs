@@ -127,6 +127,8 @@ pub(super) struct Flights {
     /// Ends a park at its deadline; made when the first one needs it.
     sleep: Option<Pin<Box<Sleep>>>,
     uptake: Uptake,
+    /// So many entries the submission queue has room for.
+    entries: u64,
     /// When to check it; made by the first park. It is left to run out when there is nothing to check, which is cheaper than
     /// to begin anew with each submission.
     checks: Option<Interval>,
@@ -173,6 +175,14 @@ impl Wake for Announcer {
 }
 
 impl Flights {
+    /// Of a runtime whose ring has so many entries.
+    pub(super) fn new(entries: u32) -> Self {
+        Flights {
+            entries: entries.into(),
+            ..Flights::default()
+        }
+    }
+
     /// Completes with the next submission.
     pub(super) fn turn(&mut self) {
         self.launch(Operation::Turn, opcode::Nop::new().build(), None, None);
@@ -249,8 +259,6 @@ impl Flights {
 
     /// Submits what was launched and sleeps until something completes, or until `deadline`.
     pub(super) fn park(&mut self, runtime: &Runtime, deadline: Option<Instant>) {
-        // What is behind something that the kernel did not take waits, lest the submission queue overflows.
-        let is_held = self.uptake.lags();
         let mut has_parked = false;
         runtime.block_on(poll_fn(|context| {
             self.wake_at_next(context.waker());
@@ -263,9 +271,7 @@ impl Flights {
                 self.turn();
             }
             self.check_uptake(context);
-            if !is_held {
-                self.submit();
-            }
+            self.submit();
             if !self.early.is_empty() {
                 context.waker().wake_by_ref();
             }
@@ -316,9 +322,25 @@ impl Flights {
         }
     }
 
-    /// Gives what was launched to the runtime, which submits it when it parks. Inside the runtime.
+    /// Gives what was launched to the runtime, which submits it when it parks: as much as there certainly is room for, or
+    /// tokio-uring would submit in between, and panic if that fails. What is behind something that the kernel did not take
+    /// waits. Inside the runtime.
     fn submit(&mut self) {
-        for (key, unsubmitted) in self.polls.drain(..).chain(self.prompt.drain(..)) {
+        if self.uptake.lags() {
+            return;
+        }
+        // One is kept for what asks.
+        let room = (self.entries - 1).saturating_sub(self.uptake.open()) as usize;
+        let (mut polls, mut prompt) = (self.polls.len(), self.prompt.len());
+        if polls + prompt > room {
+            // The last one tells that all were taken, and so brings the park back for the rest.
+            if prompt == 0 {
+                self.turn();
+            }
+            polls = polls.min(room);
+            prompt = prompt.clamp(1, 1 + room - polls);
+        }
+        for (key, unsubmitted) in self.polls.drain(..polls).chain(self.prompt.drain(..prompt)) {
             while self.wakers.len() <= key {
                 let announcer = Announcer {
                     key: self.wakers.len(),

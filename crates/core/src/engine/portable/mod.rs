@@ -86,8 +86,8 @@ pub(crate) fn run(
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
-    let runtime = match setup::runtime(config.entries) {
-        Ok(runtime) => runtime,
+    let (runtime, entries) = match setup::runtime(config.entries) {
+        Ok(made) => made,
         Err(unavailable) => {
             ready(Err(unavailable));
             return Served::nothing(Ok(()));
@@ -103,7 +103,7 @@ pub(crate) fn run(
     };
     let engine = Engine {
         runtime: &runtime,
-        flights: Flights::default(),
+        flights: Flights::new(entries),
         buffers: Buffers::new(config),
         shard,
         acceptors,

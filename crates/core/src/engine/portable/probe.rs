@@ -40,8 +40,8 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
         .name("ringhold-probe".into())
         .spawn(move || {
             enter()?;
-            let runtime = setup::runtime(ENTRIES)?;
-            attempt(&runtime).map_err(failed)
+            let (runtime, entries) = setup::runtime(ENTRIES)?;
+            attempt(&runtime, entries).map_err(failed)
         })
         .map_err(|error| Unavailable::new(setup::THREAD, error))?
         .join();
@@ -62,8 +62,8 @@ fn enter() -> Result<(), Unavailable> {
 }
 
 /// A receive must not wait, a poll must, and what a poll announces a receive must find.
-fn attempt(runtime: &Runtime) -> io::Result<()> {
-    let mut flights = Flights::default();
+fn attempt(runtime: &Runtime, entries: u32) -> io::Result<()> {
+    let mut flights = Flights::new(entries);
     // Should anything wait that must not, it ends when `theirs` is dropped.
     let (ours, mut theirs) = UnixStream::pair()?;
     let ours = Rc::new(OwnedFd::from(ours));

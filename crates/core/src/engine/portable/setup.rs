@@ -73,7 +73,7 @@ impl fmt::Display for Unavailable {
 
 /// Makes the runtime of the calling thread, with a ring of so many entries, or fewer if there is no memory for them:
 /// before Linux 5.12 rings count against RLIMIT_MEMLOCK, which may be as little as 64 KiB.
-pub(super) fn runtime(entries: u32) -> Result<Runtime, Unavailable> {
+pub(super) fn runtime(entries: u32) -> Result<(Runtime, u32), Unavailable> {
     let mut entries = entries;
     loop {
         match with_known_flags(entries) {
@@ -83,7 +83,7 @@ pub(super) fn runtime(entries: u32) -> Result<Runtime, Unavailable> {
             Err(failed) => return Err(failed),
             Ok(runtime) => {
                 tracing::debug!("the ring of this worker has {entries} entries");
-                return Ok(runtime);
+                return Ok((runtime, entries));
             }
         }
     }

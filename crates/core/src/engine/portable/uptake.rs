@@ -54,6 +54,11 @@ impl Uptake {
         self.taken == self.submitted
     }
 
+    /// How many operations may not have been taken.
+    pub(super) fn open(&self) -> u64 {
+        self.submitted - self.taken
+    }
+
     /// Whether an operation is missing that would have completed if it had been taken.
     pub(super) fn lags(&self) -> bool {
         self.prompt > self.taken
