@@ -65,6 +65,10 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// The name of the path that is made for a moment to see whether one can be. It is always the same, so that no more than one is left
+/// where a process is killed in that moment.
+const TRIED_PATH: &str = ".ringhold-tried";
+
 /// Why one does not: what happened and what can be done, and what the kernel said.
 pub(super) struct Failure {
     reason: String,
@@ -82,8 +86,16 @@ impl Failure {
     }
 
     pub(super) fn is_in_use(&self) -> bool {
+        self.is(io::ErrorKind::AddrInUse)
+    }
+
+    fn is_forbidden(&self) -> bool {
+        self.is(io::ErrorKind::PermissionDenied)
+    }
+
+    fn is(&self, kind: io::ErrorKind) -> bool {
         let error = self.error.as_ref();
-        error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        error.is_some_and(|error| error.kind() == kind)
     }
 
     /// The failure to bind `listen` for section `name`.
@@ -190,14 +202,20 @@ fn rehearse_path(
     listen: &ListenAddress,
     options: &Options,
 ) -> Result<(), Failure> {
-    let path = directory.join(format!(".ringhold-{}", std::process::id()));
-    // It may be too long for a socket though the one that is meant is not (unix(7)), or be left of a process that was killed.
-    let is_of_use = SockAddr::unix(&path).is_ok() && stat(&path)?.is_none();
-    if !is_of_use {
+    let path = directory.join(TRIED_PATH);
+    // It may be too long for a socket though the one that is meant is not (unix(7)).
+    if SockAddr::unix(&path).is_err() {
         return rehearse_options(listen, options);
     }
-    let (_socket, bound) = make_path(&path, options)?;
-    bound.remove().map(drop).map_err(Failure::from)
+    match make_path(&path, options) {
+        Ok((_socket, bound)) => bound.remove().map(drop).map_err(Failure::from),
+        // Another process tries it, or one was killed when it did; or only some names may be made there, as AppArmor can say: that
+        // this process may write to the directory is known.
+        Err(failure) if failure.is_in_use() || failure.is_forbidden() => {
+            rehearse_options(listen, options)
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Whether a socket that listens on `listen` could be given these options.
