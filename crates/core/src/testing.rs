@@ -38,6 +38,7 @@ mod overdue;
 mod patience;
 #[cfg(test)]
 mod resets;
+mod setup;
 mod succession;
 #[cfg(test)]
 mod unsaved;
@@ -45,34 +46,27 @@ mod wire;
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use self::setup::Setup;
 use self::succession::Parted;
 use self::wire::{Identity, Wire};
-use crate::belongings::{Belonging, DescriptorClaims};
+use crate::belongings::Belonging;
 use crate::connection::{Desire, Receive};
-use crate::crew::{Crew, Name, NamedService};
-use crate::desk::Desk;
-use crate::handover::bequest::{self, Bequest, Legacy};
-use crate::host::{Host, Hosted};
+use crate::crew::Name;
+use crate::handover::bequest::Legacy;
 use crate::limits::Limits;
-use crate::mailbox::{Mail, Mailbox, mailbox};
-use crate::memory::Memory;
-use crate::metrics::{Metrics, NameTotals, Snapshot};
+use crate::mailbox::{Mail, Mailbox};
+use crate::metrics::{NameTotals, Snapshot};
 use crate::peer::{ConnectionId, Credentials, PeerAddress};
-use crate::placement::Dealer;
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::worker::Worker;
 
-/// What the one service is called.
-const SERVICE: &str = "service";
-
-/// One worker with one service, whose connections have no sockets. Everything happens when it is told, on the calling
+/// One worker with one service, or [several](Setup), whose connections have no sockets. Everything happens when it is told, on the calling
 /// thread; time stands still until [`Exchange::advance`].
 ///
 /// What the worker watches for the service ([`Worker::watch`]) is looked at once in each call.
@@ -89,12 +83,17 @@ pub struct Exchange {
     ended: Vec<(Client, Wire)>,
     /// Connections on their way to a successor.
     parted: Vec<Parted>,
-    /// Whether the service has asked for what was left to it.
-    asks: bool,
+    /// What was left to the services, in their order.
+    legacies: Arc<[Legacy]>,
     /// What the application has.
     belongings: Arc<[Belonging]>,
     /// Who connects.
     peer: Identity,
+}
+
+/// One service, on a socket.
+fn alone<'a, S: Service>(make: impl FnOnce(&Worker) -> S + 'a, limits: Limits) -> Setup<'a> {
+    Setup::new(limits).service("service", &["test"], make)
 }
 
 /// A connection of an [`Exchange`].
@@ -114,101 +113,13 @@ impl Exchange {
 
     /// With a service that is made as [`Server::service`](crate::Server::service) makes it, and these limits.
     pub fn with_worker<S: Service>(make: impl FnOnce(&Worker) -> S, limits: Limits) -> Self {
-        Self::with_descriptors(make, limits, [])
-    }
-
-    /// As [`Exchange::with_worker`], for a service that asks for duplicates of these descriptors ([`Worker::descriptor`]), such as
-    /// `[("feed", socket.into())]`. They are there for the services of [successors](Exchange::hand_over), too.
-    ///
-    /// # Panics
-    ///
-    /// If a name is none for a descriptor, as in [`Server::descriptor`](crate::Server::descriptor), or taken.
-    pub fn with_descriptors<'a, S: Service>(
-        make: impl FnOnce(&Worker) -> S,
-        limits: Limits,
-        descriptors: impl IntoIterator<Item = (&'a str, OwnedFd)>,
-    ) -> Self {
-        let mut claims = DescriptorClaims::default();
-        for (name, descriptor) in descriptors {
-            claims.add(name.to_owned(), Box::new(|_| Ok(descriptor)));
-        }
-        let belongings = claims.make(Vec::new());
-        let belongings = belongings.unwrap_or_else(|error| panic!("{error}"));
-        let names = [("test", limits.idle_timeout)];
-        Self::build_from(Vec::new(), belongings.into(), make, limits, &names).begun()
-    }
-
-    /// With these limits, and a service that answers on sockets of these names.
-    pub fn with_names<S: Service>(service: S, limits: Limits, names: &[&str]) -> Self {
-        let idle_timeout = limits.idle_timeout;
-        let names: Vec<_> = names.iter().map(|name| (*name, idle_timeout)).collect();
-        Self::build(|_| service, limits, &names).begun()
+        alone(make, limits).start()
     }
 
     /// The worker begins to serve.
     fn begun(mut self) -> Self {
         let _ = self.shard.deliver(Mail::Resume);
         self
-    }
-
-    /// Each name has its own `idle_timeout`.
-    fn build<S: Service>(
-        make: impl FnOnce(&Worker) -> S,
-        limits: Limits,
-        names: &[(&str, Duration)],
-    ) -> Self {
-        Self::build_from(Vec::new(), [].into(), make, limits, names)
-    }
-
-    /// The service finds this.
-    fn build_from<S: Service>(
-        bequests: Vec<Bequest>,
-        belongings: Arc<[Belonging]>,
-        make: impl FnOnce(&Worker) -> S,
-        limits: Limits,
-        names: &[(&str, Duration)],
-    ) -> Self {
-        let (post, mailbox) =
-            mailbox().unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"));
-        mailbox.adopt();
-        let known = names.iter().map(|(name, _)| (*name).into()).collect();
-        let memory = Memory::new(limits.memory as u64, 1);
-        let metrics = Arc::new(Metrics::new(known, 1, memory.clone()));
-        let legacies = bequest::by_service([SERVICE].into_iter(), bequests);
-        let worker = Worker::new(0, 1, metrics.clone(), legacies, belongings.clone());
-        let service = make(&worker);
-        worker.legacies.iter().for_each(Legacy::say_unclaimed);
-        let asks = worker.legacies.iter().any(Legacy::is_asked_for);
-        let dealer = Dealer::new(1, limits.connections, names.iter().map(|_| vec![0]));
-        let names: Arc<[Name]> = names
-            .iter()
-            .map(|&(name, idle_timeout)| Name {
-                name: name.into(),
-                service: Some(NamedService {
-                    name: SERVICE.into(),
-                    index: 0,
-                }),
-                connections: u32::MAX,
-                connections_per_client: 0,
-                idle_timeout,
-                proxy_protocol: false,
-            })
-            .collect();
-        let crew = Crew::new(vec![post], names, dealer, memory, metrics, vec![0]);
-        let desk = Desk::new(crew, 0, limits);
-        let hosts: Vec<Box<dyn Host>> = vec![Box::new(Hosted::new(service))];
-        let shard = Shard::new(desk, hosts, worker.watches, Duration::ZERO);
-        Exchange {
-            shard,
-            mailbox,
-            now: 1,
-            ids: Vec::new(),
-            ended: Vec::new(),
-            parted: Vec::new(),
-            asks,
-            belongings,
-            peer: Identity::default(),
-        }
     }
 
     /// From now on clients connect from this address and with these credentials. Before, they are clients of a unix socket in
@@ -240,7 +151,7 @@ impl Exchange {
     ///
     /// # Panics
     ///
-    /// If it is none of those that [`Exchange::with_names`] was given.
+    /// If no service answers on a socket of this name.
     pub fn connect_to(&mut self, name: &str) -> Client {
         let mut names = self.shard.desk.names.iter();
         match names.position(|known| &*known.name == name) {
@@ -361,7 +272,8 @@ impl Exchange {
         true
     }
 
-    /// Time passes.
+    /// Time passes, at once: of what was due several times meanwhile, such as a [tick](Service::tick), one call is made, as on a worker that
+    /// was late.
     pub fn advance(&mut self, time: Duration) {
         self.now += u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2);
         self.settle();
@@ -483,9 +395,12 @@ impl fmt::Debug for Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crew::Crew;
     use crate::frame::Frame;
-    use crate::memory::Meter;
+    use crate::mailbox::mailbox;
+    use crate::memory::{Memory, Meter};
     use crate::peer::Peer;
+    use crate::placement::Dealer;
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal};
 
@@ -541,7 +456,9 @@ mod tests {
             }
         }
 
-        let mut exchange = Exchange::with_names(Name, Limits::default(), &["one", "other"]);
+        let mut exchange = Setup::new(Limits::default())
+            .service("name", &["one", "other"], |_| Name)
+            .start();
         let clients = ["one", "other", "other"].map(|name| exchange.connect_to(name));
         assert_eq!(exchange.take_sent(clients[1]), b"other");
         exchange.receive(clients[2], &[1, 2]);

@@ -190,7 +190,7 @@ impl Worker {
 
     /// A duplicate of the descriptor that [`Server::descriptor`](crate::Server::descriptor) holds under this name: another number for the
     /// same file or socket, which the service may read from, [watch](Worker::watch) and close. Each call makes one. In a test
-    /// it is one of those given to [`Exchange::with_descriptors`](crate::testing::Exchange::with_descriptors).
+    /// it is one of those given to [`Setup::descriptor`](crate::testing::Setup::descriptor).
     ///
     /// # Panics
     ///

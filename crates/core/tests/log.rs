@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold_core::limits::Limits;
-use ringhold_core::testing::Exchange;
+use ringhold_core::testing::Setup;
 use ringhold_core::{
     Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, SourceId, Tick, Watch,
 };
@@ -76,8 +76,11 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         frame_timeout: Duration::from_secs(5),
         ..Limits::default()
     };
-    let mut exchange =
-        Exchange::with_names(Doorkeeper { is_late: false }, limits, &["open", "closed"]);
+    let mut exchange = Setup::new(limits)
+        .service("door", &["open", "closed"], |_| Doorkeeper {
+            is_late: false,
+        })
+        .start();
 
     // Whom a service refuses is told nothing, so the log says why.
     let refused = exchange.connect_to("closed");

@@ -101,7 +101,7 @@ mod tests {
     use crate::peer::Peer;
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal, Service};
-    use crate::testing::Exchange;
+    use crate::testing::Setup;
     use crate::tick::Tick;
 
     /// Panics from the second time on.
@@ -127,7 +127,9 @@ mod tests {
     #[test]
     fn what_is_logged_of_panics_is_bounded_with_and_without_a_socket() {
         for (names, counted) in [(&["test"][..], 11), (&[], 0)] {
-            let mut exchange = Exchange::with_names(Broken(false), Limits::default(), names);
+            let mut exchange = Setup::new(Limits::default())
+                .service("broken", names, |_| Broken(false))
+                .start();
             for _ in 0..11 {
                 exchange.advance(Duration::from_millis(1));
             }

@@ -211,8 +211,9 @@ mod tests {
     use crate::peer::Peer;
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal, Service};
-    use crate::testing::Client;
+    use crate::testing::setup::named;
     use crate::testing::tests::Talkative;
+    use crate::testing::{Client, Setup};
 
     /// Answers nothing.
     struct Silent;
@@ -268,7 +269,10 @@ mod tests {
     fn each_name_has_its_idle_time() {
         let ms = Duration::from_millis;
         let names = [("short", ms(1000)), ("long", ms(5000)), ("never", ms(0))];
-        let mut exchange = Exchange::build(|_| Silent, idle_for_at_most(2000), &names).begun();
+        let mut exchange = Setup::new(idle_for_at_most(2000))
+            .service("silent", &[], |_| Silent)
+            .sockets(&names.map(|(name, idle_timeout)| named(name, idle_timeout)))
+            .start();
         let clients = names.map(|(name, _)| exchange.connect_to(name));
         let open = |exchange: &mut Exchange| clients.map(|client| exchange.is_open(client));
         exchange.advance(ms(999));
@@ -288,7 +292,10 @@ mod tests {
     fn an_idle_time_that_begins_late_is_noted_however_short_it_is() {
         let ms = Duration::from_millis;
         let names = [("short", ms(1000)), ("never", ms(0))];
-        let mut exchange = Exchange::build(|_| Talkative, Limits::default(), &names).begun();
+        let mut exchange = Setup::new(Limits::default())
+            .service("talkative", &[], |_| Talkative)
+            .sockets(&names.map(|(name, idle_timeout)| named(name, idle_timeout)))
+            .start();
         let clients = names.map(|(name, _)| exchange.connect_to(name));
         for client in clients {
             exchange.set_window(client, Some(0));

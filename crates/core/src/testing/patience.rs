@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Client, Exchange};
+use super::setup::Left;
+use super::{Client, Exchange, alone};
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::mailbox::Mail;
@@ -80,8 +81,7 @@ fn nobody_is_cut_while_a_handover_waits_for_a_busy_worker() {
 /// The service manager may take its time to let go of them, and the predecessor answers for them until then.
 #[test]
 fn a_successor_waits_for_nobody_before_it_may_serve() {
-    let names = [("test", LIMIT)];
-    let mut exchange = Exchange::build(|_| Plain, limits(), &names);
+    let mut exchange = alone(|_| Plain, limits()).make(Left::default());
     let clients = [(); 3].map(|()| exchange.connect());
     let [idle, halfway, slow] = clients;
     exchange.set_window(slow, Some(0));

@@ -3,8 +3,9 @@
 use std::mem::take;
 use std::time::Duration;
 
+use super::setup::Left;
 use super::wire::Wire;
-use super::{Client, Exchange, SERVICE};
+use super::{Client, Exchange, Setup};
 use crate::connection::LINGER;
 use crate::engine;
 use crate::handover::bequest::Bequest;
@@ -61,8 +62,31 @@ impl Exchange {
     /// exchange.receive(client, b"\xc0\xc0");
     /// assert_eq!(exchange.take_sent(client), [1, 2, 3]);
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there are several services: see [`Exchange::hand_over_to`].
     #[must_use = "the successor goes on with the clients"]
-    pub fn hand_over<S: Service>(mut self, make: impl FnOnce(&Worker) -> S) -> Exchange {
+    pub fn hand_over<S: Service>(self, make: impl FnOnce(&Worker) -> S) -> Exchange {
+        let names = self.shard.desk.names.clone();
+        let mut services = self.legacies.iter().map(|legacy| &legacy.service);
+        let (Some(service), None) = (services.next(), services.next()) else {
+            panic!("there are several services, which hand_over_to takes");
+        };
+        let setup = Setup::new(self.shard.desk.limits.clone());
+        let setup = setup.service(service, &[], make).sockets(&names);
+        self.hand_over_to(setup)
+    }
+
+    /// As [`Exchange::hand_over`], to a successor that is set up like this: a daemon with several services, or the next version of one, with
+    /// other limits and services. The sockets of connected clients are there again. What it has as
+    /// [descriptors](Setup::descriptor) it finds, and of those that it adds only what was not there already.
+    ///
+    /// # Panics
+    ///
+    /// If there is no socket of the name of a client's.
+    #[must_use = "the successor goes on with the clients"]
+    pub fn hand_over_to(mut self, successor: Setup<'_>) -> Exchange {
         // Not at once: what is late is handled otherwise than what comes to rest by itself.
         const DRAIN: Duration = Duration::from_millis(1);
         self.shard.drain = DRAIN;
@@ -75,21 +99,22 @@ impl Exchange {
             self.advance(LINGER);
         }
 
-        let left = engine::let_go(&mut self.shard).into_iter().flatten();
-        let bequests = left.filter_map(|left| Bequest::of(SERVICE, self.asks, left));
+        let left = engine::let_go(&mut self.shard);
+        let left = self.legacies.iter().zip(left);
+        let bequests = left.filter_map(|(legacy, left)| {
+            Bequest::of(&legacy.service, legacy.is_asked_for(), left?)
+        });
         let bequests = bequests.collect();
-        let names = self.shard.desk.names.clone();
-        let limits = self.shard.desk.limits.clone();
         let (now, peer, count) = (self.now, self.peer.clone(), self.ids.len());
         let (ended, parted) = (take(&mut self.ended), take(&mut self.parted));
         let belongings = self.belongings.clone();
-        // The successor is another process: nothing else of this one is there when its service is made.
+        // The successor is another process: nothing else of this one is there when its services are made.
         drop(self);
 
-        let timed = names.iter().map(|name| (&*name.name, name.idle_timeout));
-        let timed: Vec<(&str, Duration)> = timed.collect();
-        let mut successor = Self::build_from(bequests, belongings, make, limits, &timed);
-        successor.shard.desk.names = names;
+        let mut successor = successor.make(Left {
+            bequests,
+            belongings: &belongings,
+        });
         successor.now = now;
         successor.peer = peer;
         successor.shard.woken(now);
@@ -137,10 +162,13 @@ impl Exchange {
             wire,
             parcel,
         } = parted;
-        // The names are the same.
         let mut names = self.shard.desk.names.iter();
-        let name = names.position(|name| *name.name == *parcel.state.name);
-        let name = name.unwrap_or_default();
+        let Some(name) = names.position(|name| *name.name == *parcel.state.name) else {
+            panic!(
+                "the successor has no socket {:?}, which clients are connected to",
+                parcel.state.name
+            );
+        };
         self.shard.desk.crew.dealer.hold(name, 0);
         let id = self.shard.restore(name as u16, wire, parcel.state, None);
         self.ids[client.0] = Some(id);

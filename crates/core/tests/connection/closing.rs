@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringhold_core::limits::Limits;
-use ringhold_core::testing::{Client, Exchange};
+use ringhold_core::testing::{Client, Setup};
 use ringhold_core::{Flow, Frame, Handle, Peer, PushError, Refusal, Reply, Service};
 
 use crate::service::{Manner, Rig, ask, bin, defer, pattern, verb};
@@ -258,7 +258,9 @@ impl Service for Closing {
 
 #[test]
 fn a_call_that_closes_its_own_connection_is_answered_first() {
-    let mut exchange = Exchange::with_names(Closing, Limits::default(), &["test", "full"]);
+    let mut exchange = Setup::new(Limits::default())
+        .service("closing", &["test", "full"], |_| Closing)
+        .start();
     for frames in [&[1][..], &[1, 7, 8], &[2]] {
         let client = exchange.connect();
         exchange.receive(client, frames);

@@ -27,6 +27,7 @@ mod random;
 mod reference;
 mod resets;
 mod service;
+mod setup;
 mod sources;
 mod stop;
 mod tickets;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringhold_core::limits::Limits;
-use ringhold_core::testing::Exchange;
+use ringhold_core::testing::{Exchange, Setup};
 use ringhold_core::{
     Flow, Frame, Handle, Peer, Refusal, Reply, Saved, Service, SourceId, Tick, Watch, Worker,
 };
@@ -163,7 +163,10 @@ fn what_the_application_has_is_there_for_services_and_their_successors() {
             reader: None,
         }
     };
-    let mut exchange = Exchange::with_descriptors(make, Limits::default(), [("feed", feed)]);
+    let mut exchange = Setup::new(Limits::default())
+        .service("relay", &["test"], make)
+        .descriptor("feed", feed)
+        .start();
     let client = exchange.connect();
     rig.send(0, &[1, END, 2]);
     exchange.deliver();

@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::peer::{Handle, Peer};
 use crate::reply::Reply;
 use crate::service::{Flow, Refusal, Saved};
+use crate::testing::alone;
 
 /// Notes when it is made and dropped, and pushes as many bytes as it is sent.
 struct Noted {
@@ -105,9 +106,7 @@ fn who_only_reads_on_has_not_ended_either() {
 #[test]
 fn what_a_start_that_fails_had_taken_over_has_not_ended() {
     let log = Rc::default();
-    let limits = Limits::default();
-    let names = [("test", limits.idle_timeout)];
-    let mut exchange = Exchange::build(|_| Noted::new(&log), limits, &names);
+    let mut exchange = alone(|_| Noted::new(&log), Limits::default()).make(Left::default());
     exchange.connect();
     let _ = exchange.shard.deliver(Mail::Stop { hand_over: false });
     drop(exchange);

@@ -173,7 +173,9 @@ fn who_cannot_be_saved_or_restored_is_closed() {
 
 #[test]
 fn deferred_replies_are_given_up_and_names_stay() {
-    let mut exchange = Exchange::with_names(Adder(1), Limits::default(), &["one", "other"]);
+    let mut exchange = Setup::new(Limits::default())
+        .service("adder", &["one", "other"], |_| Adder(1))
+        .start();
     let client = exchange.connect_to("other");
     exchange.receive(client, &[5, DEFER]);
     let mut exchange = exchange.hand_over(|_| Adder(2));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringhold_core::testing::{Client, Exchange};
+use ringhold_core::testing::{Client, Exchange, Setup};
 
 use super::actor::{Actor, Shared};
 use super::outcome::{End, Outcome, counters_of};
@@ -68,11 +68,13 @@ pub(crate) fn run(script: &Script, steps: &[(usize, Step)]) -> Result<Run, Strin
     let names: Vec<String> = (0..script.clients.len()).map(socket_name).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let limits = script.settings.limits();
-    let exchange = if script.settings.arrays_only {
-        Exchange::with_names(Actor::<true>(shared.clone()), limits, &names)
+    let setup = Setup::new(limits);
+    let setup = if script.settings.arrays_only {
+        setup.service("actor", &names, |_| Actor::<true>(shared.clone()))
     } else {
-        Exchange::with_names(Actor::<false>(shared.clone()), limits, &names)
+        setup.service("actor", &names, |_| Actor::<false>(shared.clone()))
     };
+    let exchange = setup.start();
     let mut world = World {
         script,
         exchange,
