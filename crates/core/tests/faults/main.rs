@@ -108,6 +108,7 @@ tests! {
         nobody_is_idle_from_the_start,
         a_name_may_have_an_idle_time_of_its_own,
         nobody_is_cut_for_what_held_the_worker_up,
+        nobody_is_cut_before_all_have_been_looked_at,
     }
     publishers {
         readers_see_the_order_in_which_several_workers_publish,

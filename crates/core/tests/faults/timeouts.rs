@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use ringhold_core::{Flow, Responder, Ticket};
+use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
 use crate::common::service::answering;
 use crate::frames::{Script, frame};
-use crate::services::{Digest, Echo, gated};
+use crate::services::{Digest, Echo, Gate, gated};
 
 fn start(engine: Engine, limits: &str) -> (Bed, Arc<Mutex<Vec<Responder>>>) {
     let config = format!(
@@ -267,6 +267,62 @@ pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
         gate.open();
         client::exchange(&callers[0], &[1], &[1]);
         assert_eq!(bed.total().timed_out, 0, "{limit}");
+        drop((clients, callers));
+        bed.finish();
+    }
+}
+
+/// Lets clients in, of which the last one takes long, and sends every frame back.
+struct Slow {
+    gate: Gate,
+    connected: usize,
+}
+
+impl Service for Slow {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        self.connected += 1;
+        if self.connected == CLIENTS {
+            self.gate.pass();
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        reply.write(|out| out.extend_from_slice(&frame));
+        Flow::Continue
+    }
+}
+
+/// More than three times what the smallest ring submits at once, and all accepted in two turns.
+const CLIENTS: usize = 40;
+
+/// The last of many that come at the same time holds the worker up for longer than the limit, and all but that one say nothing.
+pub(crate) fn nobody_is_cut_before_all_have_been_looked_at(engine: Engine) {
+    for entries in [8, 4096] {
+        let config = format!(
+            "workers = 1
+            limits.idle_timeout = \"3s\"
+            ring.entries = {entries}
+            [sockets.slow]
+            listen = [\"127.0.0.1:0\"]"
+        );
+        let last = Gate::default();
+        let theirs = last.clone();
+        let (bed, gate) = gated(engine, &config, |server| {
+            server.service("slow", move |_| Slow {
+                gate: theirs.clone(),
+                connected: 0,
+            })
+        });
+        let connect = || (0..CLIENTS).map(|_| bed.connect("slow")).collect();
+        let (mut clients, callers): (Vec<TcpStream>, _) = gate.hold_and_stay(&bed, 1, connect);
+        last.wait_for(1);
+        clients[CLIENTS - 1].write_all(&[1]).unwrap();
+        std::thread::sleep(SILENCE);
+        last.open();
+        client::expect(&mut clients[CLIENTS - 1], &[1]);
         drop((clients, callers));
         bed.finish();
     }

@@ -363,6 +363,11 @@ impl Flights {
         }
     }
 
+    /// Whether the kernel has certainly taken everything that was launched.
+    pub(super) fn are_all_taken(&self) -> bool {
+        self.polls.is_empty() && self.prompt.is_empty() && self.uptake.is_known()
+    }
+
     /// Whether anything has been announced that [`Flights::next`] was not asked for yet.
     pub(super) fn has_landed(&self) -> bool {
         !self.early.is_empty() || !self.landed.is_empty() || !self.landing.lock().keys.is_empty()

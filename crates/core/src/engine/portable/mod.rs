@@ -167,7 +167,7 @@ impl Engine<'_> {
                 Plan::End => return Ok(()),
             };
             self.mailbox.awake();
-            if plan == Plan::CatchUp && count == 0 {
+            if plan == Plan::CatchUp && count == 0 && self.flights.are_all_taken() {
                 self.shard.caught_up();
             }
         }
