@@ -145,7 +145,9 @@ impl Accepting {
                 }
                 return;
             }
-            if shard.desk.crew.lends_descriptors.load(Ordering::SeqCst) {
+            let crew = &shard.desk.crew;
+            // Who was left behind may be too late for whom it accepts, and the others for whom it deals to them.
+            if crew.lends_descriptors.load(Ordering::SeqCst) || crew.is_left_behind(self.worker) {
                 return self.rest(shard);
             }
             match accept_with(self.socket(), SocketFlags::CLOEXEC) {

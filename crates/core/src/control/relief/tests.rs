@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,6 +32,25 @@ type Gate = Arc<Mutex<Sender<Sender<()>>>>;
 struct Gated {
     worker: u8,
     gate: Gate,
+    /// The end of worker 1 is held up as well.
+    holds_end: Arc<AtomicBool>,
+}
+
+impl Gated {
+    fn hold_up(&self) {
+        let (open, opened) = channel();
+        self.gate.lock().unwrap().send(open).unwrap();
+        // It is open, too, when the test has ended.
+        let _ = opened.recv();
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        if self.worker == 1 && self.holds_end.load(Ordering::SeqCst) {
+            self.hold_up();
+        }
+    }
 }
 
 impl Service for Gated {
@@ -42,10 +62,7 @@ impl Service for Gated {
 
     fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         if frame[0] == BLOCK {
-            let (open, opened) = channel();
-            self.gate.lock().unwrap().send(open).unwrap();
-            // It is open, too, when the test has ended.
-            let _ = opened.recv();
+            self.hold_up();
         }
         reply.write(|out| out.push(self.worker));
         Flow::Continue
@@ -61,6 +78,7 @@ struct Stage {
     running: Running,
     relief: Relief,
     held_up: Receiver<Sender<()>>,
+    holds_end: Arc<AtomicBool>,
     now: Instant,
 }
 
@@ -73,11 +91,14 @@ impl Stage {
         let text = format!("engine = \"{engine}\"\n{config}");
         let (enter, held_up) = channel();
         let gate = Arc::new(Mutex::new(enter));
+        let holds_end = Arc::<AtomicBool>::default();
+        let theirs = holds_end.clone();
         let running = Server::new(Config::parse(&text, "test").unwrap())
             .inherited(inherited)
             .service("gated", move |worker| Gated {
                 worker: worker.index() as u8,
                 gate: gate.clone(),
+                holds_end: theirs.clone(),
             })
             .start()
             .unwrap();
@@ -86,6 +107,7 @@ impl Stage {
             relief: Relief::begin(&running, now).unwrap(),
             running,
             held_up,
+            holds_end,
             now,
         }
     }
@@ -441,6 +463,41 @@ fn a_handover_that_leaves_a_worker_behind_takes_along_whom_its_deputy_has_accept
     }
 }
 
+/// The others have nothing left to do, and look for no more connections, while it goes on. Who connects is the successor's.
+#[test]
+fn who_was_left_behind_accepts_nobody() {
+    for engine in ENGINES {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let successors = listener.try_clone().unwrap();
+        let inherited = Inherited::from_descriptors(vec![("gated".to_owned(), listener.into())]);
+        let stage = Stage::start_inheriting(engine, TWO, inherited);
+        let mut first: [_; 2] = [(); 2].map(|()| connect(address));
+        let mut workers: Vec<u8> = first.iter_mut().map(ask).collect();
+        if workers[0] == 1 {
+            first.reverse();
+            workers.reverse();
+        }
+        assert_eq!(workers, [0, 1]);
+        let blocked = stage.block(&mut first[0]);
+        stage.holds_end.store(true, Ordering::SeqCst);
+        stage.running.stop_to_hand_over();
+        stage.running.leave_behind(0, "the test says so");
+        let ending = stage.held_up.recv_timeout(PATIENCE).unwrap();
+        let mut late = connect(address);
+        late.write_all(&[1]).unwrap();
+        drop(blocked);
+        let metrics = stage.running.metrics().clone();
+        stage.until("it has nothing left to do", |it| it.running.has_finished(0));
+        drop(ending);
+        let released = stage.running.release();
+        assert_eq!(metrics.snapshot().total().accepted, 2, "{engine}");
+        successors.set_nonblocking(true).unwrap();
+        assert!(successors.accept().is_ok(), "{engine}");
+        drop((released, late));
+    }
+}
+
 #[test]
 fn where_every_name_has_one_worker_nobody_is_looked_for() {
     let config = "workers = 2\n[sockets.gated]\nworkers = \"1\"\nlisten = [\"127.0.0.1:0\"]\n";
@@ -449,6 +506,7 @@ fn where_every_name_has_one_worker_nobody_is_looked_for() {
         .service("gated", |_| Gated {
             worker: 0,
             gate: Arc::new(Mutex::new(channel().0)),
+            holds_end: Arc::default(),
         })
         .start()
         .unwrap();
