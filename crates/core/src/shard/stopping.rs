@@ -57,6 +57,8 @@ pub(super) struct Stop {
     pub(super) advanced: u64,
     /// The last ticket that was opened before it began, until those are given up.
     promised: Option<u64>,
+    /// The last ticket that there was when all that were open were given up.
+    given_up: Option<u64>,
     /// Who was owed such a ticket's reply. Each turn looks at the last one, and takes it off if it has that by now.
     owed: Vec<ConnectionId>,
     /// When the next deferred reply may be slow.
@@ -379,8 +381,12 @@ impl<L: Link> Shard<L> {
             self.abandon_until(promised);
         }
         if now >= last {
-            self.abandon_until(self.desk.last_ticket);
-            self.end_owed();
+            // Each turn comes here. It looks at all connections only if something has been promised since.
+            if self.stop.given_up != Some(self.desk.last_ticket) {
+                self.abandon_until(self.desk.last_ticket);
+                self.end_owed();
+                self.stop.given_up = Some(self.desk.last_ticket);
+            }
         } else if self.desk.crew.open_tickets.count() > 0 {
             self.stop.cut_at = None;
             return;

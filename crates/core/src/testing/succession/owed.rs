@@ -271,3 +271,45 @@ fn a_service_that_promises_again_holds_up_no_stop() {
         assert_eq!(exchange.counters().unsaved, u64::from(hand_over));
     }
 }
+
+/// Promises something to everybody who comes.
+#[derive(Clone, Default)]
+struct Promising(Deferring);
+
+impl Service for Promising {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+        self.0.0.borrow_mut().push(reply.defer(Ticket(7)));
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+
+    fn abandoned(&mut self, _: &mut (), _: Ticket, _: Abandoned, _: &mut Reply<'_>) -> Flow {
+        Flow::Continue
+    }
+}
+
+/// Another worker may deal connections for as long as it accepts.
+#[test]
+fn what_is_promised_when_all_has_been_given_up_is_given_up_as_well() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    let mut exchange = Exchange::new(Promising::default());
+    let mut clients = vec![exchange.connect()];
+    exchange.shard.drain = DRAIN;
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: false });
+    exchange.settle();
+    exchange.advance(DRAIN);
+    exchange.advance(DRAIN);
+    assert_eq!(exchange.counters().abandoned, 1);
+    for count in 2..5 {
+        clients.push(exchange.connect());
+        assert_eq!(exchange.counters().abandoned, count);
+    }
+    for client in clients {
+        assert!(!exchange.is_open(client));
+    }
+}
