@@ -189,30 +189,37 @@ pub(super) fn rehearse(listen: &ListenAddress, options: &Options) -> Result<(), 
             match stale {
                 // It would be replaced, and so leaves room for what is to be made.
                 Some(_) => rehearse_options(listen, options),
-                None => rehearse_path(directory, listen, options),
+                None => rehearse_path(path, directory, listen, options),
             }
         }
         ListenAddress::UnixAbstract(name) => abstract_socket(name).map(drop),
     }
 }
 
-/// Whether a path can be made in `directory`, which `listen` names: by making one of another name, on which nobody listens.
+/// Whether `path` can be made in `directory`, which `listen` names: by making one of another name, on which nobody listens.
 fn rehearse_path(
+    path: &Path,
     directory: &Path,
     listen: &ListenAddress,
     options: &Options,
 ) -> Result<(), Failure> {
-    let path = directory.join(TRIED_PATH);
+    let tried = directory.join(TRIED_PATH);
     // It may be too long for a socket though the one that is meant is not (unix(7)).
-    if SockAddr::unix(&path).is_err() {
+    if SockAddr::unix(&tried).is_err() {
         return rehearse_options(listen, options);
     }
-    match make_path(&path, options) {
-        Ok((_socket, bound)) => bound.remove().map(drop).map_err(Failure::from),
-        // Another process tries it, or one was killed when it did; or only some names may be made there, as AppArmor can say: that
-        // this process may write to the directory is known.
-        Err(failure) if failure.is_in_use() || failure.is_forbidden() => {
-            rehearse_options(listen, options)
+    match make_path(&tried, options) {
+        Ok((_socket, bound)) => {
+            // That it could be made is what was to be found out. It stays where nothing can be removed (chattr +a).
+            let _ = bound.remove();
+            Ok(())
+        }
+        // Another process tries it, or one was killed when it did.
+        Err(failure) if failure.is_in_use() => rehearse_options(listen, options),
+        // Nothing may be made there, as where a file system has no sockets, or only some names, as AppArmor can say.
+        Err(failure) if failure.is_forbidden() => {
+            let (_socket, bound) = make_path(path, options)?;
+            bound.remove().map(drop).map_err(Failure::from)
         }
         Err(failure) => Err(failure),
     }
