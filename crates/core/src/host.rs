@@ -87,7 +87,7 @@ pub(crate) struct Hosted<S: Service> {
 
 /// What a look at received bytes left over: everything before `start` was dispatched, the framer saw `scanned` bytes
 /// from there and at least `missing` more are needed.
-struct Rest {
+struct Remainder {
     start: usize,
     scanned: usize,
     missing: usize,
@@ -110,7 +110,7 @@ impl<S: Service> Hosted<S> {
         mut scanned: usize,
         lender: Option<&dyn Lend>,
         reply: &mut Reply<'_>,
-    ) -> Rest {
+    ) -> Remainder {
         let mut rest = bytes;
         let mut missing = 0;
         let mut session = session_of(&mut self.sessions, reply);
@@ -157,7 +157,7 @@ impl<S: Service> Hosted<S> {
                 }
             }
         }
-        Rest {
+        Remainder {
             start: bytes.len() - rest.len(),
             scanned,
             missing,
@@ -239,16 +239,16 @@ impl<S: Service> Hosted<S> {
     }
 
     /// Keeps what [`Hosted::dispatch`] left of a received buffer.
-    fn keep_rest(&mut self, bytes: &[u8], rest: &Rest, reply: &mut Reply<'_>) {
+    fn keep_remainder(&mut self, bytes: &[u8], remainder: &Remainder, reply: &mut Reply<'_>) {
         let parked = reply.desk.framer.park();
-        if rest.start == bytes.len() || !reply.connection.takes_frames() {
+        if remainder.start == bytes.len() || !reply.connection.takes_frames() {
             return;
         }
         let mut partial = reply.desk.pools.partial();
-        let left = &bytes[rest.start..];
-        partial.make_room(left.len(), rest.missing, &mut reply.desk.pools);
+        let left = &bytes[remainder.start..];
+        partial.make_room(left.len(), remainder.missing, &mut reply.desk.pools);
         partial.bytes.extend_from_slice(left);
-        partial.consume(0, rest.scanned, parked, rest.missing);
+        partial.consume(0, remainder.scanned, parked, remainder.missing);
         reply.connection.input = Some(partial);
     }
 
@@ -395,8 +395,8 @@ impl<S: Service> Host for Hosted<S> {
                     None => return,
                 }
             }
-            let rest = host.dispatch(bytes, 0, lender, reply);
-            host.keep_rest(bytes, &rest, reply);
+            let remainder = host.dispatch(bytes, 0, lender, reply);
+            host.keep_remainder(bytes, &remainder, reply);
         });
     }
 
@@ -430,9 +430,14 @@ impl<S: Service> Host for Hosted<S> {
             if let Some(parked) = partial.parked.take() {
                 reply.desk.framer.resume(parked);
             }
-            let rest = host.dispatch(&partial.bytes, partial.scanned, None, reply);
+            let remainder = host.dispatch(&partial.bytes, partial.scanned, None, reply);
             let parked = reply.desk.framer.park();
-            partial.consume(rest.start, rest.scanned, parked, rest.missing);
+            partial.consume(
+                remainder.start,
+                remainder.scanned,
+                parked,
+                remainder.missing,
+            );
             if partial.bytes.is_empty() || !reply.connection.takes_frames() {
                 reply.desk.pools.give_partial(partial);
             } else {

@@ -96,7 +96,7 @@ impl Partial {
         fresh
     }
 
-    /// Notes what the `Rest` of a host says of the bytes, after the first `used` of them were dispatched.
+    /// Notes what the `Remainder` of a host says of the bytes, after the first `used` of them were dispatched.
     pub(crate) fn consume(
         &mut self,
         used: usize,

@@ -209,7 +209,7 @@ impl Engine<'_> {
             }
             (Receiving::Polled, Pace::Eager(_)) => {
                 link.receiving = Receiving::Queued;
-                self.crowd.enqueue(who);
+                self.looks.enqueue(who);
             }
             (Receiving::Polled, Pace::Bulky(_)) => {
                 link.receiving = Receiving::Queued;

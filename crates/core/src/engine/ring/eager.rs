@@ -47,31 +47,31 @@ const LOOKS_MIN: u64 = 4;
 
 /// Receives that brought something, and how many bytes together.
 #[derive(Clone, Copy, Default)]
-struct Tally {
+struct Received {
     receives: u32,
     bytes: u64,
 }
 
 /// How crowded the turns are, and who is about to look.
 #[derive(Default)]
-pub(super) struct Crowd {
+pub(super) struct Looks {
     /// Of this turn.
-    now: Tally,
+    now: Received,
     /// Of the one before.
-    before: Tally,
+    before: Received,
     /// Eager connections that are about to look: slot and generation. Void if that connection is not eager and
     /// [`Receiving::Queued`].
     queue: VecDeque<(u32, u32)>,
 }
 
-impl Crowd {
+impl Looks {
     pub(super) fn begin_turn(&mut self) {
         self.before = std::mem::take(&mut self.now);
     }
 
     /// How many may look in a turn if there are so many buffers. Half of them are for those who wait.
-    fn looks_max(&self, buffers: usize) -> usize {
-        let Tally { receives, bytes } = self.before;
+    fn max(&self, buffers: usize) -> usize {
+        let Received { receives, bytes } = self.before;
         let average = bytes / u64::from(receives.max(1));
         let looks = (LOOK_BYTES / average.max(1)).max(LOOKS_MIN);
         buffers.div_ceil(2).min(looks as usize)
@@ -120,15 +120,15 @@ impl Engine<'_> {
             return self.arm_readable(slot, generation, false);
         }
         link.receiving = Receiving::Queued;
-        self.crowd.enqueue((slot, generation));
+        self.looks.enqueue((slot, generation));
         Ok(())
     }
 
     /// Lets some look.
     pub(super) fn look(&mut self) -> io::Result<()> {
         let buffers = self.buffers.entries() - self.buffers.leased();
-        for _ in 0..self.crowd.looks_max(buffers) {
-            let Some((slot, generation)) = self.crowd.queue.pop_front() else {
+        for _ in 0..self.looks.max(buffers) {
+            let Some((slot, generation)) = self.looks.queue.pop_front() else {
                 break;
             };
             let waits = |link: &RingLink| {
@@ -230,12 +230,12 @@ mod tests {
     }
 
     /// The turns, in which so many connections receive, until this one is eager.
-    fn turns_until_eager(crowd: &mut Crowd, link: &mut RingLink, others: u32) -> Option<u32> {
+    fn turns_until_eager(looks: &mut Looks, link: &mut RingLink, others: u32) -> Option<u32> {
         (0..2 * CROWDED_RECEIVES_MAX).find(|_| {
-            crowd.begin_turn();
+            looks.begin_turn();
             let mut other = link_like_it();
-            (0..others).for_each(|_| crowd.note(&mut other, 30));
-            crowd.note(link, 30);
+            (0..others).for_each(|_| looks.note(&mut other, 30));
+            looks.note(link, 30);
             is_eager(link)
         })
     }
@@ -248,20 +248,20 @@ mod tests {
 
     #[test]
     fn a_connection_is_eager_after_crowded_turns_only() {
-        let (mut crowd, mut link) = (Crowd::default(), link());
+        let (mut looks, mut link) = (Looks::default(), link());
         let few = CROWD_MIN - 2;
-        assert_eq!(turns_until_eager(&mut crowd, &mut link, few), None);
-        let turns = turns_until_eager(&mut crowd, &mut link, few + 1);
+        assert_eq!(turns_until_eager(&mut looks, &mut link, few), None);
+        let turns = turns_until_eager(&mut looks, &mut link, few + 1);
         // The first one comes behind one that was not crowded.
         assert_eq!(turns, Some(CROWDED_RECEIVES_MIN));
     }
 
     #[test]
     fn it_takes_longer_each_time_that_looks_were_in_vain() {
-        let (mut crowd, mut link) = (Crowd::default(), link());
+        let (mut looks, mut link) = (Looks::default(), link());
         let mut all = Vec::new();
         for _ in 0..11 {
-            all.push(turns_until_eager(&mut crowd, &mut link, CROWD_MIN).unwrap());
+            all.push(turns_until_eager(&mut looks, &mut link, CROWD_MIN).unwrap());
             let mut misses = 0;
             while is_eager(&link) {
                 // The look behind the poll finds nothing either, then something.
@@ -269,7 +269,7 @@ mod tests {
                 misses += 1;
                 if is_eager(&link) {
                     assert!(!note_miss(&mut link));
-                    crowd.note(&mut link, 30);
+                    looks.note(&mut link, 30);
                 }
             }
             assert_eq!(misses, IN_VAIN_MAX / MISS);
@@ -280,9 +280,9 @@ mod tests {
 
     #[test]
     fn as_many_look_as_the_cache_and_the_buffers_allow() {
-        let mut crowd = Crowd::default();
-        assert_eq!(crowd.looks_max(64), 32, "nothing is known");
-        for (bytes, buffers, looks) in [
+        let mut looks = Looks::default();
+        assert_eq!(looks.max(64), 32, "nothing is known");
+        for (bytes, buffers, max) in [
             (30, 64, 32),
             (30, 1, 1),
             (16_384, 64, 16),
@@ -291,24 +291,20 @@ mod tests {
             (1_000_000, 64, 4),
         ] {
             let mut link = link();
-            (0..20).for_each(|_| crowd.note(&mut link, bytes));
-            crowd.begin_turn();
-            assert_eq!(
-                crowd.looks_max(buffers),
-                looks,
-                "{bytes} bytes, {buffers} buffers"
-            );
+            (0..20).for_each(|_| looks.note(&mut link, bytes));
+            looks.begin_turn();
+            assert_eq!(looks.max(buffers), max, "{bytes} bytes, {buffers} buffers");
         }
     }
 
     #[test]
     fn looks_that_find_something_make_up_for_others() {
-        let (mut crowd, mut link) = (Crowd::default(), link());
-        turns_until_eager(&mut crowd, &mut link, CROWD_MIN);
+        let (mut looks, mut link) = (Looks::default(), link());
+        turns_until_eager(&mut looks, &mut link, CROWD_MIN);
         for _ in 0..100 {
             note_miss(&mut link);
             // The look behind the poll, and two more.
-            (0..3).for_each(|_| crowd.note(&mut link, 30));
+            (0..3).for_each(|_| looks.note(&mut link, 30));
             assert!(is_eager(&link));
         }
     }

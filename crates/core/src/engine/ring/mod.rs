@@ -36,7 +36,7 @@ use self::accept::Listening;
 use self::alarm::Alarm;
 use self::buffers::Buffers;
 use self::bulk::Bulk;
-use self::eager::Crowd;
+use self::eager::Looks;
 use self::files::Files;
 use self::flights::Flights;
 use self::link::Message;
@@ -79,7 +79,7 @@ struct Engine<'r> {
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
     /// The eager connections.
-    crowd: Crowd,
+    looks: Looks,
     /// The bulky ones.
     bulk: Bulk,
     /// Sends that the next enter makes.
@@ -191,7 +191,7 @@ impl<'r> Engine<'r> {
             starved: VecDeque::new(),
             turn: 0,
             parcels: Vec::new(),
-            crowd: Crowd::default(),
+            looks: Looks::default(),
             bulk: Bulk::new(),
             flights: Flights::default(),
             messages: Vec::new(),
@@ -215,7 +215,7 @@ impl<'r> Engine<'r> {
         let mut chunk = Chunk::new();
         loop {
             self.turn = self.turn.wrapping_add(1);
-            self.crowd.begin_turn();
+            self.looks.begin_turn();
             turn::begin(&mut self.shard, self.mailbox, &mut self.acceptors);
             self.receive_pieces()?;
             self.update_accepts()?;
@@ -229,7 +229,7 @@ impl<'r> Engine<'r> {
             // Some of the connections without a buffer begin to receive in every turn, so this ends even if none of them
             // has anything to receive.
             let is_busy =
-                || !self.starved.is_empty() || self.crowd.is_waiting() || self.bulk.is_wanted();
+                || !self.starved.is_empty() || self.looks.is_waiting() || self.bulk.is_wanted();
             let (shard, acceptors) = (&mut self.shard, &mut self.acceptors);
             let plan = turn::plan(shard, self.mailbox, acceptors, is_busy, None);
             match plan {

@@ -134,7 +134,7 @@ impl Engine<'_> {
         // No buffer has 4 GiB.
         link.bytes_in_turn = link.bytes_in_turn.saturating_add(length as u32);
         if length > 0 {
-            self.crowd.note(link, length);
+            self.looks.note(link, length);
         }
         let is_greedy = contended
             && usize::from(link.buffers_in_turn) >= share
