@@ -15,16 +15,12 @@ use ringhold_core::{
 use crate::answer::Answer;
 use crate::builtin;
 use crate::call::Call;
-use crate::clock::Clock;
 use crate::envelope::{self, Envelope, Malformed, Message};
 use crate::fault::Fault;
-use crate::hooks::Hooks;
-use crate::left::Leavings;
-use crate::methods::Methods;
 use crate::names::{Guesses, quoted};
 use crate::pending;
 use crate::recent::{Known, Recents};
-use crate::resume::{Resumed, Resumes};
+use crate::resume::Resumed;
 use crate::router::{Read, Router};
 use crate::session::Session;
 use crate::strings::Strings;
@@ -56,13 +52,10 @@ use crate::strings::Strings;
 /// # }
 /// ```
 pub struct Rpc {
-    methods: Methods,
-    resumes: Resumes,
-    hooks: Hooks,
-    leavings: Leavings,
+    /// The worker has what it watches.
+    router: Router,
     /// Of what is handed over.
     claims: Claims,
-    clock: Clock,
     watches: Vec<(SourceId, Read)>,
     strings: Strings,
     recent: Recents,
@@ -71,28 +64,15 @@ pub struct Rpc {
 
 impl Rpc {
     /// With one worker's router.
-    pub fn new(worker: &Worker, router: Router) -> Self {
-        let Router {
-            mut methods,
-            resumes,
-            hooks,
-            leavings,
-            clock,
-            watches,
-        } = router;
-        builtin::bind(&mut methods, worker);
-        methods.count(worker);
-        let watches = watches.into_iter();
+    pub fn new(worker: &Worker, mut router: Router) -> Self {
+        builtin::bind(&mut router.methods, worker);
+        router.methods.count(worker);
+        let watches = router.watches.drain(..);
+        let watches = watches.map(|(descriptor, read)| (worker.watch(descriptor), read));
         Rpc {
-            methods,
-            resumes,
-            hooks,
-            leavings,
+            watches: watches.collect(),
+            router,
             claims: worker.claims(),
-            clock,
-            watches: watches
-                .map(|(descriptor, read)| (worker.watch(descriptor), read))
-                .collect(),
             strings: Strings::default(),
             recent: Recents::NONE,
             guesses: Guesses::new(Instant::now()),
@@ -114,7 +94,7 @@ impl Rpc {
             Some(envelope) => envelope,
             None => self.unusual(frame, reply)?,
         };
-        let Some(method) = self.methods.find(envelope.method) else {
+        let Some(method) = self.router.methods.find(envelope.method) else {
             self.unknown(envelope.id, envelope.method, reply);
             return Err(Flow::Continue);
         };
@@ -139,7 +119,7 @@ impl Rpc {
             params,
             method: number,
         } = known;
-        let Some(entry) = self.methods.call(number) else {
+        let Some(entry) = self.router.methods.call(number) else {
             debug_assert!(false, "a router loses no method");
             return Flow::Continue;
         };
@@ -197,7 +177,7 @@ impl Rpc {
 
     #[cold]
     fn unknown(&mut self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
-        self.methods.call_unknown();
+        self.router.methods.call_unknown();
         let name = quoted(method);
         let Some(id) = id else {
             reply.report_untold(format_args!(
@@ -205,10 +185,10 @@ impl Rpc {
             ));
             return;
         };
-        let known = self.methods.iter().map(|method| &*method.name);
+        let known = self.router.methods.iter().map(|method| &*method.name);
         let hint = match self.guesses.nearest(method, known, Instant::now()) {
             Some(nearest) => format!("; did you mean {nearest:?}?"),
-            None if self.methods.has_builtin(builtin::METHODS.0) => {
+            None if self.router.methods.has_builtin(builtin::METHODS.0) => {
                 format!("; call {:?} for a list", builtin::METHODS.0)
             }
             None => String::new(),
@@ -236,7 +216,7 @@ impl Rpc {
 
     /// The name of the method of this number, as it is shown to people.
     fn name_of(&self, number: usize) -> String {
-        let method = self.methods.get(number);
+        let method = self.router.methods.get(number);
         quoted(method.map_or(b"", |method| method.name.as_bytes()))
     }
 
@@ -251,7 +231,7 @@ impl Service for Rpc {
     const TOP_LEVEL: TopLevel = TopLevel::Array;
 
     fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<Session, Refusal> {
-        self.hooks.connected(peer, self.strings)
+        self.router.hooks.connected(peer, self.strings)
     }
 
     // Into the loop over the frames of a buffer: the call alone, and what it passes through memory, would cost a quarter of
@@ -263,7 +243,7 @@ impl Service for Rpc {
             None => match self.read(&frame, reply) {
                 Ok(call) => call,
                 Err(flow) => {
-                    self.methods.call_none();
+                    self.router.methods.call_none();
                     return flow;
                 }
             },
@@ -278,7 +258,7 @@ impl Service for Rpc {
         why: Abandoned,
         reply: &mut Reply<'_>,
     ) -> Flow {
-        if let Some(method) = self.methods.get(pending::method(ticket)) {
+        if let Some(method) = self.router.methods.get(pending::method(ticket)) {
             method.faults.add_one();
         }
         self.fault(pending::id(ticket), &Fault::new(why.to_string()), reply);
@@ -286,7 +266,7 @@ impl Service for Rpc {
     }
 
     fn disconnected(&mut self, session: Session, ended: &Ended<'_>) {
-        self.hooks.gone(ended, session);
+        self.router.hooks.gone(ended, session);
     }
 
     fn request_name(&self, ticket: Ticket) -> String {
@@ -295,12 +275,13 @@ impl Service for Rpc {
     }
 
     fn frame_name(&self) -> Option<String> {
-        let method = self.methods.last()?;
+        let method = self.router.methods.last()?;
         Some(format!("a call of {}", quoted(method.name.as_bytes())))
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
-        self.clock
+        self.router
+            .clock
             .tick(tick.now(), |what, panic| tick.report_panic(what, panic))
     }
 
@@ -319,22 +300,23 @@ impl Service for Rpc {
     }
 
     fn hand_over(&mut self, tick: &Tick<'_>) -> Option<Bytes> {
-        self.leavings
+        self.router
+            .leavings
             .write(&self.claims, |what, panic| tick.report_panic(what, panic))
     }
 
     fn save(&self, session: &Session) -> Saved {
-        session.save(&self.resumes)
+        session.save(&self.router.resumes)
     }
 
     fn restore(&mut self, peer: &Peer<'_>, saved: &[u8]) -> Result<Session, RestoreError> {
-        let mut session = self.hooks.connected(peer, self.strings)?;
+        let mut session = self.router.hooks.connected(peer, self.strings)?;
         let resumed = Resumed::new(*peer, self.strings);
         // Unwind safety: the panic goes on.
         let restored = catch_unwind(AssertUnwindSafe(|| {
-            self.resumes.restore(&resumed, saved, &mut session)
+            self.router.resumes.restore(&resumed, saved, &mut session)
         }));
-        let hooks = &mut self.hooks;
+        let hooks = &mut self.router.hooks;
         let mut gone = |why: Close, session| hooks.gone(&Ended::new(peer, &why), session);
         match restored {
             Ok(Ok(())) => Ok(session),
@@ -353,7 +335,7 @@ impl Service for Rpc {
 impl std::fmt::Debug for Rpc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rpc")
-            .field("methods", &self.methods)
+            .field("methods", &self.router.methods)
             .field("strings", &self.strings)
             .finish()
     }
