@@ -163,7 +163,7 @@ impl<L: Link> Shard<L> {
                 }
                 Item::Dropped { serial } => {
                     taken.answers += 1;
-                    self.abandon(of, serial, Abandoned::Dropped);
+                    self.abandon(of, serial);
                 }
             }
         }
@@ -201,7 +201,8 @@ impl<L: Link> Shard<L> {
         });
     }
 
-    pub(super) fn abandon(&mut self, to: ConnectionId, serial: u64, why: Abandoned) {
+    /// The responder of a ticket was dropped unanswered.
+    pub(super) fn abandon(&mut self, to: ConnectionId, serial: u64) {
         if !self.has(to) {
             return;
         }
@@ -209,7 +210,7 @@ impl<L: Link> Shard<L> {
             let tickets = &mut reply.connection.tickets;
             if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
                 reply.desk.crew.ticket_closed(reply.desk.worker);
-                give_up(host, reply, ticket, why);
+                give_up(host, reply, ticket, Abandoned::Dropped);
             }
         });
     }
