@@ -36,11 +36,10 @@ pub(crate) struct NamedService {
 }
 
 impl Name {
-    /// Whether a connection of this name goes on that `service` answered in the predecessor, which says `None` if it is of a version
-    /// that did not note it.
-    pub(crate) fn goes_on_with(&self, service: Option<&str>) -> bool {
+    /// Whether a connection of this name goes on that `service` answered in the predecessor.
+    pub(crate) fn goes_on_with(&self, service: &str) -> bool {
         let now = self.service.as_ref();
-        now.is_some_and(|now| service.is_none_or(|service| *service == *now.name))
+        now.is_some_and(|now| *now.name == *service)
     }
 }
 

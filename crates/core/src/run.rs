@@ -18,7 +18,7 @@ use crate::handover::parcel::Parcel;
 use crate::handover::preflight::{self, Asked, SPARE_FOR_CHILD};
 use crate::handover::question::{self, Question};
 use crate::handover::spare::Spare;
-use crate::handover::{giving, store, vault};
+use crate::handover::{giving, store};
 use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
@@ -132,13 +132,12 @@ impl Server {
 
     /// Says whether this program could take over from one that holds these listeners. It takes nothing and leaves nothing.
     fn answer(mut self, question: &OsStr) -> Result<(), ServerError> {
-        let question = Question::read(question)
-            .filter(|question| vault::is_readable(question.version))
-            .ok_or_else(|| {
-                ServerError::Handover(
-                    "the running version hands over state that this one cannot read".into(),
-                )
-            })?;
+        let question = question.to_str().and_then(Question::parse);
+        let question = question.ok_or_else(|| {
+            ServerError::Handover(
+                "the running version hands over state that this one cannot read".into(),
+            )
+        })?;
         if self.inherited.is_none() {
             inherit::must_be_first()?;
         }
@@ -153,9 +152,8 @@ impl Server {
         let passed_on = question.names().count() + store::NEEDED;
         let handed = passed_on + question.bound;
         must_be_free(handed + to_serve.max(passed_on) + RESERVE + FOR_SIGNALS)?;
-        if let Some(had) = &question.outfit {
-            engine::rehearse(chosen.engine, &self.config.ring, self.worker_count(), had)?;
-        }
+        let had = &question.outfit;
+        engine::rehearse(chosen.engine, &self.config.ring, self.worker_count(), had)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }
@@ -184,7 +182,6 @@ impl Daemon {
                     notify::reloading(preflight::PATIENCE + self.longest_end);
                     let workers = running.turns().count();
                     let question = Question::new(
-                        running.state_version(),
                         running.listeners(),
                         &running.belongings,
                         Outfit::new(running.engine(), &self.ring, workers),

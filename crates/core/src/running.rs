@@ -15,7 +15,6 @@ use crate::handover::giving;
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::SPARE_FOR_CHILD;
 use crate::handover::spare::Spare;
-use crate::handover::vault;
 use crate::heap;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
@@ -40,8 +39,6 @@ pub struct Running {
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
     ends: Arc<Ends>,
-    /// The predecessor handed over connections of clients behind proxies.
-    took_clients: bool,
     /// By number, the names of the services, and whether they ask for what the predecessor left.
     services: Vec<(String, bool)>,
     /// Room for one descriptor, to refuse who waits when it stops.
@@ -178,14 +175,6 @@ impl Running {
             // A worker that has failed gets none.
             let _ = post.send(mail());
         }
-    }
-
-    /// The version of the state that a successor would be handed: it depends on whether any service may leave something, and on whether
-    /// there may be clients behind proxies.
-    pub(crate) fn state_version(&self) -> u32 {
-        let mut names = self.crew.names.iter();
-        let has_clients = self.took_clients || names.any(|name| name.proxy_protocol);
-        vault::version(self.may_leave() || has_clients)
     }
 
     /// Whether any service may leave something to a successor.

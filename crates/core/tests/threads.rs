@@ -70,7 +70,8 @@ fn main() -> ExitCode {
 fn run((_, arguments, expected): &Case) -> Result<(), String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     if arguments.contains(&"asked") {
-        command.env("RINGHOLD_PREFLIGHT", "state=2\n");
+        let question = "state=1\nworkers=1 256 0\nlisteners=0\n";
+        command.env("RINGHOLD_PREFLIGHT", question);
     }
     let output = command.arg("--child").args(*arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

@@ -9,7 +9,7 @@ use crate::server::ServerError;
 use crate::worker::STACK_BYTES;
 
 /// What the workers of one process have. It is there again when that has made room for its successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outfit {
     pub(crate) workers: usize,
     /// Entries of each one's ring.

@@ -17,7 +17,7 @@ pub(crate) struct Bequest {
 }
 
 impl Bequest {
-    /// What a service leaves, if the successor's will ask for it: the version of the state follows from who asks.
+    /// What a service leaves, if the successor's will ask for it: whether a restart loses anything is said beforehand, by who asks.
     pub(crate) fn of(service: &str, asks: bool, left: Bytes) -> Option<Self> {
         if !asks {
             tracing::error!(
@@ -98,7 +98,7 @@ impl Legacy {
         self.is_asked_for.load(Ordering::Relaxed)
     }
 
-    /// Says what was asked for and is not there: its workers may have been stuck, or of a version that leaves nothing.
+    /// Says what was asked for and is not there: its workers may have been stuck, or have had nothing to leave.
     pub(crate) fn say_missing(&self) {
         if self.values.is_empty() && self.is_asked_for() {
             tracing::info!(

@@ -206,7 +206,7 @@ mod tests {
                 state: State {
                     cookie: 0,
                     name: "rpc".into(),
-                    service: Some("rpc".into()),
+                    service: "rpc".into(),
                     input: number.to_be_bytes().into(),
                     ended: false,
                     output: Vec::new(),

@@ -32,13 +32,9 @@ pub(crate) struct State {
     pub(crate) output: Vec<u8>,
     /// What the service saved; `None` for a stateless session.
     pub(crate) session: Option<ByteBuf>,
-    /// The service that answered it; `None` if the predecessor is of a version that did not note it. Fields that are new come last,
-    /// so that a record that was written without them is read.
-    #[serde(default)]
-    pub(crate) service: Option<String>,
-    /// What a proxy said of the client, or is to say; `None` if it is at the other end. Programs that do not know a field read no
-    /// record that has it, hence the [version](super::vault::version).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The service that answered it.
+    pub(crate) service: String,
+    /// What a proxy said of the client, or is to say; `None` if it is at the other end.
     pub(crate) client: Option<Client>,
 }
 

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::exec::Program;
-use super::question::Question;
+use super::question::{self, Question};
 use super::spare::Spare;
 
 /// Tells the child that the asking process has a `NOTIFY_SOCKET`, which it has not: ringhold-log writes as that one does.
@@ -97,7 +97,7 @@ impl Asked {
     fn spawn(program: &Program, question: &Question) -> io::Result<Self> {
         let mut command = program.command();
         command
-            .envs(question.variables())
+            .env(question::VARIABLE, question.to_string())
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())

@@ -1,8 +1,9 @@
-//! What a new program is asked before a reload, in variables of its environment: whether it could take this over.
+//! What a new program is asked before a reload, in a variable of its environment: whether it could take this over.
 
-use std::ffi::OsStr;
 use std::fmt;
+use std::str::Lines;
 
+use super::vault::VERSION;
 use crate::belongings::Belonging;
 use crate::engine::Outfit;
 use crate::listeners::{Held, Listener, Origin};
@@ -10,23 +11,13 @@ use crate::listeners::{Held, Listener, Origin};
 /// Where the question is.
 pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
 
-/// How many listeners the asking process has bound itself. Its question describes those once that are alike. One that does not say
-/// so describes each.
-const BOUND: &str = "RINGHOLD_PREFLIGHT_BOUND";
-
-/// The names of the descriptors that the asking process passes on and has opened itself, with colons between them, which no name
-/// has. Of one that does not say so nothing is known of them.
-const OWN: &str = "RINGHOLD_PREFLIGHT_OWN";
-
-/// What the workers of the asking process have: how many they are, the entries of a ring and the bytes of its buffers. Of one that does
-/// not say so nothing is known of that.
-const OUTFIT: &str = "RINGHOLD_PREFLIGHT_WORKERS";
-
-/// What a successor is asked.
+/// What a successor is asked, whether it reads the state that it would be handed before anything else.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// The version of the state that it would be handed.
-    pub(crate) version: u32,
+    /// What the workers of the asking process have.
+    pub(crate) outfit: Outfit,
+    /// How many listeners it has bound itself, with all copies.
+    pub(crate) bound: usize,
     /// The descriptor names of the listeners that it would inherit from the service manager.
     pub(crate) inherited: Vec<String>,
     /// The names of the other descriptors that it would inherit from there, which belong to the application.
@@ -36,23 +27,16 @@ pub(crate) struct Question {
     /// The listeners that the asking process has bound itself, copies on one address once: a variable of the environment has
     /// 128 KiB (execve(2)), and each worker may have a copy of each listener.
     pub(crate) held: Vec<Held>,
-    /// How many they are, with all copies.
-    pub(crate) bound: usize,
-    /// What its workers have.
-    pub(crate) outfit: Option<Outfit>,
 }
 
 impl Question {
-    /// For this program's state, which it would write in this version.
     pub(crate) fn new<'a>(
-        version: u32,
         listeners: impl Iterator<Item = &'a Listener>,
         belongings: &[Belonging],
         outfit: Outfit,
     ) -> Self {
         let mut question = Question {
-            version,
-            outfit: Some(outfit),
+            outfit,
             ..Question::default()
         };
         for belonging in belongings {
@@ -90,86 +74,69 @@ impl Question {
         names.into_iter().flatten().map(String::as_str)
     }
 
-    /// The variables of the environment that ask it.
-    pub(super) fn variables(&self) -> [(&'static str, String); 4] {
-        let outfit = self.outfit.map(|outfit| {
-            format!(
-                "{} {} {}",
-                outfit.workers, outfit.entries, outfit.buffer_bytes
-            )
-        });
-        [
-            (OUTFIT, outfit.unwrap_or_default()),
-            (VARIABLE, self.to_string()),
-            (BOUND, self.bound.to_string()),
-            (OWN, self.own.join(":")),
-        ]
-    }
-
-    /// Reads what the environment of this process asks; `None` if it cannot be understood.
-    pub(crate) fn read(text: &OsStr) -> Option<Self> {
-        let mut question = Self::parse(text.to_str()?)?;
-        if let Ok(bound) = std::env::var(BOUND) {
-            question.bound = bound.parse().ok()?;
-        }
-        if let Ok(own) = std::env::var(OWN) {
-            let names = own.split(':').filter(|name| !name.is_empty());
-            question.own = names.map(str::to_owned).collect();
-        }
-        question.outfit = std::env::var(OUTFIT).ok().and_then(|text| outfit(&text));
-        Some(question)
-    }
-
-    /// Reads what [`Question`]'s `Display` wrote; `None` for anything else.
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads what [`Question`]'s `Display` wrote; `None` for anything else, such as what a program writes whose state has another
+    /// version.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        let version = lines.next()?.strip_prefix("state=")?.parse().ok()?;
+        if value(&mut lines, "state")?.parse() != Ok(VERSION) {
+            return None;
+        }
+        let mut numbers = value(&mut lines, "workers")?.split(' ');
+        let outfit = Outfit {
+            workers: numbers.next()?.parse().ok()?,
+            entries: numbers.next()?.parse().ok()?,
+            buffer_bytes: numbers.next()?.parse().ok()?,
+        };
         let mut question = Question {
-            version,
+            outfit,
+            bound: value(&mut lines, "listeners")?.parse().ok()?,
             ..Question::default()
         };
         while let Some(line) = lines.next() {
-            if let Some(name) = line.strip_prefix("inherited=") {
-                question.inherited.push(name.to_owned());
-            } else if let Some(name) = line.strip_prefix("descriptor=") {
-                question.descriptors.push(name.to_owned());
-            } else {
-                let name = line.strip_prefix("bound=")?.to_owned();
-                let mut value = |key| lines.next()?.strip_prefix(key)?.strip_prefix('=');
-                question.held.push(Held {
+            let (key, name) = line.split_once('=')?;
+            let name = name.to_owned();
+            match key {
+                "inherited" => question.inherited.push(name),
+                "descriptor" => question.descriptors.push(name),
+                "own" => question.own.push(name),
+                "bound" => question.held.push(Held {
                     name,
-                    listen: value("listen")?.to_owned(),
-                    address: value("address")?.to_owned(),
-                    reuse_port: value("reuse_port")?.parse().ok()?,
-                    v6only: value("v6only")?.parse().ok()?,
-                    // Version 1 does not look at it.
-                    is_there: version == 1 || value("is_there")?.parse().ok()?,
-                });
+                    listen: value(&mut lines, "listen")?.to_owned(),
+                    address: value(&mut lines, "address")?.to_owned(),
+                    reuse_port: value(&mut lines, "reuse_port")?.parse().ok()?,
+                    v6only: value(&mut lines, "v6only")?.parse().ok()?,
+                    is_there: value(&mut lines, "is_there")?.parse().ok()?,
+                }),
+                _ => return None,
             }
         }
-        question.bound = question.held.len();
         Some(question)
     }
 }
 
-/// Reads what a variable says of workers; `None` if that cannot be understood.
-fn outfit(text: &str) -> Option<Outfit> {
-    let mut numbers = text.split(' ');
-    Some(Outfit {
-        workers: numbers.next()?.parse().ok()?,
-        entries: numbers.next()?.parse().ok()?,
-        buffer_bytes: numbers.next()?.parse().ok()?,
-    })
+/// What the next line says, if it is about this key.
+fn value<'a>(lines: &mut Lines<'a>, key: &str) -> Option<&'a str> {
+    lines.next()?.strip_prefix(key)?.strip_prefix('=')
 }
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "state={}", self.version)?;
+        writeln!(f, "state={VERSION}")?;
+        let Outfit {
+            workers,
+            entries,
+            buffer_bytes,
+        } = self.outfit;
+        writeln!(f, "workers={workers} {entries} {buffer_bytes}")?;
+        writeln!(f, "listeners={}", self.bound)?;
         for name in &self.inherited {
             writeln!(f, "inherited={name}")?;
         }
         for name in &self.descriptors {
             writeln!(f, "descriptor={name}")?;
+        }
+        for name in &self.own {
+            writeln!(f, "own={name}")?;
         }
         for held in &self.held {
             writeln!(f, "bound={}", held.name)?;
@@ -196,17 +163,6 @@ mod tests {
         buffer_bytes: 4 << 20,
     };
 
-    #[test]
-    fn what_workers_have_survives_the_environment() {
-        let question = Question::new(3, std::iter::empty(), &[], OF_TWO);
-        let variables = question.variables();
-        let said = |text: &str| variables.iter().find(|(name, _)| *name == text).unwrap();
-        assert_eq!(outfit(&said(OUTFIT).1), Some(OF_TWO));
-        for unknown in ["", "2", "2 4096", "2 4096 x"] {
-            assert_eq!(outfit(unknown), None);
-        }
-    }
-
     /// Each worker has one of them, and one variable is all that there is for the question.
     #[test]
     fn copies_of_a_listener_are_described_once() {
@@ -219,7 +175,7 @@ mod tests {
         let none = Inherited::none();
         let plan = listeners::plan(&config, none, false, &["x"], 8).unwrap();
         let listeners = plan.open_with(Vec::new()).unwrap();
-        let question = Question::new(3, listeners.iter(), &[], OF_TWO);
+        let question = Question::new(listeners.iter(), &[], OF_TWO);
         let names = question.held.iter().map(|held| held.name.as_str());
         assert_eq!(names.collect::<Vec<_>>(), ["a", "a", "b", "b"]);
         assert_eq!((listeners.len(), question.bound), (32, 32));
@@ -248,22 +204,32 @@ mod tests {
             ),
         ] {
             let question = Question {
-                version: 3,
+                outfit: OF_TWO,
+                bound: 2 * held.len(),
                 inherited,
                 descriptors: vec!["a=b".to_owned()],
-                own: vec![],
-                bound: held.len(),
+                own: vec!["c d".to_owned(), "e".to_owned()],
                 held,
-                outfit: None,
             };
             assert_eq!(Question::parse(&question.to_string()), Some(question));
         }
-        let old = "bound=x\nlisten=y\naddress=z\nreuse_port=true\nv6only=false";
-        let question = Question::parse(&format!("state=1\n{old}")).unwrap();
-        assert!(question.held.iter().all(|held| held.is_there));
-        assert_eq!(Question::parse(&format!("state=2\n{old}")), None);
-        assert_eq!(Question::parse("1"), None);
-        assert_eq!(Question::parse("state=x"), None);
-        assert_eq!(Question::parse("state=1\nbound=x\nlisten=y"), None);
+    }
+
+    #[test]
+    fn what_is_not_a_question_of_this_version_is_not_understood() {
+        let text = Question::default().to_string();
+        assert_eq!(Question::parse(&text), Some(Question::default()));
+        let first = format!("state={VERSION}\n");
+        for other in ["", "state=0\n", "state=2\n", "state=x\n", "1\n"] {
+            assert_eq!(Question::parse(&text.replace(&first, other)), None);
+        }
+        for workers in ["", "2", "2 4096", "2 4096 x"] {
+            let workers = format!("workers={workers}\n");
+            let other = text.replace("workers=0 0 0\n", &workers);
+            assert_eq!(Question::parse(&other), None);
+        }
+        for more in ["x", "x=y", "bound=x\nlisten=y"] {
+            assert_eq!(Question::parse(&format!("{text}{more}")), None);
+        }
     }
 }

@@ -16,23 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::bequest::Bequest;
 use super::parcel::State;
 
-/// The newest version of the format. Version 1 did not say which service a connection had, version 2 knew neither clients behind
-/// proxies nor what services leave.
-const NEWEST: u32 = 3;
-
-/// The version of state in which there is, or is not, what only the newest one has. Without it is as it was before, and read by the
-/// programs of then.
-pub(crate) fn version(has_news: bool) -> u32 {
-    if has_news { NEWEST } else { 2 }
-}
-
-/// The oldest version that is still read. A successor that finds an older one, or one to come, starts without what is in it.
-const OLDEST: u32 = 1;
-
-/// Whether this program reads state of this version.
-pub(crate) fn is_readable(version: u32) -> bool {
-    (OLDEST..=NEWEST).contains(&version)
-}
+/// The version of the format. A successor that finds another one starts without what is in it.
+pub(crate) const VERSION: u32 = 1;
 
 /// After so many attempts to restore it, an estate is given up: it may be what kills the successor.
 pub(crate) const ATTEMPTS_MAX: u32 = 3;
@@ -63,7 +48,7 @@ pub(crate) struct Estate {
     pub(crate) stored: bool,
     pub(crate) listeners: Vec<ListenerRecord>,
     pub(crate) connections: Vec<State>,
-    /// By service, in the order of the workers.
+    /// By service, in the order of the workers. It is not in the file if nothing is left.
     #[serde(default)]
     pub(crate) bequests: Vec<Bequest>,
 }
@@ -88,7 +73,7 @@ pub(crate) enum VaultError {
     Missing,
     /// It is not such a file.
     NotOurs,
-    /// It was written by a version that writes another format.
+    /// It was written by a program that writes another format.
     Version(u32),
     /// The checksum is wrong, or what it covers makes no sense.
     Damaged(String),
@@ -105,7 +90,7 @@ impl fmt::Display for VaultError {
             VaultError::NotOurs => f.write_str("the stored state is not ringhold's"),
             VaultError::Version(found) => write!(
                 f,
-                "the stored state has format version {found}, this program reads versions {OLDEST} to {NEWEST}"
+                "the stored state has format version {found}, this program reads version {VERSION}"
             ),
             VaultError::Damaged(what) => write!(f, "the stored state is damaged: {what}"),
             VaultError::TriedTooOften(attempts) => write!(
@@ -130,8 +115,6 @@ pub(crate) struct Writer {
     /// Where the number of connections is, which is known in the end.
     count_at: u64,
     connections: u32,
-    /// Any of them is, or may be, a client's behind a proxy.
-    has_clients: bool,
     has_bequests: bool,
     /// The end of what counts.
     end: u64,
@@ -156,7 +139,6 @@ impl Writer {
             file,
             count_at,
             connections: 0,
-            has_clients: false,
             has_bequests: false,
             end: head.len() as u64,
         })
@@ -166,10 +148,8 @@ impl Writer {
     pub(crate) fn add(&mut self, records: Vec<State>) -> io::Result<()> {
         debug_assert!(!self.has_bequests, "they are the last part");
         let count = records.len() as u32;
-        let has_clients = records.iter().any(|record| record.client.is_some());
         self.append(&[], records)?;
         self.connections += count;
-        self.has_clients |= has_clients;
         Ok(())
     }
 
@@ -223,16 +203,16 @@ impl Writer {
         if self.has_bequests {
             self.file.write_all_at(&[ARRAY_OF_4], HEADER_BYTES as u64)?;
         }
-        seal(self.file, version(self.has_clients || self.has_bequests))
+        seal(self.file)
     }
 }
 
 /// Writes the header of a file that is complete otherwise.
-fn seal(file: File, version: u32) -> io::Result<OwnedFd> {
+fn seal(file: File) -> io::Result<OwnedFd> {
     let length = file.metadata()?.len() - HEADER_BYTES as u64;
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&version.to_be_bytes());
+    header[8..12].copy_from_slice(&VERSION.to_be_bytes());
     header[12..16].copy_from_slice(&checksum(&file)?.to_be_bytes());
     header[16..24].copy_from_slice(&length.to_be_bytes());
     file.write_all_at(&header, 0)?;
@@ -281,7 +261,7 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
     if header[..8] != MAGIC {
         return Err(VaultError::NotOurs);
     }
-    if !is_readable(word(8)) {
+    if word(8) != VERSION {
         return Err(VaultError::Version(word(8)));
     }
     let attempts = word(ATTEMPTS_AT as usize);

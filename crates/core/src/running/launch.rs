@@ -71,7 +71,6 @@ impl Running {
             crew,
             workers: Vec::new(),
             ends,
-            took_clients: false,
             services: Vec::new(),
             room: Mutex::new(Spare::keep(1)),
         };

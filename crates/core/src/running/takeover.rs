@@ -37,8 +37,6 @@ impl Running {
         };
         let names = &self.crew.names;
         say_whose_service_is_gone(names, &inheritance.parcels);
-        let mut parcels = inheritance.parcels.iter();
-        self.took_clients = parcels.any(|parcel| parcel.state.client.is_some());
         for parcel in inheritance.parcels.drain(..) {
             // Every name is there: those that the configuration has no more are orphans.
             let name = names
@@ -114,10 +112,10 @@ fn say_whose_service_is_gone(names: &[Name], parcels: &[Parcel]) {
     let mut ending = BTreeMap::new();
     for Parcel { state, .. } in parcels {
         let name = names.iter().find(|name| *name.name == *state.name);
-        let before = state.service.as_deref();
+        let before = &*state.service;
         if !name.is_some_and(|name| name.goes_on_with(before)) {
             let now = name.and_then(|name| name.service.as_ref());
-            let change = before.zip(now.map(|now| &*now.name));
+            let change = now.map(|now| (before, &*now.name));
             *ending.entry((&*state.name, change)).or_insert(0_usize) += 1;
         }
     }

@@ -227,13 +227,14 @@ impl<L: Link> Shard<L> {
         self.desk.name_counters(number).handed_over.add(1);
         let socket = self.forget(slot, Close::HandedOver).into_socket();
         let name = &self.desk.names[number as usize];
-        let service = name.service.as_ref();
+        // A name without one has no connections that could be saved.
+        let service = name.service.as_ref().map_or("", |service| &*service.name);
         Some(Parcel {
             socket,
             state: State {
                 cookie: 0,
                 name: name.name.to_string(),
-                service: service.map(|service| service.name.to_string()),
+                service: service.to_owned(),
                 input: input.unwrap_or_default().into(),
                 ended,
                 output,
@@ -275,7 +276,7 @@ impl<L: Link> Shard<L> {
     ) -> ConnectionId {
         let id = self.admit(name, link, place);
         self.desk.name_counters(name).restored.add(1);
-        let goes_on = self.desk.names[name as usize].goes_on_with(state.service.as_deref());
+        let goes_on = self.desk.names[name as usize].goes_on_with(&state.service);
         if goes_on && state.client == Some(Client::Awaited) {
             self.with(id.slot, |connection, _| connection.life = Life::Arriving);
         } else if goes_on {

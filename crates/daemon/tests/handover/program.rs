@@ -343,11 +343,13 @@ fn a_program_that_cannot_take_over_is_refused() {
     refused(&mut manager, 1, "of another kind");
     script(&manager, "ringhold", "exec yes");
     refused(&mut manager, 1, "more than an answer");
-    // The same state, but of a version that this one does not write.
+    // The same question, but about state of a version that it does not read.
     script(
         &manager,
         "ringhold",
-        &format!("RINGHOLD_PREFLIGHT='state=77' exec {RINGHOLD} \"$@\""),
+        &format!(
+            "RINGHOLD_PREFLIGHT=\"state=77${{RINGHOLD_PREFLIGHT#state=1}}\" exec {RINGHOLD} \"$@\""
+        ),
     );
     refused(&mut manager, 3, "the new program refuses");
     manager.logged(1, &["hands over state that this one cannot read"]);

@@ -5,8 +5,7 @@ use rmpv::Value;
 
 use crate::common::until;
 use crate::common::wire::{Wire, counter, request};
-use crate::manager::{Manager, write_program};
-use crate::program::install;
+use crate::manager::Manager;
 
 fn config(is_proxied: bool) -> String {
     format!(
@@ -105,46 +104,4 @@ fn a_header_that_is_cut_is_read_on_and_clients_stay_where_they_are() {
         }
         manager.stop_for_good();
     }
-}
-
-/// A program that does not know of proxies is not given connections that it could not read, and the others as ever.
-#[test]
-fn another_program_is_asked_for_what_it_has_to_know() {
-    let mut manager = Manager::new(16, &config(false));
-    let address = manager.listen_unix("proxied");
-    let plain = manager.listen_unix("plain");
-    let program = install(&manager, "ringhold");
-    manager.run_as(&program);
-    manager.start();
-    let asked = |manager: &mut Manager| {
-        let refuse = "#!/bin/sh\necho \"$RINGHOLD_PREFLIGHT\" | head -n 1 >&2\nexit 1\n";
-        write_program(&program, refuse);
-        let before = manager.log().len();
-        manager.reload();
-        install(manager, "ringhold");
-        until("what it was asked", || {
-            let log = manager.log().split_off(before);
-            let mut lines = log.lines();
-            lines.find_map(|line| Some(line.strip_prefix("state=")?.to_owned()))
-        })
-    };
-    assert_eq!(asked(&mut manager), "2");
-    manager.configure(&config(true));
-    manager.restart();
-    assert_eq!(asked(&mut manager), "3");
-    let mut client = Wire::connect(&address);
-    client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 41312 4660\r\n");
-    client.echo(1, 1);
-    // Now it is because of the client.
-    manager.configure(&config(false));
-    manager.restart();
-    assert_eq!(asked(&mut manager), "3");
-    client.echo(2, 2);
-    drop(client);
-    until("the client is gone", || {
-        (counter(&plain, "proxied", "open") == 0).then_some(())
-    });
-    manager.restart();
-    assert_eq!(asked(&mut manager), "2");
-    manager.stop_for_good();
 }

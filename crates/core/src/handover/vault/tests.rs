@@ -18,7 +18,7 @@ fn estate() -> Estate {
                 ended: i % 2 == 0,
                 output: vec![0xc1; i as usize],
                 session: (i % 3 == 0).then(|| serde_bytes::ByteBuf::from(vec![1, 2, 3])),
-                service: Some("service".into()),
+                service: "service".into(),
                 client: match i % 5 {
                     1 => Some(Client::Awaited),
                     2 => Some(Client::Tcp(([192, 0, 2, 1], i as u16).into())),
@@ -44,29 +44,12 @@ fn write(estate: Estate) -> OwnedFd {
 
 /// As a program writes it that has the whole estate in memory.
 fn write_in_one_piece(estate: &Estate) -> OwnedFd {
-    write_body(&(estate.stored, &estate.listeners, &estate.connections))
-}
-
-fn write_body(body: &impl Serialize) -> OwnedFd {
-    let body = rmp_serde::to_vec(body).unwrap();
+    let body = (estate.stored, &estate.listeners, &estate.connections);
+    let body = rmp_serde::to_vec(&body).unwrap();
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(memfd_create("one-piece", flags).unwrap());
     file.write_all_at(&body, HEADER_BYTES as u64).unwrap();
-    seal(file, NEWEST).unwrap()
-}
-
-fn set_version(vault: &OwnedFd, version: u32) {
-    let file = File::from(vault.try_clone().unwrap());
-    file.write_all_at(&version.to_be_bytes(), 8).unwrap();
-}
-
-/// As it was before there were clients behind proxies.
-fn without_clients() -> Estate {
-    let mut estate = estate();
-    for record in &mut estate.connections {
-        record.client = None;
-    }
-    estate
+    seal(file).unwrap()
 }
 
 fn bequest(service: &str, bytes: impl Into<Vec<u8>>) -> Bequest {
@@ -74,13 +57,6 @@ fn bequest(service: &str, bytes: impl Into<Vec<u8>>) -> Bequest {
         service: service.into(),
         bytes: bytes.into(),
     }
-}
-
-fn version_of(vault: &OwnedFd) -> u32 {
-    let mut version = [0; 4];
-    let file = File::from(vault.try_clone().unwrap());
-    file.read_exact_at(&mut version, 8).unwrap();
-    u32::from_be_bytes(version)
 }
 
 /// With and without connections, from nothing to more than is read at once. Attempts are counted as ever.
@@ -99,7 +75,6 @@ fn what_services_leave_is_read_in_its_order() {
             estate
         };
         let vault = write(full());
-        assert_eq!(version_of(&vault), 3);
         for _ in 0..ATTEMPTS_MAX {
             assert!(read(&vault).unwrap() == full());
         }
@@ -107,99 +82,25 @@ fn what_services_leave_is_read_in_its_order() {
     }
 }
 
-/// Version 2 has an array of three in its one place, and programs of that version read it.
-#[test]
-fn without_anything_left_the_file_is_as_it_was_before_services_could() {
-    let vault = write(without_clients());
-    assert_eq!(version_of(&vault), 2);
-    let old: (bool, Vec<ListenerRecord>, Vec<State>) = {
-        let mut file = File::from(vault.try_clone().unwrap());
-        file.seek(SeekFrom::Start(HEADER_BYTES as u64)).unwrap();
-        rmp_serde::from_read(file).unwrap()
-    };
-    let Estate {
-        stored,
-        listeners,
-        connections,
-        ..
-    } = without_clients();
-    assert!(old == (stored, listeners, connections));
-}
-
 #[test]
 fn what_services_leave_and_does_not_fit_costs_nothing_else() {
     let mut writer = Writer::new(true, &estate().listeners).unwrap();
-    writer.add(without_clients().connections).unwrap();
+    writer.add(estate().connections).unwrap();
     writer.file.set_len(writer.end + 20_000).unwrap();
     writer.forbid_growth();
     let left = vec![bequest("rpc", [1; 10]), bequest("rpc", [1; 20_000])];
     assert!(writer.leave(left).is_err());
     let vault = writer.finish().unwrap();
-    assert_eq!(version_of(&vault), 2);
-    assert_eq!(read(&vault).unwrap(), without_clients());
-}
-
-/// Six fields a connection, without its service.
-#[test]
-fn what_version_1_wrote_is_read() {
-    let mut estate = without_clients();
-    for record in &mut estate.connections {
-        record.service = None;
-    }
-    let old = |record: &State| {
-        let [input, output] =
-            [&record.input, &record.output].map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
-        let (name, session) = (record.name.clone(), record.session.clone());
-        (record.cookie, name, input, record.ended, output, session)
-    };
-    let connections: Vec<_> = estate.connections.iter().map(old).collect();
-    let vault = write_body(&(estate.stored, &estate.listeners, connections));
-    set_version(&vault, 1);
-    assert!(read(&vault).unwrap() == estate);
-}
-
-/// And what is written without clients is the same, so that it is read by version 2.
-#[test]
-fn what_version_2_wrote_is_read() {
-    let estate = without_clients();
-    let old = |record: &State| {
-        let [input, output] =
-            [&record.input, &record.output].map(|bytes| serde_bytes::ByteBuf::from(bytes.clone()));
-        let (name, session) = (record.name.clone(), record.session.clone());
-        let service = record.service.clone();
-        (
-            record.cookie,
-            name,
-            input,
-            record.ended,
-            output,
-            session,
-            service,
-        )
-    };
-    for record in &estate.connections {
-        let old = rmp_serde::to_vec(&old(record)).unwrap();
-        assert_eq!(rmp_serde::to_vec(record).unwrap(), old);
-    }
-    let connections: Vec<_> = estate.connections.iter().map(old).collect();
-    let vault = write_body(&(estate.stored, &estate.listeners, connections));
-    set_version(&vault, 2);
-    assert!(read(&vault).unwrap() == estate);
-}
-
-#[test]
-fn a_version_that_others_cannot_read_is_written_only_where_there_are_clients() {
-    assert_eq!(version_of(&write(estate())), 3);
-    assert_eq!(version_of(&write(without_clients())), 2);
+    assert_eq!(read(&vault).unwrap(), estate());
 }
 
 #[test]
 fn what_another_version_wrote_is_not_read() {
-    for version in [0, NEWEST + 1, u32::MAX] {
+    for version in [0, VERSION + 1, u32::MAX] {
         let vault = write(estate());
-        set_version(&vault, version);
+        let file = File::from(vault.try_clone().unwrap());
+        file.write_all_at(&version.to_be_bytes(), 8).unwrap();
         assert!(matches!(read(&vault), Err(VaultError::Version(found)) if found == version));
-        assert!(!is_readable(version));
     }
 }
 
@@ -215,7 +116,7 @@ fn many_records_are_the_same_in_pieces_and_in_one() {
                 ended: false,
                 output: Vec::new(),
                 session: None,
-                service: None,
+                service: "service".into(),
                 client: None,
             })
             .collect();
