@@ -307,7 +307,7 @@ impl Crew {
     }
 
     /// Makes every worker look again at what it waits for.
-    pub(crate) fn wake_all(&self) {
+    fn wake_all(&self) {
         for post in &self.posts {
             let _ = post.send(Mail::Look);
         }

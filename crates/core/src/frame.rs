@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// Kept bytes up to this length are copied: below it a copy costs less than a counted reference
 /// (docs/decisions/0002-frames-are-borrowed.md).
-pub(crate) const LEND_BYTES_MIN: usize = 1024;
+const LEND_BYTES_MIN: usize = 1024;
 
 /// One whole msgpack object, borrowed from the buffer that it was received in.
 ///

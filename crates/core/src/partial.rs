@@ -30,7 +30,7 @@ pub(crate) struct Partial {
     /// At least so many bytes are still missing from the frame, as far as is known; only where all was scanned.
     pub(crate) missing: usize,
     /// How many bytes were dispatched before those in `bytes`. They may still take memory, which nothing shows.
-    pub(crate) spent: usize,
+    spent: usize,
     /// So much of the memory of `bytes` was in use before, as that of a large frame.
     used_before: usize,
 }

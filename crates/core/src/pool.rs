@@ -166,7 +166,7 @@ impl Pools {
     }
 
     /// Takes shared bytes that are done with back if nobody else has them and they are worth it.
-    pub(crate) fn reclaim(&mut self, shared: Bytes) {
+    fn reclaim(&mut self, shared: Bytes) {
         if shared.len() > BUFFER_BYTES_MAX
             && let Ok(large) = shared.try_into_mut()
         {

@@ -60,7 +60,7 @@ impl Recent {
 
     /// Takes note of a call that is written as [`usual`](crate::envelope::usual) says, if its like can be told: if it has an
     /// id of four bytes or none, and all up to its parameters is among the first bytes.
-    pub(crate) fn note(&mut self, frame: &[u8], envelope: &Envelope<'_>, method: usize) {
+    fn note(&mut self, frame: &[u8], envelope: &Envelope<'_>, method: usize) {
         let Some(head) = head(frame) else {
             return;
         };

@@ -202,7 +202,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// The responder of a ticket was dropped unanswered.
-    pub(super) fn abandon(&mut self, to: ConnectionId, serial: u64) {
+    fn abandon(&mut self, to: ConnectionId, serial: u64) {
         if !self.has(to) {
             return;
         }

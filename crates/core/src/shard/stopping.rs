@@ -203,7 +203,7 @@ impl<L: Link> Shard<L> {
 
     /// From now on nothing is read. Before a handover all workers begin at once, since those that are first are of no use to
     /// their clients until the last is through.
-    pub(super) fn begin_drain(&mut self, until: u64) {
+    fn begin_drain(&mut self, until: u64) {
         self.phase = Phase::Draining { until };
         self.stop.owed = Vec::new();
         self.stop.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
@@ -291,32 +291,28 @@ impl<L: Link> Shard<L> {
     pub(super) fn advance_stop(&mut self, serves_last: bool) {
         let now = self.desk.now;
         self.stop.advanced = now;
-        match self.phase {
-            Phase::Serving => {}
-            Phase::Waiting { until, freezes } => {
-                if !freezes && self.is_all_kept() {
-                    self.freeze(until);
-                } else if !freezes && now >= self.stop.slow_at {
-                    self.find_slow();
-                }
-                if self.stop.hands_over {
-                    self.find_unsaved();
-                }
-                let crew = &self.desk.crew;
-                let waits_no_more = if self.stop.hands_over {
-                    if crew.may_part() || now >= until {
-                        crew.part();
-                    }
-                    crew.all_part(self.desk.worker)
-                } else {
-                    crew.open_tickets.count() == 0 || now >= until
-                };
-                if waits_no_more {
-                    // Meanwhile others were waited for, and promises made.
-                    self.begin_drain(until.max(now));
-                }
+        if let Phase::Waiting { until, freezes } = self.phase {
+            if !freezes && self.is_all_kept() {
+                self.freeze(until);
+            } else if !freezes && now >= self.stop.slow_at {
+                self.find_slow();
             }
-            Phase::Draining { .. } => {}
+            if self.stop.hands_over {
+                self.find_unsaved();
+            }
+            let crew = &self.desk.crew;
+            let waits_no_more = if self.stop.hands_over {
+                if crew.may_part() || now >= until {
+                    crew.part();
+                }
+                crew.all_part(self.desk.worker)
+            } else {
+                crew.open_tickets.count() == 0 || now >= until
+            };
+            if waits_no_more {
+                // Meanwhile others were waited for, and promises made.
+                self.begin_drain(until.max(now));
+            }
         }
         if self.is_parting() {
             self.advance_rest(now >= self.stop.rest_until);

@@ -47,7 +47,7 @@ impl fmt::Display for Unavailable {
 impl std::error::Error for Unavailable {}
 
 /// The step that asks for the ring itself.
-pub(super) const SETUP: &str = "io_uring_setup with SINGLE_ISSUER and DEFER_TASKRUN";
+const SETUP: &str = "io_uring_setup with SINGLE_ISSUER and DEFER_TASKRUN";
 
 /// The step that gives it the receive buffers.
 pub(super) const BUFFERS: &str = "registering a ring of receive buffers";
