@@ -172,7 +172,7 @@ impl<'a> Control<'a> {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| Watchdog {
             interval: limit / 4,
             next: Instant::now(),
-            turns: Turns::default(),
+            turns: Turns::of_all(),
             missed: 0,
             is_lenient: false,
         });
@@ -245,7 +245,7 @@ impl<'a> Control<'a> {
         running: &Running,
         hand_over: bool,
     ) -> Result<(), ServerError> {
-        let mut rounds = Rounds::begin(running, Instant::now());
+        let mut rounds = Rounds::begin(Turns::of_all(), running, Instant::now());
         if hand_over {
             // Workers wait for each other.
             self.status.turns = None;

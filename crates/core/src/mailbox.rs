@@ -79,6 +79,7 @@ pub(crate) struct Mailbox {
 
 struct Wake {
     event: OwnedFd,
+    /// The worker sleeps or is about to, and nobody has woken it. It calls no service until it has taken that back.
     sleeping: AtomicBool,
     /// The worker has ended.
     is_over: AtomicBool,
@@ -201,6 +202,11 @@ impl Post {
         with_own(|own| own.wake == Arc::as_ptr(&self.wake)).unwrap_or(false)
     }
 
+    /// Whether the worker sleeps or is about to, and was not woken: it is not in a call of a service.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.wake.sleeping.load(Ordering::Relaxed)
+    }
+
     /// Whether the worker has ended: what was left for its connections is not taken any more.
     pub(crate) fn is_over(&self) -> bool {
         self.wake.is_over.load(Ordering::Relaxed)
@@ -268,7 +274,8 @@ impl Mailbox {
         mail
     }
 
-    /// Takes the announcement back.
+    /// Takes the announcement back. To be called before any service is, or a worker that is stuck in that call would be taken for one
+    /// that sleeps.
     ///
     /// A poster that does not see it yet wakes the worker for nothing.
     pub(crate) fn awake(&self) {

@@ -126,6 +126,11 @@ impl Running {
         packed.map_err(|error| format!("{error}{}", rlimit::advice(&error)))
     }
 
+    /// Whether a worker sleeps, and was not woken: it is not in a call of a service.
+    pub(crate) fn is_asleep(&self, worker: usize) -> bool {
+        self.crew.posts[worker].is_asleep()
+    }
+
     /// Asks a worker to take a turn, which it counts in its `turns`.
     pub(crate) fn nudge(&self, worker: usize) {
         // One that has ended takes none.

@@ -5,7 +5,7 @@ mod tests;
 
 use std::time::Instant;
 
-use super::turns::Rounds;
+use super::turns::{Rounds, Turns};
 use crate::running::Running;
 
 /// Finds workers that take no turns. Others accept in their place, and are dealt what they would be, until they do again. What they have
@@ -20,7 +20,7 @@ impl Relief {
     /// None where every name has one worker only.
     pub(super) fn begin(running: &Running, now: Instant) -> Option<Self> {
         running.has_deputies().then(|| Relief {
-            rounds: Rounds::begin(running, now),
+            rounds: Rounds::begin(Turns::of_awake(), running, now),
             stuck: vec![false; running.turns().count()],
         })
     }

@@ -32,7 +32,7 @@ impl Status {
             before: None,
             line: String::new(),
             refused: false,
-            turns: Some(Turns::default()),
+            turns: Some(Turns::of_awake()),
         }
     }
 

@@ -499,6 +499,44 @@ fn who_was_left_behind_accepts_nobody() {
 }
 
 #[test]
+fn idle_workers_are_not_woken() {
+    for engine in ENGINES {
+        let mut stage = Stage::start(engine, TWO);
+        let are_asleep =
+            |it: &Stage| [0, 1].map(|worker| it.running.is_asleep(worker)) == [true; 2];
+        stage.until("both sleep", are_asleep);
+        let before: Vec<u64> = stage.running.turns().collect();
+        for _ in 0..20 {
+            stage.find_stuck(&[false; 2]);
+            // One that was woken takes a turn before it sleeps again.
+            stage.until("both sleep", are_asleep);
+        }
+        let after: Vec<u64> = stage.running.turns().collect();
+        assert_eq!(after, before, "{engine}");
+        stage.end();
+    }
+}
+
+/// Each call is one that a worker comes to when it has slept, and is found whatever brought it there.
+#[test]
+fn who_is_stuck_does_not_look_asleep() {
+    for engine in ENGINES {
+        let mut stage = Stage::start(engine, TWO);
+        let mut first = stage.serve_by_each::<2>();
+        for worker in [0, 1] {
+            stage.until("it sleeps", |it| it.running.is_asleep(worker));
+            let blocked = stage.block(&mut first[worker]);
+            assert!(!stage.running.is_asleep(worker), "{engine}");
+            stage.find_stuck(&[worker == 0, worker == 1]);
+            drop(blocked);
+            assert_eq!(answer(&mut first[worker]), worker as u8, "{engine}");
+            stage.find_stuck(&[false; 2]);
+        }
+        stage.end();
+    }
+}
+
+#[test]
 fn where_every_name_has_one_worker_nobody_is_looked_for() {
     let config = "workers = 2\n[sockets.gated]\nworkers = \"1\"\nlisten = [\"127.0.0.1:0\"]\n";
     let running = Server::new(Config::parse(config, "test").unwrap())

@@ -209,6 +209,8 @@ impl Engine<'_> {
         while let Some((operation, outcome)) = self.flights.next() {
             if operation != Operation::Turn {
                 count += 1;
+                // Not before there is anything: who only spins is going to sleep.
+                self.mailbox.awake();
                 self.dispatch(operation, outcome)?;
             }
         }
