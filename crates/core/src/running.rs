@@ -320,11 +320,68 @@ impl fmt::Debug for Running {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
     use std::time::{Duration, Instant};
 
+    use super::Released;
     use crate::config::Config;
+    use crate::frame::Frame;
     use crate::inherit::Inherited;
+    use crate::listeners::Address;
+    use crate::peer::Peer;
+    use crate::reply::Reply;
     use crate::server::Server;
+    use crate::service::{Flow, Refusal, Saved, Service};
+
+    /// Its connections go on in a successor.
+    struct Kept;
+
+    impl Service for Kept {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+
+        fn save(&self, (): &()) -> Saved {
+            Saved::Stateless
+        }
+    }
+
+    /// Or whoever binds its address next, such as the service manager when a socket unit is restarted, would find it in use.
+    #[test]
+    fn nothing_keeps_a_listener_open_behind_a_handover() {
+        for engine in ["ring", "portable"] {
+            let config = format!(
+                "engine = \"{engine}\"\nworkers = 2\n[sockets.kept]\nlisten = [\"127.0.0.1:0\"]\n"
+            );
+            let running = Server::new(Config::parse(&config, "test").unwrap())
+                .inherited(Inherited::none())
+                .service("kept", |_| Kept)
+                .start()
+                .unwrap();
+            let Address::Tcp(address) = running.listeners().next().unwrap().address else {
+                panic!("it is one of TCP");
+            };
+            let clients = [(); 4].map(|()| TcpStream::connect(address).unwrap());
+            let start = Instant::now();
+            while running.metrics().snapshot().total().open < 4 {
+                assert!(start.elapsed() < Duration::from_secs(60), "{engine}");
+                std::thread::yield_now();
+            }
+            running.stop_to_hand_over();
+            let Released {
+                listeners, parcels, ..
+            } = running.release();
+            assert_eq!(parcels.len(), clients.len(), "{engine}");
+            drop(listeners);
+            TcpListener::bind(address).unwrap();
+        }
+    }
 
     /// Or the watchdog would take a worker for stuck that has looked at its mail and gone to sleep.
     #[test]

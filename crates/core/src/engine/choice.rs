@@ -24,8 +24,8 @@ impl EngineKind {
         match self {
             // The ring, the event of the mailbox, and what services are waited for with that read from anything else.
             EngineKind::Ring => 3,
-            // And what the runtime waits with.
-            EngineKind::Portable => 6,
+            // And what the runtime waits with, and what watches the listeners.
+            EngineKind::Portable => 7,
         }
     }
 }

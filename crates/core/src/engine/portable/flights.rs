@@ -45,8 +45,8 @@ pub(super) enum Operation {
     Turn,
     /// The mailbox's eventfd is readable.
     Wake,
-    /// This listener is readable.
-    Acceptable(usize),
+    /// A listener is readable.
+    Acceptable,
     /// What services read from besides connections is readable.
     Sources,
     /// A connection is readable.

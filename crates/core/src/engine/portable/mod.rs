@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use rustix::net::Shutdown;
 use tokio_uring::Runtime;
 
-use self::accept::Listening;
+use self::accept::{Listening, Watch};
 use self::buffers::Buffers;
 use self::flights::{Flights, Operation, Outcome};
 use self::link::{Progress, Readiness};
@@ -57,6 +57,7 @@ struct Engine<'a> {
     shard: Shard<PortableLink>,
     /// First the worker's own, then those of others.
     acceptors: Vec<Listening>,
+    watch: Watch,
     mailbox: Mailbox,
     clock: WorkerClock,
     spin: Duration,
@@ -93,11 +94,18 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
+    let listening: io::Result<Vec<_>> = acceptors.into_iter().map(Listening::new).collect();
     let acceptors = match listening {
         Ok(acceptors) => acceptors,
         Err(error) => {
             ready(Err(Unavailable::new(setup::NONBLOCK, error)));
+            return Served::nothing(Ok(()));
+        }
+    };
+    let watch = match Watch::new(acceptors.len()) {
+        Ok(watch) => watch,
+        Err(error) => {
+            ready(Err(Unavailable::new(setup::EPOLL, error)));
             return Served::nothing(Ok(()));
         }
     };
@@ -107,6 +115,7 @@ pub(crate) fn run(
         buffers: Buffers::new(config),
         shard,
         acceptors,
+        watch,
         mailbox,
         clock: WorkerClock::new(),
         spin,
@@ -224,7 +233,7 @@ impl Engine<'_> {
             Operation::Send { slot, generation } => self.sent(slot, generation, outcome),
             Operation::Readable { slot, generation } => self.readable(slot, generation, &outcome),
             Operation::Writable { slot, generation } => self.writable(slot, generation, &outcome),
-            Operation::Acceptable(index) => self.acceptable(index, &outcome),
+            Operation::Acceptable => self.acceptable(&outcome),
             Operation::Sources => self.sources_polled(),
             Operation::Wake => self.woken()?,
             Operation::Turn => {}
