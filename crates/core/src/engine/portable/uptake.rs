@@ -79,7 +79,61 @@ impl Uptake {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+
+    use super::super::flights::{Flights, Operation};
+    use super::super::{probe, setup};
     use super::*;
+
+    /// From now on io_uring_enter(2) fails on this thread whenever it is to submit exactly one entry.
+    fn deny_single_entries() {
+        let is_one = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 1);
+        let rule = SeccompRule::new(vec![is_one.unwrap()]).unwrap();
+        let filter = SeccompFilter::new(
+            [(libc::SYS_io_uring_enter, vec![rule])].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(libc::EAGAIN as u32),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+    }
+
+    /// What asks about it goes along with it the next time, and two are taken.
+    #[test]
+    fn a_poll_that_the_kernel_has_not_taken_is_submitted_again() {
+        if probe().is_err() {
+            return;
+        }
+        let (sender, landed) = channel();
+        std::thread::spawn(move || {
+            let (runtime, entries) = setup::runtime(8).unwrap();
+            let mut flights = Flights::new(entries);
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(b"?").unwrap();
+            deny_single_entries();
+            flights.readable(Operation::Wake, ours.as_fd());
+            let mut operations = Vec::new();
+            while !operations.contains(&Operation::Wake) {
+                flights.park(&runtime, None);
+                flights.collect();
+                operations.extend(std::iter::from_fn(|| flights.next()).map(|(it, _)| it));
+            }
+            sender.send(operations).unwrap();
+        });
+        // For ever, if it is not.
+        let operations = landed.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(operations, [Operation::Wake, Operation::Turn]);
+    }
 
     #[test]
     fn a_completion_tells_of_what_was_submitted_before() {
