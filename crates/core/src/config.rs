@@ -8,6 +8,7 @@
 //! integers (bytes) or strings with a unit (`"512B"`, `"8KiB"`, `"16MiB"`, `"1GiB"`).
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -96,6 +97,10 @@ impl Default for Handover {
         }
     }
 }
+
+/// What `buffers` and `buffer_bytes` of section `[ring]` can be, as powers of two.
+pub(crate) const BUFFERS: RangeInclusive<u32> = 2..=32_768;
+pub(crate) const BUFFER_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 20;
 
 /// Section `[ring]`: the sizes of each worker's io_uring. The portable engine makes its ring smaller where there is no
 /// memory for `entries`.

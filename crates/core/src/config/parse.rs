@@ -13,7 +13,10 @@ use super::values::{
     boolean, buffer, congestion, descriptor_name, duration, engine, id, listen, mode, number,
     partition, power_of_two, size, spin, string, whole_seconds, workers,
 };
-use super::{Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers, beyond};
+use super::{
+    BUFFER_BYTES, BUFFERS, Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers,
+    beyond,
+};
 use crate::limits::Limits;
 
 pub(super) fn parse(text: &str, origin: &str) -> Result<Config, ConfigError> {
@@ -165,11 +168,11 @@ fn ring(mut section: Section<'_, '_>) -> RingConfig {
     let default = RingConfig::default();
     let ring = RingConfig {
         entries: section.read("entries", default.entries, power_of_two(number(8..=32_768))),
-        buffers: section.read("buffers", default.buffers, power_of_two(number(2..=32_768))),
+        buffers: section.read("buffers", default.buffers, power_of_two(number(BUFFERS))),
         buffer_bytes: section.read(
             "buffer_bytes",
             default.buffer_bytes,
-            power_of_two(size(1 << 10..=1 << 20)),
+            power_of_two(size(BUFFER_BYTES)),
         ),
     };
     section.finish();

@@ -19,6 +19,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+use crate::config::{BUFFER_BYTES, BUFFERS, RingConfig};
 use crate::frame::Lend;
 
 /// The id of the one group of buffers that a worker has.
@@ -69,6 +70,34 @@ impl Drop for Memory {
         #[expect(unsafe_code, reason = "mapping memory")]
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always go");
+    }
+}
+
+/// How many buffers the kernel gets, and how large each is. Within these limits their number has 16 bits, the bytes of one have 32, and
+/// those of all have 64, as what is computed from them here relies on.
+fn sizes(config: &RingConfig) -> io::Result<(u16, usize)> {
+    let &RingConfig {
+        buffers,
+        buffer_bytes,
+        ..
+    } = config;
+    let can_be = BUFFERS.contains(&buffers)
+        && buffers.is_power_of_two()
+        && BUFFER_BYTES.contains(&buffer_bytes)
+        && buffer_bytes.is_power_of_two();
+    match u16::try_from(buffers) {
+        Ok(entries) if can_be => Ok((entries, buffer_bytes)),
+        _ => {
+            let why = format!(
+                "there cannot be {buffers} receive buffers of {buffer_bytes} bytes: they are a power of two from {} to {}, \
+                 each has one from {} to {}",
+                BUFFERS.start(),
+                BUFFERS.end(),
+                BUFFER_BYTES.start(),
+                BUFFER_BYTES.end()
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+        }
     }
 }
 
@@ -124,11 +153,12 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Allocates `entries` (a power of two, at most 32768) buffers of `buffer_bytes` each, and gives them to the kernel.
+    /// Allocates as many buffers, and as large ones, as the configuration says, and gives them to the kernel.
     ///
     /// # Errors
     ///
-    /// Those of io_uring_register(2) with IORING_REGISTER_PBUF_RING, and that there is no memory.
+    /// Those of io_uring_register(2) with IORING_REGISTER_PBUF_RING, that there is no memory, and that there cannot be such
+    /// buffers: the configuration may be a program's own, which nobody has checked.
     ///
     /// # Safety
     ///
@@ -136,10 +166,9 @@ impl Buffers {
     #[expect(unsafe_code, reason = "the kernel keeps the address of the entries")]
     pub(super) unsafe fn register(
         submitter: &Submitter<'_>,
-        entries: u16,
-        buffer_bytes: usize,
+        config: &RingConfig,
     ) -> io::Result<Self> {
-        debug_assert!(entries.is_power_of_two() && entries <= 1 << 15);
+        let (entries, buffer_bytes) = sizes(config)?;
         let aside = (entries / 2).min(ASIDE_MAX);
         let count = usize::from(entries + aside);
         let store = Store {
@@ -338,5 +367,45 @@ impl AsRef<[u8]> for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.store.release(self.buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ring::{probe, setup};
+
+    #[test]
+    fn sizes_that_no_file_could_ask_for_are_refused() {
+        if probe().unavailable.is_some() {
+            return;
+        }
+        let small = |buffers, buffer_bytes| RingConfig {
+            entries: 8,
+            buffers,
+            buffer_bytes,
+        };
+        let ring = setup::ring(&small(2, 4096)).unwrap();
+        // In 64 bits the last two are 4 and 128 KiB altogether, but the first buffer alone has more than 2 GiB in 32 bits.
+        for (buffers, buffer_bytes) in [
+            (0, 4096),
+            (3, 4096),
+            (1 << 16, 4096),
+            ((1 << 16) + 2, 4096),
+            (2, 0),
+            (2, 1 << 32),
+            (2, 1 << 62),
+            (2, 0xaaaa_aaaa_aaaa_b000),
+            (64, 0xaaaa_aaaa_aaaa_b000),
+        ] {
+            let config = small(buffers, buffer_bytes);
+            // SAFETY: should they be registered after all, the test fails, and they are leaked.
+            #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
+            let made = unsafe { Buffers::register(&ring.submitter(), &config) };
+            match made.map(std::mem::forget) {
+                Ok(()) => panic!("{config:?} was taken"),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
+            }
+        }
     }
 }

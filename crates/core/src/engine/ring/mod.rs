@@ -171,14 +171,8 @@ impl<'r> Engine<'r> {
         // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
         // leaked.
         #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-        let buffers = unsafe {
-            Buffers::register(
-                queue.submitter(),
-                config.buffers as u16,
-                config.buffer_bytes,
-            )
-        }
-        .map_err(Unavailable::at(setup::BUFFERS))?;
+        let buffers = unsafe { Buffers::register(queue.submitter(), config) }
+            .map_err(Unavailable::at(setup::BUFFERS))?;
         Ok(Engine {
             queue,
             files,

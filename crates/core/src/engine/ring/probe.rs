@@ -149,13 +149,7 @@ impl<'r> Tests<'r> {
         let queue = Queue::new(ring);
         // SAFETY: `drop` unregisters the group before the buffers are freed.
         #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-        let buffers = unsafe {
-            Buffers::register(
-                queue.submitter(),
-                CONFIG.buffers as u16,
-                CONFIG.buffer_bytes,
-            )?
-        };
+        let buffers = unsafe { Buffers::register(queue.submitter(), &CONFIG)? };
         Ok(Tests {
             queue,
             buffers,

@@ -19,13 +19,7 @@ impl Equipment {
         let ring = setup::ring(config)?;
         // SAFETY: `drop` unregisters the group before the buffers are freed.
         #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-        let buffers = unsafe {
-            Buffers::register(
-                &ring.submitter(),
-                config.buffers as u16,
-                config.buffer_bytes,
-            )
-        };
+        let buffers = unsafe { Buffers::register(&ring.submitter(), config) };
         Ok(Equipment {
             _buffers: buffers.map_err(Unavailable::at(setup::BUFFERS))?,
             ring,
