@@ -75,7 +75,9 @@ pub(crate) struct Crew {
     parts: AtomicBool,
     /// Who knows that. Until all do everybody is served: one that is busy is of no use to the clients of the others.
     parting: Roll,
-    /// Who gives its services no more frames, because of a handover.
+    /// Whose services have been given all frames that came before a handover, and so promise nothing more.
+    served: Roll,
+    /// Who calls its services no more, because of a handover.
     rests: Roll,
     /// Who has nothing left to do in a handover, and can be given nothing any more.
     idle: Roll,
@@ -102,6 +104,7 @@ impl Crew {
             kept: Roll::new(posts.len()),
             asked: Roll::new(posts.len()),
             parting: Roll::new(posts.len()),
+            served: Roll::new(posts.len()),
             rests: Roll::new(posts.len()),
             idle: Roll::new(posts.len()),
             open_tickets: metrics.open_tickets.clone(),
@@ -210,6 +213,7 @@ impl Crew {
         self.kept.enter(worker);
         self.asked.enter(worker);
         self.parting.enter(worker);
+        self.served.enter(worker);
         self.rests.enter(worker);
         self.idle.enter(worker);
         self.wake_all();
@@ -258,14 +262,30 @@ impl Crew {
         self.parting.is_full()
     }
 
-    /// A worker gives its services no more frames.
+    /// A worker has given its services all frames that came before a handover.
+    pub(crate) fn served(&self, worker: usize) {
+        if self.served.enter(worker) {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn has_served(&self, worker: usize) -> bool {
+        self.served.has(worker)
+    }
+
+    /// Whether all deferred replies were given that a handover waits for, and none can be promised any more.
+    pub(crate) fn have_all_given(&self) -> bool {
+        self.served.is_full() && self.open_tickets.count() == 0
+    }
+
+    /// A worker calls its services no more.
     pub(crate) fn rest(&self, worker: usize) {
         if self.rests.enter(worker) {
             self.wake_all();
         }
     }
 
-    /// Whether none of the workers gives frames to its services any more. What they pushed is in the mailboxes.
+    /// Whether none of the workers calls its services any more. What they pushed is in the mailboxes.
     pub(crate) fn all_rest(&self) -> bool {
         self.rests.is_full()
     }

@@ -201,7 +201,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn work(&mut self) {
         let serves_last = self.serves_last();
         // What there was no time for in the turn before is not begun with when a handover waits for nothing else.
-        if self.dispatches() && !self.comes_to_rest() {
+        if self.dispatches() && !self.has_served() {
             self.dispatch_ready();
         }
         self.advance_stop(serves_last);
@@ -278,7 +278,7 @@ impl<L: Link> Shard<L> {
     pub(crate) fn is_busy(&self) -> bool {
         (!self.ready.is_empty() && self.dispatches())
             || !self.touched.is_empty()
-            || self.comes_to_rest()
+            || self.goes_on()
             || self.owes_less()
     }
 

@@ -71,15 +71,31 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Whether a handover finds nothing more that it would give to a service.
-    pub(super) fn comes_to_rest(&self) -> bool {
+    /// Whether a handover finds no more frames that it would give to a service.
+    pub(super) fn has_served(&self) -> bool {
         // What the services have no time for is the successor's.
         let has_answered = self.ready.is_empty() || self.desk.stopwatch.is_late();
         self.is_parting() && !self.rests() && self.stop.loud == 0 && has_answered
     }
 
-    /// Lets connections go once no service of any worker is given frames. If it `is_late`, that is not waited for.
+    /// Whether a handover has nothing more to call a service for. What was promised behind the wait for deferred replies, on any
+    /// worker, may be given by what a service of this one reads from a source, or does in a tick.
+    fn comes_to_rest(&self) -> bool {
+        let may_give = self.has_ticks() || self.sources.are_watched();
+        self.has_served() && (!may_give || self.desk.crew.have_all_given())
+    }
+
+    /// Whether a handover goes on without waiting for anything.
+    pub(super) fn goes_on(&self) -> bool {
+        let crew = &self.desk.crew;
+        self.has_served() && !crew.has_served(self.desk.worker) || self.comes_to_rest()
+    }
+
+    /// Lets connections go once no service of any worker is called. If it `is_late`, that is not waited for.
     pub(super) fn advance_rest(&mut self, is_late: bool) {
+        if self.has_served() {
+            self.desk.crew.served(self.desk.worker);
+        }
         if self.stop.rest == Rest::No && (is_late || self.comes_to_rest()) {
             self.stop.rest = Rest::Own;
             self.desk.crew.rest(self.desk.worker);
@@ -103,7 +119,7 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Whether every worker knows that this one gives no more frames to its services.
+    /// Whether every worker knows that this one calls its services no more.
     pub(super) fn rests(&self) -> bool {
         self.stop.rest != Rest::No
     }

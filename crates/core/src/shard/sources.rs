@@ -161,6 +161,11 @@ impl Sources {
         }
     }
 
+    /// Whether services read from anything.
+    pub(super) fn are_watched(&self) -> bool {
+        !self.watches.each.borrow().is_empty()
+    }
+
     /// What a service has at hand in a call. It may add to the sources, and take out of them.
     pub(super) fn tick<'a>(&'a self, desk: &'a Desk, service: usize, call: Call) -> Tick<'a> {
         Tick {

@@ -207,6 +207,12 @@ impl<L: Link> Shard<L> {
         self.phase = Phase::Draining { until };
         self.stop.owed = Vec::new();
         self.stop.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
+        if self.stop.hands_over {
+            // Services may be called for as long as anything is owed that they could give.
+            let given_up = self.end_of_promises(until);
+            let over = given_up.saturating_add(milliseconds(LINGER));
+            self.stop.rest_until = self.stop.rest_until.max(over);
+        }
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);

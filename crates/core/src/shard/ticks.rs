@@ -86,9 +86,14 @@ impl<L: Link> Shard<L> {
         self.ticks.next = dues.min().unwrap_or(NEVER);
     }
 
+    /// Whether any service has something due at a time.
+    pub(super) fn has_ticks(&self) -> bool {
+        self.ticks.next != NEVER
+    }
+
     /// When [`Shard::tick_services`] has something to do.
     pub(super) fn next_service_tick(&self) -> Option<u64> {
-        (self.ticks.next != NEVER && self.dispatches()).then_some(self.ticks.next)
+        (self.has_ticks() && self.dispatches()).then_some(self.ticks.next)
     }
 }
 

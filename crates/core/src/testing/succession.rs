@@ -178,6 +178,8 @@ impl Exchange {
 #[cfg(test)]
 mod apart;
 #[cfg(test)]
+mod given;
+#[cfg(test)]
 mod owed;
 #[cfg(test)]
 mod tests;
