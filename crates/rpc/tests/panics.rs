@@ -117,17 +117,14 @@ fn so_is_a_request_that_gets_no_answer() {
 /// Whoever waits for a restart learns whose answer it waits for as long as something can be done about it.
 fn so_is_one_that_a_stop_waits_for() {
     let (sender, responders) = channel();
-    let other = sender.clone();
+    let [other, late] = [(); 2].map(|()| sender.clone());
     let router = Router::bare()
         .deferred("usual", move |(), responder| other.send(responder).unwrap())
+        .deferred("late", move |(), responder| late.send(responder).unwrap())
         .deferred("hung", move |(), responder| sender.send(responder).unwrap());
-    let mut exchange = None;
+    let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+    let clients = [(); 4].map(|()| exchange.connect());
     let text = logged(|| {
-        let exchange = exchange.insert(Exchange::with_worker(
-            |worker| Rpc::new(worker, router),
-            Limits::default(),
-        ));
-        let clients = [(); 3].map(|()| exchange.connect());
         for id in 0..4 {
             exchange.receive(clients[0], &request(id, "usual"));
         }
@@ -142,12 +139,11 @@ fn so_is_one_that_a_stop_waits_for() {
         }
         exchange.stop_within(Duration::from_secs(5));
         exchange.advance(Duration::from_millis(500));
-        // What is promised meanwhile is not said to be waited for.
-        exchange.receive(clients[2], &request(16, "usual"));
+        // It is not known to be slow when it is looked for the first time.
+        exchange.receive(clients[2], &request(16, "late"));
         exchange.advance(Duration::from_millis(499));
     });
     assert_eq!(text, "", "usual ones need not be known");
-    let mut exchange = exchange.unwrap();
     let text = logged(|| exchange.advance(Duration::from_millis(1)));
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 11, "{text}");
@@ -166,7 +162,31 @@ fn so_is_one_that_a_stop_waits_for() {
         lines[10].ends_with("3 more deferred replies are waited for worker=0"),
         "{text}"
     );
-    let text = logged(|| exchange.advance(Duration::from_secs(3)));
+    let text = logged(|| exchange.advance(Duration::from_millis(999)));
+    assert_eq!(text, "", "once a second is enough");
+    // Promised when the first were named already, and as old as that when the next are.
+    let text = logged(|| {
+        exchange.receive(clients[3], &request(17, "late"));
+        exchange.advance(Duration::from_millis(1));
+    });
+    let late = |connection, id, ago| {
+        format!(
+            "connection {connection} of test over a unix socket still waits for the answer to \
+             request {id} for \"late\", promised {ago} ago socket=test connection={connection} peer=unix"
+        )
+    };
+    assert_eq!(text.lines().count(), 1, "each is named once: {text}");
+    assert!(
+        text.trim_end().ends_with(&late("0.2.2", 16, "1.5s")),
+        "{text}"
+    );
+    let text = logged(|| exchange.advance(Duration::from_secs(1)));
+    assert_eq!(text.lines().count(), 1, "each is named once: {text}");
+    assert!(
+        text.trim_end().ends_with(&late("0.3.3", 17, "1.001s")),
+        "{text}"
+    );
+    let text = logged(|| exchange.advance(Duration::from_millis(1999)));
     assert_eq!(text, "", "once is enough");
 }
 

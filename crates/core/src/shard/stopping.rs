@@ -18,7 +18,8 @@ use crate::reply::{Abandoned, Ticket};
 /// from when nothing more is. Whoever takes no turn for longer is left behind in a handover by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
 pub(crate) const REST_MAX: Duration = Duration::from_secs(15);
 
-/// So many milliseconds after a stop has begun the log says which deferred replies it waits for. Usual ones are there by then.
+/// So many milliseconds after a stop has begun, and again and again, the log says which deferred replies it waits for that were promised as
+/// long ago. Usual ones are there by then.
 const OWED_NAMED_AFTER_MS: u64 = 1_000;
 
 /// A deferred reply that takes this part of `handover.drain` is slow: a stop does not read its connection any more.
@@ -27,7 +28,7 @@ const SLOW_PART: u64 = 4;
 /// So many times at most it looks for slow ones within that part, each time at all connections, however many there are.
 const LOOKS_MAX: u64 = 64;
 
-/// So many of them, at most, by each worker.
+/// So many of them each time, at most, by each worker.
 const OWED_NAMED_MAX: usize = 10;
 
 /// How far the worker is on its way to its end.
@@ -63,8 +64,10 @@ pub(super) struct Stop {
     owed: Vec<ConnectionId>,
     /// When the next deferred reply may be slow.
     pub(super) slow_at: u64,
-    /// When the log says which deferred replies it waits for.
+    /// When the log says, the next time, which deferred replies it waits for; `None` while it serves.
     pub(super) names_owed_at: Option<u64>,
+    /// When the log said so the last time.
+    owed_named: Option<u64>,
     /// When peers that have not taken their replies are cut; `None` until the last deferred replies are there or given up, from
     /// when on the peers have some time, however late that is.
     pub(super) cut_at: Option<u64>,
@@ -333,9 +336,15 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Logs which deferred replies are waited for, those that were promised first, and how many more there are.
+    /// Logs which deferred replies are waited for that it has not said before, those that were promised first, and how many more
+    /// there are.
     fn name_owed(&mut self) {
         let now = self.desk.now;
+        self.stop.names_owed_at = Some(now + OWED_NAMED_AFTER_MS);
+        let last = self.stop.owed_named.replace(now);
+        // Younger ones are usual, for all that is known; older ones were old enough the last time.
+        let new = last.map_or(u64::MAX, |last| now - last + OWED_NAMED_AFTER_MS);
+        let ages = OWED_NAMED_AFTER_MS..new;
         let mut count = 0;
         let mut oldest = BinaryHeap::new();
         for (slot, entry) in self.connections.iter() {
@@ -345,8 +354,7 @@ impl<L: Link> Shard<L> {
             }
             for promise in entry.connection.tickets.iter() {
                 let age = promise.age(now);
-                // Those that were promised meanwhile are usual ones, for all that is known.
-                if age < OWED_NAMED_AFTER_MS {
+                if !ages.contains(&age) {
                     continue;
                 }
                 count += 1;
