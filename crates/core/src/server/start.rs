@@ -46,6 +46,9 @@ impl Server {
             // As long as nothing was looked at, a successor of this process finds the same.
             must_be_free(needed + reserve)?;
         }
+        // What is reserved is open, and is not for long.
+        let own = (needed + reserve).saturating_sub(reserved.len());
+        crate::rlimit::say_if_too_few(&self.config, cpus.len(), own);
         let belongings = std::mem::take(&mut self.claims).make(claimed)?.into();
         let strays = plan.take_strays();
         let mut inheritance = Inheritance::look(reserved, needed);

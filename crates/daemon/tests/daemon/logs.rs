@@ -3,14 +3,16 @@
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
-use crate::common::PATIENCE;
 use crate::common::wire::Wire;
-use crate::harness::{Daemon, request, with_both_engines};
+use crate::common::{PATIENCE, clean};
+use crate::harness::{Daemon, Manager, request, with_both_engines};
 
 with_both_engines! {
     the_log_says_who_the_peer_was,
     what_was_held_back_is_said_at_the_end,
+    connections_that_there_are_no_descriptors_for_are_said_at_the_start,
 }
 
 const CONFIG: &str = "\
@@ -82,4 +84,50 @@ fn what_was_held_back_is_said_at_the_end(engine: &str) {
         Some(start.strip_prefix("<4>")?.parse::<usize>().unwrap())
     });
     assert_eq!(logged + held.sum::<usize>(), COUNT, "{}", ended.log);
+}
+
+/// There is room for as many as the log says, and nothing is said where that is enough.
+fn connections_that_there_are_no_descriptors_for_are_said_at_the_start(engine: &str) {
+    let start = |connections: usize| {
+        let manager = Manager::new();
+        let config = format!(
+            "engine = \"{engine}\"\nworkers = 2\n[limits]\nconnections = {connections}\n\
+             [sockets.rpc]\nlisten = [\"unix:{}\"]\n",
+            manager.path("rpc.sock")
+        );
+        let config = manager.write("ringhold.toml", &config);
+        let shell = format!("ulimit -n 100; exec \"$0\" serve --config {config}");
+        let mut command = Command::new("sh");
+        clean(&mut command);
+        command.args(["-c", &shell, env!("CARGO_BIN_EXE_ringhold")]);
+        let mut daemon = Daemon::launch(command, manager);
+        daemon.wait_for("READY=1");
+        daemon
+    };
+    let is_said = "files, which leaves room for ";
+    let daemon = start(1000);
+    let said = daemon.logged(&["<4>the process may open 100 ", is_said, "allows 2000 on 2 "]);
+    let (_, rest) = said.split_once(is_said).unwrap();
+    let room: usize = rest.split(' ').next().unwrap().parse().unwrap();
+    let each = room / 2;
+    assert!((10..50).contains(&each), "{said}");
+    let helps = format!(
+        "raise LimitNOFILE= (ulimit -n without systemd) to {}",
+        2100 - room
+    );
+    assert!(said.contains(&helps), "{said}");
+    assert!(
+        said.ends_with(&format!(", or lower limits.connections to {each}")),
+        "{said}"
+    );
+    let address = daemon.address("rpc");
+    let mut wires: Vec<Wire> = (0..room).map(|_| Wire::connect(&address)).collect();
+    wires.iter_mut().for_each(|wire| wire.echo(1, 1));
+    let ended = daemon.stop();
+    assert_eq!(ended.log.matches(is_said).count(), 1, "{}", ended.log);
+    assert!(!ended.log.contains("accepting rests"), "{}", ended.log);
+
+    // As is advised.
+    let log = start(each).stop().log;
+    assert!(!log.contains("<4>"), "{log}");
 }

@@ -295,7 +295,7 @@ fn more_workers_than_there_are_descriptors_for_are_refused() {
     manager.start();
     let mut kept = Kept::new(manager, &a);
     let more = config.replace("workers = 2", "workers = 60");
-    kept.refuses(&more, "raise LimitNOFILE=");
+    kept.refuses(&more, "are left; raise LimitNOFILE=");
     kept.accepts(&config);
     kept.manager.stop();
 }
@@ -322,7 +322,10 @@ fn listeners_that_a_reload_has_no_descriptors_for_are_kept_as_they_are() {
     many.manager.stop();
 
     let (mut too_many, _) = inherited(200);
-    too_many.refuses("workers = 1\n[sockets.rpc]\n", "raise LimitNOFILE=");
+    too_many.refuses(
+        "workers = 1\n[sockets.rpc]\n",
+        "are left; raise LimitNOFILE=",
+    );
     too_many.manager.stop();
 }
 
@@ -346,7 +349,10 @@ fn what_the_application_has_is_counted_as_it_is() {
 
     let mut fewer = with_many(100, 290);
     fewer.manager.set_flag("claim-many", false);
-    fewer.refuses("workers = 1\n[sockets.rpc]\n", "raise LimitNOFILE=");
+    fewer.refuses(
+        "workers = 1\n[sockets.rpc]\n",
+        "are left; raise LimitNOFILE=",
+    );
     fewer.manager.stop();
 }
 
