@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringhold_core::config::Config;
@@ -17,6 +19,10 @@ use ringhold_rpc::{Router, Rpc};
 #[path = "../examples/calculator.rs"]
 #[expect(dead_code, reason = "its main is not called")]
 mod calculator;
+
+#[path = "../examples/daemon.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod daemon;
 
 #[path = "../examples/samples.rs"]
 #[expect(dead_code, reason = "its main is not called")]
@@ -219,6 +225,83 @@ fn the_calculator_serves_a_real_socket() {
     assert_eq!(replies, b"\x94\x01\x01\xc0\x05\x94\x01\x02\xc0\xa4pong");
     running.stop();
     running.join().unwrap();
+}
+
+/// A directory of its own, and the arguments with which the daemon reads this configuration there, its name first.
+fn notes(name: &str, text: &str) -> (PathBuf, [String; 2]) {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    let config = directory.join("notes.toml");
+    let text = text.replace("HERE", directory.to_str().unwrap());
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    (directory, ["--config".to_owned(), config])
+}
+
+#[test]
+fn the_daemon_checks_its_own_section_and_says_where_it_is_wrong() {
+    let socket = "[sockets.notes]\nlisten = \"127.0.0.1:0\"\n[app]\n";
+    let check = |app: &str| {
+        let (_, arguments) = notes("checked", &format!("{socket}{app}"));
+        let words = ["check".to_owned()].into_iter().chain(arguments.clone());
+        let error = daemon::run(words).err()?;
+        let [_, file] = &arguments;
+        let said = error.to_string().replace(file, "FILE");
+        Some((daemon::exit_status(&*error), said))
+    };
+    assert_eq!(check("file = \"HERE/notes\""), None);
+    for (app, expected) in [
+        (
+            "file = \"notes\"",
+            "FILE:4: bad value for \"file\" in [app]: notes is no absolute path",
+        ),
+        (
+            "\nfiel = \"/tmp/notes\"",
+            "FILE:5: bad section [app]: unknown field `fiel`, expected `file`",
+        ),
+        (
+            "file = \"/no/such/notes\"",
+            "FILE: file /no/such/notes in [app] is in no directory",
+        ),
+    ] {
+        assert_eq!(check(app), Some((2, expected.to_owned())));
+    }
+    // What is in the way at the moment is no mistake of the configuration.
+    let (_, arguments) = notes("failed", &format!("{socket}file = \"HERE\""));
+    let arguments = daemon::arguments(arguments.into_iter()).unwrap();
+    let server = daemon::server(arguments).unwrap();
+    let error = server.inherited(Inherited::none()).start().unwrap_err();
+    assert_eq!(daemon::exit_status(&error), 1, "{error}");
+    let unknown = daemon::run(["--chekc".to_owned()].into_iter()).unwrap_err();
+    assert_eq!(daemon::exit_status(&*unknown), 2);
+}
+
+#[test]
+fn the_daemon_serves_as_its_file_says() {
+    let text =
+        "workers = 1\n[sockets.notes]\nlisten = \"127.0.0.1:0\"\n[app]\nfile = \"HERE/notes\"";
+    let (directory, arguments) = notes("served", text);
+    let arguments = daemon::arguments(arguments.into_iter()).unwrap();
+    let server = daemon::server(arguments).unwrap();
+    let running = server.inherited(Inherited::none()).start().unwrap();
+    let Address::Tcp(address) = running.listeners().next().unwrap().address.clone() else {
+        panic!("the configuration says TCP");
+    };
+    let mut client = TcpStream::connect(address).unwrap();
+    client
+        .write_all(b"\x94\x00\x01\xa4note\x91\xa2it\x94\x00\x02\xa4note\x91\xa5rains")
+        .unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut replies = Vec::new();
+    client.read_to_end(&mut replies).unwrap();
+    assert_eq!(replies, b"\x94\x01\x01\xc0\xc0\x94\x01\x02\xc0\xc0");
+    running.stop();
+    running.join().unwrap();
+    assert_eq!(
+        fs::read_to_string(directory.join("notes")).unwrap(),
+        "it\nrains\n"
+    );
 }
 
 /// A `main` that returns its error, as those of the examples do, has it printed with `Debug`.
