@@ -102,7 +102,8 @@ impl Router {
     /// has both. A `Vec` takes any number of them, `()` takes none, and any other type takes the only one. So does a type
     /// that takes whatever comes (`rmpv::Value`, an enum with `#[serde(untagged)]` or `#[serde(tag)]`), but for it none or
     /// several are a list. An `Option` of any of these is `None` if there are none, and if the only one is nil. They must be
-    /// owned; see [`Router::raw`] and [`Call::decode`] for types that borrow.
+    /// owned: of a `&str` the compiler says that "implementation of `Deserialize` is not general enough". See [`Router::raw`] and
+    /// [`Call::decode`] for types that borrow.
     ///
     /// A client that sends a struct usually sends it as a map, which is one parameter. So a handler takes it as a tuple of one:
     ///
@@ -147,7 +148,8 @@ impl Router {
     /// negative one as other types do: -1 becomes 2^128 - 1. Better are types of 64 bits, whose range is checked.
     ///
     /// The result is serialized into the connection's outbox; structs become maps. `?` turns what implements
-    /// [`Error`](std::error::Error) into a [`Fault`], which says what to do with other errors.
+    /// [`Error`](std::error::Error) into a [`Fault`]. A `Box<dyn Error>` does not ("`dyn Error: Sized` is not satisfied"); that is for
+    /// [`Fault::from_error`].
     ///
     /// # Panics
     ///
@@ -311,6 +313,9 @@ impl Router {
     /// too, a second later: what is wrong with one datagram is best dealt with in `read`, a panic of its decoder too
     /// ([`std::panic::catch_unwind`]). See [`Service::readable`](ringhold_core::Service::readable) and
     /// [`Worker::watch`](ringhold_core::Worker::watch).
+    ///
+    /// A router has no [`Tick`](ringhold_core::Tick): what is opened later, or again after [`Watch::End`], is added to an epoll instance that
+    /// is watched. `docs/services.md` has an example.
     ///
     /// ```
     /// # use std::{io, net::UdpSocket, sync::Arc};
