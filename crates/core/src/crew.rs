@@ -11,6 +11,11 @@ use crate::metrics::Metrics;
 use crate::placement::Dealer;
 use crate::tickets::Tally;
 
+mod steps;
+
+pub(crate) use self::steps::Step;
+use self::steps::Steps;
+
 /// One socket name, as the workers know it; its number is its index.
 #[derive(Clone)]
 pub(crate) struct Name {
@@ -61,30 +66,18 @@ pub(crate) struct Crew {
     /// By worker, listeners that may still accept. While stopping, no worker ends before there are none, since any of them
     /// could be dealt a connection.
     acceptors: Vec<AtomicUsize>,
-    /// Whose acceptors those are, too, that it has in place of others.
-    called: Roll,
+    /// By worker, whether its acceptors are, too, those that it has in place of others.
+    called: Vec<AtomicBool>,
     /// By worker, whether a [`Mail::Room`] is on its way.
     room_told: Vec<AtomicBool>,
     /// A worker has begun to stop, and may wait for the others.
     stops: AtomicBool,
-    /// Who owes no deferred reply any more that it had promised before it began to stop.
-    kept: Roll,
-    /// Who has counted those of its connections among the endings.
-    asked: Roll,
     /// A handover has nothing to wait for any more, or has waited long enough.
     parts: AtomicBool,
-    /// Who knows that. Until all do everybody is served: one that is busy is of no use to the clients of the others.
-    parting: Roll,
-    /// Whose services have been given all frames that came before a handover, and so promise nothing more.
-    served: Roll,
-    /// Who calls its services no more, because of a handover.
-    rests: Roll,
-    /// Who has nothing left to do in a handover, and can be given nothing any more.
-    idle: Roll,
-    /// Who takes no more turns, because it has nothing left to do. It may still drop its services.
-    finished: Roll,
-    /// Whom a handover goes on without, because it takes no turns although it should.
-    left_behind: Roll,
+    /// How far each has come.
+    steps: Steps,
+    /// By worker, whether a handover goes on without it, because it takes no turns although it should.
+    left_behind: Vec<AtomicBool>,
     /// A burst of connections is over, and what it needed can be given back to the system.
     pub(crate) has_surplus: AtomicBool,
     /// Descriptors are used up but for those that the main thread is about to use: nobody is accepted.
@@ -100,19 +93,14 @@ impl Crew {
         metrics: Arc<Metrics>,
         acceptors: Vec<usize>,
     ) -> Arc<Self> {
+        let no = || posts.iter().map(|_| AtomicBool::new(false)).collect();
         Arc::new(Crew {
-            kept: Roll::new(posts.len()),
-            asked: Roll::new(posts.len()),
-            parting: Roll::new(posts.len()),
-            served: Roll::new(posts.len()),
-            rests: Roll::new(posts.len()),
-            idle: Roll::new(posts.len()),
             open_tickets: metrics.open_tickets.clone(),
             endings: Tally::new(posts.len()),
-            called: Roll::new(posts.len()),
-            room_told: posts.iter().map(|_| AtomicBool::new(false)).collect(),
-            finished: Roll::new(posts.len()),
-            left_behind: Roll::new(posts.len()),
+            called: no(),
+            room_told: no(),
+            left_behind: no(),
+            steps: Steps::new(posts.len()),
             posts,
             crowd: Crowd::new(names.iter().map(|name| name.connections_per_client)),
             names,
@@ -147,8 +135,7 @@ impl Crew {
     /// This worker may accept in place of others from now on, on so many listeners. To be called before anybody is told to stop, by
     /// the thread that does.
     pub(crate) fn call(&self, worker: usize, listeners: usize) {
-        if !self.is_called(worker) {
-            self.called.enter(worker);
+        if !self.called[worker].swap(true, Ordering::SeqCst) {
             self.acceptors[worker].fetch_add(listeners, Ordering::AcqRel);
         }
         if self.posts[worker].send(Mail::Look).is_err() {
@@ -159,7 +146,7 @@ impl Crew {
 
     /// Whether this worker may accept, or may have accepted, in place of others.
     pub(crate) fn is_called(&self, worker: usize) -> bool {
-        self.called.has(worker)
+        self.called[worker].load(Ordering::SeqCst)
     }
 
     /// A listener of this worker will accept no more.
@@ -173,7 +160,7 @@ impl Crew {
     pub(crate) fn is_dealt_no_more(&self, worker: usize) -> bool {
         let mut acceptors = self.acceptors.iter().enumerate();
         acceptors.all(|(acceptor, count)| {
-            let is_waited_for = acceptor == worker || !self.left_behind.has(acceptor);
+            let is_waited_for = acceptor == worker || !self.is_left_behind(acceptor);
             !is_waited_for || count.load(Ordering::Acquire) == 0
         })
     }
@@ -189,19 +176,10 @@ impl Crew {
         self.stops.store(true, Ordering::SeqCst);
     }
 
-    /// A worker takes no more turns: it has nothing left to do.
-    pub(crate) fn finished(&self, worker: usize) {
-        self.finished.enter(worker);
-    }
-
-    pub(crate) fn has_finished(&self, worker: usize) -> bool {
-        self.finished.has(worker)
-    }
-
     /// A worker takes no turns: a handover does not wait for it any more. Should it take one after all, it goes on as
     /// all do, and may still be in time.
     pub(crate) fn leave_behind(&self, worker: usize) {
-        self.left_behind.enter(worker);
+        self.left_behind[worker].store(true, Ordering::SeqCst);
         self.count_out(worker);
     }
 
@@ -210,41 +188,35 @@ impl Crew {
         self.dealer.leave_out(worker);
         self.open_tickets.forget(worker);
         self.endings.forget(worker);
-        self.kept.enter(worker);
-        self.asked.enter(worker);
-        self.parting.enter(worker);
-        self.served.enter(worker);
-        self.rests.enter(worker);
-        self.idle.enter(worker);
+        self.steps.pass_over(worker);
         self.wake_all();
     }
 
     pub(crate) fn is_left_behind(&self, worker: usize) -> bool {
-        self.left_behind.has(worker)
+        self.left_behind[worker].load(Ordering::SeqCst)
     }
 
-    /// This worker owes no deferred reply any more that it had promised before it began to stop. Returns whether none does.
-    pub(crate) fn all_kept(&self, worker: usize) -> bool {
-        if self.kept.enter(worker) {
-            self.wake_all();
-        }
-        self.kept.is_full()
-    }
-
-    /// A worker has counted those of its connections that end before a handover.
-    pub(crate) fn asked(&self, worker: usize) {
-        if self.asked.enter(worker) {
+    /// A worker has come so far.
+    pub(crate) fn reach(&self, worker: usize, step: Step) {
+        if self.steps.reach(worker, step) {
             self.wake_all();
         }
     }
 
-    pub(crate) fn has_asked(&self, worker: usize) -> bool {
-        self.asked.has(worker)
+    pub(crate) fn has_reached(&self, worker: usize, step: Step) -> bool {
+        self.steps.has_reached(worker, step)
+    }
+
+    /// Whether all workers have come so far, or are not waited for.
+    pub(crate) fn have_all_reached(&self, step: Step) -> bool {
+        self.steps.have_all_reached(step)
     }
 
     /// Whether a handover has nothing more to wait for: no deferred reply, and no connection that ends before it.
     pub(crate) fn may_part(&self) -> bool {
-        self.asked.is_full() && self.endings.count() == 0 && self.open_tickets.count() == 0
+        self.have_all_reached(Step::Asked)
+            && self.endings.count() == 0
+            && self.open_tickets.count() == 0
     }
 
     /// The waiting before a handover is over, for all workers.
@@ -256,55 +228,15 @@ impl Crew {
 
     /// Whether the waiting is over and all workers know, this one included: nobody is read any more.
     pub(crate) fn all_part(&self, worker: usize) -> bool {
-        if self.parts.load(Ordering::SeqCst) && self.parting.enter(worker) {
-            self.wake_all();
+        if self.parts.load(Ordering::SeqCst) {
+            self.reach(worker, Step::Parts);
         }
-        self.parting.is_full()
-    }
-
-    /// A worker has given its services all frames that came before a handover.
-    pub(crate) fn served(&self, worker: usize) {
-        if self.served.enter(worker) {
-            self.wake_all();
-        }
-    }
-
-    pub(crate) fn has_served(&self, worker: usize) -> bool {
-        self.served.has(worker)
+        self.have_all_reached(Step::Parts)
     }
 
     /// Whether all deferred replies were given that a handover waits for, and none can be promised any more.
     pub(crate) fn have_all_given(&self) -> bool {
-        self.served.is_full() && self.open_tickets.count() == 0
-    }
-
-    /// A worker calls its services no more.
-    pub(crate) fn rest(&self, worker: usize) {
-        if self.rests.enter(worker) {
-            self.wake_all();
-        }
-    }
-
-    /// Whether none of the workers calls its services any more. What they pushed is in the mailboxes.
-    pub(crate) fn all_rest(&self) -> bool {
-        self.rests.is_full()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn has_come_to_rest(&self, worker: usize) -> bool {
-        self.rests.has(worker)
-    }
-
-    /// A worker has nothing left to do in a handover.
-    pub(crate) fn idle(&self, worker: usize) {
-        if self.idle.enter(worker) {
-            self.wake_all();
-        }
-    }
-
-    /// Whether no service of any worker is called any more but to be asked what it leaves.
-    pub(crate) fn all_idle(&self) -> bool {
-        self.idle.is_full()
+        self.have_all_reached(Step::Served) && self.open_tickets.count() == 0
     }
 
     /// A deferred reply of this worker was given, or will not be.
@@ -331,29 +263,6 @@ impl Crew {
         for post in &self.posts {
             let _ = post.send(Mail::Look);
         }
-    }
-}
-
-/// Which workers have come so far in a stop.
-struct Roll(Vec<AtomicBool>);
-
-impl Roll {
-    fn new(workers: usize) -> Self {
-        Roll((0..workers).map(|_| AtomicBool::new(false)).collect())
-    }
-
-    /// Enters a worker, and tells whether it was missing and now all are there.
-    fn enter(&self, worker: usize) -> bool {
-        // Sequentially consistent, so that of two workers at least one sees the other's entry.
-        !self.0[worker].swap(true, Ordering::SeqCst) && self.is_full()
-    }
-
-    fn has(&self, worker: usize) -> bool {
-        self.0[worker].load(Ordering::SeqCst)
-    }
-
-    fn is_full(&self) -> bool {
-        self.0.iter().all(|entry| entry.load(Ordering::SeqCst))
     }
 }
 
@@ -400,16 +309,20 @@ mod tests {
     #[test]
     fn the_last_that_has_kept_what_it_promised_before_a_stop_wakes_the_others() {
         let (crew, [waiting, other]) = crew();
-        assert!(!crew.all_kept(0) && !crew.all_kept(0));
+        let keep = |crew: &Crew, worker| {
+            crew.reach(worker, Step::Kept);
+            crew.have_all_reached(Step::Kept)
+        };
+        assert!(!keep(&crew, 0) && !keep(&crew, 0));
         assert!(!is_woken(&waiting) && !is_woken(&other));
-        assert!(crew.all_kept(1));
+        assert!(keep(&crew, 1));
         assert!(is_woken(&waiting) && is_woken(&other));
-        assert!(crew.all_kept(0));
+        assert!(keep(&crew, 0));
         assert!(!is_woken(&other), "it is known");
         let (crew, [waiting, _]) = self::crew();
-        assert!(!crew.all_kept(0));
+        assert!(!keep(&crew, 0));
         crew.leave_behind(1);
-        assert!(is_woken(&waiting) && crew.all_kept(0));
+        assert!(is_woken(&waiting) && keep(&crew, 0));
     }
 
     #[test]
@@ -466,7 +379,7 @@ mod tests {
         crew.begin_stop();
         crew.open_tickets.opened(1);
         crew.endings.opened(1);
-        crew.asked(0);
+        crew.reach(0, Step::Asked);
         assert!(!crew.may_part());
         // It is stuck, and is left behind; or it has ended.
         assert_eq!(crew.dealer.room(0, 1), 1);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::belongings::Belonging;
-use crate::crew::Crew;
+use crate::crew::{Crew, Step};
 use crate::engine::{EngineKind, Served};
 use crate::handover::bequest::Bequest;
 use crate::handover::giving;
@@ -205,7 +205,7 @@ impl Running {
 
     /// Whether a worker has nothing left to do. It may still drop its services.
     pub(crate) fn has_finished(&self, worker: usize) -> bool {
-        self.crew.has_finished(worker)
+        self.crew.has_reached(worker, Step::Finished)
     }
 
     /// Makes a handover go on without a worker, for this reason. It counts as failed, and what it holds is lost with the

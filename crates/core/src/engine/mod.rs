@@ -25,6 +25,7 @@ use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::sockopt::socket_domain;
 use rustix::net::{AddressFamily, RecvFlags, recv};
 
+use crate::crew::Step;
 use crate::crowd::Party;
 use crate::handover::parcel::Parcel;
 use crate::host;
@@ -84,7 +85,7 @@ impl Served {
 /// then on the worker is not expected to take turns.
 pub(crate) fn let_go<L: Link>(shard: &mut Shard<L>) -> Vec<Option<Bytes>> {
     let left = shard.hand_over();
-    shard.desk.crew.finished(shard.desk.worker);
+    shard.desk.crew.reach(shard.desk.worker, Step::Finished);
     shard.let_go_of_sources();
     host::drop_all(shard.take_hosts());
     left

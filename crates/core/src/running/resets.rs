@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Running;
 use crate::config::Config;
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::inherit::Inherited;
 use crate::listeners::Address;
@@ -102,7 +103,9 @@ fn what_waits_of_them_is_handed_over() {
         drop(slow);
         until("it has reset", || total().failed == 1);
         running.stop_to_hand_over();
-        until("one is at rest", || running.crew.has_come_to_rest(0));
+        until("one is at rest", || {
+            running.crew.has_reached(0, Step::Rests)
+        });
         let turns = || running.metrics().worker(0).engine.turns.value();
         let before = turns();
         drop(kept);

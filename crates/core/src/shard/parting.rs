@@ -8,6 +8,7 @@ use serde_bytes::ByteBuf;
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{Clock, Desire, Finish, Life, Receive};
+use crate::crew::Step;
 use crate::crowd::Place;
 use crate::handover::parcel::{Parcel, State};
 use crate::host::Host;
@@ -88,19 +89,20 @@ impl<L: Link> Shard<L> {
     /// Whether a handover goes on without waiting for anything.
     pub(super) fn goes_on(&self) -> bool {
         let crew = &self.desk.crew;
-        self.has_served() && !crew.has_served(self.desk.worker) || self.comes_to_rest()
+        self.has_served() && !crew.has_reached(self.desk.worker, Step::Served)
+            || self.comes_to_rest()
     }
 
     /// Lets connections go once no service of any worker is called. If it `is_late`, that is not waited for.
     pub(super) fn advance_rest(&mut self, is_late: bool) {
         if self.has_served() {
-            self.desk.crew.served(self.desk.worker);
+            self.desk.crew.reach(self.desk.worker, Step::Served);
         }
         if self.stop.rest == Rest::No && (is_late || self.comes_to_rest()) {
             self.stop.rest = Rest::Own;
-            self.desk.crew.rest(self.desk.worker);
+            self.desk.crew.reach(self.desk.worker, Step::Rests);
         }
-        let all_rest = self.desk.crew.all_rest();
+        let all_rest = self.desk.crew.have_all_reached(Step::Rests);
         if self.stop.rest == Rest::Own && (is_late || all_rest) {
             if !all_rest {
                 tracing::error!(

@@ -10,6 +10,7 @@ use super::mail::give_up;
 use super::parting::Rest;
 use crate::close::Close;
 use crate::connection::{Connection, LINGER, Life, milliseconds};
+use crate::crew::Step;
 use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, Link};
 use crate::reply::{Abandoned, Ticket};
@@ -87,14 +88,15 @@ impl<L: Link> Shard<L> {
     /// Whether a stopping worker has nothing left to do and cannot be given anything any more. Before a handover none has before all have:
     /// what services leave is what all answers were given from, those of other workers too.
     pub(crate) fn is_done(&self) -> bool {
-        self.has_nothing_left() && (!self.stop.hands_over || self.desk.crew.all_idle())
+        self.has_nothing_left()
+            && (!self.stop.hands_over || self.desk.crew.have_all_reached(Step::Idle))
     }
 
     /// A worker that has nothing left has found no mail since. The others are told, if a handover waits for it. Returns whether
     /// it is done.
     pub(crate) fn becomes_idle(&self) -> bool {
         if self.stop.hands_over {
-            self.desk.crew.idle(self.desk.worker);
+            self.desk.crew.reach(self.desk.worker, Step::Idle);
         }
         self.is_done()
     }
@@ -179,7 +181,11 @@ impl<L: Link> Shard<L> {
         while self.owes_less() {
             self.stop.owed.pop();
         }
-        self.stop.owed.is_empty() && self.desk.crew.all_kept(self.desk.worker)
+        if !self.stop.owed.is_empty() {
+            return false;
+        }
+        self.desk.crew.reach(self.desk.worker, Step::Kept);
+        self.desk.crew.have_all_reached(Step::Kept)
     }
 
     /// Notes what a stop waits for on this connection: a deferred reply, after which it is not read any more if that is slow or the

@@ -8,6 +8,7 @@
 use super::{Entry, Phase, Shard};
 use crate::close::Close;
 use crate::connection::{LINGER, Life, milliseconds};
+use crate::crew::Step;
 use crate::desk::Desk;
 use crate::peer::Link;
 use crate::service::Saved;
@@ -17,11 +18,12 @@ impl<L: Link> Shard<L> {
     /// is left then. The others are served until those have ended.
     pub(super) fn find_unsaved(&mut self) {
         let me = self.desk.worker;
-        if self.desk.crew.open_tickets.count() == 0 && !self.desk.crew.has_asked(me) {
+        if self.desk.crew.open_tickets.count() == 0 && !self.desk.crew.has_reached(me, Step::Asked)
+        {
             for slot in self.slots() {
                 self.ask(slot);
             }
-            self.desk.crew.asked(me);
+            self.desk.crew.reach(me, Step::Asked);
         }
     }
 

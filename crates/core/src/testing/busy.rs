@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Client, Exchange};
 use crate::close::{Close, Ended};
 use crate::control::longest_end;
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::handover::store::PROBE_PATIENCE;
 use crate::limits::Limits;
@@ -378,8 +379,8 @@ fn what_waits_of_one_that_resets_at_rest_is_the_successors() {
         if !is_alone {
             exchange.turn();
             assert!(exchange.is_open(client), "another worker is waited for");
-            exchange.shard.desk.crew.rest(1);
-            exchange.shard.desk.crew.idle(1);
+            exchange.shard.desk.crew.reach(1, Step::Rests);
+            exchange.shard.desk.crew.reach(1, Step::Idle);
         }
         (0..2).for_each(|_| exchange.turn());
         assert!(exchange.shard.is_done());
@@ -424,8 +425,8 @@ fn who_misses_output_when_a_send_fails_at_rest_is_not_handed_over() {
         let error = || std::io::Error::from_raw_os_error(errno);
         exchange.shard.failed(client.0 as u32, error());
         exchange.end_turn();
-        exchange.shard.desk.crew.rest(1);
-        exchange.shard.desk.crew.idle(1);
+        exchange.shard.desk.crew.reach(1, Step::Rests);
+        exchange.shard.desk.crew.reach(1, Step::Idle);
         (0..2).for_each(|_| exchange.turn());
         assert!(exchange.shard.is_done());
         let why = if is_handed_over {
@@ -476,8 +477,8 @@ fn a_handover_takes_no_longer_than_the_service_manager_is_told() {
             if took >= drain + BUSY_MAX {
                 let crew = &exchange.shard.desk.crew;
                 crew.all_part(1);
-                crew.rest(1);
-                crew.idle(1);
+                crew.reach(1, Step::Rests);
+                crew.reach(1, Step::Idle);
             }
         }
         assert_eq!(*ends.borrow(), [Close::Unserved.to_string()]);

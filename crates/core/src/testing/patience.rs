@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::setup::Left;
 use super::{Client, Exchange, alone};
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::mailbox::Mail;
@@ -72,7 +73,7 @@ fn nobody_is_cut_while_a_handover_waits_for_a_busy_worker() {
         exchange.advance(LIMIT);
         assert!(are_open(&exchange, &clients));
     }
-    crew.rest(1);
+    crew.reach(1, Step::Rests);
     exchange.deliver();
     assert_eq!(exchange.counters().handed_over, 2);
     assert_eq!(exchange.counters().timed_out, 0);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Client, Exchange};
 use crate::close::Ended;
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::mailbox::{Mail, Mailbox};
 use crate::peer::Peer;
@@ -113,14 +114,14 @@ fn at_rest(service: Promising) -> (Exchange, Mailbox, [Client; 2]) {
     exchange.turn_after(DRAIN / 2);
     exchange.shard.desk.crew.all_part(1);
     exchange.settle();
-    assert!(exchange.shard.desk.crew.has_come_to_rest(0));
+    assert!(exchange.shard.desk.crew.has_reached(0, Step::Rests));
     assert_eq!(exchange.shard.desk.crew.open_tickets.count(), 1);
     (exchange, other, [first, late])
 }
 
 fn rests(exchange: &mut Exchange) {
-    exchange.shard.desk.crew.rest(1);
-    exchange.shard.desk.crew.idle(1);
+    exchange.shard.desk.crew.reach(1, Step::Rests);
+    exchange.shard.desk.crew.reach(1, Step::Idle);
     exchange.settle();
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 
 use super::*;
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::mailbox::Mailbox;
 use crate::peer::Peer;
@@ -86,7 +87,7 @@ fn ask_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
     exchange.shard.drain = DRAIN;
     let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
     exchange.settle();
-    crew.asked(1);
+    crew.reach(1, Step::Asked);
     exchange.settle();
     exchange.receive(client, &[1]);
     assert!(crew.all_part(1));
@@ -98,8 +99,8 @@ fn ask_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
 /// The other worker has nothing more to do.
 fn end_other(exchange: &mut Exchange) {
     let crew = exchange.shard.desk.crew.clone();
-    crew.served(1);
-    crew.rest(1);
+    crew.reach(1, Step::Served);
+    crew.reach(1, Step::Rests);
     exchange.settle();
 }
 
@@ -167,13 +168,13 @@ fn a_worker_with_sources_is_there_for_what_others_promise() {
     device.send(&[9]).unwrap();
     exchange.deliver();
     assert_eq!(crew.open_tickets.count(), 0);
-    assert!(!crew.has_come_to_rest(0));
+    assert!(!crew.has_reached(0, Step::Rests));
     // Whoever owes it.
     crew.open_tickets.opened(0);
-    crew.served(1);
+    crew.reach(1, Step::Served);
     exchange.settle();
-    assert!(!crew.has_come_to_rest(0));
+    assert!(!crew.has_reached(0, Step::Rests));
     crew.ticket_closed(0);
     exchange.settle();
-    assert!(crew.has_come_to_rest(0));
+    assert!(crew.has_reached(0, Step::Rests));
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
@@ -100,17 +101,18 @@ fn all_are_served_until_what_was_promised_before_a_handover_is_given() {
     }
     exchange.receive(quick, &[1]);
     assert!(exchange.reads(quick));
-    assert!(crew.all_kept(1));
+    crew.reach(1, Step::Kept);
+    assert!(crew.have_all_reached(Step::Kept));
     exchange.settle();
     assert!(!exchange.reads(quick) && exchange.reads(slow));
     exchange.receive(quick, &[1, 1]);
     responder().answer(vec![6]);
     exchange.settle();
     assert!(exchange.parted.is_empty(), "the other worker has not asked");
-    crew.asked(1);
+    crew.reach(1, Step::Asked);
     exchange.settle();
     assert!(crew.all_part(1));
-    crew.rest(1);
+    crew.reach(1, Step::Rests);
     exchange.settle();
     let parted = exchange.parted.iter();
     let parted: Vec<(Client, &[u8], usize)> = parted

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::close::{Close, Ended};
+use crate::crew::Step;
 use crate::frame::Frame;
 use crate::limits::Limits;
 use crate::peer::{ConnectionId, Handle, Peer, PushError};
@@ -332,7 +333,7 @@ fn what_is_promised_while_a_busy_worker_is_waited_for_has_all_its_time() {
     exchange.advance(DRAIN * 3);
     exchange.receive(client, &[DEFER]);
     assert!(crew.all_part(1));
-    crew.rest(1);
+    crew.reach(1, Step::Rests);
     exchange.settle();
     exchange.advance(DRAIN - Duration::from_millis(1));
     assert!(!exchange.reads(client) && exchange.is_open(client));
