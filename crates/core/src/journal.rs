@@ -129,7 +129,11 @@ pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: 
 #[cold]
 pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce() -> String) {
     let desk = &*reply.desk;
-    if !desk.warnings.lets_pass(Kind::Unanswered, desk.now) {
+    let id = reply.connection.id;
+    if !desk
+        .warnings
+        .lets_pass_about(Kind::Unanswered, id, desk.now)
+    {
         return;
     }
     let cause = match why {
@@ -150,7 +154,8 @@ pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce
 pub(crate) fn untold(reply: &Reply<'_>, what: fmt::Arguments<'_>) {
     let desk = &*reply.desk;
     let named = || Named::new(reply.connection, desk, reply.link);
-    match desk.warnings.lets_pass(Kind::Untold, desk.now) {
+    let id = reply.connection.id;
+    match desk.warnings.lets_pass_about(Kind::Untold, id, desk.now) {
         true => log!(WARN, named(), "is not told that {what}"),
         false => log!(DEBUG, named(), "is not told that {what}"),
     }

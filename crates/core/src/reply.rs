@@ -85,14 +85,15 @@ impl Reply<'_> {
     }
 
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
-    /// `what` has panicked, such as `the handler of "add"`. Ten panics a second are logged, and how many were not.
+    /// `what` has panicked, such as `the handler of "add"`. Ten panics a second are logged, two of each connection, and how many
+    /// were not.
     pub fn report_panic(&mut self, what: &str, panic: &Caught) {
         panic.log(what, self.connection, self.desk, self.link);
         self.desk.name_counters(self.connection.name).panics.add(1);
     }
 
     /// Logs a warning that something has failed to which the protocol has no answer: the peer is not told that `what`, such as `its
-    /// notification of "add" failed`. Ten a second are logged, and how many were not.
+    /// notification of "add" failed`. Ten a second are logged, two of each connection, and how many were not.
     pub fn report_untold(&self, what: fmt::Arguments<'_>) {
         journal::untold(self, what);
     }

@@ -1,10 +1,16 @@
 //! A bound on what is logged about connections, which peers could otherwise make write as fast as they connect. Each kind
-//! of warning has its own, so that none hides another, and what was not logged is said when its second is over.
+//! of warning has its own, so that none hides another, and what was not logged is said when its second is over. A connection
+//! that goes on gets few of the lines, so that it does not hide others that do the same.
 
 use std::cell::Cell;
 
+use crate::peer::ConnectionId;
+
 /// So many warnings of a kind are let through in each window.
-const WARNINGS_MAX: u32 = 10;
+const WARNINGS_MAX: usize = 10;
+
+/// And so many about one connection, of kinds that need not end it: two, since there may be two things wrong with it.
+const OF_ONE_MAX: usize = 2;
 
 /// The length of a window, on the worker's clock.
 const WINDOW_MS: u64 = 1_000;
@@ -115,20 +121,37 @@ pub(crate) struct Warnings {
 
 #[derive(Debug, Default)]
 struct Count {
-    logged: Cell<u32>,
+    logged: Cell<usize>,
+    /// The connections that those which are logged are about, where that matters.
+    about: [Cell<Option<ConnectionId>>; WARNINGS_MAX],
     held: Cell<u64>,
 }
 
 impl Warnings {
     /// Whether a warning is logged at the time `now`, in milliseconds on the worker's clock. If not, it is counted.
     pub(crate) fn lets_pass(&self, kind: Kind, now: u64) -> bool {
+        self.passes(kind, None, now)
+    }
+
+    /// As [`Warnings::lets_pass`], for a warning about a connection that may go on, and cause any number of others.
+    pub(crate) fn lets_pass_about(&self, kind: Kind, connection: ConnectionId, now: u64) -> bool {
+        self.passes(kind, Some(connection), now)
+    }
+
+    fn passes(&self, kind: Kind, about: Option<ConnectionId>, now: u64) -> bool {
         let window = now / WINDOW_MS;
         if self.window.replace(window) != window {
             self.counts.iter().for_each(|count| count.logged.set(0));
         }
         let count = &self.counts[kind as usize];
-        if count.logged.get() < WARNINGS_MAX {
-            count.logged.set(count.logged.get() + 1);
+        let logged = count.logged.get();
+        let of_one = || {
+            let earlier = count.about[..logged].iter();
+            earlier.filter(|it| it.get() == about).count()
+        };
+        if logged < WARNINGS_MAX && (about.is_none() || of_one() < OF_ONE_MAX) {
+            count.about[logged].set(about);
+            count.logged.set(logged + 1);
             return true;
         }
         count.held.set(count.held.get() + 1);
@@ -174,6 +197,32 @@ mod tests {
         assert_eq!(passed(&warnings, Kind::TopLevel, 999, 1_000), 3);
         assert_eq!(passed(&warnings, Kind::FrameTimeout, 999, 1), 1);
         assert_eq!(passed(&warnings, Kind::TopLevel, 1_000, 11), 10);
+    }
+
+    #[test]
+    fn one_connection_gets_two_of_the_ten() {
+        let warnings = Warnings::default();
+        let passed = |slot, now, count: usize| {
+            let id = ConnectionId {
+                worker: 0,
+                generation: 0,
+                slot,
+            };
+            let each = 0..count;
+            each.filter(|_| warnings.lets_pass_about(Kind::Untold, id, now))
+                .count()
+        };
+        assert_eq!(passed(0, 1, 100), 2);
+        assert!((1..=7).all(|slot| passed(slot, 2, 1) == 1));
+        // What is about no connection is not counted for one.
+        assert!(warnings.lets_pass(Kind::Untold, 3));
+        assert_eq!(passed(8, 4, 1), 0, "ten were logged");
+        assert_eq!(passed(0, 1_000, 100), 2);
+        assert!((1..=4).all(|slot| passed(slot, 1_001, 2) == 2));
+        assert_eq!(
+            warnings.take_held().next(),
+            Some((Kind::Untold, 98 + 1 + 98))
+        );
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl Router {
 
     /// Adds a method that has no result, usually sent as a notification. A request for it is answered with nil when the
     /// handler has returned. A notification whose parameters are not of this type is lost for its sender, who is told nothing: it is
-    /// a warning in the log, of which a worker writes ten a second, and counts as a fault of the method in the [metrics](ringhold_core::Worker::counter).
+    /// a warning in the log, of which a worker writes ten a second, two of each connection, and counts as a fault of the method in the [metrics](ringhold_core::Worker::counter).
     ///
     /// # Panics
     ///
