@@ -86,7 +86,7 @@ Examples:
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) configuration: Configuration,
-    /// What is logged: error, warn, info, debug, trace or off, also by module [default: what RINGHOLD_LOG says, else info]
+    /// What is logged: error, warn, info, debug, trace or off, also by module, the rest as of info [default: what RINGHOLD_LOG says, else info]
     // Not an `env` of clap: these arguments are there, and the variable would be read, with every other command, too.
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log: Option<Filter>,

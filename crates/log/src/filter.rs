@@ -9,10 +9,13 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 /// What is logged: a level, levels for modules, or both, as in `info,ringhold_core=debug`. Levels are `error`, `warn`, `info`,
-/// `debug`, `trace` and `off`. Without a level for the rest, as in `ringhold_core=debug`, modules that are not named log
-/// nothing. [`Filter::default`] is `info`.
+/// `debug`, `trace` and `off`. Without a level for the rest, as in `ringhold_core=debug`, that is `info`, which is also what
+/// [`Filter::default`] is; `off,ringhold_core=debug` is only that module.
 #[derive(Clone, Debug)]
 pub struct Filter(pub(crate) Targets);
+
+/// What is logged of modules for which there is no level.
+const REST: Level = Level::INFO;
 
 impl Filter {
     /// What this environment variable says; `None` if it is not set, or empty.
@@ -33,7 +36,7 @@ impl Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Filter(Targets::new().with_default(Level::INFO))
+        Filter(Targets::new().with_default(REST))
     }
 }
 
@@ -55,16 +58,18 @@ impl FromStr for Filter {
                     .map_or(part.as_str(), |(_, level)| level)
             })
             .find(|level| level.parse::<LevelFilter>().is_err() || level.is_empty());
-        match wrong {
-            Some(level) => Err(FilterError(format!(
+        if let Some(level) = wrong {
+            return Err(FilterError(format!(
                 "{level:?} is not a level; levels are error, warn, info, debug, trace and off"
-            ))),
-            None => parts
-                .join(",")
-                .parse()
-                .map(Filter)
-                .map_err(|error| FilterError(format!("{error}"))),
+            )));
         }
+        let targets = parts.join(",").parse::<Targets>();
+        let targets = targets.map_err(|error| FilterError(error.to_string()))?;
+        // Whoever wants to hear more of one module, or less, does not mean that errors of others are lost.
+        Ok(Filter(match targets.default_level() {
+            Some(_) => targets,
+            None => targets.with_default(REST),
+        }))
     }
 }
 
@@ -110,8 +115,6 @@ mod tests {
             assert!(!filter.would_enable("ringhold_rpc", &Level::DEBUG));
             assert!(filter.would_enable("ringhold_rpc", &Level::INFO));
         }
-        let Filter(only) = "ringhold_core=debug".parse().unwrap();
-        assert!(!only.would_enable("ringhold_rpc", &Level::ERROR));
         for bad in [
             "",
             " ",
@@ -123,5 +126,22 @@ mod tests {
         ] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn modules_that_are_not_named_log_as_without_a_filter() {
+        for (text, rest) in [
+            ("app=debug", Level::INFO),
+            ("app=off,ringhold_core::journal=error", Level::INFO),
+            ("warn,app=debug", Level::WARN),
+            ("app=debug,error", Level::ERROR),
+        ] {
+            let Filter(filter) = text.parse().unwrap();
+            assert_eq!(filter.default_level(), Some(rest.into()), "{text}");
+            assert!(filter.would_enable("ringhold_rpc", &rest), "{text}");
+        }
+        let Filter(only) = "off,app=debug".parse().unwrap();
+        assert!(only.would_enable("app", &Level::DEBUG));
+        assert!(!only.would_enable("ringhold_rpc", &Level::ERROR));
     }
 }
