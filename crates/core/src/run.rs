@@ -23,6 +23,7 @@ use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
 use crate::notify;
+use crate::plain::Plain;
 use crate::rlimit;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError, must_be_free};
@@ -48,9 +49,10 @@ impl Server {
     /// # Reload
     ///
     /// On SIGHUP the program is started once more as a child, to be asked whether it could take over, while this process
-    /// serves. Its `main` runs up to here, then `run` answers on standard output and returns `Ok`. So what `main` does before
-    /// must not need anything that only one process can have (a device, a lock), and what it does afterwards must not undo
-    /// anything of the serving process. It has 10 seconds for all of it.
+    /// serves. Its `main` runs up to here, then `run` answers on standard output and returns `Ok`, or the error that it has answered
+    /// with, which is in the log of the asking process then. So what `main` does before must not need anything that only one process
+    /// can have (a device, a lock), and what it does afterwards must not undo anything of the serving process. It has 10 seconds for
+    /// all of it.
     ///
     /// The functions given to [`Server::service`], [`Server::try_service`] and [`Server::descriptor`] are not called in that child, since
     /// they open things: should one fail in the program that has taken over, nobody can go back. What can be looked at before belongs into
@@ -65,7 +67,12 @@ impl Server {
     /// Whatever stood in the way of starting, or made a worker fail.
     pub fn run(self) -> Result<(), ServerError> {
         if let Some(question) = std::env::var_os(question::VARIABLE) {
-            return self.answer(&question);
+            let answer = self.answer(&question);
+            if let Err(error) = &answer {
+                // What `main` makes of the error need not be in the log of who asks, so it gets the reason from here.
+                let _ = writeln!(io::stdout(), "{}", Plain(error));
+            }
+            return answer;
         }
         if self.inherited.is_none() {
             inherit::must_be_first()?;

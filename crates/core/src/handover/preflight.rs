@@ -17,11 +17,13 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::exec::Program;
 use super::question::{self, Question};
 use super::spare::Spare;
+use crate::plain::Plain;
+use crate::rlimit;
 
 /// Tells the child that the asking process has a `NOTIFY_SOCKET`, which it has not: ringhold-log writes as that one does.
 const NOTIFIES: &str = "RINGHOLD_PREFLIGHT_NOTIFIES";
 
-/// What the child writes if it could take over. If that is nowhere in what it writes, it could not.
+/// What the child writes if it could take over. If that is nowhere in what it writes, it could not; then it is why.
 pub(crate) const YES: &str = "ringhold: ready to take over\n";
 
 /// How long the child may take.
@@ -81,16 +83,8 @@ impl Asked {
         }
         spare.fill(SPARE_FOR_CHILD);
         asked.map_err(|error| {
-            let advice = match is_out_of_descriptors(&error) {
-                true => {
-                    "; try again when connections have ended, or raise LimitNOFILE= and restart"
-                }
-                false => "",
-            };
-            format!(
-                "{} cannot be started: {error}{advice}",
-                program.path().display()
-            )
+            let (path, advice) = (program.path().display(), advice(&error));
+            format!("{path} cannot be started: {error}{advice}")
         })
     }
 
@@ -219,7 +213,7 @@ impl Asked {
                  Server::run, and to return the error of that"
                 .to_owned(),
             "" => format!("the new program refuses ({status}); its messages say why"),
-            answer => format!("the new program refuses ({status}): {answer}"),
+            answer => format!("the new program refuses ({status}): {}", Plain(answer)),
         })
     }
 }
@@ -263,6 +257,15 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::MFILE.raw_os_error())
 }
 
+/// What can be done if the child cannot be started, to be put behind the error.
+fn advice(error: &io::Error) -> &'static str {
+    match is_out_of_descriptors(error) {
+        true => "; try again when connections have ended, or raise LimitNOFILE= and restart",
+        // It counts as a thread does.
+        false => rlimit::thread_advice(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,6 +305,15 @@ mod tests {
         let mut asked = ask("sh", &format!("echo '{}'", YES.trim_end()));
         asked.end = None;
         assert_eq!(until(&mut asked, |_, answer| answer), Ok(()));
+    }
+
+    #[test]
+    fn who_may_start_no_process_learns_which_limit_to_raise() {
+        let said = |errno: Errno| advice(&errno.into());
+        assert!(said(Errno::AGAIN).contains("TasksMax="));
+        assert!(said(Errno::MFILE).contains("LimitNOFILE="));
+        assert!(said(Errno::NFILE).contains("fs.file-max"));
+        assert_eq!(said(Errno::NOENT), "");
     }
 
     /// Some programs do one thing or another by the name that they are called by.

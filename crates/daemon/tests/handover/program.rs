@@ -341,6 +341,8 @@ fn a_program_that_cannot_take_over_is_refused() {
     }
     script(&manager, "ringhold", "echo of another kind");
     refused(&mut manager, 1, "of another kind");
+    script(&manager, "ringhold", "printf 'two\\nlines\\r\\033[31m'");
+    refused(&mut manager, 1, "two\\nlines\\r\\u{1b}[31m");
     script(&manager, "ringhold", "exec yes");
     refused(&mut manager, 1, "more than an answer");
     // The same question, but about state of a version that it does not read.
@@ -351,8 +353,11 @@ fn a_program_that_cannot_take_over_is_refused() {
             "RINGHOLD_PREFLIGHT=\"state=77${{RINGHOLD_PREFLIGHT#state=1}}\" exec {RINGHOLD} \"$@\""
         ),
     );
-    refused(&mut manager, 3, "the new program refuses");
-    manager.logged(1, &["hands over state that this one cannot read"]);
+    refused(
+        &mut manager,
+        1,
+        "the new program refuses (exit status: 1): the running version hands over state that this one cannot read",
+    );
     // It writes as the one that serves does.
     let log = manager.log();
     let said = log.lines().find(|line| line.contains("cannot read"));
