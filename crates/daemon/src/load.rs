@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ringhold_client::Limits;
-use ringhold_client::load::{self, LoadError, LoadPlan, Progress};
+use ringhold_client::load::{self, Counts, LoadError, LoadPlan, Progress};
 
 use crate::cli::{Echo, Load, Mode, Params};
 use crate::exit::{Failure, print};
@@ -55,9 +55,26 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
     };
     match right {
         true => Ok(()),
-        // The report says what is wrong.
-        false => Err(Failure::failed("")),
+        false => Err(Failure::failed(advice(arguments, &report.counts))),
     }
+}
+
+/// What to do if the method is not one for a load. Otherwise the report says what is wrong, and this is empty.
+fn advice(arguments: &Load, counts: &Counts) -> String {
+    if counts.answered > 0 || counts.errors + counts.wrong == 0 {
+        return String::new();
+    }
+    let needed = match arguments.mode {
+        Mode::Subscribe => "one that subscribes, and --params what it takes",
+        _ => {
+            "one that returns its first parameter (with --echo all, all of them); \"echo\" is there if the service's router is a \
+             Router::new"
+        }
+    };
+    format!(
+        "no reply to {:?} was right; --method names the method, {needed}",
+        arguments.method
+    )
 }
 
 fn failure(error: LoadError) -> Failure {

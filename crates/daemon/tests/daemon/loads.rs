@@ -45,6 +45,33 @@ fn a_load_reports_and_its_status_says_whether_it_was_clean() {
     assert!(stdout.contains("wrong 10"), "{stdout}");
 }
 
+/// As `echo` is none of a service without built-in methods.
+#[test]
+fn a_load_on_a_method_that_is_not_for_it_says_what_to_do() {
+    let daemon = Daemon::start(RPC);
+    let address = daemon.address("rpc").to_string();
+    let load = |more: [&str; 6]| run(&[&["load", &address][..], &more].concat());
+    for (mode, method, limit, fault, advice) in [
+        ("call", "nix", ["-n", "10"], "errors 10,", "Router::new"),
+        ("call", "ping", ["-n", "10"], "wrong 10,", "Router::new"),
+        ("subscribe", "nix", ["-t", "200ms"], "errors 1,", "--params"),
+    ] {
+        let [option, value] = limit;
+        let (status, stdout, stderr) = load(["--mode", mode, "--method", method, option, value]);
+        assert_eq!(status, 1, "{method}: {stdout}");
+        assert!(stdout.contains(fault), "{method}: {stdout}");
+        let said = format!("ringhold: no reply to {method:?} was right; ");
+        assert!(
+            stderr.starts_with(&said) && stderr.contains(advice),
+            "{method}: {stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    // Where some were right it is not the method.
+    let (status, _, stderr) = load(["--mode", "subscribe", "--method", "echo", "-t", "200ms"]);
+    assert_eq!((status, stderr.as_str()), (1, ""));
+}
+
 #[test]
 fn a_load_on_a_server_that_does_nothing_fails_in_every_mode() {
     // Its connections stand, in the backlog, and nobody ever reads or writes them.
