@@ -81,7 +81,7 @@ pub(crate) fn reader(worker: &Worker, hub: &Hub, board: &Board, socket: UdpSocke
     }
     let (subscribed, noted, left) = (hub.clone(), board.clone(), board.clone());
     let router = router(hub, board).hand_over("latest", move || left.latest().clone());
-    router.watch(socket.clone(), move || {
+    router.watch(socket.clone(), move |_| {
         let mut datagram = [0; DATAGRAM_BYTES];
         for _ in 0..BATCH {
             let sample = match socket.recv(&mut datagram) {

@@ -98,6 +98,7 @@ mod service;
 mod session;
 mod strings;
 mod token;
+mod turn;
 
 pub use answer::{Answer, Answered};
 pub use call::Call;
@@ -112,6 +113,7 @@ pub use serve::ServeRpc;
 pub use service::Rpc;
 pub use session::Session;
 pub use strings::Strings;
+pub use turn::Turn;
 
 /// The page about services shows what is compiled and run.
 #[cfg(doctest)]

@@ -20,6 +20,7 @@ use crate::left::Leavings;
 use crate::methods::{Entry, Methods};
 use crate::responder::Responder;
 use crate::resume::Resumes;
+use crate::turn::{Source, Turn};
 
 /// The methods of a service. Each worker has a router of its own, so handlers may own state that is neither `Send` nor
 /// shared.
@@ -57,12 +58,13 @@ pub struct Router {
     pub(crate) resumes: Resumes,
     pub(crate) hooks: Hooks,
     pub(crate) leavings: Leavings,
-    pub(crate) clock: Clock,
-    pub(crate) watches: Vec<(Box<dyn AsFd>, Read)>,
+    pub(crate) clock: Clock<Box<Work>>,
+    /// From the start.
+    pub(crate) sources: Vec<Source>,
 }
 
-/// Reads from a descriptor that is watched.
-pub(crate) type Read = Box<dyn FnMut() -> io::Result<Watch>>;
+/// What is due from time to time.
+type Work = dyn FnMut(&mut Turn<'_>);
 
 impl Router {
     /// With the built-in methods:
@@ -91,7 +93,7 @@ impl Router {
             hooks: Hooks::default(),
             leavings: Leavings::default(),
             clock: Clock::default(),
-            watches: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
@@ -299,9 +301,11 @@ impl Router {
     /// The first time is an interval after the worker has begun to serve. If the worker was busy for several intervals, `work` is
     /// called once for all of them. If `work` panics that is counted and logged, and it is called again all the same. See
     /// [`Service::tick`](ringhold_core::Service::tick).
+    ///
+    /// The [`Turn`] tells the time, which stands still in tests, and watches what is opened meanwhile.
     #[must_use]
-    pub fn every(mut self, interval: Duration, work: impl FnMut() + 'static) -> Self {
-        self.clock.add(interval, work);
+    pub fn every(mut self, interval: Duration, work: impl FnMut(&mut Turn<'_>) + 'static) -> Self {
+        self.clock.add(interval, Box::new(work));
         self
     }
 
@@ -314,8 +318,7 @@ impl Router {
     /// ([`std::panic::catch_unwind`]). See [`Service::readable`](ringhold_core::Service::readable) and
     /// [`Worker::watch`](ringhold_core::Worker::watch).
     ///
-    /// A router has no [`Tick`](ringhold_core::Tick): what is opened later, or again after [`Watch::End`], is added to an epoll instance that
-    /// is watched. `docs/services.md` has an example.
+    /// What is opened later, or again after [`Watch::End`], is watched by [`Turn::watch`].
     ///
     /// ```
     /// # use std::{io, net::UdpSocket, sync::Arc};
@@ -324,7 +327,7 @@ impl Router {
     ///
     /// /// The socket does not block.
     /// fn router(socket: Arc<UdpSocket>, mut publish: impl FnMut(&[u8]) + 'static) -> Router {
-    ///     Router::new().watch(socket.clone(), move || {
+    ///     Router::new().watch(socket.clone(), move |_| {
     ///         let mut datagram = [0; 1500];
     ///         for _ in 0..64 {
     ///             match socket.recv(&mut datagram) {
@@ -342,9 +345,9 @@ impl Router {
     pub fn watch(
         mut self,
         descriptor: impl AsFd + 'static,
-        read: impl FnMut() -> io::Result<Watch> + 'static,
+        read: impl FnMut(&mut Turn<'_>) -> io::Result<Watch> + 'static,
     ) -> Self {
-        self.watches.push((Box::new(descriptor), Box::new(read)));
+        self.sources.push(Source::new(descriptor, read));
         self
     }
 

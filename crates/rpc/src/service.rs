@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
@@ -21,9 +22,10 @@ use crate::names::{Guesses, quoted};
 use crate::pending;
 use crate::recent::{Known, Recents};
 use crate::resume::Resumed;
-use crate::router::{Read, Router};
+use crate::router::Router;
 use crate::session::Session;
 use crate::strings::Strings;
+use crate::turn::{Sources, Turn};
 
 /// Answers MessagePack-RPC with the methods of a [`Router`], which is also told of the beginning and the end of each connection
 /// ([`Router::connected`], [`Router::gone`]). A service around this one would have to pass on each call of [`Service`], also those that
@@ -52,11 +54,10 @@ use crate::strings::Strings;
 /// # }
 /// ```
 pub struct Rpc {
-    /// The worker has what it watches.
     router: Router,
     /// Of what is handed over.
     claims: Claims,
-    watches: Vec<(SourceId, Read)>,
+    sources: Sources,
     strings: Strings,
     recent: Recents,
     guesses: Guesses,
@@ -67,10 +68,8 @@ impl Rpc {
     pub fn new(worker: &Worker, mut router: Router) -> Self {
         builtin::bind(&mut router.methods, worker);
         router.methods.count(worker);
-        let watches = router.watches.drain(..);
-        let watches = watches.map(|(descriptor, read)| (worker.watch(descriptor), read));
         Rpc {
-            watches: watches.collect(),
+            sources: Sources::new(worker, take(&mut router.sources)),
             router,
             claims: worker.claims(),
             strings: Strings::default(),
@@ -280,23 +279,18 @@ impl Service for Rpc {
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
-        self.router
-            .clock
-            .tick(tick.now(), |what, panic| tick.report_panic(what, panic))
+        let mut turn = Turn::new(tick, &mut self.sources);
+        self.router.clock.tick(tick.now(), |interval, work| {
+            // Unwind safety: what its state looks like is up to it.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut turn))) {
+                let what = format!("what is due every {interval:?}");
+                tick.report_panic(&what, &Caught::new(panic));
+            }
+        })
     }
 
-    fn readable(&mut self, source: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
-        let position = self.watches.iter().position(|(known, _)| *known == source);
-        let Some(position) = position else {
-            let why = "the router does not know what is watched";
-            return Err(io::Error::other(why));
-        };
-        let (_, read) = &mut self.watches[position];
-        let watch = read()?;
-        if watch == Watch::End {
-            drop(self.watches.swap_remove(position));
-        }
-        Ok(watch)
+    fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> io::Result<Watch> {
+        self.sources.read(source, tick)
     }
 
     fn hand_over(&mut self, tick: &Tick<'_>) -> Option<Bytes> {

@@ -16,6 +16,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use ringhold_core::{
     Ended, Flow, Frame, Handle, Peer, Refusal, Reply, RestoreError, Saved, Server, Service, Watch,
     block_signals,
 };
-use ringhold_rpc::{Fault, Notification, Responder, Router, Rpc};
+use ringhold_rpc::{Fault, Notification, Responder, Router, Rpc, Turn};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_bytes::ByteBuf;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -152,7 +153,10 @@ fn serve(config: &Path) {
                     false => router,
                 };
                 let router = match (ticks && is_first, watches && is_first) {
-                    (true, _) => router.every(Duration::from_millis(1), relay(&hub)),
+                    (true, _) => {
+                        let mut relay = relay(&hub);
+                        router.every(Duration::from_millis(1), move |_| relay())
+                    }
                     (_, true) => watch(router, relay(&hub)),
                     (false, false) => router,
                 };
@@ -258,17 +262,30 @@ fn relay(hub: &topics::Hub) -> impl FnMut() + use<> {
 
 /// Does so whenever there is one.
 fn watch(router: Router, mut relay: impl FnMut() + 'static) -> Router {
-    router.watch(METRICS.get().unwrap(), move || {
+    router.watch(METRICS.get().unwrap(), move |_| {
         relay();
         Ok(Watch::Continue)
     })
 }
 
-/// Watches a socket of this process, whose name is nobody else's for as long as it is open anywhere.
+/// Watches two sockets of this process, whose names are nobody else's for as long as they are open anywhere: one from the start, one later.
 fn open(router: Router, flags: &Path) -> Router {
-    let name = SocketAddr::from_abstract_name(flags.as_os_str().as_bytes()).unwrap();
-    let socket = UnixDatagram::bind_addr(&name).unwrap();
-    router.watch(socket, || Ok(Watch::Continue))
+    let [first, later] = ["first", "later"].map(|name| {
+        let name = flags.join(name);
+        let name = SocketAddr::from_abstract_name(name.as_os_str().as_bytes()).unwrap();
+        Rc::new(UnixDatagram::bind_addr(&name).unwrap())
+    });
+    let mut later = Some(later);
+    let reading = |socket: &Rc<UnixDatagram>| {
+        let socket = socket.clone();
+        move |_: &mut Turn<'_>| socket.recv(&mut [0]).map(|_| Watch::Continue)
+    };
+    let router = router.watch(first.clone(), reading(&first));
+    router.every(Duration::from_millis(1), move |turn| {
+        if let Some(socket) = later.take() {
+            turn.watch(socket.clone(), reading(&socket));
+        }
+    })
 }
 
 /// A line is a datagram, as it is for the journal.
