@@ -239,6 +239,12 @@ impl Refusal {
     }
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl From<Refusal> for RestoreError {
     /// For a service that refuses whom the predecessor had let in.
     fn from(Refusal(reason): Refusal) -> Self {

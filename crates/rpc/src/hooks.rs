@@ -1,8 +1,9 @@
 //! The beginnings and ends of connections.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use ringhold_core::{Ended, Peer, Refusal};
+use ringhold_core::{Close, Ended, Peer, Refusal};
 
 use crate::notify::Notifier;
 use crate::resume::Kept;
@@ -10,15 +11,20 @@ use crate::router::Router;
 use crate::session::Session;
 use crate::strings::Strings;
 
-/// What a router is to do when connections begin and end.
+/// What a router is to do when connections begin and end, in the order in which it was added.
 #[derive(Default)]
 pub(crate) struct Hooks {
-    connected: Option<Box<Welcome>>,
-    gone: Option<Box<Goodbye>>,
+    connected: Vec<Box<Welcome>>,
+    gone: Vec<Goodbye>,
 }
 
 type Welcome = dyn FnMut(&mut Arrival<'_>) -> Result<(), Refusal>;
-type Goodbye = dyn FnMut(&mut Gone<'_>);
+
+struct Goodbye {
+    /// So many `connected` were added before it.
+    behind: usize,
+    gone: Box<dyn FnMut(&mut Gone<'_>)>,
+}
 
 impl Hooks {
     /// The session of a connection that begins, or goes on in this process.
@@ -27,24 +33,50 @@ impl Hooks {
         peer: &Peer<'_>,
         strings: Strings,
     ) -> Result<Session, Refusal> {
-        let session = Session::default();
-        let Some(connected) = &mut self.connected else {
-            return Ok(session);
-        };
         let mut arrival = Arrival {
             peer: *peer,
             strings,
-            session,
+            session: Session::default(),
         };
-        connected(&mut arrival)?;
+        for (passed, connected) in self.connected.iter_mut().enumerate() {
+            // Unwind safety: the panic goes on.
+            let asked = catch_unwind(AssertUnwindSafe(|| connected(&mut arrival)));
+            let (why, refused) = match asked {
+                Ok(Ok(())) => continue,
+                Ok(Err(refusal)) => (Close::Refused(refusal.to_string().into()), Ok(refusal)),
+                Err(panic) => (Close::Panicked, Err(panic)),
+            };
+            // Of those before, each may have told others of it.
+            let told = self.gone.iter_mut();
+            let told = told.filter(|goodbye| (1..=passed).contains(&goodbye.behind));
+            take_leave(told, &Ended::new(peer, &why), arrival.session);
+            return Err(refused.unwrap_or_else(|panic| resume_unwind(panic)));
+        }
         Ok(arrival.session)
     }
 
     /// Takes leave of a connection that has begun.
     pub(crate) fn gone(&mut self, ended: &Ended<'_>, session: Session) {
-        if let Some(gone) = &mut self.gone {
-            gone(&mut Gone { ended, session });
-        }
+        take_leave(self.gone.iter_mut(), ended, session);
+    }
+}
+
+/// Each is called, whether or not one before it panics. The last panic goes on; that the others are not lost is up to the panic hook
+/// ([`leave_to_log`](ringhold_core::panics::leave_to_log)).
+fn take_leave<'a>(
+    told: impl Iterator<Item = &'a mut Goodbye>,
+    ended: &Ended<'_>,
+    session: Session,
+) {
+    let mut gone = Gone { ended, session };
+    let mut panicked = None;
+    for goodbye in told {
+        // Unwind safety: the panic goes on.
+        let said = catch_unwind(AssertUnwindSafe(|| (goodbye.gone)(&mut gone)));
+        panicked = said.err().or(panicked);
+    }
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
     }
 }
 
@@ -94,16 +126,16 @@ impl Router {
     ///
     /// If it panics that is counted and logged, and costs the connection.
     ///
-    /// # Panics
-    ///
-    /// If the router has one already.
+    /// A router that is made of several parts may have one of each. They are asked in the order in which they were added, up to the first that
+    /// refuses the connection, or panics. If others had let it in before, those [`gone`](Router::gone) are told that were added between
+    /// the first of them and the one that refuses. So a part with a `gone` right behind its `connected` is told of the end of each connection that it has
+    /// let in, and of no other, in whatever order the parts are put together. `docs/services.md` has an example.
     #[must_use]
     pub fn connected(
         mut self,
         connected: impl FnMut(&mut Arrival<'_>) -> Result<(), Refusal> + 'static,
     ) -> Self {
-        let before = self.hooks.connected.replace(Box::new(connected));
-        assert!(before.is_none(), "the router has a `connected` already");
+        self.hooks.connected.push(Box::new(connected));
         self
     }
 
@@ -111,7 +143,8 @@ impl Router {
     /// because a successor goes on with it, which [`Ended::why`] tells apart ([`Close::HandedOver`](ringhold_core::Close::HandedOver)).
     ///
     /// [`Notifier`]s say by then that it is gone. All calls come before what the router [hands over](Router::hand_over) is asked for.
-    /// For a connection whose data cannot be [resumed](Router::resume) it is called before that, at once: last output is still to be written.
+    /// For a connection whose data cannot be [resumed](Router::resume), or that one [`connected`](Router::connected) has let in and another one refuses,
+    /// it is called before that, at once: last output is still to be written.
     ///
     /// ```
     /// # use std::{cell::RefCell, collections::HashMap, rc::Rc};
@@ -153,13 +186,14 @@ impl Router {
     ///
     /// If it panics that is counted and logged.
     ///
-    /// # Panics
-    ///
-    /// If the router has one already.
+    /// There may be several. They are called in the order in which they were added, each even if one before it panics, and what one has
+    /// [taken](Gone::take_data) those behind it do not find.
     #[must_use]
     pub fn gone(mut self, gone: impl FnMut(&mut Gone<'_>) + 'static) -> Self {
-        let before = self.hooks.gone.replace(Box::new(gone));
-        assert!(before.is_none(), "the router has a `gone` already");
+        self.hooks.gone.push(Goodbye {
+            behind: self.hooks.connected.len(),
+            gone: Box::new(gone),
+        });
         self
     }
 }
@@ -191,6 +225,11 @@ impl<'a> Arrival<'a> {
     pub fn keep<T: 'static>(&mut self, value: T) {
         self.session.keep(Kept::derived(value));
     }
+
+    /// The value of this type that a [`connected`](Router::connected) before this one has kept; `None` if there is none.
+    pub fn get<T: 'static>(&mut self) -> Option<&mut T> {
+        self.session.get()
+    }
 }
 
 impl fmt::Debug for Arrival<'_> {
@@ -211,8 +250,13 @@ impl<'a> Gone<'a> {
         self.ended
     }
 
-    /// The value of this type that was kept with the connection, by a handler or by [`Router::connected`]; `None` if there was none.
-    /// What is not taken is dropped.
+    /// The value of this type that was kept with the connection, by a handler or by [`Router::connected`]; `None` if there was none,
+    /// or it was taken.
+    pub fn get<T: 'static>(&mut self) -> Option<&mut T> {
+        self.session.get()
+    }
+
+    /// As [`Gone::get`], for whoever goes on with the value. What nobody takes is dropped.
     pub fn take_data<T: 'static>(&mut self) -> Option<T> {
         self.session.take_data()
     }

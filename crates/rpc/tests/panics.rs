@@ -24,6 +24,7 @@ fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
     so_is_one_that_a_stop_waits_for();
     so_is_a_call_that_takes_long();
     so_is_a_panic_when_a_connection_begins_or_ends();
+    so_are_several_in_one_end();
     a_panic_costs_one_of_the_values_that_are_left();
     each_value_that_a_panic_costs_is_logged();
     what_a_panic_says_stays_in_its_line();
@@ -248,6 +249,32 @@ fn so_is_a_panic_when_a_connection_begins_or_ends() {
     }
     let panicked = "the service panicked on connection ";
     assert_eq!(count(&text, panicked), 2, "{text}");
+}
+
+/// By whoever leaves them to the log.
+fn so_are_several_in_one_end() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|info| {
+        ringhold_core::panics::leave_to_log(info);
+    }));
+    let text = logged(|| {
+        let router = Router::bare()
+            .gone(|_| panic!("no first end"))
+            .gone(|_| ())
+            .gone(|_| panic!("no last end"));
+        let mut exchange =
+            Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());
+        let client = exchange.connect();
+        exchange.end(client);
+        assert_eq!(exchange.counters().panics, 1);
+    });
+    std::panic::set_hook(usual);
+    for said in [
+        "a call of a service panics again; before: no first end, at crates/rpc/tests/panics.rs:",
+        " of test over a unix socket: no last end, at crates/rpc/tests/panics.rs:",
+    ] {
+        assert_eq!(count(&text, said), 1, "{text}");
+    }
 }
 
 fn a_panic_costs_one_of_the_values_that_are_left() {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Client, Exchange};
 use ringhold_core::{Credentials, PeerAddress, Refusal, Worker};
-use ringhold_rpc::{Fault, Notifier, Router, Rpc};
+use ringhold_rpc::{Fault, Gone, Notifier, Router, Rpc};
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
 
@@ -378,14 +378,132 @@ fn notifiers_of_the_beginning_go_on_and_are_closed_in_the_end() {
     assert_eq!(exchange.counters().panics, 0);
 }
 
-#[test]
-#[should_panic = "the router has a `connected` already"]
-fn there_is_one_beginning() {
-    let _ = Router::new().connected(|_| Ok(())).connected(|_| Ok(()));
+/// What the parts of a router have said of a connection so far.
+#[derive(Default)]
+struct Trace(Vec<&'static str>);
+
+/// Which part does not let somebody in, by the number of the user.
+const REFUSED: [(u32, &str); 3] = [(1, "a"), (2, "b"), (3, "c")];
+const PANICS: [(u32, &str); 3] = [(4, "a"), (5, "b"), (6, "c")];
+
+/// For whom this part panics in the end, whatever lets it in.
+const PANICS_IN_THE_END: [(u32, &str); 2] = [(2, "a"), (7, "b")];
+
+/// One of several parts, which notes whom it lets in, and of whose end it is told.
+fn part(router: Router, name: &'static str, seen: &Told) -> Router {
+    let [begun, ended] = [(); 2].map(|()| seen.clone());
+    router
+        .connected(move |arrival| {
+            let uid = arrival.peer().credentials().unwrap().unwrap().uid;
+            assert!(!PANICS.contains(&(uid, name)), "on purpose, when connected");
+            if REFUSED.contains(&(uid, name)) {
+                return Err(Refusal::new(format!("not by {name}")));
+            }
+            match arrival.get() {
+                Some(Trace(names)) => names.push(name),
+                None => arrival.keep(Trace(vec![name])),
+            }
+            arrival.keep(User(uid));
+            begun.borrow_mut().push((uid, format!("{name} lets it in")));
+            Ok(())
+        })
+        .gone(move |gone| {
+            let User(uid) = *gone.get().unwrap();
+            let Trace(names) = gone.get().unwrap();
+            assert!(names.contains(&name));
+            let why = gone.ended().why();
+            ended.borrow_mut().push((uid, format!("{name}: {why}")));
+            let panics = PANICS_IN_THE_END.contains(&(uid, name));
+            assert!(!panics, "on purpose, when gone");
+        })
 }
 
 #[test]
-#[should_panic = "the router has a `gone` already"]
-fn there_is_one_end() {
-    let _ = Router::new().gone(|_| ()).gone(|_| ());
+fn each_part_is_told_of_the_end_of_what_it_has_let_in() {
+    for order in [["a", "b", "c"], ["b", "c", "a"], ["c", "b", "a"]] {
+        let seen = Told::default();
+        let parts = |router| {
+            order
+                .into_iter()
+                .fold(router, |it, name| part(it, name, &seen))
+        };
+        // Who is told of ends alone, before or behind all, is told of whom all have let in.
+        let alone = |name: &'static str| {
+            let seen = seen.clone();
+            move |gone: &mut Gone<'_>| {
+                let user = gone.get().map_or(0, |User(uid)| *uid);
+                seen.borrow_mut().push((user, format!("{name} alone")));
+            }
+        };
+        let router = || parts(Router::new().gone(alone("first"))).gone(alone("last"));
+        let mut exchange = start(router());
+        let mut panics = 0;
+        for (uid, refuser) in REFUSED.into_iter().chain(PANICS) {
+            let client = connect(&mut exchange, uid);
+            assert!(!exchange.is_open(client));
+            let let_in: Vec<_> = order.into_iter().take_while(|it| *it != refuser).collect();
+            let why = match uid < PANICS[0].0 {
+                true => format!("the service refused the connection: not by {refuser}"),
+                false => "the service panicked".to_owned(),
+            };
+            let begun = let_in
+                .iter()
+                .map(|name| (uid, format!("{name} lets it in")));
+            let ended = let_in.iter().map(|name| (uid, format!("{name}: {why}")));
+            assert_eq!(seen.take(), begun.chain(ended).collect::<Vec<_>>());
+            let panics_last = let_in
+                .iter()
+                .any(|it| PANICS_IN_THE_END.contains(&(uid, it)));
+            let is_refused = uid < PANICS[0].0 && !panics_last;
+            panics += u64::from(!is_refused);
+            let counters = exchange.counters();
+            assert_eq!(counters.panics, panics);
+            assert_eq!(counters.refused + panics, u64::from(uid));
+        }
+        // None keeps the others from being told.
+        for uid in [7, 8] {
+            let client = connect(&mut exchange, uid);
+            assert!(exchange.is_open(client));
+            seen.take();
+            exchange.end(client);
+            let ends = order.map(|name| format!("{name}: the peer ended the connection"));
+            let [first, last] = ["first", "last"].map(|name| vec![format!("{name} alone")]);
+            let ends = [first, ends.to_vec(), last].concat();
+            let ends: Vec<_> = ends.into_iter().map(|end| (uid, end)).collect();
+            assert_eq!(seen.take(), ends);
+            panics += u64::from(uid == 7);
+            assert_eq!(exchange.counters().panics, panics);
+        }
+    }
+}
+
+/// With data that is resumed, and without.
+#[test]
+fn each_part_is_told_of_what_it_has_let_in_of_the_predecessor() {
+    let seen = Told::default();
+    let note = |router: Router| {
+        router
+            .resume("note", |_, _: &mut Note| Ok(()))
+            .method_with("note", |context, ()| {
+                context.data::<Note>();
+                Ok(())
+            })
+    };
+    let mut exchange = start(note(Router::new()));
+    let clients = [2, 2, 3, 3, 8, 8].map(|uid| connect(&mut exchange, uid));
+    for client in clients.into_iter().step_by(2) {
+        call(&mut exchange, client, "note", vec![]);
+    }
+    let parts = |router| part(part(router, "b", &seen), "c", &seen);
+    let exchange = exchange.hand_over(serve(note(parts(Router::new()))));
+    let open = clients.map(|client| exchange.is_open(client));
+    assert_eq!(open, [false, false, false, false, true, true]);
+    let refused = "b: the service refused the connection: not by c";
+    let in_b = "b lets it in";
+    let in_c = "c lets it in";
+    let expected = [(3, in_b), (3, refused), (3, in_b), (3, refused)];
+    let expected = [&expected[..], &[(8, in_b), (8, in_c)].repeat(2)].concat();
+    assert_eq!(told(&seen), says(&expected));
+    let counters = exchange.counters();
+    assert_eq!((counters.refused, counters.panics), (4, 0));
 }
