@@ -239,6 +239,25 @@ impl Router {
     /// handler has returned. A notification whose parameters are not of this type is lost for its sender, who is told nothing: it is
     /// a warning in the log, of which a worker writes ten a second, two of each connection, and counts as a fault of the method in the [metrics](ringhold_core::Worker::counter).
     ///
+    /// So is one whose handler refuses what came: a [`Router::method`] without a result. Where that is a matter of course, and only to be
+    /// counted, it is a [`Router::deferred`] that answers at once:
+    ///
+    /// ```
+    /// # use ringhold_rpc::{Fault, Router};
+    /// /// Takes what is in range.
+    /// fn put(value: f64) -> Result<(), Fault> {
+    ///     match value {
+    ///         0.0..100.0 => Ok(()),
+    ///         _ => Err(Fault::new("out of range")),
+    ///     }
+    /// }
+    ///
+    /// let router = Router::new()
+    ///     .method("put", put)
+    ///     .deferred("put_quietly", |value, responder| responder.result(put(value)));
+    /// # let _ = router;
+    /// ```
+    ///
     /// # Panics
     ///
     /// As [`Router::method`].

@@ -26,6 +26,7 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
             Router::bare()
                 .notification("log", |_: String| {})
                 .method("fail", |()| -> Result<(), Fault> { Err(Fault::new("no")) })
+                .deferred("sift", |(), responder| responder.fault(Fault::new("no")))
         };
         let make = |worker: &ringhold_core::Worker| Rpc::new(worker, router());
         let mut exchange = Exchange::with_worker(make, Default::default());
@@ -37,6 +38,8 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
             b"\x93\x02\xa3log\x91\x01",
             b"\x93\x02\xa4fail\x90",
             b"\x93\x02\xa3lag\x90",
+            // It is only counted.
+            b"\x93\x02\xa4sift\x90",
             // A request is answered.
             b"\x94\x00\x01\xa4fail\x90",
         ] {
