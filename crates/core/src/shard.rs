@@ -200,8 +200,7 @@ impl<L: Link> Shard<L> {
     /// Gives connections with undispatched input their share of this turn, moves a stop on, and bounds the memory.
     pub(crate) fn work(&mut self) {
         let serves_last = self.serves_last();
-        // What there was no time for in the turn before is not begun with when a handover waits for nothing else.
-        if self.dispatches() && !self.has_served() {
+        if self.gives_frames() {
             self.dispatch_ready();
         }
         self.advance_stop(serves_last);
@@ -276,7 +275,7 @@ impl<L: Link> Shard<L> {
 
     /// Whether work is left that needs no event to go on.
     pub(crate) fn is_busy(&self) -> bool {
-        (!self.ready.is_empty() && self.dispatches())
+        (!self.ready.is_empty() && self.gives_frames())
             || !self.touched.is_empty()
             || self.goes_on()
             || self.owes_less()
@@ -335,9 +334,15 @@ impl<L: Link> Shard<L> {
         self.connections.len()
     }
 
-    /// Whether frames that wait are given to the services.
+    /// Whether the services are called for what happens.
     fn dispatches(&self) -> bool {
         !self.holds && self.stop.rest == Rest::No
+    }
+
+    /// Whether frames that wait are given to the services. What there was no time for in the turn before is not begun with when a
+    /// handover waits for nothing else.
+    fn gives_frames(&self) -> bool {
+        self.dispatches() && !self.has_served()
     }
 
     /// Logs what is held back of the warnings about connections: the worker ends.

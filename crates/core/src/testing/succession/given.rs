@@ -178,3 +178,38 @@ fn a_worker_with_sources_is_there_for_what_others_promise() {
     exchange.settle();
     assert!(crew.has_reached(0, Step::Rests));
 }
+
+/// What the services had no time for is the successor's, and no reason to take turns until what is owed has come.
+#[test]
+fn a_late_worker_sleeps_as_long_as_anything_is_owed() {
+    let (mut exchange, device) = reading();
+    let [client, late] = [(); 2].map(|()| exchange.connect());
+    let mailbox = exchange.add_busy_worker(1 << 30);
+    let crew = exchange.shard.desk.crew.clone();
+    exchange.shard.drain = DRAIN;
+    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.settle();
+    crew.reach(1, Step::Asked);
+    exchange.settle();
+    exchange.receive(client, &[1]);
+    assert!(crew.all_part(1));
+    exchange.shard.work();
+    // This was received before the engine knew.
+    exchange.shard.desk.stopwatch.make_late();
+    exchange.shard.received(late.0 as u32, &[1], None);
+    while let Some(slot) = exchange.shard.next_touched() {
+        exchange.update(slot);
+    }
+    exchange.shard.work();
+    assert!(crew.has_reached(0, Step::Served) && !crew.has_reached(0, Step::Rests));
+    while let Some(slot) = exchange.shard.next_touched() {
+        exchange.update(slot);
+    }
+    exchange.deliver_mail();
+    assert!(!exchange.shard.is_busy());
+    end_other(&mut exchange);
+    device.send(&[9]).unwrap();
+    exchange.deliver();
+    assert_eq!(exchange.parted.len(), 2);
+    drop(mailbox);
+}
