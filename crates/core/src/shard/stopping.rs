@@ -216,12 +216,6 @@ impl<L: Link> Shard<L> {
         self.phase = Phase::Draining { until };
         self.stop.owed = Vec::new();
         self.stop.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
-        if self.stop.hands_over {
-            // Services may be called for as long as anything is owed that they could give.
-            let given_up = self.end_of_promises(until);
-            let over = given_up.saturating_add(milliseconds(LINGER));
-            self.stop.rest_until = self.stop.rest_until.max(over);
-        }
         for slot in self.slots() {
             self.note_loud(slot);
             self.touch(slot);
@@ -330,6 +324,7 @@ impl<L: Link> Shard<L> {
             }
         }
         if self.is_parting() {
+            self.put_off_rest();
             self.advance_rest(now >= self.stop.rest_until);
         }
         if let Phase::Draining { until } = self.phase
@@ -339,6 +334,18 @@ impl<L: Link> Shard<L> {
         }
         if self.stop.names_owed_at.take_if(|at| *at <= now).is_some() {
             self.name_owed();
+        }
+    }
+
+    /// A handover calls services for as long as anything is owed that they could give, until it is given up.
+    fn put_off_rest(&mut self) {
+        if let Phase::Draining { until } = self.phase
+            && self.desk.crew.open_tickets.count() > 0
+        {
+            let given_up = self.end_of_promises(until);
+            let over = given_up.saturating_add(milliseconds(LINGER));
+            let later = self.desk.now.saturating_add(milliseconds(REST_MAX));
+            self.stop.rest_until = self.stop.rest_until.max(later.min(over));
         }
     }
 

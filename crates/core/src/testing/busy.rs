@@ -458,6 +458,21 @@ fn a_handover_leaves_to_the_successor_what_they_have_no_time_for() {
     assert_eq!(exchange.parted[0].parcel.state.input.len(), 17 * SHARE);
 }
 
+/// However long deferred replies would be waited for.
+#[test]
+fn a_handover_that_owes_nothing_waits_for_them_no_longer_for_a_long_drain() {
+    for drain in [0, 60].map(Duration::from_secs) {
+        let (mut exchange, ends) = exchange(Saved::Stateless);
+        let client = exchange.connect();
+        exchange.arrive(client, 100 * SHARE);
+        exchange.tell_to_stop_within(drain, true);
+        (0..12).for_each(|_| exchange.turn());
+        assert!(exchange.shard.is_done(), "{drain:?}");
+        assert_eq!(exchange.counters().frames_in as usize, (1 + TURNS) * SHARE);
+        assert_eq!(*ends.borrow(), [Close::HandedOver.to_string()]);
+    }
+}
+
 /// Although another worker is busy when the time for deferred replies is over, and for as long as it may be without being left
 /// behind.
 #[test]
