@@ -8,6 +8,7 @@
 //! integers (bytes) or strings with a unit (`"512B"`, `"8KiB"`, `"16MiB"`, `"1GiB"`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -127,6 +128,40 @@ impl Default for RingConfig {
             entries: 4096,
             buffers: 64,
             buffer_bytes: 64 << 10,
+        }
+    }
+}
+
+impl RingConfig {
+    /// How many receive buffers there are, and how large each is. Within these limits their number has 16 bits, the bytes of one
+    /// have 32, and those of all have 64, as what engines compute from them relies on.
+    ///
+    /// # Errors
+    ///
+    /// That there cannot be such buffers: the value may be a program's own, which nobody has checked.
+    pub(crate) fn buffer_sizes(&self) -> io::Result<(u16, usize)> {
+        let &RingConfig {
+            buffers,
+            buffer_bytes,
+            ..
+        } = self;
+        let can_be = BUFFERS.contains(&buffers)
+            && buffers.is_power_of_two()
+            && BUFFER_BYTES.contains(&buffer_bytes)
+            && buffer_bytes.is_power_of_two();
+        match u16::try_from(buffers) {
+            Ok(entries) if can_be => Ok((entries, buffer_bytes)),
+            _ => {
+                let why = format!(
+                    "there cannot be {buffers} receive buffers of {buffer_bytes} bytes: they are a power of two from {} to {}, \
+                     each has one from {} to {}",
+                    BUFFERS.start(),
+                    BUFFERS.end(),
+                    BUFFER_BYTES.start(),
+                    BUFFER_BYTES.end()
+                );
+                Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+            }
         }
     }
 }

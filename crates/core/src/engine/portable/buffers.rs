@@ -1,6 +1,8 @@
 //! Buffers that operations take with them. An idle connection has none, and however many are ready at the same time, no
 //! more are under way than the configuration says: who finds none waits for the next turn, when all of them are back.
 
+use std::io;
+
 use crate::config::RingConfig;
 use crate::connection::Receive;
 
@@ -58,17 +60,22 @@ impl Pool {
 impl Buffers {
     /// As many bytes are received into at the same time as `buffers` buffers have, large ones included, and as many buffers
     /// are sent from.
-    pub(super) fn new(config: &RingConfig) -> Self {
-        let buffers = config.buffers as usize;
-        Buffers {
-            small: Pool::new(config.buffer_bytes),
-            large: Pool::new(LARGE_BYTES.max(config.buffer_bytes)),
+    ///
+    /// # Errors
+    ///
+    /// That there cannot be such buffers.
+    pub(super) fn new(config: &RingConfig) -> io::Result<Self> {
+        let (buffers, buffer_bytes) = config.buffer_sizes()?;
+        let buffers = usize::from(buffers);
+        Ok(Buffers {
+            small: Pool::new(buffer_bytes),
+            large: Pool::new(LARGE_BYTES.max(buffer_bytes)),
             receiving: 0,
-            receiving_max: buffers.saturating_mul(config.buffer_bytes),
+            receiving_max: buffers * buffer_bytes,
             sends: Vec::new(),
             sending: 0,
             sending_max: buffers,
-        }
+        })
     }
 
     /// A buffer to receive into, a larger one for a part of a large frame; `None` if too much is under way. One is always
@@ -126,6 +133,7 @@ mod tests {
             buffer_bytes: 32 * 1024,
             ..RingConfig::default()
         })
+        .unwrap()
     }
 
     #[test]
@@ -154,13 +162,27 @@ mod tests {
             buffers: 2,
             buffer_bytes: 1024,
             ..RingConfig::default()
-        });
+        })
+        .unwrap();
         let large = buffers.receive(Receive::Large).unwrap();
         assert!(buffers.receive(Receive::Stream).is_none());
         buffers.give_received(large);
         let small = buffers.receive(Receive::Stream).unwrap();
         assert!(buffers.receive(Receive::Large).is_none());
         buffers.give_received(small);
+    }
+
+    /// With no buffers nobody would be answered, with empty ones everybody would seem to have ended.
+    #[test]
+    fn sizes_that_no_file_could_ask_for_are_refused() {
+        for (buffers, buffer_bytes) in [(0, 4096), (3, 4096), (2, 0), (2, 1 << 62)] {
+            let made = Buffers::new(&RingConfig {
+                buffers,
+                buffer_bytes,
+                ..RingConfig::default()
+            });
+            assert!(made.is_err(), "{buffers} of {buffer_bytes}");
+        }
     }
 
     #[test]

@@ -87,6 +87,13 @@ pub(crate) fn run(
     mailbox: Mailbox,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
+    let buffers = match Buffers::new(config) {
+        Ok(buffers) => buffers,
+        Err(error) => {
+            ready(Err(Unavailable::new(setup::BUFFERS, error)));
+            return Served::nothing(Ok(()));
+        }
+    };
     let (runtime, entries) = match setup::runtime(config.entries) {
         Ok(made) => made,
         Err(unavailable) => {
@@ -112,7 +119,7 @@ pub(crate) fn run(
     let engine = Engine {
         runtime: &runtime,
         flights: Flights::new(entries),
-        buffers: Buffers::new(config),
+        buffers,
         shard,
         acceptors,
         watch,

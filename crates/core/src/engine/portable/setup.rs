@@ -30,6 +30,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 pub(in crate::engine) const THREAD: &str = "starting a thread to try it on";
 pub(in crate::engine) const EVENT: &str = "making an eventfd";
 pub(in crate::engine) const RUNTIME: &str = "making the runtime behind its ring";
+pub(super) const BUFFERS: &str = "making receive buffers";
 pub(super) const EPOLL: &str = "making an epoll instance";
 pub(super) const NONBLOCK: &str = "setting O_NONBLOCK on a listener";
 
@@ -55,7 +56,7 @@ impl Unavailable {
     fn hint(&self) -> &'static str {
         match self.step {
             THREAD => rlimit::thread_advice(&self.error),
-            EVENT | RUNTIME | EPOLL | NONBLOCK => rlimit::advice(&self.error),
+            EVENT | RUNTIME | BUFFERS | EPOLL | NONBLOCK => rlimit::advice(&self.error),
             _ => hint(&self.error),
         }
     }

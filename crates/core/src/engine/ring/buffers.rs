@@ -19,7 +19,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use crate::config::{BUFFER_BYTES, BUFFERS, RingConfig};
+use crate::config::RingConfig;
 use crate::frame::Lend;
 
 /// The id of the one group of buffers that a worker has.
@@ -70,34 +70,6 @@ impl Drop for Memory {
         #[expect(unsafe_code, reason = "mapping memory")]
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always go");
-    }
-}
-
-/// How many buffers the kernel gets, and how large each is. Within these limits their number has 16 bits, the bytes of one have 32, and
-/// those of all have 64, as what is computed from them here relies on.
-fn sizes(config: &RingConfig) -> io::Result<(u16, usize)> {
-    let &RingConfig {
-        buffers,
-        buffer_bytes,
-        ..
-    } = config;
-    let can_be = BUFFERS.contains(&buffers)
-        && buffers.is_power_of_two()
-        && BUFFER_BYTES.contains(&buffer_bytes)
-        && buffer_bytes.is_power_of_two();
-    match u16::try_from(buffers) {
-        Ok(entries) if can_be => Ok((entries, buffer_bytes)),
-        _ => {
-            let why = format!(
-                "there cannot be {buffers} receive buffers of {buffer_bytes} bytes: they are a power of two from {} to {}, \
-                 each has one from {} to {}",
-                BUFFERS.start(),
-                BUFFERS.end(),
-                BUFFER_BYTES.start(),
-                BUFFER_BYTES.end()
-            );
-            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
-        }
     }
 }
 
@@ -168,7 +140,7 @@ impl Buffers {
         submitter: &Submitter<'_>,
         config: &RingConfig,
     ) -> io::Result<Self> {
-        let (entries, buffer_bytes) = sizes(config)?;
+        let (entries, buffer_bytes) = config.buffer_sizes()?;
         let aside = (entries / 2).min(ASIDE_MAX);
         let count = usize::from(entries + aside);
         let store = Store {
