@@ -110,7 +110,7 @@ pub trait Service: 'static {
     /// Called when the worker begins to serve, behind what was handed over, and again whenever as long as it returned is over, at
     /// least a millisecond; `None` is never, the default. A worker that was held up calls once for all that it missed. What belongs to
     /// the end of the process is a matter of `Drop`: before a restart or reload it is not called any more once the services get no
-    /// frames.
+    /// frames and no deferred reply is owed, on any worker, that it could give.
     ///
     /// If it panics that is logged and counted (what it catches itself: [`Tick::report_panic`]), and it is called again after the time that it returned before, or a second if it was
     /// the first call.
@@ -124,8 +124,8 @@ pub trait Service: 'static {
     ///
     /// Called on the worker once in each of its turns as long as that is so, between the frames of connections: read without
     /// blocking, and at most so much that those can wait for it. As with [`tick`](Service::tick), all connections are there, also those that were
-    /// handed over, and before a restart or reload it is not called any more once the services get no frames; what comes
-    /// then is the successor's.
+    /// handed over, and before a restart or reload it is not called any more once the services get no frames and no
+    /// deferred reply is owed; what comes then is the successor's.
     ///
     /// # Errors
     ///
