@@ -100,7 +100,11 @@ impl Connection {
                     [NIL] => Verdict::Wrong(result),
                     error => Verdict::Error(error),
                 };
+                let is_refused = matches!(verdict, Verdict::Error(_));
                 self.reply(id, verdict, context);
+                if is_refused && matches!(context.plan.mode, Mode::Subscribe { .. }) {
+                    return Err(Gone::Unsubscribed);
+                }
             }
             Envelope::Notification { params, .. } => self.notification(params, context),
             Envelope::Request { .. } => {

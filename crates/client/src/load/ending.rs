@@ -19,6 +19,8 @@ pub(super) enum Gone {
     Failed(io::Error),
     /// The server sent what it should not.
     Violation(String),
+    /// The server answered the subscription with an error, which is counted as that: nothing will come.
+    Unsubscribed,
     /// The load leaves: it has what it came for, or has waited for as long as it may.
     Left,
 }
@@ -66,6 +68,7 @@ impl Connection {
         context.tick();
         let index = self.index;
         let left = matches!(gone, Gone::Left);
+        let refused = matches!(gone, Gone::Unsubscribed);
         self.judge(context, gone);
         let unsent = self.take_back(context);
         let lost = u64::from(self.window.outstanding()).saturating_sub(unsent);
@@ -73,7 +76,7 @@ impl Connection {
         if left && lost > 0 {
             context.problem(|| format!("connection {index}: {lost} requests were not answered"));
         }
-        if !context.ending && (self.short_lived || context.plan.reconnect) {
+        if !context.ending && !refused && (self.short_lived || context.plan.reconnect) {
             self.close();
             self.open_soon(context);
         } else {
@@ -89,6 +92,7 @@ impl Connection {
         let finishing = matches!(self.state, State::Finishing { .. });
         match gone {
             Gone::Left => self.count_unfinished(context),
+            Gone::Unsubscribed => {}
             Gone::Violation(what) => {
                 context.counts.violations += 1;
                 context.problem(|| format!("connection {index}: {what}"));

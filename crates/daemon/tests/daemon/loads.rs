@@ -54,7 +54,7 @@ fn a_load_on_a_method_that_is_not_for_it_says_what_to_do() {
     for (mode, method, limit, fault, advice) in [
         ("call", "nix", ["-n", "10"], "errors 10,", "Router::new"),
         ("call", "ping", ["-n", "10"], "wrong 10,", "Router::new"),
-        ("subscribe", "nix", ["-t", "200ms"], "errors 1,", "--params"),
+        ("subscribe", "nix", ["-n", "10"], "errors 1,", "--params"),
     ] {
         let [option, value] = limit;
         let (status, stdout, stderr) = load(["--mode", mode, "--method", method, option, value]);
