@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -82,6 +83,11 @@ impl Reply<'_> {
             link: self.link,
             handle: self.handle,
         }
+    }
+
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn, as [`Tick::now`](crate::Tick::now).
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.desk.now)
     }
 
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.

@@ -1,6 +1,7 @@
 //! The connection that a call came from.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use ringhold_core::{ConnectionId, Peer, Reply};
 
@@ -20,6 +21,51 @@ impl Context<'_> {
     /// The message id of a request; `None` for a notification.
     pub fn message_id(&self) -> Option<u32> {
         self.id
+    }
+
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn, as [`Turn::now`](crate::Turn::now). It costs
+    /// no system call, and in an [`Exchange`](ringhold_core::testing::Exchange) it passes as it is told.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ringhold_rpc::{Fault, Router};
+    /// /// When the connection has put something last, on the clock of its worker.
+    /// #[derive(Default)]
+    /// struct Last(Option<Duration>);
+    ///
+    /// /// Takes a value a second of each client.
+    /// fn router() -> Router {
+    ///     Router::new()
+    ///         // A value whose time is of another process would be wrong there.
+    ///         .connected(|arrival| Ok(arrival.keep(Last(None))))
+    ///         .method_with("put", |context, value: f64| {
+    ///             let now = context.now();
+    ///             let Last(last) = context.data();
+    ///             if last.is_some_and(|last| now - last < Duration::from_secs(1)) {
+    ///                 return Err(Fault::new("one a second"));
+    ///             }
+    ///             *last = Some(now);
+    ///             Ok(value)
+    ///         })
+    /// }
+    /// # use ringhold_core::testing::Exchange;
+    /// # use ringhold_rpc::Rpc;
+    /// # let mut exchange = Exchange::with_worker(|worker| Rpc::new(worker, router()), Default::default());
+    /// # let [client, other] = [(); 2].map(|()| exchange.connect());
+    /// # let put = |exchange: &mut Exchange, client| {
+    /// #     exchange.receive(client, b"\x94\x00\x01\xa3put\x91\xcb\0\0\0\0\0\0\0\0");
+    /// #     exchange.take_sent(client)[3] == 0xc0
+    /// # };
+    /// # assert_eq!([client, client, other].map(|it| put(&mut exchange, it)), [true, false, true]);
+    /// # exchange.advance(Duration::from_millis(999));
+    /// # assert!(!put(&mut exchange, client));
+    /// # exchange.advance(Duration::from_millis(1));
+    /// # assert!(put(&mut exchange, client));
+    /// # let mut exchange = exchange.hand_over(|worker| Rpc::new(worker, router()));
+    /// # assert_eq!([client, client].map(|it| put(&mut exchange, it)), [true, false]);
+    /// ```
+    pub fn now(&self) -> Duration {
+        self.reply.now()
     }
 
     /// Names the connection for as long as the process lives.
