@@ -64,8 +64,11 @@ fn unix(text: &str, name: &str) -> Result<ListenAddress, String> {
             bytes.len()
         ));
     }
-    if bytes.contains('\0') {
-        return Err(format!("the {kind} of {text:?} contains a zero byte"));
+    // Nobody means a line end, and it would be one wherever addresses are written.
+    if let Some(wrong) = bytes.chars().find(|it| it.is_control()) {
+        return Err(format!(
+            "the {kind} of {text:?} contains the control character {wrong:?}"
+        ));
     }
     if kind == "abstract name" {
         return Ok(ListenAddress::UnixAbstract(bytes.to_owned()));

@@ -308,7 +308,11 @@ fn addresses() {
         ("\"unix:@\"", "has no abstract name"),
         ("\"unix:x.sock\"", "is not the absolute path of a socket"),
         ("\"unix:/run/\"", "is not the absolute path of a socket"),
-        ("\"unix:/a\\u0000b\"", "contains a zero byte"),
+        (
+            "\"unix:/a\\u0000b\"",
+            "contains the control character '\\0'",
+        ),
+        ("\"unix:/a\\nb\"", "contains the control character '\\n'"),
         (
             "4660",
             "it must be a string or a list of strings, not the number 4660",
