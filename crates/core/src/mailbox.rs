@@ -264,8 +264,8 @@ impl Mailbox {
 
     /// Announces sleep. If this returns mail, the worker must not sleep.
     pub(crate) fn prepare_sleep(&self) -> Option<Mail> {
-        // An exchange rather than a store: it reads what a poster wrote last, and so sees that poster's mail if the
-        // poster did not see the announcement.
+        // Exchanges rather than stores, here and in `awake`: this one reads what a poster wrote last, and so sees that poster's mail if
+        // the poster did not see the announcement.
         self.wake.sleeping.swap(true, Ordering::SeqCst);
         let mail = self.next();
         if mail.is_some() {
@@ -279,7 +279,10 @@ impl Mailbox {
     ///
     /// A poster that does not see it yet wakes the worker for nothing.
     pub(crate) fn awake(&self) {
-        self.wake.sleeping.store(false, Ordering::Relaxed);
+        // Nothing is there to take back as a rule, as on a worker that does not sleep.
+        if self.wake.sleeping.load(Ordering::Relaxed) {
+            self.wake.sleeping.swap(false, Ordering::Relaxed);
+        }
     }
 
     /// Becomes readable when a sleeping worker is to wake up; reading eight bytes resets it.
