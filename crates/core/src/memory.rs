@@ -4,6 +4,9 @@
 //! sleeps, and in a turn if that is [much](STEP_MAX) or too much. Most of what is taken is given back before that, and then costs
 //! no memory that all workers write to. Above the limit the worker that holds the largest connection is told to cut it. It may
 //! be busy: then the limit may be exceeded by [a part of it](EXCESS), and above that the others cut what they have.
+//!
+//! Whoever adds to the sum looks behind that whether the worker was told, and that worker takes this back before it looks at the sum.
+//! These accesses are sequentially consistent, so that one of the two sees what the other did, and somebody cuts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -128,7 +131,7 @@ impl Meter {
         if self.held != self.published {
             // Modulo 2^64, so that it may be less than before.
             let change = self.held.wrapping_sub(self.published);
-            self.memory.total.fetch_add(change, Ordering::Relaxed);
+            self.memory.total.fetch_add(change, Ordering::SeqCst);
             self.published = self.held;
         }
         self.over_limit()
@@ -141,13 +144,13 @@ impl Meter {
             workers,
             ..
         } = &*self.memory;
-        let total = total.load(Ordering::Relaxed);
+        let total = total.load(Ordering::SeqCst);
         if total <= *limit {
             return None;
         }
         let largest = |worker: &usize| workers[*worker].largest.load(Ordering::Relaxed);
         let looks = |worker: &usize| {
-            *worker == self.worker || !workers[*worker].is_told.load(Ordering::Relaxed)
+            *worker == self.worker || !workers[*worker].is_told.load(Ordering::SeqCst)
         };
         let holder = (0..workers.len()).max_by_key(largest)?;
         if looks(&holder) {
@@ -162,13 +165,13 @@ impl Meter {
     /// Notes that the worker is told to cut its largest connection. Returns whether it has to be, because it was not before.
     pub(crate) fn tell(&self, worker: usize) -> bool {
         let is_told = &self.memory.workers[worker].is_told;
-        !is_told.swap(true, Ordering::Relaxed)
+        !is_told.swap(true, Ordering::SeqCst)
     }
 
     /// The worker was told to cut, and is about to look what it has.
     pub(crate) fn hear(&self) {
         let is_told = &self.memory.workers[self.worker].is_told;
-        is_told.store(false, Ordering::Relaxed);
+        is_told.store(false, Ordering::SeqCst);
     }
 
     /// States what this worker's largest connection holds, after a look at all of them. If another worker is known to
