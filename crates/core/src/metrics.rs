@@ -7,7 +7,7 @@ mod own;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -232,6 +232,8 @@ impl Metrics {
                     .collect(),
             })
             .collect();
+        // What services have made of the connections that were counted is seen by whoever looks from here on.
+        fence(Ordering::Acquire);
         Snapshot {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             memory_bytes: self.memory.total(),

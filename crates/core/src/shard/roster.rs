@@ -1,7 +1,7 @@
 //! Connections that come, and are forgotten.
 
 use std::cell::OnceCell;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use super::time::NEVER;
 use super::{Entry, Shard, host_of};
@@ -64,6 +64,8 @@ impl<L: Link> Shard<L> {
     /// sees the number of them on another thread may rely on what the services have made of each.
     pub(super) fn count_open(&self, name: u16) {
         let counters = self.desk.name_counters(name);
+        // With the one in `Metrics::snapshot`.
+        fence(Ordering::Release);
         counters.opened.add(1);
         counters.open.add(1);
     }
