@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring_for_tokio::IoUring;
+use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 use tokio_uring::Runtime;
 
 use super::flights::{Flights, Operation, Outcome};
@@ -61,7 +63,8 @@ fn enter() -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// A receive must not wait, a poll must, and what a poll announces a receive must find.
+/// A receive must not wait, a poll must, what a poll announces a receive must find, and a socket that is shut down must end its
+/// poll: that is how connections are closed.
 fn attempt(runtime: &Runtime, entries: u32) -> io::Result<()> {
     let mut flights = Flights::new(entries);
     // Should anything wait that must not, it ends when `theirs` is dropped.
@@ -91,6 +94,15 @@ fn attempt(runtime: &Runtime, entries: u32) -> io::Result<()> {
     if byte.result != 1 || byte.buffer.as_deref().is_none_or(|read| read[0] != b'?') {
         return Err(unexpected("a receive of one byte", &byte));
     }
+
+    flights.readable(READABLE, ours.as_fd());
+    flights.turn();
+    landed(&mut flights, runtime)?;
+    shutdown(&ours, Shutdown::Both).map_err(forbidden)?;
+    let (_, outcome) = landed(&mut flights, runtime)?;
+    if outcome.result < 0 {
+        return Err(unexpected("a poll of what is shut down", &outcome));
+    }
     Ok(())
 }
 
@@ -103,6 +115,13 @@ fn landed(flights: &mut Flights, runtime: &Runtime) -> io::Result<(Operation, Ou
     flights
         .next()
         .ok_or_else(|| io::Error::other("an operation does not complete"))
+}
+
+/// shutdown(2) fails on no socket that is connected, unless somebody forbids it.
+fn forbidden(errno: Errno) -> io::Error {
+    io::Error::other(format!(
+        "shutdown: {errno}; a seccomp filter forbids it (a container profile, or SystemCallFilter= in the unit)"
+    ))
 }
 
 fn unexpected(what: &str, outcome: &Outcome) -> io::Error {
@@ -122,10 +141,10 @@ mod tests {
         }
     }
 
-    /// From now on, this thread and those that it starts get `errno` when they call io_uring_enter(2).
-    fn deny_enter(errno: i32) {
+    /// From now on, this thread and those that it starts get `errno` from the system call of this number.
+    fn deny(call: i64, errno: i32) {
         let filter = SeccompFilter::new(
-            [(libc::SYS_io_uring_enter, Vec::new())].into(),
+            [(call, Vec::new())].into(),
             SeccompAction::Allow,
             SeccompAction::Errno(errno as u32),
             std::env::consts::ARCH.try_into().unwrap(),
@@ -141,12 +160,30 @@ mod tests {
         }
         for errno in [libc::EPERM, libc::ENOSYS] {
             let probing = std::thread::spawn(move || {
-                deny_enter(errno);
+                deny(libc::SYS_io_uring_enter, errno);
                 probe().unwrap_err().to_string()
             });
             let refusal = probing.join().unwrap();
             let begin = "the portable engine is not available: io_uring_enter: ";
             assert!(refusal.starts_with(begin), "{refusal}");
+        }
+    }
+
+    /// A connection would stay open when it is closed, and no stop would end.
+    #[test]
+    fn a_socket_that_cannot_be_shut_down_is_reported() {
+        if probe().is_err() {
+            return;
+        }
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            let probing = std::thread::spawn(move || {
+                deny(libc::SYS_shutdown, errno);
+                probe().unwrap_err().to_string()
+            });
+            let refusal = probing.join().unwrap();
+            let begin = "the portable engine is not available: trying it out: shutdown: ";
+            assert!(refusal.starts_with(begin), "{refusal}");
+            assert!(refusal.contains("seccomp"), "{refusal}");
         }
     }
 }
