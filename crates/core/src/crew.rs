@@ -1,7 +1,6 @@
 //! What the workers of one server share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::crowd::Crowd;
@@ -9,8 +8,12 @@ use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::placement::Dealer;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::tickets::Tally;
 
+#[cfg(test)]
+#[cfg(ringhold_loom)]
+mod models;
 mod steps;
 
 pub(crate) use self::steps::Step;

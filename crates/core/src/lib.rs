@@ -84,6 +84,7 @@ mod service;
 mod shard;
 mod slots;
 mod slow;
+mod sync;
 mod tick;
 mod tickets;
 mod timers;

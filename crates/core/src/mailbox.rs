@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use bytes::Bytes;
@@ -23,6 +22,12 @@ use crate::crowd::Place;
 use crate::fan::{Fan, Fanned};
 use crate::handover::parcel::Parcel;
 use crate::peer::{ConnectionId, HandleState};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::queue;
+
+#[cfg(test)]
+#[cfg(ringhold_loom)]
+mod models;
 
 /// What a worker can be told.
 pub(crate) enum Mail {
@@ -67,13 +72,13 @@ pub(crate) enum Mail {
 /// The sending side of a worker's mailbox.
 #[derive(Clone)]
 pub(crate) struct Post {
-    sender: mpsc::Sender<Mail>,
+    sender: queue::Sender<Mail>,
     wake: Arc<Wake>,
 }
 
 /// The receiving side, owned by the worker.
 pub(crate) struct Mailbox {
-    receiver: mpsc::Receiver<Mail>,
+    receiver: queue::Receiver<Mail>,
     wake: Arc<Wake>,
 }
 
@@ -147,7 +152,7 @@ fn with_own<R>(look: impl FnOnce(&mut Own) -> R) -> Option<R> {
 
 /// A mailbox and its sending side.
 pub(crate) fn mailbox() -> io::Result<(Post, Mailbox)> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = queue::channel();
     let wake = Arc::new(Wake {
         // Blocking on purpose: a read through io_uring then waits for readiness instead of failing with EAGAIN.
         event: eventfd(0, EventfdFlags::CLOEXEC)?,

@@ -9,7 +9,12 @@
 //! These accesses are sequentially consistent, so that one of the two sees what the other did, and somebody cuts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+#[cfg(test)]
+#[cfg(ringhold_loom)]
+mod models;
 
 /// The limit may be exceeded by so much of it, one sixteenth, while the worker that was told to cut has not looked.
 const EXCESS: u64 = 16;

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::pool::Pools;
 use crate::reply::Ticket;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The open tickets of one connection; without memory while there are none.
 #[derive(Default)]

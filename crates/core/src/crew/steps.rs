@@ -1,6 +1,6 @@
 //! How far the workers have come in a stop.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// What each worker comes to in a stop, and others wait for. All but the first and the last are of a handover.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,7 @@
 //! What a connection and its handles know of each other, on different threads.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
@@ -11,7 +10,13 @@ use crate::close::Close;
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::memory::Memory;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::transit::{self, UnderWay};
+
+#[cfg(test)]
+#[cfg(ringhold_loom)]
+mod models;
 
 /// What a connection and its handles share.
 pub(crate) struct HandleState {
