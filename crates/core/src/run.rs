@@ -70,7 +70,7 @@ impl Server {
             let answer = self.answer(&question);
             if let Err(error) = &answer {
                 // What `main` makes of the error need not be in the log of who asks, so it gets the reason from here.
-                let _ = writeln!(io::stdout(), "{}", Plain(error));
+                let _ = writeln!(io::stdout(), "{}{}", preflight::NO, Plain(error));
             }
             return answer;
         }

@@ -23,8 +23,11 @@ use crate::rlimit;
 /// Tells the child that the asking process has a `NOTIFY_SOCKET`, which it has not: ringhold-log writes as that one does.
 const NOTIFIES: &str = "RINGHOLD_PREFLIGHT_NOTIFIES";
 
-/// What the child writes if it could take over. If that is nowhere in what it writes, it could not; then it is why.
+/// What the child writes if it could take over. If that is nowhere in what it writes, it could not.
 pub(crate) const YES: &str = "ringhold: ready to take over\n";
+
+/// What it writes before the reason, to the end of the line, if it could not.
+pub(crate) const NO: &str = "ringhold: cannot take over: ";
 
 /// How long the child may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -203,17 +206,27 @@ impl Asked {
         if is_success != Some(false) && self.says_yes() {
             return Ok(());
         }
-        let answer = String::from_utf8_lossy(&self.answer);
         let status = match status {
             Some(status) => status.to_string(),
             None => "exit status unknown".to_owned(),
         };
-        Err(match answer.trim_end() {
+        if self.says_yes() {
+            return Err(format!(
+                "the new program could take over, but fails behind Server::run ({status}); its messages say why"
+            ));
+        }
+        let answer = String::from_utf8_lossy(&self.answer);
+        // Its `main` may have said more than is shown, before and behind.
+        let reason = match answer.rsplit_once(NO) {
+            Some((_, reason)) => reason.lines().next().unwrap_or_default(),
+            None => answer.trim_end(),
+        };
+        Err(match reason {
             "" if is_success == Some(true) => "the new program ended without an answer and without an error: its main has to come to \
                  Server::run, and to return the error of that"
                 .to_owned(),
             "" => format!("the new program refuses ({status}); its messages say why"),
-            answer => format!("the new program refuses ({status}): {}", Plain(answer)),
+            reason => format!("the new program refuses ({status}): {}", Plain(reason)),
         })
     }
 }
@@ -305,6 +318,34 @@ mod tests {
         let mut asked = ask("sh", &format!("echo '{}'", YES.trim_end()));
         asked.end = None;
         assert_eq!(until(&mut asked, |_, answer| answer), Ok(()));
+    }
+
+    /// Whatever else it writes to its standard output, where its log may go as well.
+    #[test]
+    fn a_refusal_has_the_reason() {
+        let log = "yes 'a line of the log' | head -n 300";
+        for (script, status, reason) in [
+            (
+                format!("{log}; echo '{NO}no such group'; {log}; exit 1"),
+                1,
+                "no such group",
+            ),
+            (
+                "echo of another kind; exit 2".to_owned(),
+                2,
+                "of another kind",
+            ),
+        ] {
+            let answer = until(&mut ask("sh", &script), |_, answer| answer);
+            let expected = format!("the new program refuses (exit status: {status}): {reason}");
+            assert_eq!(answer, Err(expected));
+        }
+        let script = format!("echo '{}'; exit 3", YES.trim_end());
+        let why = until(&mut ask("sh", &script), |_, answer| answer).unwrap_err();
+        assert!(
+            why.contains("could take over, but fails") && why.contains("exit status: 3"),
+            "{why}"
+        );
     }
 
     #[test]
