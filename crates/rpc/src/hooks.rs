@@ -187,7 +187,8 @@ impl Router {
     /// If it panics that is counted and logged.
     ///
     /// There may be several. They are called in the order in which they were added, each even if one before it panics, and what one has
-    /// [taken](Gone::take_data) those behind it do not find.
+    /// [taken](Gone::take_data) those behind it do not find. Of several that panic for one connection the last is counted and logged; those
+    /// before it are logged if the panic hook leaves them to the log ([`leave_caught_to_log`](ringhold_core::panics::leave_caught_to_log)).
     #[must_use]
     pub fn gone(mut self, gone: impl FnMut(&mut Gone<'_>) + 'static) -> Self {
         self.hooks.gone.push(Goodbye {
