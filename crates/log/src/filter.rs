@@ -63,13 +63,12 @@ impl FromStr for Filter {
                 "{level:?} is not a level; levels are error, warn, info, debug, trace and off"
             )));
         }
-        let targets = parts.join(",").parse::<Targets>();
-        let targets = targets.map_err(|error| FilterError(error.to_string()))?;
-        // Whoever wants to hear more of one module, or less, does not mean that errors of others are lost.
-        Ok(Filter(match targets.default_level() {
-            Some(_) => targets,
-            None => targets.with_default(REST),
-        }))
+        // Whoever wants to hear more of one module, or less, does not mean that errors of others are lost. A level that is said
+        // behind takes the place of this.
+        let all = format!("{REST},{}", parts.join(","));
+        all.parse()
+            .map(Filter)
+            .map_err(|error| FilterError(format!("{error}")))
     }
 }
 
