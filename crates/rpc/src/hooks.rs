@@ -1,7 +1,9 @@
 //! The beginnings and ends of connections.
 
 use std::fmt;
+use std::mem::{forget, replace};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread;
 
 use ringhold_core::{Close, Ended, Peer, Refusal};
 
@@ -49,7 +51,10 @@ impl Hooks {
             // Of those before, each may have told others of it.
             let told = self.gone.iter_mut();
             let told = told.filter(|goodbye| (1..=passed).contains(&goodbye.behind));
-            take_leave(told, &Ended::new(peer, &why), arrival.session);
+            if let Err(panic) = take_leave(told, &Ended::new(peer, &why), arrival.session) {
+                forget(refused);
+                resume_unwind(panic);
+            }
             return Err(refused.unwrap_or_else(|panic| resume_unwind(panic)));
         }
         Ok(arrival.session)
@@ -57,27 +62,37 @@ impl Hooks {
 
     /// Takes leave of a connection that has begun.
     pub(crate) fn gone(&mut self, ended: &Ended<'_>, session: Session) {
-        take_leave(self.gone.iter_mut(), ended, session);
+        let left = take_leave(self.gone.iter_mut(), ended, session);
+        left.unwrap_or_else(|panic| resume_unwind(panic));
     }
 }
 
-/// Each is called, whether or not one before it panics. The last panic goes on; that the others are not lost is up to the panic hook
+/// Each is called, whether or not one before it panics.
+///
+/// # Errors
+///
+/// The last panic, of one of them or of what was kept. That the others are not lost is up to the panic hook
 /// ([`leave_to_log`](ringhold_core::panics::leave_to_log)).
 fn take_leave<'a>(
     told: impl Iterator<Item = &'a mut Goodbye>,
     ended: &Ended<'_>,
     session: Session,
-) {
+) -> thread::Result<()> {
     let mut gone = Gone { ended, session };
-    let mut panicked = None;
+    let mut left = Ok(());
+    let mut note = |said: thread::Result<()>| {
+        if said.is_err() {
+            // Its value may panic as it goes.
+            forget(replace(&mut left, said));
+        }
+    };
     for goodbye in told {
         // Unwind safety: the panic goes on.
-        let said = catch_unwind(AssertUnwindSafe(|| (goodbye.gone)(&mut gone)));
-        panicked = said.err().or(panicked);
+        note(catch_unwind(AssertUnwindSafe(|| (goodbye.gone)(&mut gone))));
     }
-    if let Some(panic) = panicked {
-        resume_unwind(panic);
-    }
+    // While a panic unwinds, another one would end the process: what made one of them panic may be wrong for what was kept, too.
+    note(catch_unwind(AssertUnwindSafe(|| drop(gone))));
+    left
 }
 
 impl Router {

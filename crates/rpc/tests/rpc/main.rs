@@ -5,6 +5,7 @@
 mod client;
 mod counts;
 mod deferred;
+mod ends;
 mod envelopes;
 mod errors;
 mod gapless;

@@ -1,0 +1,82 @@
+//! Ends of connections in which several things panic: the process goes on.
+
+use std::cell::RefCell;
+use std::panic::panic_any;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use ringhold_core::limits::Limits;
+use ringhold_core::testing::Exchange;
+use ringhold_core::{Refusal, Worker};
+use ringhold_rpc::{Fault, Router, Rpc};
+
+fn start(router: Router) -> Exchange {
+    let make = |worker: &Worker| Rpc::new(worker, router);
+    Exchange::with_worker(make, Limits::default())
+}
+
+/// Counts itself, for as long as the count can be had.
+struct Counted(Arc<Mutex<usize>>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap() -= 1;
+    }
+}
+
+#[test]
+fn one_may_panic_and_what_is_dropped_then_may_do_so_too() {
+    let count = Arc::new(Mutex::new(0));
+    let [begun, asked, ended] = [(); 3].map(|()| count.clone());
+    let router = Router::bare()
+        .connected(move |arrival| {
+            *begun.lock().unwrap() += 1;
+            arrival.keep(Counted(begun.clone()));
+            Ok(())
+        })
+        .method("poison", move |()| -> Result<(), Fault> {
+            let _guard = asked.lock().unwrap();
+            panic!("on purpose, with the lock");
+        })
+        .gone(move |_| assert!(*ended.lock().unwrap() > 0));
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    exchange.receive(client, b"\x94\x00\x01\xa6poison\x90");
+    assert_eq!(exchange.counters().panics, 1);
+    exchange.end(client);
+    assert!(!exchange.is_open(client));
+    assert_eq!(exchange.counters().panics, 2);
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose, when dropped");
+    }
+}
+
+#[test]
+fn what_they_panic_with_may_panic_when_it_is_dropped() {
+    let told = Rc::new(RefCell::new(0));
+    let last = told.clone();
+    let router = Router::bare()
+        .connected(|_| Ok(()))
+        .gone(|_| panic_any(Bomb))
+        .gone(|_| panic!("on purpose, behind it"))
+        .gone(move |_| *last.borrow_mut() += 1);
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    exchange.end(client);
+    assert_eq!((*told.borrow(), exchange.counters().panics), (1, 1));
+
+    let router = Router::bare()
+        .connected(|_| Ok(()))
+        .gone(|_| panic!("on purpose"))
+        .connected(|_| -> Result<(), Refusal> { panic_any(Bomb) });
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    assert!(!exchange.is_open(client));
+    assert_eq!(exchange.counters().panics, 1);
+}
