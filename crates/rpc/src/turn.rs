@@ -103,8 +103,11 @@ impl Sources {
     }
 
     fn add(&mut self, source: Source, watch: impl FnOnce(Source) -> SourceId) -> SourceId {
-        // The worker does not say what it has let go of because it cannot be waited for.
-        self.0.retain(|_, read| read.strong_count() > 0);
+        // The worker does not say what it has let go of because it cannot be waited for. To look at all each time would take long where they
+        // are many.
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|_, read| read.strong_count() > 0);
+        }
         let read = Rc::downgrade(&source.read);
         let id = watch(source);
         self.0.insert(id, read);
