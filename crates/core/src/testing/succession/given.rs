@@ -80,8 +80,8 @@ fn reading() -> (Exchange, UnixDatagram) {
     (Exchange::with_worker(make, Default::default()), device)
 }
 
-/// A request is read when nobody is waited for any more, as long as another worker does not know that. Returns that one's mailbox.
-fn ask_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
+/// A request is received when nobody is waited for any more, of which another worker has heard just now. Returns that one's mailbox.
+fn receive_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
     let mailbox = exchange.add_busy_worker(1 << 30);
     let crew = exchange.shard.desk.crew.clone();
     exchange.shard.drain = DRAIN;
@@ -91,9 +91,21 @@ fn ask_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
     exchange.settle();
     exchange.receive(client, &[1]);
     assert!(crew.all_part(1));
-    exchange.settle();
-    assert_eq!(crew.open_tickets.count(), 1);
     mailbox
+}
+
+/// And it is read. What it asks for is owed.
+fn ask_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
+    let mailbox = receive_at_the_end(exchange, client);
+    exchange.settle();
+    assert_eq!(exchange.shard.desk.crew.open_tickets.count(), 1);
+    mailbox
+}
+
+fn update_touched(exchange: &mut Exchange) {
+    while let Some(slot) = exchange.shard.next_touched() {
+        exchange.update(slot);
+    }
 }
 
 /// The other worker has nothing more to do.
@@ -184,32 +196,20 @@ fn a_worker_with_sources_is_there_for_what_others_promise() {
 fn a_late_worker_sleeps_as_long_as_anything_is_owed() {
     let (mut exchange, device) = reading();
     let [client, late] = [(); 2].map(|()| exchange.connect());
-    let mailbox = exchange.add_busy_worker(1 << 30);
-    let crew = exchange.shard.desk.crew.clone();
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
-    crew.reach(1, Step::Asked);
-    exchange.settle();
-    exchange.receive(client, &[1]);
-    assert!(crew.all_part(1));
+    let _mailbox = receive_at_the_end(&mut exchange, client);
     exchange.shard.work();
     // This was received before the engine knew.
     exchange.shard.desk.stopwatch.make_late();
     exchange.shard.received(late.0 as u32, &[1], None);
-    while let Some(slot) = exchange.shard.next_touched() {
-        exchange.update(slot);
-    }
+    update_touched(&mut exchange);
     exchange.shard.work();
+    let crew = exchange.shard.desk.crew.clone();
     assert!(crew.has_reached(0, Step::Served) && !crew.has_reached(0, Step::Rests));
-    while let Some(slot) = exchange.shard.next_touched() {
-        exchange.update(slot);
-    }
+    update_touched(&mut exchange);
     exchange.deliver_mail();
     assert!(!exchange.shard.is_busy());
     end_other(&mut exchange);
     device.send(&[9]).unwrap();
     exchange.deliver();
     assert_eq!(exchange.parted.len(), 2);
-    drop(mailbox);
 }
