@@ -45,7 +45,8 @@ impl fmt::Display for Call {
 }
 
 impl Tick<'_> {
-    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn. In an
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn: the time of another worker or process
+    /// cannot be compared with it. In an
     /// [`Exchange`](crate::testing::Exchange) time passes as it is told.
     pub fn now(&self) -> Duration {
         Duration::from_millis(self.desk.now)

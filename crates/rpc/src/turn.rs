@@ -22,7 +22,8 @@ impl<'a> Turn<'a> {
         Turn { tick, sources }
     }
 
-    /// How long the worker has been running, in whole milliseconds, as of the beginning of the turn. In an
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of the turn: the time of another worker or process
+    /// cannot be compared with it. In an
     /// [`Exchange`](ringhold_core::testing::Exchange) time passes as it is told.
     pub fn now(&self) -> Duration {
         self.tick.now()

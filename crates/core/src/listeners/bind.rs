@@ -287,11 +287,11 @@ fn tcp_failure(address: SocketAddr, error: io::Error) -> Failure {
     let reason = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRINUSE) if address.ip() == Ipv4Addr::UNSPECIFIED => format!(
             "port {port} is in use, by another process or by a listener on [::]:{port}, which takes IPv4 too unless \
-             ipv6_only = true; \"ss -ltnp sport = :{port}\" shows which"
+             ipv6_only = true; \"ss -tanp sport = :{port}\" shows which"
         ),
         Some(Errno::ADDRINUSE) => format!(
             "the port is in use; is another instance running, or a socket unit active that this process was not \
-             started by? \"ss -ltnp sport = :{port}\" shows it"
+             started by? \"ss -tanp sport = :{port}\" shows it"
         ),
         Some(Errno::ADDRNOTAVAIL) => format!(
             "no interface of this machine has the address {}",
