@@ -66,7 +66,8 @@ impl Router {
     }
 
     /// What the workers of the process before have [handed over](Router::hand_over) under this name, in their order. Each worker of this
-    /// one is given all of it, see [`Worker::taken_over`]. What cannot be decoded is left out, with an error in the log.
+    /// one is given all of it, see [`Worker::taken_over`], and decodes it anew; it is enough if one of them asks. What cannot be decoded is left
+    /// out, with an error in the log.
     pub fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
         let claims = worker.claims();
         claims.claim(name);
