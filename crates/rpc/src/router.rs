@@ -314,11 +314,13 @@ impl Router {
         self
     }
 
-    /// Calls `work` each time when `interval` is over, at least a millisecond, on the worker that the router serves: for what is
-    /// due without a request, such as a batch to be written, or a heartbeat by [`Notifier`](crate::Notifier)s.
+    /// Calls `work` when the worker that the router serves begins to serve, and then each time when `interval` is over, at least a
+    /// millisecond: for what is due without a request, such as a device to be opened, a batch to be written, or a heartbeat by
+    /// [`Notifier`](crate::Notifier)s.
     ///
-    /// The first time is an interval after the worker has begun to serve. If the worker was busy for several intervals, `work` is
-    /// called once for all of them. If `work` panics that is counted and logged, and it is called again all the same. See
+    /// The first call, at each start, restart and reload, comes behind what was handed over, connections and their data too, and before any
+    /// request. With [`Duration::MAX`] it is the only one. If the worker was busy for several intervals, `work` is called once for all of
+    /// them. If `work` panics that is counted and logged, and it is called again all the same. See
     /// [`Service::tick`](ringhold_core::Service::tick).
     ///
     /// The [`Turn`] tells the time, which stands still in tests, and watches what is opened meanwhile.

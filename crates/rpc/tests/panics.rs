@@ -41,7 +41,9 @@ fn a_panic_is_logged_after_any_number_of_others() {
             .method("often", |()| -> Result<(), Fault> {
                 panic!("as often as you like")
             })
-            .every(Duration::from_secs(60), |_| panic!("each minute"))
+            .every(Duration::from_secs(60), |turn| {
+                assert!(turn.now() < Duration::from_secs(60), "each minute");
+            })
             .method("once", |()| -> Result<(), Fault> { panic!("only once") });
         let mut exchange =
             Exchange::with_worker(|worker| Rpc::new(worker, router), Limits::default());

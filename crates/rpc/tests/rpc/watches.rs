@@ -328,11 +328,48 @@ fn a_panic_changes_nothing_for_anybody() {
     for _ in 0..120 {
         exchange.advance(60 * SECOND);
     }
-    let expected = [(59, 59), (60, 60), (118, 59), (120, 60)];
+    let expected = [(0, 60), (0, 59), (59, 59), (60, 60), (118, 59), (120, 60)];
     assert_eq!(log.take(), expected);
-    assert_eq!(exchange.counters().panics, 2);
+    assert_eq!(exchange.counters().panics, 3);
     // What was watched before the panic is.
     sender.send(&[0]).unwrap();
     exchange.deliver();
     assert_eq!(log.take(), [(120, 0)]);
+}
+
+#[test]
+fn the_first_call_comes_behind_what_was_handed_over_and_before_any_request() {
+    let log = Log::default();
+    let router = || {
+        let [connected, resumed, first, only, called] = [(); 5].map(|()| log.clone());
+        Router::new()
+            .connected(move |_| {
+                connected.borrow_mut().push("connected");
+                Ok(())
+            })
+            .resume("count", move |_, _: &mut u64| {
+                resumed.borrow_mut().push("resumed");
+                Ok(())
+            })
+            .every(SECOND, move |_| first.borrow_mut().push("each second"))
+            .every(Duration::MAX, move |_| only.borrow_mut().push("once"))
+            .method_with("call", move |context, ()| {
+                context.data::<u64>();
+                called.borrow_mut().push("called");
+                Ok(())
+            })
+    };
+    let mut exchange = start(router());
+    assert_eq!(log.take(), ["each second", "once"]);
+    let client = exchange.connect();
+    let request = b"\x94\x00\x01\xa4call\x90";
+    exchange.receive(client, request);
+    exchange.receive(client, &request[..5]);
+    assert_eq!(log.take(), ["connected", "called"]);
+    let mut exchange = exchange.hand_over(|worker| Rpc::new(worker, router()));
+    let begun = ["connected", "resumed", "each second", "once"];
+    assert_eq!(log.take(), begun);
+    exchange.receive(client, &request[5..]);
+    exchange.advance(SECOND);
+    assert_eq!(log.take(), ["called", "each second"]);
 }
