@@ -1,23 +1,27 @@
-//! Descriptors that belong to the application ([`Server::descriptor`]), from one process to the next.
+//! Descriptors that belong to the application ([`Server::descriptor`], [`Server::datagram`]), from one process to the next.
 //!
 //! Who opened one is told by the name under which it travels, so that nothing need be recorded: what a socket unit passes on
 //! keeps its name, also over execve(2), and comes from the unit at every other start. What the application has opened has
 //! [`PREFIX`] before its name, over execve as in the service manager's store, where it lies from the start on.
 //!
 //! The order of calls: [`DescriptorClaims::check`] looks at names only, also in a program that is asked whether it could take
-//! over. [`DescriptorClaims::take_out`] comes before inherited descriptors are matched with sections,
-//! [`DescriptorClaims::make`] before anything that the predecessor left is looked at, so that an error leaves all of it as it
+//! over, which is what [`DescriptorClaims::rehearse`] is for. [`DescriptorClaims::take_out`] comes before inherited descriptors are
+//! matched with sections, [`DescriptorClaims::inspect`] before anything is opened, [`DescriptorClaims::make`] before anything that the predecessor left is looked at, so that an error leaves all of it as it
 //! was. [`Belonging::store`] comes before READY=1, and [`Belonging::passed_as`] is its name for the successor of a reload.
 //!
 //! [`Server::descriptor`]: crate::Server::descriptor
+//! [`Server::datagram`]: crate::Server::datagram
+
+mod datagram;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::config::Config;
-use crate::handover::store;
+use crate::handover::{question::Question, store};
 use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
 use crate::listeners;
 use crate::server::ServerError;
@@ -37,7 +41,15 @@ pub(crate) struct DescriptorClaims(Vec<Claim>);
 
 struct Claim {
     name: String,
-    make: Make,
+    wanted: Wanted,
+}
+
+/// What is to have a name.
+pub(crate) enum Wanted {
+    /// What the application makes of what was passed on.
+    Made(Make),
+    /// A UDP socket, at this address unless a socket unit passes it on.
+    Datagram(SocketAddr),
 }
 
 /// A descriptor of the application.
@@ -55,7 +67,7 @@ impl DescriptorClaims {
     /// # Panics
     ///
     /// If nothing can have this name, or something has it.
-    pub(crate) fn add(&mut self, name: String, make: Make) {
+    pub(crate) fn add(&mut self, name: String, wanted: Wanted) {
         let is_possible = (1..=NAME_BYTES_MAX).contains(&name.len())
             && name
                 .bytes()
@@ -69,7 +81,7 @@ impl DescriptorClaims {
             "no descriptor can be named {name:?}: names that begin with {RESERVED_PREFIX:?} are kept for the handover"
         );
         assert!(!self.has(&name), "there are two descriptors named {name:?}");
-        self.0.push(Claim { name, make });
+        self.0.push(Claim { name, wanted });
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -81,7 +93,7 @@ impl DescriptorClaims {
     }
 
     /// Whether what is inherited under these names is nobody else's, and one a name.
-    pub(crate) fn check(&self, config: &Config, inherited: &[&str]) -> Result<(), ServerError> {
+    pub(crate) fn check(&self, config: &Config, inherited: &[String]) -> Result<(), ServerError> {
         for Claim { name, .. } in &self.0 {
             let mut sections = config.sockets.iter();
             if let Some((section, _)) =
@@ -108,7 +120,7 @@ impl DescriptorClaims {
     }
 
     /// Whether what socket units pass on under these names would be gone on with.
-    pub(crate) fn go_on_with(&self, names: &[String]) -> Result<(), ServerError> {
+    fn go_on_with(&self, names: &[String]) -> Result<(), ServerError> {
         match names.iter().find(|name| !self.has(name)) {
             None => Ok(()),
             Some(name) => Err(refused(
@@ -116,6 +128,63 @@ impl DescriptorClaims {
                 "a socket unit passes it on, the running program uses it, and this one does not claim it".into(),
             )),
         }
+    }
+
+    /// Whether what is inherited, of which some is `claimed`, is what it is to be.
+    pub(crate) fn inspect(
+        &self,
+        claimed: &[NamedDescriptor],
+        inherited: &[String],
+        inherited_only: bool,
+    ) -> Result<(), ServerError> {
+        for Claim { name, wanted } in &self.0 {
+            if !matches!(wanted, Wanted::Datagram(_)) {
+                continue;
+            }
+            match claimed.iter().find(|found| found.name == *name) {
+                Some(NamedDescriptor { number, fd, .. }) => {
+                    let found = listeners::udp_address(fd.as_fd());
+                    found.map_err(|found| {
+                        no_datagram(name, &format!("descriptor {number} is {found}"))
+                    })?;
+                }
+                None if inherited_only => return Err(not_inherited(name, inherited)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a successor of the process that asks could have all of them.
+    pub(crate) fn rehearse(
+        &self,
+        question: &Question,
+        inherited_only: bool,
+    ) -> Result<(), ServerError> {
+        self.go_on_with(&question.descriptors)?;
+        for Claim { name, wanted } in &self.0 {
+            let &Wanted::Datagram(address) = wanted else {
+                continue;
+            };
+            if question.inherited.contains(name) {
+                return Err(no_datagram(name, "what its socket unit passes on listens"));
+            }
+            if question.descriptors.contains(name) {
+                continue;
+            }
+            if inherited_only {
+                let inherited = question.inherited.iter().chain(&question.descriptors);
+                let inherited: Vec<String> = inherited.cloned().collect();
+                return Err(not_inherited(name, &inherited));
+            }
+            let mut own = question.own.iter();
+            let at = own.find(|(own, _)| own == name).map(|(_, at)| at.parse());
+            datagram::rehearse(address, at.and_then(Result::ok)).map_err(|error| {
+                let name = name.clone();
+                ServerError::Descriptor { name, error }
+            })?;
+        }
+        Ok(())
     }
 
     /// Takes out what is claimed.
@@ -149,7 +218,8 @@ impl DescriptorClaims {
 
 impl Claim {
     fn make(self, inherited: &mut Vec<NamedDescriptor>) -> Result<Belonging, ServerError> {
-        let Claim { name, make } = self;
+        let Claim { name, wanted } = self;
+        let is_datagram = matches!(wanted, Wanted::Datagram(_));
         let mut take = |name: &str| {
             let index = inherited.iter().position(|found| found.name == name)?;
             Some(inherited.remove(index).fd)
@@ -157,19 +227,31 @@ impl Claim {
         let units = take(&name);
         let is_units = units.is_some();
         let passed_on = units.or_else(|| take(&own(&name)));
-        let origin = match &passed_on {
-            Some(_) if is_units => "inherited",
-            Some(_) => "the predecessor's",
-            None => "new",
+        let is_passed_on = passed_on.is_some();
+        let made = match (wanted, passed_on) {
+            (Wanted::Made(make), passed_on) => make(passed_on).map(|made| (made, is_passed_on)),
+            // It was inspected. Where it is bound is for its unit to say.
+            (Wanted::Datagram(_), Some(units)) if is_units => Ok((units, true)),
+            (Wanted::Datagram(address), own) => datagram::go_on(&name, address, own),
         };
-        let descriptor = make(passed_on).and_then(|descriptor| {
+        let made = made.and_then(|(descriptor, goes_on)| {
             // Only what is laid out for it goes to another program.
             fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
-            Ok(descriptor)
+            if is_datagram {
+                rustix::io::ioctl_fionbio(&descriptor, true)?;
+            }
+            Ok((descriptor, goes_on))
         });
-        match descriptor {
-            Ok(descriptor) => {
-                tracing::info!("descriptor {name:?} of the application ({origin})");
+        match made {
+            Ok((descriptor, goes_on)) => {
+                let origin = match goes_on {
+                    true if is_units => "inherited",
+                    true => "the predecessor's",
+                    false => "new",
+                };
+                let at = listeners::udp_address(descriptor.as_fd()).map(|at| format!(", {at}"));
+                let at = at.unwrap_or_default();
+                tracing::info!("descriptor {name:?} of the application ({origin}{at})");
                 Ok(Belonging {
                     name,
                     descriptor,
@@ -195,6 +277,11 @@ impl Belonging {
     pub(crate) fn units(&self) -> Option<bool> {
         self.is_units
             .then(|| listeners::is_listening(&self.descriptor))
+    }
+
+    /// Where it is bound, if it is a UDP socket.
+    pub(crate) fn udp_address(&self) -> Option<SocketAddr> {
+        listeners::udp_address(self.descriptor.as_fd()).ok()
     }
 
     /// Leaves it with the service manager, for whoever comes after this process, however that ends; unless it comes from a socket
@@ -251,4 +338,25 @@ fn refused(name: &str, reason: String) -> ServerError {
         name: name.to_owned(),
         reason,
     }
+}
+
+fn no_datagram(name: &str, found: &str) -> ServerError {
+    refused(
+        name,
+        format!("{found}; a UDP socket is needed, which is ListenDatagram= in its socket unit"),
+    )
+}
+
+fn not_inherited(name: &str, inherited: &[String]) -> ServerError {
+    let inherited = inherited
+        .iter()
+        .filter(|name| !name.starts_with(RESERVED_PREFIX));
+    let inherited: Vec<String> = inherited.cloned().collect();
+    refused(
+        name,
+        format!(
+            "it was not inherited, and only inherited sockets are allowed; it needs FileDescriptorName={name} in its socket unit, inherited were {}",
+            listeners::quoted(&inherited)
+        ),
+    )
 }

@@ -31,7 +31,8 @@ mod succession;
 
 pub use address::Address;
 pub use bound_path::BoundPath;
-pub(crate) use check::is_listening;
+pub(crate) use check::{is_listening, udp_address};
+pub(crate) use error::quoted;
 pub use error::{StartError, StartProblem};
 pub(crate) use heirloom::Heirloom;
 // The tests of this crate plan without a server.

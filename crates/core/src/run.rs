@@ -151,7 +151,7 @@ impl Server {
         // As the start that is to come demands it.
         Signals::claim()?;
         self.rehearse(&question.inherited, &question.held)?;
-        self.claims.go_on_with(&question.descriptors)?;
+        self.claims.rehearse(&question, self.inherited_only)?;
         let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
         let claimed = question.names().filter(|name| self.claims.has(name));
         let to_serve = self.needed_descriptors(chosen.engine, self.worker_count(), claimed.count());

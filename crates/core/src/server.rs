@@ -7,10 +7,11 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::belongings::DescriptorClaims;
+use crate::belongings::{DescriptorClaims, Wanted};
 use crate::config::Config;
 use crate::cpus;
 use crate::host::Hosted;
@@ -40,7 +41,7 @@ pub struct Server {
     pub(crate) claims: DescriptorClaims,
     looks: Vec<Look>,
     pub(crate) inherited: Option<Inherited>,
-    inherited_only: bool,
+    pub(crate) inherited_only: bool,
 }
 
 impl Server {
@@ -137,8 +138,8 @@ impl Server {
         self
     }
 
-    /// Claims a descriptor that belongs to the application and is no socket of the configuration: a datagram socket, a FIFO, a
-    /// tun, perf or memory file. It stays open over restarts, reloads and crashes.
+    /// Claims a descriptor that belongs to the application and is no socket of the configuration: a FIFO, a tun, perf or memory file, a
+    /// unix datagram socket. (For a UDP socket there is [`Server::datagram`].) It stays open over restarts, reloads and crashes.
     ///
     /// [`Server::run`] calls `make` once, on its own thread, before the sockets are opened and the services made. It is given
     /// the descriptor of this name that was passed on, or opens one if it is given none, and returns the one that the server is to hold and
@@ -147,16 +148,17 @@ impl Server {
     /// ```
     /// # use ringhold_core::config::Config;
     /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service, Worker};
-    /// use std::net::UdpSocket;
+    /// use std::fs::File;
     ///
-    /// # struct Metrics;
-    /// # impl Metrics {
-    /// #     fn new(worker: &Worker, socket: UdpSocket) -> Self {
-    /// #         assert!(worker.index() == 0 && socket.local_addr().is_ok());
-    /// #         Metrics
+    /// # const DEVICE: &str = "/dev/null";
+    /// # struct Line;
+    /// # impl Line {
+    /// #     fn new(worker: &Worker, line: File) -> Self {
+    /// #         assert!(worker.index() == 0 && line.metadata().is_ok());
+    /// #         Line
     /// #     }
     /// # }
-    /// # impl Service for Metrics {
+    /// # impl Service for Line {
     /// #     type Session = ();
     /// #     fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
     /// #     fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow { Flow::Continue }
@@ -164,18 +166,11 @@ impl Server {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = Config::parse("workers = 1", "example")?;
     /// let server = Server::new(config)
-    ///     .descriptor("metrics", |inherited| {
-    ///         let socket = match inherited {
-    ///             Some(inherited) => UdpSocket::from(inherited),
-    ///             None => UdpSocket::bind("127.0.0.1:0")?,
-    ///         };
-    ///         socket.set_nonblocking(true)?;
-    ///         Ok(socket.into())
+    ///     .descriptor("line", |inherited| match inherited {
+    ///         Some(inherited) => Ok(inherited),
+    ///         None => Ok(File::options().read(true).write(true).open(DEVICE)?.into()),
     ///     })
-    ///     .service("metrics", |worker| {
-    ///         let socket = UdpSocket::from(worker.descriptor("metrics"));
-    ///         Metrics::new(worker, socket)
-    ///     });
+    ///     .service("line", |worker| Line::new(worker, File::from(worker.descriptor("line"))));
     /// // server.run()
     /// # let running = server.start()?;
     /// # running.stop();
@@ -194,7 +189,7 @@ impl Server {
     /// - A program that does not claim the name any more closes what its predecessor had opened, and removes it from the
     ///   store. What a socket unit passes on it would lose: a reload to it is refused; after a restart that is closed with a
     ///   warning, or an error if it is a listening socket.
-    /// - `make` is not called in the program that a reload asks. [`Server::inherited_only`] is about sections: whether a missing
+    /// - `make` is not called in the program that a reload asks. [`Server::inherited_only`] is not about it: whether a missing
     ///   descriptor is an error is for `make` to say. [`Server::start`] calls it, too, and passes the descriptor on to nobody.
     /// - What is to reach connections is best read by a service on one worker, when there is something ([`Worker::watch`]) or in
     ///   [`Service::tick`], without blocking: both are called as long as all connections are there, those of the predecessor too, and
@@ -218,7 +213,63 @@ impl Server {
         name: impl Into<String>,
         make: impl FnOnce(Option<OwnedFd>) -> io::Result<OwnedFd> + Send + 'static,
     ) -> Self {
-        self.claims.add(name.into(), Box::new(make));
+        self.claims.add(name.into(), Wanted::Made(Box::new(make)));
+        self
+    }
+
+    /// As [`Server::descriptor`], a UDP socket, which is what most applications want besides connections. It comes from a socket unit with
+    /// `ListenDatagram=` and `FileDescriptorName=` of this name, at whatever address that says, or else is bound to `address`, which may be a
+    /// setting of the program ([`Config::from_file_with_app`]). It does not block. Services have it by [`Worker::descriptor`].
+    ///
+    /// ```
+    /// # use std::net::{SocketAddr, UdpSocket};
+    /// # use ringhold_core::config::Config;
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service, Worker};
+    /// # struct Metrics;
+    /// # impl Metrics {
+    /// #     fn new(worker: &Worker, socket: UdpSocket) -> Self {
+    /// #         assert!(worker.index() == 0 && socket.local_addr().is_ok());
+    /// #         Metrics
+    /// #     }
+    /// # }
+    /// # impl Service for Metrics {
+    /// #     type Session = ();
+    /// #     fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
+    /// #     fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow { Flow::Continue }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = Config::parse("workers = 1", "example")?;
+    /// # let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    /// let server = Server::new(config)
+    ///     .datagram("metrics", address)
+    ///     .service("metrics", |worker| {
+    ///         let socket = UdpSocket::from(worker.descriptor("metrics"));
+    ///         Metrics::new(worker, socket)
+    ///     });
+    /// // server.run()
+    /// # let running = server.start()?;
+    /// # running.stop();
+    /// # running.join()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// - One that was bound to another address before a restart or reload is closed, and with it what is in its queue. A reload is
+    ///   refused if the new address cannot be had. With port 0 it stays as it is.
+    /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload.
+    /// - With [`Server::inherited_only`] it must come from a socket unit.
+    ///
+    /// # Errors
+    ///
+    /// Those of the unit and of the program are of [exit status](ServerError::exit_status) 2, that the address cannot be had is of 1. All
+    /// are errors of the start, as those of [`Server::descriptor`] are.
+    ///
+    /// # Panics
+    ///
+    /// As [`Server::descriptor`].
+    #[must_use]
+    pub fn datagram(mut self, name: impl Into<String>, address: SocketAddr) -> Self {
+        self.claims.add(name.into(), Wanted::Datagram(address));
         self
     }
 
@@ -256,7 +307,7 @@ impl Server {
         self
     }
 
-    /// Makes it an error if an enabled socket is not inherited, instead of binding it.
+    /// Makes it an error if an enabled socket, or a [datagram socket](Server::datagram), is not inherited, instead of binding it.
     #[must_use]
     pub fn inherited_only(mut self, only: bool) -> Self {
         self.inherited_only = only;
@@ -336,8 +387,8 @@ impl Server {
             .map(|(name, _)| name.as_str())
             .collect();
         let workers = self.worker_count();
+        self.claims.check(&self.config, inherited)?;
         let mut inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
-        self.claims.check(&self.config, &inherited)?;
         inherited.retain(|name| !self.claims.has(name));
         let only = self.inherited_only;
         listeners::rehearse(&self.config, &inherited, only, &services, workers)?;

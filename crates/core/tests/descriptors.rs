@@ -6,8 +6,9 @@
 mod service;
 
 use std::io;
-use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
@@ -142,7 +143,7 @@ fn what_is_held_is_closed_on_exec() {
     let make = move |_: Option<OwnedFd>| {
         let fd = udp();
         fcntl_setfd(&fd, FdFlags::empty())?;
-        sender.send(std::os::fd::AsRawFd::as_raw_fd(&fd)).unwrap();
+        sender.send(fd.as_raw_fd()).unwrap();
         Ok(fd)
     };
     let running = server("", vec![])
@@ -277,4 +278,147 @@ fn what_the_program_looks_at_itself_comes_first() {
 fn where_only_inherited_sockets_are_allowed_its_function_decides() {
     let server = server("", vec![]).inherited_only(true);
     assert_eq!(given(server, &["metrics"]), [("metrics", None)]);
+}
+
+/// Starts it with a datagram socket at this address, which its service has.
+fn datagram(inherited: Vec<(&str, OwnedFd)>, address: SocketAddr) -> UdpSocket {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let running = server("", inherited)
+        .datagram("metrics", address)
+        .service("silent", move |worker| {
+            sender.send(worker.descriptor("metrics")).unwrap();
+            answering(|_, _| Flow::Continue)
+        })
+        .start()
+        .unwrap();
+    running.stop();
+    running.join().unwrap();
+    UdpSocket::from(receiver.recv().unwrap())
+}
+
+/// A socket at any port, and its address.
+fn bound() -> (OwnedFd, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket.into(), address)
+}
+
+const ANY: &str = "127.0.0.1:0";
+
+#[test]
+fn a_datagram_socket_is_a_unit_s_or_where_it_is_wanted() {
+    let any = ANY.parse().unwrap();
+    let (free, elsewhere) = bound();
+    drop(free);
+    for (name, wanted) in [
+        // The unit says where.
+        ("metrics", elsewhere),
+        ("metrics", any),
+        ("ringhold.fd.metrics", any),
+    ] {
+        let (passed_on, _) = bound();
+        let expected = inode(&passed_on);
+        let socket = datagram(vec![(name, passed_on)], wanted);
+        assert_eq!(inode(&socket), expected, "{name} for {wanted}");
+        let error = socket.recv(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+    let (own, address) = bound();
+    let expected = inode(&own);
+    let socket = datagram(vec![("ringhold.fd.metrics", own)], address);
+    assert_eq!(inode(&socket), expected);
+    drop(socket);
+
+    let socket = datagram(vec![], elsewhere);
+    assert_eq!(socket.local_addr().unwrap(), elsewhere);
+    let error = socket.recv(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn what_the_predecessor_had_bound_moves_to_a_new_address() {
+    let (free, wanted) = bound();
+    drop(free);
+    let (own, before) = bound();
+    let socket = datagram(vec![("ringhold.fd.metrics", own)], wanted);
+    assert_eq!(socket.local_addr().unwrap(), wanted);
+    // Nobody has the other one any more.
+    UdpSocket::bind(before).unwrap();
+
+    // It is itself in the way.
+    let (own, mut address) = bound();
+    address.set_ip([0, 0, 0, 0].into());
+    let socket = datagram(vec![("ringhold.fd.metrics", own)], address);
+    assert_eq!(socket.local_addr().unwrap(), address);
+
+    // Another version had something else of this name.
+    let own = TcpListener::bind(ANY).unwrap().into();
+    let socket = datagram(vec![("ringhold.fd.metrics", own)], before);
+    assert_eq!(socket.local_addr().unwrap(), before);
+}
+
+#[test]
+fn a_unit_that_passes_on_no_datagram_socket_is_an_error() {
+    let listener = TcpListener::bind(ANY).unwrap();
+    for (passed_on, found) in [
+        (OwnedFd::from(listener), "a listening TCP socket"),
+        (
+            UnixDatagram::unbound().unwrap().into(),
+            "a unix datagram socket",
+        ),
+        (io::pipe().unwrap().0.into(), "a pipe"),
+    ] {
+        let expected = format!(
+            "descriptor \"metrics\" of the application cannot be had: descriptor {} is {found}; a UDP socket is needed, which is \
+             ListenDatagram= in its socket unit",
+            passed_on.as_raw_fd()
+        );
+        let claimed = |passed_on| {
+            let server = server("", vec![("metrics", passed_on)]);
+            server.datagram("metrics", ANY.parse().unwrap())
+        };
+        let again = passed_on.try_clone().unwrap();
+        assert_eq!(refusal(claimed(passed_on)), expected);
+        let error = claimed(again).check().unwrap_err().to_string();
+        assert!(error.contains(found), "{error}");
+    }
+}
+
+#[test]
+fn a_datagram_socket_that_only_a_unit_may_pass_on_is_missed() {
+    for (inherited, names) in [
+        (vec![], "none"),
+        (
+            vec![
+                ("ringhold.fd.metrics", udp()),
+                ("metrics.socket", udp()),
+                ("other", udp()),
+            ],
+            "\"metrics.socket\", \"other\"",
+        ),
+    ] {
+        let server = server("", inherited).inherited_only(true);
+        let error = refusal(server.datagram("metrics", ANY.parse().unwrap()));
+        assert_eq!(
+            error,
+            format!(
+                "descriptor \"metrics\" of the application cannot be had: it was not inherited, and only inherited sockets are \
+                 allowed; it needs FileDescriptorName=metrics in its socket unit, inherited were {names}"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_datagram_socket_whose_address_is_in_use_is_an_error_of_the_moment() {
+    let (_taken, address) = bound();
+    for inherited in [vec![], vec![("ringhold.fd.metrics", udp())]] {
+        let error = refusal(server("", inherited).datagram("metrics", address));
+        assert_eq!(
+            error,
+            format!(
+                "descriptor \"metrics\" of the application cannot be had: {address}: Address already in use (os error 98)"
+            )
+        );
+    }
 }

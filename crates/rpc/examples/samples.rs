@@ -6,8 +6,7 @@
 //! A socket unit with `ListenDatagram=`, `ReceiveBuffer=4M` and `FileDescriptorName=samples` has the socket there before the daemon is.
 
 use std::io::{self, ErrorKind};
-use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,16 +34,6 @@ const BATCH: usize = 64;
 
 /// A longer datagram is cut.
 const DATAGRAM_BYTES: usize = 1500;
-
-/// Goes on with the socket of the process before, or of the socket unit.
-pub(crate) fn open(inherited: Option<OwnedFd>) -> io::Result<UdpSocket> {
-    let socket = match inherited {
-        Some(inherited) => UdpSocket::from(inherited),
-        None => UdpSocket::bind("127.0.0.1:4673")?,
-    };
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
 
 /// How many samples there were, and the last one.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -107,7 +96,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             router(&Hub::default(), &Board::default());
             Ok(())
         })
-        .descriptor("samples", |inherited| Ok(open(inherited)?.into()))
+        .datagram("samples", SocketAddr::from(([127, 0, 0, 1], 4673)))
         .service("samples", move |worker| {
             // One of the workers reads for all.
             let router = match worker.index() {

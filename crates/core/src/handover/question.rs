@@ -22,8 +22,8 @@ pub(crate) struct Question {
     pub(crate) inherited: Vec<String>,
     /// The names of the other descriptors that it would inherit from there, which belong to the application.
     pub(crate) descriptors: Vec<String>,
-    /// The names of those that belong to the application, and that it has opened.
-    pub(crate) own: Vec<String>,
+    /// The names of those that belong to the application, and that it has opened, with the address where it is a UDP socket.
+    pub(crate) own: Vec<(String, String)>,
     /// The listeners that the asking process has bound itself, copies on one address once: a variable of the environment has
     /// 128 KiB (execve(2)), and each worker may have a copy of each listener.
     pub(crate) held: Vec<Held>,
@@ -40,13 +40,16 @@ impl Question {
             ..Question::default()
         };
         for belonging in belongings {
-            let names = match belonging.units() {
+            let name = belonging.name().to_owned();
+            match belonging.units() {
                 // A section may go on with it.
-                Some(true) => &mut question.inherited,
-                Some(false) => &mut question.descriptors,
-                None => &mut question.own,
-            };
-            names.push(belonging.name().to_owned());
+                Some(true) => question.inherited.push(name),
+                Some(false) => question.descriptors.push(name),
+                None => {
+                    let address = belonging.udp_address().map(|address| address.to_string());
+                    question.own.push((name, address.unwrap_or_default()));
+                }
+            }
         }
         for listener in listeners {
             match &listener.origin {
@@ -70,8 +73,10 @@ impl Question {
 
     /// The names of all descriptors that the successor would be passed on, but for those that carry the state.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        let names = [&self.inherited, &self.descriptors, &self.own];
-        names.into_iter().flatten().map(String::as_str)
+        let units = self.inherited.iter().chain(&self.descriptors);
+        units
+            .chain(self.own.iter().map(|(name, _)| name))
+            .map(String::as_str)
     }
 
     /// Reads what [`Question`]'s `Display` wrote; `None` for anything else, such as what a program writes whose state has another
@@ -98,7 +103,9 @@ impl Question {
             match key {
                 "inherited" => question.inherited.push(name),
                 "descriptor" => question.descriptors.push(name),
-                "own" => question.own.push(name),
+                "own" => question
+                    .own
+                    .push((name, value(&mut lines, "address")?.to_owned())),
                 "bound" => question.held.push(Held {
                     name,
                     listen: value(&mut lines, "listen")?.to_owned(),
@@ -135,8 +142,9 @@ impl fmt::Display for Question {
         for name in &self.descriptors {
             writeln!(f, "descriptor={name}")?;
         }
-        for name in &self.own {
+        for (name, address) in &self.own {
             writeln!(f, "own={name}")?;
+            writeln!(f, "address={address}")?;
         }
         for held in &self.held {
             writeln!(f, "bound={}", held.name)?;
@@ -208,7 +216,9 @@ mod tests {
                 bound: 2 * held.len(),
                 inherited,
                 descriptors: vec!["a=b".to_owned()],
-                own: vec!["c d".to_owned(), "e".to_owned()],
+                own: [("c d", ""), ("e", "127.0.0.1:8125")]
+                    .map(|(name, address)| (name.to_owned(), address.to_owned()))
+                    .into(),
                 held,
             };
             assert_eq!(Question::parse(&question.to_string()), Some(question));
@@ -228,7 +238,7 @@ mod tests {
             let other = text.replace("workers=0 0 0\n", &workers);
             assert_eq!(Question::parse(&other), None);
         }
-        for more in ["x", "x=y", "bound=x\nlisten=y"] {
+        for more in ["x", "x=y", "own=x", "bound=x\nlisten=y"] {
             assert_eq!(Question::parse(&format!("{text}{more}")), None);
         }
     }

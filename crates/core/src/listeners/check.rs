@@ -1,8 +1,10 @@
-//! Is an inherited descriptor a listener that we can serve? If not, what is it?
+//! Is an inherited descriptor a listener that we can serve, or a datagram socket of the application? If not, what is it?
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketType, ipproto, sockopt};
 
 use super::Address;
@@ -18,7 +20,42 @@ pub(crate) fn is_listening(descriptor: impl AsFd) -> bool {
 
 /// The address of a listening TCP or unix stream socket; for anything else, what it is, with its article.
 pub(super) fn listener(descriptor: BorrowedFd<'_>) -> Result<Address, String> {
-    let unknown = |error: rustix::io::Errno| format!("something that cannot be examined ({error})");
+    let (family, kind, protocol) = socket(descriptor)?;
+    if let Some(other) = other_socket(family, kind, protocol) {
+        return Err(other);
+    }
+    if !is_listening(descriptor) {
+        return Err(no_listener(descriptor, family));
+    }
+    match Address::of(descriptor).map_err(unknown)? {
+        Some(address) => Ok(address),
+        None => Err("a listening socket of an unknown family".to_owned()),
+    }
+}
+
+/// The address of a UDP socket; for anything else, what it is, with its article.
+pub(crate) fn udp_address(descriptor: BorrowedFd<'_>) -> Result<SocketAddr, String> {
+    let (family, kind, protocol) = socket(descriptor)?;
+    if let (
+        AddressFamily::INET | AddressFamily::INET6,
+        SocketType::DGRAM,
+        None | Some(ipproto::UDP),
+    ) = (family, kind, protocol)
+    {
+        let address = rustix::net::getsockname(descriptor).map_err(unknown)?;
+        return SocketAddr::try_from(address).map_err(unknown);
+    }
+    Err(match other_socket(family, kind, protocol) {
+        Some(other) => other,
+        None if is_listening(descriptor) => format!("a listening {} socket", stream(family)),
+        None => no_listener(descriptor, family),
+    })
+}
+
+/// What kind of a socket it is; for anything else, what that is.
+fn socket(
+    descriptor: BorrowedFd<'_>,
+) -> Result<(AddressFamily, SocketType, Option<Protocol>), String> {
     let stat = rustix::fs::fstat(descriptor).map_err(unknown)?;
     let file_type = FileType::from_raw_mode(stat.st_mode);
     if file_type != FileType::Socket {
@@ -27,24 +64,27 @@ pub(super) fn listener(descriptor: BorrowedFd<'_>) -> Result<Address, String> {
     let family = sockopt::socket_domain(descriptor).map_err(unknown)?;
     let kind = sockopt::socket_type(descriptor).map_err(unknown)?;
     let protocol = sockopt::socket_protocol(descriptor).map_err(unknown)?;
-    if let Some(other) = other_socket(family, kind, protocol) {
-        return Err(other);
+    Ok((family, kind, protocol))
+}
+
+fn unknown(error: Errno) -> String {
+    format!("something that cannot be examined ({error})")
+}
+
+/// What a stream socket is that does not listen.
+fn no_listener(descriptor: BorrowedFd<'_>, family: AddressFamily) -> String {
+    let name = stream(family);
+    // A connection has a peer; what has neither peer nor backlog was never listening.
+    match rustix::net::getpeername(descriptor) {
+        Ok(Some(_)) => format!("an established {name} connection"),
+        _ => format!("a {name} socket that is not listening"),
     }
-    if !is_listening(descriptor) {
-        let name = if family == AddressFamily::UNIX {
-            "unix"
-        } else {
-            "TCP"
-        };
-        // A connection has a peer; what has neither peer nor backlog was never listening.
-        return Err(match rustix::net::getpeername(descriptor) {
-            Ok(Some(_)) => format!("an established {name} connection"),
-            _ => format!("a {name} socket that is not listening"),
-        });
-    }
-    match Address::of(descriptor).map_err(unknown)? {
-        Some(address) => Ok(address),
-        None => Err("a listening socket of an unknown family".to_owned()),
+}
+
+fn stream(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::UNIX => "unix",
+        _ => "TCP",
     }
 }
 

@@ -290,7 +290,7 @@ fn unclaimed(
 }
 
 /// `"a", "b"`, or `none`.
-fn quoted(names: &[String]) -> String {
+pub(crate) fn quoted(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }

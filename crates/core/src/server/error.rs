@@ -36,11 +36,11 @@ pub enum ServerError {
     Descriptor {
         /// Its name.
         name: String,
-        /// What its function says.
+        /// What its function says, or that its address cannot be had.
         error: io::Error,
     },
     /// A descriptor of the application cannot be had as the program, its configuration and the socket units are: its name is used
-    /// otherwise, or what a unit passes on is not claimed.
+    /// otherwise, or what a unit passes on is not claimed, is no datagram socket where one is wanted, or is missing.
     Claim {
         /// Its name.
         name: String,

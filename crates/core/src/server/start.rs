@@ -123,9 +123,10 @@ impl Server {
             None => Inherited::take()?,
         };
         let names = inherited.descriptors.iter();
-        let names: Vec<&str> = names.map(|found| found.name.as_str()).collect();
+        let names: Vec<String> = names.map(|found| found.name.clone()).collect();
         self.claims.check(&self.config, &names)?;
         let claimed = self.claims.take_out(&mut inherited);
+        self.claims.inspect(&claimed, &names, self.inherited_only)?;
         let cpus = self.cpus();
         let services: Vec<&str> = self
             .services

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Exchange;
 use super::wire::Identity;
-use crate::belongings::{Belonging, DescriptorClaims};
+use crate::belongings::{Belonging, DescriptorClaims, Wanted};
 use crate::crew::{Crew, Name, NamedService};
 use crate::desk::Desk;
 use crate::handover::bequest::{self, Bequest, Legacy};
@@ -142,7 +142,8 @@ impl<'a> Setup<'a> {
     pub fn descriptor(mut self, name: &str, descriptor: impl Into<OwnedFd>) -> Self {
         let descriptor = descriptor.into();
         let make = |passed_on: Option<OwnedFd>| Ok(passed_on.unwrap_or(descriptor));
-        self.descriptors.add(name.to_owned(), Box::new(make));
+        self.descriptors
+            .add(name.to_owned(), Wanted::Made(Box::new(make)));
         self
     }
 
@@ -214,7 +215,7 @@ fn belongings(mut claims: DescriptorClaims, left: &[Belonging]) -> Arc<[Belongin
     for belonging in left {
         if !claims.has(belonging.name()) {
             let make = |passed_on: Option<OwnedFd>| passed_on.ok_or(ErrorKind::NotFound.into());
-            claims.add(belonging.name().to_owned(), Box::new(make));
+            claims.add(belonging.name().to_owned(), Wanted::Made(Box::new(make)));
         }
         let (name, descriptor) = belonging.passed_as();
         let duplicate = descriptor.try_clone_to_owned();

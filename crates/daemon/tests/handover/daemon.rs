@@ -138,7 +138,13 @@ fn serve(config: &Path) {
         })
         .service("rpc", {
             let flags = flags.clone();
-            move |worker| Rpc::new(worker, router(&flags))
+            let has_datagram = flags.join("datagram").exists();
+            move |worker| {
+                if has_datagram {
+                    METRICS.get_or_init(|| worker.descriptor("metrics").into());
+                }
+                Rpc::new(worker, router(&flags))
+            }
         })
         .service("topics", {
             let hub = topics::Hub::default();
@@ -190,6 +196,9 @@ fn serve(config: &Path) {
     if flags.join("claim-metrics").exists() {
         let flags = flags.clone();
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
+    }
+    if let Ok(address) = std::fs::read_to_string(flags.join("datagram")) {
+        server = server.datagram("metrics", address.parse().unwrap());
     }
     for (flag, count) in [("claim-spare", 1), ("claim-many", 60)] {
         if flags.join(flag).exists() {

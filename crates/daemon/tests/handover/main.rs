@@ -19,6 +19,7 @@ mod bursts;
 mod changes;
 mod crash;
 mod crowds;
+mod datagrams;
 mod deferred;
 mod events;
 mod left;
