@@ -14,7 +14,7 @@
 
 mod datagram;
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -37,7 +37,11 @@ pub(crate) type Make = Box<dyn FnOnce(Option<OwnedFd>) -> io::Result<OwnedFd> + 
 
 /// The descriptors that the application wants to have.
 #[derive(Default)]
-pub(crate) struct DescriptorClaims(Vec<Claim>);
+pub(crate) struct DescriptorClaims {
+    claims: Vec<Claim>,
+    /// The names of all that is inherited, once that is known.
+    inherited: Vec<String>,
+}
 
 struct Claim {
     name: String,
@@ -81,20 +85,20 @@ impl DescriptorClaims {
             "no descriptor can be named {name:?}: names that begin with {RESERVED_PREFIX:?} are kept for the handover"
         );
         assert!(!self.has(&name), "there are two descriptors named {name:?}");
-        self.0.push(Claim { name, wanted });
+        self.claims.push(Claim { name, wanted });
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.claims.len()
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|claim| claim.name == name)
+        self.claims.iter().any(|claim| claim.name == name)
     }
 
     /// Whether what is inherited under these names is nobody else's, and one a name.
     pub(crate) fn check(&self, config: &Config, inherited: &[String]) -> Result<(), ServerError> {
-        for Claim { name, .. } in &self.0 {
+        for Claim { name, .. } in &self.claims {
             let mut sections = config.sockets.iter();
             if let Some((section, _)) =
                 sections.find(|(section, socket)| socket.descriptor_name(section) == name)
@@ -134,10 +138,9 @@ impl DescriptorClaims {
     pub(crate) fn inspect(
         &self,
         claimed: &[NamedDescriptor],
-        inherited: &[String],
         inherited_only: bool,
     ) -> Result<(), ServerError> {
-        for Claim { name, wanted } in &self.0 {
+        for Claim { name, wanted } in &self.claims {
             if !matches!(wanted, Wanted::Datagram(_)) {
                 continue;
             }
@@ -148,7 +151,7 @@ impl DescriptorClaims {
                         no_datagram(name, &format!("descriptor {number} is {found}"))
                     })?;
                 }
-                None if inherited_only => return Err(not_inherited(name, inherited)),
+                None if inherited_only => return Err(not_inherited(name, &self.inherited)),
                 None => {}
             }
         }
@@ -162,7 +165,7 @@ impl DescriptorClaims {
         inherited_only: bool,
     ) -> Result<(), ServerError> {
         self.go_on_with(&question.descriptors)?;
-        for Claim { name, wanted } in &self.0 {
+        for Claim { name, wanted } in &self.claims {
             let &Wanted::Datagram(address) = wanted else {
                 continue;
             };
@@ -188,7 +191,9 @@ impl DescriptorClaims {
     }
 
     /// Takes out what is claimed.
-    pub(crate) fn take_out(&self, inherited: &mut Inherited) -> Vec<NamedDescriptor> {
+    pub(crate) fn take_out(&mut self, inherited: &mut Inherited) -> Vec<NamedDescriptor> {
+        let all = inherited.descriptors.iter();
+        self.inherited = all.map(|found| found.name.clone()).collect();
         let is_claimed = |descriptor: &mut NamedDescriptor| self.has(claimed_as(&descriptor.name));
         inherited.descriptors.extract_if(.., is_claimed).collect()
     }
@@ -198,7 +203,8 @@ impl DescriptorClaims {
         self,
         mut inherited: Vec<NamedDescriptor>,
     ) -> Result<Vec<Belonging>, ServerError> {
-        let made = self.0.into_iter().map(|claim| claim.make(&mut inherited));
+        let claims = self.claims.into_iter();
+        let made = claims.map(|claim| claim.make(&mut inherited, &self.inherited));
         let made = made.collect::<Result<Vec<Belonging>, _>>()?;
         // Every claim has taken the first that there was for it.
         for NamedDescriptor { name, .. } in inherited {
@@ -217,7 +223,12 @@ impl DescriptorClaims {
 }
 
 impl Claim {
-    fn make(self, inherited: &mut Vec<NamedDescriptor>) -> Result<Belonging, ServerError> {
+    /// `names` are those of all that was inherited.
+    fn make(
+        self,
+        inherited: &mut Vec<NamedDescriptor>,
+        names: &[String],
+    ) -> Result<Belonging, ServerError> {
         let Claim { name, wanted } = self;
         let is_datagram = matches!(wanted, Wanted::Datagram(_));
         let mut take = |name: &str| {
@@ -257,6 +268,18 @@ impl Claim {
                     descriptor,
                     is_units,
                 })
+            }
+            // What the application says itself, as Server::descriptor promises; a system call may mean something else by it.
+            Err(error)
+                if error.kind() == ErrorKind::InvalidInput && error.raw_os_error().is_none() =>
+            {
+                Err(refused(
+                    &name,
+                    match is_passed_on {
+                        true => error.to_string(),
+                        false => format!("{error}; inherited were {}", listed(names)),
+                    },
+                ))
             }
             Err(error) => Err(ServerError::Descriptor { name, error }),
         }
@@ -348,15 +371,19 @@ fn no_datagram(name: &str, found: &str) -> ServerError {
 }
 
 fn not_inherited(name: &str, inherited: &[String]) -> ServerError {
-    let inherited = inherited
-        .iter()
-        .filter(|name| !name.starts_with(RESERVED_PREFIX));
-    let inherited: Vec<String> = inherited.cloned().collect();
     refused(
         name,
         format!(
             "it was not inherited, and only inherited sockets are allowed; it needs FileDescriptorName={name} in its socket unit, inherited were {}",
-            listeners::quoted(&inherited)
+            listed(inherited)
         ),
     )
+}
+
+/// The names of what socket units pass on.
+fn listed(inherited: &[String]) -> String {
+    let units = inherited
+        .iter()
+        .filter(|name| !name.starts_with(RESERVED_PREFIX));
+    listeners::quoted(&units.cloned().collect::<Vec<_>>())
 }

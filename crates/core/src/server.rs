@@ -200,8 +200,23 @@ impl Server {
     ///
     /// Those of `make` are errors of the start, before anything is taken out of the service manager's store. After a reload, that is
     /// too late to go back: the predecessor has let go of its connections, and without a store they are lost. What `make` can fail
-    /// for is best looked at in [`Server::preflight`], too. A section of the configuration that takes descriptors of this name is an
-    /// error that refuses a reload.
+    /// for is best looked at in [`Server::preflight`], too. One of the kind [`InvalidInput`](io::ErrorKind::InvalidInput) is for what is not
+    /// of the moment: that the unit passes on nothing, or the wrong thing. Its [exit status](ServerError::exit_status) is 2, of any other 1, and
+    /// where nothing was passed on the names of what was are put behind it. A section of the configuration that takes descriptors of this
+    /// name is an error that refuses a reload.
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use ringhold_core::{Server, config::Config};
+    /// # let config = Config::parse("workers = 1", "example").unwrap();
+    /// let server = Server::new(config).descriptor("events", |inherited| {
+    ///     let missing = || io::Error::new(io::ErrorKind::InvalidInput, "start station-events.socket");
+    ///     inherited.ok_or_else(missing)
+    /// });
+    /// # let error = server.start().unwrap_err();
+    /// # assert!(error.to_string().ends_with(": start station-events.socket; inherited were none"), "{error}");
+    /// # assert_eq!(error.exit_status(), 2);
+    /// ```
     ///
     /// # Panics
     ///

@@ -232,6 +232,29 @@ fn what_its_function_says_is_an_error_of_the_start() {
     );
 }
 
+#[test]
+fn what_its_function_says_of_the_unit_is_an_error_of_that() {
+    let start = |name, socket| {
+        let server = server("", vec![(name, socket), ("ringhold.x", udp())]);
+        refusal(server.descriptor("tun", |inherited| {
+            let why = match inherited {
+                Some(_) => "it is no tun device",
+                None => "start tun.socket",
+            };
+            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+        }))
+    };
+    let said = "descriptor \"tun\" of the application cannot be had";
+    assert_eq!(
+        start("other", udp()),
+        format!("{said}: start tun.socket; inherited were \"other\"")
+    );
+    assert_eq!(start("tun", udp()), format!("{said}: it is no tun device"));
+    // The kernel may mean anything by its EINVAL.
+    let failing = server("", vec![]).descriptor("tun", |_| Err(io::Error::from_raw_os_error(22)));
+    assert!(refusal(failing).ends_with(": Invalid argument (os error 22)"));
+}
+
 /// Before anything is opened, and by whoever looks only.
 #[test]
 fn what_the_program_looks_at_itself_comes_first() {

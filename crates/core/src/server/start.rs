@@ -126,7 +126,7 @@ impl Server {
         let names: Vec<String> = names.map(|found| found.name.clone()).collect();
         self.claims.check(&self.config, &names)?;
         let claimed = self.claims.take_out(&mut inherited);
-        self.claims.inspect(&claimed, &names, self.inherited_only)?;
+        self.claims.inspect(&claimed, self.inherited_only)?;
         let cpus = self.cpus();
         let services: Vec<&str> = self
             .services
