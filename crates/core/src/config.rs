@@ -99,7 +99,8 @@ impl Default for Handover {
     }
 }
 
-/// What `buffers` and `buffer_bytes` of section `[ring]` can be, as powers of two.
+/// What `entries`, `buffers` and `buffer_bytes` of section `[ring]` can be, as powers of two.
+pub(crate) const ENTRIES: RangeInclusive<u32> = 8..=32_768;
 pub(crate) const BUFFERS: RangeInclusive<u32> = 2..=32_768;
 pub(crate) const BUFFER_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 20;
 
@@ -133,6 +134,24 @@ impl Default for RingConfig {
 }
 
 impl RingConfig {
+    /// Whether there can be such rings and buffers: a program may have written the values itself, which no parser has seen.
+    ///
+    /// # Errors
+    ///
+    /// What there cannot be.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        let entries = self.entries;
+        if !ENTRIES.contains(&entries) || !entries.is_power_of_two() {
+            let why = format!(
+                "there cannot be a ring of {entries} entries: it has a power of two from {} to {}",
+                ENTRIES.start(),
+                ENTRIES.end()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        self.buffer_sizes().map(drop)
+    }
+
     /// How many receive buffers there are, and how large each is. Within these limits their number has 16 bits, the bytes of one
     /// have 32, and those of all have 64, as what engines compute from them relies on.
     ///

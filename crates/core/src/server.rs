@@ -402,13 +402,20 @@ impl Server {
             .map(|(name, _)| name.as_str())
             .collect();
         let workers = self.worker_count();
-        self.claims.check(&self.config, inherited)?;
+        self.check_program(inherited)?;
         let mut inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
         inherited.retain(|name| !self.claims.has(name));
         let only = self.inherited_only;
         listeners::rehearse(&self.config, &inherited, only, &services, workers)?;
         listeners::rehearse_binding(&self.config, &inherited, held)?;
         self.look()
+    }
+
+    /// What the program itself may have wrong, whatever is there: its rings, and the names that it claims of those `inherited`.
+    fn check_program(&self, inherited: &[String]) -> Result<(), ServerError> {
+        let rings = self.config.ring.check();
+        rings.map_err(|error| ServerError::Config(error.to_string()))?;
+        self.claims.check(&self.config, inherited)
     }
 
     /// Calls what the program wants to look at.

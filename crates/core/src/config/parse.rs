@@ -14,8 +14,8 @@ use super::values::{
     partition, power_of_two, size, spin, string, whole_seconds, workers,
 };
 use super::{
-    BUFFER_BYTES, BUFFERS, Config, EngineChoice, Handover, RingConfig, SocketConfig, Workers,
-    beyond,
+    BUFFER_BYTES, BUFFERS, Config, ENTRIES, EngineChoice, Handover, RingConfig, SocketConfig,
+    Workers, beyond,
 };
 use crate::limits::Limits;
 
@@ -167,7 +167,7 @@ fn handover(mut section: Section<'_, '_>) -> Handover {
 fn ring(mut section: Section<'_, '_>) -> RingConfig {
     let default = RingConfig::default();
     let ring = RingConfig {
-        entries: section.read("entries", default.entries, power_of_two(number(8..=32_768))),
+        entries: section.read("entries", default.entries, power_of_two(number(ENTRIES))),
         buffers: section.read("buffers", default.buffers, power_of_two(number(BUFFERS))),
         buffer_bytes: section.read(
             "buffer_bytes",

@@ -22,6 +22,8 @@ pub enum ServerError {
     },
     /// The listeners cannot be had.
     Listeners(StartError),
+    /// A [`Config`](crate::config::Config) that the program has written itself cannot be: a file that said so would not have been read.
+    Config(String),
     /// No engine works here.
     Engine(String),
     /// The process may open too few files (RLIMIT_NOFILE). What a predecessor left is untouched.
@@ -92,8 +94,8 @@ impl ServerError {
         }
     }
 
-    /// The status that a daemon exits with because of this: 2 if something has to be changed in its configuration, or in the
-    /// unit that starts it; 1 if it is a failure of the moment, such as an address in use. A configuration that cannot be
+    /// The status that a daemon exits with because of this: 2 if something has to be changed in its configuration, in the unit that starts
+    /// it or in itself; 1 if it is a failure of the moment, such as an address in use. A configuration that cannot be
     /// read at all is a matter for 2 as well:
     ///
     /// ```no_run
@@ -121,7 +123,10 @@ impl ServerError {
     pub fn exit_status(&self) -> u8 {
         let passing = |problem: &StartProblem| matches!(problem, StartProblem::Bind { .. });
         match self {
-            ServerError::Inherit(_) | ServerError::Preflight(_) | ServerError::Claim { .. } => 2,
+            ServerError::Inherit(_)
+            | ServerError::Config(_)
+            | ServerError::Preflight(_)
+            | ServerError::Claim { .. } => 2,
             ServerError::Listeners(error) if !error.problems().iter().all(passing) => 2,
             _ => 1,
         }
@@ -139,7 +144,9 @@ impl fmt::Display for ServerError {
             ),
             ServerError::Listeners(error) => error.fmt(f),
             ServerError::Preflight(error) => error.fmt(f),
-            ServerError::Engine(reason) | ServerError::Handover(reason) => f.write_str(reason),
+            ServerError::Config(reason)
+            | ServerError::Engine(reason)
+            | ServerError::Handover(reason) => f.write_str(reason),
             ServerError::Descriptors { needed, free } => write!(
                 f,
                 "it takes {needed} descriptors to serve and to reload, before there is any connection, and only \

@@ -124,7 +124,7 @@ impl Server {
         };
         let names = inherited.descriptors.iter();
         let names: Vec<String> = names.map(|found| found.name.clone()).collect();
-        self.claims.check(&self.config, &names)?;
+        self.check_program(&names)?;
         let claimed = self.claims.take_out(&mut inherited);
         self.claims.inspect(&claimed, self.inherited_only)?;
         let cpus = self.cpus();
