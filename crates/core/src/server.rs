@@ -307,8 +307,10 @@ impl Server {
     /// # let config = Config::parse("workers = 1", "example").unwrap();
     /// # let archive = std::path::PathBuf::from("/srv/no/such/archive");
     /// let server = Server::new(config).preflight(move || {
-    ///     std::fs::read_dir(&archive).map_err(|error| format!("archive {}: {error}", archive.display()))?;
-    ///     Ok(())
+    ///     // That it is there does not say that it can be written to.
+    ///     let tried = archive.join(format!(".tried-{}", std::process::id()));
+    ///     let made = std::fs::File::create_new(&tried).and_then(|_| std::fs::remove_file(&tried));
+    ///     Ok(made.map_err(|error| format!("archive {}: {error}", archive.display()))?)
     /// });
     /// # let error = server.check().unwrap_err();
     /// # assert!(error.to_string().starts_with("archive /srv/no/such/archive: "));

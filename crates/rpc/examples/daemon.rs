@@ -19,7 +19,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -53,6 +53,19 @@ impl TryFrom<PathBuf> for Absolute {
             true => Ok(Absolute(path)),
             false => Err(format!("{} is no absolute path", path.display())),
         }
+    }
+}
+
+/// Whether it can be written to, which the directory alone does not tell. Nothing is left behind: whoever checks may be another user.
+fn look_at(file: &Path) -> io::Result<()> {
+    match File::options().append(true).open(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // The service makes it.
+            let other = file.with_extension(format!("tried-{}", std::process::id()));
+            File::create_new(&other)?;
+            std::fs::remove_file(other)
+        }
+        opened => opened.map(drop),
     }
 }
 
@@ -96,11 +109,11 @@ pub(crate) fn server(arguments: Arguments) -> Result<Server, Box<dyn Error>> {
     Ok(Server::new(config)
         .inherited_only(arguments.inherited_only)
         .preflight(move || {
-            // What only the machine shows is told with the name of the file here.
-            if !looked_at.parent().is_some_and(Path::is_dir) {
+            // What only the machine shows is told with the name of the configuration file here.
+            look_at(&looked_at).map_err(|error| {
                 let [path, file] = [&path, &looked_at].map(|path| path.display());
-                return Err(format!("{path}: file {file} in [app] is in no directory").into());
-            }
+                format!("{path}: file {file} in [app] cannot be written to: {error}")
+            })?;
             // A mistake in the names of methods refuses a reload.
             router(None);
             Ok(())

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -262,13 +262,23 @@ fn the_daemon_checks_its_own_section_and_says_where_it_is_wrong() {
         ),
         (
             "file = \"/no/such/notes\"",
-            "FILE: file /no/such/notes in [app] is in no directory",
+            "FILE: file /no/such/notes in [app] cannot be written to: No such file or directory (os error 2)",
+        ),
+        (
+            "file = \"/proc/self/notes\"",
+            "FILE: file /proc/self/notes in [app] cannot be written to: No such file or directory (os error 2)",
+        ),
+        (
+            "file = \"/\"",
+            "FILE: file / in [app] cannot be written to: Is a directory (os error 21)",
         ),
     ] {
         assert_eq!(check(app), Some((2, expected.to_owned())));
     }
     // What is in the way at the moment is no mistake of the configuration.
-    let (_, arguments) = notes("failed", &format!("{socket}file = \"HERE\""));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = socket.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
+    let (_, arguments) = notes("failed", &format!("{socket}file = \"HERE/notes\""));
     let arguments = daemon::arguments(arguments.into_iter()).unwrap();
     let server = daemon::server(arguments).unwrap();
     let error = server.inherited(Inherited::none()).start().unwrap_err();
