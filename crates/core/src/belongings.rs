@@ -23,7 +23,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use crate::config::Config;
 use crate::handover::{question::Question, store};
 use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
-use crate::listeners;
+use crate::listeners::{self, Address, Row, Source};
 use crate::server::ServerError;
 
 /// What the names begin with under which the application's own descriptors are stored and passed on.
@@ -156,6 +156,25 @@ impl DescriptorClaims {
             }
         }
         Ok(())
+    }
+
+    /// Their lines of the table, some of which are `claimed`. Where that is not known, units are assumed to pass on the datagram sockets.
+    pub(crate) fn rows(&self, claimed: Option<&[NamedDescriptor]>) -> Vec<Row> {
+        let row = |Claim { name, wanted }: &Claim| {
+            let mut inherited = claimed.unwrap_or_default().iter();
+            let (address, source) = match (inherited.find(|it| it.name == *name), wanted) {
+                (Some(it), _) => {
+                    let address = Address::of(&it.fd).ok().flatten();
+                    let address = address.map(|address| address.to_string());
+                    (address, Source::Inherited(it.number))
+                }
+                (None, Wanted::Datagram(_)) if claimed.is_none() => (None, Source::Assumed),
+                (None, Wanted::Datagram(address)) => (Some(address.to_string()), Source::WouldBind),
+                (None, Wanted::Made(_)) => (None, Source::Application),
+            };
+            Row::of_application(name, address, source)
+        };
+        self.claims.iter().map(row).collect()
     }
 
     /// Whether a successor of the process that asks could have all of them.

@@ -356,17 +356,21 @@ impl Server {
         self
     }
 
-    /// What the server would listen on. Takes the inherited descriptors, but binds nothing.
+    /// What the server would listen on, and the descriptors that the application claims. Takes the inherited descriptors, but binds and
+    /// opens nothing.
     ///
     /// # Errors
     ///
     /// Everything that stands in the way of starting, as far as it can be known without binding.
     pub fn check(mut self) -> Result<listeners::Table, ServerError> {
-        Ok(self.plan()?.0.table())
+        let (plan, _, claimed) = self.plan()?;
+        let mut table = plan.table();
+        table.0.extend(self.claims.rows(Some(&claimed)));
+        Ok(table)
     }
 
     /// As [`Server::check`], for a process that is not passed the descriptors that the server would be: it assumes one
-    /// listener for each name.
+    /// listener for each name, and each [datagram socket](Server::datagram).
     ///
     /// # Errors
     ///
@@ -377,7 +381,9 @@ impl Server {
             .map(|(name, socket)| socket.descriptor_name(name).to_owned())
             .collect();
         self.rehearse(&names, &[])?;
-        Ok(listeners::Table::assumed(&self.config, self.worker_count()))
+        let mut table = listeners::Table::assumed(&self.config, self.worker_count());
+        table.0.extend(self.claims.rows(None));
+        Ok(table)
     }
 
     pub(crate) fn worker_count(&self) -> usize {

@@ -445,3 +445,53 @@ fn a_datagram_socket_whose_address_is_in_use_is_an_error_of_the_moment() {
         );
     }
 }
+
+#[test]
+fn a_check_shows_what_the_application_claims() {
+    let (socket, at) = bound();
+    let elsewhere: SocketAddr = "192.0.2.1:8125".parse().unwrap();
+    let first = socket.as_raw_fd();
+    let pipe: OwnedFd = io::pipe().unwrap().0.into();
+    let number = pipe.as_raw_fd();
+    let inherited = vec![("metrics", socket), ("fifo", pipe)];
+    let claiming = |inherited| {
+        let server = server("[sockets.off]\nenable = false", inherited)
+            .datagram("metrics", elsewhere)
+            .datagram("events", elsewhere);
+        ["fifo", "tun"].into_iter().fold(server, |server, name| {
+            server.descriptor(name, |_| panic!("a check opens nothing"))
+        })
+    };
+    let cells = |table: String| -> Vec<String> {
+        let cells = |line: &str| {
+            line.split("  ")
+                .filter(|cell| !cell.is_empty())
+                .map(str::trim)
+                .collect::<Vec<_>>()
+                .join("|")
+        };
+        table.lines().skip(1).map(cells).collect()
+    };
+    let none = "-|-|-|-|-|-|-";
+    assert_eq!(
+        cells(claiming(inherited).check().unwrap().to_string()),
+        [
+            "off|-|-|off|-|no|-|-|-|-".to_owned(),
+            format!("metrics|{at}|inherited (fd {first})|{none}"),
+            format!("events|{elsewhere}|would bind|{none}"),
+            format!("fifo|-|inherited (fd {number})|{none}"),
+            format!("tun|-|application|{none}"),
+        ]
+    );
+    let table = claiming(vec![]).check_assuming_inherited().unwrap();
+    assert_eq!(
+        cells(table.to_string()),
+        [
+            "off|-|assumed|off|0|no|-|-|-|-".to_owned(),
+            format!("metrics|-|assumed|{none}"),
+            format!("events|-|assumed|{none}"),
+            format!("fifo|-|application|{none}"),
+            format!("tun|-|application|{none}"),
+        ]
+    );
+}

@@ -7,17 +7,18 @@ use std::time::Duration;
 use crate::config::{Config, SocketConfig, ranges};
 use crate::limits::Limits;
 
-/// One line of the table: one listener that is planned, or a name that has none.
+/// One line of the table: one listener that is planned, a name that has none, or a descriptor of the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The name of the section.
+    /// The name of the section, or of the descriptor.
     pub name: String,
-    /// Where it listens, or would; `-` if nowhere.
+    /// Where it listens, or would, or is bound; `-` if nowhere.
     pub address: String,
     /// Where the socket comes from.
     pub source: Source,
-    /// The service that answers.
-    pub service: String,
+    /// The service that answers. `None` for a descriptor of the application ([`Server::descriptor`](crate::Server::descriptor)): what follows
+    /// says nothing then.
+    pub service: Option<String>,
     /// The workers that serve its connections.
     pub workers: Vec<usize>,
     /// Whether it is served.
@@ -41,7 +42,9 @@ pub enum Source {
     WouldBind,
     /// Not passed on, but it was said to assume that it would be.
     Assumed,
-    /// Disabled, and not inherited.
+    /// Not passed on, and opened by the application if it likes.
+    Application,
+    /// Disabled, and not inherited: there is none.
     Nothing,
 }
 
@@ -56,13 +59,29 @@ impl Row {
             name: name.to_owned(),
             address: "-".to_owned(),
             source: Source::Nothing,
-            service: socket.service.clone(),
+            service: Some(socket.service.clone()),
             workers: Vec::new(),
             enabled: socket.enable,
             connections: socket.connections(limits),
             connections_per_client: socket.connections_per_client,
             idle_timeout: socket.idle_timeout(limits),
             proxy_protocol: socket.proxy_protocol,
+        }
+    }
+
+    /// That of a descriptor of the application.
+    pub(crate) fn of_application(name: &str, address: Option<String>, source: Source) -> Self {
+        Row {
+            name: name.to_owned(),
+            address: address.unwrap_or_else(|| "-".to_owned()),
+            source,
+            service: None,
+            workers: Vec::new(),
+            enabled: true,
+            connections: 0,
+            connections_per_client: 0,
+            idle_timeout: Duration::ZERO,
+            proxy_protocol: false,
         }
     }
 }
@@ -85,7 +104,8 @@ impl fmt::Display for Source {
             Self::Inherited(number) => write!(f, "inherited (fd {number})"),
             Self::WouldBind => f.write_str("would bind"),
             Self::Assumed => f.write_str("assumed"),
-            Self::Nothing => f.write_str("not inherited"),
+            Self::Application => f.write_str("application"),
+            Self::Nothing => f.write_str("-"),
         }
     }
 }
@@ -130,6 +150,31 @@ const HEADING: [&str; COLUMNS] = [
 
 fn cells(row: &Row) -> [String; COLUMNS] {
     let word = |is_so| if is_so { "yes" } else { "no" }.to_owned();
+    let Some(service) = &row.service else {
+        let [
+            service,
+            workers,
+            enabled,
+            connections,
+            per_client,
+            idle,
+            proxy,
+        ] = [(); 7].map(|()| "-".to_owned());
+        let (name, address) = (row.name.clone(), row.address.clone());
+        let source = row.source.to_string();
+        return [
+            name,
+            address,
+            source,
+            service,
+            workers,
+            enabled,
+            connections,
+            per_client,
+            idle,
+            proxy,
+        ];
+    };
     // None of them matters to who is turned away.
     let [connections, per_client, idle, proxy] = match row.enabled {
         false => [(); 4].map(|()| "-".to_owned()),
@@ -155,7 +200,7 @@ fn cells(row: &Row) -> [String; COLUMNS] {
         row.name.clone(),
         row.address.clone(),
         row.source.to_string(),
-        row.service.clone(),
+        service.clone(),
         workers,
         word(row.enabled),
         connections,

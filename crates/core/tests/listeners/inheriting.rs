@@ -545,7 +545,7 @@ fn the_table_shows_what_would_be_and_what_is() {
         "NAME|ADDRESS|SOURCE|SERVICE|WORKERS|ENABLED|CONNECTIONS|PER CLIENT|IDLE|PROXY".to_owned(),
         "log|127.0.0.1:0|would bind|log|1|yes|10000|any|never|no".to_owned(),
         "log|unix:@a|would bind|log|1|yes|10000|any|never|no".to_owned(),
-        "off|-|not inherited|off|-|no|-|-|-|-".to_owned(),
+        "off|-|-|off|-|no|-|-|-|-".to_owned(),
         "rpc|127.0.0.1:0|would bind|rpc|0|yes|20|4|90s|yes".to_owned(),
         "rpc|127.0.0.1:0|would bind|rpc|1|yes|20|4|90s|yes".to_owned(),
         format!("x|{address}|inherited (fd {number})|rpc|0|no|-|-|-|-"),

@@ -235,18 +235,7 @@ fn check_prints_the_table_and_binds_nothing() {
                 "IDLE",
                 "PROXY"
             ],
-            vec![
-                "off",
-                "-",
-                "not inherited",
-                "rpc",
-                "-",
-                "no",
-                "-",
-                "-",
-                "-",
-                "-"
-            ],
+            vec!["off", "-", "-", "rpc", "-", "no", "-", "-", "-", "-"],
             vec![
                 "quiet",
                 "[::1]:4998",
