@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::peer::PeerAddress;
+use crate::peer::{Credentials, PeerAddress};
 
 /// Who counts as one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,18 @@ pub(crate) enum Party {
 }
 
 impl Party {
+    /// Who is at the other end, of which the kernel says the address and, over a unix socket, the user. `None` if it has reset the
+    /// connection by now.
+    pub(crate) fn of(
+        address: impl FnOnce() -> io::Result<PeerAddress>,
+        credentials: impl FnOnce() -> io::Result<Option<Credentials>>,
+    ) -> Option<Self> {
+        match address().ok()? {
+            PeerAddress::Unix => Some(Party::User(credentials().ok()??.uid)),
+            address => Party::at(&address),
+        }
+    }
+
     /// Who is at an address. Over a unix socket that is not said by it.
     pub(crate) fn at(address: &PeerAddress) -> Option<Self> {
         let PeerAddress::Tcp(address) = address else {

@@ -63,6 +63,15 @@ impl fmt::Display for Named<'_> {
     }
 }
 
+/// Whose connection it is: behind a proxy that of the client which the proxy names. Asks the kernel.
+#[cold]
+pub(crate) fn whose(connection: &Connection, link: &dyn Link) -> Option<Party> {
+    match &connection.client {
+        Some(client) => Party::at(client),
+        None => Party::of(|| link.peer_address(), || link.peer_credentials()),
+    }
+}
+
 /// Whatever services and peers have put into what is said stays in its line.
 macro_rules! log {
     ($level:ident, $named:expr, $($what:tt)+) => {
@@ -98,7 +107,8 @@ pub(crate) fn arrives(connection: &Connection, desk: &Desk, link: &dyn Link) {
 /// A connection was closed at once, since its client has as many as it may. It has no number.
 #[cold]
 pub(crate) fn crowded(name: u16, client: Party, desk: &Desk) {
-    if !desk.warnings.lets_pass(Kind::Crowded, desk.now) {
+    let warnings = &desk.warnings;
+    if !warnings.lets_pass_of(Kind::Crowded, desk.now, || Some(client)) {
         return;
     }
     let socket = &desk.names[name as usize].name;
@@ -129,10 +139,10 @@ pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: 
 #[cold]
 pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce() -> String) {
     let desk = &*reply.desk;
-    let id = reply.connection.id;
+    let client = || whose(reply.connection, reply.link);
     if !desk
         .warnings
-        .lets_pass_about(Kind::Unanswered, id, desk.now)
+        .lets_pass_of(Kind::Unanswered, desk.now, client)
     {
         return;
     }
@@ -154,8 +164,8 @@ pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce
 pub(crate) fn untold(reply: &Reply<'_>, what: fmt::Arguments<'_>) {
     let desk = &*reply.desk;
     let named = || Named::new(reply.connection, desk, reply.link);
-    let id = reply.connection.id;
-    match desk.warnings.lets_pass_about(Kind::Untold, id, desk.now) {
+    let client = || whose(reply.connection, reply.link);
+    match desk.warnings.lets_pass_of(Kind::Untold, desk.now, client) {
         true => log!(WARN, named(), "is not told that {what}"),
         false => log!(DEBUG, named(), "is not told that {what}"),
     }
@@ -181,8 +191,11 @@ fn ends(
     what: fmt::Arguments<'_>,
 ) {
     let named = || Named::new(connection, desk, link);
+    let client = || whose(connection, link);
     match warning(why) {
-        Some(kind) if desk.warnings.lets_pass(kind, desk.now) => log!(WARN, named(), "{what}"),
+        Some(kind) if desk.warnings.lets_pass_of(kind, desk.now, client) => {
+            log!(WARN, named(), "{what}");
+        }
         None if why.is_orderly() => log!(TRACE, named(), "{what}"),
         // It may be looked for.
         _ => log!(DEBUG, named(), "{what}"),

@@ -1,7 +1,7 @@
 //! Panics of services, which cost a call or a connection and not the process: what is known of one that was caught, and
 //! what a panic hook may leave to the log.
 //!
-//! A worker catches a panic in any call of a service and logs it, at most ten a second, two of one connection, and all in the last call; with the stack if `RUST_BACKTRACE` or
+//! A worker catches a panic in any call of a service and logs it, at most ten a second, two of one client, and all in the last call; with the stack if `RUST_BACKTRACE` or
 //! `RUST_LIB_BACKTRACE` asks for it, see [`std::backtrace`]. The panic hook of
 //! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
 //! nor as often as some client likes, calls [`leave_caught_to_log`] when its log has begun; one with a hook of its own
@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crate::connection::Connection;
 use crate::desk::Desk;
-use crate::journal::Named;
+use crate::journal::{Named, whose};
 use crate::peer::Link;
 use crate::plain::Plain;
 use crate::warnings::{Kind, Warnings};
@@ -146,12 +146,12 @@ impl Caught {
         &self.text
     }
 
-    /// Logs it, at most ten times a second on each worker, twice for each connection: whoever finds out how to cause it can do so at
+    /// Logs it, at most ten times a second on each worker, twice for each client: whoever finds out how to cause it can do so at
     /// any rate.
     #[cold]
     pub(crate) fn log(&self, what: &str, connection: &Connection, desk: &Desk, link: &dyn Link) {
-        let id = connection.id;
-        if !desk.warnings.lets_pass_about(Kind::Panic, id, desk.now) {
+        let client = || whose(connection, link);
+        if !desk.warnings.lets_pass_of(Kind::Panic, desk.now, client) {
             return;
         }
         let named = Named::new(connection, desk, link);

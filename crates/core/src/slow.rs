@@ -146,7 +146,7 @@ pub(crate) fn report(
     link: &dyn Link,
 ) {
     desk.name_counters(connection.name).slow.add(1);
-    // Of these about ten fit into a second, so that no connection can take the lines of others.
+    // Of these about ten fit into a second, so that no client can take the lines of others.
     if !desk.warnings.lets_pass(Kind::Slow, desk.now) {
         return;
     }

@@ -1,15 +1,15 @@
 //! A bound on what is logged about connections, which peers could otherwise make write as fast as they connect. Each kind
-//! of warning has its own, so that none hides another, and what was not logged is said when its second is over. A connection
-//! that goes on gets few of the lines, so that it does not hide others that do the same.
+//! of warning has its own, so that none hides another, and what was not logged is said when its second is over. A client
+//! gets few of the lines, so that it does not hide others that do the same.
 
 use std::cell::Cell;
 
-use crate::peer::ConnectionId;
+use crate::crowd::Party;
 
 /// So many warnings of a kind are let through in each window.
 const WARNINGS_MAX: usize = 10;
 
-/// And so many about one connection, of kinds that need not end it: two, since there may be two things wrong with it.
+/// And so many about one client: two, since there may be two things wrong with it.
 const OF_ONE_MAX: usize = 2;
 
 /// The length of a window, on the worker's clock.
@@ -109,6 +109,16 @@ impl Kind {
     }
 }
 
+/// Who may cause any number of the same warnings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Culprit {
+    /// None that others could be told from.
+    #[default]
+    Nobody,
+    /// A client, with all of its connections. `None` are all those of whom the kernel does not know any more who they were.
+    Client(Option<Party>),
+}
+
 /// One worker's warnings about connections, counted by kind and second.
 #[derive(Debug, Default)]
 pub(crate) struct Warnings {
@@ -122,37 +132,44 @@ pub(crate) struct Warnings {
 #[derive(Debug, Default)]
 struct Count {
     logged: Cell<usize>,
-    /// The connections that those which are logged are about, where that matters.
-    about: [Cell<Option<ConnectionId>>; WARNINGS_MAX],
+    /// Who has caused those that are logged; the others are of earlier windows.
+    culprits: [Cell<Culprit>; WARNINGS_MAX],
     held: Cell<u64>,
 }
 
 impl Warnings {
     /// Whether a warning is logged at the time `now`, in milliseconds on the worker's clock. If not, it is counted.
     pub(crate) fn lets_pass(&self, kind: Kind, now: u64) -> bool {
-        self.passes(kind, None, now)
+        self.passes(kind, now, || Culprit::Nobody)
     }
 
-    /// As [`Warnings::lets_pass`], for a warning about a connection that may go on, and cause any number of others.
-    pub(crate) fn lets_pass_about(&self, kind: Kind, connection: ConnectionId, now: u64) -> bool {
-        self.passes(kind, Some(connection), now)
+    /// As [`Warnings::lets_pass`], for a warning of which its client may cause any number of others. Who that is, if it is known, is
+    /// asked only as long as there is room: the kernel may have to say it.
+    pub(crate) fn lets_pass_of(
+        &self,
+        kind: Kind,
+        now: u64,
+        client: impl FnOnce() -> Option<Party>,
+    ) -> bool {
+        self.passes(kind, now, || Culprit::Client(client()))
     }
 
-    fn passes(&self, kind: Kind, about: Option<ConnectionId>, now: u64) -> bool {
+    fn passes(&self, kind: Kind, now: u64, culprit: impl FnOnce() -> Culprit) -> bool {
         let window = now / WINDOW_MS;
         if self.window.replace(window) != window {
             self.counts.iter().for_each(|count| count.logged.set(0));
         }
         let count = &self.counts[kind as usize];
         let logged = count.logged.get();
-        let of_one = || {
-            let earlier = count.about[..logged].iter();
-            earlier.filter(|it| it.get() == about).count()
-        };
-        if logged < WARNINGS_MAX && (about.is_none() || of_one() < OF_ONE_MAX) {
-            count.about[logged].set(about);
-            count.logged.set(logged + 1);
-            return true;
+        if logged < WARNINGS_MAX {
+            let culprit = culprit();
+            let earlier = count.culprits[..logged].iter();
+            let of_it = earlier.filter(|it| it.get() == culprit).count();
+            if culprit == Culprit::Nobody || of_it < OF_ONE_MAX {
+                count.culprits[logged].set(culprit);
+                count.logged.set(logged + 1);
+                return true;
+            }
         }
         count.held.set(count.held.get() + 1);
         if self.due.get().is_none() {
@@ -200,28 +217,27 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_gets_two_of_the_ten() {
+    fn one_client_gets_two_of_the_ten() {
         let warnings = Warnings::default();
-        let passed = |slot, now, count: usize| {
-            let id = ConnectionId {
-                worker: 0,
-                generation: 0,
-                slot,
-            };
+        let passed = |client, now, count: usize| {
             let each = 0..count;
-            each.filter(|_| warnings.lets_pass_about(Kind::Untold, id, now))
+            each.filter(|_| warnings.lets_pass_of(Kind::Untold, now, || client))
                 .count()
         };
-        assert_eq!(passed(0, 1, 100), 2);
-        assert!((1..=7).all(|slot| passed(slot, 2, 1) == 1));
-        // What is about no connection is not counted for one.
-        assert!(warnings.lets_pass(Kind::Untold, 3));
-        assert_eq!(passed(8, 4, 1), 0, "ten were logged");
-        assert_eq!(passed(0, 1_000, 100), 2);
-        assert!((1..=4).all(|slot| passed(slot, 1_001, 2) == 2));
+        let user = |uid| Some(Party::User(uid));
+        assert_eq!(passed(user(0), 1, 100), 2);
+        // Those who cannot be told apart are one, too.
+        assert_eq!(passed(None, 1, 100), 2);
+        assert!((1..=3).all(|uid| passed(user(uid), 2, 1) == 1));
+        // What no client causes is not counted for one.
+        assert!((1..=3).all(|_| warnings.lets_pass(Kind::Untold, 3)));
+        let asked = || unreachable!("ten were logged");
+        assert!(!warnings.lets_pass_of(Kind::Untold, 4, asked));
+        assert_eq!(passed(user(0), 1_000, 100), 2);
+        assert!((1..=4).all(|uid| passed(user(uid), 1_001, 2) == 2));
         assert_eq!(
             warnings.take_held().next(),
-            Some((Kind::Untold, 98 + 1 + 98))
+            Some((Kind::Untold, 98 + 98 + 1 + 98))
         );
     }
 

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringhold_core::limits::Limits;
-use ringhold_core::testing::Setup;
+use ringhold_core::testing::{Exchange, Setup};
 use ringhold_core::{
-    Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, SourceId, Tick, Watch,
+    Credentials, Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, SourceId, Tick, Watch,
 };
 use tracing::Level;
 
@@ -96,15 +96,21 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         lines[2].contains(" WARN ") && lines[2].contains(&format!("{who} closes: {why} {fields}"))
     );
     assert_eq!(exchange.counters().refused, 1);
-    for _ in 0..14 {
+    // One client is told of twice, and others get the rest.
+    for _ in 0..7 {
+        exchange.connect_to("closed");
+    }
+    for uid in 1..=8 {
+        from(&mut exchange, uid);
         exchange.connect_to("closed");
     }
     exchange.advance(Duration::from_secs(1));
     let warnings = log.take_warnings();
     assert_eq!(warnings.len(), 10, "{warnings:?}");
     assert!(warnings[..9].iter().all(|line| line.contains(why)));
+    assert!(warnings[8].contains("connection 0.0.15 of"), "{warnings:?}");
     let held =
-        "5 connections that closed were not logged one by one (the service refused the connection)";
+        "6 connections that closed were not logged one by one (the service refused the connection)";
     assert!(warnings[9].contains(held), "{warnings:?}");
 
     // Whoever causes one kind of warning as often as he likes does not hide another kind.
@@ -112,7 +118,8 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     exchange.receive(slow, b"\x93\x01");
     exchange.advance(Duration::from_millis(4_999));
     log.take();
-    for _ in 0..100 {
+    for uid in 0..100 {
+        from(&mut exchange, uid);
         let bad = exchange.connect();
         exchange.receive(bad, b"\xc1");
     }
@@ -231,6 +238,30 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         let begin = "of open from 198.51.100.1:40000 closes: it is expected to begin with a PROXY protocol header,";
         assert!(line.contains(&format!("{begin} {why}")), "{line}");
     }
+
+    // And counts by itself, whoever else comes through the same proxy.
+    exchange.advance(Duration::from_secs(1));
+    log.take();
+    for client in [7, 7, 7, 8] {
+        let header = format!("PROXY TCP4 192.0.2.{client} 192.0.2.1 41312 4660\r\n");
+        let bad = exchange.connect();
+        exchange.receive(bad, &[header.as_bytes(), b"\xc1"].concat());
+    }
+    let warnings = log.take_warnings();
+    let of = |client| move |line: &&String| line.contains(client);
+    let counts =
+        ["from 192.0.2.7:", "from 192.0.2.8:"].map(|it| warnings.iter().filter(of(it)).count());
+    assert_eq!(counts, [2, 1], "{warnings:?}");
+}
+
+/// Clients that connect from now on are of this user.
+fn from(exchange: &mut Exchange, uid: u32) {
+    let user = Credentials {
+        pid: None,
+        uid,
+        gid: 100,
+    };
+    exchange.set_peer(PeerAddress::Unix, Some(user));
 }
 
 #[derive(Clone, Default)]

@@ -15,7 +15,7 @@ use ringhold_core::testing::{Client, Exchange};
 use ringhold_rpc::{Fault, Router, Rpc};
 use rmpv::Value;
 
-use crate::common::{HOSTILE, hostile, lines, logged, notification};
+use crate::common::{HOSTILE, connect_as, hostile, lines, logged, notification};
 
 #[test]
 fn what_is_wrong_with_a_handler_is_logged_with_its_method() {
@@ -52,7 +52,7 @@ fn a_panic_is_logged_after_any_number_of_others() {
             call(&mut exchange, client, "often");
         }
         // And whoever does so does not hide who else can.
-        let other = exchange.connect();
+        let other = connect_as(4711, &mut exchange);
         call(&mut exchange, other, "often");
         exchange.advance(Duration::from_secs(2));
         call(&mut exchange, client, "once");
@@ -324,8 +324,8 @@ fn each_value_that_a_panic_costs_is_logged() {
             },
             Limits::default(),
         );
-        for _ in 0..12 {
-            let client = exchange.connect();
+        for uid in 0..12 {
+            let client = connect_as(uid, &mut exchange);
             call(&mut exchange, client, "often");
         }
         let _ = exchange.hand_over(|worker| Rpc::new(worker, Router::bare()));

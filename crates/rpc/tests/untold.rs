@@ -12,7 +12,7 @@ use ringhold_core::testing::Exchange;
 use ringhold_rpc::{Fault, Router, Rpc};
 use serde::Deserialize;
 
-use crate::common::{HOSTILE, hostile, lines, logged, notification};
+use crate::common::{HOSTILE, connect_as, hostile, lines, logged, notification};
 
 #[test]
 fn what_nobody_else_is_told_is_logged() {
@@ -30,7 +30,8 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
         };
         let make = |worker: &ringhold_core::Worker| Rpc::new(worker, router());
         let mut exchange = Exchange::with_worker(make, Default::default());
-        let [client, other] = [(); 2].map(|()| exchange.connect());
+        let [client, again] = [(); 2].map(|()| exchange.connect());
+        let other = connect_as(4711, &mut exchange);
         let second = Duration::from_secs(1);
         // [2, method, params]
         for frame in [
@@ -49,7 +50,8 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
         for _ in 0..25 {
             exchange.receive(client, b"\x93\x02\xa3log\x91\x01");
         }
-        // It does not hide what others do in the same second.
+        // It does not hide what others do in the same second, with however many connections.
+        exchange.receive(again, b"\x93\x02\xa3log\x91\x01");
         exchange.receive(other, b"\x93\x02\xa3lag\x90");
         exchange.advance(second);
         assert!(exchange.is_open(client));
@@ -66,7 +68,7 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
         (0, unknown),
         undecoded,
         undecoded,
-        (1, unknown),
+        (2, unknown),
     ];
     assert_eq!(lines.len(), expected.len() + 1, "{text}");
     for (line, (client, expected)) in lines.iter().zip(expected) {
@@ -80,7 +82,7 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
     assert!(lines[0].contains("string"), "the reason: {}", lines[0]);
     assert!(
         lines[6].ends_with(
-            "23 failures that peers are not told of were not logged one by one worker=0"
+            "24 failures that peers are not told of were not logged one by one worker=0"
         ),
         "{text}"
     );

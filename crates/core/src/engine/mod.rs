@@ -120,10 +120,7 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Option<Cred
 
 /// Who is at the other end of a connected socket. `None` if it has reset the connection by now.
 pub(crate) fn party(socket: BorrowedFd<'_>) -> Option<Party> {
-    match peer_address(socket).ok()? {
-        PeerAddress::Unix => Some(Party::User(peer_credentials(socket).ok()??.uid)),
-        address => Party::at(&address),
-    }
+    Party::of(|| peer_address(socket), || peer_credentials(socket))
 }
 
 /// Memory that the kernel holds for what was sent on this socket and not taken by the peer, in bytes. For a unix socket it becomes

@@ -393,7 +393,8 @@ mod tests {
             let client = exchange.connect();
             exchange.receive(client, b"\xc1");
         };
-        (0..10).for_each(|_| misbehave(&mut exchange));
+        // All are one client.
+        (0..2).for_each(|_| misbehave(&mut exchange));
         assert!(exchange.shard.next_due().is_none_or(|due| due > 1000));
         misbehave(&mut exchange);
         assert_eq!(exchange.shard.next_due(), Some(1000));

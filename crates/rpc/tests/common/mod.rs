@@ -4,6 +4,9 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use ringhold_core::testing::{Client, Exchange};
+use ringhold_core::{Credentials, PeerAddress};
+
 /// What is logged meanwhile.
 pub(crate) fn logged(work: impl FnOnce()) -> String {
     let log = Log::default();
@@ -15,6 +18,17 @@ pub(crate) fn logged(work: impl FnOnce()) -> String {
     tracing::subscriber::with_default(subscriber, work);
     let bytes = log.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
+}
+
+/// A client of this user, over a unix socket.
+pub(crate) fn connect_as(uid: u32, exchange: &mut Exchange) -> Client {
+    let user = Credentials {
+        pid: None,
+        uid,
+        gid: 100,
+    };
+    exchange.set_peer(PeerAddress::Unix, Some(user));
+    exchange.connect()
 }
 
 /// The lines of a log, without what is said of slow calls: any call is one if the machine stalls.
