@@ -347,7 +347,7 @@ impl<L: Link> Shard<L> {
 
     /// Logs what is held back of the warnings about connections: the worker ends.
     pub(crate) fn say_held(&self) {
-        self.desk.warnings.say_held(self.desk.worker);
+        self.desk.warnings.say_held(self.desk.worker, false);
     }
 
     /// Takes the services out, when nothing is left that they could be called for.

@@ -59,14 +59,17 @@ kinds! {
 }
 
 impl Kind {
-    /// Logs that there were `count` more of them than have lines of their own.
-    fn log(self, count: u64, worker: usize) {
+    /// Logs that there were `count` more of them than have lines of their own, and where most are counted if that `can_be_asked`.
+    fn log(self, count: u64, worker: usize, can_be_asked: bool) {
         const NOT_LOGGED: &str = "were not logged one by one";
-        const COUNTED: &str = "; ringhold status counts them";
+        let status = match can_be_asked {
+            true => "; ringhold status counts them",
+            false => "",
+        };
         let closed = |why: &str| {
             tracing::warn!(
                 worker,
-                "{count} connections that closed {NOT_LOGGED} ({why}){COUNTED}"
+                "{count} connections that closed {NOT_LOGGED} ({why}){status}"
             );
         };
         let others = |what: &str, counted: &str| {
@@ -99,11 +102,11 @@ impl Kind {
             Kind::Memory => closed("limits.memory was exceeded"),
             Kind::KernelMemory => closed("the kernel had no memory for what they send or receive"),
             Kind::Panic => {
-                tracing::error!(worker, "{count} panics of services {NOT_LOGGED}{COUNTED}");
+                tracing::error!(worker, "{count} panics of services {NOT_LOGGED}{status}");
             }
-            Kind::Slow => others("slow calls of services", COUNTED),
+            Kind::Slow => others("slow calls of services", status),
             Kind::Unreadable => others("failures to read what services watch", ""),
-            Kind::Unanswered => others("deferred replies that will not come", COUNTED),
+            Kind::Unanswered => others("deferred replies that will not come", status),
             Kind::Untold => others("failures that peers are not told of", ""),
         }
     }
@@ -183,11 +186,12 @@ impl Warnings {
         self.due.get()
     }
 
-    /// Logs how many warnings of each kind were held back and have not been spoken of yet.
+    /// Logs how many warnings of each kind were held back and have not been spoken of yet. The counters of a process end with it,
+    /// and this says whether they `can_be_asked` for from now on.
     #[cold]
-    pub(crate) fn say_held(&self, worker: usize) {
+    pub(crate) fn say_held(&self, worker: usize, can_be_asked: bool) {
         self.take_held()
-            .for_each(|(kind, count)| kind.log(count, worker));
+            .for_each(|(kind, count)| kind.log(count, worker, can_be_asked));
     }
 
     fn take_held(&self) -> impl Iterator<Item = (Kind, u64)> {

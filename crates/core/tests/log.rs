@@ -252,6 +252,14 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     let counts =
         ["from 192.0.2.7:", "from 192.0.2.8:"].map(|it| warnings.iter().filter(of(it)).count());
     assert_eq!(counts, [2, 1], "{warnings:?}");
+
+    // In a stop or reload nobody can ask any more what this process has counted.
+    exchange.stop_within(Duration::from_secs(5));
+    exchange.advance(Duration::from_secs(1));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let held = "1 connections that closed were not logged one by one (the input is not acceptable msgpack) worker=0";
+    assert!(warnings[0].ends_with(held), "{warnings:?}");
 }
 
 /// Clients that connect from now on are of this user.

@@ -56,7 +56,8 @@ impl<L: Link> Shard<L> {
             self.desk.crew.has_surplus.store(true, Ordering::Relaxed);
         }
         if self.desk.warnings.next_due().is_some_and(|due| due <= now) {
-            self.say_held();
+            let goes_on = self.phase == Phase::Serving;
+            self.desk.warnings.say_held(self.desk.worker, goes_on);
         }
         self.tick_services();
         self.sources.end_rests(now);
