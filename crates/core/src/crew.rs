@@ -1,7 +1,7 @@
 //! What the workers of one server share.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::crowd::Crowd;
 use crate::mailbox::{Mail, Post};
@@ -77,6 +77,8 @@ pub(crate) struct Crew {
     stops: AtomicBool,
     /// A handover has nothing to wait for any more, or has waited long enough.
     parts: AtomicBool,
+    /// Since when that is so.
+    parted: OnceLock<Instant>,
     /// How far each has come.
     steps: Steps,
     /// By worker, whether a handover goes on without it, because it takes no turns although it should.
@@ -114,6 +116,7 @@ impl Crew {
             acceptors: acceptors.into_iter().map(AtomicUsize::new).collect(),
             stops: AtomicBool::new(false),
             parts: AtomicBool::new(false),
+            parted: OnceLock::new(),
             has_surplus: AtomicBool::new(false),
             lends_descriptors: AtomicBool::new(false),
         })
@@ -225,8 +228,14 @@ impl Crew {
     /// The waiting before a handover is over, for all workers.
     pub(crate) fn part(&self) {
         if !self.parts.swap(true, Ordering::SeqCst) {
+            self.parted.get_or_init(Instant::now);
             self.wake_all();
         }
+    }
+
+    /// Since when nobody is read any more, if a handover has come so far.
+    pub(crate) fn parted(&self) -> Option<Instant> {
+        self.parted.get().copied()
     }
 
     /// Whether the waiting is over and all workers know, this one included: nobody is read any more.

@@ -71,6 +71,8 @@ pub struct Listener {
     pub dealt: bool,
     /// The path that we made for it, if any.
     pub path: Option<BoundPath>,
+    /// We bound it before a restart or reload, and it has listened since.
+    pub(crate) is_kept: bool,
     /// The worker that accepts in the owner's place at the moment, or the owner.
     deputy: AtomicUsize,
     /// It listens no more: see [`Listener::close`].

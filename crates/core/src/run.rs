@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::belongings::Belonging;
 use crate::config::RingConfig;
@@ -18,7 +18,7 @@ use crate::handover::parcel::Parcel;
 use crate::handover::preflight::{self, Asked, SPARE_FOR_CHILD};
 use crate::handover::question::{self, Question};
 use crate::handover::spare::Spare;
-use crate::handover::{giving, store};
+use crate::handover::{giving, store, vault};
 use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
@@ -27,6 +27,8 @@ use crate::plain::Plain;
 use crate::rlimit;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError, must_be_free};
+
+mod story;
 
 /// Descriptors that connections cannot use up, for the handover.
 const SPARE_FOR_HANDOVER: usize = 16;
@@ -96,7 +98,9 @@ impl Server {
         // which ends well, and sends no signal.
         notify::ready();
         running.resume();
-        announce(&running);
+        let resumed = Instant::now();
+        story::announce(&running);
+        running.say_taken_over(resumed);
         let metrics = running.metrics().clone();
 
         let mut control = Control::new(&signals, &running);
@@ -119,20 +123,26 @@ impl Server {
             true => running.stop_to_hand_over(),
             false => running.stop(),
         }
-        say_awaited(&running);
+        story::say_awaited(&running);
         control.wait_for_end(&running, hands_over)?;
         drop(spare);
         tracing::debug!("every worker has let go");
-        say_given_up(&running);
-        say_unsaved(&metrics);
-        say_served(&metrics);
+        story::say_given_up(&running);
+        story::say_unsaved(&metrics);
         match end {
-            End::Stop if !hands_over => running.join()?,
-            End::Stop => {
-                let failed = daemon.leave(running.release())?;
-                failed.map_or(Ok(()), Err)?;
+            End::Stop if !hands_over => {
+                story::say_stopped(&metrics);
+                running.join()?;
             }
-            End::Replace => return Err(daemon.replace(running.release(), store.suffices())),
+            End::Stop => {
+                let left = daemon.leave(running.release());
+                story::say_stopped(&metrics);
+                left?.map_or(Ok(()), Err)?;
+            }
+            End::Replace => {
+                let has_store = store.suffices();
+                return Err(daemon.replace(running.release(), has_store, &metrics));
+            }
         }
         Ok(())
     }
@@ -244,9 +254,10 @@ impl Daemon {
             parcels,
             bequests,
             failed,
+            parted,
             ..
         } = released;
-        let left = pack(&listeners, parcels, bequests, true).and_then(|package| {
+        let left = pack(&listeners, parcels, bequests, true, parted).and_then(|package| {
             let contents = package.contents;
             let given = store::give(&package);
             given.map_err(|error| ServerError::Handover(ungiven(contents, &error)))?;
@@ -261,25 +272,29 @@ impl Daemon {
                 Ok(failed)
             }
             Err(error) => {
-                say_failed(failed);
+                story::say_failed(failed);
                 Err(error)
             }
         }
     }
 
     /// Replaces the process. Returns only if that failed, with the reason.
-    fn replace(&self, released: Released, has_store: bool) -> ServerError {
+    fn replace(&self, released: Released, has_store: bool, metrics: &Metrics) -> ServerError {
         let Released {
             listeners,
             belongings,
             parcels,
             bequests,
             failed,
+            parted,
         } = released;
-        say_failed(failed);
-        let package = match pack(&listeners, parcels, bequests, has_store) {
+        story::say_failed(failed);
+        let package = match pack(&listeners, parcels, bequests, has_store, parted) {
             Ok(package) => package,
-            Err(error) => return error,
+            Err(error) => {
+                story::say_stopped(metrics);
+                return error;
+            }
         };
         let given = if has_store {
             store::give(&package)
@@ -291,8 +306,8 @@ impl Daemon {
                 "the service manager cannot keep the connections, should the new program fail: {error}"
             );
         }
-        let (contents, path) = (package.contents, self.program.path().display());
-        tracing::info!("handing {contents} over to {path}");
+        let (contents, path) = (package.contents, self.program.path());
+        story::say_handed(contents, path, metrics);
         let error = self
             .program
             .replace(&descriptors(&listeners, &belongings, &package));
@@ -306,7 +321,8 @@ impl Daemon {
             Err(error) => ungiven(contents, &error),
         };
         ServerError::Handover(format!(
-            "{path} cannot take this process's place: {error}{}; {fate}",
+            "{} cannot take this process's place: {error}{}; {fate}",
+            path.display(),
             rlimit::advice(&error)
         ))
     }
@@ -331,23 +347,29 @@ fn descriptors<'a>(
         .collect()
 }
 
-/// Packs what is left of the connections, and what services leave.
+/// Packs what is left of the connections, which nobody serves since they `parted`, and what services leave.
 fn pack(
     listeners: &[Arc<Listener>],
     parcels: Vec<Parcel>,
     bequests: Vec<Bequest>,
     stored: bool,
+    parted: Option<Instant>,
 ) -> Result<Package, ServerError> {
     let contents = Contents {
         connections: parcels.len(),
         values: bequests.len(),
     };
-    giving::pack(listeners, parcels, bequests, stored).map_err(|error| {
+    let package = giving::pack(listeners, parcels, bequests, stored).map_err(|error| {
         ServerError::Handover(format!(
             "{contents} are lost, since they cannot be packed for a successor: {error}{}",
             rlimit::advice(&error)
         ))
-    })
+    })?;
+    if let Some(since) = parted {
+        // Without it the successor's log does not say how long everybody has waited.
+        let _ = vault::note_pause(&package.vault, since);
+    }
+    Ok(package)
 }
 
 /// What becomes of what could not be given to the service manager.
@@ -361,29 +383,12 @@ fn ungiven(contents: Contents, error: &io::Error) -> String {
     }
 }
 
-/// Says which worker had failed, if one had.
-fn say_failed(failed: Option<ServerError>) {
-    if let Some(failed) = failed {
-        tracing::error!("{failed}; its connections and what its services would have left are lost");
-    }
-}
-
 /// How the process ends.
 enum End {
     /// Connections wait in the service manager's store for the next process, or are finished and closed if it has none.
     Stop,
     /// The process replaces itself.
     Replace,
-}
-
-/// Says what the workers, who were told to stop, have to wait for.
-fn say_awaited(running: &Running) {
-    let open = running.open_tickets();
-    if open > 0 {
-        tracing::info!(
-            "waiting for deferred replies ({open} are open), for at most handover.drain; those promised meanwhile have as long"
-        );
-    }
 }
 
 /// Does what takes descriptors while no child needs those that are kept for one.
@@ -428,62 +433,6 @@ fn closing(running: &Running, why: &str) -> Option<String> {
     };
     let makes_a_difference = open > 0 || running.may_leave();
     makes_a_difference.then(|| format!("closing {open} connections {why}{lost}"))
-}
-
-/// Says how many clients got an error instead of a reply, because it took too long for the stop.
-fn say_given_up(running: &Running) {
-    let given_up = running.given_up();
-    if given_up > 0 {
-        tracing::warn!("gave up {given_up} deferred replies after handover.drain");
-    }
-}
-
-/// Says what this process has done, now that it serves no more.
-fn say_served(metrics: &Metrics) {
-    let total = metrics.snapshot().total();
-    tracing::info!(
-        "stopped; {} connections and {} frames were served",
-        total.opened,
-        total.frames_in
-    );
-}
-
-/// Says whose connections end although there is a successor: nothing is wrong with it, but their clients see it.
-fn say_unsaved(metrics: &Metrics) {
-    let snapshot = metrics.snapshot();
-    // Every worker has every name.
-    for (name, _) in snapshot
-        .workers
-        .iter()
-        .take(1)
-        .flat_map(|worker| &worker.names)
-    {
-        let unsaved = snapshot.name(name).map_or(0, |totals| totals.unsaved);
-        if unsaved > 0 {
-            tracing::info!(
-                socket = %name,
-                "closed {unsaved} connections whose sessions their services did not save"
-            );
-        }
-    }
-}
-
-/// One line a listener: where, and how we got it.
-fn announce(running: &Running) {
-    for listener in running.listeners() {
-        tracing::info!(
-            socket = %listener.name,
-            "{} on {} ({}), service {}{}",
-            if listener.enabled { "listening" } else { "turning clients away" },
-            listener.address,
-            listener.origin,
-            listener.service,
-            if listener.enabled { "" } else { " disabled" },
-        );
-    }
-    if running.listeners().len() == 0 {
-        tracing::warn!("no socket is configured and none was inherited: nothing will ever connect");
-    }
 }
 
 /// Blocks the signals that [`Server::run`] reads (SIGTERM, SIGINT and SIGHUP) for this thread and all that it will

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::belongings::Belonging;
 use crate::crew::{Crew, Step};
@@ -21,6 +22,8 @@ use crate::mailbox::Mail;
 use crate::metrics::Metrics;
 use crate::rlimit;
 use crate::server::ServerError;
+
+pub(crate) use self::takeover::TakenOver;
 
 mod deputies;
 mod launch;
@@ -43,6 +46,8 @@ pub struct Running {
     services: Vec<(String, bool)>,
     /// Room for one descriptor, to refuse who waits when it stops.
     room: Mutex<Spare>,
+    /// `None` if there was no predecessor.
+    pub(crate) taken_over: Option<TakenOver>,
 }
 
 /// What became of the workers' threads.
@@ -272,6 +277,7 @@ impl Running {
             parcels: Vec::new(),
             bequests: Vec::new(),
             failed: None,
+            parted: self.crew.parted(),
         };
         let mut results = self.ends.lock();
         for (worker, result) in results.iter_mut().enumerate() {
@@ -300,6 +306,8 @@ pub(crate) struct Released {
     pub(crate) bequests: Vec<Bequest>,
     /// Why the first of the workers that failed did.
     pub(crate) failed: Option<ServerError>,
+    /// Since when nobody is served, if that is known.
+    pub(crate) parted: Option<Instant>,
 }
 
 impl Drop for Running {

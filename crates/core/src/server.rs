@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::belongings::{DescriptorClaims, Wanted};
 use crate::config::Config;
@@ -448,6 +449,7 @@ impl Server {
     pub fn start(self) -> Result<Running, ServerError> {
         let running = self.start_held(0)?;
         running.resume();
+        running.say_taken_over(Instant::now());
         Ok(running)
     }
 }

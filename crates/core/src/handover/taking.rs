@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use rustix::net::sockopt::socket_cookie;
 
@@ -26,6 +27,8 @@ pub(crate) struct Inheritance {
     pub(crate) bequests: Vec<Bequest>,
     /// Connections that could not be taken over. They were shut down.
     pub(crate) lost: usize,
+    /// Since when the predecessor has not served anybody, if it says so.
+    pub(crate) paused: Option<Instant>,
     /// The handover's own descriptors: while they are open, a crash leaves everything for the next attempt.
     kept: Vec<NamedDescriptor>,
     /// The service manager has them too, as far as is known.
@@ -124,6 +127,7 @@ impl Inheritance {
         let mut estate = state.map_or(Err(VaultError::Missing), vault::read);
         if let Ok(estate) = &mut estate {
             self.bequests = std::mem::take(&mut estate.bequests);
+            self.paused = state.and_then(vault::paused);
         }
         let _spare = Spare::keep(needed);
         let found = carton::look(ends);

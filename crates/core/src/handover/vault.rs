@@ -2,15 +2,18 @@
 //!
 //! A memfd of sealed size: a header of [`HEADER_BYTES`] bytes, then the [`Estate`] as msgpack. The header holds a magic
 //! number, the version of the format, the length and checksum of the rest, and the number of attempts to restore it,
-//! which successors count up in place and which the checksum therefore leaves out.
+//! which successors count up in place and which the checksum therefore leaves out, and the time from which on
+//! nobody is served, which is only for the log.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::bequest::Bequest;
@@ -26,6 +29,9 @@ const MAGIC: [u8; 8] = *b"ringhold";
 const HEADER_BYTES: usize = 32;
 /// Where the number of attempts is: outside the checksum, after magic (8), version (4), checksum (4) and length (8).
 const ATTEMPTS_AT: u64 = 24;
+
+/// Where the time is from which on nobody is served: the last 32 bits of milliseconds on the monotonic clock, 0 if it is not known.
+const PAUSED_AT: u64 = 28;
 
 /// The markers of msgpack for an array of three, of four, and for one whose length follows in four bytes.
 const ARRAY_OF_3: u8 = 0x93;
@@ -284,6 +290,29 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
     file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
     rmp_serde::from_read(BufReader::with_capacity(PIECE_BYTES, file))
         .map_err(|error| VaultError::Damaged(error.to_string()))
+}
+
+/// Notes since when nobody is served.
+pub(crate) fn note_pause(vault: &OwnedFd, since: Instant) -> io::Result<()> {
+    let elapsed = since.elapsed().as_millis() as u64;
+    let at = monotonic_ms().wrapping_sub(elapsed) as u32;
+    File::from(vault.try_clone()?).write_all_at(&at.max(1).to_be_bytes(), PAUSED_AT)
+}
+
+/// Since when nobody is served, if it was noted, and less than 49 days ago.
+pub(crate) fn paused(vault: &OwnedFd) -> Option<Instant> {
+    let mut at = [0; 4];
+    let file = File::from(vault.try_clone().ok()?);
+    file.read_exact_at(&mut at, PAUSED_AT).ok()?;
+    let at = Some(u32::from_be_bytes(at)).filter(|at| *at != 0)?;
+    let elapsed = (monotonic_ms() as u32).wrapping_sub(at);
+    Instant::now().checked_sub(Duration::from_millis(elapsed.into()))
+}
+
+fn monotonic_ms() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    // Neither is negative.
+    (time.tv_sec as u64) * 1_000 + (time.tv_nsec as u64) / 1_000_000
 }
 
 /// Takes the last count of an attempt back.

@@ -134,6 +134,7 @@ impl Entry {
         heirloom: Option<Heirloom>,
         deadline: Instant,
     ) -> Result<Listener, StartProblem> {
+        let mut is_kept = false;
         let (socket, address, origin, path) = match self.socket {
             Planned::Inherited {
                 number,
@@ -161,8 +162,9 @@ impl Entry {
                 ..
             } => {
                 let exact = exact(&listen, repetition, before);
-                let bound = match heirloom.and_then(|heirloom| heirloom.adapt(&self.name, &options))
-                {
+                let kept = heirloom.and_then(|heirloom| heirloom.adapt(&self.name, &options));
+                is_kept = kept.is_some();
+                let bound = match kept {
                     Some(bound) => bound,
                     None => bind(&self.name, &exact, &options, repetition == 0, deadline)?,
                 };
@@ -190,6 +192,7 @@ impl Entry {
             dealt: self.dealt,
             deputy: AtomicUsize::new(self.owner),
             path,
+            is_kept,
             is_closed: AtomicBool::new(false),
         })
     }

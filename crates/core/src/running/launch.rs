@@ -73,6 +73,7 @@ impl Running {
             ends,
             services: Vec::new(),
             room: Mutex::new(Spare::keep(1)),
+            taken_over: None,
         };
         let (report, reports) = mpsc::channel();
         for (index, (cpu, mailbox)) in cpus.into_iter().zip(mailboxes).enumerate() {

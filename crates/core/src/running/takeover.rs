@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use super::Running;
 use crate::crew::Name;
@@ -14,6 +15,27 @@ use crate::handover::taking::Inheritance;
 use crate::mailbox::Mail;
 use crate::metrics::NameTotals;
 use crate::server::ServerError;
+
+/// What came from a predecessor.
+#[derive(Clone, Copy)]
+pub(crate) struct TakenOver {
+    contents: Contents,
+    /// Since when its clients were not served.
+    paused: Option<Instant>,
+}
+
+impl TakenOver {
+    /// There was one, and nothing of what it left can be gone on with.
+    pub(crate) fn nothing(inheritance: &Inheritance) -> Self {
+        TakenOver {
+            contents: Contents {
+                connections: 0,
+                values: 0,
+            },
+            paused: inheritance.paused,
+        }
+    }
+}
 
 impl Running {
     /// Takes the predecessor's connections over. Their sessions are restored first, since whatever fails in that may be
@@ -73,12 +95,36 @@ impl Running {
         for name in names.iter() {
             say_whom_it_lost(&name.name, snapshot.name(&name.name).unwrap_or_default());
         }
-        tracing::info!("took over {contents}");
+        self.taken_over = Some(TakenOver {
+            contents,
+            paused: inheritance.paused,
+        });
         for legacy in legacies {
             legacy.say_unclaimed();
             legacy.say_missing();
         }
         Ok(())
+    }
+
+    /// Says what was taken over, if there was a predecessor, and how long its clients have waited until `resumed`.
+    pub(crate) fn say_taken_over(&self, resumed: Instant) {
+        let Some(TakenOver { contents, paused }) = &self.taken_over else {
+            return;
+        };
+        let Contents {
+            connections,
+            values,
+        } = contents;
+        let found = match values {
+            0 => String::new(),
+            // Whether it can be decoded is known to those who asked for it.
+            _ => format!(" and found {values} values of services"),
+        };
+        let waited = paused.map_or_else(String::new, |since| {
+            let millis = resumed.saturating_duration_since(since).as_millis();
+            format!("; nobody was served for {millis} ms")
+        });
+        tracing::info!("took over {connections} connections{found}{waited}");
     }
 
     /// Counts a connection for its client, whatever the limit says. As with new ones, a proxy is none.

@@ -15,7 +15,7 @@ use crate::handover::taking::Inheritance;
 use crate::inherit::{Inherited, NamedDescriptor};
 use crate::listeners::{self, Listener, Plan};
 use crate::notify;
-use crate::running::Running;
+use crate::running::{Running, TakenOver};
 use crate::worker::Factory;
 
 /// Descriptors that a server takes before it serves, besides those of its workers: sockets to be bound, an event, one that is kept
@@ -52,14 +52,15 @@ impl Server {
         let belongings = std::mem::take(&mut self.claims).make(claimed)?.into();
         let strays = plan.take_strays();
         let mut inheritance = Inheritance::look(reserved, needed);
-        let is_of_use = inheritance.is_of_use();
-        if inheritance.is_some() && !is_of_use {
+        let mut nothing = None;
+        if inheritance.is_some() && !inheritance.is_of_use() {
             // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
             // open, and some are in there, whether or not anybody can tell what they are.
             inheritance.commit().map_err(ServerError::Handover)?;
-            tracing::info!("took over 0 connections");
+            nothing = Some(TakenOver::nothing(&inheritance));
         }
-        let running = self.start_from(plan, chosen, cpus, inheritance, belongings)?;
+        let mut running = self.start_from(plan, chosen, cpus, inheritance, belongings)?;
+        running.taken_over = running.taken_over.or(nothing);
         // Whoever comes after a start that fails may know them.
         drop_strays(strays);
         Ok(running)

@@ -342,7 +342,7 @@ fn listeners_per_worker_follow_the_workers_under_load() {
 
 /// Where the service, which binds `count` addresses, has listened since its start number `times`.
 fn listening(manager: &mut Manager, count: usize, times: usize) -> Vec<String> {
-    manager.logged(count * times, &["listening on", "(bound)"]);
+    manager.logged(count * times, &["listening on", "(bound"]);
     let log = manager.log();
     let lines = log
         .lines()

@@ -75,7 +75,7 @@ fn what_all_workers_leave_is_there_on_each_of_the_next() {
                 false => bed.manager.reload(),
             }
             let said = format!(
-                "took over {} values of services and 6 connections",
+                "took over 6 connections and found {} values of services",
                 frames.len()
             );
             bed.manager.logged(1, &[&said]);
@@ -147,7 +147,10 @@ fn it_needs_no_connections() {
                 "left {left} with the service manager, which closes them unless a start follows"
             )],
         );
-        bed.manager.logged(1, &[&format!("took over {left}")]);
+        bed.manager.logged(
+            1,
+            &["took over 0 connections and found 2 values of services"],
+        );
         assert_eq!(bed.taken_over(), "0:0 1:0");
         bed.manager.wait_until_nothing_is_stored();
         // A crash leaves nothing, nor does a service without anything to leave.
@@ -244,8 +247,10 @@ fn goes_on_when_it_can(bed: &mut Bed, wires: &mut [Wire], expected: &str, before
     }
     bed.manager.set_flag("fail-1", false);
     bed.manager.start();
-    bed.manager
-        .logged(1, &["took over 2 values of services and 6 connections"]);
+    bed.manager.logged(
+        1,
+        &["took over 6 connections and found 2 values of services"],
+    );
     for wire in wires {
         assert_eq!(ask(wire).2, expected);
     }
@@ -363,8 +368,10 @@ fn a_worker_is_stuck(engine: &'static str, at_last: bool) {
             "goes on without it and its 2 connections, and without what its services would leave",
         ],
     );
-    bed.manager
-        .logged(1, &["took over 1 values of services and 2 connections"]);
+    bed.manager.logged(
+        1,
+        &["took over 2 connections and found 1 values of services"],
+    );
     for (wire, worker) in wires.iter_mut().zip(workers) {
         match worker == stuck {
             true => assert!(wire.is_over()),

@@ -32,5 +32,6 @@ mod refused;
 mod sessions;
 mod slow_manager;
 mod storeless;
+mod story;
 mod stuck;
 mod under_way;

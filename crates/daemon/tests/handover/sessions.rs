@@ -252,7 +252,7 @@ fn asks_more_than_it_reads(
         assert!(numbers(count)[9..] == replies);
         check(count);
         // All that the service was given, and the frame of the other one.
-        let served = format!("2 connections and {} frames were served", count + 1);
+        let served = format!("2 connections and {} frames", count + 1);
         manager.logged(1, &[&served]);
         manager.logged(1, &["closed 1 connections whose", "counter"]);
         other.send(&[0x01]);

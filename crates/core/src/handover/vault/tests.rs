@@ -94,6 +94,19 @@ fn what_services_leave_and_does_not_fit_costs_nothing_else() {
     assert_eq!(read(&vault).unwrap(), estate());
 }
 
+/// Who wrote it may not have said so.
+#[test]
+fn the_time_from_which_on_nobody_is_served_is_beside_the_state() {
+    let vault = write(estate());
+    assert_eq!(paused(&vault), None);
+    let since = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+    note_pause(&vault, since).unwrap();
+    assert_eq!(read(&vault).unwrap(), estate());
+    let read = paused(&vault).unwrap();
+    let apart = read.max(since).duration_since(read.min(since));
+    assert!(apart < Duration::from_secs(60), "{apart:?}");
+}
+
 #[test]
 fn what_another_version_wrote_is_not_read() {
     for version in [0, VERSION + 1, u32::MAX] {
