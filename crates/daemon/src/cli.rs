@@ -186,7 +186,10 @@ The exit status is 1 if a reply was lost, repeated, wrong or an error, a connect
 (bytes that the server did not take, a frame that it did not end; with notify, no end of stream from the server),
 something of the planned count is missing, nothing was sent, received or measured, the load ended early because nothing
 moved for a second (or for --drain, if longer), or this machine could not make it; 2 if the load is not possible as it
-stands, 3 if the server cannot be reached.")]
+stands, 3 if the server cannot be reached.
+
+With --mode notify, 0 means that the server took all messages and then ended its side. It does not mean that it has the
+method, or that no call of it failed: nothing answers a notification. The server's log and `ringhold status` tell.")]
 pub(crate) struct Load {
     /// The server
     #[arg(default_value = DEFAULT_ADDRESS)]

@@ -46,6 +46,9 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
         print(&json)?;
     } else {
         print(&report.to_string())?;
+        if arguments.mode == Mode::Notify {
+            print(UNCONFIRMED)?;
+        }
     }
     // An interrupted load did not do all that was planned, but what it did was right.
     let right = if interrupted {
@@ -58,6 +61,10 @@ pub(crate) fn load(arguments: &Load) -> Result<(), Failure> {
         false => Err(Failure::failed(advice(arguments, &report.counts))),
     }
 }
+
+/// What stands below the report of notifications.
+const UNCONFIRMED: &str = "unconfirmed nothing answers a notification: the server took them, and whether it has the method, and what \
+                           failed, is in its log and in `ringhold status`";
 
 /// What to do if the method is not one for a load. Otherwise the report says what is wrong, and this is empty.
 fn advice(arguments: &Load, counts: &Counts) -> String {

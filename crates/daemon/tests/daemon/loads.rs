@@ -34,9 +34,16 @@ fn a_load_reports_and_its_status_says_whether_it_was_clean() {
     let (status, stdout, _) = run(&["load", &text, "--short-lived", "2", "-c", "0", "-n", "50"]);
     assert_eq!(status, 0, "{stdout}");
     assert!(stdout.contains("sent        50, answered 50"), "{stdout}");
+    assert!(!stdout.contains("unconfirmed"), "{stdout}");
 
-    let (status, stdout, _) = run(&["load", &text, "--mode", "notify", "-n", "1000"]);
-    assert_eq!(status, 0, "{stdout}");
+    // What became of notifications only the server can say.
+    for method in ["echo", "no-such-method"] {
+        let (status, stdout, _) = run(&[
+            "load", &text, "--mode", "notify", "-n", "1000", "--method", method,
+        ]);
+        assert_eq!(status, 0, "{stdout}");
+        assert!(stdout.contains("\nunconfirmed "), "{stdout}");
+    }
     await_open(&address, "rpc", 1);
 
     // `ping` does not give the payload back.
