@@ -100,7 +100,8 @@ pub(crate) struct Serve {
 #[command(after_help = "\
 Examples:
   ringhold check
-  ringhold check --config ringhold.toml --inherited-only")]
+  ringhold check --config ringhold.toml --inherited-only
+  ringhold check --quiet && systemctl restart ringhold.service")]
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) configuration: Configuration,
@@ -108,6 +109,9 @@ pub(crate) struct Check {
     /// unit, which is not given the descriptors
     #[arg(long)]
     pub(crate) assume_inherited: bool,
+    /// Print nothing unless something is wrong
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 /// Show what the kernel offers, found out by trying

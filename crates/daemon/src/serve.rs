@@ -34,7 +34,7 @@ pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
     result.map_err(failure)
 }
 
-/// Prints what would be listened on.
+/// Prints what would be listened on, unless only problems are wanted.
 pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
     let server = server(&arguments.configuration)?;
     let table = if arguments.assume_inherited {
@@ -43,7 +43,10 @@ pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
         server.check()
     };
     let table = table.map_err(failure)?;
-    print(table.to_string().trim_end())
+    match arguments.quiet {
+        true => Ok(()),
+        false => print(table.to_string().trim_end()),
+    }
 }
 
 /// Prints what the kernel offers.

@@ -49,6 +49,26 @@ fn problems_have_lines_and_the_nearest_key() {
     }
 }
 
+/// As the first command of a unit, whose output is in the log each time.
+#[test]
+fn a_quiet_check_says_what_is_wrong_and_nothing_else() {
+    let manager = Manager::new();
+    let listen = free_address();
+    for (listen, expected, said) in [
+        (listen.to_string(), 0, ""),
+        ("4660".to_owned(), 2, "ringhold: "),
+    ] {
+        let config = format!("[sockets.rpc]\nlisten = [\"{listen}\"]\n");
+        let path = manager.write("ringhold.toml", &config);
+        for quiet in ["--quiet", "-q"] {
+            let (status, stdout, stderr) = run(&["check", quiet, "--config", &path]);
+            assert_eq!((status, stdout.as_str()), (expected, ""), "{stderr}");
+            assert_eq!(stderr.is_empty(), said.is_empty(), "{stderr}");
+            assert!(stderr.starts_with(said), "{stderr}");
+        }
+    }
+}
+
 #[test]
 fn a_file_that_is_no_toml_or_is_not_there_is_named() {
     assert!(refused("[sockets\n").starts_with("ringhold: FILE:1: "));
