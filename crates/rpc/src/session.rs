@@ -2,7 +2,10 @@
 
 use std::any::TypeId;
 use std::borrow::Cow;
+use std::mem::{forget, replace};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::thread;
 
 use ringhold_core::Saved;
 
@@ -25,6 +28,26 @@ struct Kept {
     data: Vec<resume::Kept>,
     /// Why a handler wants the connection to end.
     closing: Option<Cow<'static, str>>,
+}
+
+impl Drop for Kept {
+    /// Drops one value after the other. Of those that panic the last goes on, unless another panic unwinds already: a second one would
+    /// end the process.
+    fn drop(&mut self) {
+        let mut left = Ok(());
+        for value in self.data.drain(..) {
+            // Unwind safety: nothing is left of it.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+                // What it panics with may panic as it goes.
+                forget(replace(&mut left, Err(panic)));
+            }
+        }
+        match left {
+            Err(panic) if thread::panicking() => forget(panic),
+            Err(panic) => resume_unwind(panic),
+            Ok(()) => {}
+        }
+    }
 }
 
 impl Session {

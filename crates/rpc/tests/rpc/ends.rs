@@ -57,6 +57,47 @@ impl Drop for Bomb {
     }
 }
 
+/// Counts itself before it panics, and is another type with each number.
+struct Last<const NUMBER: usize>(Rc<RefCell<usize>>);
+
+impl<const NUMBER: usize> Drop for Last<NUMBER> {
+    fn drop(&mut self) {
+        *self.0.borrow_mut() += 1;
+        panic_any(Bomb);
+    }
+}
+
+/// Or a second panic would end the process: when the connection ends, when it is refused, and while another panic unwinds.
+#[test]
+fn all_that_is_kept_may_panic_when_it_is_dropped() {
+    let dropped = Rc::new(RefCell::new(0));
+    let kept = dropped.clone();
+    let mut count = 0;
+    let router = Router::bare()
+        .connected(move |arrival| {
+            arrival.keep(Last::<1>(kept.clone()));
+            arrival.keep(Last::<2>(kept.clone()));
+            arrival.keep(Last::<3>(kept.clone()));
+            count += 1;
+            match count {
+                1 => Ok(()),
+                2 => Err(Refusal::new("no second one")),
+                _ => panic!("no third one"),
+            }
+        })
+        .gone(|_| panic!("no end"));
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    exchange.end(client);
+    assert_eq!(*dropped.borrow(), 3);
+    for times in 2..=3 {
+        let client = exchange.connect();
+        assert!(!exchange.is_open(client));
+        assert_eq!(*dropped.borrow(), 3 * times);
+    }
+    assert_eq!(exchange.counters().panics, 3);
+}
+
 #[test]
 fn what_they_panic_with_may_panic_when_it_is_dropped() {
     let told = Rc::new(RefCell::new(0));
