@@ -190,14 +190,24 @@ impl Asked {
         places.any(|place| place == YES.as_bytes())
     }
 
+    /// The reason of a refusal that `Server::run` has found. Its `main` may have said more than that, before and behind.
+    fn refusal(&self) -> Option<String> {
+        let answer = String::from_utf8_lossy(&self.answer);
+        let (_, reason) = answer.rsplit_once(NO)?;
+        Some(reason.lines().next().unwrap_or_default().to_owned())
+    }
+
     /// What to say if the deadline has passed.
     fn too_late(&self) -> Option<String> {
-        let what = match self.says_yes() {
-            false => "gave no answer",
-            true => "answered, but did not end",
-        };
-        (Instant::now() >= self.deadline)
-            .then(|| format!("the new program {what} within {PATIENCE:?}"))
+        if Instant::now() < self.deadline {
+            return None;
+        }
+        let late = |what| format!("the new program {what} within {PATIENCE:?}");
+        Some(match self.refusal() {
+            _ if self.says_yes() => late("answered, but did not end"),
+            Some(reason) => format!("{}: {}", late("refuses, and did not end"), Plain(reason)),
+            None => late("gave no answer"),
+        })
     }
 
     /// The answer of a child that has ended, if that is known, with this status.
@@ -215,13 +225,11 @@ impl Asked {
                 "the new program could take over, but fails behind Server::run ({status}); its messages say why"
             ));
         }
-        let answer = String::from_utf8_lossy(&self.answer);
-        // Its `main` may have said more than is shown, before and behind.
-        let reason = match answer.rsplit_once(NO) {
-            Some((_, reason)) => reason.lines().next().unwrap_or_default(),
-            None => answer.trim_end(),
-        };
-        Err(match reason {
+        let reason = self.refusal().unwrap_or_else(|| {
+            let answer = String::from_utf8_lossy(&self.answer);
+            answer.trim_end().to_owned()
+        });
+        Err(match &*reason {
             "" if is_success == Some(true) => "the new program ended without an answer and without an error: its main has to come to \
                  Server::run, and to return the error of that"
                 .to_owned(),
@@ -346,6 +354,35 @@ mod tests {
             why.contains("could take over, but fails") && why.contains("exit status: 3"),
             "{why}"
         );
+    }
+
+    /// Something of it that does not end may be the very thing.
+    #[test]
+    fn a_refusal_of_one_that_does_not_end_has_the_reason() {
+        let refuses = format!("echo '{NO}no such group'");
+        let agrees = format!("echo '{}'", YES.trim_end());
+        for (script, expected) in [
+            (
+                refuses,
+                "the new program refuses, and did not end within 10s: no such group",
+            ),
+            (
+                agrees,
+                "the new program answered, but did not end within 10s",
+            ),
+            (
+                "echo of another kind".to_owned(),
+                "the new program gave no answer within 10s",
+            ),
+        ] {
+            let mut asked = ask("sh", &format!("{script}; exec sleep 1000 >&-"));
+            until(&mut asked, |asked, answer| {
+                assert_eq!(answer, None);
+                asked.is_said.then_some(())
+            });
+            asked.deadline = Instant::now();
+            assert_eq!(asked.read(), Some(Err(expected.to_owned())));
+        }
     }
 
     #[test]
