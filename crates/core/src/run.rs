@@ -13,12 +13,12 @@ use crate::engine::{self, Outfit, choose};
 use crate::handover::bequest::{Bequest, Contents};
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
-use crate::handover::giving::Package;
+use crate::handover::giving::{Package, Packing};
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::{self, Asked, SPARE_FOR_CHILD};
 use crate::handover::question::{self, Question};
 use crate::handover::spare::Spare;
-use crate::handover::{giving, store, vault};
+use crate::handover::{store, vault};
 use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
@@ -104,47 +104,46 @@ impl Server {
         let metrics = running.metrics().clone();
 
         let mut control = Control::new(&signals, &running);
-        let [for_handover, for_child] = spare;
-        let (end, mut for_child) = daemon.serve(&mut control, &running, for_child)?;
+        let [mut for_handover, mut for_child] = spare;
+        let end = daemon.serve(&mut control, &running, &mut for_handover, &mut for_child)?;
         if matches!(end, End::Stop) {
             // As at start, before it is asked what else there is room for: the unit may have a store only since then.
             running.belongings.iter().for_each(Belonging::store_again);
         }
-        let store = with_spare(&running, &mut for_child, || at_start.ask_again());
-        let hands_over = match end {
-            // It was tried before.
-            End::Replace => true,
+        let store = with_spare(&running, &mut for_child, SPARE_FOR_CHILD, || {
+            at_start.ask_again()
+        });
+        let (replaces, packing) = match end {
+            End::Replace(packing) => (true, Some(packing)),
             // If the service manager does not answer, what was known before is as good as anything.
-            End::Stop => can_leave(&running, store.or(at_start), &mut for_child),
+            End::Stop => (
+                false,
+                can_leave(&running, store.or(at_start), &mut for_handover),
+            ),
         };
         // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
         let spare = [for_handover, for_child];
-        match hands_over {
-            true => running.stop_to_hand_over(),
-            false => running.stop(),
+        match packing {
+            Some(_) => running.stop_to_hand_over(),
+            None => running.stop(),
         }
         story::say_awaited(&running);
-        control.wait_for_end(&running, hands_over)?;
+        control.wait_for_end(&running, packing.is_some())?;
         drop(spare);
         tracing::debug!("every worker has let go");
         story::say_given_up(&running);
         story::say_unsaved(&metrics);
-        match end {
-            End::Stop if !hands_over => {
-                story::say_stopped(&metrics);
-                running.join()?;
-            }
-            End::Stop => {
-                let left = daemon.leave(running.release());
-                story::say_stopped(&metrics);
-                left?.map_or(Ok(()), Err)?;
-            }
-            End::Replace => {
-                let has_store = store.suffices();
-                return Err(daemon.replace(running.release(), has_store, &metrics));
-            }
+        let Some(packing) = packing else {
+            story::say_stopped(&metrics);
+            return running.join();
+        };
+        if replaces {
+            let has_store = store.suffices();
+            return Err(daemon.replace(running.release(), packing, has_store, &metrics));
         }
-        Ok(())
+        let left = daemon.leave(running.release(), packing);
+        story::say_stopped(&metrics);
+        left?.map_or(Ok(()), Err)
     }
 
     /// Says whether this program could take over from one that holds these listeners. It takes nothing and leaves nothing.
@@ -185,13 +184,14 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Waits for the end, and says which it is to be. `spare` is what a child needs, and is returned.
+    /// Waits for the end, and says which it is to be. What is spared is there for a handover, and for a child.
     fn serve(
         &self,
         control: &mut Control<'_>,
         running: &Running,
-        mut spare: Spare,
-    ) -> Result<(End, Spare), ServerError> {
+        for_handover: &mut Spare,
+        for_child: &mut Spare,
+    ) -> Result<End, ServerError> {
         loop {
             let refusal = match control.wait(running)? {
                 Why::Reload => {
@@ -204,7 +204,7 @@ impl Daemon {
                         Outfit::new(running.engine(), &self.ring, workers),
                     );
                     let asked =
-                        running.with_kept(|| Asked::start(&self.program, &question, &mut spare));
+                        running.with_kept(|| Asked::start(&self.program, &question, for_child));
                     match asked {
                         Ok(asked) => {
                             control.wait_for_answer(asked);
@@ -214,19 +214,17 @@ impl Daemon {
                     }
                 }
                 Why::Answer(answer, asked) => {
-                    asked.leave(&mut spare);
-                    // What it takes itself it finds out while everybody is served, too.
-                    let answer = answer.and_then(|()| {
-                        with_spare(running, &mut spare, || running.rehearse_handover()).map_err(
-                            |error| {
-                                format!("connections cannot be packed for a successor: {error}")
-                            },
-                        )
+                    asked.leave(for_child);
+                    // What it takes itself it takes while everybody is served, too.
+                    let packing = answer.and_then(|()| {
+                        begin_packing(running, for_handover).map_err(|error| {
+                            format!("connections cannot be packed for a successor: {error}")
+                        })
                     });
-                    match answer {
-                        Ok(()) => {
+                    match packing {
+                        Ok(packing) => {
                             tracing::debug!("the new program is ready to take over");
-                            return Ok((End::Replace, spare));
+                            return Ok(End::Replace(packing));
                         }
                         Err(reason) => reason,
                     }
@@ -234,11 +232,11 @@ impl Daemon {
                 Why::Stop(signal) => {
                     tracing::info!("{signal}: stopping");
                     notify::stopping(self.longest_end);
-                    return Ok((End::Stop, spare));
+                    return Ok(End::Stop);
                 }
                 Why::Ended => {
                     notify::stopping(self.longest_end);
-                    return Ok((End::Stop, spare));
+                    return Ok(End::Stop);
                 }
             };
             tracing::error!("the reload is refused, nothing has changed: {refusal}");
@@ -248,18 +246,21 @@ impl Daemon {
     }
 
     /// Leaves everything with the service manager. Returns why a worker had failed, if one had.
-    fn leave(&self, released: Released) -> Result<Option<ServerError>, ServerError> {
+    fn leave(
+        &self,
+        released: Released,
+        packing: Packing,
+    ) -> Result<Option<ServerError>, ServerError> {
         let Released {
-            listeners,
             parcels,
             bequests,
             failed,
             parted,
             ..
         } = released;
-        let left = pack(&listeners, parcels, bequests, true, parted).and_then(|package| {
+        let left = pack(packing, parcels, bequests, true, parted).and_then(|mut package| {
             let contents = package.contents;
-            let given = store::give(&package);
+            let given = store::give(&mut package);
             given.map_err(|error| ServerError::Handover(ungiven(contents, &error)))?;
             Ok(contents)
         });
@@ -279,7 +280,13 @@ impl Daemon {
     }
 
     /// Replaces the process. Returns only if that failed, with the reason.
-    fn replace(&self, released: Released, has_store: bool, metrics: &Metrics) -> ServerError {
+    fn replace(
+        &self,
+        released: Released,
+        packing: Packing,
+        has_store: bool,
+        metrics: &Metrics,
+    ) -> ServerError {
         let Released {
             listeners,
             belongings,
@@ -289,7 +296,7 @@ impl Daemon {
             parted,
         } = released;
         story::say_failed(failed);
-        let package = match pack(&listeners, parcels, bequests, has_store, parted) {
+        let mut package = match pack(packing, parcels, bequests, has_store, parted) {
             Ok(package) => package,
             Err(error) => {
                 story::say_stopped(metrics);
@@ -297,7 +304,7 @@ impl Daemon {
             }
         };
         let given = if has_store {
-            store::give(&package)
+            store::give(&mut package)
         } else {
             Ok(())
         };
@@ -349,7 +356,7 @@ fn descriptors<'a>(
 
 /// Packs what is left of the connections, which nobody serves since they `parted`, and what services leave.
 fn pack(
-    listeners: &[Arc<Listener>],
+    packing: Packing,
     parcels: Vec<Parcel>,
     bequests: Vec<Bequest>,
     stored: bool,
@@ -359,7 +366,8 @@ fn pack(
         connections: parcels.len(),
         values: bequests.len(),
     };
-    let package = giving::pack(listeners, parcels, bequests, stored).map_err(|error| {
+    let packed = packing.finish(parcels, bequests, stored);
+    let package = packed.map_err(|error| {
         ServerError::Handover(format!(
             "{contents} are lost, since they cannot be packed for a successor: {error}{}",
             rlimit::advice(&error)
@@ -388,21 +396,28 @@ enum End {
     /// Connections wait in the service manager's store for the next process, or are finished and closed if it has none.
     Stop,
     /// The process replaces itself.
-    Replace,
+    Replace(Packing),
 }
 
-/// Does what takes descriptors while no child needs those that are kept for one.
-fn with_spare<R>(running: &Running, spare: &mut Spare, act: impl FnOnce() -> R) -> R {
+/// Does what takes descriptors with those that are kept, `count` of them, which are kept again as far as they come back.
+fn with_spare<R>(running: &Running, spare: &mut Spare, count: usize, act: impl FnOnce() -> R) -> R {
     running.with_kept(|| {
-        spare.release(SPARE_FOR_CHILD);
+        spare.release(count);
         let done = act();
-        spare.fill(SPARE_FOR_CHILD);
+        spare.fill(count);
         done
     })
 }
 
-/// Whether everything can be left with the service manager. If not, says whose connections end, and what is lost.
-fn can_leave(running: &Running, store: Capacity, spare: &mut Spare) -> bool {
+/// Has a package begun, so that nothing is in its way any more when the connections have been let go.
+fn begin_packing(running: &Running, spare: &mut Spare) -> Result<Packing, String> {
+    with_spare(running, spare, SPARE_FOR_HANDOVER, || {
+        running.begin_packing()
+    })
+}
+
+/// The package that is left with the service manager, if everything can be. If not, says whose connections end, and what is lost.
+fn can_leave(running: &Running, store: Capacity, spare: &mut Spare) -> Option<Packing> {
     if !store.suffices() {
         let why = "for want of a descriptor store (FileDescriptorStoreMax=)";
         if notify::is_wanted()
@@ -410,10 +425,10 @@ fn can_leave(running: &Running, store: Capacity, spare: &mut Spare) -> bool {
         {
             tracing::info!("{closing}");
         }
-        return false;
+        return None;
     }
-    let packed = with_spare(running, spare, || running.rehearse_handover());
-    if let Err(error) = &packed
+    let packing = begin_packing(running, spare);
+    if let Err(error) = &packing
         && let Some(closing) = closing(
             running,
             &format!("since they cannot be packed for a successor ({error})"),
@@ -421,7 +436,7 @@ fn can_leave(running: &Running, store: Capacity, spare: &mut Spare) -> bool {
     {
         tracing::error!("{closing}");
     }
-    packed.is_ok()
+    packing.ok()
 }
 
 /// What a stop does that leaves nothing, if it makes a difference to anybody.

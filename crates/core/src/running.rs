@@ -12,7 +12,7 @@ use crate::belongings::Belonging;
 use crate::crew::{Crew, Step};
 use crate::engine::{EngineKind, Served};
 use crate::handover::bequest::Bequest;
-use crate::handover::giving;
+use crate::handover::giving::Packing;
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::SPARE_FOR_CHILD;
 use crate::handover::spare::Spare;
@@ -120,15 +120,14 @@ impl Running {
         done
     }
 
-    /// Whether connections could be packed for a successor, as far as can be known while everybody is served. It takes
-    /// some descriptors.
+    /// Begins to pack for a successor, while everybody is served. It takes some descriptors.
     ///
     /// # Errors
     ///
-    /// Why not, and what helps.
-    pub(crate) fn rehearse_handover(&self) -> Result<(), String> {
-        let packed = giving::rehearse(&self.listeners);
-        packed.map_err(|error| format!("{error}{}", rlimit::advice(&error)))
+    /// Why connections cannot be packed, and what helps.
+    pub(crate) fn begin_packing(&self) -> Result<Packing, String> {
+        let begun = Packing::begin(&self.listeners);
+        begun.map_err(|error| format!("{error}{}", rlimit::advice(&error)))
     }
 
     /// Whether a worker sleeps, and was not woken: it is not in a call of a service.

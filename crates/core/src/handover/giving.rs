@@ -10,6 +10,7 @@ use rustix::net::sockopt::socket_cookie;
 use super::bequest::{Bequest, Contents};
 use super::carton::{BATCH, Carton};
 use super::parcel::{Parcel, State, shut};
+use super::store::Barrier;
 use super::vault::{self, ListenerRecord};
 use crate::heap;
 use crate::listeners::{Listener, Origin};
@@ -28,6 +29,8 @@ const GIVE_BACK_BYTES: u64 = 64 * 1024 * 1024;
 pub(crate) struct Package {
     pub(crate) vault: OwnedFd,
     pub(crate) carton: Carton,
+    /// What its storage is confirmed with, if the service manager is to store it.
+    pub(crate) barrier: Barrier,
     pub(crate) contents: Contents,
 }
 
@@ -42,63 +45,87 @@ impl Package {
     }
 }
 
-/// Packs the connections, what services leave, and the listeners that we bound ourselves; inherited ones are the service manager's, or are
-/// passed on under their own names. `stored` says whether the service manager will keep the package.
-///
-/// Connections that do not fit are shut down; the log says how many, and what to do. So it does of what services leave.
-///
-/// # Errors
-///
-/// That there is no descriptor or no memory for the package itself. The connections are lost then.
-pub(crate) fn pack(
-    listeners: &[Arc<Listener>],
-    parcels: Vec<Parcel>,
-    bequests: Vec<Bequest>,
-    stored: bool,
-) -> io::Result<Package> {
-    let vault = vault::Writer::new(stored, &records(listeners)?)?;
-    fill(Carton::new()?, vault, &bound(listeners), parcels, bequests)
-}
-
-/// Packs these listeners and nothing else, for nobody.
-///
-/// # Errors
-///
-/// As [`pack`], and that not even the listeners fit. Then a handover would lose every connection.
-pub(crate) fn rehearse(listeners: &[Arc<Listener>]) -> io::Result<()> {
-    let vault = vault::Writer::new(false, &records(listeners)?)?;
-    Carton::new()?.put(&bound(listeners))?;
-    vault.finish().map(drop)
-}
-
-fn records(listeners: &[Arc<Listener>]) -> io::Result<Vec<ListenerRecord>> {
-    let records = listeners.iter().map(|listener| listener_record(listener));
-    records.collect()
-}
-
-/// The sockets of those that we bound.
-fn bound(listeners: &[Arc<Listener>]) -> Vec<BorrowedFd<'_>> {
-    listeners
-        .iter()
-        .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))
-        .map(|listener| listener.socket.as_fd())
-        .collect()
-}
-
-fn fill(
+/// A package that is begun while everybody is served. It has all the descriptors that it will have, so that the connections are not
+/// lost should the kernel have none when they are let go.
+#[derive(Debug)]
+pub(crate) struct Packing {
+    vault: vault::Writer,
     carton: Carton,
-    mut vault: vault::Writer,
-    listeners: &[BorrowedFd<'_>],
-    parcels: Vec<Parcel>,
-    bequests: Vec<Bequest>,
-) -> io::Result<Package> {
+    barrier: Barrier,
+}
+
+impl Packing {
+    /// Begins with the listeners that we bound ourselves; inherited ones are the service manager's, or are passed on under their own names.
+    ///
+    /// # Errors
+    ///
+    /// That there is no descriptor or no memory for the package itself, that not even the listeners fit, or that it could not be
+    /// finished. Then a handover would lose every connection.
+    pub(crate) fn begin(listeners: &[Arc<Listener>]) -> io::Result<Self> {
+        let records = records(listeners)?;
+        // One is finished for nobody, which can be done once.
+        vault::Writer::new(&records)?.finish(false)?;
+        let packing = Self::with(Carton::new()?, vault::Writer::new(&records)?)?;
+        packing.carton.put(&bound(listeners))?;
+        Ok(packing)
+    }
+
+    fn with(carton: Carton, vault: vault::Writer) -> io::Result<Self> {
+        Ok(Packing {
+            vault,
+            carton,
+            barrier: Barrier::new()?,
+        })
+    }
+
+    /// Packs the connections and what services leave. `stored` says whether the service manager will keep the package.
+    ///
+    /// Connections that do not fit are shut down; the log says how many, and what to do. So it does of what services leave.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be finished. The connections are lost then.
+    pub(crate) fn finish(
+        self,
+        parcels: Vec<Parcel>,
+        bequests: Vec<Bequest>,
+        stored: bool,
+    ) -> io::Result<Package> {
+        let Packing {
+            mut vault,
+            carton,
+            barrier,
+        } = self;
+        let connections = fill(&carton, &mut vault, parcels)?;
+        let values = bequests.len();
+        let left = vault.leave(bequests);
+        if let Err(error) = &left {
+            tracing::error!(
+                "what the services leave, {values} values, does not fit into the handover and is lost: {error}{}",
+                rlimit::advice(error)
+            );
+        }
+        Ok(Package {
+            vault: vault.finish(stored)?,
+            carton,
+            barrier,
+            contents: Contents {
+                connections,
+                values: left.map_or(0, |()| values),
+            },
+        })
+    }
+}
+
+/// Puts the connections in. Returns how many of them fit; the others are shut down.
+fn fill(carton: &Carton, vault: &mut vault::Writer, parcels: Vec<Parcel>) -> io::Result<usize> {
     let (mut connections, mut lost) = (0, 0);
     let mut given_back = 0;
     let mut parcels = parcels.into_iter();
-    let mut packed = carton.put(listeners);
+    let mut packed = Ok(());
     while packed.is_ok() && parcels.len() > 0 {
         let (sockets, records) = take_apart(parcels.by_ref().take(BATCH))?;
-        packed = put(&carton, &mut vault, &sockets, records);
+        packed = put(carton, vault, &sockets, records);
         if vault.bytes() - given_back > GIVE_BACK_BYTES {
             heap::give_back();
             given_back = vault.bytes();
@@ -118,22 +145,7 @@ fn fill(
             advice(&error)
         );
     }
-    let values = bequests.len();
-    let left = vault.leave(bequests);
-    if let Err(error) = &left {
-        tracing::error!(
-            "what the services leave, {values} values, does not fit into the handover and is lost: {error}{}",
-            rlimit::advice(error)
-        );
-    }
-    Ok(Package {
-        vault: vault.finish()?,
-        carton,
-        contents: Contents {
-            connections,
-            values: left.map_or(0, |()| values),
-        },
-    })
+    Ok(connections)
 }
 
 /// The sockets of some parcels, and what is to be known of them.
@@ -168,6 +180,20 @@ fn advice(error: &io::Error) -> &'static str {
         Some(Errno::FBIG) => "their state is larger than a file may be; raise LimitFSIZE=",
         _ => "the kernel has no memory for them; see MemoryMax= of the unit",
     }
+}
+
+fn records(listeners: &[Arc<Listener>]) -> io::Result<Vec<ListenerRecord>> {
+    let records = listeners.iter().map(|listener| listener_record(listener));
+    records.collect()
+}
+
+/// The sockets of those that we bound.
+fn bound(listeners: &[Arc<Listener>]) -> Vec<BorrowedFd<'_>> {
+    listeners
+        .iter()
+        .filter(|listener| matches!(listener.origin, Origin::Bound { .. }))
+        .map(|listener| listener.socket.as_fd())
+        .collect()
 }
 
 fn listener_record(listener: &Listener) -> io::Result<ListenerRecord> {
@@ -220,7 +246,17 @@ mod tests {
     }
 
     fn vault() -> vault::Writer {
-        vault::Writer::new(false, &[]).unwrap()
+        vault::Writer::new(&[]).unwrap()
+    }
+
+    fn pack(
+        carton: Carton,
+        vault: vault::Writer,
+        parcels: Vec<Parcel>,
+        bequests: Vec<Bequest>,
+    ) -> Package {
+        let packing = Packing::with(carton, vault).unwrap();
+        packing.finish(parcels, bequests, false).unwrap()
     }
 
     /// What a successor finds.
@@ -260,7 +296,7 @@ mod tests {
         rlimit::raise().unwrap();
         let (parcels, peers) = connections(20 * BATCH + 7);
         let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
-        let package = fill(carton, vault(), &[], parcels, Vec::new()).unwrap();
+        let package = pack(carton, vault(), parcels, Vec::new());
         let fitting = package.contents.connections;
         assert!((BATCH..20 * BATCH).contains(&fitting), "{fitting}");
         assert_eq!(fitting % BATCH, 0);
@@ -284,7 +320,7 @@ mod tests {
         let carton = Carton::with_queues(SMALL_QUEUE_BYTES).unwrap();
         let (plug, _) = UnixStream::pair().unwrap();
         while carton.put(&[plug.as_fd()]).is_ok() {}
-        let package = fill(carton, vault(), &[], parcels, Vec::new()).unwrap();
+        let package = pack(carton, vault(), parcels, Vec::new());
         assert_eq!(package.contents.connections, 0);
         assert!(peers.iter().all(has_ended));
         assert!(look(&package).parcels.is_empty());
@@ -298,7 +334,7 @@ mod tests {
             let (plug, _) = UnixStream::pair().unwrap();
             while plugged && carton.put(&[plug.as_fd()]).is_ok() {}
             let left = || [1, 2].map(bequest);
-            let package = fill(carton, vault(), &[], parcels, left().into()).unwrap();
+            let package = pack(carton, vault(), parcels, left().into());
             let connections = if plugged { 0 } else { count };
             let values = 2;
             assert_eq!(
@@ -337,7 +373,7 @@ mod tests {
             let Carton { outlet, inlet } = carton;
             let ends = [(OUTLET, outlet, keeps_outlet), (INLET, inlet, keeps_inlet)];
             let ends = ends.into_iter().filter(|(_, _, keeps)| *keeps);
-            let mut descriptors = vec![named(STATE, vault.finish().unwrap())];
+            let mut descriptors = vec![named(STATE, vault.finish(false).unwrap())];
             // What is not kept is closed by then.
             descriptors.extend(ends.map(|(name, end, _)| named(name, end)));
 
@@ -354,7 +390,7 @@ mod tests {
     fn a_carton_that_cannot_be_looked_into_costs_what_is_in_it_and_no_attempt() {
         let (parcels, _peers) = connections(3);
         let left = || bequest(7);
-        let package = fill(Carton::new().unwrap(), vault(), &[], parcels, vec![left()]).unwrap();
+        let package = pack(Carton::new().unwrap(), vault(), parcels, vec![left()]);
         for _ in 0..2 * vault::ATTEMPTS_MAX {
             let state = package.vault.try_clone().unwrap();
             let no_carton = File::open("/dev/null").unwrap();
@@ -372,7 +408,7 @@ mod tests {
         let (parcels, peers) = connections(2 * BATCH);
         let vault = vault();
         vault.forbid_growth();
-        let package = fill(Carton::new().unwrap(), vault, &[], parcels, Vec::new()).unwrap();
+        let package = pack(Carton::new().unwrap(), vault, parcels, Vec::new());
         assert_eq!(package.contents.connections, 0);
         assert!(peers.iter().all(has_ended));
         let found = look(&package);

@@ -54,7 +54,7 @@ fn store_probes() -> io::Result<usize> {
         store(PROBE, kept.as_fd(), PROBE_PATIENCE)?;
         ours.push(own);
     }
-    pass_a_barrier(PROBE_PATIENCE)?;
+    Barrier::new()?.pass(PROBE_PATIENCE)?;
     ours.retain(|own| !hangs_up_within(own, Duration::ZERO).unwrap_or(true));
     if ours.len() < NEEDED {
         // A process that the service manager was just starting may have had what was dropped, for a moment.
@@ -63,17 +63,17 @@ fn store_probes() -> io::Result<usize> {
     Ok(ours.len())
 }
 
-/// Gives the package to the service manager, and waits until it has it.
+/// Gives the package to the service manager, and waits until it has it. That takes no descriptor that is not open by then.
 ///
 /// # Errors
 ///
 /// That it was not given, or, `TimedOut`, that it was and the service manager has not confirmed it.
-pub(crate) fn give(package: &Package) -> io::Result<()> {
+pub(crate) fn give(package: &mut Package) -> io::Result<()> {
     notify::extend(2 * PATIENCE);
     for (name, descriptor) in package.descriptors() {
         store(name, descriptor, PATIENCE)?;
     }
-    pass_a_barrier(PATIENCE).map_err(unconfirmed)
+    package.barrier.pass(PATIENCE).map_err(unconfirmed)
 }
 
 /// Whatever keeps it from being asked, it has been sent everything.
@@ -139,15 +139,9 @@ fn insist(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Waits until the service manager has handled everything that it was told.
-fn pass_a_barrier(patience: Duration) -> io::Result<()> {
-    let mut barrier = Barrier::new()?;
-    barrier.raise(patience)?;
-    barrier.wait(patience)
-}
-
 /// Is passed when the service manager has handled everything that it was told before it was raised (systemd 246).
-struct Barrier {
+#[derive(Debug)]
+pub(crate) struct Barrier {
     /// Hangs up then. `None` without a service manager.
     ours: Option<OwnedFd>,
     /// What the service manager closes then, until it is raised.
@@ -156,10 +150,16 @@ struct Barrier {
 
 impl Barrier {
     /// Has the descriptors that it takes, and is not raised yet.
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let ends = notify::is_wanted().then(|| pipe_with(PipeFlags::CLOEXEC));
         let (ours, theirs) = ends.transpose()?.unzip();
         Ok(Barrier { ours, theirs })
+    }
+
+    /// Waits until the service manager has handled everything that it was told.
+    fn pass(&mut self, patience: Duration) -> io::Result<()> {
+        self.raise(patience)?;
+        self.wait(patience)
     }
 
     fn raise(&mut self, patience: Duration) -> io::Result<()> {

@@ -128,11 +128,12 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Begins with the listeners.
-    pub(crate) fn new(stored: bool, listeners: &[ListenerRecord]) -> io::Result<Self> {
+    pub(crate) fn new(listeners: &[ListenerRecord]) -> io::Result<Self> {
         let mut head = vec![0; HEADER_BYTES];
-        // The fields of an `Estate`, one after the other. It has one more if something is left in the end.
+        // The fields of an `Estate`, one after the other. In the end it has one more if something is left, and it is known whether it
+        // is stored.
         head.push(ARRAY_OF_3);
-        encode(&mut head, &stored)?;
+        encode(&mut head, &false)?;
         encode(&mut head, listeners)?;
         head.push(ARRAY_32);
         let count_at = head.len() as u64;
@@ -201,14 +202,18 @@ impl Writer {
         fcntl_add_seals(&self.file, SealFlags::GROW).unwrap();
     }
 
-    /// Leaves what was added, with a header.
-    pub(crate) fn finish(self) -> io::Result<OwnedFd> {
+    /// Leaves what was added, with a header, and whether the service manager will keep it.
+    pub(crate) fn finish(self, stored: bool) -> io::Result<OwnedFd> {
         self.file.set_len(self.end)?;
         self.file
             .write_all_at(&self.connections.to_be_bytes(), self.count_at)?;
-        if self.has_bequests {
-            self.file.write_all_at(&[ARRAY_OF_4], HEADER_BYTES as u64)?;
-        }
+        let fields = match self.has_bequests {
+            true => ARRAY_OF_4,
+            false => ARRAY_OF_3,
+        };
+        let mut head = vec![fields];
+        encode(&mut head, &stored)?;
+        self.file.write_all_at(&head, HEADER_BYTES as u64)?;
         seal(self.file)
     }
 }

@@ -29,6 +29,7 @@ mod panics;
 mod program;
 mod proxied;
 mod refused;
+mod scarce;
 mod sessions;
 mod slow_manager;
 mod storeless;

@@ -33,13 +33,13 @@ fn estate() -> Estate {
 }
 
 fn write(estate: Estate) -> OwnedFd {
-    let mut writer = Writer::new(estate.stored, &estate.listeners).unwrap();
+    let mut writer = Writer::new(&estate.listeners).unwrap();
     let mut records = estate.connections.into_iter();
     while records.len() > 0 {
         writer.add(records.by_ref().take(7).collect()).unwrap();
     }
     writer.leave(estate.bequests).unwrap();
-    writer.finish().unwrap()
+    writer.finish(estate.stored).unwrap()
 }
 
 /// As a program writes it that has the whole estate in memory.
@@ -84,13 +84,13 @@ fn what_services_leave_is_read_in_its_order() {
 
 #[test]
 fn what_services_leave_and_does_not_fit_costs_nothing_else() {
-    let mut writer = Writer::new(true, &estate().listeners).unwrap();
+    let mut writer = Writer::new(&estate().listeners).unwrap();
     writer.add(estate().connections).unwrap();
     writer.file.set_len(writer.end + 20_000).unwrap();
     writer.forbid_growth();
     let left = vec![bequest("rpc", [1; 10]), bequest("rpc", [1; 20_000])];
     assert!(writer.leave(left).is_err());
-    let vault = writer.finish().unwrap();
+    let vault = writer.finish(true).unwrap();
     assert_eq!(read(&vault).unwrap(), estate());
 }
 
@@ -158,7 +158,7 @@ fn large_records_are_read_whole() {
 
 #[test]
 fn connections_that_cannot_be_written_are_none() {
-    let mut writer = Writer::new(true, &estate().listeners).unwrap();
+    let mut writer = Writer::new(&estate().listeners).unwrap();
     let mut records = estate().connections;
     let more = records.split_off(50);
     writer.add(records).unwrap();
@@ -171,7 +171,7 @@ fn connections_that_cannot_be_written_are_none() {
     let mut left = estate();
     left.connections.truncate(50);
     let bytes = writer.bytes();
-    let vault = writer.finish().unwrap();
+    let vault = writer.finish(true).unwrap();
     assert_eq!(read(&vault).unwrap(), left);
     assert_eq!(File::from(vault).metadata().unwrap().len(), bytes);
 }
