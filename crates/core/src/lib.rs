@@ -71,6 +71,7 @@ mod memory;
 mod notify;
 mod outbox;
 mod partial;
+mod patience;
 mod peer;
 mod placement;
 mod plain;

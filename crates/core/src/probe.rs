@@ -35,6 +35,15 @@ pub fn probe() -> Report {
 }
 
 impl Report {
+    /// Nothing was tried yet.
+    pub(crate) fn empty() -> Self {
+        Report {
+            features: Vec::new(),
+            unavailable: None,
+            portable_unavailable: None,
+        }
+    }
+
     /// The engine that `engine = "auto"` means here; `None` if none works.
     pub fn engine(&self) -> Option<EngineKind> {
         match (&self.unavailable, &self.portable_unavailable) {

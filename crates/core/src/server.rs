@@ -18,6 +18,7 @@ use crate::cpus;
 use crate::host::Hosted;
 use crate::inherit::Inherited;
 use crate::listeners::{self, Held};
+use crate::patience::Patience;
 use crate::running::Running;
 use crate::service::Service;
 use crate::worker::{Factory, Worker};
@@ -43,6 +44,8 @@ pub struct Server {
     looks: Vec<Look>,
     pub(crate) inherited: Option<Inherited>,
     pub(crate) inherited_only: bool,
+    /// How long it tries to get what its workers need.
+    pub(crate) patience: Patience,
 }
 
 impl Server {
@@ -55,6 +58,7 @@ impl Server {
             looks: Vec::new(),
             inherited: None,
             inherited_only: false,
+            patience: Patience::default(),
         }
     }
 

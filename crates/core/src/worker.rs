@@ -22,6 +22,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Snapshot;
 use crate::metrics::{Key, Metrics};
 use crate::panics::{self, Caught};
+use crate::patience::Patience;
 use crate::server::ServerError;
 use crate::service::SourceId;
 #[cfg(doc)]
@@ -306,6 +307,8 @@ pub(crate) struct Assignment {
     pub(crate) mailbox: Mailbox,
     /// First its own, then those of others in whose place it may be called to accept.
     pub(crate) acceptors: Vec<Acceptor>,
+    /// How long it tries to get its ring.
+    pub(crate) patience: Patience,
 }
 
 /// Serves until the worker has been told to stop and has nothing left to do. `ready` is called when its services are made and its
@@ -350,6 +353,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerEr
             Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
+            assignment.patience,
             |made| ready(made.map_err(|why| ServerError::Engine(why.to_string()))),
         ),
         EngineKind::Portable => portable::run(
@@ -358,6 +362,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerEr
             Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
+            assignment.patience,
             |made| ready(made.map_err(|why| ServerError::Engine(why.to_string()))),
         ),
     }

@@ -6,6 +6,7 @@ use std::io;
 use super::portable::{self, Unavailable};
 use super::ring;
 use crate::config::EngineChoice;
+use crate::patience::{Obstacle, Patience};
 use crate::rlimit;
 
 /// The engines there are.
@@ -74,41 +75,75 @@ impl fmt::Display for Chosen {
     }
 }
 
-/// Chooses the engine of a server, trying out what the kernel offers.
+/// Why an engine does not work.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    why: String,
+    may_pass: bool,
+}
+
+impl Refused {
+    fn by(obstacle: &impl Obstacle) -> Self {
+        Refused {
+            why: obstacle.to_string(),
+            may_pass: obstacle.may_pass(),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl Obstacle for Refused {
+    fn may_pass(&self) -> bool {
+        self.may_pass
+    }
+}
+
+/// Chooses the engine of a server, trying out what the kernel offers. Where the better one does not work and the other one does, there is
+/// nothing to wait for.
 ///
 /// # Errors
 ///
 /// Why the engine that is asked for does not work, or why none does, and what can be done about it.
-pub(crate) fn choose(choice: EngineChoice) -> Result<Chosen, String> {
-    decide(choice, try_ring, portable::probe)
-}
-
-fn try_ring() -> Result<(), String> {
-    ring::probe().unavailable.map_or(Ok(()), Err)
+pub(crate) fn choose(choice: EngineChoice, patience: Patience) -> Result<Chosen, String> {
+    let try_ring = || ring::try_out().map_err(|why| Refused::by(&why));
+    patience
+        .insist(|| decide(choice, try_ring, portable::probe))
+        .map_err(|refused| refused.why)
 }
 
 fn decide(
     choice: EngineChoice,
-    ring: impl FnOnce() -> Result<(), String>,
+    ring: impl FnOnce() -> Result<(), Refused>,
     portable: impl FnOnce() -> Result<(), Unavailable>,
-) -> Result<Chosen, String> {
+) -> Result<Chosen, Refused> {
     let (engine, reason) = match choice {
         EngineChoice::Portable => {
-            portable().map_err(|worse| worse.to_string())?;
+            portable().map_err(|why| Refused::by(&why))?;
             (EngineKind::Portable, Reason::Configured)
         }
         EngineChoice::Ring => {
-            ring().map_err(|why| match portable() {
-                Ok(()) => format!("{why}; engine = \"auto\" would use the portable one"),
-                Err(_) => why,
+            ring().map_err(|refused| match portable() {
+                Ok(()) => Refused {
+                    why: format!("{refused}; engine = \"auto\" would use the portable one"),
+                    ..refused
+                },
+                Err(_) => refused,
             })?;
             (EngineKind::Ring, Reason::Configured)
         }
         EngineChoice::Auto => match ring() {
             Ok(()) => (EngineKind::Ring, Reason::Works),
-            Err(why) => {
-                portable().map_err(|worse| worse.behind(&why))?;
-                (EngineKind::Portable, Reason::Instead(why))
+            Err(refused) => {
+                portable().map_err(|worse| Refused {
+                    why: worse.behind(&refused.why),
+                    may_pass: refused.may_pass || worse.may_pass(),
+                })?;
+                (EngineKind::Portable, Reason::Instead(refused.why))
             }
         },
     };
@@ -138,8 +173,11 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
 mod tests {
     use super::*;
 
-    fn no_ring() -> Result<(), String> {
-        Err("no ring".into())
+    fn no_ring() -> Result<(), Refused> {
+        Err(Refused {
+            why: "no ring".into(),
+            may_pass: false,
+        })
     }
 
     fn no_portable() -> Result<(), Unavailable> {
@@ -160,7 +198,8 @@ mod tests {
         assert_eq!(chosen.to_string(), "using the portable engine: no ring");
         let none = decide(EngineChoice::Auto, no_ring, no_portable).unwrap_err();
         assert!(
-            none.starts_with("no ring; the portable engine is not available: io_uring_setup: ")
+            none.why
+                .starts_with("no ring; the portable engine is not available: io_uring_setup: ")
         );
     }
 
@@ -175,11 +214,13 @@ mod tests {
         let chosen = decide(EngineChoice::Ring, works, no_portable).unwrap();
         assert_eq!(chosen.engine, EngineKind::Ring);
         assert_eq!(
-            decide(EngineChoice::Ring, no_ring, works).unwrap_err(),
+            decide(EngineChoice::Ring, no_ring, works).unwrap_err().why,
             "no ring; engine = \"auto\" would use the portable one"
         );
         assert_eq!(
-            decide(EngineChoice::Ring, no_ring, no_portable).unwrap_err(),
+            decide(EngineChoice::Ring, no_ring, no_portable)
+                .unwrap_err()
+                .why,
             "no ring"
         );
     }
@@ -187,8 +228,15 @@ mod tests {
     #[test]
     fn what_can_be_done_is_said_once() {
         let forbidden = io::Error::from_raw_os_error(libc::EPERM);
-        let why = format!("no ring{}", hint(&forbidden));
-        let text = decide(EngineChoice::Auto, || Err(why), no_portable).unwrap_err();
+        let no_ring = || {
+            Err(Refused {
+                why: format!("no ring{}", hint(&forbidden)),
+                may_pass: false,
+            })
+        };
+        let text = decide(EngineChoice::Auto, no_ring, no_portable)
+            .unwrap_err()
+            .why;
         assert_eq!(
             text.matches("kernel.io_uring_disabled").count(),
             1,

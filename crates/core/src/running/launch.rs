@@ -50,6 +50,7 @@ impl Running {
         belongings: Arc<[Belonging]>,
     ) -> Result<Self, ServerError> {
         let config = Arc::new(server.config);
+        let patience = server.patience;
         let count = cpus.len();
         let names = names(&listeners, &server.services, orphans, &config);
         let (posts, mailboxes): (Vec<Post>, Vec<_>) = (0..count)
@@ -96,6 +97,7 @@ impl Running {
                 crew: running.crew.clone(),
                 mailbox,
                 acceptors: acceptors.collect(),
+                patience,
             };
             if let Err(error) = running.spawn(assignment, report.clone()) {
                 for missing in index..count {
@@ -103,10 +105,7 @@ impl Running {
                 }
                 running.end_workers();
                 running.collect();
-                return Err(ServerError::Thread {
-                    worker: index,
-                    error,
-                });
+                return Err(error);
             }
         }
         drop(report);
@@ -118,24 +117,40 @@ impl Running {
         &mut self,
         assignment: worker::Assignment,
         report: mpsc::Sender<Result<(), ServerError>>,
-    ) -> io::Result<()> {
+    ) -> Result<(), ServerError> {
+        let worker = assignment.index;
+        // What the thread is to do is given to it when it is there: it may take several attempts.
+        let attempt = || {
+            let (give, given) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+            let thread = std::thread::Builder::new()
+                .name(format!("ringhold-{worker}"))
+                .stack_size(worker::STACK_BYTES)
+                .spawn(move || {
+                    if let Ok(work) = given.recv() {
+                        work();
+                    }
+                });
+            thread
+                .map(|thread| (thread, give))
+                .map_err(|error| ServerError::Thread { worker, error })
+        };
+        let (thread, give) = assignment.patience.insist(attempt)?;
+        self.workers.push(thread);
         let guard = EndGuard {
             ends: self.ends.clone(),
             crew: self.crew.clone(),
-            index: assignment.index,
+            index: worker,
             served: Served::nothing(Err(io::Error::other("the worker panicked"))),
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("ringhold-{}", assignment.index))
-            .stack_size(worker::STACK_BYTES)
-            .spawn(move || {
-                let mut guard = guard;
-                guard.served = worker::run(assignment, move |made| {
-                    // Nobody listens any more if another worker could not start; this one is told to stop.
-                    let _ = report.send(made);
-                });
-            })?;
-        self.workers.push(thread);
+        let work = move || {
+            let mut guard = guard;
+            guard.served = worker::run(assignment, move |made| {
+                // Nobody listens any more if another worker could not start; this one is told to stop.
+                let _ = report.send(made);
+            });
+        };
+        // It waits for that.
+        let _ = give.send(Box::new(work));
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::io;
 
 use crate::inherit::InheritError;
 use crate::listeners::{StartError, StartProblem};
+use crate::patience::Obstacle;
 use crate::rlimit::{self, RAISE_LIMIT};
 
 /// Why a server could not start, or ended. `Debug` shows it as `Display` does, since it is what a `main` that returns it
@@ -187,6 +188,12 @@ impl fmt::Debug for ServerError {
 }
 
 impl Error for ServerError {}
+
+impl Obstacle for ServerError {
+    fn may_pass(&self) -> bool {
+        matches!(self, ServerError::Thread { error, .. } if error.may_pass())
+    }
+}
 
 impl From<InheritError> for ServerError {
     fn from(error: InheritError) -> Self {

@@ -15,6 +15,7 @@ use crate::handover::taking::Inheritance;
 use crate::inherit::{Inherited, NamedDescriptor};
 use crate::listeners::{self, Listener, Plan};
 use crate::notify;
+use crate::patience::Patience;
 use crate::running::{Running, TakenOver};
 use crate::worker::Factory;
 
@@ -39,9 +40,12 @@ impl Server {
         }
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus, claimed) = self.plan()?;
-        let chosen = choose(self.config.engine).map_err(ServerError::Engine)?;
-        let needed = self.needed_descriptors(chosen.engine, cpus.len(), claimed.len());
         let reserved = plan.take_reserved();
+        if !reserved.is_empty() {
+            self.patience = Patience::of_successor();
+        }
+        let chosen = choose(self.config.engine, self.patience).map_err(ServerError::Engine)?;
+        let needed = self.needed_descriptors(chosen.engine, cpus.len(), claimed.len());
         if reserve > 0 || !reserved.is_empty() {
             // As long as nothing was looked at, a successor of this process finds the same.
             must_be_free(needed + reserve)?;

@@ -29,6 +29,7 @@ use ringhold_core::{
 };
 use ringhold_rpc::{Fault, Notification, Responder, Router, Rpc, Turn};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_bytes::ByteBuf;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -80,6 +81,17 @@ fn launch(mut program: Command) -> ! {
     panic!("cannot start: {}", program.exec());
 }
 
+/// From now on, this process may have so many MiB of addresses besides those that it has.
+fn allow_more(mib: u64) {
+    let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+    let limit = Rlimit {
+        current: Some(pages * rustix::param::page_size() as u64 + (mib << 20)),
+        maximum: getrlimit(Resource::As).maximum,
+    };
+    setrlimit(Resource::As, limit).unwrap();
+}
+
 fn serve(config: &Path) {
     let flags = PathBuf::from(std::env::var_os("HANDOVER_FLAGS").unwrap_or_default());
     // It has the first number behind those of inherited descriptors.
@@ -127,6 +139,11 @@ fn serve(config: &Path) {
         .with_ansi(false)
         .init();
     ringhold_core::panics::leave_caught_to_log();
+    if let Ok(more) = std::fs::read_to_string(flags.join("little-memory"))
+        && std::env::var_os("RINGHOLD_PREFLIGHT").is_none()
+    {
+        allow_more(more.parse().unwrap());
+    }
     let says_goodbye = flags.join("say-goodbye").exists();
     let mut server = Server::new(config)
         .preflight({

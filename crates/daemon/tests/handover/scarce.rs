@@ -41,3 +41,103 @@ fn a_stop_needs_no_descriptor_that_it_had_not_before() {
         manager.stop_for_good();
     }
 }
+
+/// What a new process cannot have that may have so many MiB of addresses more than it has at first, with this configuration. The stack of
+/// a worker has 16 of them.
+struct Scarcity {
+    what: &'static str,
+    mib: u64,
+    config: &'static str,
+}
+
+const WORKERS: &str = "workers = 4\n[ring]\nbuffers = 2\nbuffer_bytes = 4096\n[sockets.rpc]\n";
+
+/// Its ring has four MiB.
+const LARGE_RING: &str =
+    "workers = 1\n[ring]\nentries = 32768\nbuffers = 2\nbuffer_bytes = 4096\n[sockets.rpc]\n";
+
+const NO_THREAD: Scarcity = Scarcity {
+    what: "starting a thread to try it on",
+    mib: 1,
+    config: WORKERS,
+};
+const NO_WORKER: Scarcity = Scarcity {
+    what: "the thread of worker 3 cannot be started",
+    mib: 62,
+    config: WORKERS,
+};
+const NO_RING: Scarcity = Scarcity {
+    what: "the ring engine is not available: io_uring_setup",
+    mib: 20,
+    config: LARGE_RING,
+};
+
+const WAITS: &str = "the predecessor's connections wait";
+
+/// A service that a client is connected to.
+fn started(engine: &'static str, store_max: usize, config: &str) -> (Manager, Wire) {
+    let mut manager = Manager::on(engine, store_max, config).with_test_daemon();
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(0, 0);
+    (manager, wire)
+}
+
+/// The next process that serves may have so many MiB of addresses besides what it has at first.
+fn limit_next(manager: &Manager, mib: u64) {
+    std::fs::write(manager.path("flags/little-memory"), mib.to_string()).unwrap();
+}
+
+/// Where there is no store, nobody else could go on with them.
+#[test]
+fn a_successor_waits_for_what_it_cannot_have_at_first() {
+    let mut cases = vec![
+        ("auto", NO_THREAD),
+        ("auto", NO_WORKER),
+        ("portable", NO_THREAD),
+        ("portable", NO_WORKER),
+    ];
+    // The portable engine makes its rings as small as it must.
+    if ringhold_core::probe::probe().unavailable.is_none() {
+        cases.push(("auto", NO_RING));
+    }
+    for (engine, Scarcity { what, mib, config }) in cases {
+        let (mut manager, mut wire) = started(engine, 0, config);
+        limit_next(&manager, mib);
+        let mark = manager.mark();
+        manager.signal(Signal::SIGHUP);
+        manager.logged(1, &[WAITS, what]);
+        assert_eq!(manager.count(mark, "READY=1"), 0);
+        wire.send(&request(1, "echo", &[1.into()]));
+        may_have(&manager, Resource::As, None);
+        manager.wait_for(mark, "READY=1");
+        assert_eq!(wire.reply(), (1, Ok(1.into())));
+        manager.logged(1, &["took over 1 connections"]);
+        manager.stop_for_good();
+    }
+}
+
+/// It ends as any start that fails does, and leaves everything to the next one. Without anything to take over it does not wait.
+#[test]
+fn what_never_comes_is_not_waited_for_without_end() {
+    let Scarcity { what, mib, config } = NO_WORKER;
+    let (mut manager, mut wire) = started("auto", 16, config);
+    manager.wait_until_nothing_is_stored();
+    manager.stop();
+    limit_next(&manager, mib);
+    manager.launch();
+    manager.logged(1, &[WAITS, what]);
+    assert_eq!(manager.ended().code(), Some(1));
+    assert_eq!(manager.log().matches(what).count(), 2);
+    manager.set_flag("little-memory", false);
+    manager.start();
+    wire.echo(1, 1);
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+
+    limit_next(&manager, mib);
+    manager.launch();
+    assert_eq!(manager.ended().code(), Some(1));
+    manager.logged(1, &[WAITS]);
+}

@@ -37,6 +37,7 @@ use crate::handover::parcel::Parcel;
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::mailbox::Mailbox;
+use crate::patience::Patience;
 use crate::shard::Shard;
 
 pub(crate) use self::link::PortableLink;
@@ -85,6 +86,7 @@ pub(crate) fn run(
     shard: Shard<PortableLink>,
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
+    patience: Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
     let buffers = match Buffers::new(config) {
@@ -94,7 +96,7 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let (runtime, entries) = match setup::runtime(config.entries) {
+    let (runtime, entries) = match patience.insist(|| setup::runtime(config.entries)) {
         Ok(made) => made,
         Err(unavailable) => {
             ready(Err(unavailable));

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio_uring::Runtime;
 
 use crate::engine::choice::hint;
+use crate::patience::Obstacle;
 use crate::rlimit;
 
 /// A completion queue holds so many times the entries of the submission queue: when it is full, the kernel submits
@@ -70,6 +71,13 @@ impl fmt::Display for Unavailable {
             "the portable engine is not available: {step}: {error}{}",
             self.hint()
         )
+    }
+}
+
+impl Obstacle for Unavailable {
+    /// A runtime that fails behind its ring leaks descriptors, and is tried once.
+    fn may_pass(&self) -> bool {
+        self.step != RUNTIME && self.error.may_pass()
     }
 }
 

@@ -49,10 +49,11 @@ use crate::handover::parcel::Parcel;
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::mailbox::Mailbox;
+use crate::patience::Patience;
 use crate::shard::Shard;
 
 pub(crate) use self::link::RingLink;
-pub(crate) use self::probe::probe;
+pub(crate) use self::probe::{probe, try_out};
 pub(crate) use self::rehearsal::{rehearse, reserve};
 pub(crate) use self::setup::Unavailable;
 
@@ -113,9 +114,10 @@ pub(crate) fn run(
     shard: Shard<RingLink>,
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
+    patience: Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
-    let mut ring = match setup::ring(config) {
+    let mut ring = match patience.insist(|| setup::ring(config)) {
         Ok(ring) => ring,
         Err(unavailable) => {
             ready(Err(unavailable));

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
+use std::thread;
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode, squeue};
@@ -38,33 +39,34 @@ const TARGET: u64 = 1;
 const CANCEL: u64 = 2;
 const LAST: u64 = 3;
 
-/// Tries everything, on a thread of its own, since the ring belongs to the thread that made it.
+/// Tries everything.
 pub(crate) fn probe() -> Report {
-    std::thread::Builder::new()
-        .name("ringhold-probe".into())
-        .spawn(report)
-        .map_err(|error| {
-            let advice = rlimit::thread_advice(&error);
-            format!("a thread to try it on cannot be started: {error}{advice}")
-        })
-        .and_then(|thread| thread.join().map_err(|_| "the probe panicked".to_owned()))
-        .unwrap_or_else(|problem| Report {
-            features: Vec::new(),
-            unavailable: Some(format!("the ring engine is not available: {problem}")),
-            portable_unavailable: None,
-        })
+    let mut report = Report::empty();
+    let tried = run_aside(&mut report);
+    report.unavailable = tried.err().map(|why| why.to_string());
+    report
 }
 
-fn report() -> Report {
-    let mut report = Report {
-        features: Vec::new(),
-        unavailable: None,
-        portable_unavailable: None,
-    };
-    if let Err(error) = run(&mut report) {
-        report.unavailable = Some(error.to_string());
-    }
-    report
+/// As [`probe`], for who wants to know nothing else.
+///
+/// # Errors
+///
+/// Why this engine does not work here.
+pub(crate) fn try_out() -> Result<(), Unavailable> {
+    run_aside(&mut Report::empty())
+}
+
+/// Runs on a thread of its own, since the ring belongs to the thread that made it.
+fn run_aside(report: &mut Report) -> Result<(), Unavailable> {
+    let panicked = || Unavailable::at("trying it out")(io::Error::other("the probe panicked"));
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("ringhold-probe".into())
+            .spawn_scoped(scope, || run(report))
+            .map_err(Unavailable::at(setup::THREAD))?
+            .join()
+            .unwrap_or_else(|_| Err(panicked()))
+    })
 }
 
 fn run(report: &mut Report) -> Result<(), Unavailable> {

@@ -7,6 +7,7 @@ use io_uring::IoUring;
 
 use crate::config::RingConfig;
 use crate::engine::choice::hint;
+use crate::patience::Obstacle;
 use crate::rlimit;
 
 /// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
@@ -39,12 +40,22 @@ impl fmt::Display for Unavailable {
                 f.write_str("; the kernel is older than Linux 6.1, which DEFER_TASKRUN needs")
             }
             (SETUP, _) => f.write_str(hint(&self.error)),
+            (THREAD, _) => f.write_str(rlimit::thread_advice(&self.error)),
             _ => f.write_str(rlimit::advice(&self.error)),
         }
     }
 }
 
 impl std::error::Error for Unavailable {}
+
+impl Obstacle for Unavailable {
+    fn may_pass(&self) -> bool {
+        self.error.may_pass()
+    }
+}
+
+/// The step before anything is tried.
+pub(super) const THREAD: &str = "starting a thread to try it on";
 
 /// The step that asks for the ring itself.
 const SETUP: &str = "io_uring_setup with SINGLE_ISSUER and DEFER_TASKRUN";

@@ -1,0 +1,113 @@
+//! Waiting for what the kernel has none of at the moment, where connections of a predecessor depend on it.
+
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::notify;
+
+/// So long a successor tries to get what its workers need, as long as it waits for the service manager.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// How soon it is tried again.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a start waits for what cannot be had at first, which by default is not at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Patience {
+    until: Option<Instant>,
+}
+
+/// Why an attempt failed.
+pub(crate) trait Obstacle: fmt::Display {
+    /// Whether it may pass by itself.
+    fn may_pass(&self) -> bool;
+}
+
+impl Obstacle for io::Error {
+    /// Threads, memory and open files of the machine are given back by others. A process that starts does not give back what it has.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self.raw_os_error(),
+            Some(libc::EAGAIN | libc::ENOMEM | libc::ENFILE)
+        )
+    }
+}
+
+impl Patience {
+    /// That of a process which has been handed connections: its clients notice a wait less than an end.
+    pub(crate) fn of_successor() -> Self {
+        Patience {
+            until: Some(Instant::now() + LONGEST),
+        }
+    }
+
+    /// Makes the attempt until it succeeds, or fails for something that does not pass, or the time is over.
+    pub(crate) fn insist<T, E: Obstacle>(
+        self,
+        mut attempt: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut is_said = false;
+        loop {
+            let error = match attempt() {
+                Err(error) if error.may_pass() => error,
+                result => return result,
+            };
+            let left = self.until.map_or(Duration::ZERO, |until| {
+                until.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return Err(error);
+            }
+            if !is_said {
+                tracing::warn!(
+                    "the predecessor's connections wait for what cannot be had yet, for at most {} s: {error}",
+                    left.as_secs()
+                );
+                // What comes behind it has its time as well.
+                notify::extend(2 * LONGEST);
+                is_said = true;
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Attempts that fail for these reasons, one after the other. Returns what came of it, and how many were made.
+    fn attempts(patience: Patience, errors: &[i32]) -> (Option<i32>, usize) {
+        let mut count = 0;
+        let result = patience.insist(|| {
+            let error = errors.get(count).copied();
+            count += 1;
+            error.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        });
+        let error = result.err().and_then(|error| error.raw_os_error());
+        (error, count)
+    }
+
+    #[test]
+    fn what_passes_is_waited_for_and_nothing_else() {
+        let patience = Patience::of_successor();
+        let passing = [libc::EAGAIN, libc::ENOMEM, libc::ENFILE];
+        assert_eq!(attempts(patience, &passing), (None, 4));
+        for errno in [libc::EPERM, libc::EINVAL, libc::EMFILE, libc::ENOSYS] {
+            let errors = [libc::EAGAIN, errno, libc::EAGAIN];
+            assert_eq!(attempts(patience, &errors), (Some(errno), 2));
+        }
+    }
+
+    #[test]
+    fn who_has_no_time_makes_one_attempt() {
+        let over = Patience {
+            until: Some(Instant::now()),
+        };
+        for patience in [Patience::default(), over] {
+            assert_eq!(attempts(patience, &[libc::EAGAIN]), (Some(libc::EAGAIN), 1));
+        }
+    }
+}
