@@ -20,9 +20,6 @@ pub(crate) use self::time::{Clock, LINGER, Over, milliseconds};
 /// More undispatched input than this stops reading, even where the outbox would allow more.
 const BACKLOG_BYTES_MAX: usize = 256 * 1024;
 
-/// A connection that waits for so many deferred replies is given no more frames until half of them have come.
-const TICKETS_MAX: usize = 4096;
-
 /// From this announced size on a frame is received straight into a buffer of its own.
 pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 64 * 1024;
 
@@ -277,7 +274,7 @@ impl Connection {
         let part = |pause| if was == pause { 2 } else { 1 };
         let unsent = self.outbox.len();
         let is_full = unsent > desk.limits.outbox_bytes / 2 / part(Pause::Full)
-            || self.tickets.len() >= TICKETS_MAX / part(Pause::Full);
+            || self.tickets.len() >= (desk.limits.promises as usize / part(Pause::Full)).max(1);
         let is_reading = self.clock.write == 0 || desk.now < self.clock.write + READING_MS;
         self.pause = if is_full {
             Pause::Full

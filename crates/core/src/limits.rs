@@ -14,10 +14,14 @@ pub struct Limits {
     pub depth: u32,
     /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
     /// caught up; while it reads, that happens above 512 KiB already. A single reply may exceed it, and so may deferred ones
-    /// that come at once. What others push to the connection may not, as far as it still waits, whatever it waits behind: the
+    /// that come at once, of which `promises` bounds the number. What others push to the connection may not, as far as it still waits, whatever it waits behind: the
     /// connection is closed. What other threads push and its worker has not looked at counts with 96 bytes for each push, which
     /// it takes until then. Default 8 MiB.
     pub outbox_bytes: usize,
+    /// Deferred replies that a connection may wait for. With so many it is given no more frames until fewer than half of them are left.
+    /// Whatever their size, they may come at once and wait beside `outbox_bytes`: a service whose answers are large does with few.
+    /// Default 4096, at least 1, at most [`Limits::MAX_PROMISES`].
+    pub promises: u32,
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
     /// rest. A socket may have a lower limit of its own. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
@@ -55,6 +59,8 @@ impl Limits {
     pub const MAX_FRAME_BYTES: usize = 1 << 30;
     /// The largest `depth` that can be configured.
     pub const MAX_DEPTH: u32 = 65_535;
+    /// The largest `promises` that can be configured.
+    pub const MAX_PROMISES: u32 = 1 << 20;
     /// The largest `connections` that can be configured: the kernel's default ceiling for descriptors of one
     /// process (`fs.nr_open`, proc_sys_fs(5)).
     pub const MAX_CONNECTIONS: u32 = 1 << 20;
@@ -66,6 +72,7 @@ impl Default for Limits {
             frame_bytes: 16 << 20,
             depth: 128,
             outbox_bytes: 8 << 20,
+            promises: 4096,
             connections: 10_000,
             memory: 1 << 30,
             idle_timeout: Duration::ZERO,

@@ -132,6 +132,11 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
         ),
         depth: section.read("depth", default.depth, number(1..=Limits::MAX_DEPTH)),
         outbox_bytes: section.read("outbox_bytes", default.outbox_bytes, size(1..=largest)),
+        promises: section.read(
+            "promises",
+            default.promises,
+            number(1..=Limits::MAX_PROMISES),
+        ),
         connections: section.read(
             "connections",
             default.connections,

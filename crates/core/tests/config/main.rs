@@ -59,6 +59,7 @@ fn every_default_is_as_documented() {
         frame_bytes: 16 * 1024 * 1024,
         depth: 128,
         outbox_bytes: 8 * 1024 * 1024,
+        promises: 4096,
         connections: 10_000,
         memory: 1024 * 1024 * 1024,
         idle_timeout: Duration::ZERO,
@@ -120,6 +121,7 @@ fn every_key_is_read() {
         frame_bytes   = "1MiB"
         depth         = 7
         outbox_bytes  = "8KiB"
+        promises      = 16
         connections   = 20
         memory        = "2GiB"
         idle_timeout  = "1h"
@@ -165,6 +167,7 @@ fn every_key_is_read() {
         frame_bytes: 1 << 20,
         depth: 7,
         outbox_bytes: 8 << 10,
+        promises: 16,
         connections: 20,
         memory: 2 << 30,
         idle_timeout: Duration::from_secs(3600),

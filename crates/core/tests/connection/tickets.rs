@@ -76,6 +76,31 @@ fn too_many_open_tickets_pause_dispatch_until_half_of_them_are_answered() {
     rig.assert_empty(&[client]);
 }
 
+/// Whatever is promised comes at once and of any size, so that few may be promised where answers are large.
+#[test]
+fn a_few_promises_at_a_time_are_all_kept_in_order() {
+    for promises in [1, 2, 3, 16] {
+        let mut rig = Rig::with_limits(Limits {
+            promises,
+            ..Limits::default()
+        });
+        let client = rig.connect();
+        let all: Vec<u8> = (0..100).flat_map(defer).collect();
+        rig.receive(client, &all);
+        let (mut most, mut sent) = (0, Vec::new());
+        for n in 0..100 {
+            most = most.max(rig.seen().responders.len());
+            rig.take_responder(0).answer(vec![n]);
+            rig.deliver();
+            sent.extend(rig.take_sent(client));
+        }
+        assert_eq!(most, promises as usize);
+        assert_eq!(sent, (0..100).collect::<Vec<u8>>());
+        rig.end(client);
+        rig.assert_empty(&[client]);
+    }
+}
+
 #[test]
 fn answers_come_from_other_threads() {
     let mut rig = Rig::new();
