@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use crate::drops::OneByOne;
+
 /// The least time between two calls.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// Work that is due again and again, each after an interval of its own.
 pub(crate) struct Clock<W> {
-    works: Vec<Work<W>>,
+    works: OneByOne<Work<W>>,
 }
 
 struct Work<W> {
@@ -19,7 +21,9 @@ struct Work<W> {
 
 impl<W> Default for Clock<W> {
     fn default() -> Self {
-        Clock { works: Vec::new() }
+        Clock {
+            works: OneByOne::default(),
+        }
     }
 }
 
@@ -43,7 +47,7 @@ impl<W> Clock<W> {
             interval,
             due,
             work,
-        } in &mut self.works
+        } in self.works.iter_mut()
         {
             let at = due.unwrap_or(now);
             if at > now {

@@ -7,6 +7,7 @@ use std::thread;
 
 use ringhold_core::{Close, Ended, Peer, Refusal};
 
+use crate::drops::OneByOne;
 use crate::notify::Notifier;
 use crate::resume::Kept;
 use crate::router::Router;
@@ -16,8 +17,8 @@ use crate::strings::Strings;
 /// What a router is to do when connections begin and end, in the order in which it was added.
 #[derive(Default)]
 pub(crate) struct Hooks {
-    connected: Vec<Box<Welcome>>,
-    gone: Vec<Goodbye>,
+    connected: OneByOne<Box<Welcome>>,
+    gone: OneByOne<Goodbye>,
 }
 
 type Welcome = dyn FnMut(&mut Arrival<'_>) -> Result<(), Refusal>;

@@ -8,6 +8,7 @@ use ringhold_core::{Claims, Plain, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::drops::OneByOne;
 use crate::router::Router;
 
 /// What is written for the successor: the name and the msgpack of each value.
@@ -98,7 +99,7 @@ type Leave = Box<dyn FnMut() -> Result<Vec<u8>, rmp_serde::encode::Error>>;
 
 /// What [`Router::hand_over`] was given, by name.
 #[derive(Default)]
-pub(crate) struct Leavings(Vec<(String, Leave)>);
+pub(crate) struct Leavings(OneByOne<(String, Leave)>);
 
 impl Leavings {
     pub(crate) fn add<T: Serialize>(&mut self, name: &str, mut leave: impl FnMut() -> T + 'static) {

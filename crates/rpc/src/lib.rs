@@ -80,6 +80,7 @@ mod builtin;
 mod call;
 mod clock;
 mod context;
+mod drops;
 mod envelope;
 mod fault;
 mod hooks;

@@ -9,13 +9,14 @@ use ringhold_core::Worker;
 
 use crate::answer::{Answer, Answered};
 use crate::call::Call;
+use crate::drops::OneByOne;
 use crate::names::{Index, is_same};
 
 /// Where no entry is.
 const NONE: usize = usize::MAX;
 
 pub(crate) struct Methods {
-    entries: Vec<Entry>,
+    entries: OneByOne<Entry>,
     index: Index,
     /// Position of the entry that was called last: one client mostly asks for the same method again.
     last: usize,
@@ -83,7 +84,7 @@ impl Method {
 impl Default for Methods {
     fn default() -> Self {
         Methods {
-            entries: Vec::new(),
+            entries: OneByOne::default(),
             index: Index::default(),
             last: NONE,
             unknown: Arc::default(),
@@ -128,7 +129,7 @@ impl Methods {
 
     /// Has the calls of each counted where the server shows it.
     pub(crate) fn count(&mut self, worker: &Worker) {
-        for Entry { method, .. } in &mut self.entries {
+        for Entry { method, .. } in self.entries.iter_mut() {
             let labels = [("method", &*method.name)];
             let [calls, faults] =
                 [CALLS, FAULTS].map(|(name, help)| worker.server_counter(name, help, &labels));

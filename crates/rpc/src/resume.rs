@@ -10,6 +10,7 @@ use ringhold_core::{Peer, Plain, RestoreError, Saved};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::drops::OneByOne;
 use crate::fault::Fault;
 use crate::notify::Notifier;
 use crate::router::Router;
@@ -144,7 +145,7 @@ impl fmt::Debug for Resumed<'_> {
 
 /// The types of which values are passed on, with the names that they have there.
 #[derive(Default)]
-pub(crate) struct Resumes(Vec<Resume>);
+pub(crate) struct Resumes(OneByOne<Resume>);
 
 struct Resume {
     name: Box<str>,
@@ -173,7 +174,7 @@ impl Resumes {
             name: other,
             kind: known,
             ..
-        } in &self.0
+        } in self.0.iter()
         {
             assert!(**other != *name, "two types are resumed as {name:?}");
             assert!(

@@ -14,6 +14,7 @@ use crate::builtin;
 use crate::call::Call;
 use crate::clock::Clock;
 use crate::context::Context;
+use crate::drops::OneByOne;
 use crate::fault::Fault;
 use crate::hooks::Hooks;
 use crate::left::Leavings;
@@ -60,7 +61,7 @@ pub struct Router {
     pub(crate) leavings: Leavings,
     pub(crate) clock: Clock<Box<Work>>,
     /// From the start.
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: OneByOne<Source>,
 }
 
 /// What is due from time to time.
@@ -93,7 +94,7 @@ impl Router {
             hooks: Hooks::default(),
             leavings: Leavings::default(),
             clock: Clock::default(),
-            sources: Vec::new(),
+            sources: OneByOne::default(),
         }
     }
 

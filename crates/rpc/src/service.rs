@@ -69,7 +69,7 @@ impl Rpc {
         builtin::bind(&mut router.methods, worker);
         router.methods.count(worker);
         Rpc {
-            sources: Sources::new(worker, take(&mut router.sources)),
+            sources: Sources::new(worker, take(&mut *router.sources)),
             router,
             claims: worker.claims(),
             strings: Strings::default(),

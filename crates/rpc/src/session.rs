@@ -2,13 +2,11 @@
 
 use std::any::TypeId;
 use std::borrow::Cow;
-use std::mem::{forget, replace};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::thread;
 
 use ringhold_core::Saved;
 
+use crate::drops::OneByOne;
 use crate::notify::Notifier;
 use crate::resume::{self, Resumes, warn_once};
 
@@ -25,29 +23,9 @@ pub struct Session {
 struct Kept {
     /// Shared with every notifier that no data stands for, so that the count tells whether there are any.
     subscription: Option<Arc<()>>,
-    data: Vec<resume::Kept>,
+    data: OneByOne<resume::Kept>,
     /// Why a handler wants the connection to end.
     closing: Option<Cow<'static, str>>,
-}
-
-impl Drop for Kept {
-    /// Drops one value after the other. Of those that panic the last goes on, unless another panic unwinds already: a second one would
-    /// end the process.
-    fn drop(&mut self) {
-        let mut left = Ok(());
-        for value in self.data.drain(..) {
-            // Unwind safety: nothing is left of it.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-                // What it panics with may panic as it goes.
-                forget(replace(&mut left, Err(panic)));
-            }
-        }
-        match left {
-            Err(panic) if thread::panicking() => forget(panic),
-            Err(panic) => resume_unwind(panic),
-            Ok(()) => {}
-        }
-    }
 }
 
 impl Session {

@@ -1,13 +1,15 @@
-//! Ends of connections in which several things panic: the process goes on.
+//! Ends of connections, and of a router, in which several things panic: the process goes on.
 
 use std::cell::RefCell;
+use std::os::unix::net::UnixDatagram;
 use std::panic::panic_any;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
-use ringhold_core::{Refusal, Worker};
+use ringhold_core::{Refusal, Watch, Worker};
 use ringhold_rpc::{Fault, Router, Rpc};
 
 fn start(router: Router) -> Exchange {
@@ -120,4 +122,38 @@ fn what_they_panic_with_may_panic_when_it_is_dropped() {
     let client = exchange.connect();
     assert!(!exchange.is_open(client));
     assert_eq!(exchange.counters().panics, 1);
+}
+
+/// Has the closure in which it is called own something.
+fn with<T>(_: &Last<0>, result: T) -> T {
+    result
+}
+
+/// Or a second panic would end the process in the middle of a handover.
+#[test]
+fn all_that_closures_of_a_router_own_may_panic_when_it_is_dropped() {
+    let dropped = Rc::new(RefCell::new(0));
+    let [a, b, c, d, e, f, g] = [(); 7].map(|()| Last::<0>(dropped.clone()));
+    let [h, i, j, k, l, m, n] = [(); 7].map(|()| Last::<0>(dropped.clone()));
+    let [first, second] = [(); 2].map(|()| UnixDatagram::unbound().unwrap());
+    let router = Router::bare()
+        .method("first", move |()| with(&a, Ok(())))
+        .method("second", move |()| with(&b, Ok(())))
+        .connected(move |_| with(&c, Ok(())))
+        .connected(move |_| with(&d, Ok(())))
+        .gone(move |_| with(&e, ()))
+        .gone(move |_| with(&f, ()))
+        .resume("first", move |_, _: &mut u8| with(&g, Ok(())))
+        .resume("second", move |_, _: &mut u16| with(&h, Ok(())))
+        .hand_over("first", move || with(&i, ()))
+        .hand_over("second", move || with(&j, ()))
+        .every(Duration::MAX, move |_| with(&k, ()))
+        .every(Duration::MAX, move |_| with(&l, ()))
+        .watch(first, move |_| with(&m, Ok(Watch::End)))
+        .watch(second, move |_| with(&n, Ok(Watch::End)));
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    let exchange = exchange.hand_over(|worker: &Worker| Rpc::new(worker, Router::bare()));
+    assert!(exchange.is_open(client));
+    assert_eq!(*dropped.borrow(), 14);
 }
