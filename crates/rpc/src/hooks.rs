@@ -52,13 +52,20 @@ impl Hooks {
             // Of those before, each may have told others of it.
             let told = self.gone.iter_mut();
             let told = told.filter(|goodbye| (1..=passed).contains(&goodbye.behind));
-            if let Err(panic) = take_leave(told, &Ended::new(peer, &why), arrival.session) {
-                forget(refused);
-                resume_unwind(panic);
-            }
-            return Err(refused.unwrap_or_else(|panic| resume_unwind(panic)));
+            let ended = Ended::new(peer, &why);
+            return Err(refuse(told, &ended, arrival.session, refused));
         }
         Ok(arrival.session)
+    }
+
+    /// Takes leave of a connection that has begun, then goes on with why it is refused: an error, which is returned, or a panic.
+    pub(crate) fn refuse<E>(
+        &mut self,
+        ended: &Ended<'_>,
+        session: Session,
+        refused: thread::Result<E>,
+    ) -> E {
+        refuse(self.gone.iter_mut(), ended, session, refused)
     }
 
     /// Takes leave of a connection that has begun.
@@ -66,6 +73,21 @@ impl Hooks {
         let left = take_leave(self.gone.iter_mut(), ended, session);
         left.unwrap_or_else(|panic| resume_unwind(panic));
     }
+}
+
+/// As [`Hooks::refuse`], of these.
+fn refuse<'a, E>(
+    told: impl Iterator<Item = &'a mut Goodbye>,
+    ended: &Ended<'_>,
+    session: Session,
+    refused: thread::Result<E>,
+) -> E {
+    if let Err(panic) = take_leave(told, ended, session) {
+        // What it was refused with may panic as it goes.
+        forget(refused);
+        resume_unwind(panic);
+    }
+    refused.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Each is called, whether or not one before it panics.

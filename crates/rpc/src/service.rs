@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::mem::take;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -310,19 +310,13 @@ impl Service for Rpc {
         let restored = catch_unwind(AssertUnwindSafe(|| {
             self.router.resumes.restore(&resumed, saved, &mut session)
         }));
-        let hooks = &mut self.router.hooks;
-        let mut gone = |why: Close, session| hooks.gone(&Ended::new(peer, &why), session);
-        match restored {
-            Ok(Ok(())) => Ok(session),
-            Ok(Err(error)) => {
-                gone(Close::Unrestored(error.to_string().into()), session);
-                Err(error)
-            }
-            Err(panic) => {
-                gone(Close::Panicked, session);
-                resume_unwind(panic)
-            }
-        }
+        let (why, refused) = match restored {
+            Ok(Ok(())) => return Ok(session),
+            Ok(Err(error)) => (Close::Unrestored(error.to_string().into()), Ok(error)),
+            Err(panic) => (Close::Panicked, Err(panic)),
+        };
+        let ended = Ended::new(peer, &why);
+        Err(self.router.hooks.refuse(&ended, session, refused))
     }
 }
 

@@ -11,6 +11,7 @@ use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
 use ringhold_core::{Refusal, Watch, Worker};
 use ringhold_rpc::{Fault, Router, Rpc};
+use serde::{Deserialize, Serialize};
 
 fn start(router: Router) -> Exchange {
     let make = |worker: &Worker| Rpc::new(worker, router);
@@ -120,6 +121,28 @@ fn what_they_panic_with_may_panic_when_it_is_dropped() {
         .connected(|_| -> Result<(), Refusal> { panic_any(Bomb) });
     let mut exchange = start(router);
     let client = exchange.connect();
+    assert!(!exchange.is_open(client));
+    assert_eq!(exchange.counters().panics, 1);
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Reads(bool);
+
+#[test]
+fn what_a_resumption_panics_with_may_panic_when_it_is_dropped_behind_it() {
+    let router = Router::bare()
+        .method_with("subscribe", |context, ()| {
+            context.data::<Reads>().0 = true;
+            Ok(())
+        })
+        .resume("reads", |_, _: &mut Reads| Ok(()));
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    exchange.receive(client, b"\x94\x00\x01\xa9subscribe\x90");
+    let router = Router::bare()
+        .resume("reads", |_, _: &mut Reads| panic_any(Bomb))
+        .gone(|_| panic!("on purpose, behind it"));
+    let exchange = exchange.hand_over(|worker: &Worker| Rpc::new(worker, router));
     assert!(!exchange.is_open(client));
     assert_eq!(exchange.counters().panics, 1);
 }
