@@ -103,24 +103,37 @@ pub(crate) mod atomic {
     atomic!(AtomicUsize, usize);
 }
 
-/// A queue that finds what was sent before it is asked, as std's does.
+/// A queue that finds what was sent before it is asked, as std's does. Who finds it empty synchronizes with nobody.
 pub(crate) mod queue {
+    use std::cell::Cell;
     use std::collections::VecDeque;
     use std::sync::Arc;
     use std::sync::mpsc::{SendError, TryRecvError};
 
     use super::Mutex;
+    use super::atomic::{AtomicUsize, Ordering};
 
-    /// `None` when the receiver is gone.
-    type Queue<T> = Arc<Mutex<Option<VecDeque<T>>>>;
+    struct Queue<T> {
+        /// `None` when the receiver is gone.
+        values: Mutex<Option<VecDeque<T>>>,
+        /// How many there have been.
+        sent: AtomicUsize,
+    }
 
-    pub(crate) struct Sender<T>(Queue<T>);
+    pub(crate) struct Sender<T>(Arc<Queue<T>>);
 
-    pub(crate) struct Receiver<T>(Queue<T>);
+    pub(crate) struct Receiver<T> {
+        queue: Arc<Queue<T>>,
+        taken: Cell<usize>,
+    }
 
     pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
-        let queue = Arc::new(Mutex::new(Some(VecDeque::new())));
-        (Sender(queue.clone()), Receiver(queue))
+        let queue = Arc::new(Queue {
+            values: Mutex::new(Some(VecDeque::new())),
+            sent: AtomicUsize::new(0),
+        });
+        let taken = Cell::new(0);
+        (Sender(queue.clone()), Receiver { queue, taken })
     }
 
     impl<T> Clone for Sender<T> {
@@ -131,25 +144,33 @@ pub(crate) mod queue {
 
     impl<T> Sender<T> {
         pub(crate) fn send(&self, value: T) -> Result<(), SendError<T>> {
-            match &mut *self.0.lock().unwrap() {
-                Some(queue) => queue.push_back(value),
+            let mut values = self.0.values.lock().unwrap();
+            match &mut *values {
+                Some(values) => values.push_back(value),
                 None => return Err(SendError(value)),
             }
+            // Under the lock, or the receiver could take another's value on this account, and leave this one.
+            self.0.sent.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
     }
 
     impl<T> Receiver<T> {
         pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
-            let mut queue = self.0.lock().unwrap();
-            let first = queue.as_mut().and_then(VecDeque::pop_front);
-            first.ok_or(TryRecvError::Empty)
+            if self.queue.sent.load(Ordering::Relaxed) == self.taken.get() {
+                return Err(TryRecvError::Empty);
+            }
+            let mut values = self.queue.values.lock().unwrap();
+            let first = values.as_mut().and_then(VecDeque::pop_front);
+            let first = first.ok_or(TryRecvError::Empty)?;
+            self.taken.set(self.taken.get() + 1);
+            Ok(first)
         }
     }
 
     impl<T> Drop for Receiver<T> {
         fn drop(&mut self) {
-            let left = self.0.lock().unwrap().take();
+            let left = self.queue.values.lock().unwrap().take();
             drop(left);
         }
     }
