@@ -42,8 +42,11 @@ const KILL_PATIENCE: Duration = Duration::from_secs(2);
 /// who wait for descriptors may take some as soon as they are free.
 pub(crate) const SPARE_FOR_CHILD: usize = 8;
 
-/// An answer is not longer than this.
+/// So much of the end of the output is looked at: the answer is the last thing that [`Server::run`](crate::Server::run) writes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// A child that writes more than this is taken for one that writes for ever.
+const OUTPUT_MIB_MAX: usize = 16;
 
 /// A child that was asked and has not answered yet. Dropped, it is killed.
 ///
@@ -57,7 +60,10 @@ pub(crate) struct Asked {
     output: ChildStdout,
     /// The output has ended; the child need not have.
     is_said: bool,
+    /// The end of the output.
     answer: Vec<u8>,
+    /// How long the output is.
+    written: usize,
     deadline: Instant,
 }
 
@@ -115,6 +121,7 @@ impl Asked {
             output,
             is_said: false,
             answer: Vec::new(),
+            written: 0,
             deadline: Instant::now() + PATIENCE,
         })
     }
@@ -172,13 +179,22 @@ impl Asked {
         while !self.is_said {
             match self.output.read(&mut buffer) {
                 Ok(0) => self.is_said = true,
-                Ok(count) => self.answer.extend_from_slice(&buffer[..count]),
+                Ok(count) => {
+                    self.answer.extend_from_slice(&buffer[..count]);
+                    self.written += count;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("the answer cannot be read: {error}")),
             }
-            if self.answer.len() > ANSWER_BYTES_MAX {
-                return Err("the new program writes more than an answer".into());
+            if self.written > OUTPUT_MIB_MAX << 20 {
+                return Err(format!(
+                    "the new program writes more than {OUTPUT_MIB_MAX} MiB to its standard output"
+                ));
+            }
+            // Not with each piece, which would move all of it each time.
+            if self.answer.len() > 2 * ANSWER_BYTES_MAX {
+                self.answer.drain(..self.answer.len() - ANSWER_BYTES_MAX);
             }
         }
         Ok(())
@@ -331,10 +347,10 @@ mod tests {
     /// Whatever else it writes to its standard output, where its log may go as well.
     #[test]
     fn a_refusal_has_the_reason() {
-        let log = "yes 'a line of the log' | head -n 300";
+        let log = "yes 'a line of the log' | head -n";
         for (script, status, reason) in [
             (
-                format!("{log}; echo '{NO}no such group'; {log}; exit 1"),
+                format!("{log} 50000; echo '{NO}no such group'; {log} 3000; exit 1"),
                 1,
                 "no such group",
             ),
@@ -348,6 +364,9 @@ mod tests {
             let expected = format!("the new program refuses (exit status: {status}): {reason}");
             assert_eq!(answer, Err(expected));
         }
+        let answer = until(&mut ask("sh", "exec yes"), |_, answer| answer);
+        let expected = "the new program writes more than 16 MiB to its standard output";
+        assert_eq!(answer, Err(expected.to_owned()));
         let script = format!("echo '{}'; exit 3", YES.trim_end());
         let why = until(&mut ask("sh", &script), |_, answer| answer).unwrap_err();
         assert!(

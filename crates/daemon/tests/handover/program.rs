@@ -344,7 +344,7 @@ fn a_program_that_cannot_take_over_is_refused() {
     script(&manager, "ringhold", "printf 'two\\nlines\\r\\033[31m'");
     refused(&mut manager, 1, "two\\nlines\\r\\u{1b}[31m");
     script(&manager, "ringhold", "exec yes");
-    refused(&mut manager, 1, "more than an answer");
+    refused(&mut manager, 1, "more than 16 MiB");
     // The same question, but about state of a version that it does not read.
     script(
         &manager,
