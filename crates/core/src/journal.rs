@@ -63,12 +63,15 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-/// Whose connection it is: behind a proxy that of the client which the proxy names. Asks the kernel.
+/// Whose connection it is: behind a proxy that of the client which the proxy names. The kernel is asked once for all that one connection
+/// causes before another one causes anything, since that may be any number.
 #[cold]
-pub(crate) fn whose(connection: &Connection, link: &dyn Link) -> Option<Party> {
+pub(crate) fn whose(connection: &Connection, desk: &Desk, link: &dyn Link) -> Option<Party> {
     match &connection.client {
         Some(client) => Party::at(client),
-        None => Party::of(|| link.peer_address(), || link.peer_credentials()),
+        None => desk.warnings.last_party(connection.id, || {
+            Party::of(|| link.peer_address(), || link.peer_credentials())
+        }),
     }
 }
 
@@ -139,7 +142,7 @@ pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: 
 #[cold]
 pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce() -> String) {
     let desk = &*reply.desk;
-    let client = || whose(reply.connection, reply.link);
+    let client = || whose(reply.connection, desk, reply.link);
     if !desk
         .warnings
         .lets_pass_of(Kind::Unanswered, desk.now, client)
@@ -164,7 +167,7 @@ pub(crate) fn unanswered(why: Abandoned, reply: &Reply<'_>, request: impl FnOnce
 pub(crate) fn untold(reply: &Reply<'_>, what: fmt::Arguments<'_>) {
     let desk = &*reply.desk;
     let named = || Named::new(reply.connection, desk, reply.link);
-    let client = || whose(reply.connection, reply.link);
+    let client = || whose(reply.connection, desk, reply.link);
     match desk.warnings.lets_pass_of(Kind::Untold, desk.now, client) {
         true => log!(WARN, named(), "is not told that {what}"),
         false => log!(DEBUG, named(), "is not told that {what}"),
@@ -191,7 +194,7 @@ fn ends(
     what: fmt::Arguments<'_>,
 ) {
     let named = || Named::new(connection, desk, link);
-    let client = || whose(connection, link);
+    let client = || whose(connection, desk, link);
     match warning(why) {
         Some(kind) if desk.warnings.lets_pass_of(kind, desk.now, client) => {
             log!(WARN, named(), "{what}");

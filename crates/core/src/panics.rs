@@ -150,7 +150,7 @@ impl Caught {
     /// any rate.
     #[cold]
     pub(crate) fn log(&self, what: &str, connection: &Connection, desk: &Desk, link: &dyn Link) {
-        let client = || whose(connection, link);
+        let client = || whose(connection, desk, link);
         if !desk.warnings.lets_pass_of(Kind::Panic, desk.now, client) {
             return;
         }

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 
 use crate::crowd::Party;
+use crate::peer::ConnectionId;
 
 /// So many warnings of a kind are let through in each window.
 const WARNINGS_MAX: usize = 10;
@@ -130,6 +131,8 @@ pub(crate) struct Warnings {
     counts: [Count; KINDS.len()],
     /// When what was held back is to be said.
     due: Cell<Option<u64>>,
+    /// Who was asked for last.
+    party: Cell<Option<(ConnectionId, Option<Party>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -147,7 +150,7 @@ impl Warnings {
     }
 
     /// As [`Warnings::lets_pass`], for a warning of which its client may cause any number of others. Who that is, if it is known, is
-    /// asked only as long as there is room: the kernel may have to say it.
+    /// asked only as long as there is room for a line of anybody.
     pub(crate) fn lets_pass_of(
         &self,
         kind: Kind,
@@ -179,6 +182,22 @@ impl Warnings {
             self.due.set(Some((window + 1) * WINDOW_MS));
         }
         false
+    }
+
+    /// Who has this connection, which is asked unless it is the one that was asked for last.
+    pub(crate) fn last_party(
+        &self,
+        connection: ConnectionId,
+        ask: impl FnOnce() -> Option<Party>,
+    ) -> Option<Party> {
+        match self.party.get() {
+            Some((last, party)) if last == connection => party,
+            _ => {
+                let party = ask();
+                self.party.set(Some((connection, party)));
+                party
+            }
+        }
     }
 
     /// When to call [`Warnings::say_held`] next, on the worker's clock; `None` as long as nothing is held back.
@@ -243,6 +262,30 @@ mod tests {
             warnings.take_held().next(),
             Some((Kind::Untold, 98 + 98 + 1 + 98))
         );
+    }
+
+    /// It may go on for ever, and is left out after two lines.
+    #[test]
+    fn who_one_connection_belongs_to_is_asked_once() {
+        let warnings = Warnings::default();
+        let asked = Cell::new(0);
+        let cause = |slot, uid| {
+            let connection = ConnectionId {
+                worker: 0,
+                generation: 1,
+                slot,
+            };
+            let ask = || {
+                asked.set(asked.get() + 1);
+                Some(Party::User(uid))
+            };
+            warnings.lets_pass_of(Kind::Untold, 1, || warnings.last_party(connection, ask))
+        };
+        assert_eq!((0..1_000).filter(|_| cause(1, 7)).count(), 2);
+        assert_eq!(asked.get(), 1);
+        assert!(cause(2, 8));
+        assert!(!cause(1, 7));
+        assert_eq!(asked.get(), 3);
     }
 
     #[test]
