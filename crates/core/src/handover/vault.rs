@@ -304,7 +304,7 @@ pub(crate) fn note_pause(vault: &OwnedFd, since: Instant) -> io::Result<()> {
     File::from(vault.try_clone()?).write_all_at(&at.max(1).to_be_bytes(), PAUSED_AT)
 }
 
-/// Since when nobody is served, if it was noted, and less than 49 days ago.
+/// Since when nobody is served, if it was noted. Of a pause of more than 49 days only the rest is known, for want of bytes.
 pub(crate) fn paused(vault: &OwnedFd) -> Option<Instant> {
     let mut at = [0; 4];
     let file = File::from(vault.try_clone().ok()?);

@@ -1,5 +1,8 @@
 //! What an operator reads of reloads and restarts: one story, from one process to the next.
 
+use std::thread;
+use std::time::Duration;
+
 use ringhold_client::Address;
 
 use crate::common::wire::Wire;
@@ -70,8 +73,13 @@ fn a_reload_and_a_restart_are_told_from_begin_to_end() {
 
     serve(&mut wires);
     let mark = manager.log().len();
-    manager.restart();
-    manager.logged(2, &["took over"]);
+    manager.stop();
+    // Somebody waits for that long.
+    thread::sleep(Duration::from_millis(300));
+    manager.start();
+    let took_over = manager.logged(2, &["took over"]);
+    let waited = took_over.split(' ').rev().nth(1).unwrap();
+    assert!(waited.parse::<u32>().unwrap() >= 300, "{took_over}");
     let left =
         "left 2 connections with the service manager, which closes them unless a start follows";
     let stopped = format!("stopped; {SERVED} were served");

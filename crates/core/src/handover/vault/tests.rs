@@ -97,14 +97,17 @@ fn what_services_leave_and_does_not_fit_costs_nothing_else() {
 /// Who wrote it may not have said so.
 #[test]
 fn the_time_from_which_on_nobody_is_served_is_beside_the_state() {
-    let vault = write(estate());
-    assert_eq!(paused(&vault), None);
-    let since = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
-    note_pause(&vault, since).unwrap();
-    assert_eq!(read(&vault).unwrap(), estate());
-    let read = paused(&vault).unwrap();
-    let apart = read.max(since).duration_since(read.min(since));
-    assert!(apart < Duration::from_secs(60), "{apart:?}");
+    for hours in [1, 40 * 24] {
+        let vault = write(estate());
+        assert_eq!(paused(&vault), None);
+        let ago = Duration::from_secs(hours * 3600);
+        let since = Instant::now().checked_sub(ago).unwrap();
+        note_pause(&vault, since).unwrap();
+        assert_eq!(read(&vault).unwrap(), estate());
+        let read = paused(&vault).unwrap();
+        let apart = read.max(since).duration_since(read.min(since));
+        assert!(apart < Duration::from_secs(60), "{apart:?}");
+    }
 }
 
 #[test]
