@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use ringhold_core::config::Config;
@@ -31,6 +32,10 @@ mod samples;
 #[path = "../examples/tokio_answers.rs"]
 #[expect(dead_code, reason = "its main is not called")]
 mod tokio_answers;
+
+#[path = "../examples/writer.rs"]
+#[expect(dead_code, reason = "its main is not called")]
+mod writer;
 
 use samples::topics;
 
@@ -225,6 +230,51 @@ fn the_calculator_serves_a_real_socket() {
     assert_eq!(replies, b"\x94\x01\x01\xc0\x05\x94\x01\x02\xc0\xa4pong");
     running.stop();
     running.join().unwrap();
+}
+
+/// The file is complete when the process ends, and what the disk did not take before goes on with the successor.
+#[test]
+fn a_thread_that_writes_is_ended_with_its_process() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("written");
+    let _ = fs::remove_file(&file);
+    let file = file.to_str().unwrap();
+    let open = |path: &str| File::options().append(true).create(true).open(path);
+    let make = |worker: &Worker, path| {
+        let shared = Mutex::new(Weak::new());
+        writer::make(worker, &shared, || open(path)).unwrap()
+    };
+    let on = |path| Exchange::with_worker(move |worker| make(worker, path), Limits::default());
+    let note = |exchange: &mut Exchange, client, line: u8| {
+        exchange.receive(
+            client,
+            &[&b"\x94\x00\x01\xa4note\x91\xa1"[..], &[line]].concat(),
+        );
+        exchange.take_sent(client)
+    };
+    let taken = b"\x94\x01\x01\xc0\xc0";
+
+    let mut exchange = on(file);
+    let client = exchange.connect();
+    for line in [b'a', b'b'] {
+        assert_eq!(note(&mut exchange, client, line), taken);
+    }
+    // A stop without a store: nobody is asked what is handed over.
+    drop(exchange);
+    assert_eq!(fs::read_to_string(file).unwrap(), "a\nb\n");
+
+    let mut exchange = on("/dev/full");
+    let client = exchange.connect();
+    for _ in 0..writer::WAITING_MAX {
+        assert_eq!(note(&mut exchange, client, b'c'), taken);
+    }
+    let refused = b"\x94\x01\x01\xb9the disk does not keep up\xc0";
+    assert_eq!(note(&mut exchange, client, b'd'), refused);
+    let exchange = exchange.hand_over(|worker| make(worker, file));
+    // It is in the file before anybody is told who comes after this process: there may be nobody.
+    let exchange = exchange.hand_over(|worker| make(worker, "/dev/full"));
+    let waited = "c\n".repeat(writer::WAITING_MAX);
+    assert_eq!(fs::read_to_string(file).unwrap(), format!("a\nb\n{waited}"));
+    drop(exchange);
 }
 
 /// A directory of its own, and the arguments with which the daemon reads this configuration there, its name first.

@@ -230,6 +230,30 @@ fn a_connection_that_is_gone_says_so() {
     );
 }
 
+/// When the last reply that is due has come. Until then it is.
+#[test]
+fn who_ends_its_side_is_subscribed_no_more() {
+    let (router, notifiers) = subscribing();
+    let (sender, responders) = channel();
+    let router = router.deferred("later", move |(), responder| {
+        sender.send(responder).unwrap();
+    });
+    let mut wire = Wire::new(router);
+    wire.send(request(1, "subscribe", vec![]));
+    let notifier = notifiers.try_recv().unwrap();
+    wire.send(request(2, "later", vec![]));
+    wire.exchange.end(wire.client);
+    notifier.notify("tick", &()).unwrap();
+    responders.try_recv().unwrap().ok(&"done");
+    let mut arrived = wire.arrived();
+    arrived.sort_by_key(|message| message.as_array().map(Vec::len));
+    let expected = [notification("tick", vec![]), reply(2, "done")];
+    assert_eq!(arrived, expected);
+    assert!(!wire.is_open());
+    let gone = Err(NotifyError::Push(PushError::Gone));
+    assert_eq!(notifier.notify("tick", &()), gone);
+}
+
 #[test]
 fn a_subscriber_that_does_not_read_loses_its_connection() {
     let (router, notifiers) = subscribing();
