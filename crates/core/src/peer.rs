@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::reply::Reply;
 
@@ -102,6 +103,8 @@ pub struct Peer<'a> {
     is_handed_over: bool,
     link: &'a dyn Link,
     handles: &'a Handles,
+    /// Milliseconds on the worker's clock.
+    now: u64,
     /// The connection's own.
     handle: &'a OnceCell<Arc<HandleState>>,
     /// What is answered to those who push to it.
@@ -118,6 +121,7 @@ impl<'a> Peer<'a> {
             is_handed_over: reply.connection.is_handed_over,
             link: reply.link,
             handles: &reply.desk.handles,
+            now: reply.desk.now,
             handle: reply.handle,
             push_error: reply.connection.push_error(),
         }
@@ -137,6 +141,7 @@ impl<'a> Peer<'a> {
             is_handed_over: reply.connection.is_handed_over,
             link: reply.link,
             handles: &handles,
+            now: reply.desk.now,
             handle: reply.handle,
             push_error: reply.connection.push_error(),
         };
@@ -156,6 +161,11 @@ impl<'a> Peer<'a> {
     /// Whether the connection was a service's in the process before, and goes on in this one.
     pub fn is_handed_over(&self) -> bool {
         self.is_handed_over
+    }
+
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn, as [`Tick::now`](crate::Tick::now).
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.now)
     }
 
     /// The peer's address: where a proxy said that the client is, if the socket has `proxy_protocol`. Otherwise, or if the proxy did

@@ -4,6 +4,7 @@ use std::fmt;
 use std::mem::{forget, replace};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
+use std::time::Duration;
 
 use ringhold_core::{Close, Ended, Peer, Refusal};
 
@@ -248,6 +249,12 @@ impl<'a> Arrival<'a> {
     /// The other end.
     pub fn peer(&self) -> Peer<'a> {
         self.peer
+    }
+
+    /// How long the worker has been running, in whole milliseconds, as of the beginning of its turn, as [`Turn::now`](crate::Turn::now).
+    /// `docs/services.md` has an example.
+    pub fn now(&self) -> Duration {
+        self.peer.now()
     }
 
     /// A way to send notifications to this connection later, from anywhere. It does not close the connection in a restart or reload: there
