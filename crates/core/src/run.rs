@@ -362,10 +362,7 @@ fn pack(
     stored: bool,
     parted: Option<Instant>,
 ) -> Result<Package, ServerError> {
-    let contents = Contents {
-        connections: parcels.len(),
-        values: bequests.len(),
-    };
+    let contents = Contents::new(parcels.len(), &bequests);
     let packed = packing.finish(parcels, bequests, stored);
     let package = packed.map_err(|error| {
         ServerError::Handover(format!(

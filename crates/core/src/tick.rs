@@ -1,10 +1,12 @@
 //! What a service may do when it is called for no connection.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::crew::Name;
 use crate::desk::Desk;
 use crate::metrics::NameCounters;
 use crate::panics::Caught;
@@ -12,9 +14,6 @@ use crate::plain::Plain;
 use crate::service::SourceId;
 use crate::shard::Watches;
 use crate::warnings::Kind;
-
-/// Stands for the name of a service that answers on no socket.
-const NO_SOCKET: &str = "no socket";
 
 /// What a call of [`Service::tick`](crate::Service::tick), [`Service::readable`](crate::Service::readable) or
 /// [`Service::hand_over`](crate::Service::hand_over) has at hand. No connection is concerned.
@@ -71,17 +70,17 @@ impl Tick<'_> {
     /// It is counted for the first socket name that the service answers. For one that answers none there is no counter.
     #[cold]
     pub fn report_panic(&self, what: &str, panic: &Caught) {
-        let (counters, name) = self.first_name().unzip();
-        if let Some(counters) = counters {
+        let first = self.first_name();
+        if let Some((counters, _)) = first {
             counters.panics.add(1);
         }
         if self.is_logged(Kind::Panic) {
             tracing::error!(
-                socket = name.map(display),
+                socket = first.map(|(_, name)| display(&name.name)),
                 worker = self.desk.worker,
                 "{} of {} panicked in {}: {panic}",
                 Plain(what),
-                name.unwrap_or(NO_SOCKET),
+                self.service(),
                 self.call
             );
         }
@@ -90,17 +89,26 @@ impl Tick<'_> {
     /// Counts and logs that the call took so many milliseconds.
     #[cold]
     pub(crate) fn report_slow(&self, took: u64) {
-        let (counters, name) = self.first_name().unzip();
-        if let Some(counters) = counters {
+        let first = self.first_name();
+        if let Some((counters, _)) = first {
             counters.slow.add(1);
         }
         if self.is_logged(Kind::Slow) {
+            let advice = match self.call {
+                // Connections have been let go, and no thread could help.
+                Call::HandOver => {
+                    "and nobody is served until it has returned; unless the machine is overloaded, it leaves much to the \
+                     successor, or waits for something"
+                }
+                Call::Tick | Call::Readable => {
+                    "and nobody on this worker was served; unless the machine is overloaded, slow work is for another thread"
+                }
+            };
             tracing::warn!(
-                socket = name.map(display),
+                socket = first.map(|(_, name)| display(&name.name)),
                 worker = self.desk.worker,
-                "a call of the service of {} ({}) lasted {took} ms, and nobody on this worker was served; unless the machine is \
-                 overloaded, slow work is for another thread",
-                name.unwrap_or(NO_SOCKET),
+                "a call of {} ({}) lasted {took} ms, {advice}",
+                self.service(),
                 self.call
             );
         }
@@ -111,13 +119,12 @@ impl Tick<'_> {
     pub(crate) fn report_unreadable(&self, source: u64, error: &io::Error) {
         let now = self.desk.now;
         if self.desk.warnings.lets_pass(Kind::Unreadable, now) {
-            let name = self.name();
             tracing::warn!(
-                socket = name.map(display),
+                socket = self.first_name().map(|(_, name)| display(&name.name)),
                 worker = self.desk.worker,
                 source,
-                "what the service of {} watches cannot be read: {}",
-                name.unwrap_or(NO_SOCKET),
+                "what {} watches cannot be read: {}",
+                self.service(),
                 Plain(error)
             );
         }
@@ -126,13 +133,12 @@ impl Tick<'_> {
     /// Logs that the service has ended a source.
     #[cold]
     pub(crate) fn report_end(&self, source: u64) {
-        let name = self.name();
         tracing::debug!(
-            socket = name.map(display),
+            socket = self.first_name().map(|(_, name)| display(&name.name)),
             worker = self.desk.worker,
             source,
-            "the service of {} has ended what it watched",
-            name.unwrap_or(NO_SOCKET)
+            "{} has ended what it watched",
+            self.service()
         );
     }
 
@@ -142,24 +148,31 @@ impl Tick<'_> {
         matches!(self.call, Call::HandOver) || self.desk.warnings.lets_pass(kind, self.desk.now)
     }
 
-    fn name(&self) -> Option<&str> {
-        self.first_name().map(|(_, name)| name)
+    /// The service that is called, as the log says it.
+    fn service(&self) -> Cow<'static, str> {
+        let service = self
+            .first_name()
+            .and_then(|(_, name)| name.service.as_ref());
+        match service {
+            Some(service) => format!("service {}", service.name).into(),
+            None => "a service of no socket".into(),
+        }
     }
 
     /// The first socket name that the service answers, with its counters.
-    fn first_name(&self) -> Option<(&NameCounters, &str)> {
+    fn first_name(&self) -> Option<(&NameCounters, &Name)> {
         let mut names = self.desk.names.iter().enumerate();
         let (index, name) = names.find(|(_, name)| {
             let service = name.service.as_ref();
             service.is_some_and(|it| it.index == self.service)
         })?;
-        Some((self.desk.name_counters(index as u16), &name.name))
+        Some((self.desk.name_counters(index as u16), name))
     }
 }
 
 impl fmt::Debug for Tick<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name().unwrap_or(NO_SOCKET);
-        write!(f, "Tick({} of {name}, at {:?})", self.call, self.now())
+        let (call, service) = (self.call, self.service());
+        write!(f, "Tick({call} of {service}, at {:?})", self.now())
     }
 }

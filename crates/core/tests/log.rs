@@ -9,15 +9,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Exchange, Setup};
 use ringhold_core::{
     Credentials, Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, SourceId, Tick, Watch,
+    Worker,
 };
 use tracing::Level;
 
 /// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, and for its tick
-/// after an hour, which brings something to watch that has ended.
+/// after an hour, which brings something to watch that has ended, and for its last call.
 struct Doorkeeper {
     is_late: bool,
 }
@@ -59,6 +61,11 @@ impl Service for Doorkeeper {
 
     fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
         Ok(Watch::End)
+    }
+
+    fn hand_over(&mut self, _: &Tick<'_>) -> Option<Bytes> {
+        take_time();
+        None
     }
 }
 
@@ -191,12 +198,12 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     exchange.advance(Duration::from_secs(3600));
     let lines = log.take_all();
     let tick = |line: &String| {
-        line.contains(" WARN ") && line.contains("a call of the service of open (tick) lasted ")
+        line.contains(" WARN ") && line.contains("a call of service door (tick) lasted ")
     };
     assert!(lines.iter().any(tick), "{lines:?}");
     // Services may end what they watch as often as they like.
     let ends = lines.iter();
-    let ends = ends.filter(|line| line.contains("the service of open has ended what it watched"));
+    let ends = ends.filter(|line| line.contains("service door has ended what it watched"));
     assert!(
         ends.clone().all(|line| line.contains(" DEBUG ")),
         "{lines:?}"
@@ -260,6 +267,17 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let held = "1 connections that closed were not logged one by one (the input is not acceptable msgpack) worker=0";
     assert!(warnings[0].ends_with(held), "{warnings:?}");
+
+    // Another thread could not help in a handover.
+    let make = |_: &Worker| Doorkeeper { is_late: false };
+    let _ = Exchange::with_worker(make, Limits::default()).hand_over(make);
+    let lines = log.take_all();
+    let last = |line: &&String| line.contains("a call of service service (hand_over) lasted ");
+    let last: Vec<_> = lines.iter().filter(last).collect();
+    assert_eq!(last.len(), 1, "{lines:?}");
+    let advice =
+        "nobody is served until it has returned; unless the machine is overloaded, it leaves much";
+    assert!(last[0].contains(advice), "{last:?}");
 }
 
 /// Clients that connect from now on are of this user.

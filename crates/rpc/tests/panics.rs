@@ -68,7 +68,7 @@ fn a_panic_is_logged_after_any_number_of_others() {
     assert_eq!(count(other), 1, "{text}");
     assert_eq!(count(" 98 panics "), 1, "{text}");
     assert_eq!(
-        count("what is due every 60s of test panicked in tick: each minute"),
+        count("what is due every 60s of service service panicked in tick: each minute"),
         1,
         "{text}"
     );
@@ -302,7 +302,8 @@ fn a_panic_costs_one_of_the_values_that_are_left() {
         });
         assert_eq!(metrics.unwrap().snapshot().total().panics, 1);
     });
-    let said = "what is handed over as \"second\" of test panicked in hand_over: out of ideas";
+    let said =
+        "what is handed over as \"second\" of service service panicked in hand_over: out of ideas";
     assert_eq!(count(&text, said), 1, "{text}");
     assert_eq!(count(&text, "panicked"), 1, "{text}");
 }
@@ -336,7 +337,8 @@ fn each_value_that_a_panic_costs_is_logged() {
         "{text}"
     );
     for name in names {
-        let said = format!("what is handed over as {name:?} of test panicked in hand_over");
+        let said =
+            format!("what is handed over as {name:?} of service service panicked in hand_over");
         assert_eq!(count(&text, &said), 1, "{text}");
     }
 }

@@ -88,6 +88,10 @@ impl Legacy {
         self.values.len()
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.values.iter().map(Bytes::len).sum()
+    }
+
     pub(crate) fn look(&self) -> &[Bytes] {
         self.is_asked_for.store(true, Ordering::Relaxed);
         &self.values
@@ -148,15 +152,32 @@ pub(crate) fn by_service<'a>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Contents {
     pub(crate) connections: usize,
-    /// What services left.
+    /// What services left,
     pub(crate) values: usize,
+    /// and how much all of it is.
+    pub(crate) bytes: usize,
+}
+
+impl Contents {
+    pub(crate) fn new(connections: usize, bequests: &[Bequest]) -> Self {
+        Contents {
+            connections,
+            values: bequests.len(),
+            bytes: bequests.iter().map(|left| left.bytes.len()).sum(),
+        }
+    }
 }
 
 impl fmt::Display for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.values > 0 {
-            write!(f, "{} values of services and ", self.values)?;
+        let Contents {
+            connections,
+            values,
+            bytes,
+        } = self;
+        if *values > 0 {
+            write!(f, "{values} values of services ({bytes} bytes) and ")?;
         }
-        write!(f, "{} connections", self.connections)
+        write!(f, "{connections} connections")
     }
 }

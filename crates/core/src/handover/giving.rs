@@ -97,22 +97,21 @@ impl Packing {
             barrier,
         } = self;
         let connections = fill(&carton, &mut vault, parcels)?;
-        let values = bequests.len();
-        let left = vault.leave(bequests);
-        if let Err(error) = &left {
+        let mut contents = Contents::new(connections, &bequests);
+        if let Err(error) = vault.leave(bequests) {
+            let Contents { values, bytes, .. } = contents;
             tracing::error!(
-                "what the services leave, {values} values, does not fit into the handover and is lost: {error}{}",
-                rlimit::advice(error)
+                "what the services leave, {values} values ({bytes} bytes), does not fit into the handover and is lost: \
+                 {error}{}",
+                rlimit::advice(&error)
             );
+            contents = Contents::new(connections, &[]);
         }
         Ok(Package {
             vault: vault.finish(stored)?,
             carton,
             barrier,
-            contents: Contents {
-                connections,
-                values: left.map_or(0, |()| values),
-            },
+            contents,
         })
     }
 }
@@ -336,14 +335,12 @@ mod tests {
             let left = || [1, 2].map(bequest);
             let package = pack(carton, vault(), parcels, left().into());
             let connections = if plugged { 0 } else { count };
-            let values = 2;
-            assert_eq!(
-                package.contents,
-                Contents {
-                    connections,
-                    values
-                }
-            );
+            let contents = Contents {
+                connections,
+                values: 2,
+                bytes: 2000,
+            };
+            assert_eq!(package.contents, contents);
             let found = look(&package);
             assert_eq!(found.bequests, left());
             assert_eq!(found.parcels.len(), connections);

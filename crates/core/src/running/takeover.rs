@@ -28,10 +28,7 @@ impl TakenOver {
     /// There was one, and nothing of what it left can be gone on with.
     pub(crate) fn nothing(inheritance: &Inheritance) -> Self {
         TakenOver {
-            contents: Contents {
-                connections: 0,
-                values: 0,
-            },
+            contents: Contents::new(0, &[]),
             paused: inheritance.paused,
         }
     }
@@ -56,6 +53,7 @@ impl Running {
         let contents = Contents {
             connections: inheritance.parcels.len(),
             values: legacies.iter().map(Legacy::count).sum(),
+            bytes: legacies.iter().map(Legacy::bytes).sum(),
         };
         let names = &self.crew.names;
         say_whose_service_is_gone(names, &inheritance.parcels);
@@ -114,11 +112,12 @@ impl Running {
         let Contents {
             connections,
             values,
+            bytes,
         } = contents;
         let found = match values {
             0 => String::new(),
             // Whether it can be decoded is known to those who asked for it.
-            _ => format!(" and found {values} values of services"),
+            _ => format!(" and found {values} values of services ({bytes} bytes)"),
         };
         let waited = paused.map_or_else(String::new, |since| {
             let millis = resumed.saturating_duration_since(since).as_millis();

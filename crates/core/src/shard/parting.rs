@@ -277,7 +277,7 @@ impl<L: Link> Shard<L> {
                 at_hand.report_slow(took);
             }
             left.unwrap_or_else(|panic| {
-                at_hand.report_panic("the service", &panic);
+                at_hand.report_panic("a call", &panic);
                 None
             })
         };

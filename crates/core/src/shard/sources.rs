@@ -287,7 +287,7 @@ impl<L: Link> Shard<L> {
             }
             None => return,
             Some(Ok(Err(error))) => tick.report_unreadable(number, &error),
-            Some(Err(panic)) => tick.report_panic("the service", &panic),
+            Some(Err(panic)) => tick.report_panic("a call", &panic),
         }
         let now = self.desk.now.saturating_add(took.unwrap_or(0));
         self.sources.failed(number, now);

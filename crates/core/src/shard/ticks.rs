@@ -66,7 +66,7 @@ impl<L: Link> Shard<L> {
             let at_hand = self.sources.tick(&self.desk, index, Call::Tick);
             let ticked = self.hosts.get_mut(index).map(|host| host.tick(&at_hand));
             if let Some(Err(panic)) = &ticked {
-                at_hand.report_panic("the service", panic);
+                at_hand.report_panic("a call", panic);
             }
             if let Some(took) = self.desk.stopwatch.slow() {
                 at_hand.report_slow(took);

@@ -140,7 +140,7 @@ fn it_needs_no_connections() {
         assert_eq!(bed.taken_over(), "");
         bed.manager.restart();
         bed.manager.restart();
-        let left = "2 values of services and 0 connections";
+        let left = "2 values of services (6 bytes) and 0 connections";
         bed.manager.logged(
             1,
             &[&format!(
@@ -149,7 +149,7 @@ fn it_needs_no_connections() {
         );
         bed.manager.logged(
             1,
-            &["took over 0 connections and found 2 values of services"],
+            &["took over 0 connections and found 2 values of services (6 bytes)"],
         );
         assert_eq!(bed.taken_over(), "0:0 1:0");
         bed.manager.wait_until_nothing_is_stored();
