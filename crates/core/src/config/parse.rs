@@ -38,10 +38,16 @@ pub(super) fn parse_with_app<App: DeserializeOwned>(
     parse_with(text, origin, |section, report| {
         // A section that is not there is one without keys.
         let empty = || Spanned::new(0..0, DeValue::Table(DeTable::new()));
-        let value = section.foreign("app").cloned().unwrap_or_else(empty);
+        let there = section.foreign("app").cloned();
+        let is_there = there.is_some();
+        let value = there.unwrap_or_else(empty);
         App::deserialize(ValueDeserializer::from(value.clone()))
             .map_err(|error| {
                 let message = error.message().replace('\n', ", ");
+                if !is_there {
+                    report.problem(None, format!("there is no section [app]: {message}"));
+                    return;
+                }
                 let offset = error.span().map(|span| span.start);
                 let place = match offset.and_then(|offset| place_of(&value, "app", offset)) {
                     Some((section, key)) => format!("value for {key:?} in [{section}]"),
@@ -149,7 +155,8 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
         reply_timeout: section.read("reply_timeout", default.reply_timeout, duration),
         promise_timeout: section.read("promise_timeout", default.promise_timeout, duration),
     };
-    if limits.memory < limits.frame_bytes {
+    let is_known = !section.is_bad("memory") && !section.is_bad("frame_bytes");
+    if is_known && limits.memory < limits.frame_bytes {
         section.problem_at(
             "memory",
             format!(
@@ -196,9 +203,13 @@ fn sockets(
         }
         let socket = socket(&name, &mut section, workers, limits);
         let own = socket.descriptor_name(&name);
-        if let Some((other, _)) = sockets
-            .iter()
-            .find(|(other, socket)| socket.descriptor_name(other) == own)
+        let mut others = sockets.iter();
+        let same = others.find(|(other, socket)| {
+            let is_bad = section.is_bad_in(&format!("sockets.{other}"), "fd_name");
+            !is_bad && socket.descriptor_name(other) == own
+        });
+        if let Some((other, _)) = same
+            && !section.is_bad("fd_name")
         {
             section.problem_at(
                 "fd_name",
@@ -313,7 +324,7 @@ fn check_socket(
             );
         }
     }
-    if socket.connections > limits.connections {
+    if socket.connections > limits.connections && !section.is_bad_in("limits", "connections") {
         section.problem_at(
             "connections",
             format!(

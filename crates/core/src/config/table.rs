@@ -15,6 +15,8 @@ use super::error::Problem;
 pub(super) struct Report<'t> {
     text: &'t str,
     problems: RefCell<Vec<Problem>>,
+    /// The keys whose values cannot be used, each with the path of its section. What is read of them is their default.
+    bad: RefCell<Vec<(String, &'static str)>>,
 }
 
 /// A value that cannot be used: each reason, and where it is if that is not the whole value.
@@ -54,7 +56,8 @@ impl<'t> Report<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         Self {
             text,
-            problems: RefCell::new(Vec::new()),
+            problems: RefCell::default(),
+            bad: RefCell::default(),
         }
     }
 
@@ -121,6 +124,8 @@ impl<'a, 't> Section<'a, 't> {
                     let text = format!("bad value for {key:?}{place}: {text}");
                     self.report.problem(Some(span.start), text);
                 }
+                let bad = (self.path.clone(), key);
+                self.report.bad.borrow_mut().push(bad);
                 default
             }
         }
@@ -133,6 +138,17 @@ impl<'a, 't> Section<'a, 't> {
         convert: impl FnOnce(&Spanned<DeValue<'t>>) -> Result<T, Fault>,
     ) -> Option<T> {
         self.read(key, None, |value| convert(value).map(Some))
+    }
+
+    /// Whether the value of `key` cannot be used: what would follow from the default in its place is no problem of the file's.
+    pub(super) fn is_bad(&self, key: &str) -> bool {
+        self.is_bad_in(&self.path, key)
+    }
+
+    /// The same of a key of the section `path`, which was read before.
+    pub(super) fn is_bad_in(&self, path: &str, key: &str) -> bool {
+        let bad = self.report.bad.borrow();
+        bad.iter().any(|(there, bad)| there == path && *bad == key)
     }
 
     /// Whether `key` is there.

@@ -440,6 +440,36 @@ fn every_limit_has_a_range() {
     );
 }
 
+/// Such as what the default in its place would be in the way of.
+#[test]
+fn what_follows_from_a_bad_value_is_not_reported() {
+    for (text, bad) in [
+        (
+            "[limits]\nframe_bytes = \"2GiB\"\nmemory = \"1KiB\"",
+            "2: bad value for \"frame_bytes\" in [limits]: ",
+        ),
+        (
+            "[limits]\nframe_bytes = \"1GiB\"\nmemory = \"512 MB\"",
+            "3: bad value for \"memory\" in [limits]: ",
+        ),
+        (
+            "[sockets.a]\nconnections = 20000\n[limits]\nconnections = \"many\"",
+            "4: bad value for \"connections\" in [limits]: ",
+        ),
+        (
+            "[sockets.a]\nfd_name = \"a:b\"\n[sockets.b]\nfd_name = \"a\"",
+            "2: bad value for \"fd_name\" in [sockets.a]: ",
+        ),
+        (
+            "[sockets.a]\nfd_name = \"b\"\n[sockets.b]\nfd_name = \"a:b\"",
+            "4: bad value for \"fd_name\" in [sockets.b]: ",
+        ),
+    ] {
+        let error = error(text);
+        assert!(error.starts_with(&format!("test.toml:{bad}")), "{error}");
+    }
+}
+
 #[test]
 fn ring_sizes_are_powers_of_two_within_what_the_kernel_takes() {
     for (key, bad) in [
@@ -572,6 +602,23 @@ fn what_is_wrong_in_it_is_reported_with_the_rest() {
     assert_eq!(
         wrong("workers = 1\napp = 7"),
         ["test.toml:2: bad section [app]: invalid type: integer `7`, expected struct App"]
+    );
+    #[derive(Debug, serde::Deserialize)]
+    struct Needy {
+        #[expect(dead_code, reason = "it is not there")]
+        file: String,
+    }
+    let missing = |text| {
+        let error = Config::parse_with_app::<Needy>(text, "test.toml").unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        missing("\n\nworkers = 1"),
+        "test.toml: there is no section [app]: missing field `file`"
+    );
+    assert_eq!(
+        missing("\n\n[app]"),
+        "test.toml:3: bad section [app]: missing field `file`"
     );
     // Who has none is told so, and whose it is.
     assert_eq!(
