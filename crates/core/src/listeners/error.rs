@@ -272,6 +272,11 @@ fn unclaimed(
             .collect();
         write!(f, "the sections are {}", list.join(", "))?;
     }
+    if name.ends_with(".socket") {
+        f.write_str(
+            "; it has the name of its socket unit, in which FileDescriptorName= is missing",
+        )?;
+    }
     match probable {
         Some(section) => write!(
             f,

@@ -226,7 +226,8 @@ fn a_listener_that_nobody_claims_is_an_error() {
         ),
         format!(
             "the inherited listener \"rpc.socket\" (descriptor {number}) is claimed by no section, and its clients would \
-             wait for ever; the sections are [sockets.log] (fd_name = \"l\"), [sockets.rpc]; if it belongs to \
+             wait for ever; the sections are [sockets.log] (fd_name = \"l\"), [sockets.rpc]; it has the name of its \
+             socket unit, in which FileDescriptorName= is missing; if it belongs to \
              [sockets.rpc], write fd_name = \"rpc.socket\" there, or else add a section for it, with enable = false if it is \
              not to be served"
         )
