@@ -184,12 +184,23 @@ impl DescriptorClaims {
         inherited_only: bool,
     ) -> Result<(), ServerError> {
         self.go_on_with(&question.descriptors)?;
+        let own = question.own.iter();
+        let own: Vec<(&str, SocketAddr)> = own
+            .filter_map(|(name, at)| Some((name.as_str(), at.parse().ok()?)))
+            .collect();
+        let mut leaving = own.clone();
+        leaving.retain(|(name, at)| self.leaves(name, |wanted| datagram::is_at(wanted, *at)));
+        // Each until all of them are, so that no two of them want the same.
+        let mut held = Vec::new();
         for Claim { name, wanted } in &self.claims {
             let &Wanted::Datagram(address) = wanted else {
                 continue;
             };
             if question.inherited.contains(name) {
                 return Err(no_datagram(name, "what its socket unit passes on listens"));
+            }
+            if question.not_udp.contains(name) {
+                return Err(no_datagram(name, "what its socket unit passes on is none"));
             }
             if question.descriptors.contains(name) {
                 continue;
@@ -199,14 +210,30 @@ impl DescriptorClaims {
                 let inherited: Vec<String> = inherited.cloned().collect();
                 return Err(not_inherited(name, &inherited));
             }
-            let mut own = question.own.iter();
-            let at = own.find(|(own, _)| own == name).map(|(_, at)| at.parse());
-            datagram::rehearse(address, at.and_then(Result::ok)).map_err(|error| {
+            if own
+                .iter()
+                .any(|(left, at)| left == name && datagram::is_at(address, *at))
+            {
+                continue;
+            }
+            let bound = datagram::rehearse(name, address, &mut leaving).map_err(|error| {
                 let name = name.clone();
                 ServerError::Descriptor { name, error }
             })?;
+            held.push(bound);
         }
         Ok(())
+    }
+
+    /// Whether the predecessor's own socket of this name, which is `at` there, goes. What the application makes may go on with it.
+    fn leaves(&self, name: &str, is_at: impl Fn(SocketAddr) -> bool) -> bool {
+        match self.claims.iter().find(|claim| claim.name == name) {
+            Some(Claim { wanted, .. }) => match wanted {
+                Wanted::Datagram(address) => !is_at(*address),
+                Wanted::Made(_) => false,
+            },
+            None => true,
+        }
     }
 
     /// Takes out what is claimed.
@@ -217,42 +244,56 @@ impl DescriptorClaims {
         inherited.descriptors.extract_if(.., is_claimed).collect()
     }
 
-    /// Has all of them, of which some are `inherited`.
+    /// Has all of them, of which some are `inherited`. What the predecessor had at another address, or is among the `strays`, which
+    /// nobody claims, is in nobody's way.
     pub(crate) fn make(
         self,
         mut inherited: Vec<NamedDescriptor>,
+        strays: &[NamedDescriptor],
     ) -> Result<Vec<Belonging>, ServerError> {
+        let leaves = |found: &mut NamedDescriptor| {
+            let name = found.name.strip_prefix(PREFIX);
+            name.is_some_and(|name| {
+                self.leaves(name, |wanted| datagram::is_there(&found.fd, wanted))
+            })
+        };
+        let mut left = Left {
+            leaving: inherited.extract_if(.., leaves).collect(),
+            inherited,
+            strays,
+        };
         let claims = self.claims.into_iter();
-        let made = claims.map(|claim| claim.make(&mut inherited, &self.inherited));
+        let made = claims.map(|claim| claim.make(&mut left, &self.inherited));
         let made = made.collect::<Result<Vec<Belonging>, _>>()?;
         // Every claim has taken the first that there was for it.
-        for NamedDescriptor { name, .. } in inherited {
-            let name = claimed_as(&name);
-            let is_units = made.iter().any(|it| it.name == name && it.is_units);
-            let why = match is_units {
-                true => "a socket unit passes on another one",
-                false => "another one of this name is stored, too, and used",
-            };
-            tracing::warn!(
-                "closing the descriptor {name:?} that the predecessor had opened: {why}"
-            );
+        for found in left.inherited {
+            made.iter().for_each(|made| made.say_closed(&found, true));
+        }
+        for found in left.leaving {
+            made.iter().for_each(|made| made.say_closed(&found, false));
         }
         Ok(made)
     }
 }
 
+/// What there is when descriptors are made.
+struct Left<'a> {
+    /// What is gone on with.
+    inherited: Vec<NamedDescriptor>,
+    /// What the predecessor had opened where a UDP socket is wanted, and is none at that address.
+    leaving: Vec<NamedDescriptor>,
+    /// What nobody claims.
+    strays: &'a [NamedDescriptor],
+}
+
 impl Claim {
     /// `names` are those of all that was inherited.
-    fn make(
-        self,
-        inherited: &mut Vec<NamedDescriptor>,
-        names: &[String],
-    ) -> Result<Belonging, ServerError> {
+    fn make(self, left: &mut Left<'_>, names: &[String]) -> Result<Belonging, ServerError> {
         let Claim { name, wanted } = self;
         let is_datagram = matches!(wanted, Wanted::Datagram(_));
         let mut take = |name: &str| {
-            let index = inherited.iter().position(|found| found.name == name)?;
-            Some(inherited.remove(index).fd)
+            let index = left.inherited.iter().position(|found| found.name == name)?;
+            Some(left.inherited.remove(index).fd)
         };
         let units = take(&name);
         let is_units = units.is_some();
@@ -260,9 +301,11 @@ impl Claim {
         let is_passed_on = passed_on.is_some();
         let made = match (wanted, passed_on) {
             (Wanted::Made(make), passed_on) => make(passed_on).map(|made| (made, is_passed_on)),
-            // It was inspected. Where it is bound is for its unit to say.
-            (Wanted::Datagram(_), Some(units)) if is_units => Ok((units, true)),
-            (Wanted::Datagram(address), own) => datagram::go_on(&name, address, own),
+            // A unit's was inspected, and where it is bound is for the unit to say; another one is where it is wanted.
+            (Wanted::Datagram(_), Some(there)) => Ok((there, true)),
+            (Wanted::Datagram(address), None) => {
+                datagram::open(&name, address, &mut left.leaving, left.strays)
+            }
         };
         let made = made.and_then(|(descriptor, goes_on)| {
             // Only what is laid out for it goes to another program.
@@ -290,7 +333,9 @@ impl Claim {
             }
             // What the application says itself, as Server::descriptor promises; a system call may mean something else by it.
             Err(error)
-                if error.kind() == ErrorKind::InvalidInput && error.raw_os_error().is_none() =>
+                if !is_datagram
+                    && error.kind() == ErrorKind::InvalidInput
+                    && error.raw_os_error().is_none() =>
             {
                 Err(refused(
                     &name,
@@ -308,6 +353,25 @@ impl Claim {
 impl Belonging {
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Says why what the predecessor had opened is closed, if that has the same name.
+    fn say_closed(&self, found: &NamedDescriptor, is_of_use: bool) {
+        let name = &self.name;
+        if claimed_as(&found.name) != name {
+            return;
+        }
+        let why = match (listeners::udp_address(found.fd.as_fd()), self.udp_address()) {
+            _ if self.is_units => "a socket unit passes on another one".to_owned(),
+            _ if is_of_use => "another one of this name is stored, too, and used".to_owned(),
+            (Ok(at), Some(to)) => {
+                tracing::info!("descriptor {name:?} of the application moves from {at} to {to}");
+                return;
+            }
+            (Ok(at), None) => format!("it is at {at}"),
+            (Err(found), _) => format!("it is {found}"),
+        };
+        tracing::warn!("closing the descriptor {name:?} that the predecessor had opened: {why}");
     }
 
     /// For a service.

@@ -274,15 +274,19 @@ impl Server {
     /// # }
     /// ```
     ///
-    /// - One that was bound to another address before a restart or reload is closed, and with it what is in its queue. A reload is
-    ///   refused if the new address cannot be had. With port 0 it stays as it is.
+    /// - One that was bound to another address before a restart or reload is closed, and with it what is in its queue. The new one is
+    ///   bound first, and the old one is not in its way. The same goes for a new name.
+    /// - With port 0 it stays as it is, unless the IP address is another one (`127.0.0.1:0` to `0.0.0.0:0` moves). One that a service has
+    ///   connected stays if the wanted IP address is the unspecified one of its family.
+    /// - A reload is refused if the new address cannot be had. From `127.0.0.1:8125` to `0.0.0.0:8125`, say, nobody can tell beforehand
+    ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart.
     /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload.
     /// - With [`Server::inherited_only`] it must come from a socket unit.
     ///
     /// # Errors
     ///
-    /// Those of the unit and of the program are of [exit status](ServerError::exit_status) 2, that the address cannot be had is of 1. All
-    /// are errors of the start, as those of [`Server::descriptor`] are.
+    /// Those of the unit and of the program are of [exit status](ServerError::exit_status) 2, that the address cannot be had is
+    /// of 1, whatever is wrong with it. All are errors of the start, as those of [`Server::descriptor`] are.
     ///
     /// # Panics
     ///

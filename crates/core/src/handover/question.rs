@@ -22,6 +22,8 @@ pub(crate) struct Question {
     pub(crate) inherited: Vec<String>,
     /// The names of the other descriptors that it would inherit from there, which belong to the application.
     pub(crate) descriptors: Vec<String>,
+    /// Those of them that are no UDP sockets. An older version does not say which are.
+    pub(crate) not_udp: Vec<String>,
     /// The names of those that belong to the application, and that it has opened, with the address where it is a UDP socket.
     pub(crate) own: Vec<(String, String)>,
     /// The listeners that the asking process has bound itself, copies on one address once: a variable of the environment has
@@ -44,7 +46,12 @@ impl Question {
             match belonging.units() {
                 // A section may go on with it.
                 Some(true) => question.inherited.push(name),
-                Some(false) => question.descriptors.push(name),
+                Some(false) => {
+                    if belonging.udp_address().is_none() {
+                        question.not_udp.push(name.clone());
+                    }
+                    question.descriptors.push(name);
+                }
                 None => {
                     let address = belonging.udp_address().map(|address| address.to_string());
                     question.own.push((name, address.unwrap_or_default()));
@@ -103,6 +110,7 @@ impl Question {
             match key {
                 "inherited" => question.inherited.push(name),
                 "descriptor" => question.descriptors.push(name),
+                "not_udp" => question.not_udp.push(name),
                 "own" => question
                     .own
                     .push((name, value(&mut lines, "address")?.to_owned())),
@@ -141,6 +149,9 @@ impl fmt::Display for Question {
         }
         for name in &self.descriptors {
             writeln!(f, "descriptor={name}")?;
+        }
+        for name in &self.not_udp {
+            writeln!(f, "not_udp={name}")?;
         }
         for (name, address) in &self.own {
             writeln!(f, "own={name}")?;
@@ -215,7 +226,8 @@ mod tests {
                 outfit: OF_TWO,
                 bound: 2 * held.len(),
                 inherited,
-                descriptors: vec!["a=b".to_owned()],
+                descriptors: ["a=b", "f"].map(str::to_owned).into(),
+                not_udp: vec!["a=b".to_owned()],
                 own: [("c d", ""), ("e", "127.0.0.1:8125")]
                     .map(|(name, address)| (name.to_owned(), address.to_owned()))
                     .into(),

@@ -53,8 +53,9 @@ impl Server {
         // What is reserved is open, and is not for long.
         let own = (needed + reserve).saturating_sub(reserved.len());
         crate::rlimit::say_if_too_few(&self.config, cpus.len(), own);
-        let belongings = std::mem::take(&mut self.claims).make(claimed)?.into();
         let strays = plan.take_strays();
+        let belongings = std::mem::take(&mut self.claims);
+        let belongings = belongings.make(claimed, &strays)?.into();
         let mut inheritance = Inheritance::look(reserved, needed);
         let mut nothing = None;
         if inheritance.is_some() && !inheritance.is_of_use() {

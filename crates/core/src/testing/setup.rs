@@ -222,6 +222,6 @@ fn belongings(mut claims: DescriptorClaims, left: &[Belonging]) -> Arc<[Belongin
         let duplicate = duplicate.unwrap_or_else(|error| panic!("descriptor {name:?}: {error}"));
         passed_on.push((name, duplicate));
     }
-    let made = claims.make(Inherited::from_descriptors(passed_on).descriptors);
+    let made = claims.make(Inherited::from_descriptors(passed_on).descriptors, &[]);
     made.unwrap_or_else(|error| panic!("{error}")).into()
 }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::net::UdpSocket;
+use std::net::{self, Ipv4Addr, UdpSocket};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -155,10 +155,10 @@ fn serve(config: &Path) {
         })
         .service("rpc", {
             let flags = flags.clone();
-            let has_datagram = flags.join("datagram").exists();
+            let first = datagrams(&flags).into_iter().next();
             move |worker| {
-                if has_datagram {
-                    METRICS.get_or_init(|| worker.descriptor("metrics").into());
+                if let Some((name, _)) = &first {
+                    METRICS.get_or_init(|| worker.descriptor(name).into());
                 }
                 Rpc::new(worker, router(&flags))
             }
@@ -214,8 +214,8 @@ fn serve(config: &Path) {
         let flags = flags.clone();
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
     }
-    if let Ok(address) = std::fs::read_to_string(flags.join("datagram")) {
-        server = server.datagram("metrics", address.parse().unwrap());
+    for (name, address) in datagrams(&flags) {
+        server = server.datagram(name, address);
     }
     for (flag, count) in [("claim-spare", 1), ("claim-many", 60)] {
         if flags.join(flag).exists() {
@@ -247,6 +247,15 @@ fn embed(server: Server, flags: &Path) {
     }
     running.stop();
     running.join().unwrap();
+}
+
+/// The names and addresses that are to be had, each on a line. The first one is that of the methods.
+fn datagrams(flags: &Path) -> Vec<(String, net::SocketAddr)> {
+    let text = std::fs::read_to_string(flags.join("datagram")).unwrap_or_default();
+    let lines = text.lines().map(|line| line.split_once(' ').unwrap());
+    lines
+        .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+        .collect()
 }
 
 /// The application's own socket.
@@ -341,6 +350,11 @@ fn router(flags: &Path) -> Router {
         .method("metrics_port", |()| {
             let socket = METRICS.get().unwrap();
             Ok(socket.local_addr().unwrap().port())
+        })
+        .method("metrics_connect", |port: u16| {
+            let socket = METRICS.get().unwrap();
+            socket.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            Ok(())
         })
         .method("metrics", |()| {
             let socket = METRICS.get().unwrap();

@@ -152,6 +152,12 @@ impl Manager {
         port
     }
 
+    /// Has a unix datagram socket, for the descriptor name `name`.
+    pub(crate) fn listen_unix_datagram(&mut self, name: &str) {
+        let socket = UnixDatagram::bind(self.path(name)).unwrap();
+        self.listeners.push((name.into(), socket.into()));
+    }
+
     /// Starts the service with the listeners and whatever is stored, and does not wait.
     pub(crate) fn launch(&mut self) {
         assert!(self.service.is_none(), "it runs already");
