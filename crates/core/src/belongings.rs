@@ -22,7 +22,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::config::Config;
 use crate::handover::{question::Question, store};
-use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
+use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX, is_reserved};
 use crate::listeners::{self, Address, Row, Source};
 use crate::server::ServerError;
 
@@ -81,7 +81,7 @@ impl DescriptorClaims {
             "no descriptor can be named {name:?}: it takes 1 to {NAME_BYTES_MAX} printable ASCII characters without a colon"
         );
         assert!(
-            !name.starts_with(RESERVED_PREFIX),
+            !is_reserved(&name),
             "no descriptor can be named {name:?}: names that begin with {RESERVED_PREFIX:?} are kept for the handover"
         );
         assert!(!self.has(&name), "there are two descriptors named {name:?}");
@@ -465,8 +465,6 @@ fn not_inherited(name: &str, inherited: &[String]) -> ServerError {
 
 /// The names of what socket units pass on.
 fn listed(inherited: &[String]) -> String {
-    let units = inherited
-        .iter()
-        .filter(|name| !name.starts_with(RESERVED_PREFIX));
+    let units = inherited.iter().filter(|name| !is_reserved(name));
     listeners::quoted(&units.cloned().collect::<Vec<_>>())
 }

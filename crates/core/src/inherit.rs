@@ -18,8 +18,17 @@ use std::process;
 
 use rustix::process::PidfdFlags;
 
+use crate::belongings;
+
 /// What the names of descriptors begin with that belong to the handover and not to any socket section.
 pub(crate) const RESERVED_PREFIX: &str = "ringhold.";
+
+/// Whether a descriptor of this name belongs to the handover, or did to that of another version. What a unit `ringhold.socket` passes on
+/// without FileDescriptorName= is called like that (systemd.socket(5)), and is a listener like any other.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    let is_unit = name.ends_with(".socket") && !name.starts_with(belongings::PREFIX);
+    name.starts_with(RESERVED_PREFIX) && !is_unit
+}
 
 const PID: &str = "LISTEN_PID";
 const PIDFDID: &str = "LISTEN_PIDFDID";

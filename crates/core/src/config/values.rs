@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::table::{Fault, described, each, nearest};
 use super::units;
 use super::{EngineChoice, Id, ListenAddress, Partition, Workers};
-use crate::inherit::RESERVED_PREFIX;
+use crate::inherit::{RESERVED_PREFIX, is_reserved};
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -264,7 +264,7 @@ pub(super) fn descriptor_name(name: &str) -> Result<(), String> {
             "a socket name is printable ASCII without \":\", but {name:?} contains {wrong:?}"
         ));
     }
-    if name.starts_with(RESERVED_PREFIX) {
+    if is_reserved(name) {
         return Err(format!(
             "names that begin with {RESERVED_PREFIX:?} are kept for the handover"
         ));

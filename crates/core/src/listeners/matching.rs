@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, RawFd};
 use super::{StartProblem, check};
 use crate::belongings::PREFIX;
 use crate::config::{Config, nearest};
-use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX};
+use crate::inherit::{Inherited, NamedDescriptor, is_reserved};
 
 /// The name of a stored descriptor that was given none (FDSTORE=1 without FDNAME=, sd_pid_notify_with_fds(3)).
 const STORED: &str = "stored";
@@ -37,7 +37,7 @@ impl Sorted {
                 sorted.strays.push(descriptor);
                 continue;
             }
-            if descriptor.name.starts_with(RESERVED_PREFIX) {
+            if is_reserved(&descriptor.name) {
                 sorted.reserved.push(descriptor);
                 continue;
             }

@@ -6,7 +6,7 @@ use super::overlap::Space;
 use super::succession::{Held, Wanted, assign};
 use super::{StartError, StartProblem, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
-use crate::inherit::RESERVED_PREFIX;
+use crate::inherit::is_reserved;
 
 /// Whether [`plan`](super::plan()) would find problems in the names if listeners with these descriptor names were
 /// inherited: for a process that asks on behalf of another, which holds the descriptors.
@@ -22,7 +22,7 @@ pub fn rehearse(
 ) -> Result<(), StartError> {
     let listeners: Vec<_> = inherited
         .iter()
-        .filter(|name| !name.starts_with(RESERVED_PREFIX))
+        .filter(|name| !is_reserved(name))
         .map(|name| (*name, None))
         .collect();
     let mut problems = name_problems(config, &listeners, inherited_only, services, workers);

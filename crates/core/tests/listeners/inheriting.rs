@@ -232,6 +232,16 @@ fn a_listener_that_nobody_claims_is_an_error() {
              not to be served"
         )
     );
+    // That of the unit of this project begins like the names that the handover has.
+    let all = problems("[sockets.rpc]", inherited([("ringhold.socket", tcp())]));
+    let [_, text] = &all[..] else {
+        panic!("{all:?}")
+    };
+    let advice = "FileDescriptorName= is missing; if it belongs to [sockets.rpc], write fd_name = \"ringhold.socket\" there";
+    assert!(text.contains(advice), "{text}");
+    let claimed = "[sockets.rpc]\nfd_name = \"ringhold.socket\"";
+    let listeners = opened(claimed, inherited([("ringhold.socket", tcp())]));
+    assert_eq!(listeners.len(), 1);
     // A section that was renamed, and not its unit. One with an address misses its descriptor, too.
     let renamed = "if it belongs to [sockets.ask], write fd_name = \"query\" there, or else add a section for it";
     let said = |sections: &str, names: &[&str]| {
