@@ -11,6 +11,9 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::Problem;
 
+/// In place of a key: what should have been the section is none.
+const EVERY: &str = "";
+
 /// Where the parser collects what is wrong.
 pub(super) struct Report<'t> {
     text: &'t str,
@@ -148,7 +151,8 @@ impl<'a, 't> Section<'a, 't> {
     /// The same of a key of the section `path`, which was read before.
     pub(super) fn is_bad_in(&self, path: &str, key: &str) -> bool {
         let bad = self.report.bad.borrow();
-        bad.iter().any(|(there, bad)| there == path && *bad == key)
+        bad.iter()
+            .any(|(there, bad)| there == path && [key, EVERY].contains(bad))
     }
 
     /// Whether `key` is there.
@@ -243,6 +247,7 @@ impl<'a, 't> Section<'a, 't> {
                     described(other)
                 );
                 self.report.problem(Some(value.span().start), message);
+                self.report.bad.borrow_mut().push((path, EVERY));
                 None
             }
         }

@@ -464,6 +464,10 @@ fn what_follows_from_a_bad_value_is_not_reported() {
             "[sockets.a]\nfd_name = \"b\"\n[sockets.b]\nfd_name = \"a:b\"",
             "4: bad value for \"fd_name\" in [sockets.b]: ",
         ),
+        (
+            "limits = 3\n[sockets.a]\nconnections = 20000",
+            "1: \"limits\" must be a section, [limits], ",
+        ),
     ] {
         let error = error(text);
         assert!(error.starts_with(&format!("test.toml:{bad}")), "{error}");
