@@ -274,7 +274,7 @@ impl Connection {
         let part = |pause| if was == pause { 2 } else { 1 };
         let unsent = self.outbox.len();
         let is_full = unsent > desk.limits.outbox_bytes / 2 / part(Pause::Full)
-            || self.tickets.len() >= (desk.limits.promises as usize / part(Pause::Full)).max(1);
+            || self.tickets.len() >= (desk.limits.promises as usize).div_ceil(part(Pause::Full));
         let is_reading = self.clock.write == 0 || desk.now < self.clock.write + READING_MS;
         self.pause = if is_full {
             Pause::Full

@@ -63,7 +63,7 @@ impl Patience {
             if !is_said {
                 tracing::warn!(
                     "the predecessor's connections wait for what cannot be had yet, for at most {} s: {error}",
-                    left.as_secs()
+                    (left + INTERVAL).as_secs()
                 );
                 // What comes behind it has its time as well.
                 notify::extend(2 * LONGEST);
