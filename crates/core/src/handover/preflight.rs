@@ -45,6 +45,9 @@ pub(crate) const SPARE_FOR_CHILD: usize = 8;
 /// So much of the end of the output is looked at: the answer is the last thing that [`Server::run`](crate::Server::run) writes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// So much of that is the reason of a child that has written none as such.
+const REASON_BYTES_MAX: usize = 1500;
+
 /// A child that writes more than this is taken for one that writes for ever.
 const OUTPUT_MIB_MAX: usize = 16;
 
@@ -242,8 +245,10 @@ impl Asked {
             ));
         }
         let reason = self.refusal().unwrap_or_else(|| {
-            let answer = String::from_utf8_lossy(&self.answer);
-            answer.trim_end().to_owned()
+            // What it has ended with tells more than what it has begun with.
+            let answer = self.answer.trim_ascii_end();
+            let end = &answer[answer.len().saturating_sub(REASON_BYTES_MAX)..];
+            String::from_utf8_lossy(end).into_owned()
         });
         Err(match &*reason {
             "" if is_success == Some(true) => "the new program ended without an answer and without an error: its main has to come to \
@@ -358,6 +363,11 @@ mod tests {
                 "echo of another kind; exit 2".to_owned(),
                 2,
                 "of another kind",
+            ),
+            (
+                "head -c 3000 /dev/zero | tr '\\0' z; echo ' no such group'; exit 1".to_owned(),
+                1,
+                &format!("{} no such group", "z".repeat(REASON_BYTES_MAX - 14)),
             ),
         ] {
             let answer = until(&mut ask("sh", &script), |_, answer| answer);
