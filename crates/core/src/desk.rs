@@ -30,8 +30,9 @@ pub(crate) struct Desk {
     pub(crate) places: HashMap<u32, Place>,
     counters: Arc<WorkerMetrics>,
     pub(crate) handles: Handles,
-    /// Bounds the warnings about connections.
-    pub(crate) warnings: Warnings,
+    /// Bounds the warnings about connections. Elsewhere, since it is 4 KiB that are rarely looked at: between the others, 40 bytes more of it
+    /// cost an ingest of small frames 7 to 15 %.
+    pub(crate) warnings: Box<Warnings>,
     /// Tells which calls of services take long, and when others come first.
     pub(crate) stopwatch: Stopwatch,
     /// The serial number of the last ticket that this worker has opened; 0 if there was none.
@@ -60,7 +61,7 @@ impl Desk {
                 pushed_max: limits.outbox_bytes,
                 memory: crew.memory.clone(),
             },
-            warnings: Warnings::default(),
+            warnings: Box::default(),
             stopwatch: Stopwatch::patient(),
             last_ticket: 0,
             now: 1,
