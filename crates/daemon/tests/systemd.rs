@@ -279,8 +279,8 @@ fn a_descriptor_of_the_application_is_kept() {
                 verb => lab.ctl(&[verb, "ringhold.service"]),
             };
             let origin = match is_units {
-                true => "(inherited)",
-                false => "(the predecessor's)",
+                true => "(inherited, ",
+                false => "(the predecessor's, ",
             };
             let times = round + 1 + usize::from(is_units);
             lab.logged(
