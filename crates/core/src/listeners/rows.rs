@@ -151,29 +151,11 @@ const HEADING: [&str; COLUMNS] = [
 fn cells(row: &Row) -> [String; COLUMNS] {
     let word = |is_so| if is_so { "yes" } else { "no" }.to_owned();
     let Some(service) = &row.service else {
-        let [
-            service,
-            workers,
-            enabled,
-            connections,
-            per_client,
-            idle,
-            proxy,
-        ] = [(); 7].map(|()| "-".to_owned());
-        let (name, address) = (row.name.clone(), row.address.clone());
-        let source = row.source.to_string();
-        return [
-            name,
-            address,
-            source,
-            service,
-            workers,
-            enabled,
-            connections,
-            per_client,
-            idle,
-            proxy,
-        ];
+        let mut cells = [(); COLUMNS].map(|()| "-".to_owned());
+        cells[0].clone_from(&row.name);
+        cells[1].clone_from(&row.address);
+        cells[2] = row.source.to_string();
+        return cells;
     };
     // None of them matters to who is turned away.
     let [connections, per_client, idle, proxy] = match row.enabled {
