@@ -5,14 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringhold_core::Server;
 use ringhold_core::config::{
     Config, EngineChoice, Handover, Id, ListenAddress, Partition, RingConfig, SocketConfig, Workers,
 };
-use ringhold_core::inherit::Inherited;
 use ringhold_core::limits::Limits;
 
 mod listing;
+mod program;
 mod sockets;
 
 fn parse(text: &str) -> Config {
@@ -642,53 +641,5 @@ fn what_is_there_twice_is_named() {
     ] {
         let expected = format!("test.toml:{line}: duplicate key {key:?}; remove one of the two");
         assert_eq!(error(text), expected, "{text}");
-    }
-}
-
-/// A program may have written the values itself. Each way to a start says so, before any worker is made.
-#[test]
-fn rings_that_cannot_be_are_a_matter_of_the_program() {
-    let default = RingConfig::default;
-    for (ring, why) in [
-        (
-            RingConfig {
-                entries: 0,
-                ..default()
-            },
-            "there cannot be a ring of 0 entries: it has a power of two from 8 to 32768",
-        ),
-        (
-            RingConfig {
-                entries: 100,
-                ..default()
-            },
-            "there cannot be a ring of 100 entries: it has a power of two from 8 to 32768",
-        ),
-        (
-            RingConfig {
-                buffer_bytes: 1 << 62,
-                ..default()
-            },
-            "there cannot be 64 receive buffers of 4611686018427387904 bytes: they are a power of two from 2 to 32768, each has one from \
-             1024 to 1048576",
-        ),
-    ] {
-        let server = || {
-            let ring = ring.clone();
-            Server::new(Config {
-                workers: Workers::Count(1),
-                ring,
-                ..Config::default()
-            })
-            .inherited(Inherited::none())
-        };
-        for error in [
-            server().start().unwrap_err(),
-            server().check().unwrap_err(),
-            server().check_assuming_inherited().unwrap_err(),
-        ] {
-            assert_eq!(error.to_string(), why);
-            assert_eq!(error.exit_status(), 2);
-        }
     }
 }
