@@ -87,9 +87,21 @@ impl Framer {
         }
     }
 
-    /// The limits that it was made with.
+    /// The limits that hold now.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Takes another length for the longest frame, in bytes, so that one framer serves streams with different limits.
+    ///
+    /// A frame that has begun is held to it as one that was [parked](Framer::park) is by another framer.
+    #[inline]
+    pub fn set_frame_bytes(&mut self, frame_bytes: u32) {
+        self.limits.frame_bytes = frame_bytes;
+        self.shape.forget_longer(frame_bytes as usize);
+        if !self.is_idle() {
+            self.hold_to_limit();
+        }
     }
 
     /// Reads on, up to the end of the frame.
@@ -249,8 +261,14 @@ impl Framer {
         };
         open.copy_from_slice(floors);
         self.depth = floors.len();
+        self.hold_to_limit();
+    }
+
+    /// Refuses the frame that has begun if the bytes that it has and needs are more than it may have.
+    fn hold_to_limit(&mut self) {
         let bound = u64::from(self.place.consumed) + self.place.missing();
-        if bound > u64::from(self.limits.frame_bytes) {
+        let is_failed = matches!(self.place.inside, Inside::Failed(_));
+        if !is_failed && bound > u64::from(self.limits.frame_bytes) {
             self.place.inside = Inside::Failed(ErrorKind::TooLarge);
         }
     }

@@ -74,6 +74,14 @@ impl Shape {
         Some(self.length)
     }
 
+    /// Nothing longer than this many bytes is found any more.
+    #[inline]
+    pub(crate) fn forget_longer(&mut self, bytes: usize) {
+        if self.length > bytes {
+            self.length = usize::MAX;
+        }
+    }
+
     /// Whether the headers behind those of the first step are there.
     fn goes_on(&self, behind: &[u8]) -> bool {
         let (steps, _) = behind.as_chunks();

@@ -149,6 +149,72 @@ fn a_frame_parked_under_wider_limits_is_refused_under_narrower_ones() {
     }
 }
 
+#[test]
+fn a_frame_that_has_begun_is_held_to_another_length() {
+    let partial = b"\x92\x00\xc4\x10xx";
+    for (frame_bytes, is_taken) in [(20, true), (19, false), (3, false), (0, false)] {
+        let mut framer = Framer::new(WIDE);
+        assert_eq!(framer.feed(partial), Ok(Progress::More { at_least: 14 }));
+        framer.set_frame_bytes(frame_bytes);
+        match framer.feed(&[0; 20]) {
+            Ok(progress) => assert_eq!(
+                (progress, is_taken),
+                (Progress::Complete { used: 14 }, true)
+            ),
+            Err(error) => {
+                assert_eq!(
+                    (error.kind(), error.offset(), is_taken),
+                    (ErrorKind::TooLarge, 6, false)
+                );
+                // It was not taken, whatever is allowed now.
+                framer.set_frame_bytes(100);
+                assert_eq!(framer.feed(&[0; 20]), Err(error));
+            }
+        }
+    }
+}
+
+/// Frames that look like the one before, too: between any two of them the length may change.
+#[test]
+fn each_frame_is_held_to_the_length_that_holds_when_it_begins() {
+    let frames = [
+        &[&b"\xc4\x1e"[..], &[7; 30]].concat()[..],
+        b"\x92\xa3abc\x01",
+    ];
+    for frame in frames {
+        let longest = frame.len() as u32;
+        let mut framer = Framer::new(WIDE);
+        for frame_bytes in [
+            100,
+            100,
+            100,
+            0,
+            100,
+            1,
+            1,
+            longest,
+            longest - 1,
+            longest,
+            longest,
+            longest - 1,
+        ] {
+            framer.set_frame_bytes(frame_bytes);
+            let limits = framer.limits();
+            assert_eq!(
+                limits,
+                Limits {
+                    frame_bytes,
+                    ..WIDE
+                }
+            );
+            let expected = Framer::new(limits).feed(frame);
+            assert_eq!(framer.feed(frame), expected, "{frame_bytes} bytes");
+            assert_eq!(expected.is_ok(), longest <= frame_bytes);
+            framer.reset();
+        }
+    }
+}
+
 /// Only levels that are open are parked: those that were left do not count when it is resumed.
 #[test]
 fn levels_that_were_left_are_not_parked() {
