@@ -47,7 +47,7 @@ pub enum Close {
     Unrestored(Cow<'static, str>),
     /// The service panicked while it handled this connection.
     Panicked,
-    /// Others pushed more bytes to the connection than this key allows: `limits.outbox_bytes`, or `limits.memory` for what has not
+    /// Others pushed more bytes to the connection than this key allows: `outbox_bytes`, or `limits.memory` for what has not
     /// reached its worker yet.
     Overflow(&'static str),
     /// Nothing was received, sent or waited for within `idle_timeout`, of its socket or else of `limits`.
@@ -107,7 +107,7 @@ impl fmt::Display for Close {
             ),
             Close::ProxyTimeout => f.write_str(
                 "it is expected to begin with a PROXY protocol header, which was not complete within \
-                 limits.frame_timeout; see proxy_protocol of the socket",
+                 frame_timeout; see proxy_protocol of the socket",
             ),
             Close::Crowded => f.write_str(
                 "its client has as many others as connections_per_client of the socket allows",
@@ -116,7 +116,7 @@ impl fmt::Display for Close {
             Close::Framing(error) => {
                 write!(f, "the input is not acceptable msgpack: {error}")?;
                 f.write_str(match error.kind() {
-                    framer::ErrorKind::TooLarge => "; see limits.frame_bytes",
+                    framer::ErrorKind::TooLarge => "; see frame_bytes",
                     framer::ErrorKind::TooDeep => "; see limits.depth",
                     _ => "",
                 })
@@ -141,9 +141,9 @@ impl fmt::Display for Close {
             }
             Close::Idle => f.write_str("nothing was received or sent for idle_timeout"),
             Close::FrameTimeout => {
-                f.write_str("a frame was not complete within limits.frame_timeout")
+                f.write_str("a frame was not complete within frame_timeout")
             }
-            Close::WriteTimeout => f.write_str("the peer took nothing for limits.write_timeout"),
+            Close::WriteTimeout => f.write_str("the peer took nothing for write_timeout"),
             Close::Untaken => {
                 f.write_str("the server ended and waited no longer for the peer to take it")
             }
@@ -220,7 +220,7 @@ mod tests {
             let error = Framer::new(limits).feed(input).unwrap_err();
             Close::Framing(error).to_string()
         };
-        assert!(text(b"\xc4\x09").ends_with("; see limits.frame_bytes"));
+        assert!(text(b"\xc4\x09").ends_with("; see frame_bytes"));
         assert!(text(b"\x91\x91").ends_with("; see limits.depth"));
         assert!(text(b"\xc1").ends_with("(at byte 0 of the frame)"));
     }

@@ -209,8 +209,23 @@ pub struct SocketConfig {
     /// over unix sockets; with `proxy_protocol` the address that the header says. Above it they are closed at once, so that
     /// one client cannot take the room of the others. Default 0, which is no limit; at most [`Limits::MAX_CONNECTIONS`].
     pub connections_per_client: u32,
-    /// Takes the place of `limits.idle_timeout` for connections of this name; zero is never. Default none.
+    /// Takes the place of `limits.frame_bytes` for connections of this name, as the six behind it do of those that are called like
+    /// them. Default none. At most `limits.memory`, and [`Limits::MAX_FRAME_BYTES`].
+    pub frame_bytes: Option<usize>,
+    /// Bytes that may wait for one peer. Default none.
+    pub outbox_bytes: Option<usize>,
+    /// Deferred replies that a connection may wait for, at least 1, at most [`Limits::MAX_PROMISES`]. Default none.
+    pub promises: Option<u32>,
+    /// How long nothing is received or sent; zero is never. Default none.
     pub idle_timeout: Option<Duration>,
+    /// In which time a frame must be complete; zero is never. Default none.
+    pub frame_timeout: Option<Duration>,
+    /// How long a peer may take nothing; zero is never. Default none.
+    pub write_timeout: Option<Duration>,
+    /// How long whoever has ended its side waits for deferred replies; zero is never. Default none.
+    pub reply_timeout: Option<Duration>,
+    /// In which time a deferred reply must be given; zero is never. Default none.
+    pub promise_timeout: Option<Duration>,
     /// Whether every connection begins with a header of the PROXY protocol, version 1 or 2, in which the proxy before this
     /// socket says where the client is. Anything else is bad input then. Whoever can connect here can claim any address. Default
     /// false, which looks for none.
@@ -266,7 +281,14 @@ impl SocketConfig {
             workers: Partition::All,
             connections: 0,
             connections_per_client: 0,
+            frame_bytes: None,
+            outbox_bytes: None,
+            promises: None,
             idle_timeout: None,
+            frame_timeout: None,
+            write_timeout: None,
+            reply_timeout: None,
+            promise_timeout: None,
             proxy_protocol: false,
             fd_name: None,
             backlog: 4096,
@@ -290,17 +312,25 @@ impl SocketConfig {
         self.fd_name.as_deref().unwrap_or(name)
     }
 
-    /// How many connections of this name one worker holds at most, with these limits of the server.
-    pub fn connections(&self, limits: &Limits) -> u32 {
-        match self.connections {
-            0 => limits.connections,
-            own => own.min(limits.connections),
+    /// The limits that hold for connections of this name, with these of the server: its own where it has them. Of `connections` one worker
+    /// holds so many of this name at most.
+    pub fn limits(&self, server: &Limits) -> Limits {
+        Limits {
+            frame_bytes: self.frame_bytes.unwrap_or(server.frame_bytes),
+            depth: server.depth,
+            outbox_bytes: self.outbox_bytes.unwrap_or(server.outbox_bytes),
+            promises: self.promises.unwrap_or(server.promises),
+            connections: match self.connections {
+                0 => server.connections,
+                own => own.min(server.connections),
+            },
+            memory: server.memory,
+            idle_timeout: self.idle_timeout.unwrap_or(server.idle_timeout),
+            frame_timeout: self.frame_timeout.unwrap_or(server.frame_timeout),
+            write_timeout: self.write_timeout.unwrap_or(server.write_timeout),
+            reply_timeout: self.reply_timeout.unwrap_or(server.reply_timeout),
+            promise_timeout: self.promise_timeout.unwrap_or(server.promise_timeout),
         }
-    }
-
-    /// How long a connection of this name may say nothing, with these limits of the server; zero is for ever.
-    pub fn idle_timeout(&self, limits: &Limits) -> Duration {
-        self.idle_timeout.unwrap_or(limits.idle_timeout)
     }
 }
 

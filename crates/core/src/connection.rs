@@ -25,7 +25,7 @@ pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 64 * 1024;
 
 /// Nobody is served further ahead than this while it reads, although `outbox_bytes` may allow more: replies that wait have
 /// left the cache by the time that they are sent, and so has the memory for the next ones.
-const UNREAD_BYTES_MAX: usize = 512 * 1024;
+pub(crate) const UNREAD_BYTES_MAX: usize = 512 * 1024;
 
 /// Who has taken nothing for so many milliseconds, although there was something, is busy otherwise: it may even have to write
 /// all its requests before it reads any reply. It is noticed when the timer wheel ticks next.
@@ -204,12 +204,12 @@ impl Connection {
             Life::Arriving | Life::Failed => return,
             Life::Closing { .. } | Life::Shut | Life::Over => return,
         };
-        if self.outbox.pushed() + bytes.len() <= desk.limits.outbox_bytes {
+        if self.outbox.pushed() + bytes.len() <= desk.limits_of(self.name).outbox_bytes {
             self.outbox.push(&mut desk.pools, bytes);
         } else if let Some(fence) = crowded {
             *fence = Fence::Crowded;
         } else {
-            self.close(Close::Overflow("limits.outbox_bytes"), desk);
+            self.close(Close::Overflow("outbox_bytes"), desk);
         }
     }
 
@@ -264,7 +264,7 @@ impl Connection {
     #[inline]
     pub(crate) fn update_pause(&mut self, desk: &Desk) {
         let usual = !self.is_paused() && self.tickets.is_empty();
-        if !usual || self.outbox.len() > UNREAD_BYTES_MAX.min(desk.limits.outbox_bytes / 2) {
+        if !usual || self.outbox.len() > desk.unread_at_ease {
             self.change_pause(desk);
         }
     }
@@ -273,8 +273,9 @@ impl Connection {
         let was = self.pause;
         let part = |pause| if was == pause { 2 } else { 1 };
         let unsent = self.outbox.len();
-        let is_full = unsent > desk.limits.outbox_bytes / 2 / part(Pause::Full)
-            || self.tickets.len() >= (desk.limits.promises as usize).div_ceil(part(Pause::Full));
+        let limits = desk.limits_of(self.name);
+        let is_full = unsent > limits.outbox_bytes / 2 / part(Pause::Full)
+            || self.tickets.len() >= (limits.promises as usize).div_ceil(part(Pause::Full));
         let is_reading = self.clock.write == 0 || desk.now < self.clock.write + READING_MS;
         self.pause = if is_full {
             Pause::Full

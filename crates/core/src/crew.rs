@@ -1,9 +1,10 @@
 //! What the workers of one server share.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::crowd::Crowd;
+use crate::limits::Limits;
 use crate::mailbox::{Mail, Post};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -25,10 +26,9 @@ pub(crate) struct Name {
     pub(crate) name: Arc<str>,
     /// Who answers it; `None` for a disabled name.
     pub(crate) service: Option<NamedService>,
-    /// How long its connections may say nothing; zero is for ever.
-    pub(crate) idle_timeout: Duration,
-    /// How many of its connections each worker holds at most.
-    pub(crate) connections: u32,
+    /// Those of its connections, of which each worker holds `connections` at most. Of the others, what concerns more than one
+    /// connection is the server's.
+    pub(crate) limits: Limits,
     /// How many of its connections a client may have; 0 is any number.
     pub(crate) connections_per_client: u32,
     /// Its connections begin with the header of a proxy.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ringhold_framer::Framer;
 
+use crate::connection::UNREAD_BYTES_MAX;
 use crate::crew::{Crew, Name};
 use crate::crowd::Place;
 use crate::limits::Limits;
@@ -19,10 +20,14 @@ use crate::warnings::Warnings;
 pub(crate) struct Desk {
     pub(crate) worker: usize,
     pub(crate) crew: Arc<Crew>,
+    /// Those of the worker; each connection has those [of its name](Desk::limits_of).
     pub(crate) limits: Limits,
+    /// With no more bytes than that in its outbox no connection is paused because of them, whatever its name.
+    pub(crate) unread_at_ease: usize,
     /// Those of the crew: one step nearer, since there is a look at them for each received buffer.
     pub(crate) names: Arc<[Name]>,
-    /// Fresh between calls: the state of a partial frame is parked with its connection.
+    /// Fresh between calls: the state of a partial frame is parked with its connection, and it is told [whose](Desk::frames_of) the next
+    /// one is.
     pub(crate) framer: Framer,
     pub(crate) pools: Pools,
     pub(crate) meter: Meter,
@@ -44,12 +49,14 @@ pub(crate) struct Desk {
 impl Desk {
     /// The desk of one worker of a crew.
     pub(crate) fn new(crew: Arc<Crew>, worker: usize, limits: Limits) -> Self {
+        let pauses = crew.names.iter().map(|name| name.limits.outbox_bytes / 2);
         Desk {
             worker,
+            unread_at_ease: pauses.fold(UNREAD_BYTES_MAX, usize::min),
             names: crew.names.clone(),
             framer: Framer::new(ringhold_framer::Limits {
-                // Both were checked against these types' ranges when the configuration was made.
-                frame_bytes: u32::try_from(limits.frame_bytes).unwrap_or(u32::MAX),
+                frame_bytes: 0,
+                // It was checked against this type's range when the configuration was made.
                 depth: u16::try_from(limits.depth).unwrap_or(u16::MAX),
             }),
             pools: Pools::default(),
@@ -58,7 +65,6 @@ impl Desk {
             counters: crew.metrics.worker(worker),
             handles: Handles {
                 post: crew.posts[worker].clone(),
-                pushed_max: limits.outbox_bytes,
                 memory: crew.memory.clone(),
             },
             warnings: Box::default(),
@@ -68,6 +74,20 @@ impl Desk {
             limits,
             crew,
         }
+    }
+
+    /// Those that the connections of this name have.
+    pub(crate) fn limits_of(&self, name: u16) -> &Limits {
+        &self.names[name as usize].limits
+    }
+
+    /// The framer is about to be fed what has come on a connection of this name.
+    #[inline]
+    pub(crate) fn frames_of(&mut self, name: u16) {
+        let frame_bytes = self.limits_of(name).frame_bytes;
+        // It was checked against this type's range when the configuration was made.
+        let frame_bytes = u32::try_from(frame_bytes).unwrap_or(u32::MAX);
+        self.framer.set_frame_bytes(frame_bytes);
     }
 
     pub(crate) fn counters(&self) -> &WorkerMetrics {

@@ -270,6 +270,7 @@ impl<S: Service> Hosted<S> {
     ) -> Option<R> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
+        reply.desk.frames_of(reply.connection.name);
         self.given_before = self.given.get();
         let result = panics::catch(|| call(self, reply));
         let frames = self.given.get().wrapping_sub(self.given_before);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-/// The limits of section `[limits]`. Each has a default that suits a data daemon on a small machine.
+/// The limits of section `[limits]`. Each has a default that suits a data daemon on a small machine. A socket may have its own of those
+/// that concern a connection, which are all but `depth` and `memory`: see
+/// [`SocketConfig::limits`](crate::config::SocketConfig::limits).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest frame, in bytes. A larger one costs its connection, as soon as a header announces it.
@@ -23,7 +25,7 @@ pub struct Limits {
     /// Default 4096, at least 1, at most [`Limits::MAX_PROMISES`].
     pub promises: u32,
     /// Connections that one worker holds. At the limit accepting pauses and the backlog of the listener holds the
-    /// rest. A socket may have a lower limit of its own. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
+    /// rest. That of a socket is no higher. Default 10000, at most [`Limits::MAX_CONNECTIONS`].
     pub connections: u32,
     /// Bytes of partial frames and outboxes of the whole process. Above it the connection that holds most is cut; as
     /// long as its worker is busy, others are cut if the limit is exceeded by a sixteenth. With what was
@@ -34,7 +36,7 @@ pub struct Limits {
     /// their sessions on top; a warning at the start says if the process's control group may not take twice that.
     pub memory: usize,
     /// A connection on which nothing was received or sent for this long, and that waits for nothing (a deferred reply,
-    /// or a peer that does not read), is closed. A socket may have its own. Default zero, which is never.
+    /// or a peer that does not read), is closed. Default zero, which is never.
     pub idle_timeout: Duration,
     /// A frame that was started must be complete within this time, so that slow senders cannot collect. It
     /// begins anew after a pause in which the connection was not read because of `outbox_bytes`. So must be the header that

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::crew::Name;
 use crate::reply::Reply;
 
 mod handle;
@@ -97,7 +98,7 @@ pub struct Credentials {
 #[derive(Clone, Copy)]
 pub struct Peer<'a> {
     id: ConnectionId,
-    socket_name: &'a str,
+    name: &'a Name,
     /// Where a proxy said that it is.
     client: Option<&'a PeerAddress>,
     is_handed_over: bool,
@@ -116,7 +117,7 @@ impl<'a> Peer<'a> {
     pub(crate) fn new(reply: &'a Reply<'_>) -> Self {
         Peer {
             id: reply.connection.id,
-            socket_name: &reply.desk.names[reply.connection.name as usize].name,
+            name: &reply.desk.names[reply.connection.name as usize],
             client: reply.connection.client.as_deref(),
             is_handed_over: reply.connection.is_handed_over,
             link: reply.link,
@@ -136,7 +137,7 @@ impl<'a> Peer<'a> {
         let client = reply.connection.client.clone();
         let peer = Peer {
             id: reply.connection.id,
-            socket_name: &names[reply.connection.name as usize].name,
+            name: &names[reply.connection.name as usize],
             client: client.as_deref(),
             is_handed_over: reply.connection.is_handed_over,
             link: reply.link,
@@ -150,7 +151,7 @@ impl<'a> Peer<'a> {
 
     /// The name of the socket that the connection was accepted on.
     pub fn socket_name(&self) -> &'a str {
-        self.socket_name
+        &self.name.name
     }
 
     /// Names the connection for as long as the process lives.
@@ -240,12 +241,14 @@ impl<'a> Peer<'a> {
 
     /// A way to push bytes to the connection from anywhere.
     pub fn handle(&self) -> Handle {
-        self.handles.handle(self.id, self.handle, self.push_error)
+        let pushed_max = self.name.limits.outbox_bytes;
+        self.handles
+            .handle(self.id, pushed_max, self.handle, self.push_error)
     }
 }
 
 impl fmt::Debug for Peer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Peer({}, {:?})", self.id, self.socket_name)
+        write!(f, "Peer({}, {:?})", self.id, self.socket_name())
     }
 }

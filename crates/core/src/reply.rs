@@ -68,8 +68,8 @@ impl fmt::Display for Abandoned {
         f.write_str(match self {
             Abandoned::Dropped => "the handler gave no answer",
             Abandoned::Stopping => Abandoned::STOPPING,
-            Abandoned::Late => "the handler gave no answer within limits.promise_timeout",
-            Abandoned::TimedOut => "the handler gave no answer within limits.reply_timeout",
+            Abandoned::Late => "the handler gave no answer within promise_timeout",
+            Abandoned::TimedOut => "the handler gave no answer within reply_timeout",
         })
     }
 }

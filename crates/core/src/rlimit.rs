@@ -111,7 +111,7 @@ fn most_connections(config: &Config, workers: usize) -> u64 {
     for socket in config.sockets.values().filter(|socket| socket.enable) {
         // A partition of workers that do not exist was refused.
         for worker in socket.workers.resolve(workers).unwrap_or_default() {
-            each[worker] += u64::from(socket.connections(&config.limits));
+            each[worker] += u64::from(socket.limits(&config.limits).connections);
         }
     }
     let most = u64::from(config.limits.connections);

@@ -118,14 +118,15 @@ impl<L: Link> Shard<L> {
         watches: Watches,
         drain: Duration,
     ) -> Self {
-        let idle = desk.names.iter().map(|name| name.idle_timeout);
-        let limits = &desk.limits;
-        let own = [
-            limits.frame_timeout,
-            limits.write_timeout,
-            limits.promise_timeout,
-        ];
-        let patience = idle.chain(own);
+        let patience = desk.names.iter().flat_map(|name| {
+            let limits = &name.limits;
+            [
+                limits.idle_timeout,
+                limits.frame_timeout,
+                limits.write_timeout,
+                limits.promise_timeout,
+            ]
+        });
         let patience = patience.filter(|limit| !limit.is_zero()).min();
         Shard {
             patience: patience.map_or(u64::MAX, milliseconds),

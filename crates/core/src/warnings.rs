@@ -94,8 +94,8 @@ impl Kind {
             Kind::Unrestored => closed("its session cannot be restored"),
             Kind::Panicked => closed("the service panicked"),
             Kind::Overflow => closed("more was pushed to the connection than it may hold"),
-            Kind::FrameTimeout => closed("a frame was not complete within limits.frame_timeout"),
-            Kind::WriteTimeout => closed("the peer took nothing for limits.write_timeout"),
+            Kind::FrameTimeout => closed("a frame was not complete within frame_timeout"),
+            Kind::WriteTimeout => closed("the peer took nothing for write_timeout"),
             Kind::Untaken => {
                 closed("the server ended and waited no longer for the peer to take it")
             }

@@ -136,7 +136,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert_eq!(warnings.len(), 11, "{warnings:?}");
     let bad = " of open over a unix socket closes: the input is not acceptable msgpack";
     assert!(warnings[..10].iter().all(|line| line.contains(bad)));
-    assert!(warnings[10].contains("a frame was not complete within limits.frame_timeout"));
+    assert!(warnings[10].contains("a frame was not complete within frame_timeout"));
 
     // When the second is over it says what it held back, though nothing happens any more.
     exchange.advance(Duration::from_millis(500));
@@ -161,7 +161,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     exchange.advance(Duration::from_secs(31));
     let warnings = log.take_warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    let why = "the peer took nothing for limits.write_timeout socket=open";
+    let why = "the peer took nothing for write_timeout socket=open";
     let lost = " of open over a unix socket ends without the last 3 bytes that it owed: ";
     assert!(
         warnings[0].contains(&format!("{lost}{why}")),
@@ -240,7 +240,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     for (line, why) in warnings.iter().zip([
         "but begins otherwise; see proxy_protocol of the socket",
-        "which was not complete within limits.frame_timeout; see proxy_protocol of the socket",
+        "which was not complete within frame_timeout; see proxy_protocol of the socket",
     ]) {
         let begin = "of open from 198.51.100.1:40000 closes: it is expected to begin with a PROXY protocol header,";
         assert!(line.contains(&format!("{begin} {why}")), "{line}");

@@ -93,7 +93,7 @@ fn so_is_a_request_that_gets_no_answer() {
         exchange.receive(client, &request(20, "keep"));
         exchange.advance(Duration::from_secs(61));
         let sent = exchange.take_sent(client);
-        let late = b"the handler gave no answer within limits.promise_timeout\xc0";
+        let late = b"the handler gave no answer within promise_timeout\xc0";
         assert!(sent.ends_with(late), "{}", sent.escape_ascii());
         exchange.receive(client, &request(u32::MAX, "keep"));
         exchange.take_sent(client);
@@ -117,7 +117,7 @@ fn so_is_a_request_that_gets_no_answer() {
     );
     let kept = "request 4294967295 for \"keep\": the server is stopping or restarting";
     assert_eq!(count(&text, kept), 1, "{text}");
-    let late = "request 20 for \"keep\": the handler gave no answer within limits.promise_timeout";
+    let late = "request 20 for \"keep\": the handler gave no answer within promise_timeout";
     assert_eq!(count(&text, late), 1, "{text}");
     assert_eq!(count(&text, " WARN "), 5, "{text}");
 }

@@ -246,7 +246,14 @@ fn socket(
             default.connections_per_client,
             number(0..=Limits::MAX_CONNECTIONS),
         ),
+        frame_bytes: section.optional("frame_bytes", size(1..=Limits::MAX_FRAME_BYTES)),
+        outbox_bytes: section.optional("outbox_bytes", size(1..=isize::MAX as usize)),
+        promises: section.optional("promises", number(1..=Limits::MAX_PROMISES)),
         idle_timeout: section.optional("idle_timeout", duration),
+        frame_timeout: section.optional("frame_timeout", duration),
+        write_timeout: section.optional("write_timeout", duration),
+        reply_timeout: section.optional("reply_timeout", duration),
+        promise_timeout: section.optional("promise_timeout", duration),
         proxy_protocol: section.read("proxy_protocol", default.proxy_protocol, boolean),
         fd_name: section.optional("fd_name", |value| {
             let name = string(value)?;
@@ -323,6 +330,19 @@ fn check_socket(
                 ),
             );
         }
+    }
+    if let Some(own) = socket.frame_bytes
+        && own > limits.memory
+        && !section.is_bad_in("limits", "memory")
+    {
+        section.problem_at(
+            "frame_bytes",
+            format!(
+                "\"frame_bytes\" in [sockets.{name}] is {own} bytes, more than all connections may take (\"memory\" in [limits] is \
+                 {}); raise that or lower this",
+                limits.memory
+            ),
+        );
     }
     if socket.connections > limits.connections && !section.is_bad_in("limits", "connections") {
         section.problem_at(

@@ -57,7 +57,7 @@ impl Connection {
 
     /// When a time limit may be exceeded next, on the worker's clock, and what is over then.
     pub(crate) fn over(&self, desk: &Desk) -> Option<(u64, Over)> {
-        let limits = &desk.limits;
+        let limits = desk.limits_of(self.name);
         let mut over: Option<(u64, Over)> = None;
         let mut consider = |since: u64, limit: Duration, what: Over| {
             let at = since.saturating_add(milliseconds(limit));
@@ -67,9 +67,8 @@ impl Connection {
         };
         match self.life {
             Life::Arriving => {
-                let idle_timeout = desk.names[self.name as usize].idle_timeout;
                 let idle = Over::Connection(Close::Idle);
-                consider(self.clock.traffic, idle_timeout, idle);
+                consider(self.clock.traffic, limits.idle_timeout, idle);
                 // It has begun, although nothing of it may have come.
                 let late = Over::Connection(Close::ProxyTimeout);
                 consider(self.clock.end, limits.frame_timeout, late);
@@ -78,8 +77,7 @@ impl Connection {
             Life::Open if !self.has_backlog() => {
                 if self.tickets.is_empty() && self.outbox.is_empty() {
                     let what = Over::Connection(Close::Idle);
-                    let limit = desk.names[self.name as usize].idle_timeout;
-                    consider(self.clock.traffic, limit, what);
+                    consider(self.clock.traffic, limits.idle_timeout, what);
                 }
                 if self.clock.frame > 0 {
                     let what = Over::Connection(Close::FrameTimeout);

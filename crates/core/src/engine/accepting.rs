@@ -234,9 +234,8 @@ impl Accepting {
         let dealer = &shard.desk.crew.dealer;
         let mut workers = self.workers(&shard.desk.worker).iter();
         if workers.any(|worker| dealer.is_at_limit_of_name(self.name as usize, *worker)) {
-            let Name {
-                name, connections, ..
-            } = &shard.desk.names[self.name as usize];
+            let Name { name, limits, .. } = &shard.desk.names[self.name as usize];
+            let connections = limits.connections;
             format!("{who} holds sockets.{name}.connections = {connections}")
         } else {
             let connections = shard.desk.limits.connections;

@@ -55,6 +55,7 @@ pub struct Table(pub Vec<Row>);
 impl Row {
     /// That of section `name`, as long as it has no listener.
     pub(super) fn new(name: &str, socket: &SocketConfig, limits: &Limits) -> Self {
+        let limits = socket.limits(limits);
         Row {
             name: name.to_owned(),
             address: "-".to_owned(),
@@ -62,9 +63,9 @@ impl Row {
             service: Some(socket.service.clone()),
             workers: Vec::new(),
             enabled: socket.enable,
-            connections: socket.connections(limits),
+            connections: limits.connections,
             connections_per_client: socket.connections_per_client,
-            idle_timeout: socket.idle_timeout(limits),
+            idle_timeout: limits.idle_timeout,
             proxy_protocol: socket.proxy_protocol,
         }
     }

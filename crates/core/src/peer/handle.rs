@@ -23,21 +23,21 @@ pub(crate) use self::state::{HandleState, Item};
 #[derive(Clone)]
 pub(crate) struct Handles {
     pub(crate) post: Post,
-    /// `limits.outbox_bytes`: what may be pushed to a connection and not yet queued on it.
-    pub(crate) pushed_max: usize,
     pub(crate) memory: Arc<Memory>,
 }
 
 impl Handles {
-    /// A handle of a connection, which ends if pushes to it are answered with `error`. Others than the first one know that already.
+    /// A handle of a connection, to which so much may be pushed and not yet be queued on it, and which ends if pushes to it are answered
+    /// with `error`. Others than the first one know both already.
     pub(crate) fn handle(
         &self,
         id: ConnectionId,
+        pushed_max: usize,
         state: &OnceCell<Arc<HandleState>>,
         error: Option<PushError>,
     ) -> Handle {
         let new = || {
-            let state = HandleState::new(self.pushed_max, self.memory.clone());
+            let state = HandleState::new(pushed_max, self.memory.clone());
             if let Some(error) = error {
                 state.end(error);
             }
@@ -143,7 +143,7 @@ impl Handle {
         // What waits already comes first: then this waits behind it.
         if !shared.waits() {
             if !shared.has_room(bytes.len()) {
-                return self.after(shared.overflow_of("limits.outbox_bytes"));
+                return self.after(shared.overflow_of("outbox_bytes"));
             }
             if self.post.push_here(self.id, shared, bytes) {
                 shared.pushed_here(bytes.len());

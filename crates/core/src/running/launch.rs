@@ -190,7 +190,7 @@ fn crew(
         Placement {
             // Orphans, which have no listener, are on all workers.
             partition: listener.map_or_else(|| (0..count).collect(), |it| it.partition.clone()),
-            connections: name.connections,
+            connections: name.limits.connections,
         }
     });
     let known = names.iter().map(|name| name.name.clone()).collect();
@@ -235,9 +235,8 @@ fn names(
                     name: listener.service.as_str().into(),
                     index,
                 }),
-                connections: section.connections(&config.limits),
+                limits: section.limits(&config.limits),
                 connections_per_client: section.connections_per_client,
-                idle_timeout: section.idle_timeout(&config.limits),
                 proxy_protocol: section.proxy_protocol,
             });
         }
@@ -245,9 +244,11 @@ fn names(
     names.extend(orphans.iter().map(|name| Name {
         name: name.clone(),
         service: None,
-        connections: u32::MAX,
+        limits: Limits {
+            connections: u32::MAX,
+            ..config.limits.clone()
+        },
         connections_per_client: 0,
-        idle_timeout: config.limits.idle_timeout,
         proxy_protocol: false,
     }));
     names.into()

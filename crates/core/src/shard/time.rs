@@ -218,10 +218,12 @@ impl<L: Link> Shard<L> {
     /// Deferred replies that had been promised `limits.promise_timeout` before the time `then`, or earlier, are given up.
     fn promises_are_over(&mut self, slot: u32, then: u64) {
         let now = self.desk.now;
-        let limit = milliseconds(self.desk.limits.promise_timeout);
-        let age = limit.saturating_add(now - then);
-        let tickets = self.entry(slot).map(|entry| &entry.connection.tickets);
-        match tickets.and_then(|tickets| tickets.last_of_age(now, age)) {
+        let last = self.connections.get(slot as usize).and_then(|entry| {
+            let limits = self.desk.limits_of(entry.connection.name);
+            let age = milliseconds(limits.promise_timeout).saturating_add(now - then);
+            entry.connection.tickets.last_of_age(now, age)
+        });
+        match last {
             Some(last) => self.abandon_of(slot, last, Abandoned::Late),
             None => self.conclude(slot),
         }

@@ -136,7 +136,7 @@ fn a_close_that_was_accepted_comes_before_the_handover() {
 fn a_close_that_is_about_to_be_posted_is_awaited() {
     for (error, why) in [
         (PushError::Gone, Close::Service("kicked".into())),
-        (PushError::Overflow, Close::Overflow("limits.outbox_bytes")),
+        (PushError::Overflow, Close::Overflow("outbox_bytes")),
     ] {
         let service = ActedOn::new(close, usize::MAX);
         let mut exchange = Exchange::new(service.clone());
@@ -163,7 +163,7 @@ fn nor_is_a_connection_handed_over_that_was_pushed_too_much() {
     let (ends, _, acts) = handed_over(overflow, 0, false);
     assert_eq!(acts[0], Err(PushError::Overflow));
     assert_eq!(ends.len(), 1);
-    assert!(ends[0].contains("limits.outbox_bytes"), "{ends:?}");
+    assert!(ends[0].contains("outbox_bytes"), "{ends:?}");
     let (ends, _, acts) = handed_over(overflow, 2, false);
     assert_eq!(
         ends,

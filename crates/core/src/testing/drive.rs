@@ -268,12 +268,13 @@ mod tests {
     #[test]
     fn each_name_has_its_idle_time() {
         let ms = Duration::from_millis;
-        let names = [("short", ms(1000)), ("long", ms(5000)), ("never", ms(0))];
+        let names = [("short", 1000), ("long", 5000), ("never", 0)]
+            .map(|(name, limit)| (name, idle_for_at_most(limit)));
         let mut exchange = Setup::new(idle_for_at_most(2000))
             .service("silent", &[], |_| Silent)
-            .sockets(&names.map(|(name, idle_timeout)| named(name, idle_timeout)))
+            .sockets(&names.map(|(name, limits)| named(name, limits)))
             .start();
-        let clients = names.map(|(name, _)| exchange.connect_to(name));
+        let clients = ["short", "long", "never"].map(|name| exchange.connect_to(name));
         let open = |exchange: &mut Exchange| clients.map(|client| exchange.is_open(client));
         exchange.advance(ms(999));
         assert_eq!(open(&mut exchange), [true; 3]);
@@ -291,12 +292,13 @@ mod tests {
     #[test]
     fn an_idle_time_that_begins_late_is_noted_however_short_it_is() {
         let ms = Duration::from_millis;
-        let names = [("short", ms(1000)), ("never", ms(0))];
+        let names =
+            [("short", 1000), ("never", 0)].map(|(name, limit)| (name, idle_for_at_most(limit)));
         let mut exchange = Setup::new(Limits::default())
             .service("talkative", &[], |_| Talkative)
-            .sockets(&names.map(|(name, idle_timeout)| named(name, idle_timeout)))
+            .sockets(&names.map(|(name, limits)| named(name, limits)))
             .start();
-        let clients = names.map(|(name, _)| exchange.connect_to(name));
+        let clients = ["short", "never"].map(|name| exchange.connect_to(name));
         for client in clients {
             exchange.set_window(client, Some(0));
             exchange.receive(client, &[0x01]);

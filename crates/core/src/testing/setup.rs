@@ -108,13 +108,27 @@ impl<'a> Setup<'a> {
         assert!(!is_taken, "there are two services named {name:?}");
         let make: Make<'a> = Box::new(|worker| Box::new(Hosted::new(make(worker))));
         self.services.push((name.to_owned(), make));
-        let idle_timeout = self.limits.idle_timeout;
-        let names = sockets.iter().map(|name| named(name, idle_timeout));
-        names.fold(self, Self::socket)
+        let limits = self.limits.clone();
+        let names = sockets.iter().map(|name| named(name, limits.clone()));
+        names.fold(self, Self::add_socket)
+    }
+
+    /// The service that was added last answers on this socket, too, whose connections have limits of their own. Those of the worker,
+    /// which are `depth`, `connections` and `memory`, are not taken from there.
+    ///
+    /// # Panics
+    ///
+    /// If there is no service yet, or a socket of that name already.
+    pub fn socket(self, name: &str, limits: Limits) -> Self {
+        assert!(
+            !self.services.is_empty(),
+            "no service is there to answer on {name:?}"
+        );
+        self.add_socket(named(name, limits))
     }
 
     /// The last service answers on this one, too.
-    fn socket(mut self, name: Name) -> Self {
+    fn add_socket(mut self, name: Name) -> Self {
         let is_taken = self.sockets.iter().any(|known| known.name == name.name);
         assert!(!is_taken, "there are two sockets named {:?}", name.name);
         let index = self.services.len() - 1;
@@ -131,7 +145,7 @@ impl<'a> Setup<'a> {
 
     /// The last service answers on all of these, too.
     pub(super) fn sockets(self, names: &[Name]) -> Self {
-        names.iter().cloned().fold(self, Self::socket)
+        names.iter().cloned().fold(self, Self::add_socket)
     }
 
     /// Services that ask for this one get a duplicate of it ([`Worker::descriptor`]), those of [successors](Exchange::hand_over) too.
@@ -197,14 +211,16 @@ impl fmt::Debug for Setup<'_> {
     }
 }
 
-/// A socket without limits of its own.
-pub(super) fn named(name: &str, idle_timeout: Duration) -> Name {
+/// A socket whose connections, however many, have these limits.
+pub(super) fn named(name: &str, limits: Limits) -> Name {
     Name {
         name: name.into(),
         service: None,
-        connections: u32::MAX,
+        limits: Limits {
+            connections: u32::MAX,
+            ..limits
+        },
         connections_per_client: 0,
-        idle_timeout,
         proxy_protocol: false,
     }
 }

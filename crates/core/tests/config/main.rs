@@ -88,7 +88,14 @@ fn every_default_is_as_documented() {
         workers: Partition::All,
         connections: 0,
         connections_per_client: 0,
+        frame_bytes: None,
+        outbox_bytes: None,
+        promises: None,
         idle_timeout: None,
+        frame_timeout: None,
+        write_timeout: None,
+        reply_timeout: None,
+        promise_timeout: None,
         proxy_protocol: false,
         fd_name: None,
         backlog: 4096,
@@ -141,7 +148,14 @@ fn every_key_is_read() {
         workers = [3, 0]
         connections = 12
         connections_per_client = 3
+        frame_bytes = "64KiB"
+        outbox_bytes = "2MiB"
+        promises = 8
         idle_timeout = "10min"
+        frame_timeout = "100ms"
+        write_timeout = "200ms"
+        reply_timeout = "300ms"
+        promise_timeout = "400ms"
         proxy_protocol = true
         fd_name = "ringhold-log.socket"
         backlog = 12
@@ -197,7 +211,14 @@ fn every_key_is_read() {
         workers: Partition::Only(vec![3, 0]),
         connections: 12,
         connections_per_client: 3,
+        frame_bytes: Some(64 << 10),
+        outbox_bytes: Some(2 << 20),
+        promises: Some(8),
         idle_timeout: Some(Duration::from_secs(600)),
+        frame_timeout: Some(Duration::from_millis(100)),
+        write_timeout: Some(Duration::from_millis(200)),
+        reply_timeout: Some(Duration::from_millis(300)),
+        promise_timeout: Some(Duration::from_millis(400)),
         proxy_protocol: true,
         fd_name: Some("ringhold-log.socket".to_owned()),
         backlog: 12,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringhold_core::config::{Id, ListenAddress, Partition};
+use ringhold_core::limits::Limits;
 
 use super::*;
 
@@ -213,11 +214,8 @@ fn a_socket_may_have_limits_of_its_own() {
     let text = "limits = { connections = 10, idle_timeout = \"1h\" }\n[sockets.a]\n";
     let of = |keys: &str| {
         let config = parse(&format!("{text}{keys}"));
-        let socket = &config.sockets["a"];
-        (
-            socket.connections(&config.limits),
-            socket.idle_timeout(&config.limits),
-        )
+        let limits = config.sockets["a"].limits(&config.limits);
+        (limits.connections, limits.idle_timeout)
     };
     let hour = Duration::from_secs(3600);
     assert_eq!(of(""), (10, hour));
@@ -246,12 +244,66 @@ fn a_socket_may_have_limits_of_its_own() {
         "connections_per_client = 1048577",
         "idle_timeout = 5",
         "idle_timeout = \"5\"",
+        "frame_bytes = 0",
+        "frame_bytes = \"2GiB\"",
+        "outbox_bytes = 0",
+        "promises = 0",
+        "promises = 1048577",
+        "frame_timeout = 5",
+        "write_timeout = 5",
+        "reply_timeout = 5",
+        "promise_timeout = 5",
     ] {
         let error = error(&format!("[sockets.a]\n{bad}"));
         let (key, _) = bad.split_once(' ').unwrap();
         let start = format!("test.toml:2: bad value for {key:?} in [sockets.a]: ");
         assert!(error.starts_with(&start), "{error}");
     }
+}
+
+#[test]
+fn each_limit_of_connections_may_be_that_of_a_socket() {
+    let config = parse(
+        "[limits]\ndepth = 5\nconnections = 10\n[sockets.a]\nframe_bytes = 1\noutbox_bytes = 2\npromises = 3\nconnections = 4\n\
+         idle_timeout = \"5s\"\nframe_timeout = \"6s\"\nwrite_timeout = \"7s\"\nreply_timeout = \"8s\"\npromise_timeout = \"9s\"\n\
+         [sockets.b]\n",
+    );
+    let of = |name: &str| config.sockets[name].limits(&config.limits);
+    let expected = Limits {
+        frame_bytes: 1,
+        depth: 5,
+        outbox_bytes: 2,
+        promises: 3,
+        connections: 4,
+        memory: 1 << 30,
+        idle_timeout: Duration::from_secs(5),
+        frame_timeout: Duration::from_secs(6),
+        write_timeout: Duration::from_secs(7),
+        reply_timeout: Duration::from_secs(8),
+        promise_timeout: Duration::from_secs(9),
+    };
+    assert_eq!(of("a"), expected);
+    assert_eq!(of("b"), config.limits);
+}
+
+/// It could never be complete.
+#[test]
+fn a_frame_of_a_socket_has_room_in_the_memory() {
+    let with = |memory: &str| {
+        format!("[limits]\nmemory = {memory}\nframe_bytes = 10\n[sockets.a]\nframe_bytes = 1000")
+    };
+    assert_eq!(parse(&with("1000")).sockets["a"].frame_bytes, Some(1000));
+    assert_eq!(
+        error(&with("999")),
+        "test.toml:5: \"frame_bytes\" in [sockets.a] is 1000 bytes, more than all connections may take (\"memory\" in [limits] is \
+         999); raise that or lower this"
+    );
+    // What the memory is to be is not known.
+    let problems = error(&with("0"));
+    assert!(
+        problems.starts_with("test.toml:2: ") && !problems.contains("sockets"),
+        "{problems}"
+    );
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn who_is_closed_for_an_overflow_stays_so() {
     assert_eq!(handle.push(vec![0; 100 << 20]), Err(PushError::Overflow));
     assert_eq!(handle.close("kicked"), Err(PushError::Overflow));
     rig.deliver();
-    assert!(rig.reasons()[0].contains("limits.outbox_bytes"));
+    assert!(rig.reasons()[0].contains("outbox_bytes"));
 
     let client_too = rig.connect();
     let handle = rig.seen().handles[1].clone();

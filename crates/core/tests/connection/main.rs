@@ -16,6 +16,7 @@ mod last_words;
 mod limits;
 mod memory;
 mod model;
+mod own_limits;
 mod panics;
 mod peers;
 mod pressure;

@@ -8,7 +8,7 @@ use ringhold_core::testing::Client;
 
 use crate::service::{Manner, Rig, ask, bin, defer, pattern};
 
-const OVERFLOW: &str = "more was pushed to the connection than limits.outbox_bytes allows";
+const OVERFLOW: &str = "more was pushed to the connection than outbox_bytes allows";
 
 fn limits(outbox_bytes: usize) -> Limits {
     Limits {

@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use bytes::Bytes;
 use ringhold_core::limits::Limits;
-use ringhold_core::testing::{Client, Exchange};
+use ringhold_core::testing::{Client, Exchange, Setup};
 use ringhold_core::{
     Abandoned, Ended, Flow, Frame, Handle, Peer, Refusal, Reply, Responder, Service, Ticket,
 };
@@ -190,6 +190,18 @@ impl Rig {
     }
 
     pub(crate) fn with(limits: Limits, manner: Manner) -> Self {
+        Self::make(manner, |actor| Exchange::with_limits(actor, limits))
+    }
+
+    /// With sockets "usual" and "own", of which the latter has limits of its own.
+    pub(crate) fn with_own(limits: Limits, own: Limits, manner: Manner) -> Self {
+        Self::make(manner, |actor| {
+            let setup = Setup::new(limits).service("actor", &["usual"], |_| actor);
+            setup.socket("own", own).start()
+        })
+    }
+
+    fn make(manner: Manner, start: impl FnOnce(Actor) -> Exchange) -> Self {
         watch_panics();
         let seen = Rc::new(RefCell::new(Seen::default()));
         let actor = Actor {
@@ -197,7 +209,7 @@ impl Rig {
             manner,
         };
         Rig {
-            exchange: Exchange::with_limits(actor, limits),
+            exchange: start(actor),
             seen,
         }
     }

@@ -9,8 +9,8 @@ use ringhold_core::testing::Client;
 use crate::service::{Manner, Rig, array, ask, bin, defer, pattern, verb};
 
 const IDLE: &str = "nothing was received or sent for idle_timeout";
-const FRAME: &str = "a frame was not complete within limits.frame_timeout";
-const WRITE: &str = "the peer took nothing for limits.write_timeout";
+const FRAME: &str = "a frame was not complete within frame_timeout";
+const WRITE: &str = "the peer took nothing for write_timeout";
 
 /// A time limit takes effect within so many milliseconds.
 const PRECISION: u64 = 32;

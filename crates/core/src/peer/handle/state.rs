@@ -173,7 +173,7 @@ impl HandleState {
         }
         let waiting = inbox.pushed + bytes.len();
         if !self.has_room(waiting) {
-            return self.overflow(&mut inbox, "limits.outbox_bytes");
+            return self.overflow(&mut inbox, "outbox_bytes");
         }
         let mut counted = None;
         if here {

@@ -22,10 +22,9 @@ fn handle(post: &Post) -> Handle {
     };
     let handles = Handles {
         post: post.clone(),
-        pushed_max: 1000,
         memory: Memory::new(1000, 1),
     };
-    handles.handle(id, &OnceCell::new(), None)
+    handles.handle(id, 1000, &OnceCell::new(), None)
 }
 
 /// So many connections are given away, each while another thread acts on it, a little earlier or later. Returns how many

@@ -26,7 +26,6 @@ impl Connection {
         let (post, mailbox) = mailbox().unwrap();
         let handles = Handles {
             post,
-            pushed_max,
             memory: Memory::new(1000, 1),
         };
         let id = ConnectionId {
@@ -36,7 +35,7 @@ impl Connection {
         };
         Connection {
             mailbox,
-            handle: handles.handle(id, &OnceCell::new(), None),
+            handle: handles.handle(id, pushed_max, &OnceCell::new(), None),
             came: Vec::new(),
         }
     }
