@@ -239,6 +239,38 @@ pub(crate) fn a_name_may_have_an_idle_time_of_its_own(engine: Engine) {
     }
 }
 
+/// Frames of both sockets come over the same buffers, by turns, and look alike.
+pub(crate) fn a_name_may_have_a_longest_frame_of_its_own(engine: Engine) {
+    let config = "workers = 1
+        limits.frame_bytes = \"1MiB\"
+        [sockets.wide]
+        service = \"echo\"
+        listen = [\"127.0.0.1:0\"]
+        [sockets.narrow]
+        service = \"echo\"
+        listen = [\"127.0.0.1:0\"]
+        frame_bytes = 1000";
+    let bed = Bed::start(engine, config, |server| server.service("echo", |_| Echo));
+    let [wide, mut narrow] = ["wide", "narrow"].map(|name| bed.connect(name));
+    let frame = |length: usize| {
+        let header = [0xc5, (length >> 8) as u8, length as u8];
+        [&header[..], &vec![7; length]].concat()
+    };
+    let (longest, longer) = (frame(997), frame(998));
+    for _ in 0..5 {
+        client::exchange(&narrow, &longest, &longest);
+        client::exchange(&wide, &longer, &longer);
+    }
+    client::exchange(&wide, &frame(65_000), &frame(65_000));
+    narrow.write_all(&longer).unwrap();
+    client::expect_end(&mut narrow);
+    client::exchange(&wide, &longer, &longer);
+    assert_eq!(bed.name("narrow").frames_in, 5);
+    assert_eq!(bed.name("wide").frames_in, 7);
+    drop((wide, narrow));
+    bed.finish();
+}
+
 /// A call holds the worker up for longer than the limits. Who has sent in time what it had to send is served, however many
 /// they are, and so is who called.
 pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
