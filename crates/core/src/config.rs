@@ -55,6 +55,23 @@ pub struct Config {
     pub sockets: BTreeMap<String, SocketConfig>,
 }
 
+impl Config {
+    /// Whether a server can be like this: a program may have written the values itself, which no parser has seen.
+    ///
+    /// # Errors
+    ///
+    /// The first value that cannot be.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.ring.check()?;
+        self.limits.check("limits")?;
+        let mut sockets = self.sockets.iter();
+        sockets.try_for_each(|(name, socket)| {
+            let limits = socket.limits(&self.limits);
+            limits.check(&format!("sockets.{name}"))
+        })
+    }
+}
+
 /// Key `engine`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -134,22 +151,18 @@ impl Default for RingConfig {
 }
 
 impl RingConfig {
-    /// Whether there can be such rings and buffers: a program may have written the values itself, which no parser has seen.
-    ///
-    /// # Errors
-    ///
-    /// What there cannot be.
-    pub(crate) fn check(&self) -> io::Result<()> {
+    /// Whether there can be such rings and buffers.
+    fn check(&self) -> Result<(), String> {
         let entries = self.entries;
         if !ENTRIES.contains(&entries) || !entries.is_power_of_two() {
-            let why = format!(
+            return Err(format!(
                 "there cannot be a ring of {entries} entries: it has a power of two from {} to {}",
                 ENTRIES.start(),
                 ENTRIES.end()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            ));
         }
-        self.buffer_sizes().map(drop)
+        let sizes = self.buffer_sizes();
+        sizes.map(drop).map_err(|error| error.to_string())
     }
 
     /// How many receive buffers there are, and how large each is. Within these limits their number has 16 bits, the bytes of one

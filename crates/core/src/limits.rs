@@ -66,6 +66,44 @@ impl Limits {
     /// The largest `connections` that can be configured: the kernel's default ceiling for descriptors of one
     /// process (`fs.nr_open`, proc_sys_fs(5)).
     pub const MAX_CONNECTIONS: u32 = 1 << 20;
+
+    /// Whether there can be such limits of `section`: a program may have written the values itself, which no parser has seen.
+    ///
+    /// # Errors
+    ///
+    /// Which of them there cannot be.
+    pub(crate) fn check(&self, section: &str) -> Result<(), String> {
+        let largest = isize::MAX as u64;
+        for (key, value, most) in [
+            (
+                "frame_bytes",
+                self.frame_bytes as u64,
+                Self::MAX_FRAME_BYTES as u64,
+            ),
+            ("depth", self.depth.into(), Self::MAX_DEPTH.into()),
+            ("outbox_bytes", self.outbox_bytes as u64, largest),
+            ("promises", self.promises.into(), Self::MAX_PROMISES.into()),
+            (
+                "connections",
+                self.connections.into(),
+                Self::MAX_CONNECTIONS.into(),
+            ),
+            ("memory", self.memory as u64, largest),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(format!(
+                    "{section}.{key} cannot be {value}: it is from 1 to {most}"
+                ));
+            }
+        }
+        if self.memory < self.frame_bytes {
+            return Err(format!(
+                "{section}.frame_bytes cannot be {}, more than limits.memory, which is {}",
+                self.frame_bytes, self.memory
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Limits {

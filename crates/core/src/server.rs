@@ -428,10 +428,9 @@ impl Server {
         self.look()
     }
 
-    /// What the program itself may have wrong, whatever is there: its rings, and the names that it claims of those `inherited`.
+    /// What the program itself may have wrong, whatever is there: its configuration, and the names that it claims of those `inherited`.
     fn check_program(&self, inherited: &[String]) -> Result<(), ServerError> {
-        let rings = self.config.ring.check();
-        rings.map_err(|error| ServerError::Config(error.to_string()))?;
+        self.config.check().map_err(ServerError::Config)?;
         self.claims.check(&self.config, inherited)
     }
 
