@@ -244,18 +244,25 @@ impl Asked {
                 "the new program could take over, but fails behind Server::run ({status}); its messages say why"
             ));
         }
-        let reason = self.refusal().unwrap_or_else(|| {
+        let refusal = self.refusal();
+        let is_silent = refusal.is_none() && is_success == Some(true);
+        let reason = refusal.unwrap_or_else(|| {
             // What it has ended with tells more than what it has begun with.
             let answer = self.answer.trim_ascii_end();
             let end = &answer[answer.len().saturating_sub(REASON_BYTES_MAX)..];
             String::from_utf8_lossy(end).into_owned()
         });
+        let verdict = if is_silent {
+            "the new program ended without an answer and without an error: its main has to come to Server::run, and to return the error of \
+             that"
+                .to_owned()
+        } else {
+            format!("the new program refuses ({status})")
+        };
         Err(match &*reason {
-            "" if is_success == Some(true) => "the new program ended without an answer and without an error: its main has to come to \
-                 Server::run, and to return the error of that"
-                .to_owned(),
-            "" => format!("the new program refuses ({status}); its messages say why"),
-            reason => format!("the new program refuses ({status}): {}", Plain(reason)),
+            "" if is_silent => verdict,
+            "" => format!("{verdict}; its messages say why"),
+            reason => format!("{verdict}: {}", Plain(reason)),
         })
     }
 }
@@ -373,6 +380,14 @@ mod tests {
             let answer = until(&mut ask("sh", &script), |_, answer| answer);
             let expected = format!("the new program refuses (exit status: {status}): {reason}");
             assert_eq!(answer, Err(expected));
+        }
+        for (said, end) in [("", ""), ("hello", ": hello")] {
+            let script = format!("echo '{said}'");
+            let why = until(&mut ask("sh", &script), |_, answer| answer).unwrap_err();
+            let expected = format!(
+                "its main has to come to Server::run, and to return the error of that{end}"
+            );
+            assert!(why.ends_with(&expected), "{why}");
         }
         let answer = until(&mut ask("sh", "exec yes"), |_, answer| answer);
         let expected = "the new program writes more than 16 MiB to its standard output";
