@@ -17,7 +17,7 @@ const FIRST: RawFd = 3;
 /// What is executed if the program's path cannot be.
 const ITSELF: &str = "/proc/self/exe";
 
-/// Where the program's path is, for a successor that was executed as [`ITSELF`].
+/// Where the program's path is, for a successor that was executed as [`ITSELF`]. Every successor that was executed has it.
 const VARIABLE: &str = "RINGHOLD_PROGRAM";
 
 /// Why such a successor was not executed by that path.
@@ -160,6 +160,11 @@ impl Program {
             })
             .collect()
     }
+}
+
+/// Whether this process has gone on from one that replaced itself, so that what it was passed on is what that one had.
+pub(crate) fn is_replacement() -> bool {
+    std::env::var_os(VARIABLE).is_some()
 }
 
 /// Gives this thread a table of descriptors of its own. What other threads still do with a number means what it meant before,

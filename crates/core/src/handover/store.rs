@@ -67,7 +67,8 @@ fn store_probes() -> io::Result<usize> {
 ///
 /// # Errors
 ///
-/// That it was not given, or, `TimedOut`, that it was and the service manager has not confirmed it.
+/// That it was not given, or, `TimedOut`, that it was as far as the service manager reads, which has not confirmed it. It may have a
+/// part in either case.
 pub(crate) fn give(package: &mut Package) -> io::Result<()> {
     notify::extend(2 * PATIENCE);
     for (name, descriptor) in package.descriptors() {
@@ -125,6 +126,19 @@ pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
     }
     insist(|| after.raise(PATIENCE))?;
     insist(|| after.wait(PATIENCE))
+}
+
+/// As [`take_out`], for what is of no use to anybody: that the service manager has been told is enough.
+pub(crate) fn discard(names: &[&str]) {
+    let mut each = names.iter();
+    let Err(error) = each.try_for_each(|name| remove(name, PROBE_PATIENCE)) else {
+        return;
+    };
+    tracing::warn!("what the service manager has stored of the handover may stay there: {error}");
+    if error.kind() == io::ErrorKind::TimedOut {
+        // It is told as soon as it reads.
+        names.iter().for_each(|name| notify::tell(removal(name)));
+    }
 }
 
 /// Tries again for as long as the service manager is only slow.

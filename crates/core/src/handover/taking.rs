@@ -8,12 +8,12 @@ use std::time::Instant;
 use rustix::net::sockopt::socket_cookie;
 
 use super::bequest::Bequest;
-use super::carton;
 use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::{Parcel, State, shut};
 use super::spare::Spare;
 use super::store::{self, PROBE};
 use super::vault::{self, ListenerRecord, VaultError};
+use super::{carton, exec};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
 
@@ -79,6 +79,9 @@ impl Inheritance {
     /// Takes the predecessor's descriptors out of the service manager's store, and waits until they are. From here on
     /// this process answers for the connections.
     ///
+    /// After a reload nobody is waited for: it is the same process that has them, while the store may have a part of them, or nobody
+    /// who answers. Who finds that finds that they were taken over.
+    ///
     /// # Errors
     ///
     /// The service manager does not answer. Then it may start another process with the same connections, so that this one
@@ -92,7 +95,9 @@ impl Inheritance {
                 .collect();
             names.sort_unstable();
             names.dedup();
-            if let Err(error) = store::take_out(&names) {
+            if exec::is_replacement() && self.spend() {
+                store::discard(&names);
+            } else if let Err(error) = store::take_out(&names) {
                 self.put_back();
                 let consequence = match error.kind() {
                     io::ErrorKind::TimedOut => {
@@ -107,6 +112,13 @@ impl Inheritance {
         }
         self.kept.clear();
         Ok(())
+    }
+
+    /// Has nobody take over what this process does. Returns whether that is so.
+    fn spend(&self) -> bool {
+        let mut kept = self.kept.iter();
+        let state = kept.find(|descriptor| self.is_counted && descriptor.name == STATE);
+        state.is_some_and(|state| vault::spend(&state.fd).is_ok())
     }
 
     /// This process cannot start, in order and for another reason than the state: the attempt does not count.
@@ -142,6 +154,14 @@ impl Inheritance {
         }
         let estate = match estate {
             Ok(estate) => estate,
+            Err(VaultError::Spent) => {
+                tracing::warn!(
+                    "closing {} descriptors that were taken over before; the service manager was not told to",
+                    found.descriptors.len()
+                );
+                found.descriptors.iter().for_each(shut);
+                return;
+            }
             Err(error) => {
                 tracing::error!(
                     "{error}: {} descriptors are closed, and what services left is lost",

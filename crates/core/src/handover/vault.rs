@@ -3,7 +3,7 @@
 //! A memfd of sealed size: a header of [`HEADER_BYTES`] bytes, then the [`Estate`] as msgpack. The header holds a magic
 //! number, the version of the format, the length and checksum of the rest, and the number of attempts to restore it,
 //! which successors count up in place and which the checksum therefore leaves out, and the time from which on
-//! nobody is served, which is only for the log.
+//! nobody is served, which is only for the log. Instead of the attempts it says that it was [taken over](spend).
 
 use std::fmt;
 use std::fs::File;
@@ -29,6 +29,9 @@ const MAGIC: [u8; 8] = *b"ringhold";
 const HEADER_BYTES: usize = 32;
 /// Where the number of attempts is: outside the checksum, after magic (8), version (4), checksum (4) and length (8).
 const ATTEMPTS_AT: u64 = 24;
+
+/// As many attempts as nobody makes: what is in the file was taken over, and is not to be once more.
+const SPENT: u32 = u32::MAX;
 
 /// Where the time is from which on nobody is served: the last 32 bits of milliseconds on the monotonic clock, 0 if it is not known.
 const PAUSED_AT: u64 = 28;
@@ -83,6 +86,8 @@ pub(crate) enum VaultError {
     Version(u32),
     /// The checksum is wrong, or what it covers makes no sense.
     Damaged(String),
+    /// Somebody has taken over what it describes.
+    Spent,
     /// It was tried too often.
     TriedTooOften(u32),
     /// The file cannot be read or written.
@@ -99,6 +104,7 @@ impl fmt::Display for VaultError {
                 "the stored state has format version {found}, this program reads version {VERSION}"
             ),
             VaultError::Damaged(what) => write!(f, "the stored state is damaged: {what}"),
+            VaultError::Spent => f.write_str("the stored state was taken over before"),
             VaultError::TriedTooOften(attempts) => write!(
                 f,
                 "restoring the stored state was tried {attempts} times without success"
@@ -276,6 +282,9 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
         return Err(VaultError::Version(word(8)));
     }
     let attempts = word(ATTEMPTS_AT as usize);
+    if attempts == SPENT {
+        return Err(VaultError::Spent);
+    }
     if attempts >= ATTEMPTS_MAX {
         return Err(VaultError::TriedTooOften(attempts));
     }
@@ -318,6 +327,11 @@ fn monotonic_ms() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     // Neither is negative.
     (time.tv_sec as u64) * 1_000 + (time.tv_nsec as u64) / 1_000_000
+}
+
+/// Has it read by nobody any more, whoever has it.
+pub(crate) fn spend(vault: &OwnedFd) -> io::Result<()> {
+    File::from(vault.try_clone()?).write_all_at(&SPENT.to_be_bytes(), ATTEMPTS_AT)
 }
 
 /// Takes the last count of an attempt back.

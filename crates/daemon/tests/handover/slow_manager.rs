@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::common::until;
-use crate::common::wire::Wire;
+use crate::common::wire::{Wire, request};
 use crate::crash::{PARTS, all_go_on, stopped};
 use crate::manager::Manager;
 
@@ -120,6 +120,81 @@ fn a_manager_that_is_gone_is_given_nothing() {
     let why = format!("the service manager cannot be notified at NOTIFY_SOCKET={place}");
     let what = "the service manager cannot keep open connections";
     manager.logged(1, &[&format!("{what}: {why}"), "No such file or directory"]);
+}
+
+/// Two connections of a daemon that was told to reload and waits for the reply to the first one. It has asked for its store by then.
+fn waits_in_a_reload() -> (Manager, [Wire; 2]) {
+    let config = "[handover]\ndrain = \"10min\"\n[sockets.rpc]\n";
+    let mut manager = Manager::new(16, config).with_test_daemon();
+    let address = manager.listen_unix("rpc");
+    manager.start();
+    manager.wait_until_nothing_is_stored();
+    let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&address));
+    held.send(&request(1, "hold", &[]));
+    held.echo(2, 2);
+    other.echo(3, 3);
+    manager.signal(Signal::SIGHUP);
+    manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+    (manager, [held, other])
+}
+
+/// Has the reply given that was waited for.
+fn release([held, other]: &mut [Wire; 2]) {
+    other.send(&request(4, "release", &[]));
+    assert_eq!(other.reply(), (4, Ok(1.into())));
+    assert_eq!(held.reply(), (1, Ok("released".into())));
+}
+
+/// A successor in the same process has the connections itself, whatever the store has.
+#[test]
+fn a_manager_that_goes_in_a_reload_costs_nobody() {
+    let (mut manager, mut wires) = waits_in_a_reload();
+    let [place, elsewhere] = ["notify", "elsewhere"].map(|name| manager.path(name));
+    std::fs::rename(&place, &elsewhere).unwrap();
+    release(&mut wires);
+    manager.logged(1, &["took over 2 connections"]);
+    for wire in &mut wires {
+        wire.echo(5, 5);
+    }
+    std::fs::rename(&elsewhere, &place).unwrap();
+    manager.restart();
+    for wire in &mut wires {
+        wire.echo(6, 6);
+    }
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+}
+
+/// Nor is what it has of use to anybody any more, should it not be told to close it.
+#[test]
+fn what_is_stored_in_part_is_neither_waited_for_nor_taken_over_twice() {
+    let (mut manager, mut wires) = waits_in_a_reload();
+    manager.stand_still_at("FDNAME=ringhold.outlet");
+    let mark = manager.mark();
+    release(&mut wires);
+    until("the second part", || {
+        manager.state().stands_still.then_some(())
+    });
+    assert_eq!(manager.state().stored(), ["ringhold.state"]);
+    let [place, elsewhere] = ["notify", "elsewhere"].map(|name| manager.path(name));
+    std::fs::rename(&place, &elsewhere).unwrap();
+    manager.logged(1, &["took over 2 connections"]);
+    for wire in &mut wires {
+        wire.echo(5, 5);
+    }
+    manager.kill();
+    std::fs::rename(&elsewhere, &place).unwrap();
+    manager.go_on();
+    manager.wait_for(mark, "BARRIER=1");
+    assert_eq!(manager.state().stored(), PARTS);
+    manager.start();
+    manager.logged(1, &["closing 2 descriptors that were taken over before"]);
+    for wire in &mut wires {
+        assert_eq!(wire.rest(), b"");
+    }
+    assert!(!manager.log().contains("were lost"), "{}", manager.log());
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
 }
 
 /// Whether there is a store is asked again when it matters.

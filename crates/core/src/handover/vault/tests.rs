@@ -201,6 +201,15 @@ fn an_attempt_that_was_none_does_not_count() {
 }
 
 #[test]
+fn what_was_taken_over_is_read_by_nobody_with_any_descriptor() {
+    let vault = write(estate());
+    let other = vault.try_clone().unwrap();
+    assert_eq!(read(&vault).unwrap(), estate());
+    spend(&vault).unwrap();
+    assert!(matches!(read(&other), Err(VaultError::Spent)));
+}
+
+#[test]
 fn every_changed_byte_is_noticed() {
     let mut estate = estate();
     estate.connections.truncate(3);
