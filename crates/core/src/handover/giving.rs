@@ -213,9 +213,15 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+
     use super::*;
     use crate::handover::taking::Inheritance;
     use crate::inherit::NamedDescriptor;
+    use crate::patience::Patience;
     use crate::rlimit;
 
     /// The smallest queues that the kernel makes; some batches fit.
@@ -262,7 +268,11 @@ mod tests {
     fn look(package: &Package) -> Inheritance {
         let named =
             |(name, fd): (&str, BorrowedFd<'_>)| named(name, fd.try_clone_to_owned().unwrap());
-        Inheritance::look(package.descriptors().map(named).into(), 0)
+        look_at(package.descriptors().map(named).into())
+    }
+
+    fn look_at(descriptors: Vec<NamedDescriptor>) -> Inheritance {
+        Inheritance::look(descriptors, 0, Patience::default()).unwrap()
     }
 
     fn named(name: &str, fd: OwnedFd) -> NamedDescriptor {
@@ -374,7 +384,7 @@ mod tests {
             // What is not kept is closed by then.
             descriptors.extend(ends.map(|(name, end, _)| named(name, end)));
 
-            let found = Inheritance::look(descriptors, 0);
+            let found = look_at(descriptors);
             assert_eq!(found.parcels.len() + found.lost, all);
             let finds_some = keeps_outlet || keeps_inlet;
             assert_eq!(!found.parcels.is_empty(), finds_some);
@@ -392,7 +402,7 @@ mod tests {
             let state = package.vault.try_clone().unwrap();
             let no_carton = File::open("/dev/null").unwrap();
             let descriptors = vec![named(STATE, state), named(OUTLET, no_carton.into())];
-            let found = Inheritance::look(descriptors, 0);
+            let found = look_at(descriptors);
             assert_eq!((found.parcels.len(), found.lost), (0, 3));
             assert_eq!(found.bequests, [left()]);
             found.put_back();
@@ -410,5 +420,49 @@ mod tests {
         assert!(peers.iter().all(has_ended));
         let found = look(&package);
         assert_eq!((found.parcels.len(), found.lost), (0, BATCH));
+    }
+    /// From now on a read(2) of as much as a file in memory is read by fails on this thread.
+    fn deny_large_reads(errno: i32) {
+        let length = vault::PIECE_BYTES as u64;
+        let is_large = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, length);
+        let rule = SeccompRule::new(vec![is_large.unwrap()]).unwrap();
+        let filter = SeccompFilter::new(
+            [(libc::SYS_read, vec![rule])].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno as u32),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+    }
+
+    #[test]
+    fn state_that_cannot_be_read_for_want_of_memory_is_left_to_the_next_and_this_is_no_attempt() {
+        let (parcels, peers) = connections(3);
+        let package = pack(Carton::new().unwrap(), vault(), parcels, vec![bequest(7)]);
+        std::thread::scope(|scope| {
+            let without_memory = scope.spawn(|| {
+                deny_large_reads(libc::ENOMEM);
+                for _ in 0..2 * vault::ATTEMPTS_MAX {
+                    let named = |(name, fd): (&str, BorrowedFd<'_>)| {
+                        named(name, fd.try_clone_to_owned().unwrap())
+                    };
+                    let descriptors = package.descriptors().map(named).into();
+                    let looked = Inheritance::look(descriptors, 0, Patience::default());
+                    let error = looked.unwrap_err();
+                    assert!(error.contains("Cannot allocate memory"), "{error}");
+                }
+            });
+            without_memory.join().unwrap();
+            // It does not pass by itself, so that the start is not to fail for it.
+            let broken = scope.spawn(|| {
+                deny_large_reads(libc::EIO);
+                let found = look(&package);
+                (found.is_some(), found.is_of_use())
+            });
+            assert_eq!(broken.join().unwrap(), (true, false));
+        });
+        assert!(peers.iter().all(has_ended));
+        assert_eq!(look(&package).bequests, [bequest(7)]);
     }
 }

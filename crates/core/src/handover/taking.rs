@@ -12,10 +12,11 @@ use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::{Parcel, State, shut};
 use super::spare::Spare;
 use super::store::{self, PROBE};
-use super::vault::{self, ListenerRecord, VaultError};
+use super::vault::{self, Estate, ListenerRecord, VaultError};
 use super::{carton, exec};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
+use crate::patience::{Obstacle, Patience};
 
 /// What a predecessor left.
 #[derive(Debug, Default)]
@@ -43,7 +44,15 @@ impl Inheritance {
     ///
     /// `needed` descriptors are left free for what else it takes to serve: if there are too few for everything, some
     /// connections are lost rather than all.
-    pub(crate) fn look(reserved: Vec<NamedDescriptor>, needed: usize) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// That the kernel has no memory to read it with, for as long as `patience` lasts. This was no attempt.
+    pub(crate) fn look(
+        reserved: Vec<NamedDescriptor>,
+        needed: usize,
+        patience: Patience,
+    ) -> Result<Self, String> {
         let mut inheritance = Inheritance {
             is_stored: true,
             ..Inheritance::default()
@@ -55,7 +64,20 @@ impl Inheritance {
         let state = find(STATE);
         let ends: Vec<&OwnedFd> = [OUTLET, INLET].into_iter().filter_map(find).collect();
         if state.is_some() || !ends.is_empty() {
-            inheritance.unpack(state, &ends, needed);
+            // First what takes one descriptor, then what may take all.
+            let estate = patience.insist(|| state.map_or(Err(VaultError::Missing), vault::read));
+            if let Err(error) = &estate
+                && error.may_pass()
+            {
+                return Err(format!(
+                    "the connections of the predecessor cannot be taken over: {error}; the next start takes over what is still in the \
+                     service manager's store"
+                ));
+            }
+            if estate.is_ok() {
+                inheritance.paused = state.and_then(vault::paused);
+            }
+            inheritance.unpack(estate, &ends, needed);
         }
         for descriptor in &reserved {
             if ![STATE, OUTLET, INLET, PROBE].contains(&descriptor.name.as_str()) {
@@ -63,7 +85,7 @@ impl Inheritance {
             }
         }
         inheritance.kept = reserved;
-        inheritance
+        Ok(inheritance)
     }
 
     /// Whether there was anything to look at.
@@ -134,13 +156,7 @@ impl Inheritance {
         }
     }
 
-    fn unpack(&mut self, state: Option<&OwnedFd>, ends: &[&OwnedFd], needed: usize) {
-        // First what takes one descriptor, then what may take all.
-        let mut estate = state.map_or(Err(VaultError::Missing), vault::read);
-        if let Ok(estate) = &mut estate {
-            self.bequests = std::mem::take(&mut estate.bequests);
-            self.paused = state.and_then(vault::paused);
-        }
+    fn unpack(&mut self, estate: Result<Estate, VaultError>, ends: &[&OwnedFd], needed: usize) {
         let _spare = Spare::keep(needed);
         let found = carton::look(ends);
         if let Some(error) = &found.failed {
@@ -173,6 +189,7 @@ impl Inheritance {
             }
         };
         (self.is_stored, self.is_counted) = (estate.stored, true);
+        self.bequests = estate.bequests;
         let mut listeners: HashMap<u64, ListenerRecord> = estate
             .listeners
             .into_iter()

@@ -12,12 +12,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use rmp_serde::decode;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::bequest::Bequest;
 use super::parcel::State;
+use crate::patience::Obstacle;
 
 /// The version of the format. A successor that finds another one starts without what is in it.
 pub(crate) const VERSION: u32 = 1;
@@ -42,7 +44,7 @@ const ARRAY_OF_4: u8 = 0x94;
 const ARRAY_32: u8 = 0xdd;
 
 /// So much is read from the file at once.
-const PIECE_BYTES: usize = 64 * 1024;
+pub(super) const PIECE_BYTES: usize = 64 * 1024;
 
 /// As much as one value of msgpack can have.
 const VALUE_BYTES_MAX: usize = u32::MAX as usize;
@@ -111,6 +113,12 @@ impl fmt::Display for VaultError {
             ),
             VaultError::Io(error) => write!(f, "the stored state cannot be read: {error}"),
         }
+    }
+}
+
+impl Obstacle for VaultError {
+    fn may_pass(&self) -> bool {
+        matches!(self, VaultError::Io(error) if error.may_pass())
     }
 }
 
@@ -261,9 +269,9 @@ fn checksum(mut file: &File) -> io::Result<u32> {
 }
 
 /// Counts an attempt, then reads the estate. The count is in the file before anything is read, so that an estate which
-/// kills its reader is given up in the end.
+/// kills its reader is given up in the end. One that [may pass](Obstacle) is taken back.
 pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
-    let mut file = File::from(vault.try_clone()?);
+    let file = File::from(vault.try_clone()?);
     let mut header = [0; HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {
         Ok(()) => {}
@@ -272,9 +280,7 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
         }
         Err(error) => return Err(error.into()),
     }
-    let word = |at: usize| {
-        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
+    let word = |at| word_of(&header, at);
     if header[..8] != MAGIC {
         return Err(VaultError::NotOurs);
     }
@@ -289,7 +295,19 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
         return Err(VaultError::TriedTooOften(attempts));
     }
     file.write_all_at(&(attempts + 1).to_be_bytes(), ATTEMPTS_AT)?;
+    let estate = read_body(file, &header);
+    if let Err(error) = &estate
+        && error.may_pass()
+    {
+        // What is counted too often is given up too early, which is better than now.
+        let _ = uncount(vault);
+    }
+    estate
+}
 
+/// The estate behind this header.
+fn read_body(mut file: File, header: &[u8; HEADER_BYTES]) -> Result<Estate, VaultError> {
+    let word = |at| word_of(header, at);
     let length = u64::from(word(16)) << 32 | u64::from(word(20));
     let size = file.metadata()?.len();
     if length > BODY_BYTES_MAX || size != length + HEADER_BYTES as u64 {
@@ -302,8 +320,23 @@ pub(crate) fn read(vault: &OwnedFd) -> Result<Estate, VaultError> {
         return Err(VaultError::Damaged("the checksum is wrong".into()));
     }
     file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-    rmp_serde::from_read(BufReader::with_capacity(PIECE_BYTES, file))
-        .map_err(|error| VaultError::Damaged(error.to_string()))
+    rmp_serde::from_read(BufReader::with_capacity(PIECE_BYTES, file)).map_err(undecodable)
+}
+
+fn word_of(header: &[u8; HEADER_BYTES], at: usize) -> u32 {
+    u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+}
+
+/// Why there is no estate where the checksum was right.
+fn undecodable(error: decode::Error) -> VaultError {
+    match error {
+        decode::Error::InvalidMarkerRead(error) | decode::Error::InvalidDataRead(error)
+            if error.raw_os_error().is_some() =>
+        {
+            VaultError::Io(error)
+        }
+        error => VaultError::Damaged(error.to_string()),
+    }
 }
 
 /// Notes since when nobody is served.

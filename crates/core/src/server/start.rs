@@ -56,7 +56,8 @@ impl Server {
         let strays = plan.take_strays();
         let belongings = std::mem::take(&mut self.claims);
         let belongings = belongings.make(claimed, &strays)?.into();
-        let mut inheritance = Inheritance::look(reserved, needed);
+        let looked = Inheritance::look(reserved, needed, self.patience);
+        let mut inheritance = looked.map_err(ServerError::Handover)?;
         let mut nothing = None;
         if inheritance.is_some() && !inheritance.is_of_use() {
             // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is

@@ -229,6 +229,28 @@ fn every_changed_byte_is_noticed() {
     assert!(read(&vault).is_ok());
 }
 
+/// It may fail in the middle, although all of it was read before.
+#[test]
+fn what_the_kernel_says_while_it_is_decoded_is_no_damage() {
+    for (errno, passes) in [(libc::ENOMEM, true), (libc::EIO, false)] {
+        struct Failing(i32);
+        impl Read for Failing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::from_raw_os_error(self.0))
+            }
+        }
+        // Before a value, and within one.
+        for begin in [&[][..], &[0x93, 0xc2, 0x91, 0x94, 0xcf, 0], &[0x93]] {
+            let error = rmp_serde::from_read::<_, Estate>(begin.chain(Failing(errno)));
+            let error = undecodable(error.unwrap_err());
+            assert!(matches!(error, VaultError::Io(_)), "{error}");
+            assert_eq!(error.may_pass(), passes);
+        }
+    }
+    let error = undecodable(rmp_serde::from_slice::<Estate>(&[0x93, 0xc2]).unwrap_err());
+    assert!(matches!(error, VaultError::Damaged(_)), "{error}");
+}
+
 #[test]
 fn the_size_is_sealed_and_other_files_are_refused() {
     let vault = write(estate());
