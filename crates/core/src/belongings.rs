@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
+use self::datagram::Rehearsal;
 use crate::config::Config;
 use crate::handover::{question::Question, store};
 use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX, is_reserved};
@@ -190,8 +191,7 @@ impl DescriptorClaims {
             .collect();
         let mut leaving = own.clone();
         leaving.retain(|(name, at)| self.leaves(name, |wanted| datagram::is_at(wanted, *at)));
-        // Each until all of them are, so that no two of them want the same.
-        let mut held = Vec::new();
+        let mut rehearsal = Rehearsal::new(leaving);
         for Claim { name, wanted } in &self.claims {
             let &Wanted::Datagram(address) = wanted else {
                 continue;
@@ -210,19 +210,42 @@ impl DescriptorClaims {
                 let inherited: Vec<String> = inherited.cloned().collect();
                 return Err(not_inherited(name, &inherited));
             }
-            if own
-                .iter()
-                .any(|(left, at)| left == name && datagram::is_at(address, *at))
-            {
-                continue;
-            }
-            let bound = datagram::rehearse(name, address, &mut leaving).map_err(|error| {
-                let name = name.clone();
-                ServerError::Descriptor { name, error }
+            let mut has = own.iter().filter(|(left, _)| left == name);
+            let rehearsed = match has.find(|(_, at)| datagram::is_at(address, *at)) {
+                Some((_, at)) => rehearsal.stay(name, *at),
+                None => rehearsal.bind(name, address),
+            };
+            rehearsed.map_err(|error| ServerError::Descriptor {
+                name: name.clone(),
+                error: self.with_holder(error, address, &own),
             })?;
-            held.push(bound);
         }
         Ok(())
+    }
+
+    /// The error that an address cannot be had, with who has it, if that may go on with it or not.
+    fn with_holder(
+        &self,
+        error: io::Error,
+        wanted: SocketAddr,
+        own: &[(&str, SocketAddr)],
+    ) -> io::Error {
+        let is_made = |name: &str| {
+            let mut claims = self.claims.iter();
+            claims.any(|it| it.name == name && matches!(it.wanted, Wanted::Made(_)))
+        };
+        let mut own = own.iter();
+        let holder =
+            own.find(|(name, at)| is_made(name) && datagram::is_in_the_way(&error, wanted, *at));
+        match holder {
+            Some((name, _)) => io::Error::new(
+                error.kind(),
+                format!(
+                    "{error}; the running program has that as descriptor {name:?}, and only a restart shows whether this one gives it up"
+                ),
+            ),
+            None => error,
+        }
     }
 
     /// Whether the predecessor's own socket of this name, which is `at` there, goes. What the application makes may go on with it.
@@ -260,9 +283,13 @@ impl DescriptorClaims {
         let mut left = Left {
             leaving: inherited.extract_if(.., leaves).collect(),
             inherited,
+            given_up: Vec::new(),
             strays,
         };
-        let claims = self.claims.into_iter();
+        // What the application makes of its own comes first: it may give up an address that is wanted.
+        let mut claims = self.claims;
+        claims.sort_by_key(|claim| matches!(claim.wanted, Wanted::Datagram(_)));
+        let claims = claims.into_iter();
         let made = claims.map(|claim| claim.make(&mut left, &self.inherited));
         let made = made.collect::<Result<Vec<Belonging>, _>>()?;
         // Every claim has taken the first that there was for it.
@@ -282,6 +309,8 @@ struct Left<'a> {
     inherited: Vec<NamedDescriptor>,
     /// What the predecessor had opened where a UDP socket is wanted, and is none at that address.
     leaving: Vec<NamedDescriptor>,
+    /// Duplicates of UDP sockets that the application does not go on with. The service manager has others.
+    given_up: Vec<NamedDescriptor>,
     /// What nobody claims.
     strays: &'a [NamedDescriptor],
 }
@@ -300,11 +329,20 @@ impl Claim {
         let passed_on = units.or_else(|| take(&own(&name)));
         let is_passed_on = passed_on.is_some();
         let made = match (wanted, passed_on) {
-            (Wanted::Made(make), passed_on) => make(passed_on).map(|made| (made, is_passed_on)),
+            (Wanted::Made(make), passed_on) => {
+                let before = passed_on.as_ref().filter(|_| !is_units);
+                let before = before.and_then(|it| datagram::duplicate(&name, it));
+                make(passed_on).map(|made| {
+                    left.given_up
+                        .extend(before.filter(|before| !datagram::is_same(&before.fd, &made)));
+                    (made, is_passed_on)
+                })
+            }
             // A unit's was inspected, and where it is bound is for the unit to say; another one is where it is wanted.
             (Wanted::Datagram(_), Some(there)) => Ok((there, true)),
             (Wanted::Datagram(address), None) => {
-                datagram::open(&name, address, &mut left.leaving, left.strays)
+                let others: Vec<_> = left.given_up.iter().chain(left.strays).collect();
+                datagram::open(&name, address, &mut left.leaving, &others)
             }
         };
         let made = made.and_then(|(descriptor, goes_on)| {

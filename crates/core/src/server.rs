@@ -190,7 +190,8 @@ impl Server {
     ///   one (`FileDescriptorStoreMax=`, one more for each such name), so that a restart and a crash leave it open as well. If a socket unit
     ///   passes on one of this name, too, that one is given to `make`, and the other closed.
     /// - `make` may return another descriptor than the one that it was given. It is held instead, but what comes from a socket
-    ///   unit comes again after a restart. One that makes the program crash comes again as well, so look at what is in a file.
+    ///   unit comes again after a restart. The address of a UDP socket that it gives up so may be that of a [`Server::datagram`], for which a
+    ///   reload is refused and a restart is not. One that makes the program crash comes again as well, so look at what is in a file.
     /// - A program that does not claim the name any more closes what its predecessor had opened, and removes it from the
     ///   store. What a socket unit passes on it would lose: a reload to it is refused; after a restart that is closed with a
     ///   warning, or an error if it is a listening socket.
@@ -280,7 +281,8 @@ impl Server {
     ///   connected stays if the wanted IP address is the unspecified one of its family.
     /// - A reload is refused if the new address cannot be had. From `127.0.0.1:8125` to `0.0.0.0:8125`, say, nobody can tell beforehand
     ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart.
-    /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload.
+    /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload. So does another
+    ///   one at the same address, or at one that includes it.
     /// - With [`Server::inherited_only`] it must come from a socket unit.
     ///
     /// # Errors

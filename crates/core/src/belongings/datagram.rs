@@ -1,11 +1,11 @@
 //! A UDP socket that belongs to the application, at an address that it names.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::getpeername;
-use rustix::net::sockopt::{set_socket_reuseaddr, socket_reuseaddr};
+use rustix::net::sockopt::{set_socket_reuseaddr, socket_cookie, socket_reuseaddr};
 use socket2::{Domain, Socket, Type};
 
 use super::{PREFIX, own};
@@ -13,9 +13,9 @@ use crate::inherit::NamedDescriptor;
 use crate::listeners::udp_address;
 use crate::rlimit;
 
-/// Binds one. Those of the predecessor's own sockets that are `leaving`, or among the `strays`, do not keep it from that: they stay open
+/// Binds one. Those of the predecessor's own sockets that are `leaving`, or among the `others`, do not keep it from that: they stay open
 /// until everything has begun, and what is stored of them is as well, so that an error costs nothing. Returns whether it goes on with
-/// one instead.
+/// one that is leaving instead.
 ///
 /// # Errors
 ///
@@ -24,11 +24,11 @@ pub(super) fn open(
     name: &str,
     wanted: SocketAddr,
     leaving: &mut Vec<NamedDescriptor>,
-    strays: &[NamedDescriptor],
+    others: &[&NamedDescriptor],
 ) -> io::Result<(OwnedFd, bool)> {
     let bound = match bind(wanted) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            bind_beside(wanted, leaving.iter().chain(strays), error)
+            bind_beside(wanted, leaving.iter().chain(others.iter().copied()), error)
         }
         bound => bound,
     };
@@ -46,32 +46,84 @@ pub(super) fn open(
     Ok((bound?, false))
 }
 
-/// Tries to bind one as a successor of the process would that has the `leaving` sockets, each with its name. Returns it, unless one of
-/// them has the address, which is then not among them any more.
-///
-/// # Errors
-///
-/// That the address cannot be had.
-pub(super) fn rehearse(
-    name: &str,
-    wanted: SocketAddr,
-    leaving: &mut Vec<(&str, SocketAddr)>,
-) -> io::Result<Option<OwnedFd>> {
-    let error = match bind(wanted) {
-        Ok(bound) => return Ok(Some(bound)),
-        Err(error) => error,
-    };
-    // Nobody else can have the address of one of them.
-    let has_it = |&(left, at): &(&str, SocketAddr)| {
-        is_in_the_way(&error, wanted, at) && (left == name || is_at(wanted, at))
-    };
-    match leaving.iter().position(has_it) {
-        Some(index) => {
-            leaving.remove(index);
-            Ok(None)
+/// What a successor of the process would do that has the `leaving` sockets, each with its name, one after the other.
+pub(super) struct Rehearsal<'a> {
+    leaving: Vec<(&'a str, SocketAddr)>,
+    /// Until all of them are, so that no two of them want the same.
+    bound: Vec<OwnedFd>,
+    /// The names and addresses of all, and whether that was tried.
+    places: Vec<(&'a str, SocketAddr, bool)>,
+}
+
+impl<'a> Rehearsal<'a> {
+    pub(super) fn new(leaving: Vec<(&'a str, SocketAddr)>) -> Self {
+        Rehearsal {
+            leaving,
+            bound: Vec::new(),
+            places: Vec::new(),
         }
-        None => Err(error),
     }
+
+    /// One that is `at` there goes on.
+    ///
+    /// # Errors
+    ///
+    /// That it is in the way of another one.
+    pub(super) fn stay(&mut self, name: &'a str, at: SocketAddr) -> io::Result<()> {
+        self.place(name, at, true)
+    }
+
+    /// Tries to bind one, unless one that is leaving has the address, which then has it for no other.
+    ///
+    /// # Errors
+    ///
+    /// That the address cannot be had.
+    pub(super) fn bind(&mut self, name: &'a str, wanted: SocketAddr) -> io::Result<()> {
+        let error = match bind(wanted) {
+            Ok(bound) => {
+                self.bound.push(bound);
+                return self.place(name, wanted, true);
+            }
+            Err(error) => error,
+        };
+        // Nobody else can have the address of one of them.
+        let has_it = |&(left, at): &(&str, SocketAddr)| {
+            is_in_the_way(&error, wanted, at) && (left == name || is_at(wanted, at))
+        };
+        let Some(index) = self.leaving.iter().position(has_it) else {
+            return Err(error);
+        };
+        self.leaving.remove(index);
+        self.place(name, wanted, false)
+    }
+
+    /// Of two that were tried the kernel has said whether they can be together.
+    fn place(&mut self, name: &'a str, at: SocketAddr, is_tried: bool) -> io::Result<()> {
+        let mut others = self.places.iter();
+        let other = others.find(|(_, other, tried)| !(is_tried && *tried) && overlap(at, *other));
+        if let Some((other, there, _)) = other {
+            let why = format!("{at}: descriptor {other:?} is to be at {there}");
+            return Err(io::Error::new(ErrorKind::AddrInUse, why));
+        }
+        self.places.push((name, at, is_tried));
+        Ok(())
+    }
+}
+
+/// A duplicate of the predecessor's own descriptor of this name, if it is a UDP socket.
+pub(super) fn duplicate(name: &str, descriptor: &OwnedFd) -> Option<NamedDescriptor> {
+    udp_address(descriptor.as_fd()).ok()?;
+    let fd = descriptor.try_clone().ok()?;
+    Some(NamedDescriptor {
+        name: own(name),
+        number: fd.as_raw_fd(),
+        fd,
+    })
+}
+
+pub(super) fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let [one, other] = [one, other].map(|socket| socket_cookie(socket).ok());
+    one == other
 }
 
 /// Whether a socket is where it is wanted.
@@ -106,10 +158,16 @@ fn was_at(wanted: SocketAddr, at: SocketAddr) -> bool {
 }
 
 /// Whether it may be the socket `at` there because of which the wanted address cannot be had.
-fn is_in_the_way(error: &io::Error, wanted: SocketAddr, at: SocketAddr) -> bool {
+pub(super) fn is_in_the_way(error: &io::Error, wanted: SocketAddr, at: SocketAddr) -> bool {
+    error.kind() == ErrorKind::AddrInUse && overlap(wanted, at)
+}
+
+/// Whether no two sockets can have both: one is the other, or includes it, as `[::]` does all of version 4, too.
+pub(super) fn overlap(wanted: SocketAddr, at: SocketAddr) -> bool {
     let [one, other] = [at, wanted].map(|address| address.ip().to_canonical());
-    let overlap = one == other || one.is_unspecified() || other.is_unspecified();
-    error.kind() == ErrorKind::AddrInUse && at.port() == wanted.port() && overlap
+    let includes =
+        |any: IpAddr, one: IpAddr| any.is_unspecified() && (any.is_ipv6() || one.is_ipv4());
+    at.port() == wanted.port() && (one == other || includes(one, other) || includes(other, one))
 }
 
 /// Binds where none but these sockets of the predecessor are: the kernel lets two share an address that both allow it

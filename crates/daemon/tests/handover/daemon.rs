@@ -210,12 +210,12 @@ fn serve(config: &Path) {
         true => Err("the program itself objects".into()),
         false => Ok(()),
     });
+    for (name, address) in datagrams(&flags) {
+        server = server.datagram(name, address);
+    }
     if flags.join("claim-metrics").exists() {
         let flags = flags.clone();
         server = server.descriptor("metrics", move |inherited| metrics(inherited, &flags));
-    }
-    for (name, address) in datagrams(&flags) {
-        server = server.datagram(name, address);
     }
     for (flag, count) in [("claim-spare", 1), ("claim-many", 60)] {
         if flags.join(flag).exists() {

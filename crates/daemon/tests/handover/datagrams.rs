@@ -297,6 +297,91 @@ fn no_two_can_have_the_same_address() {
     bed.manager.stop_for_good();
 }
 
+/// Each of them alone could have its address, since who is in the way of it goes.
+#[test]
+fn no_two_can_have_addresses_of_which_one_includes_the_other() {
+    for engine in ENGINES {
+        let one = free_address();
+        let at = |ip: [u8; 4]| SocketAddr::from((ip, one.port()));
+        let (any, other) = (at([0; 4]), at([127, 0, 0, 2]));
+        let mut bed = Bed::on(engine, 0, one);
+        let mut refused = 0;
+        let mut refuses = |bed: &mut Bed, wanted: [(&str, SocketAddr); 2]| {
+            bed.wants_all(&wanted);
+            bed.manager.reload();
+            refused += 1;
+            bed.manager.logged(refused, &["the reload is refused"]);
+            let [(first, there), (second, here)] = wanted;
+            let said = format!("descriptor {second:?} of the application cannot be had: {here}: ");
+            let why = format!("descriptor {first:?} is to be at {there}");
+            bed.manager.logged(1, &[&said, &why]);
+        };
+        bed.wants_all(&[("metrics", one), ("second", other)]);
+        bed.manager.start();
+        let mut wire = Wire::connect(&bed.address);
+        refuses(&mut bed, [("metrics", any), ("third", other)]);
+        refuses(&mut bed, [("third", other), ("metrics", any)]);
+        refuses(&mut bed, [("metrics", one), ("second", any)]);
+        bed.has(one, &[]);
+
+        // These two have nothing in common.
+        let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], one.port()));
+        if UdpSocket::bind(six).is_ok() {
+            bed.wants_all(&[("metrics", any), ("third", six)]);
+            bed.manager.reload();
+            bed.has(any, &[]);
+            bed.manager.logged(1, &[&format!("(new, {six})")]);
+        }
+        wire.echo(1, 1);
+        bed.manager.stop_for_good();
+    }
+}
+
+/// The application has had it by itself, and only when that has begun it is known whether it still has.
+#[test]
+fn one_that_the_application_gives_up_is_in_nobody_s_way_after_a_restart() {
+    for store_max in [0, 16] {
+        let mut bed = Bed::new(store_max, free_address());
+        bed.wants_all(&[]);
+        bed.manager.set_flag("claim-metrics", true);
+        bed.manager.start();
+        let port = bed.call("metrics_port").as_u64().unwrap() as u16;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+
+        // It keeps it.
+        bed.wants_all(&[("second", address)]);
+        let said = format!("descriptor \"second\" of the application cannot be had: {address}: ");
+        let why = "the running program has that as descriptor \"metrics\", and only a restart shows whether this one gives it up";
+        bed.manager.reload();
+        bed.manager
+            .logged(1, &["the reload is refused", &said, why]);
+        if store_max > 0 {
+            bed.manager.stop();
+            bed.manager.launch();
+            assert_eq!(bed.manager.ended().code(), Some(1));
+            bed.manager.logged(2, &[&said]);
+            bed.wants_all(&[]);
+            bed.manager.start();
+            bed.has(address, &[]);
+        }
+
+        bed.manager.set_flag("open-another", true);
+        bed.wants_all(&[("second", address)]);
+        bed.manager.reload();
+        bed.manager.logged(2, &["the reload is refused", why]);
+        bed.manager.restart();
+        bed.manager.logged(
+            1,
+            &[&format!("\"second\" of the application (new, {address})")],
+        );
+        is_shared_with_nobody(address);
+        assert_ne!(bed.call("metrics_port"), Value::from(port));
+        let stored = bed.manager.state().stored().len();
+        assert_eq!(stored, store_max.min(2));
+        bed.manager.stop_for_good();
+    }
+}
+
 #[test]
 fn one_that_its_service_has_connected_keeps_its_queue_and_its_port() {
     for (engine, store_max, step) in ways() {
