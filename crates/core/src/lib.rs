@@ -80,6 +80,8 @@ mod proxy;
 mod reply;
 mod run;
 mod running;
+#[cfg(test)]
+mod seccomp;
 mod server;
 mod service;
 mod shard;

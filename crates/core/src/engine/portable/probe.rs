@@ -130,9 +130,8 @@ fn unexpected(what: &str, outcome: &Outcome) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-
     use super::*;
+    use crate::seccomp::deny;
 
     #[test]
     fn works_where_io_uring_does() {
@@ -141,49 +140,27 @@ mod tests {
         }
     }
 
-    /// From now on, this thread and those that it starts get `errno` from the system call of this number.
-    fn deny(call: i64, errno: i32) {
-        let filter = SeccompFilter::new(
-            [(call, Vec::new())].into(),
-            SeccompAction::Allow,
-            SeccompAction::Errno(errno as u32),
-            std::env::consts::ARCH.try_into().unwrap(),
-        );
-        let program: BpfProgram = filter.unwrap().try_into().unwrap();
-        seccompiler::apply_filter(&program).unwrap();
-    }
-
+    /// Without enter a ring can be made but not used. Without shutdown a connection would stay open when it is closed, and no stop would
+    /// end.
     #[test]
-    fn a_ring_that_can_be_made_but_not_used_is_reported() {
-        if crate::engine::ring::probe().unavailable.is_some() {
-            return;
-        }
-        for errno in [libc::EPERM, libc::ENOSYS] {
-            let probing = std::thread::spawn(move || {
-                deny(libc::SYS_io_uring_enter, errno);
-                probe().unwrap_err().to_string()
-            });
-            let refusal = probing.join().unwrap();
-            let begin = "the portable engine is not available: io_uring_enter: ";
-            assert!(refusal.starts_with(begin), "{refusal}");
-        }
-    }
-
-    /// A connection would stay open when it is closed, and no stop would end.
-    #[test]
-    fn a_socket_that_cannot_be_shut_down_is_reported() {
+    fn what_a_filter_forbids_is_reported() {
         if probe().is_err() {
             return;
         }
-        for errno in [libc::EPERM, libc::ENOSYS] {
-            let probing = std::thread::spawn(move || {
-                deny(libc::SYS_shutdown, errno);
-                probe().unwrap_err().to_string()
-            });
-            let refusal = probing.join().unwrap();
-            let begin = "the portable engine is not available: trying it out: shutdown: ";
-            assert!(refusal.starts_with(begin), "{refusal}");
-            assert!(refusal.contains("seccomp"), "{refusal}");
+        for (call, failed) in [
+            (libc::SYS_io_uring_enter, "io_uring_enter: "),
+            (libc::SYS_shutdown, "trying it out: shutdown: "),
+        ] {
+            for errno in [libc::EPERM, libc::ENOSYS] {
+                let probing = std::thread::spawn(move || {
+                    deny(call, errno);
+                    probe().unwrap_err().to_string()
+                });
+                let refusal = probing.join().unwrap();
+                let begin = format!("the portable engine is not available: {failed}");
+                assert!(refusal.starts_with(&begin), "{refusal}");
+                assert!(refusal.contains("seccomp"), "{refusal}");
+            }
         }
     }
 }

@@ -85,27 +85,18 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    use seccompiler::{
-        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule,
-    };
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
     use super::super::flights::{Flights, Operation};
     use super::super::{probe, setup};
     use super::*;
+    use crate::seccomp::deny_where;
 
     /// From now on io_uring_enter(2) fails on this thread whenever it is to submit exactly one entry.
     fn deny_single_entries() {
         let is_one = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 1);
         let rule = SeccompRule::new(vec![is_one.unwrap()]).unwrap();
-        let filter = SeccompFilter::new(
-            [(libc::SYS_io_uring_enter, vec![rule])].into(),
-            SeccompAction::Allow,
-            SeccompAction::Errno(libc::EAGAIN as u32),
-            std::env::consts::ARCH.try_into().unwrap(),
-        );
-        let program: BpfProgram = filter.unwrap().try_into().unwrap();
-        seccompiler::apply_filter(&program).unwrap();
+        deny_where(libc::SYS_io_uring_enter, vec![rule], libc::EAGAIN);
     }
 
     /// What asks about it goes along with it the next time, and two are taken.
