@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::connection::LINGER;
 use crate::handover::preflight::Asked;
 use crate::handover::store;
 use crate::notify;
+use crate::patience;
 use crate::running::Running;
 use crate::server::ServerError;
 use crate::shard::REST_MAX;
@@ -305,19 +307,33 @@ fn attend<const N: usize>(
     if notify::send_owed() {
         next = next.min(now + notify::ATTEMPT);
     }
-    let timeout = Timespec::try_from(next.saturating_duration_since(now)).ok();
+    readable(descriptors, next.saturating_duration_since(now))
+}
+
+/// Waits until one of these is readable, at most for so long: which are. None may be before, if the kernel cannot wait just now.
+fn readable<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    timeout: Duration,
+) -> io::Result<[bool; N]> {
+    let timespec = Timespec::try_from(timeout).ok();
     let mut fds = descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
-    match poll(&mut fds, timeout.as_ref()) {
+    match poll(&mut fds, timespec.as_ref()) {
         Ok(_) => Ok(fds.map(|fd| !fd.revents().is_empty())),
-        Err(rustix::io::Errno::INTR) => Ok([false; N]),
+        Err(Errno::INTR) => Ok([false; N]),
+        Err(Errno::NOMEM) => {
+            std::thread::sleep(timeout.min(patience::INTERVAL));
+            Ok([false; N])
+        }
         Err(error) => Err(error.into()),
     }
 }
 
+/// A signal that has arrived. One that is not read for now stays, and its descriptor readable.
 fn read(signals: &SignalFd) -> io::Result<Option<Signal>> {
-    match signals.read_signal()? {
-        Some(info) => Ok(Some(Signal::try_from(info.ssi_signo as i32)?)),
-        None => Ok(None),
+    match signals.read_signal() {
+        Ok(Some(info)) => Ok(Some(Signal::try_from(info.ssi_signo as i32)?)),
+        Ok(None) | Err(nix::errno::Errno::EINTR) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -353,5 +369,44 @@ impl Watchdog {
                 tracing::error!("worker {worker} has taken no turn: the watchdog is not fed");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seccomp::deny;
+
+    /// Waits for a signal that is pending, and reads it, on a thread whose system call of this number fails like that.
+    fn attempt(call: i64, errno: i32) -> (io::Result<[bool; 1]>, io::Result<Option<Signal>>) {
+        let attempt = move || {
+            let usr1: SigSet = [Signal::SIGUSR1].into_iter().collect();
+            usr1.thread_block().unwrap();
+            let signals = SignalFd::with_flags(&usr1, SfdFlags::SFD_NONBLOCK).unwrap();
+            nix::sys::signal::raise(Signal::SIGUSR1).unwrap();
+            deny(call, errno);
+            let is_ready = readable([signals.as_fd()], Duration::from_secs(60));
+            (is_ready, read(&signals))
+        };
+        std::thread::spawn(attempt).join().unwrap()
+    }
+
+    /// The main thread comes again.
+    #[test]
+    fn what_the_kernel_could_not_do_for_now_ends_nobody() {
+        for errno in [libc::ENOMEM, libc::EINTR] {
+            let (is_ready, read) = attempt(libc::SYS_ppoll, errno);
+            assert_eq!(is_ready.unwrap(), [false], "{errno}");
+            assert_eq!(read.unwrap(), Some(Signal::SIGUSR1), "{errno}");
+        }
+        let (is_ready, read) = attempt(libc::SYS_read, libc::EINTR);
+        assert_eq!(is_ready.unwrap(), [true]);
+        assert_eq!(read.unwrap(), None);
+    }
+
+    #[test]
+    fn what_stays_wrong_is_reported() {
+        assert!(attempt(libc::SYS_ppoll, libc::EINVAL).0.is_err());
+        assert!(attempt(libc::SYS_read, libc::EINVAL).1.is_err());
     }
 }

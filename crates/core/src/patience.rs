@@ -11,7 +11,7 @@ use crate::notify;
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// How soon it is tried again.
-const INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a start waits for what cannot be had at first, which by default is not at all.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,13 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::giving::Package;
 use crate::notify;
+use crate::patience::INTERVAL;
 
 /// The name of the descriptors that are stored to find out whether there is a store.
 pub(crate) const PROBE: &str = "ringhold.probe";
@@ -205,7 +208,8 @@ fn hangs_up_within(descriptor: impl AsFd, patience: Duration) -> io::Result<bool
         let left = deadline.saturating_duration_since(Instant::now());
         match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
             Ok(count) => return Ok(count > 0),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
+            Err(Errno::NOMEM) if !left.is_zero() => thread::sleep(left.min(INTERVAL)),
             Err(error) => return Err(error.into()),
         }
     }
