@@ -232,12 +232,15 @@ impl Running {
         );
     }
 
-    /// Makes the others end without a worker, for this reason, in a stop that hands nothing over. The process still waits for it.
+    /// Makes the others end without a worker, if there are any, for this reason, in a stop that hands nothing over. The process still
+    /// waits for it.
     pub(crate) fn end_without(&self, worker: usize, why: &str) {
         self.crew.leave_behind(worker);
-        tracing::error!(
-            "worker {worker} is busy: {why}; the others end without it, and the process when it does"
-        );
+        let ends = match self.crew.posts.len() {
+            1 => "the process ends when it does",
+            _ => "the others end without it, and the process when it does",
+        };
+        tracing::error!("worker {worker} is busy: {why}; {ends}");
     }
 
     /// Waits until every worker has ended. Then the sockets that the server bound are closed, and the paths of unix sockets removed, as

@@ -260,3 +260,36 @@ fn a_handover_that_waits_for_a_busy_worker_holds_up_nobody_else() {
         });
     }
 }
+
+/// Nobody goes on where nothing is handed over, and who stops the daemon learns what it waits for.
+fn a_stop_says_whom_it_waits_for(engine: &'static str, workers: usize, said: &str) {
+    let config = format!("workers = {workers}\n[sockets.bus]\n");
+    let mut manager = Manager::on(engine, 0, &config).with_test_daemon();
+    let address = manager.listen_unix("bus");
+    manager.set_flag("keep-busy", true);
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.send(b"\x90");
+    manager.logged(1, &["busy until told otherwise"]);
+    manager.signal(Signal::SIGTERM);
+    let line = manager.logged(
+        1,
+        &["ERROR", "worker 0 is busy: it has taken no turn for 16s; "],
+    );
+    assert!(line.ends_with(&format!("; {said}")), "{line}");
+    manager.set_flag("keep-busy", false);
+    assert_eq!(wire.exactly(1), [0xc3]);
+    assert!(manager.ended().success());
+}
+
+#[test]
+fn a_stop_waits_for_a_stuck_worker_alone() {
+    let alone = "the process ends when it does";
+    let beside = "the others end without it, and the process when it does";
+    std::thread::scope(|scope| {
+        for engine in ["auto", "portable"] {
+            scope.spawn(move || a_stop_says_whom_it_waits_for(engine, 1, alone));
+            scope.spawn(move || a_stop_says_whom_it_waits_for(engine, 2, beside));
+        }
+    });
+}
