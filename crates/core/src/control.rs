@@ -125,11 +125,29 @@ fn blocked_signals() -> Option<Vec<(String, u64)>> {
     // One that has ended meanwhile is none.
     let read = |thread: std::fs::DirEntry| {
         let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
-        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
-        let blocked = u64::from_str_radix(field("SigBlk:")?.trim(), 16).ok()?;
-        Some((field("Name:")?.trim().to_owned(), blocked))
+        let name = field(&status, "Name:")?.to_owned();
+        Some((name, field_of_signals(&status, "SigBlk:")?))
     };
     Some(threads.flatten().filter_map(read).collect())
+}
+
+/// Whether SIGTERM or SIGINT has come and was not read yet, if /proc tells. Where nobody blocks them they do not wait to be read.
+pub(crate) fn is_told_to_stop() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let waiting = field_of_signals(&status, "ShdPnd:").unwrap_or(0);
+    waiting & mask(stop_signals().iter().map(|signal| signal as u32)) != 0
+}
+
+/// What stands behind `name` in a file `status` of proc(5).
+fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    let mut lines = status.lines();
+    lines
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
+}
+
+fn field_of_signals(status: &str, name: &str) -> Option<u64> {
+    u64::from_str_radix(field(status, name)?, 16).ok()
 }
 
 /// Signal n is bit n - 1.

@@ -5,6 +5,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::control::is_told_to_stop;
 use crate::notify;
 
 /// So long a successor tries to get what its workers need, as long as it waits for the service manager.
@@ -43,7 +44,8 @@ impl Patience {
         }
     }
 
-    /// Makes the attempt until it succeeds, or fails for something that does not pass, or the time is over.
+    /// Makes the attempt until it succeeds, or fails for something that does not pass, or the time is over, or the process is told to
+    /// stop: what it has been handed is left as it was, as by any start that fails.
     pub(crate) fn insist<T, E: Obstacle>(
         self,
         mut attempt: impl FnMut() -> Result<T, E>,
@@ -58,6 +60,10 @@ impl Patience {
                 until.saturating_duration_since(Instant::now())
             });
             if left.is_zero() {
+                return Err(error);
+            }
+            if is_told_to_stop() {
+                tracing::info!("told to stop, and so not waiting for it any longer: {error}");
                 return Err(error);
             }
             if !is_said {

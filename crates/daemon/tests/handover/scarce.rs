@@ -141,3 +141,36 @@ fn what_never_comes_is_not_waited_for_without_end() {
     assert_eq!(manager.ended().code(), Some(1));
     manager.logged(1, &[WAITS]);
 }
+
+/// Nor is it once the service is stopped, on whichever thread that was.
+#[test]
+fn who_is_told_to_stop_does_not_wait() {
+    let mut cases = vec![
+        ("auto", NO_THREAD),
+        ("auto", NO_WORKER),
+        ("portable", NO_WORKER),
+    ];
+    if ringhold_core::probe::probe().unavailable.is_none() {
+        cases.push(("auto", NO_RING));
+    }
+    for (engine, Scarcity { what, mib, config }) in cases {
+        let (mut manager, mut wire) = started(engine, 16, config);
+        manager.wait_until_nothing_is_stored();
+        manager.stop();
+        limit_next(&manager, mib);
+        manager.launch();
+        manager.logged(1, &[WAITS, what]);
+        manager.signal(Signal::SIGTERM);
+        assert_eq!(manager.ended().code(), Some(1));
+        manager.logged(
+            1,
+            &["told to stop, and so not waiting for it any longer", what],
+        );
+        // Everything is left to the next one.
+        manager.set_flag("little-memory", false);
+        manager.start();
+        wire.echo(1, 1);
+        manager.wait_until_nothing_is_stored();
+        manager.stop_for_good();
+    }
+}
