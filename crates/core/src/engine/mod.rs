@@ -3,6 +3,7 @@
 
 mod accepting;
 mod choice;
+mod pause;
 pub(crate) mod portable;
 mod rehearsal;
 pub(crate) mod ring;

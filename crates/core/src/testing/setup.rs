@@ -15,9 +15,10 @@ use crate::handover::bequest::{self, Bequest, Legacy};
 use crate::host::{Host, Hosted};
 use crate::inherit::Inherited;
 use crate::limits::Limits;
-use crate::mailbox::mailbox;
+use crate::mailbox::{Mailbox, mailbox};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::peer::Link;
 use crate::placement::Dealer;
 use crate::service::Service;
 use crate::shard::Shard;
@@ -80,6 +81,14 @@ pub struct Setup<'a> {
 pub(super) struct Left<'a> {
     pub(super) bequests: Vec<Bequest>,
     pub(super) belongings: &'a [Belonging],
+}
+
+/// One worker, without what moves its bytes.
+struct Made<L> {
+    shard: Shard<L>,
+    mailbox: Mailbox,
+    legacies: Arc<[Legacy]>,
+    belongings: Arc<[Belonging]>,
 }
 
 impl<'a> Setup<'a> {
@@ -168,6 +177,28 @@ impl<'a> Setup<'a> {
 
     /// Makes the services, which go on from what a predecessor left.
     pub(super) fn make(self, left: Left<'_>) -> Exchange {
+        let made = self.assemble(left);
+        Exchange {
+            shard: made.shard,
+            mailbox: made.mailbox,
+            now: 1,
+            ids: Vec::new(),
+            ended: Vec::new(),
+            parted: Vec::new(),
+            legacies: made.legacies,
+            belongings: made.belongings,
+            peer: Identity::default(),
+        }
+    }
+
+    /// Makes the services, for an engine that runs on this thread.
+    #[cfg(test)]
+    pub(crate) fn shard<L: Link>(self) -> (Shard<L>, Mailbox) {
+        let made = self.assemble(Left::default());
+        (made.shard, made.mailbox)
+    }
+
+    fn assemble<L: Link>(self, left: Left<'_>) -> Made<L> {
         let belongings = belongings(self.descriptors, left.belongings);
         let (post, mailbox) =
             mailbox().unwrap_or_else(|error| panic!("a mailbox needs an eventfd: {error}"));
@@ -190,16 +221,11 @@ impl<'a> Setup<'a> {
         let names = self.sockets.into();
         let crew = Crew::new(vec![post], names, dealer, memory, metrics, vec![0]);
         let desk = Desk::new(crew, 0, self.limits);
-        Exchange {
+        Made {
             shard: Shard::new(desk, hosts, worker.watches, Duration::ZERO),
             mailbox,
-            now: 1,
-            ids: Vec::new(),
-            ended: Vec::new(),
-            parted: Vec::new(),
             legacies,
             belongings,
-            peer: Identity::default(),
         }
     }
 }

@@ -28,9 +28,10 @@ use tokio_uring::Runtime;
 use self::accept::{Listening, Watch};
 use self::buffers::Buffers;
 use self::flights::{Flights, Operation, Outcome};
-use self::link::{Progress, Readiness};
+use self::link::{Progress, Readiness, Way};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
+use crate::engine::pause::Pause;
 use crate::engine::turn::{self, Plan};
 use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last};
 use crate::handover::parcel::Parcel;
@@ -45,10 +46,6 @@ pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 #[cfg(test)]
 pub(in crate::engine) use self::setup::{EVENT, RUNTIME, THREAD};
-
-/// How long a connection rests whose socket is not ready although the kernel said so, lest the worker spins. It happens
-/// when memory for sockets runs out, or when a socket has news of a kind that nobody reads.
-const PAUSE_MS: u64 = 10;
 
 /// One worker's engine, for as long as it runs.
 struct Engine<'a> {
@@ -67,9 +64,8 @@ struct Engine<'a> {
     /// Connections that wait for a buffer to receive into, or to send from, slot and generation, first first.
     starved_receives: VecDeque<(u32, u32)>,
     starved_sends: VecDeque<(u32, u32)>,
-    /// Connections that rest, slot and generation, until `pause_ends` on the worker's clock.
-    pausing: Vec<(u32, u32)>,
-    pause_ends: u64,
+    /// Polls that have failed, or said that a socket is ready which was not.
+    pause: Pause<Operation>,
     /// Connections that were let go, for the successor.
     parcels: Vec<Parcel>,
 }
@@ -118,23 +114,8 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let engine = Engine {
-        runtime: &runtime,
-        flights: Flights::new(entries),
-        buffers,
-        shard,
-        acceptors,
-        watch,
-        mailbox,
-        clock: WorkerClock::new(),
-        spin,
-        sources_armed: false,
-        starved_receives: VecDeque::new(),
-        starved_sends: VecDeque::new(),
-        pausing: Vec::new(),
-        pause_ends: 0,
-        parcels: Vec::new(),
-    };
+    let mut engine = Engine::new(&runtime, entries, buffers, shard, acceptors, watch, mailbox);
+    engine.spin = spin;
     ready(Ok(()));
     let served = engine.serve();
     if !served.parcels.is_empty() {
@@ -146,8 +127,37 @@ pub(crate) fn run(
     served
 }
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
+    /// Of a runtime whose ring has so many entries.
+    fn new(
+        runtime: &'a Runtime,
+        entries: u32,
+        buffers: Buffers,
+        shard: Shard<PortableLink>,
+        acceptors: Vec<Listening>,
+        watch: Watch,
+        mailbox: Mailbox,
+    ) -> Self {
+        Engine {
+            runtime,
+            flights: Flights::new(entries),
+            buffers,
+            shard,
+            acceptors,
+            watch,
+            mailbox,
+            clock: WorkerClock::new(),
+            spin: Duration::ZERO,
+            sources_armed: false,
+            starved_receives: VecDeque::new(),
+            starved_sends: VecDeque::new(),
+            pause: Pause::new(),
+            parcels: Vec::new(),
+        }
+    }
+
     fn serve(mut self) -> Served {
+        self.arm_wake();
         let result = self.turn();
         self.shard.say_held();
         let left = let_go(&mut self.shard);
@@ -161,12 +171,11 @@ impl Engine<'_> {
     /// Turns until the shard is done.
     fn turn(&mut self) -> io::Result<()> {
         self.shard.woken(self.clock.now());
-        self.arm_wake();
         loop {
             turn::begin(&mut self.shard, &self.mailbox, &mut self.acceptors);
+            self.end_pause();
             self.update_accepts();
             self.arm_sources();
-            self.end_pause();
             self.shard.woken(self.clock.now());
             // No operation that has a buffer waits, so by now there are some again, and whoever waits for one comes first.
             self.feed_sends();
@@ -175,7 +184,7 @@ impl Engine<'_> {
                 self.update(slot);
             }
             let is_busy = || self.flights.has_landed();
-            let pause = (!self.pausing.is_empty()).then_some(self.pause_ends);
+            let pause = self.pause.ends();
             let (shard, acceptors) = (&mut self.shard, &mut self.acceptors);
             let plan = turn::plan(shard, &self.mailbox, acceptors, is_busy, pause);
             let count = match plan {
@@ -243,8 +252,8 @@ impl Engine<'_> {
             Operation::Readable { slot, generation } => self.readable(slot, generation, &outcome),
             Operation::Writable { slot, generation } => self.writable(slot, generation, &outcome),
             Operation::Acceptable => self.acceptable(&outcome),
-            Operation::Sources => self.sources_polled(),
-            Operation::Wake => self.woken()?,
+            Operation::Sources => self.sources_polled(&outcome),
+            Operation::Wake => self.woken(&outcome)?,
             Operation::Turn => {}
         }
         Ok(())
@@ -260,8 +269,12 @@ impl Engine<'_> {
     }
 
     /// There is something to read, or the poll has failed.
-    fn sources_polled(&mut self) {
-        self.sources_armed = false;
+    fn sources_polled(&mut self, outcome: &Outcome) {
+        if outcome.result >= 0 {
+            self.sources_armed = false;
+        } else {
+            self.pause(Operation::Sources);
+        }
         self.shard.read_sources();
     }
 
@@ -269,8 +282,13 @@ impl Engine<'_> {
         self.flights.readable(Operation::Wake, self.mailbox.event());
     }
 
-    /// Resets the mailbox's eventfd. It blocks, but nobody else reads it, so that it stays readable until this.
-    fn woken(&mut self) -> io::Result<()> {
+    /// Resets the mailbox's eventfd, unless the poll has failed. It blocks, but nobody else reads it, so that what was readable stays
+    /// so until this.
+    fn woken(&mut self, outcome: &Outcome) -> io::Result<()> {
+        if outcome.result < 0 {
+            self.pause(Operation::Wake);
+            return Ok(());
+        }
         match rustix::io::read(self.mailbox.event(), &mut [0; 8]) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -356,28 +374,40 @@ impl Engine<'_> {
         self.parcels.extend(self.shard.release(slot));
     }
 
-    /// Lets a connection rest, a direction of which is marked so.
-    fn pause(&mut self, slot: u32, generation: u32) {
-        if self.pausing.is_empty() {
-            self.pause_ends = self.shard.desk.now + PAUSE_MS;
-        }
-        self.pausing.push((slot, generation));
+    /// Lets a poll pause. A direction of a connection is marked so.
+    fn pause(&mut self, poll: Operation) {
+        self.pause.add(poll, self.shard.desk.now);
     }
 
-    /// Lets the connections that rest try again if it is time.
+    /// Lets what pauses go on if it is time.
     fn end_pause(&mut self) {
-        if self.shard.desk.now < self.pause_ends {
-            return;
-        }
-        while let Some((slot, generation)) = self.pausing.pop() {
-            if let Some(link) = self.shard.link_of(slot, generation) {
-                for way in [&mut link.receiving, &mut link.sending] {
-                    if way.progress == Progress::Pausing {
-                        way.progress = Progress::No;
-                    }
+        for poll in self.pause.over(self.shard.desk.now) {
+            match poll {
+                Operation::Wake => self.arm_wake(),
+                Operation::Sources => self.sources_armed = false,
+                Operation::Readable { slot, generation } => {
+                    self.go_on(slot, generation, |link| &mut link.receiving);
                 }
-                self.shard.touch(slot);
+                Operation::Writable { slot, generation } => {
+                    self.go_on(slot, generation, |link| &mut link.sending);
+                }
+                // They are no polls, or wait for what goes wrong with them in another way.
+                Operation::Acceptable
+                | Operation::Receive { .. }
+                | Operation::Send { .. }
+                | Operation::Turn => {}
             }
+        }
+    }
+
+    /// Lets one direction of a connection go on if it pauses.
+    fn go_on(&mut self, slot: u32, generation: u32, way: fn(&mut PortableLink) -> &mut Way) {
+        if let Some(link) = self.shard.link_of(slot, generation) {
+            let way = way(link);
+            if way.progress == Progress::Pausing {
+                way.progress = Progress::No;
+            }
+            self.shard.touch(slot);
         }
     }
 }
@@ -389,7 +419,68 @@ fn spin_end(end: Instant, until: Option<Instant>) -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use rustix::fs::{Mode, OFlags, open};
+
     use super::*;
+    use crate::engine::pause::PAUSE_MS;
+    use crate::limits::Limits;
+    use crate::mailbox::{Mail, Post};
+    use crate::testing::Setup;
+
+    /// No mail takes as long, however busy the machine is.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Serves nobody, and has the polls for mail and for what services read from fail.
+    fn serve_with_polls_that_fail(posts: &Sender<Post>) -> io::Result<()> {
+        let config = RingConfig::default();
+        let (runtime, entries) = setup::runtime(8).unwrap();
+        let (shard, mailbox) = Setup::new(Limits::default()).shard();
+        posts.send(shard.desk.crew.posts[0].clone()).unwrap();
+        let buffers = Buffers::new(&config).unwrap();
+        let watch = Watch::new(0).unwrap();
+        let mut engine = Engine::new(
+            &runtime,
+            entries,
+            buffers,
+            shard,
+            Vec::new(),
+            watch,
+            mailbox,
+        );
+        // The kernel polls none of these.
+        let path = open("/", OFlags::PATH, Mode::empty()).unwrap();
+        engine.sources_armed = true;
+        for poll in [Operation::Wake, Operation::Sources] {
+            engine.flights.readable(poll, path.as_fd());
+        }
+        let result = engine.turn();
+        assert!(!engine.sources_armed);
+        result
+    }
+
+    #[test]
+    fn a_worker_whose_poll_for_mail_fails_gets_its_mail() {
+        if probe().is_err() {
+            return;
+        }
+        let (sender, posts) = channel();
+        let worker = thread::spawn(move || serve_with_polls_that_fail(&sender));
+        let post = posts.recv().unwrap();
+        // At first the mail may be found although nothing polls for it.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(10 * PAUSE_MS) {
+            let (report, reported) = channel();
+            post.send(Mail::Report(report)).ok().unwrap();
+            reported.recv_timeout(PATIENCE).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        post.send(Mail::Stop { hand_over: false }).ok().unwrap();
+        worker.join().unwrap().unwrap();
+    }
 
     #[test]
     fn nothing_that_is_due_waits_for_the_end_of_a_spin() {

@@ -85,7 +85,7 @@ impl Engine<'_> {
         } else {
             // The kernel has no memory for a poll.
             link.receiving.progress = Progress::Pausing;
-            self.pause(slot, generation);
+            self.pause(Operation::Readable { slot, generation });
         }
     }
 
@@ -102,7 +102,7 @@ impl Engine<'_> {
                 };
             } else if outcome.result == -libc::EAGAIN && link.receiving.was_unready() {
                 link.receiving.progress = Progress::Pausing;
-                self.pause(slot, generation);
+                self.pause(Operation::Readable { slot, generation });
             }
             match outcome.result {
                 1.. => self.shard.received(slot, &buffer[..length], None),

@@ -93,7 +93,7 @@ impl Engine<'_> {
         } else {
             // The kernel has no memory for a poll.
             link.sending.progress = Progress::Pausing;
-            self.pause(slot, generation);
+            self.pause(Operation::Writable { slot, generation });
         }
     }
 
@@ -114,7 +114,7 @@ impl Engine<'_> {
             };
         } else if outcome.result == -libc::EAGAIN && link.sending.was_unready() {
             link.sending.progress = Progress::Pausing;
-            self.pause(slot, generation);
+            self.pause(Operation::Writable { slot, generation });
         }
         self.shard.sent(slot, taken);
         match -outcome.result {
