@@ -43,6 +43,7 @@ use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
 use crate::config::RingConfig;
+use crate::engine::pause::Pause;
 use crate::engine::turn::{self, Plan};
 use crate::engine::{Acceptor, Served, WorkerClock, let_go};
 use crate::handover::parcel::Parcel;
@@ -85,6 +86,8 @@ struct Engine<'r> {
     bulk: Bulk,
     /// Sends that the next enter makes.
     flights: Flights,
+    /// Connections that found no room where their polls had said that there is some: slot and generation.
+    pause: Pause<(u32, u32)>,
     /// Unused parameters of gathering sends.
     #[expect(
         clippy::vec_box,
@@ -190,6 +193,7 @@ impl<'r> Engine<'r> {
             looks: Looks::default(),
             bulk: Bulk::new(),
             flights: Flights::default(),
+            pause: Pause::new(),
             messages: Vec::new(),
             wake: Box::new(0),
             wake_armed: false,
@@ -217,6 +221,7 @@ impl<'r> Engine<'r> {
             self.update_accepts()?;
             self.arm_sources()?;
             self.shard.woken(self.clock.now());
+            self.end_pause();
             self.update_touched()?;
             self.replenish()?;
             self.look()?;
@@ -227,7 +232,8 @@ impl<'r> Engine<'r> {
             let is_busy =
                 || !self.starved.is_empty() || self.looks.is_waiting() || self.bulk.is_wanted();
             let (shard, acceptors) = (&mut self.shard, &mut self.acceptors);
-            let plan = turn::plan(shard, self.mailbox, acceptors, is_busy, None);
+            let pause = self.pause.ends();
+            let plan = turn::plan(shard, self.mailbox, acceptors, is_busy, pause);
             match plan {
                 Plan::Work | Plan::CatchUp => self.enter(Wait::No)?,
                 Plan::Sleep(until) => self.sleep(until)?,

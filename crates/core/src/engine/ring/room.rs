@@ -4,6 +4,9 @@
 //! once, since that poll reports ends too, tries 128 times in vain and then leaves the send to a thread of its own. So a
 //! send that finds no room fails, and a poll tells when there is some. It is a multishot one, because that reports
 //! changes: one that reports states would be ready at once as well.
+//!
+//! So it says nothing more where there is room and a send finds none all the same, for want of memory. That is tried again after
+//! a pause.
 
 use std::io;
 
@@ -44,6 +47,16 @@ impl Engine<'_> {
         self.shard.touch(slot);
     }
 
+    /// Lets those try again that found no room where there was some, if it is time.
+    pub(super) fn end_pause(&mut self) {
+        for (slot, generation) in self.pause.over(self.shard.desk.now) {
+            if let Some(link) = self.shard.link_of(slot, generation) {
+                link.blocked = false;
+                self.shard.touch(slot);
+            }
+        }
+    }
+
     /// Ends the poll for room, which would otherwise report whatever the peer takes.
     pub(super) fn cancel_room(&mut self, slot: u32, generation: u32) -> io::Result<()> {
         let Some(link) = self.shard.link(slot) else {
@@ -54,5 +67,99 @@ impl Engine<'_> {
         }
         link.room = Polling::Cancelled;
         self.cancel(Operation::new(Kind::Room, generation, slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::mem::ManuallyDrop;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::super::queue::{Chunk, Wait};
+    use super::super::{RingLink, probe, setup};
+    use super::*;
+    use crate::config::RingConfig;
+    use crate::limits::Limits;
+    use crate::mailbox::{Mail, Post};
+    use crate::peer::{Link, Peer};
+    use crate::testing::Setup;
+    use crate::{Flow, Frame, Refusal, Reply, Service};
+
+    /// Says a byte to who connects.
+    struct Greeter;
+
+    impl Service for Greeter {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+            reply.write(|out| out.push(7));
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+    }
+
+    /// Serves one connection, whose first send finds no room when the poll has said that there is.
+    fn serve(socket: UnixStream, posts: &Sender<Post>) -> io::Result<()> {
+        let config = RingConfig::default();
+        let mut ring = setup::ring(&config).unwrap();
+        let greeter = Setup::new(Limits::default()).service("greeter", &["test"], |_| Greeter);
+        let (mut shard, mailbox) = greeter.shard();
+        posts.send(shard.desk.crew.posts[0].clone()).unwrap();
+        let _ = shard.deliver(Mail::Resume);
+        let engine = Engine::new(
+            &mut ring,
+            &config,
+            Duration::ZERO,
+            shard,
+            Vec::new(),
+            &mailbox,
+        );
+        let mut engine = ManuallyDrop::new(engine.unwrap());
+        engine.begin()?;
+        engine.shard.desk.crew.dealer.hold(0, 0);
+        let id = engine.shard.open(0, RingLink::new(socket.into()), None);
+        engine.shard.link(id.slot).unwrap().blocked = true;
+        engine.update_touched()?;
+        engine.enter(Wait::No)?;
+        engine.dispatch_all(&mut Chunk::new())?;
+        let link = engine.shard.link(id.slot).unwrap();
+        assert!(!link.blocked && link.room == Polling::Armed);
+        let (outbox, link, pools) = engine.shard.sending(id.slot).unwrap();
+        link.sending = outbox.begin(pools).map(|slice| slice.len() as u32).sum();
+        // The kernel answers so where it has no memory for what is sent.
+        let send = Operation::new(Kind::Send, id.generation, id.slot);
+        let mut full = Completion::default();
+        full.result = -libc::EAGAIN;
+        engine.sent(send, &full);
+        engine.serve().and_then(|()| engine.finish())?;
+        drop(ManuallyDrop::into_inner(engine));
+        Ok(())
+    }
+
+    #[test]
+    fn who_found_no_room_where_there_is_some_tries_again() {
+        if probe().unavailable.is_some() {
+            return;
+        }
+        let (sender, posts) = channel();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let worker = thread::spawn(move || serve(ours, &sender));
+        let post = posts.recv().unwrap();
+        theirs
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let mut greeting = [0];
+        theirs.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, [7]);
+        post.send(Mail::Stop { hand_over: false }).ok().unwrap();
+        worker.join().unwrap().unwrap();
+        assert_eq!(theirs.read(&mut greeting).unwrap(), 0);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use io_uring::opcode;
 
 use super::Engine;
-use super::link::Message;
+use super::link::{Message, Polling};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 
@@ -63,8 +63,13 @@ impl Engine<'_> {
         }
         // Even a send that was cancelled may have been taken in part.
         let taken = usize::try_from(completion.result).unwrap_or(0);
+        let is_full = completion.result == -libc::EAGAIN;
         // Whoever took a part has no room for the rest.
-        link.blocked = completion.result == -libc::EAGAIN || taken > 0 && taken < length;
+        link.blocked = is_full || taken > 0 && taken < length;
+        if is_full && link.room == Polling::Armed {
+            self.pause
+                .add((slot, operation.generation), self.shard.desk.now);
+        }
         self.shard.sent(slot, taken);
         match -completion.result {
             ..=0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
