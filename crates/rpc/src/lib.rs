@@ -43,7 +43,7 @@
 //!
 //! | what | becomes |
 //! |---|---|
-//! | unknown method, wrong parameters, a handler that fails, panics or gives no answer | an error reply |
+//! | unknown method, wrong parameters, a call that a [guard](Router::guard) refuses, a handler that fails, panics or gives no answer | an error reply |
 //! | a request whose method is not a string, whose params are not an array, or that has not 4 elements | an error reply |
 //! | the same of a notification: no reply is due, but what followed could not be trusted | the end of the connection |
 //! | a message that is larger or nested deeper than the [limits](ringhold_core::limits::Limits) allow: it is refused before it is whole | the end of the connection |
@@ -83,6 +83,7 @@ mod context;
 mod drops;
 mod envelope;
 mod fault;
+mod guard;
 mod hooks;
 mod left;
 mod methods;

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::context::Context;
 use crate::drops::OneByOne;
 use crate::fault::Fault;
+use crate::guard::Guards;
 use crate::hooks::Hooks;
 use crate::left::Leavings;
 use crate::methods::{Entry, Methods};
@@ -56,6 +57,7 @@ use crate::turn::{Source, Turn};
 /// [`Router::new`] has the methods `ping`, `echo`, `methods`, `time` and `status` already, [`Router::bare`] has none.
 pub struct Router {
     pub(crate) methods: Methods,
+    pub(crate) guards: Guards,
     pub(crate) resumes: Resumes,
     pub(crate) hooks: Hooks,
     pub(crate) leavings: Leavings,
@@ -90,6 +92,7 @@ impl Router {
     pub fn bare() -> Self {
         Router {
             methods: Methods::default(),
+            guards: Guards::default(),
             resumes: Resumes::default(),
             hooks: Hooks::default(),
             leavings: Leavings::default(),

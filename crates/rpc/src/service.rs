@@ -87,15 +87,20 @@ impl Rpc {
     }
 
     /// The call in a frame, whether or not it is like one before; otherwise what becomes of the connection.
-    fn read<'f>(&mut self, frame: &Frame<'f>, reply: &mut Reply<'_>) -> Result<Known<'f>, Flow> {
+    fn read<'f>(
+        &mut self,
+        frame: &Frame<'f>,
+        session: &mut Session,
+        reply: &mut Reply<'_>,
+    ) -> Result<Known<'f>, Flow> {
         let usual = envelope::usual(frame.bytes());
         let envelope = match usual {
             Some(envelope) => envelope,
             None => self.unusual(frame, reply)?,
         };
         let Some(method) = self.router.methods.find(envelope.method) else {
-            self.unknown(envelope.id, envelope.method, reply);
-            return Err(Flow::Continue);
+            self.unknown(envelope.id, envelope.method, session, reply);
+            return Err(ending(session));
         };
         if usual.is_some() {
             self.recent.missed(frame.bytes(), &envelope, method);
@@ -118,11 +123,21 @@ impl Rpc {
             params,
             method: number,
         } = known;
-        let Some(entry) = self.router.methods.call(number) else {
+        let Router {
+            methods, guards, ..
+        } = &mut self.router;
+        let Some(entry) = methods.call(number) else {
             debug_assert!(false, "a router loses no method");
             return Flow::Continue;
         };
         entry.method.count_call();
+        // Before there is an answer: one that is lent before it is given to the handler would be copied, which costs as much as a small call.
+        if !guards.is_empty()
+            && guards.refuses(id, &entry.method.name, session, self.strings, reply)
+        {
+            entry.method.faults.add_one();
+            return ending(session);
+        }
         let done = Cell::new(false);
         // Unwind safety: what a panicking handler was writing has been taken back by the outbox, `done` says whether the
         // client has its reply, and what the handler's own state looks like is up to the handler, as documented.
@@ -152,10 +167,7 @@ impl Rpc {
             }
             self.panicked(unanswered, number, Caught::new(panic), reply);
         }
-        match session.take_closing() {
-            None => Flow::Continue,
-            Some(reason) => Flow::Close(reason),
-        }
+        ending(session)
     }
 
     /// The call in a frame that is not written as nearly everybody does; otherwise what becomes of the connection.
@@ -175,9 +187,21 @@ impl Rpc {
     }
 
     #[cold]
-    fn unknown(&mut self, id: Option<u32>, method: &[u8], reply: &mut Reply<'_>) {
+    fn unknown(
+        &mut self,
+        id: Option<u32>,
+        method: &[u8],
+        session: &mut Session,
+        reply: &mut Reply<'_>,
+    ) {
         self.router.methods.call_unknown();
         let name = quoted(method);
+        // Who may not call it is not told that there is none, nor what else there is.
+        let shown = str::from_utf8(method).unwrap_or(&name);
+        let guards = &mut self.router.guards;
+        if guards.refuses(id, shown, session, self.strings, reply) {
+            return;
+        }
         let Some(id) = id else {
             reply.report_untold(format_args!(
                 "there is no method {name}, for which it sent a notification"
@@ -224,6 +248,15 @@ impl Rpc {
     }
 }
 
+/// What becomes of the connection when a call has come to something.
+#[inline]
+fn ending(session: &mut Session) -> Flow {
+    match session.take_closing() {
+        None => Flow::Continue,
+        Some(reason) => Flow::Close(reason),
+    }
+}
+
 impl Service for Rpc {
     type Session = Session;
 
@@ -239,7 +272,7 @@ impl Service for Rpc {
     fn frame(&mut self, session: &mut Session, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         let call = match self.recent.known(frame.bytes()) {
             Some(call) => call,
-            None => match self.read(&frame, reply) {
+            None => match self.read(&frame, session, reply) {
                 Ok(call) => call,
                 Err(flow) => {
                     self.router.methods.call_none();

@@ -12,7 +12,7 @@ mod counting;
 use std::sync::atomic::AtomicUsize;
 
 use counting::{Load, allocations, count_this_thread};
-use ringhold_rpc::{Router, Rpc};
+use ringhold_rpc::{Fault, Router, Rpc};
 
 /// What a pool may still grow by, when after the warm-up more happens at a time than before: a buffer for each connection
 /// or two. A single allocation a message would be a hundred thousand.
@@ -71,6 +71,20 @@ fn a_built_in_method_does_not_allocate() {
 fn a_typed_method_does_not_allocate_by_itself() {
     let router = || Router::new().method("add", |(a, b): (i64, i64)| Ok(a + b));
     let (requests, replies) = calls("add", &[0x92, 1, 0x29], &[0x2a]);
+    if let Some(counted) = counted(&requests, &replies, router) {
+        assert!(counted <= STRAY_MAX, "{counted}");
+    }
+}
+
+#[test]
+fn a_guard_that_lets_a_call_through_does_not_allocate() {
+    let router = || {
+        Router::new().guard(|context, _| match context.get::<u8>() {
+            Some(_) => Err(Fault::new("no")),
+            None => Ok(()),
+        })
+    };
+    let (requests, replies) = calls("ping", &[0x90], b"\xa4pong");
     if let Some(counted) = counted(&requests, &replies, router) {
         assert!(counted <= STRAY_MAX, "{counted}");
     }

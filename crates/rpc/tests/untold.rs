@@ -17,6 +17,7 @@ use crate::common::{HOSTILE, connect_as, hostile, lines, logged, notification};
 #[test]
 fn what_nobody_else_is_told_is_logged() {
     a_notification_that_fails_is_a_warning_that_says_why();
+    so_is_one_that_a_guard_refuses();
     whatever_a_client_sends_stays_in_its_line();
 }
 
@@ -86,6 +87,48 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
         ),
         "{text}"
     );
+}
+
+/// Whichever method it is of, and whether or not there is one.
+fn so_is_one_that_a_guard_refuses() {
+    let text = logged(|| {
+        let router = Router::new()
+            .deferred("sift", |(), responder| responder.ok(&()))
+            .guard(|_, method| match method {
+                "echo" => panic!("on purpose"),
+                _ => Err(Fault::new("log in first")),
+            });
+        let mut exchange =
+            Exchange::with_worker(|worker| Rpc::new(worker, router), Default::default());
+        let client = exchange.connect();
+        for method in ["ping", "sift", "lag", "echo"] {
+            exchange.receive(client, &notification(method, ""));
+            exchange.advance(Duration::from_secs(1));
+        }
+        for _ in 0..25 {
+            exchange.receive(client, &notification("ping", ""));
+        }
+        exchange.receive(client, b"\x94\x00\x01\xa4ping\x90");
+        exchange.advance(Duration::from_secs(1));
+        assert!(exchange.is_open(client));
+    });
+    let lines = lines(&text);
+    let refused = |method, why| format!("its notification of {method:?} failed: {why}");
+    let ping = refused("ping", "log in first");
+    let expected = [
+        ping.clone(),
+        refused("sift", "log in first"),
+        refused("lag", "log in first"),
+        "the guard of \"echo\" panicked".to_owned(),
+        refused("echo", "the guard of \"echo\" panicked"),
+        ping.clone(),
+        ping,
+        "23 failures that peers are not told of were not logged one by one".to_owned(),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{text}");
+    for (line, expected) in lines.iter().zip(&expected) {
+        assert!(line.contains(expected), "{line}");
+    }
 }
 
 #[derive(Deserialize)]

@@ -156,3 +156,23 @@ fn status_has_them() {
     };
     assert_eq!([of("ping"), of("time")], [1.into(), 0.into()]);
 }
+
+#[test]
+fn what_a_guard_refuses_has_failed() {
+    let router = Router::new().guard(|_, method| match method {
+        "ping" => Ok(()),
+        _ => Err(Fault::new("no")),
+    });
+    let mut wire = Wire::new(router);
+    for method in ["ping", "echo", "lacks"] {
+        for message in [
+            crate::client::request(1, method, vec![]),
+            notification(method, vec![]),
+        ] {
+            wire.send(message);
+        }
+    }
+    let mut expected = is(&[("ping", [2, 0]), ("echo", [2, 2])]);
+    expected.insert(None, [2, 0]);
+    assert_eq!(counts(&wire), expected);
+}

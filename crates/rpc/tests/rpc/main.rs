@@ -9,6 +9,7 @@ mod ends;
 mod envelopes;
 mod errors;
 mod gapless;
+mod guard;
 mod hooks;
 mod left;
 mod lengths;
