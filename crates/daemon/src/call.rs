@@ -12,6 +12,8 @@ use crate::json;
 
 /// Calls a method and prints its result.
 pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
+    reads_input_once(arguments)?;
+    let first = first(&arguments.first)?;
     let params = params(&arguments.params)?;
     let options = Options {
         limits: Limits {
@@ -21,6 +23,9 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
         ..options(arguments.timeout)
     };
     let mut client = Client::connect(&arguments.address, options)?;
+    for (method, params) in first {
+        client.call_raw(method, &params).map_err(ended)?;
+    }
     if arguments.notify {
         client.notify_raw(&arguments.method, &params)?;
         // Closing at once could cut off what the server has not read yet.
@@ -91,46 +96,68 @@ pub(crate) fn options(timeout: Duration) -> Options {
     }
 }
 
+fn reads_input_once(arguments: &Call) -> Result<(), Failure> {
+    let first = arguments.first.iter().skip(1).step_by(2);
+    let from_input = first.chain(&arguments.params).filter(|text| *text == "-");
+    match from_input.count() {
+        0 | 1 => Ok(()),
+        _ => Err(Failure::usage(
+            "only one parameter can be read from standard input",
+        )),
+    }
+}
+
+/// The calls before, by turns a method and the JSON array of its parameters: each as a method and one msgpack array.
+fn first(texts: &[String]) -> Result<Vec<(&str, Vec<u8>)>, Failure> {
+    let calls = texts.as_chunks().0.iter();
+    let calls = calls.map(|[method, params]| {
+        let what = format!("the array of parameters of {method}");
+        match value(&what, params)? {
+            params @ Value::Array(_) => Ok((method.as_str(), json::encode(&params))),
+            _ => Err(Failure::usage(format!(
+                "{what} is no array; several parameters, or one, are written as '[\"a secret\"]'"
+            ))),
+        }
+    });
+    calls.collect()
+}
+
 /// One msgpack array of all parameters.
 fn params(texts: &[String]) -> Result<Vec<u8>, Failure> {
-    if texts.iter().filter(|text| *text == "-").count() > 1 {
-        return Err(Failure::usage(
-            "only one parameter can be read from standard input",
-        ));
+    let values = texts.iter().zip(1..);
+    let values = values.map(|(text, number)| value(&format!("parameter {number}"), text));
+    let values: Result<_, _> = values.collect();
+    Ok(json::encode(&Value::Array(values?)))
+}
+
+/// What an argument says that is JSON, or `-`.
+fn value(what: &str, text: &str) -> Result<Value, Failure> {
+    if text != "-" {
+        return json::parse(text).map_err(|why| not_json(what, text, &why));
     }
-    let mut values = Vec::with_capacity(texts.len());
-    for (index, text) in texts.iter().enumerate() {
-        let number = index + 1;
-        let value = if text == "-" {
-            let mut text = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut text)
-                .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
-            let value = match str::from_utf8(&text) {
-                Ok(text) => json::parse(text),
-                Err(error) => Err(error.to_string()),
-            };
-            value.map_err(|why| {
-                Failure::usage(format!(
-                    "parameter {number}, from standard input, is not usable JSON: {why}"
-                ))
-            })?
-        } else {
-            json::parse(text).map_err(|why| not_json(number, text, &why))?
-        };
-        values.push(value);
-    }
-    Ok(json::encode(&Value::Array(values)))
+    let mut text = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut text)
+        .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
+    let value = match str::from_utf8(&text) {
+        Ok(text) => json::parse(text),
+        Err(error) => Err(error.to_string()),
+    };
+    value.map_err(|why| {
+        Failure::usage(format!(
+            "{what}, from standard input, is not usable JSON: {why}"
+        ))
+    })
 }
 
 /// So many characters of a parameter that cannot be used are repeated.
 const SHOWN_CHARS_MAX: usize = 80;
 
-fn not_json(number: usize, text: &str, why: &str) -> Failure {
+fn not_json(what: &str, text: &str, why: &str) -> Failure {
     let cut = text.char_indices().nth(SHOWN_CHARS_MAX);
     let shown = cut.map_or(text, |(end, _)| &text[..end]);
     let more = if cut.is_some() { "…" } else { "" };
-    let mut message = format!("parameter {number}, {shown}{more}, is not usable JSON: {why}");
+    let mut message = format!("{what}, {shown}{more}, is not usable JSON: {why}");
     let word = |c: char| c.is_alphanumeric() || "_-. /".contains(c);
     if cut.is_none() && text.starts_with(char::is_alphabetic) && text.chars().all(word) {
         message.push_str(&format!("; a string needs quotes: '\"{text}\"'"));
@@ -140,7 +167,10 @@ fn not_json(number: usize, text: &str, why: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::{Cli, Command};
 
     fn texts(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| (*text).to_owned()).collect()
@@ -153,13 +183,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_called_first_has_an_array_of_parameters() {
+        let calls = texts(&["log_in", "[1]", "choose", "[]"]);
+        let expected = [("log_in", vec![0x91, 1]), ("choose", vec![0x90])];
+        assert_eq!(first(&calls).unwrap(), expected);
+        for (params, why) in [("1", "of log_in is no array"), ("[", "is not usable JSON")] {
+            let message = format!("{:?}", first(&texts(&["log_in", params])).unwrap_err());
+            assert!(message.contains(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn one_is_read_from_standard_input() {
+        for (arguments, is_one) in [
+            (&["a:1", "get", "-", "5"][..], true),
+            (&["a:1", "get", "-", "-"], false),
+            (&["a:1", "get", "-", "--first", "log_in", "-"], false),
+            (
+                &["a:1", "get", "--first", "log_in", "-", "--first", "-", "[]"],
+                true,
+            ),
+        ] {
+            let arguments = ["ringhold", "call"].iter().chain(arguments);
+            let Some(Command::Call(call)) = Cli::try_parse_from(arguments).unwrap().command else {
+                panic!("it is a call");
+            };
+            assert_eq!(reads_input_once(&call).is_ok(), is_one, "{call:?}");
+        }
+    }
+
+    #[test]
     fn a_word_without_quotes_is_recognized() {
         let message = format!("{:?}", params(&texts(&["1", "hello"])).unwrap_err());
         assert!(message.contains("parameter 2, hello,"), "{message}");
         assert!(message.contains("needs quotes"), "{message}");
         let message = format!("{:?}", params(&texts(&["{1:2}"])).unwrap_err());
         assert!(!message.contains("needs quotes"), "{message}");
-        assert!(params(&texts(&["-", "-"])).is_err());
     }
 
     #[test]

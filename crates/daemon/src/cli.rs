@@ -132,13 +132,16 @@ pub(crate) struct Call {
     /// The parameters, each one JSON value; - reads one from standard input
     #[arg(value_name = "JSON", allow_negative_numbers = true)]
     pub(crate) params: Vec<String>,
+    /// Call this before, on the same connection, as to log in; - reads the array of parameters from standard input
+    #[arg(long, num_args = 2, value_names = ["METHOD", "JSON"])]
+    pub(crate) first: Vec<String>,
     /// Send a notification, which is not answered, and wait for the end of the connection
     #[arg(long)]
     pub(crate) notify: bool,
     /// After the result print the notifications that come, one line each, until the connection ends
     #[arg(long, conflicts_with = "notify")]
     pub(crate) follow: bool,
-    /// How long connecting may take, and then the call; 0s is for ever
+    /// How long connecting may take, and then each call; 0s is for ever
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
     /// The largest message that is taken from the server
@@ -156,10 +159,14 @@ Examples:
   ringhold call --notify --timeout 2s unix:/run/ringhold/rpc.sock echo '{{\"$bin\": \"AAEC\"}}'
   ringhold call {DEFAULT_ADDRESS} echo - < value.json
   ringhold call --follow 127.0.0.1:4671 subscribe '\"weather\"'
+  ringhold call --first log_in - 127.0.0.1:4672 methods < token.json
 
 {NOTATION}
 
 An error of the server is printed to stderr, and the exit status is 1; it is 3 if no answer came.
+
+With --first, which may be repeated, nothing is printed of its result, and after an error nothing else is called. Other users
+of the machine can see arguments, but not what - reads.
 
 With --follow, a notification is shown as an object: its method, and its parameters. The exit status is 0 if the server
 ended the connection in order, and 3 if it was cut.

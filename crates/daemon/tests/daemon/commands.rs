@@ -220,6 +220,63 @@ fn a_call_that_follows_prints_what_comes_until_the_end() {
     }
 }
 
+/// On the same connection, in order, each behind the answer of the one before, up to an error.
+#[test]
+fn what_is_called_first_is_called_before() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for is_refused in [false, true] {
+        let listener = listener.try_clone().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut calls = Vec::new();
+            while let Ok(call) = rmpv::decode::read_value(&mut stream) {
+                let id = call[1].as_u64().unwrap() as u8;
+                let is_refused = is_refused && call[2].as_str() == Some("choose");
+                let answer: &[u8] = if is_refused {
+                    b"\xa2no\xc0"
+                } else {
+                    b"\xc0\x07"
+                };
+                stream
+                    .write_all(&[&[0x94, 1, id], answer].concat())
+                    .unwrap();
+                calls.push(format!("{} {}", call[2], call[3]));
+            }
+            calls
+        });
+        let mut call = ringhold();
+        call.args([
+            "call", "--first", "log_in", "-", "--first", "choose", "[1,[2]]",
+        ]);
+        call.args([&address, "get", "\"x\""]);
+        call.stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = call.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"[\"ann\", \"secret\"]\n").unwrap();
+        drop(input);
+        let (status, stdout, stderr) = parts(&child.wait_with_output().unwrap());
+        let calls = [
+            "\"log_in\" [\"ann\", \"secret\"]",
+            "\"choose\" [1, [2]]",
+            "\"get\" [\"x\"]",
+        ];
+        match is_refused {
+            false => {
+                assert_eq!((status, &*stdout, &*stderr), (0, "7\n", ""));
+                assert_eq!(server.join().unwrap(), calls);
+            }
+            true => {
+                assert_eq!((status, &*stdout), (1, ""));
+                assert!(stderr.trim_end().ends_with(": no"), "{stderr}");
+                assert_eq!(server.join().unwrap(), calls[..2]);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_failed_call_says_why_and_whose_fault_it_was() {
     let daemon = Daemon::start(RPC);
