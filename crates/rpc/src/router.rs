@@ -244,7 +244,7 @@ impl Router {
     /// a warning in the log, of which a worker writes ten a second, two of each connection, and counts as a fault of the method in the [metrics](ringhold_core::Worker::counter).
     ///
     /// So is one whose handler refuses what came: a [`Router::method`] without a result. Where that is a matter of course, and only to be
-    /// counted, it is a [`Router::deferred`] that answers at once:
+    /// counted, it is a [`Router::deferred`] that answers at once. Parameters that are not of its type are a warning there, too.
     ///
     /// ```
     /// # use ringhold_rpc::{Fault, Router};

@@ -40,8 +40,9 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
             b"\x93\x02\xa3log\x91\x01",
             b"\x93\x02\xa4fail\x90",
             b"\x93\x02\xa3lag\x90",
-            // It is only counted.
+            // It is only counted, but for its parameters.
             b"\x93\x02\xa4sift\x90",
+            b"\x93\x02\xa4sift\x91\x01",
             // A request is answered.
             b"\x94\x00\x01\xa4fail\x90",
         ] {
@@ -67,6 +68,10 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
             "its notification of \"fail\" failed: no socket=test connection=0.0.0 peer=unix",
         ),
         (0, unknown),
+        (
+            0,
+            "its notification of \"sift\" failed: wrong parameters for \"sift\": ",
+        ),
         undecoded,
         undecoded,
         (2, unknown),
@@ -82,7 +87,7 @@ fn a_notification_that_fails_is_a_warning_that_says_why() {
     }
     assert!(lines[0].contains("string"), "the reason: {}", lines[0]);
     assert!(
-        lines[6].ends_with(
+        lines[7].ends_with(
             "24 failures that peers are not told of were not logged one by one worker=0"
         ),
         "{text}"
