@@ -100,9 +100,9 @@ pub use engine::EngineKind;
 pub use frame::Frame;
 pub use handover::bequest::Claims;
 pub use peer::{ConnectionId, Credentials, Handle, Peer, PeerAddress, PushError};
-// For what ringhold-rpc logs. Not for others.
+// For what ringhold-rpc says. Not for others.
 #[doc(hidden)]
-pub use plain::Plain;
+pub use plain::{Plain, with_sources};
 pub use reply::{Abandoned, Reply, Responder, Ticket};
 pub use run::block_signals;
 pub use running::Running;

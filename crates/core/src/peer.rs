@@ -206,11 +206,10 @@ impl<'a> Peer<'a> {
     ///     type Session = ();
     ///
     ///     fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-    ///         match peer.credentials() {
-    ///             Ok(Some(who)) if self.uids.contains(&who.uid) => Ok(()),
-    ///             Ok(Some(who)) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
-    ///             Ok(None) => Err(Refusal::new("only unix sockets tell who connects")),
-    ///             Err(error) => Err(Refusal::new(format!("it is not known who connects: {error}"))),
+    ///         match peer.credentials()? {
+    ///             Some(who) if self.uids.contains(&who.uid) => Ok(()),
+    ///             Some(who) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
+    ///             None => Err(Refusal::new("only unix sockets tell who connects")),
     ///         }
     ///     }
     ///     # fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {

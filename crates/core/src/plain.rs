@@ -1,5 +1,6 @@
 //! What services and peers say, as a part of one line of the log.
 
+use std::error::Error;
 use std::fmt::{self, Display, Write};
 
 /// So many bytes are shown.
@@ -20,6 +21,22 @@ impl<T: Display> Display for Plain<T> {
         };
         write!(line, "{}", self.0)
     }
+}
+
+/// The message of an error, followed by those of its sources.
+pub fn with_sources(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Many errors quote their source already.
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        source = cause.source();
+    }
+    message
 }
 
 struct Line<'a, 'f> {

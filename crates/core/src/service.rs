@@ -1,6 +1,7 @@
 //! The interface that users write against.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -11,6 +12,7 @@ pub use ringhold_framer::TopLevel;
 use crate::close::{Close, Ended};
 use crate::frame::Frame;
 use crate::peer::Peer;
+use crate::plain::with_sources;
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::tick::Tick;
 #[cfg(doc)]
@@ -229,6 +231,9 @@ impl Flow {
 }
 
 /// A service does not want this connection.
+///
+/// A type that implements [`Error`] becomes a refusal with `?`: its message, followed by those of its sources, is the reason. For that
+/// reason `Refusal` does not implement [`Error`] itself.
 #[derive(Debug)]
 pub struct Refusal(pub(crate) Cow<'static, str>);
 
@@ -236,6 +241,12 @@ impl Refusal {
     /// Refuses, with a reason for the log.
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
         Refusal(reason.into())
+    }
+}
+
+impl<E: Error> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Refusal::new(with_sources(&error))
     }
 }
 
@@ -298,4 +309,4 @@ impl fmt::Display for RestoreError {
     }
 }
 
-impl std::error::Error for RestoreError {}
+impl Error for RestoreError {}

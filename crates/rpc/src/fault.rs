@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
+use ringhold_core::with_sources;
 use rmp::Marker;
 use serde::Serialize;
 
@@ -66,18 +67,7 @@ impl Fault {
 
     /// With the message of an error, followed by those of its sources.
     pub fn from_error(error: &dyn Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            // Many errors quote their source already.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = cause.source();
-        }
-        Fault::new(message)
+        Fault::new(with_sources(error))
     }
 
     /// The message; `None` if the fault is another value.

@@ -120,8 +120,8 @@ fn take_leave<'a>(
 }
 
 impl Router {
-    /// Has `connected` called for each connection before anything of it is read: an error ends it. It may keep with the connection what
-    /// handlers ask it for ([`Arrival::keep`]).
+    /// Has `connected` called for each connection before anything of it is read: an error, also one that `?` makes a [`Refusal`], ends it.
+    /// It may keep with the connection what handlers ask it for ([`Arrival::keep`]).
     ///
     /// It is called as well for each connection that goes on in this process ([`Peer::is_handed_over`]), before its data is
     /// [resumed](Router::resume): this process may have other rules, and what is kept need not be passed on, since it is kept anew.
@@ -135,14 +135,13 @@ impl Router {
     /// /// Serves some users, over unix sockets.
     /// fn router(uids: Vec<u32>) -> Router {
     ///     Router::new()
-    ///         .connected(move |arrival| match arrival.peer().credentials() {
-    ///             Ok(Some(who)) if uids.contains(&who.uid) => {
+    ///         .connected(move |arrival| match arrival.peer().credentials()? {
+    ///             Some(who) if uids.contains(&who.uid) => {
     ///                 arrival.keep(User(who.uid));
     ///                 Ok(())
     ///             }
-    ///             Ok(Some(who)) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
-    ///             Ok(None) => Err(Refusal::new("only unix sockets tell who connects")),
-    ///             Err(error) => Err(Refusal::new(format!("it is not known who connects: {error}"))),
+    ///             Some(who) => Err(Refusal::new(format!("user {} may not connect", who.uid))),
+    ///             None => Err(Refusal::new("only unix sockets tell who connects")),
     ///         })
     ///         .method_with("who_am_i", |context, ()| Ok(context.get().map(|User(uid)| *uid)))
     /// }

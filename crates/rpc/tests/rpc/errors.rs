@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
+use ringhold_core::Refusal;
 use ringhold_rpc::{Fault, Router};
 use rmpv::Value;
 use serde::Serialize;
@@ -190,6 +191,26 @@ fn a_fault_can_be_compared_and_read() {
     ));
     let expected = Fault::new("not saved: the disk is full");
     assert_eq!(Fault::from_error(&*boxed), expected);
+}
+
+#[test]
+fn any_error_refuses_a_connection() {
+    let full = || {
+        Err(Layered(
+            Some(Box::new(Layered(None, "the disk is full"))),
+            "not saved",
+        ))
+    };
+    let refused = || -> Result<(), Refusal> {
+        full()?;
+        Ok(())
+    };
+    assert_eq!(
+        refused().unwrap_err().to_string(),
+        "not saved: the disk is full"
+    );
+    let router = Router::new().connected(move |_| Ok(full()?));
+    assert!(!Wire::new(router).is_open());
 }
 
 /// Panics when it is dropped.
