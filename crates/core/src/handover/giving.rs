@@ -213,16 +213,14 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
-    use seccompiler::{
-        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule,
-    };
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
     use super::*;
     use crate::handover::taking::Inheritance;
     use crate::inherit::NamedDescriptor;
     use crate::patience::Patience;
     use crate::rlimit;
+    use crate::seccomp::deny_where;
 
     /// The smallest queues that the kernel makes; some batches fit.
     const SMALL_QUEUE_BYTES: usize = 1;
@@ -421,19 +419,13 @@ mod tests {
         let found = look(&package);
         assert_eq!((found.parcels.len(), found.lost), (0, BATCH));
     }
+
     /// From now on a read(2) of as much as a file in memory is read by fails on this thread.
     fn deny_large_reads(errno: i32) {
         let length = vault::PIECE_BYTES as u64;
         let is_large = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, length);
         let rule = SeccompRule::new(vec![is_large.unwrap()]).unwrap();
-        let filter = SeccompFilter::new(
-            [(libc::SYS_read, vec![rule])].into(),
-            SeccompAction::Allow,
-            SeccompAction::Errno(errno as u32),
-            std::env::consts::ARCH.try_into().unwrap(),
-        );
-        let program: BpfProgram = filter.unwrap().try_into().unwrap();
-        seccompiler::apply_filter(&program).unwrap();
+        deny_where(libc::SYS_read, vec![rule], errno);
     }
 
     #[test]
