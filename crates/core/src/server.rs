@@ -304,7 +304,8 @@ impl Server {
     ///
     /// - in the program that a reload asks: an error refuses the reload, and nothing has changed;
     /// - by [`Server::check`] and [`Server::check_assuming_inherited`];
-    /// - at every start, before anything is opened, and so once more after a reload.
+    /// - at every start, before anything is opened, but in the process that a reload has executed: the program that was asked has looked,
+    ///   and nobody is served meanwhile. So what the service needs is opened by [`Server::descriptor`] or where the service is made, not here.
     ///
     /// So it may be called while another process of this program serves, and must leave nothing behind. What that one has open is in
     /// use: a trial of an address that it has itself fails, too, with [`AddrInUse`](io::ErrorKind::AddrInUse), while any other
@@ -375,6 +376,7 @@ impl Server {
     /// Everything that stands in the way of starting, as far as it can be known without binding.
     pub fn check(mut self) -> Result<listeners::Table, ServerError> {
         let (plan, _, claimed) = self.plan()?;
+        self.look()?;
         let mut table = plan.table();
         table.0.extend(self.claims.rows(Some(&claimed)));
         Ok(table)

@@ -8,6 +8,7 @@ use crate::belongings::{Belonging, PREFIX};
 use crate::config::Config;
 use crate::engine::{Chosen, EngineKind, choose};
 use crate::handover::bequest;
+use crate::handover::exec;
 use crate::handover::parcel::Parcel;
 use crate::handover::spare::Spare;
 use crate::handover::store;
@@ -41,6 +42,11 @@ impl Server {
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus, claimed) = self.plan()?;
         let reserved = plan.take_reserved();
+        // Whoever it starts itself has its environment as well, but is left nothing.
+        let was_asked = exec::is_replacement() && !reserved.is_empty();
+        if !was_asked {
+            self.look()?;
+        }
         if !reserved.is_empty() {
             self.patience = Patience::of_successor();
         }
@@ -147,7 +153,6 @@ impl Server {
             &services,
             cpus.len(),
         )?;
-        self.look()?;
         Ok((plan, cpus, claimed))
     }
 

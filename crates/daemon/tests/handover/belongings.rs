@@ -476,6 +476,30 @@ fn what_the_program_looks_at_itself_refuses_a_reload() {
     bed.manager.stop_for_good();
 }
 
+/// Nobody is served from when the predecessor has let go until the start is through, and the program that was asked has looked.
+#[test]
+fn what_the_program_looks_at_itself_is_not_looked_at_again_in_a_reload() {
+    let look = "the program itself looks";
+    let mut bed = Bed::new(16);
+    bed.manager.set_flag("tell-looks", true);
+    bed.manager.start();
+    bed.manager.logged(1, &[look]);
+    for reload in 1..=2 {
+        bed.manager.reload();
+        bed.manager.logged(reload, &["took over"]);
+        assert_eq!(bed.manager.log().matches(look).count(), 1 + reload);
+    }
+    // A restart asks nobody before.
+    bed.manager.restart();
+    assert_eq!(bed.manager.log().matches(look).count(), 4);
+    bed.manager.set_flag("object", true);
+    bed.manager.reload();
+    bed.manager
+        .logged(1, &["the reload is refused, nothing has changed"]);
+    assert_eq!(bed.manager.log().matches(look).count(), 5);
+    bed.manager.stop_for_good();
+}
+
 /// As a program leaves them that stores under our names, too.
 #[test]
 fn of_two_that_are_stored_the_first_goes_on() {

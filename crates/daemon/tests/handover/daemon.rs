@@ -205,10 +205,15 @@ fn serve(config: &Path) {
                 Counter::new(flags)
             }
         });
-    let objection = flags.join("object");
-    server = server.preflight(move || match std::fs::exists(objection)? {
-        true => Err("the program itself objects".into()),
-        false => Ok(()),
+    let [objection, looks] = ["object", "tell-looks"].map(|flag| flags.join(flag));
+    server = server.preflight(move || {
+        if std::fs::exists(looks)? {
+            eprintln!("the program itself looks");
+        }
+        match std::fs::exists(objection)? {
+            true => Err("the program itself objects".into()),
+            false => Ok(()),
+        }
     });
     for (name, address) in datagrams(&flags) {
         server = server.datagram(name, address);
