@@ -88,8 +88,11 @@ impl Notifier {
         self.handle.is_open()
     }
 
-    /// About how many bytes wait for the client, as [`Handle::unsent_bytes`] has it. Who sends what is worth little later, such as the
-    /// newest of many values, can leave some out for a client that is behind.
+    /// About how many bytes wait for the client in this process, as [`Handle::unsent_bytes`] has it. Who sends what is worth little later,
+    /// such as the newest of many values, can leave some out for a client that is behind.
+    ///
+    /// What the kernel has taken is not in it, so a client may be late by all that the kernel holds while nothing waits here: up to 4 MiB
+    /// over TCP (`net.ipv4.tcp_wmem`), unless `send_buffer` of its socket bounds that.
     pub fn unsent_bytes(&self) -> usize {
         self.handle.unsent_bytes()
     }

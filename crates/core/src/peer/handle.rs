@@ -108,7 +108,8 @@ impl Handle {
     /// catch up with that it is closed.
     ///
     /// What the worker has sent since its last turn is still in it, and each push from another thread counts with 96 bytes more until
-    /// the worker has looked at it. What the kernel holds for the peer is not in it. For a connection that is gone nothing waits.
+    /// the worker has looked at it. What the kernel holds for the peer is not in it, by default up to 4 MiB over TCP
+    /// ([`send_buffer`](crate::config::SocketConfig::send_buffer) bounds it). For a connection that is gone nothing waits.
     pub fn unsent_bytes(&self) -> usize {
         self.shared.unsent()
     }
