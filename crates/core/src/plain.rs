@@ -23,6 +23,32 @@ impl<T: Display> Display for Plain<T> {
     }
 }
 
+/// A number of things, with what one is called, and what several are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counted(
+    pub(crate) u64,
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+);
+
+impl Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Counted(count, one, several) = self;
+        let what = if count == 1 { one } else { several };
+        write!(f, "{count} {what}")
+    }
+}
+
+/// So many connections.
+pub(crate) fn connections(count: u64) -> Counted {
+    Counted(count, "connection", "connections")
+}
+
+/// So many values that services have left.
+pub(crate) fn values(count: u64) -> Counted {
+    Counted(count, "value of a service", "values of services")
+}
+
 /// The message of an error, followed by those of its sources.
 pub fn with_sources(error: &dyn Error) -> String {
     let mut message = error.to_string();

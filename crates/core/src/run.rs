@@ -23,7 +23,7 @@ use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
 use crate::notify;
-use crate::plain::Plain;
+use crate::plain::{self, Plain};
 use crate::rlimit;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError, must_be_free};
@@ -381,10 +381,10 @@ fn pack(
 fn ungiven(contents: Contents, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut => format!(
-            "{contents} were given to the service manager, which has not confirmed that it keeps them: {error}; \
+            "the service manager was given {contents}, and has not confirmed that it keeps them: {error}; \
              the next start takes over what it has kept"
         ),
-        _ => format!("{contents} are lost, since {error}"),
+        _ => format!("lost {contents}, since {error}"),
     }
 }
 
@@ -444,7 +444,7 @@ fn closing(running: &Running, why: &str) -> Option<String> {
         false => "",
     };
     let makes_a_difference = open > 0 || running.may_leave();
-    makes_a_difference.then(|| format!("closing {open} connections {why}{lost}"))
+    makes_a_difference.then(|| format!("closing {} {why}{lost}", plain::connections(open)))
 }
 
 /// Blocks the signals that [`Server::run`] reads (SIGTERM, SIGINT and SIGHUP) for this thread and all that it will

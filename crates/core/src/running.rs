@@ -20,6 +20,7 @@ use crate::heap;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::metrics::Metrics;
+use crate::plain;
 use crate::rlimit;
 use crate::server::ServerError;
 
@@ -227,8 +228,9 @@ impl Running {
         let held = names.iter();
         let held: u64 = held.map(|(_, of)| of.open + of.handed_over).sum();
         self.crew.leave_behind(worker);
+        let held = plain::connections(held);
         tracing::error!(
-            "worker {worker} is busy: {why}; the handover goes on without it and its {held} connections, and without what its services would leave"
+            "worker {worker} is busy: {why}; the handover goes on without it and its {held}, and without what its services would leave"
         );
     }
 

@@ -6,6 +6,7 @@ use std::cell::Cell;
 
 use crate::crowd::Party;
 use crate::peer::ConnectionId;
+use crate::plain::{self, Counted};
 
 /// So many warnings of a kind are let through in each window.
 const WARNINGS_MAX: usize = 10;
@@ -62,7 +63,10 @@ kinds! {
 impl Kind {
     /// Logs that there were `count` more of them than have lines of their own, and where most are counted if that `can_be_asked`.
     fn log(self, count: u64, worker: usize, can_be_asked: bool) {
-        const NOT_LOGGED: &str = "were not logged one by one";
+        let not_logged = match count {
+            1 => "was not logged",
+            _ => "were not logged one by one",
+        };
         let status = match can_be_asked {
             true => "; ringhold status counts them",
             false => "",
@@ -70,11 +74,13 @@ impl Kind {
         let closed = |why: &str| {
             tracing::warn!(
                 worker,
-                "{count} connections that closed {NOT_LOGGED} ({why}){status}"
+                "{} that closed {not_logged} ({why}){status}",
+                plain::connections(count)
             );
         };
-        let others = |what: &str, counted: &str| {
-            tracing::warn!(worker, "{count} {what} {NOT_LOGGED}{counted}");
+        let others = |one, several, counted: &str| {
+            let what = Counted(count, one, several);
+            tracing::warn!(worker, "{what} {not_logged}{counted}");
         };
         match self {
             Kind::Truncated => closed("the peer ended the connection in the middle of a frame"),
@@ -103,12 +109,25 @@ impl Kind {
             Kind::Memory => closed("limits.memory was exceeded"),
             Kind::KernelMemory => closed("the kernel had no memory for what they send or receive"),
             Kind::Panic => {
-                tracing::error!(worker, "{count} panics of services {NOT_LOGGED}{status}");
+                let panics = Counted(count, "panic of a service", "panics of services");
+                tracing::error!(worker, "{panics} {not_logged}{status}");
             }
-            Kind::Slow => others("slow calls of services", status),
-            Kind::Unreadable => others("failures to read what services watch", ""),
-            Kind::Unanswered => others("deferred replies that will not come", status),
-            Kind::Untold => others("failures that peers are not told of", ""),
+            Kind::Slow => others("slow call of a service", "slow calls of services", status),
+            Kind::Unreadable => others(
+                "failure to read what a service watches",
+                "failures to read what services watch",
+                "",
+            ),
+            Kind::Unanswered => others(
+                "deferred reply that will not come",
+                "deferred replies that will not come",
+                status,
+            ),
+            Kind::Untold => others(
+                "failure that a peer is not told of",
+                "failures that peers are not told of",
+                "",
+            ),
         }
     }
 }

@@ -265,7 +265,8 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     exchange.advance(Duration::from_secs(1));
     let warnings = log.take_warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    let held = "1 connections that closed were not logged one by one (the input is not acceptable msgpack) worker=0";
+    let held =
+        "1 connection that closed was not logged (the input is not acceptable msgpack) worker=0";
     assert!(warnings[0].ends_with(held), "{warnings:?}");
 
     // Another thread could not help in a handover.

@@ -53,7 +53,7 @@ fn what_is_left_under_a_name_that_nobody_asks_for_is_lost() {
           for it"
             .to_owned(),
         not_given("b"),
-        " WARN ringhold_core::handover::bequest: dropping what service service of the predecessor left (1 values): this program has no \
+        " WARN ringhold_core::handover::bequest: dropping what service service of the predecessor left (1 value): this program has no \
           such service, or it does not ask for it (Worker::taken_over)"
             .to_owned(),
         not_given("a"),

@@ -6,6 +6,7 @@ use super::turns::{Found, Turns};
 use crate::handover::preflight;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
+use crate::plain;
 use crate::running::Running;
 
 /// How often `STATUS=` is brought up to date, memory given back, and a killed child looked for.
@@ -92,8 +93,8 @@ fn line(total: &NameTotals, before: &NameTotals, elapsed: Duration) -> String {
     let per_second =
         |now: u64, then: u64| now.wrapping_sub(then) as f64 / elapsed.as_secs_f64().max(0.001);
     format!(
-        "{} connections, {:.0} frames/s, {:.1} kB/s in, {:.1} kB/s out",
-        total.open,
+        "{}, {:.0} frames/s, {:.1} kB/s in, {:.1} kB/s out",
+        plain::connections(total.open),
         per_second(total.frames_in, before.frames_in),
         per_second(total.bytes_in, before.bytes_in) / 1e3,
         per_second(total.bytes_out, before.bytes_out) / 1e3,

@@ -21,6 +21,7 @@ use crate::journal;
 use crate::listeners::Listener;
 use crate::mailbox::Mail;
 use crate::peer::Link;
+use crate::plain;
 use crate::rlimit;
 use crate::shard::{Accept, Shard};
 
@@ -171,7 +172,8 @@ impl Accepting {
             if count.is_power_of_two() {
                 tracing::warn!(
                     socket = %self.listener.name,
-                    "turned away {count} connections so far: the configuration disables this socket",
+                    "turned away {} so far: the configuration disables this socket",
+                    plain::connections(count)
                 );
             }
             counters.turned_away.add(1);

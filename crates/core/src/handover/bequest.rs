@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::plain::{self, Counted};
+
 /// What one worker's value of a service left.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bequest {
@@ -116,10 +118,10 @@ impl Legacy {
     pub(crate) fn say_unclaimed(&self) {
         if !self.values.is_empty() && !self.is_asked_for() {
             tracing::warn!(
-                "dropping what service {} of the predecessor left ({} values): this program has no such service, or it does not \
+                "dropping what service {} of the predecessor left ({}): this program has no such service, or it does not \
                  ask for it (Worker::taken_over)",
                 self.service,
-                self.count()
+                Counted(self.count() as u64, "value", "values")
             );
         }
         for (name, _) in self.claims.lock().iter().filter(|(_, claimed)| !**claimed) {
@@ -176,8 +178,9 @@ impl fmt::Display for Contents {
             bytes,
         } = self;
         if *values > 0 {
-            write!(f, "{values} values of services ({bytes} bytes) and ")?;
+            let values = plain::values(*values as u64);
+            write!(f, "{values} ({bytes} bytes) and ")?;
         }
-        write!(f, "{connections} connections")
+        plain::connections(*connections as u64).fmt(f)
     }
 }

@@ -14,6 +14,7 @@ use super::store::Barrier;
 use super::vault::{self, ListenerRecord};
 use crate::heap;
 use crate::listeners::{Listener, Origin};
+use crate::plain;
 use crate::rlimit;
 
 /// The names of the handover's own descriptors.
@@ -140,7 +141,8 @@ fn fill(carton: &Carton, vault: &mut vault::Writer, parcels: Vec<Parcel>) -> io:
         lost += parcels.len();
         parcels.for_each(|parcel| shut(&parcel.socket));
         tracing::error!(
-            "not everything fits into the handover ({error}), {lost} connections were shut down: {}",
+            "not everything fits into the handover ({error}), {} shut down: {}",
+            plain::connections(lost as u64),
             advice(&error)
         );
     }

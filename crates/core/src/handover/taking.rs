@@ -17,6 +17,7 @@ use super::{carton, exec};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
 use crate::patience::{Obstacle, Patience};
+use crate::plain;
 
 /// What a predecessor left.
 #[derive(Debug, Default)]
@@ -164,8 +165,8 @@ impl Inheritance {
         }
         if found.lost > 0 {
             tracing::error!(
-                "{} connections of the predecessor could not be received: too many open files; raise LimitNOFILE=",
-                found.lost
+                "{} of the predecessor could not be received: too many open files; raise LimitNOFILE=",
+                plain::connections(found.lost as u64)
             );
         }
         let estate = match estate {
@@ -215,8 +216,9 @@ impl Inheritance {
         self.lost += missing;
         if missing > 0 && found.lost == 0 && found.failed.is_none() {
             tracing::error!(
-                "{missing} connections of the predecessor are described and not there: the service manager has kept only a part of \
-                 what it was given; raise FileDescriptorStoreMax="
+                "missing {} that the predecessor has described: the service manager has kept only a part of what it was given; \
+                 raise FileDescriptorStoreMax=",
+                plain::connections(missing as u64)
             );
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::handover::bequest::Contents;
 use crate::metrics::Metrics;
+use crate::plain::{self, Counted};
 use crate::running::Running;
 use crate::server::ServerError;
 
@@ -40,7 +41,8 @@ pub(super) fn say_awaited(running: &Running) {
 pub(super) fn say_given_up(running: &Running) {
     let given_up = running.given_up();
     if given_up > 0 {
-        tracing::warn!("gave up {given_up} deferred replies after handover.drain");
+        let replies = Counted(given_up as u64, "deferred reply", "deferred replies");
+        tracing::warn!("gave up {replies} after handover.drain");
     }
 }
 
@@ -58,8 +60,9 @@ pub(super) fn say_handed(contents: Contents, program: &Path, metrics: &Metrics) 
 fn served(metrics: &Metrics) -> String {
     let total = metrics.snapshot().total();
     format!(
-        "{} connections and {} frames",
-        total.opened, total.frames_in
+        "{} and {}",
+        plain::connections(total.opened),
+        Counted(total.frames_in, "frame", "frames")
     )
 }
 
@@ -77,7 +80,8 @@ pub(super) fn say_unsaved(metrics: &Metrics) {
         if unsaved > 0 {
             tracing::info!(
                 socket = %name,
-                "closed {unsaved} connections whose sessions their services did not save"
+                "closed {} whose sessions their services did not save",
+                plain::connections(unsaved)
             );
         }
     }

@@ -14,6 +14,7 @@ use crate::handover::parcel::Parcel;
 use crate::handover::taking::Inheritance;
 use crate::mailbox::Mail;
 use crate::metrics::NameTotals;
+use crate::plain;
 use crate::server::ServerError;
 
 /// What came from a predecessor.
@@ -86,8 +87,8 @@ impl Running {
         inheritance.commit().map_err(ServerError::Handover)?;
         if inheritance.lost > 0 {
             tracing::error!(
-                "{} connections of the predecessor were lost",
-                inheritance.lost
+                "lost {} of the predecessor",
+                plain::connections(inheritance.lost as u64)
             );
         }
         for name in names.iter() {
@@ -117,13 +118,17 @@ impl Running {
         let found = match values {
             0 => String::new(),
             // Whether it can be decoded is known to those who asked for it.
-            _ => format!(" and found {values} values of services ({bytes} bytes)"),
+            _ => format!(
+                " and found {} ({bytes} bytes)",
+                plain::values(*values as u64)
+            ),
         };
         let waited = paused.map_or_else(String::new, |since| {
             let millis = resumed.saturating_duration_since(since).as_millis();
             format!("; nobody was served for {millis} ms")
         });
-        tracing::info!("took over {connections} connections{found}{waited}");
+        let connections = plain::connections(*connections as u64);
+        tracing::info!("took over {connections}{found}{waited}");
     }
 
     /// Counts a connection for its client, whatever the limit says. As with new ones, a proxy is none.
@@ -143,10 +148,12 @@ fn say_whom_it_lost(socket: &str, totals: NameTotals) {
     let unrestored = totals.unrestored + totals.panics;
     let refused = totals.refused;
     if unrestored > 0 {
-        tracing::warn!(%socket, "closing {unrestored} connections that could not be restored");
+        let unrestored = plain::connections(unrestored);
+        tracing::warn!(%socket, "closing {unrestored} that could not be restored");
     }
     if refused > 0 {
-        tracing::warn!(%socket, "closing {refused} connections that their service refuses now");
+        let refused = plain::connections(refused);
+        tracing::warn!(%socket, "closing {refused} that their service refuses now");
     }
 }
 
@@ -161,18 +168,19 @@ fn say_whose_service_is_gone(names: &[Name], parcels: &[Parcel]) {
         if !name.is_some_and(|name| name.goes_on_with(before)) {
             let now = name.and_then(|name| name.service.as_ref());
             let change = now.map(|now| (before, &*now.name));
-            *ending.entry((&*state.name, change)).or_insert(0_usize) += 1;
+            *ending.entry((&*state.name, change)).or_insert(0_u64) += 1;
         }
     }
     for ((socket, change), count) in ending {
+        let connections = plain::connections(count);
         match change {
             Some((before, now)) => tracing::info!(
                 %socket,
-                "closing {count} connections of service {before}: service {now} answers this name now"
+                "closing {connections} of service {before}: service {now} answers this name now"
             ),
             None => tracing::info!(
                 %socket,
-                "closing {count} connections: no section [sockets.{socket}] is enabled any more"
+                "closing {connections}: no section [sockets.{socket}] is enabled any more"
             ),
         }
     }

@@ -60,7 +60,7 @@ fn names_come_and_go() {
     assert_eq!(at_a.rest(), b"");
     let ended = |name| {
         format!(
-            "closing 1 connections: no section [sockets.{name}] is enabled any more socket={name}"
+            "closing 1 connection: no section [sockets.{name}] is enabled any more socket={name}"
         )
     };
     manager.logged(1, &[&ended("a")]);

@@ -350,7 +350,7 @@ fn half_a_handover_is_closed() {
         ),
         (
             "ringhold.outlet",
-            "10 connections of the predecessor are described and not there",
+            "missing 10 connections that the predecessor has described",
         ),
     ] {
         let (mut manager, mut wires) = stopped();

@@ -74,10 +74,11 @@ fn what_all_workers_leave_is_there_on_each_of_the_next() {
                 true => bed.manager.restart(),
                 false => bed.manager.reload(),
             }
-            let said = format!(
-                "took over 6 connections and found {} values of services",
-                frames.len()
-            );
+            let found = match frames.len() {
+                1 => "1 value of a service".to_owned(),
+                count => format!("{count} values of services"),
+            };
+            let said = format!("took over 6 connections and found {found}");
             bed.manager.logged(1, &[&said]);
             let left = frames.iter().enumerate();
             let left: Vec<String> = left
@@ -376,7 +377,7 @@ fn a_worker_is_stuck(engine: &'static str, at_last: bool) {
     );
     bed.manager.logged(
         1,
-        &["took over 2 connections and found 1 values of services"],
+        &["took over 2 connections and found 1 value of a service"],
     );
     for (wire, worker) in wires.iter_mut().zip(workers) {
         match worker == stuck {
@@ -411,7 +412,7 @@ fn who_never_asks_leaves_nothing() {
     bed.manager.reload();
     let lost = ["ERROR", "service keeper leaves something", "which is lost"];
     bed.manager.logged(1, &lost);
-    bed.manager.logged(1, &["took over 1 connections"]);
+    bed.manager.logged(1, &["took over 1 connection"]);
     assert_eq!(ask(&mut wire).2, "");
     bed.manager.stop_for_good();
 }

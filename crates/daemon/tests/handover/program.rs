@@ -95,7 +95,7 @@ fn a_program_that_leaves_a_child_behind_takes_over() {
     let child = fs::read_to_string(manager.path("child")).unwrap();
     let child = Pid::from_raw(child.trim().parse().unwrap());
     kill(child, Signal::SIGKILL).expect("it outlives the answer");
-    manager.logged(1, &["took over 1 connections"]);
+    manager.logged(1, &["took over 1 connection"]);
     wire.echo(1, 1);
     assert!(!manager.log().contains("the reload is refused"));
     manager.stop_for_good();
@@ -372,7 +372,7 @@ fn a_program_that_cannot_take_over_is_refused() {
     fs::remove_file(&path).unwrap();
     install(&manager, "ringhold");
     manager.reload();
-    manager.logged(1, &["took over 1 connections"]);
+    manager.logged(1, &["took over 1 connection"]);
     wire.echo(77, 77);
     manager.stop_for_good();
 }

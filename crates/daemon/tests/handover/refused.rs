@@ -423,7 +423,7 @@ fn a_broken_configuration_is_refused() {
     wire.echo(9, 9);
     manager.configure("[sockets.rpc]\n");
     manager.reload();
-    manager.logged(1, &["took over 1 connections"]);
+    manager.logged(1, &["took over 1 connection"]);
     wire.echo(10, 10);
     manager.stop_for_good();
 }

@@ -113,7 +113,7 @@ fn a_successor_waits_for_what_it_cannot_have_at_first() {
         may_have(&manager, Resource::As, None);
         manager.wait_for(mark, "READY=1");
         assert_eq!(wire.reply(), (1, Ok(1.into())));
-        manager.logged(1, &["took over 1 connections"]);
+        manager.logged(1, &["took over 1 connection"]);
         manager.stop_for_good();
     }
 }

@@ -76,7 +76,7 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
         1,
         &["its session cannot be restored: an odd count, on purpose"],
     );
-    let some = "closing 1 connections that could not be restored";
+    let some = "closing 1 connection that could not be restored";
     manager.logged(1, &[some, "socket=counter"]);
     manager.logged(1, &["took over 3 connections"]);
     assert_eq!(counter(&rpc, "counter", "bad_input"), 0);
@@ -115,7 +115,7 @@ fn what_cannot_be_saved_or_restored_is_closed_and_nothing_else() {
     manager.set_flag("save-nothing", true);
     manager.restart();
     assert_eq!(unsaved.rest(), b"");
-    let said = "closed 1 connections whose sessions their services did not save";
+    let said = "closed 1 connection whose sessions their services did not save";
     manager.logged(1, &[said, "counter"]);
     other.echo(2, 2);
     manager.stop_for_good();
@@ -132,12 +132,12 @@ fn rpc_connections_with_data_are_closed() {
     stateless.echo(1, 1);
     manager.restart();
     assert_eq!(stateful.rest(), b"");
-    manager.logged(1, &["closed 1 connections", "socket=rpc"]);
+    manager.logged(1, &["closed 1 connection", "socket=rpc"]);
     manager.logged(1, &["handlers keep data of the type u64, "]);
     stateless.echo(2, 2);
     manager.reload();
     stateless.echo(3, 3);
-    assert_eq!(manager.log().matches("closed 1 connections").count(), 1);
+    assert_eq!(manager.log().matches("closed 1 connection").count(), 1);
     manager.stop_for_good();
 }
 
@@ -254,7 +254,7 @@ fn asks_more_than_it_reads(
         // All that the service was given, and the frame of the other one.
         let served = format!("2 connections and {} frames", count + 1);
         manager.logged(1, &[&served]);
-        manager.logged(1, &["closed 1 connections whose", "counter"]);
+        manager.logged(1, &["closed 1 connection whose", "counter"]);
         other.send(&[0x01]);
         assert_eq!(other.exactly(1), [0xc3]);
         manager.stop_for_good();
@@ -298,7 +298,7 @@ fn what_is_too_slow_is_left_to_the_successor() {
         manager.set_flag("slow", false);
         assert!(wire.exactly(9 * (ASKED as usize - 1)) == numbers(ASKED)[9..]);
         assert_ne!(Wire::connect(&rpc).counter("counter", "frames_in"), 0);
-        manager.logged(1, &["took over 1 connections"]);
+        manager.logged(1, &["took over 1 connection"]);
         manager.stop_for_good();
     }
 }

@@ -90,7 +90,7 @@ fn a_stop_that_is_not_confirmed_says_what_became_of_the_connections() {
     let mark = manager.mark();
     manager.signal(Signal::SIGTERM);
     assert_eq!(manager.ended().code(), Some(1));
-    let given = "ringhold: 1 connections were given to the service manager, which has not confirmed that it keeps them";
+    let given = "ringhold: the service manager was given 1 connection, and has not confirmed that it keeps them";
     let then =
         "the service manager has not answered for 20s; the next start takes over what it has kept";
     manager.logged(1, &[&format!("{given}: {then}")]);

@@ -212,7 +212,7 @@ fn a_store_that_comes_later() {
         wire.echo(1, 1);
         manager.state().store_max = 3;
         manager.restart();
-        manager.logged(1, &["took over 1 connections"]);
+        manager.logged(1, &["took over 1 connection"]);
         wire.echo(2, 2);
         manager.stop_for_good();
     }
