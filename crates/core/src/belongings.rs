@@ -135,28 +135,26 @@ impl DescriptorClaims {
         }
     }
 
-    /// Whether what is inherited, of which some is `claimed`, is what it is to be.
+    /// Where what is inherited, of which some is `claimed`, is not what it is to be.
     pub(crate) fn inspect(
         &self,
         claimed: &[NamedDescriptor],
         inherited_only: bool,
-    ) -> Result<(), ServerError> {
-        for Claim { name, wanted } in &self.claims {
+    ) -> Vec<ServerError> {
+        let inspect = |Claim { name, wanted }: &Claim| {
             if !matches!(wanted, Wanted::Datagram(_)) {
-                continue;
+                return None;
             }
             match claimed.iter().find(|found| found.name == *name) {
                 Some(NamedDescriptor { number, fd, .. }) => {
-                    let found = listeners::udp_address(fd.as_fd());
-                    found.map_err(|found| {
-                        no_datagram(name, &format!("descriptor {number} is {found}"))
-                    })?;
+                    let found = listeners::udp_address(fd.as_fd()).err()?;
+                    let found = format!("descriptor {number} is {found}");
+                    Some(no_datagram(name, &found))
                 }
-                None if inherited_only => return Err(not_inherited(name, &self.inherited)),
-                None => {}
+                None => inherited_only.then(|| not_inherited(name, &self.inherited)),
             }
-        }
-        Ok(())
+        };
+        self.claims.iter().filter_map(inspect).collect()
     }
 
     /// Their lines of the table, some of which are `claimed`. Where that is not known, units are assumed to pass on the datagram sockets.
@@ -241,7 +239,7 @@ impl DescriptorClaims {
             Some((name, _)) => io::Error::new(
                 error.kind(),
                 format!(
-                    "{error}; the running program has that as descriptor {name:?}, and only a restart shows whether this one gives it up"
+                    "{wanted}: the running program has that as descriptor {name:?}, and only a restart shows whether this one gives it up"
                 ),
             ),
             None => error,

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use bytes::Bytes;
 
 use crate::belongings::Belonging;
-use crate::config::Config;
+use crate::config::{Config, nearest};
 use crate::crew::Crew;
 use crate::desk::Desk;
 use crate::engine::{Acceptor, EngineKind, Served, portable, ring};
 use crate::handover::bequest::{Claims, Legacy};
 use crate::host::{self, Host};
+use crate::listeners;
 use crate::mailbox::Mailbox;
 #[cfg(doc)]
 use crate::metrics::Snapshot;
@@ -198,7 +199,15 @@ impl Worker {
     /// If the server claims no descriptor of this name, or the process may open no more.
     pub fn descriptor(&self, name: &str) -> OwnedFd {
         let Some(belonging) = self.belongings.iter().find(|own| own.name() == name) else {
-            panic!("the server claims no descriptor {name:?}");
+            let known: Vec<String> = self
+                .belongings
+                .iter()
+                .map(|own| own.name().to_owned())
+                .collect();
+            let near = nearest(name, known.iter().map(String::as_str));
+            let hint = near.map_or_else(String::new, |near| format!(" did you mean {near:?}?"));
+            let known = listeners::quoted(&known);
+            panic!("the server claims no descriptor {name:?};{hint} it claims {known}");
         };
         let duplicate = belonging.duplicate();
         duplicate.unwrap_or_else(|error| panic!("descriptor {name:?}: {error}"))

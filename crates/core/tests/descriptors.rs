@@ -123,17 +123,28 @@ fn services_have_duplicates() {
 
 #[test]
 fn a_service_that_wants_what_is_not_claimed_fails_the_start() {
-    let claimed = claim(server("", vec![]), "metrics", &Given::default());
-    let started = claimed
-        .service("silent", |worker| {
-            drop(worker.descriptor("metric"));
-            answering(|_, _| Flow::Continue)
-        })
-        .start();
-    let error = started.err().unwrap().to_string();
-    let what =
-        "service silent panicked when it was made: the server claims no descriptor \"metric\"";
-    assert_eq!(error, format!("worker 0 failed: {what}"));
+    for (claimed, hint) in [
+        (
+            &["other", "metrics"][..],
+            "did you mean \"metrics\"? it claims \"other\", \"metrics\"",
+        ),
+        (&["other"], "it claims \"other\""),
+        (&[], "it claims none"),
+    ] {
+        let claimed = claimed.iter().fold(server("", vec![]), |server, name| {
+            claim(server, name, &Given::default())
+        });
+        let started = claimed
+            .service("silent", |worker| {
+                drop(worker.descriptor("metric"));
+                answering(|_, _| Flow::Continue)
+            })
+            .start();
+        let error = started.err().unwrap().to_string();
+        let what =
+            "service silent panicked when it was made: the server claims no descriptor \"metric\"";
+        assert_eq!(error, format!("worker 0 failed: {what}; {hint}"));
+    }
 }
 
 /// It must not get into programs that the application executes.
@@ -432,15 +443,47 @@ fn a_datagram_socket_that_only_a_unit_may_pass_on_is_missed() {
     }
 }
 
+/// Whoever has forgotten the socket units is told of all of them.
+#[test]
+fn all_that_is_not_inherited_is_told_at_once() {
+    let server = server(
+        "[sockets.rpc]\nservice = \"silent\"\n[sockets.other]\nservice = \"silent\"",
+        vec![],
+    );
+    let error = server
+        .inherited_only(true)
+        .datagram("metrics", ANY.parse().unwrap())
+        .datagram("events", ANY.parse().unwrap())
+        .service("silent", |_| answering(|_, _| Flow::Continue))
+        .start()
+        .err()
+        .unwrap();
+    assert_eq!(error.exit_status(), 2);
+    let said = error.to_string();
+    let missing: Vec<&str> = said
+        .lines()
+        .map(|line| line.split_once("was not inherited").unwrap().0)
+        .collect();
+    let expected = [
+        "descriptor \"metrics\" of the application cannot be had: it ",
+        "descriptor \"events\" of the application cannot be had: it ",
+        "socket \"other\" ",
+        "socket \"rpc\" ",
+    ];
+    assert_eq!(missing, expected);
+}
+
 #[test]
 fn a_datagram_socket_whose_address_is_in_use_is_an_error_of_the_moment() {
     let (_taken, address) = bound();
     for inherited in [vec![], vec![("ringhold.fd.metrics", udp())]] {
         let error = refusal(server("", inherited).datagram("metrics", address));
+        let port = address.port();
         assert_eq!(
             error,
             format!(
-                "descriptor \"metrics\" of the application cannot be had: {address}: Address already in use (os error 98)"
+                "descriptor \"metrics\" of the application cannot be had: {address}: Address already in use (os error 98); is another \
+                 instance running, or a socket unit active that this process was not started by? \"ss -uanp sport = :{port}\" shows it"
             )
         );
     }

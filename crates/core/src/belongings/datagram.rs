@@ -214,6 +214,13 @@ fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// The error, with the address and what to do.
 fn named(address: SocketAddr, error: &io::Error) -> io::Error {
-    let advice = rlimit::advice(error);
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "; is another instance running, or a socket unit active that this process was not started by? \"ss -uanp sport = :{}\" \
+             shows it",
+            address.port()
+        ),
+        _ => rlimit::advice(error).to_owned(),
+    };
     io::Error::new(error.kind(), format!("{address}: {error}{advice}"))
 }

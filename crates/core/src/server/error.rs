@@ -81,9 +81,22 @@ pub enum ServerError {
     Handover(String),
     /// The operating system refused something else.
     System(io::Error),
+    /// Several of these, each on a line of its own.
+    Several(Vec<ServerError>),
 }
 
 impl ServerError {
+    /// All of these, of which there is at least one.
+    pub(crate) fn all(mut errors: Vec<ServerError>) -> Self {
+        match errors.pop() {
+            Some(only) if errors.is_empty() => only,
+            last => {
+                errors.extend(last);
+                ServerError::Several(errors)
+            }
+        }
+    }
+
     /// The operating system refused this step.
     pub(crate) fn at(step: &str) -> impl FnOnce(io::Error) -> Self {
         move |error| {
@@ -129,6 +142,8 @@ impl ServerError {
             | ServerError::Preflight(_)
             | ServerError::Claim { .. } => 2,
             ServerError::Listeners(error) if !error.problems().iter().all(passing) => 2,
+            // Whoever has changed that sees the others again.
+            ServerError::Several(errors) => errors.iter().map(Self::exit_status).max().unwrap_or(1),
             _ => 1,
         }
     }
@@ -177,6 +192,10 @@ impl fmt::Display for ServerError {
             ),
             ServerError::Worker { worker, error } => write!(f, "worker {worker} failed: {error}"),
             ServerError::System(error) => write!(f, "{error}{}", rlimit::advice(error)),
+            ServerError::Several(errors) => {
+                let lines: Vec<String> = errors.iter().map(Self::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
         }
     }
 }

@@ -139,7 +139,7 @@ impl Server {
         let names: Vec<String> = names.map(|found| found.name.clone()).collect();
         self.check_program(&names)?;
         let claimed = self.claims.take_out(&mut inherited);
-        self.claims.inspect(&claimed, self.inherited_only)?;
+        let mut problems = self.claims.inspect(&claimed, self.inherited_only);
         let cpus = self.cpus();
         let services: Vec<&str> = self
             .services
@@ -152,8 +152,14 @@ impl Server {
             self.inherited_only,
             &services,
             cpus.len(),
-        )?;
-        Ok((plan, cpus, claimed))
+        );
+        match plan {
+            Ok(plan) if problems.is_empty() => Ok((plan, cpus, claimed)),
+            plan => {
+                problems.extend(plan.err().map(ServerError::Listeners));
+                Err(ServerError::all(problems))
+            }
+        }
     }
 
     /// How many descriptors it takes to serve, besides those of inherited listeners and of connections, and the `claimed` ones that are
