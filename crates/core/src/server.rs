@@ -150,36 +150,57 @@ impl Server {
     /// the descriptor of this name that was passed on, or opens one if it is given none, and returns the one that the server is to hold and
     /// to pass on. Services have a duplicate of that by [`Worker::descriptor`].
     ///
-    /// ```
-    /// # use ringhold_core::config::Config;
-    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service, Worker};
-    /// use std::fs::File;
+    /// What was passed on is what the configuration said when it was opened. `make` looks whether it says so still, as here for a UDP
+    /// socket with an option of its own, or a change goes unnoticed until a stop:
     ///
-    /// # const DEVICE: &str = "/dev/null";
-    /// # struct Line;
-    /// # impl Line {
-    /// #     fn new(worker: &Worker, line: File) -> Self {
-    /// #         assert!(worker.index() == 0 && line.metadata().is_ok());
-    /// #         Line
-    /// #     }
+    /// ```
+    /// # use std::os::fd::OwnedFd;
+    /// # use ringhold_core::config::Config;
+    /// # use ringhold_core::inherit::Inherited;
+    /// # use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Server, Service, Worker};
+    /// use std::net::UdpSocket;
+    ///
+    /// # struct Samples;
+    /// # impl Samples {
+    /// #     fn new(_: UdpSocket) -> Self { Samples }
     /// # }
-    /// # impl Service for Line {
+    /// # fn checked(socket: UdpSocket, expected: std::net::SocketAddr) -> UdpSocket {
+    /// #     assert_eq!(socket.local_addr().unwrap(), expected);
+    /// #     socket
+    /// # }
+    /// # impl Service for Samples {
     /// #     type Session = ();
     /// #     fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> { Ok(()) }
     /// #     fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow { Flow::Continue }
     /// # }
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let [before, now] = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+    /// # let [same, address] = [before.local_addr()?, now.local_addr()?];
+    /// # drop(now);
+    /// # for (before, address) in [(before.try_clone()?, same), (before, address)] {
     /// # let config = Config::parse("workers = 1", "example")?;
-    /// let server = Server::new(config)
-    ///     .descriptor("line", |inherited| match inherited {
-    ///         Some(inherited) => Ok(inherited),
-    ///         None => Ok(File::options().read(true).write(true).open(DEVICE)?.into()),
-    ///     })
-    ///     .service("line", |worker| Line::new(worker, File::from(worker.descriptor("line"))));
+    /// # let before = vec![("ringhold.fd.samples".to_owned(), OwnedFd::from(before))];
+    /// # let server = Server::new(config).inherited(Inherited::from_descriptors(before));
+    /// let server = server.descriptor("samples", move |inherited| {
+    ///     let there = inherited.map(UdpSocket::from);
+    ///     let socket = match there.filter(|it| it.local_addr().is_ok_and(|at| at == address)) {
+    ///         Some(socket) => socket,
+    ///         None => UdpSocket::bind(address)?,
+    ///     };
+    ///     socket.set_broadcast(true)?;
+    ///     socket.set_nonblocking(true)?;
+    ///     Ok(socket.into())
+    /// });
+    /// let server = server.service("samples", move |worker| {
+    ///     let socket = UdpSocket::from(worker.descriptor("samples"));
+    ///     # let socket = checked(socket, address);
+    ///     Samples::new(socket)
+    /// });
     /// // server.run()
     /// # let running = server.start()?;
     /// # running.stop();
     /// # running.join()?;
+    /// # }
     /// # Ok(())
     /// # }
     /// ```
@@ -192,6 +213,8 @@ impl Server {
     /// - `make` may return another descriptor than the one that it was given. It is held instead, but what comes from a socket
     ///   unit comes again after a restart. The address of a UDP socket that it gives up so may be that of a [`Server::datagram`], for which a
     ///   reload is refused and a restart is not. One that makes the program crash comes again as well, so look at what is in a file.
+    /// - Under a new name, the address of a UDP or TCP socket that the old name has is still in use when `make` is called, since the old one
+    ///   is open and stored until the start has succeeded: keep the name, or leave UDP to [`Server::datagram`], which is not hindered.
     /// - A program that does not claim the name any more closes what its predecessor had opened, and removes it from the
     ///   store. What a socket unit passes on it would lose: a reload to it is refused; after a restart that is closed with a
     ///   warning, or an error if it is a listening socket.
@@ -240,7 +263,9 @@ impl Server {
 
     /// As [`Server::descriptor`], a UDP socket, which is what most applications want besides connections. It comes from a socket unit with
     /// `ListenDatagram=` and `FileDescriptorName=` of this name, at whatever address that says, or else is bound to `address`, which may be a
-    /// setting of the program ([`Config::from_file_with_app`]). It does not block. Services have it by [`Worker::descriptor`].
+    /// setting of the program ([`Config::from_file_with_app`]). It does not block. Services have it by [`Worker::descriptor`], and set there
+    /// what it is to be like, such as its receive buffer (SO_RCVBUF), which is `net.core.rmem_default` or what `ReceiveBuffer=` of the
+    /// unit says: it is the same socket, which stays like that.
     ///
     /// ```
     /// # use std::net::{SocketAddr, UdpSocket};
@@ -280,7 +305,8 @@ impl Server {
     /// - With port 0 it stays as it is, unless the IP address is another one (`127.0.0.1:0` to `0.0.0.0:0` moves). One that a service has
     ///   connected stays if the wanted IP address is the unspecified one of its family.
     /// - A reload is refused if the new address cannot be had. From `127.0.0.1:8125` to `0.0.0.0:8125`, say, nobody can tell beforehand
-    ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart.
+    ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart. One of
+    ///   another process that has set SO_REUSEADDR is not in the way of such a move.
     /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload. So does another
     ///   one at the same address, or at one that includes it.
     /// - With [`Server::inherited_only`] it must come from a socket unit.

@@ -16,6 +16,7 @@ use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{Flow, Server, ServerError};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::net::sockopt;
 use service::answering;
 
 fn server(sections: &str, inherited: Vec<(&str, OwnedFd)>) -> Server {
@@ -328,6 +329,48 @@ fn datagram(inherited: Vec<(&str, OwnedFd)>, address: SocketAddr) -> UdpSocket {
     running.stop();
     running.join().unwrap();
     UdpSocket::from(receiver.recv().unwrap())
+}
+
+/// It is the same socket that the successor has.
+#[test]
+fn what_a_service_sets_at_a_datagram_socket_stays() {
+    const BYTES: usize = 50_000;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let running = server("", vec![])
+        .datagram("metrics", ANY.parse().unwrap())
+        .service("silent", move |worker| {
+            let socket = worker.descriptor("metrics");
+            sockopt::set_socket_recv_buffer_size(&socket, BYTES).unwrap();
+            sender.send(worker.descriptor("metrics")).unwrap();
+            answering(|_, _| Flow::Continue)
+        })
+        .start()
+        .unwrap();
+    let held = receiver.recv().unwrap();
+    running.stop();
+    running.join().unwrap();
+    let address = UdpSocket::from(held.try_clone().unwrap()).local_addr();
+    let inherited = vec![("ringhold.fd.metrics", held)];
+    let socket = datagram(inherited, address.unwrap());
+    // The kernel doubles it.
+    let bytes = sockopt::socket_recv_buffer_size(&socket).unwrap();
+    assert_eq!(bytes, 2 * BYTES);
+}
+
+/// Of a `Server::datagram` it does not, whoever has it.
+#[test]
+fn what_is_claimed_no_more_keeps_its_address_until_the_start_is_through() {
+    let (socket, address) = bound();
+    let old = |socket| server("", vec![("ringhold.fd.old", socket)]);
+    let bind = move |_| Ok(UdpSocket::bind(address)?.into());
+    let error = refusal(old(socket.try_clone().unwrap()).descriptor("new", bind));
+    assert!(
+        error.ends_with("Address already in use (os error 98)"),
+        "{error}"
+    );
+    let running = old(socket).datagram("new", address).start().unwrap();
+    running.stop();
+    running.join().unwrap();
 }
 
 /// A socket at any port, and its address.

@@ -171,7 +171,8 @@ pub(super) fn overlap(wanted: SocketAddr, at: SocketAddr) -> bool {
 }
 
 /// Binds where none but these sockets of the predecessor are: the kernel lets two share an address that both allow it
-/// (SO_REUSEADDR in socket(7)), and asks nobody later. `in_use` is the error if there are none.
+/// (SO_REUSEADDR in socket(7)), and asks nobody later. So one of another process that allows it as well does not refuse it, though it would
+/// another bind: at `127.0.0.2:8125`, say, beside `0.0.0.0:8125`, where it keeps what is sent to it. `in_use` is the error if there are none.
 fn bind_beside<'a>(
     wanted: SocketAddr,
     others: impl Iterator<Item = &'a NamedDescriptor>,
