@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::control::is_told_to_stop;
+use crate::handover::exec;
 use crate::notify;
 
 /// So long a successor tries to get what its workers need, as long as it waits for the service manager.
@@ -44,8 +45,8 @@ impl Patience {
         }
     }
 
-    /// Makes the attempt until it succeeds, or fails for something that does not pass, or the time is over, or the process is told to
-    /// stop: what it has been handed is left as it was, as by any start that fails.
+    /// Makes the attempt until it succeeds, or fails for something that does not pass, or the time is over, or a process that was started
+    /// is told to stop: what it has been handed is left as it was, as by any start that fails.
     pub(crate) fn insist<T, E: Obstacle>(
         self,
         mut attempt: impl FnMut() -> Result<T, E>,
@@ -62,7 +63,8 @@ impl Patience {
             if left.is_zero() {
                 return Err(error);
             }
-            if is_told_to_stop() {
+            // After a reload nobody else may have the connections, whose requests are still to be answered.
+            if is_told_to_stop() && !exec::is_replacement() {
                 tracing::info!("told to stop, and so not waiting for it any longer: {error}");
                 return Err(error);
             }

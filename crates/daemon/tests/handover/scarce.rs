@@ -174,3 +174,20 @@ fn who_is_told_to_stop_does_not_wait() {
         manager.stop_for_good();
     }
 }
+
+/// Nobody else has them after a reload without a store: what was asked is answered first.
+#[test]
+fn who_is_told_to_stop_after_a_reload_waits_all_the_same() {
+    let Scarcity { what, mib, config } = NO_WORKER;
+    for engine in ["auto", "portable"] {
+        let (mut manager, mut wire) = started(engine, 0, config);
+        limit_next(&manager, mib);
+        manager.signal(Signal::SIGHUP);
+        manager.logged(1, &[WAITS, what]);
+        wire.send(&request(1, "echo", &[1.into()]));
+        manager.signal(Signal::SIGTERM);
+        may_have(&manager, Resource::As, None);
+        assert_eq!(wire.reply(), (1, Ok(1.into())));
+        assert!(manager.ended().success());
+    }
+}
