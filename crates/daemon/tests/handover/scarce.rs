@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
+use crate::common::until;
 use crate::common::wire::{Wire, request};
 use crate::manager::Manager;
 
@@ -175,6 +176,14 @@ fn who_is_told_to_stop_does_not_wait() {
     }
 }
 
+/// How often the main thread, which starts the others, has slept, as it does between two attempts. `None` once it has ended.
+fn sleeps(manager: &Manager) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", manager.pid())).ok()?;
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    count.trim().parse().ok()
+}
+
 /// Nobody else has them after a reload without a store: what was asked is answered first.
 #[test]
 fn who_is_told_to_stop_after_a_reload_waits_all_the_same() {
@@ -186,6 +195,10 @@ fn who_is_told_to_stop_after_a_reload_waits_all_the_same() {
         manager.logged(1, &[WAITS, what]);
         wire.send(&request(1, "echo", &[1.into()]));
         manager.signal(Signal::SIGTERM);
+        let before = sleeps(&manager);
+        until("some attempts more", || {
+            (sleeps(&manager)? > before? + 5).then_some(())
+        });
         may_have(&manager, Resource::As, None);
         assert_eq!(wire.reply(), (1, Ok(1.into())));
         assert!(manager.ended().success());
