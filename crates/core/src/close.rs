@@ -82,6 +82,17 @@ impl Close {
         )
     }
 
+    /// Whether it is a reset that ends the connection, where `unsent` says whether there is output that is not written: the peer
+    /// did not take it, nor what the kernel holds for it, up to `net.ipv4.tcp_wmem`, which that would keep for minutes and beyond the
+    /// end of this process. And it is not to take what it got for all that there was. In a stop it is the server that has no more
+    /// time: there the kernel delivers what it has.
+    pub(crate) fn cuts(&self, unsent: bool) -> bool {
+        matches!(
+            self,
+            Close::WriteTimeout | Close::Overflow(_) | Close::Memory
+        ) && unsent
+    }
+
     /// Whether the peer or the service had said all that it wanted to. What is still queued is then an answer like any other,
     /// and may take as long.
     pub(crate) fn is_by_agreement(&self) -> bool {

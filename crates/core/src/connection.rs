@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     pub(crate) metered: usize,
     /// The engine receives no more, because the server stops, or because the socket has failed and all that it had is taken.
     pub(crate) quiet: bool,
+    /// It is over because its peer did not take its output: the kernel is not to keep its part of that either.
+    pub(crate) is_cut: bool,
     /// Times on the worker's clock, for the time limits; see [`Connection::due`].
     pub(crate) clock: Clock,
 }
@@ -141,6 +143,8 @@ pub(crate) enum Finish {
     Shutdown,
     /// Cancel what is under way and close.
     Close,
+    /// As `Close`, but with [`crate::engine::reset`]: what the kernel has for the peer is dropped.
+    Reset,
     /// Write what the kernel takes at once, cancel what is under way, and let the connection go with
     /// [`crate::shard::Shard::release`].
     Release,
@@ -162,6 +166,7 @@ impl Connection {
             pause: Pause::No,
             metered: 0,
             quiet: false,
+            is_cut: false,
             clock: Clock::new(now),
         }
     }
@@ -306,13 +311,18 @@ impl Connection {
         self.count(&why, desk);
         self.drop_input(desk);
         self.clock.end = desk.now;
-        self.life = if why.flushes() {
+        if why.flushes() {
             let fence = Fence::No;
-            Life::Closing { ended, fence }
+            self.life = Life::Closing { ended, fence };
         } else {
-            Life::Over
-        };
+            self.be_over(&why);
+        }
         self.why = Some(why);
+    }
+
+    fn be_over(&mut self, why: &Close) {
+        self.is_cut |= why.cuts(!self.outbox.is_empty());
+        self.life = Life::Over;
     }
 
     fn drop_input(&mut self, desk: &mut Desk) {
@@ -327,13 +337,14 @@ impl Connection {
     fn cut_short(&mut self, why: Close, desk: &mut Desk) {
         self.drop_input(desk);
         let has_failed = self.life == Life::Failed;
-        if has_failed || self.owes_last_words() {
+        let owes = has_failed || self.owes_last_words();
+        self.be_over(&why);
+        if owes {
             self.count(&why, desk);
             if has_failed || matches!(self.why, Some(Close::Finished)) {
                 self.why = Some(why);
             }
         }
-        self.life = Life::Over;
     }
 
     /// Whether it is being closed and has output that is still to be written.
@@ -435,6 +446,7 @@ impl Connection {
             }
             Life::Failed => (Receive::Stop, false, Finish::No),
             Life::Shut => (Receive::Stream, false, Finish::No),
+            Life::Over if self.is_cut => (Receive::Stop, false, Finish::Reset),
             Life::Over => (Receive::Stop, false, Finish::Close),
         };
         Desire {

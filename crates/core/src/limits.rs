@@ -43,7 +43,7 @@ pub struct Limits {
     /// `proxy_protocol` of a socket demands, counted from when the connection was made. Default 30 seconds; zero is never.
     pub frame_timeout: Duration,
     /// A peer that takes nothing for this long while bytes wait for it is cut, at the latest after twice as long, since the
-    /// kernel has to be asked twice whether it takes any. Default 30 seconds; zero is never.
+    /// kernel has to be asked twice whether it takes any. What the kernel holds for it goes as well. Default 30 seconds; zero is never.
     pub write_timeout: Duration,
     /// A peer that has ended its side and waits for deferred replies gets none of them any more, when since then nothing was
     /// sent to it and none of them was given for this long: whoever has really gone looks the same. And from when a connection

@@ -311,6 +311,11 @@ impl Exchange {
         self.remains(client).is_some_and(|wire| wire.shut)
     }
 
+    /// Whether the server has ended the connection with a reset, so that the client loses what it had not read by then.
+    pub fn is_cut(&mut self, client: Client) -> bool {
+        self.remains(client).is_some_and(|wire| wire.is_cut)
+    }
+
     /// Whether the connection exists.
     pub fn is_open(&self, client: Client) -> bool {
         self.id(client).is_some()

@@ -14,7 +14,7 @@ pub(crate) use self::choice::{Chosen, choose};
 pub(crate) use self::rehearsal::{Outfit, rehearse};
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,11 +24,11 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::{getsockopt_impl, sockopt_impl};
 use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::sockopt::socket_domain;
-use rustix::net::{AddressFamily, RecvFlags, recv};
+use rustix::net::{AddressFamily, RecvFlags, connect_unspec, recv};
 
 use crate::crew::Step;
 use crate::crowd::Party;
-use crate::handover::parcel::Parcel;
+use crate::handover::parcel::{self, Parcel};
 use crate::host;
 use crate::listeners::Listener;
 use crate::peer::{Credentials, Link, PeerAddress};
@@ -104,6 +104,18 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
     }
 }
 
+/// Ends a connection at once, with a reset where its kind has one: the kernel drops what it holds for the peer, which sees that there
+/// was more. Everything that waits on the socket ends.
+///
+/// SO_LINGER would do the same, but not before the last duplicate is closed. Until then the peer would see nothing, or behind
+/// [`parcel::shut`] an orderly end; and if that reaches it before the reset does, it never sees anything else.
+pub(crate) fn reset(socket: &OwnedFd) {
+    // A unix socket cannot be disconnected. What was sent on it is the peer's by now.
+    if connect_unspec(socket).is_err() {
+        parcel::shut(socket);
+    }
+}
+
 /// The credentials of the other end of a connected socket, if it is a unix socket.
 pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Option<Credentials>> {
     // Others are answered too, with numbers that mean nobody.
@@ -160,4 +172,40 @@ pub(crate) fn read_last<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
         }
         None
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_reset_waits_for_no_duplicate_and_looks_like_no_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut ours, _) = listener.accept().unwrap();
+        // Nothing is left in the kernel behind which an end would have to wait.
+        ours.write_all(b"taken").unwrap();
+        peer.read_exact(&mut [0; 5]).unwrap();
+        let duplicate = ours.try_clone().unwrap();
+        reset(&ours.into());
+        let end = peer.read(&mut [0]).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+        drop(duplicate);
+    }
+
+    #[test]
+    fn a_unix_socket_is_ended_instead() {
+        let (mut ours, mut peer) = UnixStream::pair().unwrap();
+        ours.write_all(b"taken").unwrap();
+        let duplicate = ours.try_clone().unwrap();
+        reset(&ours.into());
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"taken");
+        drop(duplicate);
+    }
 }

@@ -38,7 +38,7 @@ pub(crate) struct State {
     pub(crate) client: Option<Client>,
 }
 
-/// Ends a connection that nobody will serve. The descriptor may have duplicates, so closing it would not.
+/// Ends a connection for both sides. The descriptor may have duplicates, so closing it would not.
 pub(crate) fn shut(socket: &OwnedFd) {
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }

@@ -93,7 +93,11 @@ impl Exchange {
                 true
             }
             Finish::Close => {
-                self.close(slot);
+                self.close(slot, false);
+                true
+            }
+            Finish::Reset => {
+                self.close(slot, true);
                 true
             }
             Finish::Release => {
@@ -150,8 +154,9 @@ impl Exchange {
         has_read
     }
 
-    fn close(&mut self, slot: u32) {
+    fn close(&mut self, slot: u32, resets: bool) {
         if let Some((outbox, wire, _)) = self.shard.sending(slot) {
+            wire.is_cut = resets;
             // Closing is how the server ends its side if the client has ended before.
             wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
             if wire.flight.take().is_some() {

@@ -49,6 +49,8 @@ pub(super) struct Wire {
     pub(super) shut: bool,
     /// The client has reset the connection.
     pub(super) reset: bool,
+    /// The server has.
+    pub(super) is_cut: bool,
     /// The client does not end its side because the server has.
     pub(super) keeps_open: bool,
     /// What stands for the socket, when the connection is about to be handed over.

@@ -164,7 +164,7 @@ fn who_does_not_read_is_cut_in_the_end_and_keeps_the_reason() {
     rig.advance(Duration::from_secs(29));
     assert!(rig.is_open(client));
     rig.advance(Duration::from_secs(2));
-    assert!(!rig.is_shut(client));
+    assert!(!rig.is_shut(client) && rig.is_cut(client));
     assert_eq!(rig.reasons(), [format!("{ENDED}kicked")]);
     rig.assert_empty(&[client]);
 }

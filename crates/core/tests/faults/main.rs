@@ -24,6 +24,7 @@ mod peers;
 mod publishers;
 mod pushes;
 mod quiet;
+mod resets;
 mod runtimes;
 mod scarce;
 mod sends;
@@ -185,6 +186,14 @@ tests! {
         other_threads_may_close_a_connection,
         who_reads_slowly_gets_what_was_queued_before_it_was_closed,
         a_stop_does_not_keep_a_connection_from_being_closed,
+    }
+    resets {
+        who_takes_nothing_leaves_nothing_in_the_kernel,
+        who_is_pushed_too_much_leaves_nothing_in_the_kernel,
+        who_holds_too_much_leaves_nothing_in_the_kernel,
+        who_is_ended_and_takes_nothing_leaves_nothing_in_the_kernel,
+        what_the_kernel_has_at_an_end_is_delivered,
+        what_the_kernel_has_at_a_stop_is_delivered,
     }
     peers {
         peers_on_unix_sockets_are_known,

@@ -20,6 +20,7 @@ mod uptake;
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
@@ -33,8 +34,8 @@ use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
 use crate::engine::pause::Pause;
 use crate::engine::turn::{self, Plan};
-use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last};
-use crate::handover::parcel::Parcel;
+use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last, reset};
+use crate::handover::parcel::{self, Parcel};
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::mailbox::Mailbox;
@@ -314,7 +315,8 @@ impl<'a> Engine<'a> {
                 self.shard.shut(slot);
                 return;
             }
-            Finish::Close => return self.close(slot),
+            Finish::Close => return self.close(slot, parcel::shut),
+            Finish::Reset => return self.close(slot, reset),
             Finish::Release => return self.release(slot, generation, desire.send),
         }
         if desire.send {
@@ -339,15 +341,14 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Closes a connection once nothing is in flight on it; until then, ends what is.
-    fn close(&mut self, slot: u32) {
+    /// Ends a connection, and closes it once nothing is in flight on it.
+    fn close(&mut self, slot: u32, end: fn(&OwnedFd)) {
         let Some(link) = self.shard.link(slot) else {
             return;
         };
         if !std::mem::replace(&mut link.shut_down, true) {
-            // It completes every poll. And the descriptor may have duplicates elsewhere; the peer must see the end all
-            // the same.
-            let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
+            // It completes every poll.
+            end(&link.socket);
         }
         if !link.in_flight() {
             self.shard.closed(slot);

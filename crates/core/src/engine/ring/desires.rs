@@ -1,6 +1,7 @@
 //! Doing what connections desire.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::net::Shutdown;
 
@@ -9,7 +10,8 @@ use super::link::{Pace, Receiving};
 use super::receive::Shots;
 use super::watch::Watch;
 use crate::connection::{Finish, Receive};
-use crate::engine::read_last;
+use crate::engine::{read_last, reset};
+use crate::handover::parcel;
 use crate::shard::Phase;
 
 impl Engine<'_> {
@@ -37,7 +39,8 @@ impl Engine<'_> {
                 self.shard.shut(slot);
                 return Ok(());
             }
-            Finish::Close => return self.close(slot, generation),
+            Finish::Close => return self.close(slot, generation, parcel::shut),
+            Finish::Reset => return self.close(slot, generation, reset),
             Finish::Release => return self.release(slot, generation, desire.send),
         }
         let link = self.shard.link(slot);
@@ -121,8 +124,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Closes a connection once nothing is in flight on it; until then, ends what is.
-    fn close(&mut self, slot: u32, generation: u32) -> io::Result<()> {
+    /// Ends a connection and closes it once nothing is in flight on it; until then, ends what is.
+    fn close(&mut self, slot: u32, generation: u32, end: fn(&OwnedFd)) -> io::Result<()> {
         self.cancel_receive(slot, generation)?;
         self.cancel_send(slot, generation)?;
         self.cancel_readable(slot, generation)?;
@@ -134,8 +137,7 @@ impl Engine<'_> {
         if link.in_flight() {
             return Ok(());
         }
-        // The descriptor may have duplicates elsewhere; the peer must see the end all the same.
-        let _ = rustix::net::shutdown(&link.socket, Shutdown::Both);
+        end(&link.socket);
         self.unregister(slot);
         self.shard.closed(slot);
         Ok(())

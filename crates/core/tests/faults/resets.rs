@@ -1,0 +1,161 @@
+//! Ends that leave nothing in the kernel, and those that must.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+
+use ringhold_core::{Ended, Flow, Frame, Peer, Refusal, Reply, Service};
+
+use crate::bed::{Bed, Engine};
+use crate::common::client;
+
+type Ends = Arc<Mutex<Vec<String>>>;
+
+/// What is pushed at once. Every kernel takes so much of what nobody reads, and none 28 times as much.
+const PIECE: usize = 256 * 1024;
+
+/// Pushes as many pieces as the frame says to whoever asks, and ends the connection behind them if that is a negative number.
+struct Pour(Ends);
+
+impl Service for Pour {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        let number = frame[0] as i8;
+        let handle = reply.handle();
+        for _ in 0..number.unsigned_abs() {
+            // It may be one too many.
+            let _ = handle.push(vec![1; PIECE]);
+        }
+        match number {
+            ..0 => Flow::close("enough"),
+            _ => Flow::Continue,
+        }
+    }
+
+    fn disconnected(&mut self, _: (), ended: &Ended<'_>) {
+        self.0.lock().unwrap().push(ended.why().to_string());
+    }
+}
+
+fn start(engine: Engine, limits: &str) -> (Bed, Ends) {
+    let config = format!(
+        "workers = 1
+        [limits]
+        {limits}
+        [sockets.pour]
+        listen = [\"127.0.0.1:0\", \"unix:@/pour\"]"
+    );
+    let ends = Ends::default();
+    let theirs = ends.clone();
+    let bed = Bed::start(engine, &config, |server| {
+        server.service("pour", move |_| Pour(theirs.clone()))
+    });
+    (bed, ends)
+}
+
+/// How many sockets of this process's side the kernel has for the connection, in whatever state.
+fn kernel_has(bed: &Bed, client: &TcpStream) -> usize {
+    let port = |address: &str| u16::from_str_radix(address.split(':').nth(1)?, 16).ok();
+    let pair = [bed.address("pour"), client.local_addr().unwrap()].map(|it| Some(it.port()));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let lines = table.lines().map(|line| line.split_whitespace().collect());
+    lines
+        .filter(|line: &Vec<&str>| [port(line[1]), port(line[2])] == pair)
+        .count()
+}
+
+/// Asks for so many pieces, of which no byte is read before the connection is gone.
+fn ask(bed: &Bed, pieces: i8) -> TcpStream {
+    let mut client = client::connect_narrow(bed.address("pour"));
+    bed.until_open(1);
+    assert_eq!(kernel_has(bed, &client), 1);
+    client.write_all(&pieces.to_ne_bytes()).unwrap();
+    bed.until_open(0);
+    client
+}
+
+/// It was reset, before it had got all of this.
+#[track_caller]
+fn assert_reset(bed: &Bed, mut client: TcpStream, pieces: usize) {
+    assert_eq!(kernel_has(bed, &client), 0);
+    let mut rest = Vec::new();
+    let end = client.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+    assert!(rest.len() < pieces * PIECE);
+}
+
+pub(crate) fn who_takes_nothing_leaves_nothing_in_the_kernel(engine: Engine) {
+    let (bed, ends) = start(engine, "write_timeout = \"1s\"");
+    let client = ask(&bed, 28);
+    assert_reset(&bed, client, 28);
+    let why = ends.lock().unwrap().concat();
+    assert!(why.contains("took nothing for write_timeout"), "{why}");
+    // Over a unix socket it has what it was sent, and then the end.
+    let mut client = bed.connect_unix("pour");
+    client.write_all(&[28]).unwrap();
+    bed.until("it is cut", |bed| bed.total().timed_out == 2);
+    let rest = client::rest(&mut client);
+    assert!(rest.len() < 28 * PIECE);
+    bed.finish();
+}
+
+pub(crate) fn who_is_pushed_too_much_leaves_nothing_in_the_kernel(engine: Engine) {
+    let (bed, ends) = start(engine, "outbox_bytes = \"6MiB\"");
+    let client = ask(&bed, 48);
+    assert_reset(&bed, client, 48);
+    let why = ends.lock().unwrap().concat();
+    assert!(why.contains("than outbox_bytes allows"), "{why}");
+    assert_eq!(bed.total().cut, 1);
+    bed.finish();
+}
+
+pub(crate) fn who_holds_too_much_leaves_nothing_in_the_kernel(engine: Engine) {
+    let (bed, ends) = start(engine, "memory = \"16MiB\"\noutbox_bytes = \"64MiB\"");
+    let client = ask(&bed, 100);
+    assert_reset(&bed, client, 100);
+    let why = ends.lock().unwrap().concat();
+    assert!(why.contains("limits.memory was exceeded"), "{why}");
+    assert_eq!(bed.total().cut, 1);
+    bed.finish();
+}
+
+pub(crate) fn who_is_ended_and_takes_nothing_leaves_nothing_in_the_kernel(engine: Engine) {
+    let (bed, ends) = start(engine, "write_timeout = \"1s\"");
+    let client = ask(&bed, -28);
+    assert_reset(&bed, client, 28);
+    assert_eq!(
+        ends.lock().unwrap()[..],
+        ["the service ended the connection: enough"]
+    );
+    assert_eq!(bed.total().timed_out, 1);
+    bed.finish();
+}
+
+/// It was all written: whoever reads it late has it all.
+pub(crate) fn what_the_kernel_has_at_an_end_is_delivered(engine: Engine) {
+    let (bed, _) = start(engine, "write_timeout = \"1s\"");
+    let mut client = ask(&bed, -1);
+    let rest = client::rest(&mut client);
+    assert!(rest == vec![1; PIECE]);
+    bed.finish();
+}
+
+/// Nobody has waited for it for long.
+pub(crate) fn what_the_kernel_has_at_a_stop_is_delivered(engine: Engine) {
+    let (bed, ends) = start(engine, "");
+    let mut client = client::connect_narrow(bed.address("pour"));
+    bed.until_open(1);
+    client.write_all(&[28]).unwrap();
+    bed.until("the push", |bed| bed.total().frames_in == 1);
+    bed.finish();
+    let rest = client::rest(&mut client);
+    assert!(rest.len() < 28 * PIECE);
+    assert!(rest.iter().all(|byte| *byte == 1));
+    let why = ends.lock().unwrap().concat();
+    assert!(why.contains("waited no longer for the peer"), "{why}");
+}
