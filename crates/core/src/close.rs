@@ -56,6 +56,8 @@ pub enum Close {
     FrameTimeout,
     /// The peer took nothing of what was queued for it for `limits.write_timeout`.
     WriteTimeout,
+    /// The service let go of the peer at once, through [`Handle::cut`](crate::Handle::cut), with its reason.
+    Cut(Cow<'static, str>),
     /// The server stops, or hands over, and did not wait longer for the peer to take what was queued for it.
     Untaken,
     /// The server stops, or hands over, and waited no longer for its service, which had no time for all that had arrived.
@@ -78,6 +80,7 @@ impl Close {
                 | Close::WriteTimeout
                 | Close::Untaken
                 | Close::Overflow(_)
+                | Close::Cut(_)
                 | Close::Memory
         )
     }
@@ -87,10 +90,12 @@ impl Close {
     /// end of this process. And it is not to take what it got for all that there was. In a stop it is the server that has no more
     /// time: there the kernel delivers what it has.
     pub(crate) fn cuts(&self, unsent: bool) -> bool {
-        matches!(
-            self,
-            Close::WriteTimeout | Close::Overflow(_) | Close::Memory
-        ) && unsent
+        match self {
+            Close::WriteTimeout | Close::Overflow(_) | Close::Memory => unsent,
+            // The service knows of what the kernel holds, too.
+            Close::Cut(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether the peer or the service had said all that it wanted to. What is still queued is then an answer like any other,
@@ -150,6 +155,7 @@ impl fmt::Display for Close {
             Close::Overflow(limit) => {
                 write!(f, "more was pushed to the connection than {limit} allows")
             }
+            Close::Cut(reason) => write!(f, "the service cut the connection: {reason}"),
             Close::Idle => f.write_str("nothing was received or sent for idle_timeout"),
             Close::FrameTimeout => {
                 f.write_str("a frame was not complete within frame_timeout")

@@ -54,7 +54,7 @@ pub(crate) struct Connection {
     pub(crate) metered: usize,
     /// The engine receives no more, because the server stops, or because the socket has failed and all that it had is taken.
     pub(crate) quiet: bool,
-    /// It is over because its peer did not take its output: the kernel is not to keep its part of that either.
+    /// It is over because its peer did not take its output, or is not wanted any more: the kernel is not to keep its part of that either.
     pub(crate) is_cut: bool,
     /// Times on the worker's clock, for the time limits; see [`Connection::due`].
     pub(crate) clock: Clock,
@@ -375,7 +375,7 @@ impl Connection {
             Close::Failed(_) => counters.failed.add(1),
             Close::Unrestored(_) => counters.unrestored.add(1),
             Close::Panicked => counters.panics.add(1),
-            Close::Overflow(_) | Close::Memory => counters.cut.add(1),
+            Close::Overflow(_) | Close::Cut(_) | Close::Memory => counters.cut.add(1),
             Close::Idle
             | Close::ProxyTimeout
             | Close::FrameTimeout

@@ -227,6 +227,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Unrestored(_) => Kind::Unrestored,
         Close::Panicked => Kind::Panicked,
         Close::Overflow(_) => Kind::Overflow,
+        Close::Cut(_) => Kind::Cut,
         Close::FrameTimeout => Kind::FrameTimeout,
         Close::WriteTimeout => Kind::WriteTimeout,
         Close::Untaken => Kind::Untaken,

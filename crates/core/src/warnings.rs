@@ -41,6 +41,7 @@ kinds! {
     Unrestored,
     Panicked,
     Overflow,
+    Cut,
     FrameTimeout,
     WriteTimeout,
     Untaken,
@@ -100,6 +101,7 @@ impl Kind {
             Kind::Unrestored => closed("its session cannot be restored"),
             Kind::Panicked => closed("the service panicked"),
             Kind::Overflow => closed("more was pushed to the connection than it may hold"),
+            Kind::Cut => closed("the service cut the connection"),
             Kind::FrameTimeout => closed("a frame was not complete within frame_timeout"),
             Kind::WriteTimeout => closed("the peer took nothing for write_timeout"),
             Kind::Untaken => {

@@ -83,6 +83,16 @@ impl Notifier {
         self.handle.close(reason)
     }
 
+    /// Ends the connection for this reason at once, from any thread, as [`Handle::cut`] does: what waits for the client is not
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::cut`].
+    pub fn cut(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
+        self.handle.cut(reason)
+    }
+
     /// Whether the connection still takes notifications. It may end at any moment after this.
     pub fn is_open(&self) -> bool {
         self.handle.is_open()

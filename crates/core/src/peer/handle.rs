@@ -161,7 +161,7 @@ impl Handle {
     /// that was pushed before: what was accepted by then, from whichever thread, is still written, as are replies to the requests
     /// that are served meanwhile, and answers to deferred ones that were given. Those that are still owed are not given any
     /// more, without a word about them. A peer that reads nothing has
-    /// `limits.write_timeout`; one that reads slowly, as long as it takes.
+    /// `limits.write_timeout`; one that reads slowly, as long as it takes, unless the connection is [cut](Handle::cut).
     /// [`disconnected`](crate::Service::disconnected) gets [`Close::Service`] with the reason, unless the connection ends for
     /// another one before. From now on pushes are told [`PushError::Gone`].
     ///
@@ -174,6 +174,25 @@ impl Handle {
     pub fn close(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
         let why = Close::Service(reason.into());
         self.shared.close(PushError::Gone, why)?;
+        self.tell()
+    }
+
+    /// Ends the connection for this reason at once, from any thread: a client that is too slow to be worth waiting for.
+    ///
+    /// Nothing more is written, of what was queued, pushed and answered before, nor of what the kernel holds: the peer's connection is
+    /// reset (a unix socket has no reset, and its peer still reads what it was sent). It is logged as a warning, and counted as `cut`.
+    /// [`disconnected`](crate::Service::disconnected) gets [`Close::Cut`] with the reason, unless the connection ends for another one
+    /// before. From now on pushes are told [`PushError::Gone`].
+    ///
+    /// A connection that is ending already, after [`Handle::close`] too, does not wait for its peer any longer then. Its own reason
+    /// stays, but the log says what this one has cost, if anything was still to be written.
+    ///
+    /// # Errors
+    ///
+    /// That of a push, if the connection has ended or was cut through another handle before. Or if it is being handed over in a restart or
+    /// reload: then it goes on in the successor, as with [`Handle::close`]; one that was cut before is not handed over.
+    pub fn cut(&self, reason: impl Into<Cow<'static, str>>) -> Result<(), PushError> {
+        self.shared.cut(Close::Cut(reason.into()))?;
         self.tell()
     }
 

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::Shard;
+use crate::close::Close;
+use crate::connection::{Connection, Life};
 use crate::host::Host;
 use crate::mailbox::{self, Mail};
 use crate::peer::{ConnectionId, HandleState, Item, Link};
@@ -150,6 +152,13 @@ impl<L: Link> Shard<L> {
                     // From here on it counts as what the connection holds.
                     drop(counted);
                     self.take_push(of.slot, &bytes, here);
+                }
+                Item::End(why @ Close::Cut(_)) => {
+                    // What one had received whose socket has failed is for the service all the same, as when it is closed.
+                    let may_cut = |it: &Connection| it.id == of && it.life != Life::Failed;
+                    if self.is_open_to(of.slot, may_cut) {
+                        self.cut(of.slot, why);
+                    }
                 }
                 // If it is ending anyway, what was queued before is still written.
                 Item::End(why) => self.with_id(of, |connection, desk| {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Exchange;
 use crate::close::{Close, Ended};
@@ -81,6 +82,11 @@ fn overflow(handle: &Handle) -> Result<(), PushError> {
     handle.push(vec![9; 100 << 20])
 }
 
+fn cut(handle: &Handle) -> Result<(), PushError> {
+    handle.push(vec![9])?;
+    handle.cut("too slow")
+}
+
 /// How the connection ended when `act` came after it was asked so many times, what its client was sent, and what the acts
 /// were answered.
 fn handed_over(
@@ -128,6 +134,56 @@ fn a_close_that_was_accepted_comes_before_the_handover() {
                 .iter()
                 .all(|act| *act == Err(PushError::Gone))
         );
+    }
+}
+
+#[test]
+fn a_cut_that_was_accepted_comes_before_the_handover() {
+    let was_cut = "the service cut the connection: too slow";
+    let kept = "a successor goes on with the connection";
+    for (patience, is_late) in [(0, false), (1, false), (2, false), (0, true), (1, true)] {
+        let (ends, sent, acts) = handed_over(cut, patience, is_late);
+        let is_cut = acts.contains(&Ok(()));
+        let expected = if is_cut { was_cut } else { kept };
+        assert_eq!(ends, [expected], "{acts:?} {patience} {is_late}");
+        assert_eq!(sent, []);
+    }
+}
+
+/// Who has only replies to read is handed over, unless it is cut.
+#[test]
+fn a_handover_waits_for_nobody_who_is_cut() {
+    for has_ended in [false, true] {
+        let service = ActedOn::new(close, usize::MAX);
+        let mut exchange = Exchange::new(service.clone());
+        let client = exchange.connect();
+        exchange.set_window(client, Some(0));
+        let handle = service.handle.borrow().clone().unwrap();
+        handle.push(vec![9]).unwrap();
+        if has_ended {
+            exchange.end(client);
+        } else {
+            handle.close("kicked").unwrap();
+        }
+        exchange.deliver();
+        exchange.shard.drain = Duration::from_secs(5);
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        if !has_ended {
+            exchange.settle();
+            assert!(!exchange.shard.is_done(), "it is waited for");
+        }
+        assert_eq!(handle.push(vec![9]), Err(PushError::Gone));
+        assert_eq!(handle.cut("too slow"), Ok(()));
+        assert_eq!(handle.cut("too late"), Err(PushError::Gone));
+        exchange.settle();
+        assert!(exchange.parted.is_empty() && exchange.shard.is_done());
+        assert!(exchange.is_cut(client));
+        assert_eq!(exchange.counters().cut, 1);
+        let expected = match has_ended {
+            true => "the service cut the connection: too slow",
+            false => "the service ended the connection: kicked",
+        };
+        assert_eq!(service.ends.take(), [expected]);
     }
 }
 

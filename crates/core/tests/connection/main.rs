@@ -6,6 +6,7 @@
 mod answering;
 mod closing;
 mod counters;
+mod cutting;
 mod ending;
 mod fanout;
 mod frames;

@@ -192,6 +192,7 @@ tests! {
         who_is_pushed_too_much_leaves_nothing_in_the_kernel,
         who_holds_too_much_leaves_nothing_in_the_kernel,
         who_is_ended_and_takes_nothing_leaves_nothing_in_the_kernel,
+        who_is_cut_leaves_nothing_in_the_kernel,
         what_the_kernel_has_at_an_end_is_delivered,
         what_the_kernel_has_at_a_stop_is_delivered,
     }

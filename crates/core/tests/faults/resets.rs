@@ -4,23 +4,36 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use ringhold_core::{Ended, Flow, Frame, Peer, Refusal, Reply, Service};
+use ringhold_core::{Ended, Flow, Frame, Handle, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
 
-type Ends = Arc<Mutex<Vec<String>>>;
+/// What of the connections the test can get at.
+#[derive(Clone, Default)]
+struct Poured {
+    handles: Arc<Mutex<Vec<Handle>>>,
+    /// Why they ended.
+    ends: Arc<Mutex<Vec<String>>>,
+}
+
+impl Poured {
+    fn ends(&self) -> Vec<String> {
+        self.ends.lock().unwrap().clone()
+    }
+}
 
 /// What is pushed at once. Every kernel takes so much of what nobody reads, and none 28 times as much.
 const PIECE: usize = 256 * 1024;
 
 /// Pushes as many pieces as the frame says to whoever asks, and ends the connection behind them if that is a negative number.
-struct Pour(Ends);
+struct Pour(Poured);
 
 impl Service for Pour {
     type Session = ();
 
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        self.0.handles.lock().unwrap().push(peer.handle());
         Ok(())
     }
 
@@ -38,11 +51,11 @@ impl Service for Pour {
     }
 
     fn disconnected(&mut self, _: (), ended: &Ended<'_>) {
-        self.0.lock().unwrap().push(ended.why().to_string());
+        self.0.ends.lock().unwrap().push(ended.why().to_string());
     }
 }
 
-fn start(engine: Engine, limits: &str) -> (Bed, Ends) {
+fn start(engine: Engine, limits: &str) -> (Bed, Poured) {
     let config = format!(
         "workers = 1
         [limits]
@@ -50,12 +63,12 @@ fn start(engine: Engine, limits: &str) -> (Bed, Ends) {
         [sockets.pour]
         listen = [\"127.0.0.1:0\", \"unix:@/pour\"]"
     );
-    let ends = Ends::default();
-    let theirs = ends.clone();
+    let poured = Poured::default();
+    let theirs = poured.clone();
     let bed = Bed::start(engine, &config, |server| {
         server.service("pour", move |_| Pour(theirs.clone()))
     });
-    (bed, ends)
+    (bed, poured)
 }
 
 /// How many sockets of this process's side the kernel has for the connection, in whatever state.
@@ -90,10 +103,10 @@ fn assert_reset(bed: &Bed, mut client: TcpStream, pieces: usize) {
 }
 
 pub(crate) fn who_takes_nothing_leaves_nothing_in_the_kernel(engine: Engine) {
-    let (bed, ends) = start(engine, "write_timeout = \"1s\"");
+    let (bed, poured) = start(engine, "write_timeout = \"1s\"");
     let client = ask(&bed, 28);
     assert_reset(&bed, client, 28);
-    let why = ends.lock().unwrap().concat();
+    let why = poured.ends().concat();
     assert!(why.contains("took nothing for write_timeout"), "{why}");
     // Over a unix socket it has what it was sent, and then the end.
     let mut client = bed.connect_unix("pour");
@@ -105,34 +118,63 @@ pub(crate) fn who_takes_nothing_leaves_nothing_in_the_kernel(engine: Engine) {
 }
 
 pub(crate) fn who_is_pushed_too_much_leaves_nothing_in_the_kernel(engine: Engine) {
-    let (bed, ends) = start(engine, "outbox_bytes = \"6MiB\"");
+    let (bed, poured) = start(engine, "outbox_bytes = \"6MiB\"");
     let client = ask(&bed, 48);
     assert_reset(&bed, client, 48);
-    let why = ends.lock().unwrap().concat();
+    let why = poured.ends().concat();
     assert!(why.contains("than outbox_bytes allows"), "{why}");
     assert_eq!(bed.total().cut, 1);
     bed.finish();
 }
 
 pub(crate) fn who_holds_too_much_leaves_nothing_in_the_kernel(engine: Engine) {
-    let (bed, ends) = start(engine, "memory = \"16MiB\"\noutbox_bytes = \"64MiB\"");
+    let (bed, poured) = start(engine, "memory = \"16MiB\"\noutbox_bytes = \"64MiB\"");
     let client = ask(&bed, 100);
     assert_reset(&bed, client, 100);
-    let why = ends.lock().unwrap().concat();
+    let why = poured.ends().concat();
     assert!(why.contains("limits.memory was exceeded"), "{why}");
     assert_eq!(bed.total().cut, 1);
     bed.finish();
 }
 
 pub(crate) fn who_is_ended_and_takes_nothing_leaves_nothing_in_the_kernel(engine: Engine) {
-    let (bed, ends) = start(engine, "write_timeout = \"1s\"");
+    let (bed, poured) = start(engine, "write_timeout = \"1s\"");
     let client = ask(&bed, -28);
     assert_reset(&bed, client, 28);
-    assert_eq!(
-        ends.lock().unwrap()[..],
-        ["the service ended the connection: enough"]
-    );
+    assert_eq!(poured.ends(), ["the service ended the connection: enough"]);
     assert_eq!(bed.total().timed_out, 1);
+    bed.finish();
+}
+
+/// While it is open, while it is being closed, and when all is in the kernel, where it waits.
+pub(crate) fn who_is_cut_leaves_nothing_in_the_kernel(engine: Engine) {
+    let (bed, poured) = start(engine, "");
+    let cut = |number: usize, pieces: i8| {
+        let mut client = client::connect_narrow(bed.address("pour"));
+        client.write_all(&pieces.to_ne_bytes()).unwrap();
+        bed.until("the frame", |bed| bed.total().frames_in > number as u64);
+        assert_eq!(kernel_has(&bed, &client), 1);
+        let handle = poured.handles.lock().unwrap()[number].clone();
+        handle.cut("too slow").unwrap();
+        bed.until_open(0);
+        assert_reset(&bed, client, usize::from(pieces.unsigned_abs()));
+    };
+    cut(0, 28);
+    cut(1, -28);
+    cut(2, 1);
+    let was_cut = "the service cut the connection: too slow";
+    let ended = "the service ended the connection: enough";
+    assert_eq!(poured.ends(), [was_cut, ended, was_cut]);
+    let mut client = bed.connect_unix("pour");
+    client.write_all(&[28]).unwrap();
+    bed.until("the frame", |bed| bed.total().frames_in == 4);
+    let handle = poured.handles.lock().unwrap()[3].clone();
+    handle.cut("too slow").unwrap();
+    let rest = client::rest(&mut client);
+    assert!(rest.len() < 28 * PIECE);
+    bed.until_open(0);
+    let totals = bed.total();
+    assert_eq!((totals.cut, totals.ended_by_service), (4, 1));
     bed.finish();
 }
 
@@ -147,7 +189,7 @@ pub(crate) fn what_the_kernel_has_at_an_end_is_delivered(engine: Engine) {
 
 /// Nobody has waited for it for long.
 pub(crate) fn what_the_kernel_has_at_a_stop_is_delivered(engine: Engine) {
-    let (bed, ends) = start(engine, "");
+    let (bed, poured) = start(engine, "");
     let mut client = client::connect_narrow(bed.address("pour"));
     bed.until_open(1);
     client.write_all(&[28]).unwrap();
@@ -156,6 +198,6 @@ pub(crate) fn what_the_kernel_has_at_a_stop_is_delivered(engine: Engine) {
     let rest = client::rest(&mut client);
     assert!(rest.len() < 28 * PIECE);
     assert!(rest.iter().all(|byte| *byte == 1));
-    let why = ends.lock().unwrap().concat();
+    let why = poured.ends().concat();
     assert!(why.contains("waited no longer for the peer"), "{why}");
 }

@@ -217,6 +217,30 @@ fn a_notifier_ends_its_connection_behind_its_last_notification() {
 }
 
 #[test]
+fn a_notifier_cuts_its_connection_without_its_last_notification() {
+    let (router, notifiers) = subscribing();
+    let mut wire = Wire::new(router);
+    wire.send(request(1, "subscribe", vec![]));
+    let notifier = notifiers.try_recv().unwrap();
+    wire.arrived();
+    let other = notifier.clone();
+    std::thread::spawn(move || {
+        other.notify("news", &()).unwrap();
+        other.cut("it is behind by a minute").unwrap();
+    })
+    .join()
+    .unwrap();
+    assert!(!notifier.is_open());
+    assert_eq!(notifier.cut("once more"), Err(PushError::Gone));
+    assert_eq!(wire.arrived(), []);
+    assert!(!wire.is_open() && wire.exchange.is_cut(wire.client));
+    assert_eq!(
+        wire.ends(),
+        ["the service cut the connection: it is behind by a minute"]
+    );
+}
+
+#[test]
 fn a_connection_that_is_gone_says_so() {
     let (router, notifiers) = subscribing();
     let mut wire = Wire::new(router);

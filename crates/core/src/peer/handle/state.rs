@@ -52,6 +52,8 @@ struct Inbox {
     behind: VecDeque<Item>,
     /// What other threads than the worker's pushed: the bytes, and [`transit::ITEM_BYTES`] for each push.
     pushed: usize,
+    /// No cut is taken any more: one was, or the connection is about to be handed over.
+    is_past_cut: bool,
     /// The connection is no more: nobody comes for what is left here.
     is_over: bool,
 }
@@ -66,7 +68,8 @@ pub(crate) enum Item {
         /// On the worker's own thread.
         here: bool,
     },
-    /// A handle ends the connection: it was pushed more than it may hold, or is not wanted any more.
+    /// A handle ends the connection: it was pushed more than it may hold, or is not wanted any more. What is ending already ends for
+    /// [`Close::Cut`] only.
     End(Close),
     /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
     Answer { serial: u64, bytes: Bytes },
@@ -214,6 +217,21 @@ impl HandleState {
         self.close_in(&mut self.lock(), error, why)
     }
 
+    /// Ends the connection at once, even if it is ending, unless it has ended, or was cut, or is about to be handed over: then this
+    /// is why pushes are refused.
+    pub(super) fn cut(&self, why: Close) -> Result<(), PushError> {
+        let mut inbox = self.lock();
+        if inbox.is_over || inbox.is_past_cut {
+            return self.check();
+        }
+        inbox.is_past_cut = true;
+        if self.check().is_ok() {
+            self.state.store(GONE, Ordering::Release);
+        }
+        self.leave_in(&mut inbox, Item::End(why));
+        Ok(())
+    }
+
     fn close_in(&self, inbox: &mut Inbox, error: PushError, why: Close) -> Result<(), PushError> {
         self.check()?;
         self.state.store(error.state(), Ordering::Release);
@@ -293,7 +311,8 @@ impl HandleState {
 
     /// From now on handles are told that the connection is gone, but answers that are owed are still wanted.
     pub(crate) fn part(&self) {
-        let _inbox = self.lock();
+        let mut inbox = self.lock();
+        inbox.is_past_cut = true;
         if self.check().is_ok() {
             self.state.store(PARTING, Ordering::Release);
         }
@@ -327,7 +346,7 @@ impl HandleState {
     }
 
     /// Whether everything that was pushed has reached the connection, and the end if a handle asked for that. After
-    /// [`HandleState::part`] or [`HandleState::end`] that stays so, but for answers.
+    /// [`HandleState::part`] that stays so, but for answers.
     pub(crate) fn is_delivered(&self) -> bool {
         self.pushed_here.load(Ordering::Relaxed) == 0 && !self.waits()
     }

@@ -102,6 +102,16 @@ fn a_close_is_delivered_before_the_connection_is_given_away_or_refused() {
     is_delivered_or_refused(|handle| handle.close("on purpose"));
 }
 
+#[test]
+fn a_cut_is_delivered_before_the_connection_is_given_away_or_refused() {
+    is_delivered_or_refused(|handle| handle.cut("on purpose"));
+    // Of one that is ending, too.
+    is_delivered_or_refused(|handle| {
+        handle.shared.end(PushError::Gone);
+        handle.cut("on purpose")
+    });
+}
+
 /// Delivers what comes while there is room for so much mail of others. Returns the first byte of each push and answer, and the
 /// number of each ticket that is dropped.
 fn arrivals(mailbox: &Mailbox, handles: &[&Handle], room: usize) -> Vec<u8> {

@@ -110,8 +110,15 @@ type Act = fn(&Handle, u8) -> Result<(), PushError>;
 #[test]
 fn what_is_accepted_comes_before_the_connection_is_given_away() {
     let close = |handle: &Handle, _| handle.close("on purpose");
-    let acts: [Act; 2] = [push, close];
-    for (preemptions, acts) in [(4, &acts[..1]), (4, &acts[1..]), (2, &acts[..])] {
+    let cut = |handle: &Handle, _| handle.cut("on purpose");
+    let acts: [Act; 3] = [push, close, cut];
+    for (preemptions, acts) in [
+        (4, &acts[..1]),
+        (4, &acts[1..2]),
+        (4, &acts[2..]),
+        (2, &acts[..2]),
+        (2, &acts[1..]),
+    ] {
         let acts = acts.to_vec();
         check(preemptions, move || {
             let mut connection = Connection::new(1000);
@@ -151,6 +158,21 @@ fn of_two_that_end_a_connection_one_does_and_nothing_comes_behind() {
         assert_eq!(connection.came.len(), accepted + 1);
         let overflows = pushed.contains(&Err(PushError::Overflow));
         assert!(closed.is_ok() || overflows);
+        connection.assert_empty();
+    });
+}
+
+#[test]
+fn who_is_closed_and_cut_twice_is_cut_once_and_last() {
+    check(3, || {
+        let mut connection = Connection::new(1000);
+        let cutting = [(); 2].map(|()| connection.spawn(|handle| handle.cut("on purpose").is_ok()));
+        let closing = connection.spawn(|handle| handle.close("on purpose").is_ok());
+        let cut = cutting.map(|it| it.join().unwrap());
+        let closed = closing.join().unwrap();
+        connection.deliver(64);
+        assert_eq!(cut.iter().filter(|is_cut| **is_cut).count(), 1);
+        assert_eq!(connection.came.len(), 1 + usize::from(closed));
         connection.assert_empty();
     });
 }
