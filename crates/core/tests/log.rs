@@ -18,13 +18,14 @@ use ringhold_core::{
 };
 use tracing::Level;
 
-/// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, and for its tick
-/// after an hour, which brings something to watch that has ended, and for its last call.
+/// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, cuts who
+/// sends `UNBEARABLE`, and takes its time for its tick after an hour, which brings something to watch that has ended, and for its last call.
 struct Doorkeeper {
     is_late: bool,
 }
 
 const SLOW: u8 = 42;
+const UNBEARABLE: u8 = 43;
 
 /// Much more than what is said to be slow, on a clock that moves on by up to 10 ms.
 fn take_time() {
@@ -46,6 +47,9 @@ impl Service for Doorkeeper {
         reply.write(|out| out.extend_from_slice(&frame));
         if frame[..] == [SLOW] {
             take_time();
+        }
+        if frame[..] == [UNBEARABLE] {
+            reply.handle().cut("you are too loud").unwrap();
         }
         Flow::Continue
     }
@@ -211,6 +215,14 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert_eq!(ends.count(), 1, "{lines:?}");
     // More if the machine stalled in another call.
     assert!(exchange.counters().slow - before >= 2);
+
+    // Whom its service cuts is told of as of those whom a limit cuts.
+    let loud = exchange.connect();
+    exchange.receive(loud, &[UNBEARABLE]);
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let why = "closes: the service cut the connection: you are too loud socket=open";
+    assert!(warnings[0].contains(why), "{warnings:?}");
 
     // Who comes through a proxy is called by its own address, and the proxy is named beside it.
     exchange.set_proxy_protocol(true);
