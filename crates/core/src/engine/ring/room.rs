@@ -72,7 +72,7 @@ impl Engine<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::mem::ManuallyDrop;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};
@@ -85,7 +85,7 @@ mod tests {
     use crate::config::RingConfig;
     use crate::limits::Limits;
     use crate::mailbox::{Mail, Post};
-    use crate::peer::{Link, Peer};
+    use crate::peer::{ConnectionId, Link, Peer};
     use crate::testing::Setup;
     use crate::{Flow, Frame, Refusal, Reply, Service};
 
@@ -105,8 +105,12 @@ mod tests {
         }
     }
 
-    /// Serves one connection, whose first send finds no room when the poll has said that there is.
-    fn serve(socket: UnixStream, posts: &Sender<Post>) -> io::Result<()> {
+    /// Serves one connection, behind what `act` does with it.
+    fn serve(
+        socket: UnixStream,
+        posts: &Sender<Post>,
+        act: impl FnOnce(&mut Engine<'_>, ConnectionId) -> io::Result<()>,
+    ) -> io::Result<()> {
         let config = RingConfig::default();
         let mut ring = setup::ring(&config).unwrap();
         let greeter = Setup::new(Limits::default()).service("greeter", &["test"], |_| Greeter);
@@ -125,6 +129,14 @@ mod tests {
         engine.begin()?;
         engine.shard.desk.crew.dealer.hold(0, 0);
         let id = engine.shard.open(0, RingLink::new(socket.into()), None);
+        act(&mut engine, id)?;
+        engine.serve().and_then(|()| engine.finish())?;
+        drop(ManuallyDrop::into_inner(engine));
+        Ok(())
+    }
+
+    /// The poll has said that there is room, and the first send finds none.
+    fn finds_none_where_there_is_some(engine: &mut Engine<'_>, id: ConnectionId) -> io::Result<()> {
         engine.shard.link(id.slot).unwrap().blocked = true;
         engine.update_touched()?;
         engine.enter(Wait::No)?;
@@ -138,9 +150,48 @@ mod tests {
         let mut full = Completion::default();
         full.result = -libc::EAGAIN;
         engine.sent(send, &full);
-        engine.serve().and_then(|()| engine.finish())?;
-        drop(ManuallyDrop::into_inner(engine));
+        assert!(engine.pause.ends().is_some());
         Ok(())
+    }
+
+    /// There is none, and a send that is tried all the same, while the poll waits, finds none either.
+    fn finds_none_where_there_is_none(engine: &mut Engine<'_>, id: ConnectionId) -> io::Result<()> {
+        for _ in 0..2 {
+            engine.update_touched()?;
+            engine.enter(Wait::No)?;
+            engine.dispatch_all(&mut Chunk::new())?;
+            let link = engine.shard.link(id.slot).unwrap();
+            assert!(link.blocked && link.sending == 0);
+            engine.update_touched()?;
+            let link = engine.shard.link(id.slot).unwrap();
+            assert!(link.room == Polling::Armed);
+            link.blocked = false;
+            engine.shard.touch(id.slot);
+        }
+        assert_eq!(engine.pause.ends(), None);
+        Ok(())
+    }
+
+    #[test]
+    fn who_finds_no_room_where_there_is_none_waits_for_it() {
+        if probe().unavailable.is_some() {
+            return;
+        }
+        let (sender, posts) = channel();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while (&ours).write(&[0; 1000]).is_ok() {}
+        ours.set_nonblocking(false).unwrap();
+        let worker = thread::spawn(move || {
+            serve(ours, &sender, |engine, id| {
+                let done = finds_none_where_there_is_none(engine, id);
+                drop(theirs);
+                done
+            })
+        });
+        let post = posts.recv().unwrap();
+        post.send(Mail::Stop { hand_over: false }).ok().unwrap();
+        worker.join().unwrap().unwrap();
     }
 
     #[test]
@@ -150,7 +201,7 @@ mod tests {
         }
         let (sender, posts) = channel();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let worker = thread::spawn(move || serve(ours, &sender));
+        let worker = thread::spawn(move || serve(ours, &sender, finds_none_where_there_is_some));
         let post = posts.recv().unwrap();
         theirs
             .set_read_timeout(Some(Duration::from_secs(60)))

@@ -1,8 +1,10 @@
 //! Sending: one send in flight a connection, over everything that its outbox holds.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use io_uring::opcode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Engine;
 use super::link::{Message, Polling};
@@ -14,6 +16,13 @@ const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 
 /// So many unused parameters of gathering sends are kept.
 const MESSAGES_KEPT_MAX: usize = 64;
+
+/// Whether a poll finds room now, whatever a send finds.
+fn has_room(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    let polled = poll(&mut fds, Some(&Timespec::default()));
+    polled.is_ok() && fds[0].revents().contains(PollFlags::OUT)
+}
 
 impl Engine<'_> {
     /// Begins a send of what is queued.
@@ -66,7 +75,8 @@ impl Engine<'_> {
         let is_full = completion.result == -libc::EAGAIN;
         // Whoever took a part has no room for the rest.
         link.blocked = is_full || taken > 0 && taken < length;
-        if is_full && link.room == Polling::Armed {
+        // The poll reports changes: it will, unless there is room already.
+        if is_full && link.room == Polling::Armed && has_room(&link.socket) {
             self.pause
                 .add((slot, operation.generation), self.shard.desk.now);
         }
