@@ -32,8 +32,8 @@ pub(crate) fn is_wanted() -> bool {
     std::env::var_os(PLACE).is_some()
 }
 
-/// Sends one notification, with at most one descriptor, and waits so long for a service manager that does not read, or for
-/// memory.
+/// Sends one notification, with at most one descriptor, behind what is owed, and waits so long for a service manager that does not
+/// read, or for memory.
 ///
 /// # Errors
 ///
@@ -43,7 +43,11 @@ pub(crate) fn send(
     descriptor: Option<BorrowedFd<'_>>,
     patience: Duration,
 ) -> io::Result<()> {
-    insist(patience, || attempt(text, descriptor, SendFlags::empty()))
+    insist(patience, || {
+        // That may be the removal of what is about to be stored.
+        deliver_owed(SendFlags::empty())?;
+        attempt(text, descriptor, SendFlags::empty())
+    })
 }
 
 /// Tries again for so long while it may pass what an attempt fails for.
@@ -141,24 +145,34 @@ pub(crate) fn tell(text: String) {
 /// Sends what the service manager must be told, without waiting. Returns whether anything is left, to be tried again in
 /// [`ATTEMPT`].
 pub(crate) fn send_owed() -> bool {
+    deliver_owed(SendFlags::DONTWAIT).is_err()
+}
+
+/// Sends what the service manager must be told.
+///
+/// # Errors
+///
+/// That it does not read, or that there is no memory for it. What it is not sent for another reason it is not told.
+fn deliver_owed(flags: SendFlags) -> io::Result<()> {
     let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
     while let Some(text) = owed.front() {
-        if !mention(text) {
-            return true;
+        let attempted = attempt(text, None, flags);
+        if !is_done_with(&attempted) {
+            return attempted;
         }
         owed.pop_front();
     }
-    false
+    Ok(())
 }
 
 /// Sends what can be done without, unless it would have to wait for that. The main thread has signals to wait for. Returns
 /// whether there is nothing more to be done about it.
 fn mention(text: &str) -> bool {
-    is_done_with(attempt(text, None, SendFlags::DONTWAIT))
+    is_done_with(&attempt(text, None, SendFlags::DONTWAIT))
 }
 
 /// Whether what was attempted is not to be tried again.
-fn is_done_with(attempted: io::Result<()>) -> bool {
+fn is_done_with(attempted: &io::Result<()>) -> bool {
     /// That it does not read has been said.
     static IS_SAID: AtomicBool = AtomicBool::new(false);
     match attempted {
@@ -172,7 +186,7 @@ fn is_done_with(attempted: io::Result<()>) -> bool {
             }
             return false;
         }
-        Err(error) if is_short_of_memory(&error) => {
+        Err(error) if is_short_of_memory(error) => {
             tracing::debug!("cannot notify the service manager yet: {error}");
             return false;
         }
@@ -250,11 +264,11 @@ mod tests {
     #[test]
     fn what_must_be_told_is_owed_until_nothing_that_passes_is_in_the_way() {
         for errno in [libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN] {
-            assert!(!is_done_with(Err(io::Error::from_raw_os_error(errno))));
+            assert!(!is_done_with(&Err(io::Error::from_raw_os_error(errno))));
         }
-        assert!(is_done_with(Err(io::Error::from_raw_os_error(
+        assert!(is_done_with(&Err(io::Error::from_raw_os_error(
             libc::ECONNREFUSED
         ))));
-        assert!(is_done_with(Ok(())));
+        assert!(is_done_with(&Ok(())));
     }
 }

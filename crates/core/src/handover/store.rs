@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::giving::Package;
+use super::giving::{INLET, OUTLET, Package, STATE};
 use crate::notify;
 use crate::patience::INTERVAL;
 
@@ -51,6 +51,10 @@ pub(crate) fn room() -> io::Result<usize> {
 
 /// Stores as many probes as a package has descriptors. Returns how many of them are kept.
 fn store_probes() -> io::Result<usize> {
+    // Whoever serves owns none of that. It is there if the service manager could not be told, and in the way of the next handover.
+    for name in [STATE, OUTLET, INLET] {
+        remove(name, PROBE_PATIENCE)?;
+    }
     let mut ours = Vec::new();
     for _ in 0..NEEDED {
         let (kept, own) = UnixStream::pair()?;
@@ -131,17 +135,9 @@ pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
     insist(|| after.wait(PATIENCE))
 }
 
-/// As [`take_out`], for what is of no use to anybody: that the service manager has been told is enough.
+/// As [`take_out`], for what is of no use to anybody: it is enough that the service manager is told, as soon as it reads.
 pub(crate) fn discard(names: &[&str]) {
-    let mut each = names.iter();
-    let Err(error) = each.try_for_each(|name| remove(name, PROBE_PATIENCE)) else {
-        return;
-    };
-    tracing::warn!("what the service manager has stored of the handover may stay there: {error}");
-    if error.kind() == io::ErrorKind::TimedOut {
-        // It is told as soon as it reads.
-        names.iter().for_each(|name| notify::tell(removal(name)));
-    }
+    names.iter().for_each(|name| notify::tell(removal(name)));
 }
 
 /// Tries again for as long as the service manager is only slow.

@@ -324,6 +324,7 @@ impl Manager {
     /// The manager is to stand still as soon as it comes to a notification with this line.
     pub(crate) fn stand_still_at(&self, line: &'static str) {
         self.state().stands_still_at = Some(line);
+        self.shared.changed.notify_all();
     }
 
     pub(crate) fn go_on(&self) {

@@ -123,9 +123,9 @@ fn a_manager_that_is_gone_is_given_nothing() {
 }
 
 /// Two connections of a daemon that was told to reload and waits for the reply to the first one. It has asked for its store by then.
-fn waits_in_a_reload() -> (Manager, [Wire; 2]) {
+fn waits_in_a_reload(store_max: usize) -> (Manager, [Wire; 2]) {
     let config = "[handover]\ndrain = \"10min\"\n[sockets.rpc]\n";
-    let mut manager = Manager::new(16, config).with_test_daemon();
+    let mut manager = Manager::new(store_max, config).with_test_daemon();
     let address = manager.listen_unix("rpc");
     manager.start();
     manager.wait_until_nothing_is_stored();
@@ -148,7 +148,7 @@ fn release([held, other]: &mut [Wire; 2]) {
 /// A successor in the same process has the connections itself, whatever the store has.
 #[test]
 fn a_manager_that_goes_in_a_reload_costs_nobody() {
-    let (mut manager, mut wires) = waits_in_a_reload();
+    let (mut manager, mut wires) = waits_in_a_reload(16);
     let [place, elsewhere] = ["notify", "elsewhere"].map(|name| manager.path(name));
     std::fs::rename(&place, &elsewhere).unwrap();
     release(&mut wires);
@@ -165,10 +165,10 @@ fn a_manager_that_goes_in_a_reload_costs_nobody() {
     manager.stop_for_good();
 }
 
-/// Nor is what it has of use to anybody any more, should it not be told to close it.
-#[test]
-fn what_is_stored_in_part_is_neither_waited_for_nor_taken_over_twice() {
-    let (mut manager, mut wires) = waits_in_a_reload();
+/// The connections of a daemon that has reloaded, while of its state a part was stored, nobody took that out, and the manager then stored
+/// the rest.
+fn stored_in_part(store_max: usize) -> (Manager, [Wire; 2]) {
+    let (mut manager, mut wires) = waits_in_a_reload(store_max);
     manager.stand_still_at("FDNAME=ringhold.outlet");
     let mark = manager.mark();
     release(&mut wires);
@@ -182,17 +182,69 @@ fn what_is_stored_in_part_is_neither_waited_for_nor_taken_over_twice() {
     for wire in &mut wires {
         wire.echo(5, 5);
     }
-    manager.kill();
     std::fs::rename(&elsewhere, &place).unwrap();
     manager.go_on();
     manager.wait_for(mark, "BARRIER=1");
     assert_eq!(manager.state().stored(), PARTS);
+    (manager, wires)
+}
+
+/// Nor is what it has of use to anybody any more, should it not be told to close it.
+#[test]
+fn what_is_stored_in_part_is_neither_waited_for_nor_taken_over_twice() {
+    let (mut manager, mut wires) = stored_in_part(16);
+    manager.kill();
     manager.start();
     manager.logged(1, &["closing 2 descriptors that were taken over before"]);
     for wire in &mut wires {
         assert_eq!(wire.rest(), b"");
     }
     assert!(!manager.log().contains("were lost"), "{}", manager.log());
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+}
+
+/// What is stored next takes the place of that: also where there is no room for both, and in whatever order they would be passed on.
+#[test]
+fn what_was_stored_in_part_is_in_nobody_s_way() {
+    for store_max in [4, 16] {
+        let (mut manager, mut wires) = stored_in_part(store_max);
+        manager.stop();
+        assert_eq!(manager.state().stored(), PARTS);
+        manager.state().store.reverse();
+        manager.start();
+        manager.logged(2, &["took over 2 connections"]);
+        for wire in &mut wires {
+            wire.echo(6, 6);
+        }
+        manager.wait_until_nothing_is_stored();
+        manager.stop_for_good();
+    }
+}
+
+/// What it is owed by then is the removal of what was stored for the reload.
+#[test]
+fn a_manager_that_reads_late_after_a_reload_costs_nobody() {
+    let (mut manager, mut wires) = waits_in_a_reload(16);
+    manager.stand_still_at("BARRIER=1");
+    release(&mut wires);
+    until("the barrier", || manager.state().stands_still.then_some(()));
+    stop_reading(&manager);
+    manager.logged(1, &["took over 2 connections"]);
+    for wire in &mut wires {
+        wire.echo(5, 5);
+    }
+    assert_eq!(manager.state().stored(), PARTS);
+    manager.signal(Signal::SIGTERM);
+    manager.logged(1, &["SIGTERM: stopping"]);
+    manager.go_on();
+    assert!(manager.ended().success());
+    assert_eq!(manager.state().stored(), PARTS);
+    manager.start();
+    manager.logged(2, &["took over 2 connections"]);
+    for wire in &mut wires {
+        wire.echo(6, 6);
+    }
     manager.wait_until_nothing_is_stored();
     manager.stop_for_good();
 }
