@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::limits::Limits;
+use crate::config::Config;
 
 /// Where control groups are, as for [`available_parallelism`](std::thread::available_parallelism).
 const ROOT: &str = "/sys/fs/cgroup";
@@ -12,7 +12,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 const HANDOVER: u64 = 2;
 
 /// Says so if `limits.memory` is more than the control group has room for.
-pub(crate) fn say_if_too_small(limits: &Limits) {
+pub(crate) fn say_if_too_small(config: &Config) {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     // Where both versions are in use, version 2 is below "unified".
     let roots = ["", "unified"].map(|root| Path::new(ROOT).join(root));
@@ -20,7 +20,7 @@ pub(crate) fn say_if_too_small(limits: &Limits) {
         let mut texts = roots.iter().map(|root| fs::read_to_string(root.join(file)));
         texts.find_map(Result::ok)
     };
-    if let Some(why) = limit(&groups, read).and_then(|limit| too_small(limit, limits)) {
+    if let Some(why) = limit(&groups, read).and_then(|limit| too_small(limit, config)) {
         tracing::warn!("{why}");
     }
 }
@@ -48,14 +48,24 @@ fn limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     limits.min()
 }
 
-fn too_small(limit: u64, limits: &Limits) -> Option<String> {
+fn too_small(limit: u64, config: &Config) -> Option<String> {
     const MIB: u64 = 1 << 20;
-    let (memory, frame) = (limits.memory as u64, limits.frame_bytes as u64);
+    let memory = config.limits.memory as u64;
     let most = limit / HANDOVER / MIB;
+    let is_above = |frame: usize| frame as u64 > most * MIB;
     // No value is named that the configuration refuses.
-    let most = match most * MIB >= frame {
-        true => format!(" (\"{most}MiB\")"),
-        false => format!(", and limits.frame_bytes, which is {frame} bytes, no higher than that"),
+    let own = config.limits.frame_bytes;
+    let own = is_above(own).then(|| ("limits".to_owned(), own));
+    let sockets = config.sockets.iter().filter_map(|(name, socket)| {
+        let frame = socket.frame_bytes.filter(|frame| is_above(*frame))?;
+        Some((format!("sockets.{name}"), frame))
+    });
+    let above = own.into_iter().chain(sockets).map(|(section, frame)| {
+        format!(", and {section}.frame_bytes, which is {frame} bytes, no higher than that")
+    });
+    let most = match above.collect::<String>() {
+        above if above.is_empty() => format!(" (\"{most}MiB\")"),
+        above => above,
     };
     (memory > limit / HANDOVER).then(|| {
         format!(
@@ -71,6 +81,7 @@ fn too_small(limit: u64, limits: &Limits) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SocketConfig;
 
     /// What is found with these files.
     fn limit_of(groups: &str, files: &[(&str, &str)]) -> Option<u64> {
@@ -115,10 +126,10 @@ mod tests {
 
     #[test]
     fn half_of_the_limit_is_room_enough() {
-        let limits = Limits::default();
-        assert_eq!(too_small(2 << 30, &limits), None);
-        assert_eq!(too_small(u64::MAX, &limits), None);
-        let said = too_small(80 << 20, &limits).unwrap_or_default();
+        let config = Config::default();
+        assert_eq!(too_small(2 << 30, &config), None);
+        assert_eq!(too_small(u64::MAX, &config), None);
+        let said = too_small(80 << 20, &config).unwrap_or_default();
         assert!(said.contains("may take 80 MiB"), "{said}");
         assert!(said.contains("which is 1024 MiB"), "{said}");
         assert!(said.contains("(\"40MiB\")"), "{said}");
@@ -128,13 +139,12 @@ mod tests {
     /// `limits.memory` has to be a frame at least.
     #[test]
     fn half_of_the_limit_is_named_only_if_it_may_be_written() {
-        let said = |limit, frame_bytes| {
-            let limits = Limits {
-                frame_bytes,
-                ..Limits::default()
-            };
-            too_small(limit, &limits).unwrap_or_default()
+        let with = |frame_bytes| {
+            let mut config = Config::default();
+            config.limits.frame_bytes = frame_bytes;
+            config
         };
+        let said = |limit, frame_bytes| too_small(limit, &with(frame_bytes)).unwrap_or_default();
         let lower =
             "at most, and limits.frame_bytes, which is 16777216 bytes, no higher than that: ";
         let too_low = said(24 << 20, 16 << 20);
@@ -142,5 +152,16 @@ mod tests {
         assert!(!too_low.contains("12MiB"), "{too_low}");
         assert!(said(32 << 20, 16 << 20).contains("at most (\"16MiB\")"));
         assert!(said((2 << 20) - 1, 1).contains("limits.frame_bytes, which is 1 bytes"));
+        // Of a socket, too.
+        let mut config = with(1);
+        for (name, frame_bytes) in [("a", None), ("b", Some(60 << 20)), ("c", Some(1))] {
+            let mut socket = SocketConfig::new(name);
+            socket.frame_bytes = frame_bytes;
+            config.sockets.insert(name.to_owned(), socket);
+        }
+        let lower =
+            "at most, and sockets.b.frame_bytes, which is 62914560 bytes, no higher than that: ";
+        let too_low = too_small(80 << 20, &config).unwrap_or_default();
+        assert!(too_low.contains(lower), "{too_low}");
     }
 }

@@ -222,7 +222,7 @@ pub struct SocketConfig {
     /// over unix sockets; with `proxy_protocol` the address that the header says. Above it they are closed at once, so that
     /// one client cannot take the room of the others. Default 0, which is no limit; at most [`Limits::MAX_CONNECTIONS`].
     pub connections_per_client: u32,
-    /// Takes the place of `limits.frame_bytes` for connections of this name, as the six behind it do of those that are called like
+    /// Takes the place of `limits.frame_bytes` for connections of this name, as the seven behind it do of those that are called like
     /// them. Default none. At most `limits.memory`, and [`Limits::MAX_FRAME_BYTES`].
     pub frame_bytes: Option<usize>,
     /// Bytes that may wait for one peer. Default none.

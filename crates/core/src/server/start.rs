@@ -100,7 +100,7 @@ impl Server {
         } else {
             tracing::info!("{chosen}");
         }
-        crate::cgroup::say_if_too_small(&self.config.limits);
+        crate::cgroup::say_if_too_small(&self.config);
         say_silent(&self.services, &self.config);
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
