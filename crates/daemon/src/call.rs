@@ -24,7 +24,8 @@ pub(crate) fn call(arguments: &Call) -> Result<(), Failure> {
     };
     let mut client = Client::connect(&arguments.address, options)?;
     for (method, params) in first {
-        client.call_raw(method, &params).map_err(ended)?;
+        let called = client.call_raw(method, &params);
+        called.map_err(|error| ended(error).of(method))?;
     }
     if arguments.notify {
         client.notify_raw(&arguments.method, &params)?;
@@ -111,12 +112,19 @@ fn reads_input_once(arguments: &Call) -> Result<(), Failure> {
 fn first(texts: &[String]) -> Result<Vec<(&str, Vec<u8>)>, Failure> {
     let calls = texts.as_chunks().0.iter();
     let calls = calls.map(|[method, params]| {
-        let what = format!("the array of parameters of {method}");
-        match value(&what, params)? {
+        // What it says is not repeated: it may be a secret.
+        let no_array = |why: &str| {
+            Failure::usage(format!(
+                "the array of parameters of {method} is {why}; one parameter that is a string is written as '[\"token\"]'"
+            ))
+        };
+        let params = match params.as_str() {
+            "-" => value(&format!("the array of parameters of {method}"), params)?,
+            text => json::parse(text).map_err(|why| no_array(&format!("not usable JSON: {why}")))?,
+        };
+        match params {
             params @ Value::Array(_) => Ok((method.as_str(), json::encode(&params))),
-            _ => Err(Failure::usage(format!(
-                "{what} is no array; several parameters, or one, are written as '[\"a secret\"]'"
-            ))),
+            _ => Err(no_array("no array")),
         }
     });
     calls.collect()
@@ -191,6 +199,8 @@ mod tests {
             let message = format!("{:?}", first(&texts(&["log_in", params])).unwrap_err());
             assert!(message.contains(why), "{message}");
         }
+        let message = format!("{:?}", first(&texts(&["log_in", "hunter2"])).unwrap_err());
+        assert!(!message.contains("hunter2"), "{message}");
     }
 
     #[test]

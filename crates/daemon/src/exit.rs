@@ -40,6 +40,11 @@ impl Failure {
         Failure::new(3, message)
     }
 
+    /// The same, of this step.
+    pub(crate) fn of(self, step: &str) -> Self {
+        Failure::new(self.status, format!("{step}: {}", self.message))
+    }
+
     /// Prints the message to stderr, each line for itself and with the name of the command.
     pub(crate) fn report(self) -> ExitCode {
         ringhold_log::report(NAME, self.message);
