@@ -23,7 +23,7 @@ pub enum Close {
     /// The connection did not begin with a PROXY protocol header, which `proxy_protocol` of its socket demands. No service
     /// was told of it.
     ProxyHeader(&'static str),
-    /// Such a header was not complete within `limits.frame_timeout`.
+    /// Such a header was not complete within `frame_timeout`.
     ProxyTimeout,
     /// The client, as such a header said, had as many connections as `connections_per_client` of the socket allows. No service was
     /// told of it.
@@ -52,9 +52,9 @@ pub enum Close {
     Overflow(&'static str),
     /// Nothing was received, sent or waited for within `idle_timeout`, of its socket or else of `limits`.
     Idle,
-    /// A frame that had begun was not complete within `limits.frame_timeout`.
+    /// A frame that had begun was not complete within `frame_timeout`.
     FrameTimeout,
-    /// The peer took nothing of what was queued for it for `limits.write_timeout`.
+    /// The peer took nothing of what was queued for it for `write_timeout`.
     WriteTimeout,
     /// The service let go of the peer at once, through [`Handle::cut`](crate::Handle::cut), with its reason.
     Cut(Cow<'static, str>),

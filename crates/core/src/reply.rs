@@ -49,9 +49,9 @@ pub enum Abandoned {
     Dropped,
     /// The server stops or restarts and could not wait any longer.
     Stopping,
-    /// The peer has ended its side, and nothing came of it for `limits.reply_timeout`.
+    /// The peer has ended its side, and nothing came of it for `reply_timeout`.
     TimedOut,
-    /// It was not given within `limits.promise_timeout`.
+    /// It was not given within `promise_timeout`.
     Late,
 }
 
@@ -221,7 +221,7 @@ impl Responder {
     /// abandoned. Whoever works on answers one after the other can leave out those that nobody gets.
     ///
     /// It may change right after this. A peer that closes its socket looks like one that has only ended its side and reads on:
-    /// its connection waits for what it is owed, for as long as `limits.reply_timeout`, unless something else ends it, such as an
+    /// its connection waits for what it is owed, for as long as `reply_timeout`, unless something else ends it, such as an
     /// answer that comes back.
     pub fn is_wanted(&self) -> bool {
         self.handle.wants_answer(self.serial)

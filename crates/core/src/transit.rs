@@ -1,7 +1,7 @@
 //! Bytes that other threads have pushed and that have not reached their connection.
 //!
 //! A worker that is stuck empties no inbox and cuts nobody. What may wait for one of its connections is bounded by
-//! `limits.outbox_bytes`, what waits for all of them by `limits.memory`: the connection that is pushed more is closed, as one
+//! `outbox_bytes`, what waits for all of them by `limits.memory`: the connection that is pushed more is closed, as one
 //! that is too slow. Each push takes its bytes and an [item](ITEM_BYTES), which small events have more of than of bytes. A
 //! worker that keeps up is not to pay for that, so only what is pushed to a connection behind its first
 //! [`UNCOUNTED_BYTES_MAX`] is counted.

@@ -17,7 +17,7 @@ use crate::token::is_result;
 ///
 /// As long as its connection lasts the client gets an answer. A responder that is dropped makes it the error `the handler
 /// gave no answer`, or `the handler panicked` when a panic dropped it; a server that stops or restarts, and cannot wait any
-/// longer, answers with an error that says so, as does one that has waited for `limits.promise_timeout`. When the connection ends before, whether it is cut, breaks a limit or is
+/// longer, answers with an error that says so, as does one that has waited for `promise_timeout`. When the connection ends before, whether it is cut, breaks a limit or is
 /// [closed](crate::Context::close) by a handler, the answer goes nowhere.
 ///
 /// A notification is not answered. What is given to its responder goes nowhere, and whether it failed is counted, as of a request: a

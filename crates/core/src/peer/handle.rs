@@ -73,7 +73,7 @@ pub struct Handle {
 pub enum PushError {
     /// The connection is gone, or about to be.
     Gone,
-    /// The peer is too slow: more was pushed than `limits.outbox_bytes` allows. Or its worker is: what was pushed from other
+    /// The peer is too slow: more was pushed than `outbox_bytes` allows. Or its worker is: what was pushed from other
     /// threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is being
     /// closed, or was.
     Overflow,
@@ -161,7 +161,7 @@ impl Handle {
     /// that was pushed before: what was accepted by then, from whichever thread, is still written, as are replies to the requests
     /// that are served meanwhile, and answers to deferred ones that were given. Those that are still owed are not given any
     /// more, without a word about them. A peer that reads nothing has
-    /// `limits.write_timeout`; one that reads slowly, as long as it takes, unless the connection is [cut](Handle::cut).
+    /// `write_timeout`; one that reads slowly, as long as it takes, unless the connection is [cut](Handle::cut).
     /// [`disconnected`](crate::Service::disconnected) gets [`Close::Service`] with the reason, unless the connection ends for
     /// another one before. From now on pushes are told [`PushError::Gone`].
     ///

@@ -195,7 +195,7 @@ impl<L: Link> Shard<L> {
         (entry.connection.id.generation == generation).then_some(entry)
     }
 
-    /// The kernel has taken nothing for `limits.write_timeout`. It reports room only when much of its buffer is free, so the
+    /// The kernel has taken nothing for `write_timeout`. It reports room only when much of its buffer is free, so the
     /// peer may read all the same: then it has another such time.
     fn write_is_over(&mut self, slot: u32) {
         let Some(entry) = self.connections.get(slot as usize) else {
@@ -215,7 +215,7 @@ impl<L: Link> Shard<L> {
         }
     }
 
-    /// Deferred replies that had been promised `limits.promise_timeout` before the time `then`, or earlier, are given up.
+    /// Deferred replies that had been promised `promise_timeout` before the time `then`, or earlier, are given up.
     fn promises_are_over(&mut self, slot: u32, then: u64) {
         let now = self.desk.now;
         let last = self.connections.get(slot as usize).and_then(|entry| {
