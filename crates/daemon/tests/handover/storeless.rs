@@ -312,9 +312,14 @@ fn the_notifications_are_in_order() {
         .filter(|message| !message.starts_with("STATUS="))
         .map(|message| message.replace('\n', " "))
         .collect();
-    let probe = ["FDSTORE=1 FDNAME=ringhold.probe FDPOLL=0"; 3];
     let probe = [
-        &probe[..],
+        // What may be left of an earlier handover makes room.
+        &[
+            "FDSTOREREMOVE=1 FDNAME=ringhold.state",
+            "FDSTOREREMOVE=1 FDNAME=ringhold.outlet",
+            "FDSTOREREMOVE=1 FDNAME=ringhold.inlet",
+        ][..],
+        &["FDSTORE=1 FDNAME=ringhold.probe FDPOLL=0"; 3],
         &["BARRIER=1", "FDSTOREREMOVE=1 FDNAME=ringhold.probe"],
     ]
     .concat();
