@@ -91,9 +91,10 @@ impl Close {
     /// time: there the kernel delivers what it has.
     pub(crate) fn cuts(&self, unsent: bool) -> bool {
         match self {
-            Close::WriteTimeout | Close::Overflow(_) | Close::Memory => unsent,
-            // The service knows of what the kernel holds, too.
-            Close::Cut(_) => true,
+            Close::WriteTimeout => unsent,
+            // What was pushed, or the peer's own frame, is lost though nothing waits here. And a service that cuts knows of what the kernel
+            // holds.
+            Close::Overflow(_) | Close::Memory | Close::Cut(_) => true,
             _ => false,
         }
     }

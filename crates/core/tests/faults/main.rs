@@ -191,6 +191,8 @@ tests! {
         who_takes_nothing_leaves_nothing_in_the_kernel,
         who_is_pushed_too_much_leaves_nothing_in_the_kernel,
         who_holds_too_much_leaves_nothing_in_the_kernel,
+        who_is_pushed_too_much_at_once_is_reset_too,
+        who_holds_too_much_of_a_frame_leaves_nothing_in_the_kernel,
         who_is_ended_and_takes_nothing_leaves_nothing_in_the_kernel,
         who_is_cut_leaves_nothing_in_the_kernel,
         what_the_kernel_has_at_an_end_is_delivered,

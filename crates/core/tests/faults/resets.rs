@@ -137,6 +137,37 @@ pub(crate) fn who_holds_too_much_leaves_nothing_in_the_kernel(engine: Engine) {
     bed.finish();
 }
 
+/// Nothing waits here by then, and what is lost never has.
+pub(crate) fn who_is_pushed_too_much_at_once_is_reset_too(engine: Engine) {
+    let (bed, poured) = start(engine, "outbox_bytes = \"200KiB\"");
+    let client = ask(&bed, 1);
+    assert_reset(&bed, client, 1);
+    let why = poured.ends().concat();
+    assert!(why.contains("than outbox_bytes allows"), "{why}");
+    bed.finish();
+}
+
+/// What exceeds the memory is its own frame, and all that it was sent is the kernel's.
+pub(crate) fn who_holds_too_much_of_a_frame_leaves_nothing_in_the_kernel(engine: Engine) {
+    let (bed, _) = start(engine, "memory = \"16MiB\"");
+    let mut client = client::connect_narrow(bed.address("pour"));
+    client.write_all(&[1]).unwrap();
+    bed.until("the kernel has all", |bed| {
+        bed.total().bytes_out == PIECE as u64
+    });
+    let mut other = bed.connect("pour");
+    // They stay below what a frame may have, and both together above what all may hold.
+    for (client, bytes) in [(&mut client, 12 << 20), (&mut other, 6 << 20)] {
+        client.write_all(&[0xc6, 0, 0xf0, 0, 0]).unwrap();
+        client.write_all(&vec![0; bytes]).unwrap();
+    }
+    bed.until_open(1);
+    assert_eq!(bed.total().cut, 1);
+    assert_reset(&bed, client, 1);
+    drop(other);
+    bed.finish();
+}
+
 pub(crate) fn who_is_ended_and_takes_nothing_leaves_nothing_in_the_kernel(engine: Engine) {
     let (bed, poured) = start(engine, "write_timeout = \"1s\"");
     let client = ask(&bed, -28);
