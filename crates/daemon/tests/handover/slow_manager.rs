@@ -204,21 +204,26 @@ fn what_is_stored_in_part_is_neither_waited_for_nor_taken_over_twice() {
     manager.stop_for_good();
 }
 
+/// The next start goes on with both, and leaves nothing stored.
+fn starts_with_both(mut manager: Manager, mut wires: [Wire; 2]) {
+    manager.start();
+    manager.logged(2, &["took over 2 connections"]);
+    for wire in &mut wires {
+        wire.echo(6, 6);
+    }
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+}
+
 /// What is stored next takes the place of that: also where there is no room for both, and in whatever order they would be passed on.
 #[test]
 fn what_was_stored_in_part_is_in_nobody_s_way() {
     for store_max in [4, 16] {
-        let (mut manager, mut wires) = stored_in_part(store_max);
+        let (mut manager, wires) = stored_in_part(store_max);
         manager.stop();
         assert_eq!(manager.state().stored(), PARTS);
         manager.state().store.reverse();
-        manager.start();
-        manager.logged(2, &["took over 2 connections"]);
-        for wire in &mut wires {
-            wire.echo(6, 6);
-        }
-        manager.wait_until_nothing_is_stored();
-        manager.stop_for_good();
+        starts_with_both(manager, wires);
     }
 }
 
@@ -240,13 +245,7 @@ fn a_manager_that_reads_late_after_a_reload_costs_nobody() {
     manager.go_on();
     assert!(manager.ended().success());
     assert_eq!(manager.state().stored(), PARTS);
-    manager.start();
-    manager.logged(2, &["took over 2 connections"]);
-    for wire in &mut wires {
-        wire.echo(6, 6);
-    }
-    manager.wait_until_nothing_is_stored();
-    manager.stop_for_good();
+    starts_with_both(manager, wires);
 }
 
 /// Whether there is a store is asked again when it matters.
