@@ -161,9 +161,12 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
             "; io_uring is forbidden, by sysctl kernel.io_uring_disabled (0 allows it) or by a seccomp filter (a \
              container profile, or SystemCallFilter= in the unit: @system-service contains @aio)"
         }
+        Some(libc::EACCES) => {
+            "; a security module such as SELinux forbids it, and its audit log has the denial"
+        }
         Some(libc::ENOMEM) => {
-            "; the kernel has no memory for a ring: see MemoryMax=, and before Linux 5.12, where rings count against RLIMIT_MEMLOCK, \
-             raise LimitMEMLOCK="
+            "; the kernel has no memory for a ring: see MemoryMax=, and raise LimitMEMLOCK= (ulimit -l without systemd), against which \
+             rings count before Linux 5.12 and from 6.14 on, one of ring.entries for each worker"
         }
         _ => rlimit::advice(error),
     }
@@ -250,6 +253,9 @@ mod tests {
             (libc::ENOSYS, "allow io_uring_setup"),
             (libc::EPERM, "kernel.io_uring_disabled"),
             (libc::ENOMEM, "LimitMEMLOCK="),
+            (libc::ENOMEM, "from 6.14 on"),
+            (libc::ENOMEM, "ring.entries"),
+            (libc::EACCES, "SELinux"),
             (libc::EMFILE, "LimitNOFILE="),
         ] {
             let error = io::Error::from_raw_os_error(errno);
@@ -258,6 +264,10 @@ mod tests {
             assert!(text.contains(expected), "{text}");
         }
         // What else an engine takes is no matter of io_uring.
+        // The runtime has a ring of its own, besides the one that was tried.
+        let error = io::Error::from_raw_os_error(libc::ENOMEM);
+        let text = Unavailable::new(portable::RUNTIME, error).to_string();
+        assert!(text.contains("LimitMEMLOCK="), "{text}");
         for (step, errno, expected) in [
             (portable::THREAD, libc::EAGAIN, "TasksMax="),
             (portable::EVENT, libc::EMFILE, "LimitNOFILE="),

@@ -45,7 +45,7 @@ impl Outfit {
 ///
 /// What that one gives back is not tried, since it has it still and some limits count both (TasksMax=, LimitNPROC=, MemoryMax=,
 /// vm.overcommit_memory=2). The rings of the portable engine are not tried either: it makes them as small as it must, and the limit that
-/// makes it do so (RLIMIT_MEMLOCK before Linux 5.12) counts both, too.
+/// makes it do so (RLIMIT_MEMLOCK) counts both, too.
 ///
 /// # Errors
 ///

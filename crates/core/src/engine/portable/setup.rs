@@ -57,6 +57,8 @@ impl Unavailable {
     fn hint(&self) -> &'static str {
         match self.step {
             THREAD => rlimit::thread_advice(&self.error),
+            // It has a ring, too.
+            RUNTIME if is_lack_of_memory(&self.error) => hint(&self.error),
             EVENT | RUNTIME | BUFFERS | EPOLL | NONBLOCK => rlimit::advice(&self.error),
             _ => hint(&self.error),
         }
@@ -82,7 +84,7 @@ impl Obstacle for Unavailable {
 }
 
 /// Makes the runtime of the calling thread, with a ring of so many entries, or fewer if there is no memory for them:
-/// before Linux 5.12 rings count against RLIMIT_MEMLOCK, which may be as little as 64 KiB.
+/// before Linux 5.12, and from 6.14 on, rings count against RLIMIT_MEMLOCK, which may be as little as 64 KiB.
 pub(super) fn runtime(entries: u32) -> Result<(Runtime, u32), Unavailable> {
     let mut entries = entries;
     loop {
