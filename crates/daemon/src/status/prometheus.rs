@@ -206,6 +206,27 @@ ringhold_engine_leased{worker="1"} 0
         }
     }
 
+    /// Alerts that name a metric which is not there never come.
+    #[test]
+    fn the_page_about_monitoring_names_no_others() {
+        let page = include_str!("../../../../docs/monitoring.md");
+        let is_word = |byte: char| byte.is_ascii_alphanumeric() || byte == '_';
+        let kinds = [
+            ("ringhold_socket_", NameTotals::DESCRIPTIONS),
+            ("ringhold_engine_", EngineTotals::DESCRIPTIONS),
+        ];
+        for (prefix, known) in kinds {
+            let named = page.split(|byte| !is_word(byte));
+            let named: Vec<_> = named.filter_map(|word| word.strip_prefix(prefix)).collect();
+            assert!(named.len() > 1, "{prefix}");
+            for name in named.into_iter().filter(|name| *name != "COUNTER_total") {
+                let counter = name.strip_suffix("_total").unwrap_or(name);
+                assert!(known.iter().any(|(known, _)| *known == counter), "{name}");
+                assert_eq!(name == counter, GAUGES.contains(&counter), "{name}");
+            }
+        }
+    }
+
     #[test]
     fn services_count_nothing_under_names_of_the_server() {
         let socket = NameTotals::DESCRIPTIONS.iter().map(|it| ("socket_", it.0));
