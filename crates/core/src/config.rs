@@ -121,8 +121,8 @@ pub(crate) const ENTRIES: RangeInclusive<u32> = 8..=32_768;
 pub(crate) const BUFFERS: RangeInclusive<u32> = 2..=32_768;
 pub(crate) const BUFFER_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 20;
 
-/// Section `[ring]`: the sizes of each worker's io_uring. The portable engine makes its ring smaller where there is no
-/// memory for `entries`.
+/// Section `[ring]`: the sizes of each worker's io_uring. Rings are smaller than `entries` where those of all workers would exceed the limit
+/// of locked memory, and the portable engine makes its ring smaller where there is no memory for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
     /// Entries of the submission queue, a power of two from 8 to 32768 (`IORING_MAX_ENTRIES`). Default 4096.

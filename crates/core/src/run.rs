@@ -67,7 +67,7 @@ impl Server {
     /// # Errors
     ///
     /// Whatever stood in the way of starting, or made a worker fail.
-    pub fn run(self) -> Result<(), ServerError> {
+    pub fn run(mut self) -> Result<(), ServerError> {
         if let Some(question) = std::env::var_os(question::VARIABLE) {
             let answer = self.answer(&question);
             if let Err(error) = &answer {
@@ -80,6 +80,9 @@ impl Server {
             inherit::must_be_first()?;
         }
         let signals = Signals::read()?;
+        if let Some(why) = self.fit_rings() {
+            tracing::warn!("{why}");
+        }
         let daemon = Daemon {
             program: Program::current()?,
             ring: self.config.ring.clone(),
@@ -168,6 +171,8 @@ impl Server {
         let passed_on = question.names().count() + store::NEEDED;
         let handed = passed_on + question.bound;
         must_be_free(handed + to_serve.max(passed_on) + RESERVE + FOR_SIGNALS)?;
+        // The asking process has said so of its own.
+        let _ = self.fit_rings();
         let had = &question.outfit;
         engine::rehearse(chosen.engine, &self.config.ring, self.worker_count(), had)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;

@@ -3,6 +3,7 @@
 
 mod accepting;
 mod choice;
+mod locked;
 mod pause;
 pub(crate) mod portable;
 mod rehearsal;
@@ -11,6 +12,7 @@ mod turn;
 
 pub use self::choice::EngineKind;
 pub(crate) use self::choice::{Chosen, choose};
+pub(crate) use self::locked::fit_rings;
 pub(crate) use self::rehearsal::{Outfit, rehearse};
 
 use std::io;
@@ -33,6 +35,10 @@ use crate::host;
 use crate::listeners::Listener;
 use crate::peer::{Credentials, Link, PeerAddress};
 use crate::shard::Shard;
+
+/// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
+/// overflow loses nothing, but it ends multishot operations and costs extra calls.
+const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 
 /// A listener as an engine sees it: one that its worker owns, or would accept from in place of the owner.
 pub(crate) struct Acceptor {

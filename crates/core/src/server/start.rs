@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Cpus, Server, ServerError};
 use crate::belongings::{Belonging, PREFIX};
 use crate::config::Config;
-use crate::engine::{Chosen, EngineKind, choose};
+use crate::engine::{Chosen, EngineKind, choose, fit_rings};
 use crate::handover::bequest;
 use crate::handover::exec;
 use crate::handover::parcel::Parcel;
@@ -38,6 +38,9 @@ impl Server {
             }
             Ok(_) => {}
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
+        }
+        if let Some(why) = self.fit_rings() {
+            tracing::warn!("{why}");
         }
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus, claimed) = self.plan()?;
@@ -127,6 +130,12 @@ impl Server {
             }
         }
         started
+    }
+
+    /// Makes the rings as small as they must be. What is to be said about it is said once.
+    pub(crate) fn fit_rings(&mut self) -> Option<String> {
+        let workers = self.worker_count();
+        fit_rings(&mut self.config.ring, workers)
     }
 
     /// The plan, the CPU of each worker, and what the application has claimed of what is inherited.

@@ -6,13 +6,10 @@ use std::io;
 use io_uring::IoUring;
 
 use crate::config::RingConfig;
+use crate::engine::COMPLETIONS_PER_SUBMISSION;
 use crate::engine::choice::hint;
 use crate::patience::Obstacle;
 use crate::rlimit;
-
-/// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
-/// overflow loses nothing, but it ends multishot operations and costs extra calls.
-const COMPLETIONS_PER_SUBMISSION: u32 = 4;
 
 /// The ring engine cannot work here.
 #[derive(Debug)]
