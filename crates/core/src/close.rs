@@ -56,6 +56,9 @@ pub enum Close {
     FrameTimeout,
     /// The peer took nothing of what was queued for it for `write_timeout`.
     WriteTimeout,
+    /// The connection was being closed for what the peer sent, or for another reason than that all was said, and the peer had not taken
+    /// all of the output that was left within `reply_timeout`, however steadily it read. It is never the reason of a whole connection.
+    ReplyTimeout,
     /// The service let go of the peer at once, through [`Handle::cut`](crate::Handle::cut), with its reason.
     Cut(Cow<'static, str>),
     /// The server stops, or hands over, and did not wait longer for the peer to take what was queued for it.
@@ -78,6 +81,7 @@ impl Close {
             Close::Failed(_)
                 | Close::Crowded
                 | Close::WriteTimeout
+                | Close::ReplyTimeout
                 | Close::Untaken
                 | Close::Overflow(_)
                 | Close::Cut(_)
@@ -91,7 +95,7 @@ impl Close {
     /// time: there the kernel delivers what it has.
     pub(crate) fn cuts(&self, unsent: bool) -> bool {
         match self {
-            Close::WriteTimeout => unsent,
+            Close::WriteTimeout | Close::ReplyTimeout => unsent,
             // What was pushed, or the peer's own frame, is lost though nothing waits here. And a service that cuts knows of what the kernel
             // holds.
             Close::Overflow(_) | Close::Memory | Close::Cut(_) => true,
@@ -162,6 +166,9 @@ impl fmt::Display for Close {
                 f.write_str("a frame was not complete within frame_timeout")
             }
             Close::WriteTimeout => f.write_str("the peer took nothing for write_timeout"),
+            Close::ReplyTimeout => {
+                f.write_str("the peer had not taken all of it within reply_timeout")
+            }
             Close::Untaken => {
                 f.write_str("the server ended and waited no longer for the peer to take it")
             }

@@ -380,6 +380,7 @@ impl Connection {
             | Close::ProxyTimeout
             | Close::FrameTimeout
             | Close::WriteTimeout
+            | Close::ReplyTimeout
             | Close::Untaken => counters.timed_out.add(1),
         }
     }

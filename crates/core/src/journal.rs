@@ -230,6 +230,7 @@ fn warning(why: &Close) -> Option<Kind> {
         Close::Cut(_) => Kind::Cut,
         Close::FrameTimeout => Kind::FrameTimeout,
         Close::WriteTimeout => Kind::WriteTimeout,
+        Close::ReplyTimeout => Kind::ReplyTimeout,
         Close::Untaken => Kind::Untaken,
         Close::Unserved => Kind::Unserved,
         Close::Memory => Kind::Memory,

@@ -44,6 +44,7 @@ kinds! {
     Cut,
     FrameTimeout,
     WriteTimeout,
+    ReplyTimeout,
     Untaken,
     Unserved,
     Memory,
@@ -104,6 +105,9 @@ impl Kind {
             Kind::Cut => closed("the service cut the connection"),
             Kind::FrameTimeout => closed("a frame was not complete within frame_timeout"),
             Kind::WriteTimeout => closed("the peer took nothing for write_timeout"),
+            Kind::ReplyTimeout => {
+                closed("the peer had not taken all that was left within reply_timeout")
+            }
             Kind::Untaken => {
                 closed("the server ended and waited no longer for the peer to take it")
             }

@@ -172,6 +172,25 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         "{warnings:?}"
     );
 
+    // And who is closed for what it sent and takes what it had asked for too slowly, for that.
+    let slow = exchange.connect();
+    exchange.set_window(slow, Some(0));
+    exchange.receive(slow, &[&[7; 100][..], b"\xc1"].concat());
+    log.take();
+    for _ in 0..10 {
+        exchange.set_window(slow, Some(1));
+        exchange.advance(Duration::from_secs(29));
+    }
+    assert_eq!(log.take_warnings(), [""; 0]);
+    exchange.set_window(slow, Some(1));
+    exchange.advance(Duration::from_secs(11));
+    assert!(!exchange.is_open(slow));
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let rest = " of open over a unix socket ends without the last 89 bytes that it owed: \
+                the peer had not taken all of it within reply_timeout socket=open";
+    assert!(warnings[0].contains(rest), "{warnings:?}");
+
     // Whoever resets it then is told of as of those who reset theirs before: where it is looked for.
     let ended = exchange.connect();
     exchange.set_window(ended, Some(0));

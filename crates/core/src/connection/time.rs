@@ -93,7 +93,7 @@ impl Connection {
             }
             Life::Closing { .. } if !self.why.as_ref().is_some_and(Close::is_by_agreement) => {
                 // Whoever takes a byte now and then would keep its place for ever.
-                let what = Over::Connection(Close::WriteTimeout);
+                let what = Over::Connection(Close::ReplyTimeout);
                 consider(self.clock.end, limits.reply_timeout, what);
             }
             Life::Open | Life::Ended | Life::Failed | Life::Closing { .. } | Life::Over => {}

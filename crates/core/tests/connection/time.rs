@@ -524,8 +524,10 @@ fn the_last_output_must_be_taken_in_time_however_much_is_taken_of_it() {
         rig.advance(ms(1 + PRECISION));
         assert!(!rig.is_open(client), "{why}: too late");
         assert_eq!(rig.take_sent(client), pattern(99));
-        assert!(!rig.is_shut(client), "it is cut, not ended");
+        assert!(rig.is_cut(client), "it is cut, not ended");
         assert!(rig.reasons()[0].contains(why), "the first reason stays");
+        let counters = rig.counters();
+        assert_eq!((counters.bad_input, counters.timed_out), (1, 1));
         rig.assert_empty(&[client]);
     }
 }
