@@ -447,6 +447,9 @@ impl<L: Link> Shard<L> {
             && let Some(error) = connection.push_error()
         {
             handle.end(error);
+            if entry.is_unsaved {
+                handle.stay();
+            }
         }
         if (handle.is_some() || !connection.tickets.is_empty()) && connection.put_fence() {
             let to = connection.id;

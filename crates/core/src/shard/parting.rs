@@ -113,7 +113,9 @@ impl<L: Link> Shard<L> {
             self.stop.rest = Rest::All;
             // Who pushes from elsewhere is told, from now on, and what was pushed before is awaited.
             for (_, entry) in self.connections.iter() {
-                if let Some(handle) = entry.handle.get() {
+                if let Some(handle) = entry.handle.get()
+                    && !entry.ends_here()
+                {
                     handle.part();
                 }
             }

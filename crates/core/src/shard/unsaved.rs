@@ -129,6 +129,12 @@ impl<L> Entry<L> {
             || goes_on && (!connection.quiet || self.is_unsaved && connection.has_backlog())
     }
 
+    /// Whether it is ending, and not handed over whatever comes.
+    pub(super) fn ends_here(&self) -> bool {
+        let connection = &self.connection;
+        connection.why.is_some() && (self.is_unsaved || !connection.may_part())
+    }
+
     /// Whether everything is answered that was received before a stop.
     pub(super) fn has_answered_last(&self) -> bool {
         let connection = &self.connection;

@@ -18,6 +18,9 @@ struct ActedOn {
     act: fn(&Handle) -> Result<(), PushError>,
     /// So many times it is asked before.
     patience: Rc<Cell<usize>>,
+    /// And from this time on it cannot be saved.
+    unsaved_from: usize,
+    asked: Rc<Cell<usize>>,
     acts: Rc<RefCell<Vec<Result<(), PushError>>>>,
     ends: Rc<RefCell<Vec<String>>>,
     /// Of the last connection.
@@ -29,6 +32,8 @@ impl ActedOn {
         ActedOn {
             act,
             patience: Rc::new(Cell::new(patience)),
+            unsaved_from: usize::MAX,
+            asked: Rc::default(),
             acts: Rc::default(),
             ends: Rc::default(),
             handle: Rc::default(),
@@ -61,6 +66,7 @@ impl Service for ActedOn {
     }
 
     fn save(&self, handle: &Handle) -> Saved {
+        self.asked.set(self.asked.get() + 1);
         match self.patience.get().checked_sub(1) {
             Some(patience) => self.patience.set(patience),
             None => {
@@ -69,7 +75,10 @@ impl Service for ActedOn {
                 self.acts.borrow_mut().push(done.unwrap());
             }
         }
-        Saved::Stateless
+        match self.asked.get() < self.unsaved_from {
+            true => Saved::Stateless,
+            false => Saved::Close,
+        }
     }
 }
 
@@ -184,6 +193,37 @@ fn a_handover_waits_for_nobody_who_is_cut() {
             false => "the service ended the connection: kicked",
         };
         assert_eq!(service.ends.take(), [expected]);
+    }
+}
+
+/// That is known before anybody is given away, when all are, or is said when it is to be given away itself.
+#[test]
+fn who_cannot_be_handed_over_can_be_cut_to_the_end() {
+    let drain = Duration::from_secs(5);
+    for unsaved_from in [1, 2, 3] {
+        let service = ActedOn {
+            unsaved_from,
+            ..ActedOn::new(close, usize::MAX)
+        };
+        let mut exchange = Exchange::new(service.clone());
+        let client = exchange.connect();
+        exchange.set_window(client, Some(0));
+        let handle = service.handle.borrow().clone().unwrap();
+        handle.push(vec![9]).unwrap();
+        exchange.deliver();
+        exchange.shard.drain = drain;
+        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.settle();
+        exchange.advance(drain);
+        // It has a second to take what it was sent.
+        assert!(exchange.is_open(client), "{unsaved_from}");
+        assert_eq!(exchange.counters().timed_out, 0);
+        assert_eq!(handle.cut("too slow"), Ok(()), "{unsaved_from}");
+        assert_eq!(handle.cut("too late"), Err(PushError::Gone));
+        exchange.settle();
+        assert!(exchange.is_cut(client) && exchange.shard.is_done());
+        assert!(exchange.parted.is_empty());
+        assert_eq!(exchange.counters().cut, 1);
     }
 }
 

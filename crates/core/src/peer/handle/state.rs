@@ -52,8 +52,10 @@ struct Inbox {
     behind: VecDeque<Item>,
     /// What other threads than the worker's pushed: the bytes, and [`transit::ITEM_BYTES`] for each push.
     pushed: usize,
-    /// No cut is taken any more: one was, or the connection is about to be handed over.
-    is_past_cut: bool,
+    /// A cut was taken, and no other one is.
+    is_cut: bool,
+    /// The connection is about to be handed over: no cut is taken.
+    is_parting: bool,
     /// The connection is no more: nobody comes for what is left here.
     is_over: bool,
 }
@@ -221,10 +223,10 @@ impl HandleState {
     /// is why pushes are refused.
     pub(super) fn cut(&self, why: Close) -> Result<(), PushError> {
         let mut inbox = self.lock();
-        if inbox.is_over || inbox.is_past_cut {
+        if inbox.is_over || inbox.is_cut || inbox.is_parting {
             return self.check();
         }
-        inbox.is_past_cut = true;
+        inbox.is_cut = true;
         if self.check().is_ok() {
             self.state.store(GONE, Ordering::Release);
         }
@@ -312,10 +314,15 @@ impl HandleState {
     /// From now on handles are told that the connection is gone, but answers that are owed are still wanted.
     pub(crate) fn part(&self) {
         let mut inbox = self.lock();
-        inbox.is_past_cut = true;
+        inbox.is_parting = true;
         if self.check().is_ok() {
             self.state.store(PARTING, Ordering::Release);
         }
+    }
+
+    /// The connection ends here after all, and can be cut until it has.
+    pub(crate) fn stay(&self) {
+        self.lock().is_parting = false;
     }
 
     /// The connection is no more.
