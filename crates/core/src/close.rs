@@ -90,12 +90,13 @@ impl Close {
     }
 
     /// Whether it is a reset that ends the connection, where `unsent` says whether there is output that is not written: the peer
-    /// did not take it, nor what the kernel holds for it, up to `net.ipv4.tcp_wmem`, which that would keep for minutes and beyond the
+    /// did not take it, or cannot be sent it, nor what the kernel holds for it, up to `net.ipv4.tcp_wmem`, which that would keep for minutes and beyond the
     /// end of this process. And it is not to take what it got for all that there was. In a stop it is the server that has no more
     /// time: there the kernel delivers what it has.
     pub(crate) fn cuts(&self, unsent: bool) -> bool {
         match self {
-            Close::WriteTimeout | Close::ReplyTimeout => unsent,
+            // A socket fails for want of memory, too.
+            Close::WriteTimeout | Close::ReplyTimeout | Close::Failed(_) => unsent,
             // What was pushed, or the peer's own frame, is lost though nothing waits here. And a service that cuts knows of what the kernel
             // holds.
             Close::Overflow(_) | Close::Memory | Close::Cut(_) => true,

@@ -29,6 +29,8 @@ mod busy;
 mod closing;
 mod drive;
 #[cfg(test)]
+mod failing;
+#[cfg(test)]
 mod inboxes;
 #[cfg(test)]
 mod memory;

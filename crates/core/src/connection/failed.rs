@@ -26,6 +26,8 @@ impl Connection {
     /// Nobody gets what the service answers, or promises, and the peer is not waited for. When everything has been taken and
     /// given to it, the connection is over.
     pub(super) fn settle_failed(&mut self, desk: &mut Desk) {
+        // It may have failed for want of memory, and the peer be there: that is not to see an orderly end behind a part.
+        self.is_cut |= !self.outbox.is_empty();
         // What is in a send goes when that is over.
         self.outbox.clear(&mut desk.pools);
         for _ in self.tickets.close_all() {
