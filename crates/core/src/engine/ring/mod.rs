@@ -42,6 +42,7 @@ use self::flights::Flights;
 use self::link::Message;
 use self::operation::{Kind, Operation};
 use self::queue::{Chunk, Completion, Queue, Wait};
+use self::source::Sources;
 use crate::config::RingConfig;
 use crate::engine::pause::Pause;
 use crate::engine::turn::{self, Plan};
@@ -86,8 +87,8 @@ struct Engine<'r> {
     bulk: Bulk,
     /// Sends that the next enter makes.
     flights: Flights,
-    /// Connections that found no room where their polls had said that there is some: slot and generation.
-    pause: Pause<(u32, u32)>,
+    /// What has failed, or found no room where its poll had said that there is some, and is tried again later.
+    pause: Pause<Operation>,
     /// Unused parameters of gathering sends.
     #[expect(
         clippy::vec_box,
@@ -97,8 +98,8 @@ struct Engine<'r> {
     /// Where the mailbox's eventfd is read to.
     wake: Box<u64>,
     wake_armed: bool,
-    /// What services read from besides connections is polled.
-    sources_armed: bool,
+    /// How far the poll of what services read from besides connections is.
+    sources: Sources,
     /// The worker is done, and ends what is still in flight.
     finishes: bool,
     alarm: Alarm,
@@ -197,7 +198,7 @@ impl<'r> Engine<'r> {
             messages: Vec::new(),
             wake: Box::new(0),
             wake_armed: false,
-            sources_armed: false,
+            sources: Sources::Idle,
             finishes: false,
             alarm: Alarm::new(),
         })
@@ -221,7 +222,7 @@ impl<'r> Engine<'r> {
             self.update_accepts()?;
             self.arm_sources()?;
             self.shard.woken(self.clock.now());
-            self.end_pause();
+            self.end_pause()?;
             self.update_touched()?;
             self.replenish()?;
             self.look()?;
@@ -320,14 +321,8 @@ impl<'r> Engine<'r> {
             Kind::Watch => self.watch_ended(operation, completion),
             Kind::Room => self.room_found(operation, completion),
             Kind::Acceptable => self.acceptable(operation, completion),
-            Kind::Wake => {
-                self.wake_armed = false;
-                // Also if nothing seems to be left to do: this mail may bring something.
-                if !self.finishes {
-                    self.arm_wake()?;
-                }
-            }
-            Kind::Sources => self.sources_polled(),
+            Kind::Wake => self.woken(completion)?,
+            Kind::Sources => self.sources_polled(completion),
             Kind::Alarm => self.alarm.went_off(),
             // What counts is the completion of the operation that was cancelled.
             Kind::Cancel => {}
@@ -355,6 +350,38 @@ impl<'r> Engine<'r> {
         Ok(())
     }
 
+    /// There is mail, or the read has failed or was cancelled.
+    fn woken(&mut self, completion: &Completion) -> io::Result<()> {
+        self.wake_armed = false;
+        if self.finishes {
+            return Ok(());
+        }
+        if completion.result < 0 {
+            self.pause(Operation::new(Kind::Wake, 0, 0));
+            return Ok(());
+        }
+        // Also if nothing seems to be left to do: this mail may bring something.
+        self.arm_wake()
+    }
+
+    /// Lets an operation pause that would fail again at once.
+    fn pause(&mut self, operation: Operation) {
+        self.pause.add(operation, self.shard.desk.now);
+    }
+
+    /// Lets what pauses go on if it is time.
+    fn end_pause(&mut self) -> io::Result<()> {
+        for operation in self.pause.over(self.shard.desk.now) {
+            match operation.kind {
+                Kind::Wake => self.arm_wake()?,
+                Kind::Sources => self.sources = Sources::Idle,
+                // It is a send.
+                _ => self.try_room_again(operation),
+            }
+        }
+        Ok(())
+    }
+
     /// Ends what is still in flight when the shard is done, so that the memory can go.
     fn finish(&mut self) -> io::Result<()> {
         let mut chunk = Chunk::new();
@@ -365,10 +392,10 @@ impl<'r> Engine<'r> {
         if self.alarm.is_armed() {
             self.cancel(Operation::new(Kind::Alarm, 0, 0))?;
         }
-        if self.sources_armed {
+        if self.sources == Sources::Armed {
             self.cancel(Operation::new(Kind::Sources, 0, 0))?;
         }
-        while self.wake_armed || self.alarm.is_armed() || self.sources_armed {
+        while self.wake_armed || self.alarm.is_armed() || self.sources == Sources::Armed {
             self.enter(Wait::AtMost(100))?;
             self.dispatch_all(&mut chunk)?;
         }

@@ -47,13 +47,11 @@ impl Engine<'_> {
         self.shard.touch(slot);
     }
 
-    /// Lets those try again that found no room where there was some, if it is time.
-    pub(super) fn end_pause(&mut self) {
-        for (slot, generation) in self.pause.over(self.shard.desk.now) {
-            if let Some(link) = self.shard.link_of(slot, generation) {
-                link.blocked = false;
-                self.shard.touch(slot);
-            }
+    /// Lets one try again that found no room where there was some.
+    pub(super) fn try_room_again(&mut self, send: Operation) {
+        if let Some(link) = self.shard.link_of(send.slot, send.generation) {
+            link.blocked = false;
+            self.shard.touch(send.slot);
         }
     }
 
@@ -71,7 +69,7 @@ impl Engine<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read, Write};
     use std::mem::ManuallyDrop;
     use std::os::unix::net::UnixStream;
@@ -87,7 +85,7 @@ mod tests {
     use crate::mailbox::{Mail, Post};
     use crate::peer::{ConnectionId, Link, Peer};
     use crate::testing::Setup;
-    use crate::{Flow, Frame, Refusal, Reply, Service};
+    use crate::{Flow, Frame, Refusal, Reply, Service, Worker};
 
     /// Says a byte to who connects.
     struct Greeter;
@@ -105,15 +103,20 @@ mod tests {
         }
     }
 
-    /// Serves one connection, behind what `act` does with it.
-    fn serve(
+    /// Serves one connection, behind what `act` does with it. A socket that says nothing is watched besides.
+    pub(in crate::engine::ring) fn serve(
         socket: UnixStream,
         posts: &Sender<Post>,
         act: impl FnOnce(&mut Engine<'_>, ConnectionId) -> io::Result<()>,
     ) -> io::Result<()> {
         let config = RingConfig::default();
         let mut ring = setup::ring(&config).unwrap();
-        let greeter = Setup::new(Limits::default()).service("greeter", &["test"], |_| Greeter);
+        let (silent, _theirs) = UnixStream::pair().unwrap();
+        let greeter = move |worker: &Worker| {
+            worker.watch(silent.try_clone().unwrap());
+            Greeter
+        };
+        let greeter = Setup::new(Limits::default()).service("greeter", &["test"], greeter);
         let (mut shard, mailbox) = greeter.shard();
         posts.send(shard.desk.crew.posts[0].clone()).unwrap();
         let _ = shard.deliver(Mail::Resume);

@@ -77,8 +77,7 @@ impl Engine<'_> {
         link.blocked = is_full || taken > 0 && taken < length;
         // The poll reports changes: it will, unless there is room already.
         if is_full && link.room == Polling::Armed && has_room(&link.socket) {
-            self.pause
-                .add((slot, operation.generation), self.shard.desk.now);
+            self.pause(operation);
         }
         self.shard.sent(slot, taken);
         match -completion.result {
