@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::handover::{question::Question, store};
 use crate::inherit::{Inherited, NamedDescriptor, RESERVED_PREFIX, is_reserved};
 use crate::listeners::{self, Address, Row, Source};
+use crate::notify::Term;
 use crate::server::ServerError;
 
 /// What the names begin with under which the application's own descriptors are stored and passed on.
@@ -440,9 +441,9 @@ impl Belonging {
 
     /// Leaves it there once more at the end: the unit may have a store only since then. The service manager knows what it has, and
     /// should it be too slow to answer, that is not lost.
-    pub(crate) fn store_again(&self) {
+    pub(crate) fn store_again(&self, term: Term) {
         if !self.is_units
-            && let Err(error) = store::keep_another(&own(&self.name), self.descriptor.as_fd())
+            && let Err(error) = store::keep_another(&own(&self.name), self.descriptor.as_fd(), term)
         {
             tracing::warn!(
                 "descriptor {:?} of the application cannot be stored once more: {error}",

@@ -32,18 +32,40 @@ pub(crate) fn is_wanted() -> bool {
     std::env::var_os(PLACE).is_some()
 }
 
+/// How long the service manager may take, for one thing or for several together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term {
+    whole: Duration,
+    until: Instant,
+}
+
+impl Term {
+    /// It begins now.
+    pub(crate) fn of(whole: Duration) -> Self {
+        Term {
+            whole,
+            until: Instant::now() + whole,
+        }
+    }
+
+    /// All of it, for what is said when it is over.
+    pub(crate) fn whole(self) -> Duration {
+        self.whole
+    }
+
+    pub(crate) fn left(self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
 /// Sends one notification, with at most one descriptor, behind what is owed, and waits so long for a service manager that does not
-/// read, or for memory.
+/// read, or for memory. It is attempted once in any case.
 ///
 /// # Errors
 ///
 /// Those of sendmsg(2), and that it was not read. That it was sent does not mean that it has been read.
-pub(crate) fn send(
-    text: &str,
-    descriptor: Option<BorrowedFd<'_>>,
-    patience: Duration,
-) -> io::Result<()> {
-    insist(patience, || {
+pub(crate) fn send(text: &str, descriptor: Option<BorrowedFd<'_>>, term: Term) -> io::Result<()> {
+    insist(term, || {
         // That may be the removal of what is about to be stored.
         deliver_owed(SendFlags::empty())?;
         attempt(text, descriptor, SendFlags::empty())
@@ -51,8 +73,7 @@ pub(crate) fn send(
 }
 
 /// Tries again for so long while it may pass what an attempt fails for.
-fn insist(patience: Duration, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    let deadline = Instant::now() + patience;
+fn insist(term: Term, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         let Err(error) = attempt() else {
             return Ok(());
@@ -67,13 +88,14 @@ fn insist(patience: Duration, mut attempt: impl FnMut() -> io::Result<()>) -> io
             );
             return Err(io::Error::new(error.kind(), text));
         }
-        if Instant::now() >= deadline {
+        if term.left().is_zero() {
+            let whole = term.whole();
             let text = match is_short {
-                true => format!(
-                    "the kernel has had no memory for notifications for {patience:?}: {error}"
-                ),
+                true => {
+                    format!("the kernel has had no memory for notifications for {whole:?}: {error}")
+                }
                 false => {
-                    format!("the service manager has not read its notifications for {patience:?}")
+                    format!("the service manager has not read its notifications for {whole:?}")
                 }
             };
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
@@ -241,7 +263,7 @@ mod tests {
     fn what_passes_is_tried_again_and_nothing_else() {
         let passing = [libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN];
         let mut errors = passing.into_iter();
-        let sent = insist(PATIENCE, || {
+        let sent = insist(Term::of(PATIENCE), || {
             let error = errors.next().map(io::Error::from_raw_os_error);
             error.map_or(Ok(()), Err)
         });
@@ -249,11 +271,13 @@ mod tests {
 
         // Whether it is there is unknown then.
         for errno in passing {
-            let sent = insist(Duration::ZERO, || Err(io::Error::from_raw_os_error(errno)));
+            let sent = insist(Term::of(Duration::ZERO), || {
+                Err(io::Error::from_raw_os_error(errno))
+            });
             assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
         }
         let mut attempts = 0;
-        let sent = insist(PATIENCE, || {
+        let sent = insist(Term::of(PATIENCE), || {
             attempts += 1;
             Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
         });

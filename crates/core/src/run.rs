@@ -18,11 +18,12 @@ use crate::handover::parcel::Parcel;
 use crate::handover::preflight::{self, Asked, SPARE_FOR_CHILD};
 use crate::handover::question::{self, Question};
 use crate::handover::spare::Spare;
-use crate::handover::{store, vault};
+use crate::handover::store::{self, PROBE_PATIENCE};
+use crate::handover::vault;
 use crate::inherit;
 use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
-use crate::notify;
+use crate::notify::{self, Term};
 use crate::plain::{self, Plain};
 use crate::rlimit;
 use crate::running::{Released, Running};
@@ -109,12 +110,14 @@ impl Server {
         let mut control = Control::new(&signals, &running);
         let [mut for_handover, mut for_child] = spare;
         let end = daemon.serve(&mut control, &running, &mut for_handover, &mut for_child)?;
+        let term = Term::of(PROBE_PATIENCE);
         if matches!(end, End::Stop) {
             // As at start, before it is asked what else there is room for: the unit may have a store only since then.
-            running.belongings.iter().for_each(Belonging::store_again);
+            let stored = running.belongings.iter();
+            stored.for_each(|own| own.store_again(term));
         }
         let store = with_spare(&running, &mut for_child, SPARE_FOR_CHILD, || {
-            at_start.ask_again()
+            at_start.ask_again(term)
         });
         let (replaces, packing) = match end {
             End::Replace(packing) => (true, Some(packing)),

@@ -6,7 +6,8 @@
 use std::io;
 
 use super::store;
-use crate::{notify, rlimit};
+use crate::notify::{self, Term};
+use crate::rlimit;
 
 /// What is known of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl Capacity {
     /// Asks at start, and says what a restart will close and lose. So many descriptors of the application's own are there already, and
     /// `leaves` says whether services may leave something.
     pub(crate) fn ask(own: usize, leaves: bool) -> Self {
-        let room = store::room();
+        let room = store::room(Term::of(store::PROBE_PATIENCE));
         match &room {
             Ok(room) => say(*room, own, "a restart will close open connections", leaves),
             Err(error) => tracing::warn!(
@@ -38,8 +39,8 @@ impl Capacity {
     }
 
     /// Asks once more, and says what has changed for the worse since the start.
-    pub(crate) fn ask_again(self) -> Self {
-        let room = store::room();
+    pub(crate) fn ask_again(self, term: Term) -> Self {
+        let room = store::room(term);
         match &room {
             Ok(room) if self.room != Some(*room) => {
                 say(

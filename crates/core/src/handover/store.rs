@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::giving::{INLET, OUTLET, Package, STATE};
-use crate::notify;
+use crate::notify::{self, Term};
 use crate::patience::INTERVAL;
 
 /// The name of the descriptors that are stored to find out whether there is a store.
@@ -24,7 +24,7 @@ pub(crate) const NEEDED: usize = 3;
 /// other things, too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The same for what can be done without.
+/// The same for what can be done without, in a stop for all of that together.
 pub(crate) const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a process may take from fork(2) to execve(2).
@@ -35,33 +35,38 @@ const FORK_PATIENCE: Duration = Duration::from_millis(200);
 /// systemd says that it has a store in `$FDSTORE` from version 254 on only. So one end of each of some socketpairs is
 /// stored and closed: if the other end then shows a hang-up, nobody kept it (`FileDescriptorStoreMax=` is 0, as by
 /// default, or there is no room left).
-pub(crate) fn room() -> io::Result<usize> {
+///
+/// # Errors
+///
+/// `TimedOut` when `term` is over, and what keeps the service manager from being asked.
+pub(crate) fn room(term: Term) -> io::Result<usize> {
     if !notify::is_wanted() {
         return Ok(0);
     }
-    let room = store_probes();
-    match room {
-        Ok(0) => {}
-        Ok(_) => remove(PROBE, PROBE_PATIENCE)?,
-        // It may come to keep them.
-        Err(_) => notify::tell(removal(PROBE)),
+    let room = store_probes(term, &mut notify::send);
+    // If that has failed it may come to keep them.
+    if !matches!(room, Ok(0)) {
+        notify::tell(removal(PROBE));
     }
     room
 }
 
+/// Sends a notification, as [`notify::send`] does.
+type Send<'a> = &'a mut dyn FnMut(&str, Option<BorrowedFd<'_>>, Term) -> io::Result<()>;
+
 /// Stores as many probes as a package has descriptors. Returns how many of them are kept.
-fn store_probes() -> io::Result<usize> {
+fn store_probes(term: Term, send: Send<'_>) -> io::Result<usize> {
     // Whoever serves owns none of that. It is there if the service manager could not be told, and in the way of the next handover.
     for name in [STATE, OUTLET, INLET] {
-        remove(name, PROBE_PATIENCE)?;
+        send(&removal(name), None, term)?;
     }
     let mut ours = Vec::new();
     for _ in 0..NEEDED {
         let (kept, own) = UnixStream::pair()?;
-        store(PROBE, kept.as_fd(), PROBE_PATIENCE)?;
+        send(&storage(PROBE), Some(kept.as_fd()), term)?;
         ours.push(own);
     }
-    Barrier::new()?.pass(PROBE_PATIENCE)?;
+    Barrier::new()?.pass(term)?;
     ours.retain(|own| !hangs_up_within(own, Duration::ZERO).unwrap_or(true));
     if ours.len() < NEEDED {
         // A process that the service manager was just starting may have had what was dropped, for a moment.
@@ -79,9 +84,13 @@ fn store_probes() -> io::Result<usize> {
 pub(crate) fn give(package: &mut Package) -> io::Result<()> {
     notify::extend(2 * PATIENCE);
     for (name, descriptor) in package.descriptors() {
-        store(name, descriptor, PATIENCE)?;
+        store(name, descriptor, Term::of(PATIENCE))?;
     }
-    package.barrier.pass(PATIENCE).map_err(unconfirmed)
+    let barrier = &mut package.barrier;
+    let passed = barrier.raise(Term::of(PATIENCE));
+    passed
+        .and_then(|()| barrier.wait(Term::of(PATIENCE)))
+        .map_err(unconfirmed)
 }
 
 /// Whatever keeps it from being asked, it has been sent everything.
@@ -90,29 +99,34 @@ fn unconfirmed(error: io::Error) -> io::Error {
 }
 
 /// Tells the service manager to take all descriptors of this name out of the store.
-pub(crate) fn remove(name: &str, patience: Duration) -> io::Result<()> {
-    notify::send(&removal(name), None, patience)
+pub(crate) fn remove(name: &str, term: Term) -> io::Result<()> {
+    notify::send(&removal(name), None, term)
 }
 
 /// Has the service manager keep this descriptor under this name, and no other.
 pub(crate) fn keep(name: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    remove(name, PROBE_PATIENCE)?;
-    descriptor.map_or(Ok(()), |descriptor| keep_another(name, descriptor))
+    remove(name, Term::of(PROBE_PATIENCE))?;
+    descriptor.map_or(Ok(()), |descriptor| {
+        keep_another(name, descriptor, Term::of(PROBE_PATIENCE))
+    })
 }
 
 /// Has the service manager keep this descriptor, too; one that it has already it drops (sd_notify(3)).
-pub(crate) fn keep_another(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    store(name, descriptor, PROBE_PATIENCE)
+pub(crate) fn keep_another(name: &str, descriptor: BorrowedFd<'_>, term: Term) -> io::Result<()> {
+    store(name, descriptor, term)
 }
 
 fn removal(name: &str) -> String {
     format!("FDSTOREREMOVE=1\nFDNAME={name}")
 }
 
-fn store(name: &str, descriptor: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
+fn storage(name: &str) -> String {
     // FDPOLL=0: kept until it is removed, whatever happens to it (systemd 246).
-    let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-    notify::send(&text, Some(descriptor), patience)
+    format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0")
+}
+
+fn store(name: &str, descriptor: BorrowedFd<'_>, term: Term) -> io::Result<()> {
+    notify::send(&storage(name), Some(descriptor), term)
 }
 
 /// Takes all descriptors of these names out of the store, and waits until they are.
@@ -126,13 +140,13 @@ pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
     let (mut before, mut after) = (Barrier::new()?, Barrier::new()?);
     // Before what it is for, so that it is read in time if the service manager is slow.
     notify::extend(2 * PATIENCE);
-    before.raise(PATIENCE)?;
-    before.wait(PATIENCE)?;
+    before.raise(Term::of(PATIENCE))?;
+    before.wait(Term::of(PATIENCE))?;
     for name in names {
-        insist(|| remove(name, PATIENCE))?;
+        insist(|| remove(name, Term::of(PATIENCE)))?;
     }
-    insist(|| after.raise(PATIENCE))?;
-    insist(|| after.wait(PATIENCE))
+    insist(|| after.raise(Term::of(PATIENCE)))?;
+    insist(|| after.wait(Term::of(PATIENCE)))
 }
 
 /// As [`take_out`], for what is of no use to anybody: it is enough that the service manager is told, as soon as it reads.
@@ -170,28 +184,31 @@ impl Barrier {
     }
 
     /// Waits until the service manager has handled everything that it was told.
-    fn pass(&mut self, patience: Duration) -> io::Result<()> {
-        self.raise(patience)?;
-        self.wait(patience)
+    fn pass(&mut self, term: Term) -> io::Result<()> {
+        self.raise(term)?;
+        self.wait(term)
     }
 
-    fn raise(&mut self, patience: Duration) -> io::Result<()> {
+    fn raise(&mut self, term: Term) -> io::Result<()> {
         if let Some(theirs) = &self.theirs {
-            notify::send("BARRIER=1", Some(theirs.as_fd()), patience)?;
+            notify::send("BARRIER=1", Some(theirs.as_fd()), term)?;
         }
         self.theirs = None;
         Ok(())
     }
 
     /// Waits until it is passed; it is an error if that takes too long.
-    fn wait(&self, patience: Duration) -> io::Result<()> {
+    fn wait(&self, term: Term) -> io::Result<()> {
         let ours = self.ours.as_ref();
-        if ours.map_or(Ok(true), |ours| hangs_up_within(ours, patience))? {
+        if ours.map_or(Ok(true), |ours| hangs_up_within(ours, term.left()))? {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("the service manager has not answered for {patience:?}"),
+            format!(
+                "the service manager has not answered for {:?}",
+                term.whole()
+            ),
         ))
     }
 }
@@ -208,5 +225,30 @@ fn hangs_up_within(descriptor: impl AsFd, patience: Duration) -> io::Result<bool
             Err(Errno::NOMEM) if !left.is_zero() => thread::sleep(left.min(INTERVAL)),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service manager reads each notification just before the time for it is over.
+    #[test]
+    fn what_it_is_asked_takes_no_longer_than_one_answer_may() {
+        let patience = Duration::from_millis(50);
+        let mut said = Vec::new();
+        let mut waited = Duration::ZERO;
+        let mut send = |text: &str, _: Option<BorrowedFd<'_>>, term: Term| {
+            let left = term.left();
+            thread::sleep(left);
+            waited += left;
+            said.push(text.lines().next().unwrap().to_owned());
+            Ok(())
+        };
+        // Without a service manager there is no barrier, and nobody keeps anything.
+        assert_eq!(store_probes(Term::of(patience), &mut send).unwrap(), 0);
+        let expected = ["FDSTOREREMOVE=1", "FDSTORE=1"].map(|word| [word; NEEDED]);
+        assert_eq!(said, expected.concat());
+        assert!(waited <= patience, "{waited:?}");
     }
 }
