@@ -482,7 +482,10 @@ impl Connection {
     pub(crate) fn held(&self) -> usize {
         match self.life {
             Life::Over => 0,
-            _ => self.input.as_ref().map_or(0, |input| input.held()) + self.outbox.held(),
+            _ => {
+                let input = self.input.as_ref().map_or(0, |input| input.held());
+                input + self.outbox.held() + self.tickets.held()
+            }
         }
     }
 

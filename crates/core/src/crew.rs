@@ -60,8 +60,10 @@ pub(crate) struct Crew {
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Deferred replies that are owed.
+    /// Deferred replies that are owed, and that a stop waits for.
     pub(crate) open_tickets: Tally,
+    /// Those that it does not wait for.
+    pub(crate) repeatable: Tally,
     /// Deferred replies that a stop did not wait for any longer.
     pub(crate) given_up: AtomicUsize,
     /// Connections that a handover waits for, since they end before it.
@@ -101,6 +103,7 @@ impl Crew {
         let no = || posts.iter().map(|_| AtomicBool::new(false)).collect();
         Arc::new(Crew {
             open_tickets: metrics.open_tickets.clone(),
+            repeatable: metrics.repeatable.clone(),
             endings: Tally::new(posts.len()),
             called: no(),
             room_told: no(),
@@ -193,6 +196,7 @@ impl Crew {
     fn count_out(&self, worker: usize) {
         self.dealer.leave_out(worker);
         self.open_tickets.forget(worker);
+        self.repeatable.forget(worker);
         self.endings.forget(worker);
         self.steps.pass_over(worker);
         self.wake_all();
@@ -251,9 +255,22 @@ impl Crew {
         self.have_all_reached(Step::Served) && self.open_tickets.count() == 0
     }
 
+    /// A deferred reply was promised by this worker.
+    pub(crate) fn ticket_opened(&self, worker: usize, is_repeatable: bool) {
+        match is_repeatable {
+            true => self.repeatable.opened(worker),
+            false => self.open_tickets.opened(worker),
+        }
+    }
+
     /// A deferred reply of this worker was given, or will not be.
-    pub(crate) fn ticket_closed(&self, worker: usize) {
-        self.wake_if_last(&self.open_tickets, self.open_tickets.closed(worker));
+    pub(crate) fn ticket_closed(&self, worker: usize, is_repeatable: bool) {
+        if is_repeatable {
+            // Nobody waits for these.
+            self.repeatable.closed(worker);
+        } else {
+            self.wake_if_last(&self.open_tickets, self.open_tickets.closed(worker));
+        }
     }
 
     /// A connection of this worker has ended that a handover waited for, or is handed over after all.
@@ -309,7 +326,7 @@ mod tests {
                 crew.open_tickets.opened(worker);
             }
             [0, 0, 1].map(|worker| {
-                crew.ticket_closed(worker);
+                crew.ticket_closed(worker, false);
                 is_woken(&waiting)
             })
         };
@@ -407,7 +424,7 @@ mod tests {
         assert!(!crew.is_dealt_no_more(0));
         crew.acceptor_ended(0);
         assert!(crew.is_dealt_no_more(0));
-        crew.ticket_closed(1);
+        crew.ticket_closed(1, false);
         assert!(crew.may_part());
     }
 }

@@ -160,8 +160,10 @@ counters! {
 pub struct Metrics {
     pub(crate) started: Instant,
     memory: Arc<Memory>,
-    /// Deferred replies that are owed.
+    /// Deferred replies that are owed, and that a stop waits for.
     pub(crate) open_tickets: Tally,
+    /// Those that it does not wait for.
+    pub(crate) repeatable: Tally,
     names: Vec<Arc<str>>,
     workers: Vec<Arc<WorkerMetrics>>,
     own: Own,
@@ -174,7 +176,7 @@ pub(crate) struct WorkerMetrics {
 
 impl Metrics {
     pub(crate) fn new(names: Vec<Arc<str>>, workers: usize, memory: Arc<Memory>) -> Self {
-        let open_tickets = Tally::new(workers);
+        let [open_tickets, repeatable] = [(); 2].map(|()| Tally::new(workers));
         let workers = (0..workers)
             .map(|_| WorkerMetrics {
                 names: names.iter().map(|_| NameCounters::default()).collect(),
@@ -186,6 +188,7 @@ impl Metrics {
             started: Instant::now(),
             memory,
             open_tickets,
+            repeatable,
             names,
             workers,
             own: Own::default(),
@@ -237,7 +240,7 @@ impl Metrics {
         Snapshot {
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             memory_bytes: self.memory.total(),
-            owed: self.open_tickets.count() as u64,
+            owed: (self.open_tickets.count() + self.repeatable.count()) as u64,
             workers,
             own: self.own.snapshot(),
         }

@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal;
 use crate::panics::Caught;
-use crate::peer::{ConnectionId, Handle, HandleState, Item, Link, Peer};
+use crate::peer::{ConnectionId, Handle, HandleState, Item, Link, Peer, PushError};
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -180,14 +180,35 @@ impl Reply<'_> {
     ///
     /// [`Service::abandoned`]: crate::Service::abandoned
     pub fn defer(&mut self, ticket: Ticket) -> Responder {
+        self.promise(ticket, None)
+    }
+
+    /// As [`Reply::defer`], for a request that may be asked again, such as one that waits for whatever happens next: no stop waits for
+    /// the answer. In a restart or reload that comes first, the connection takes the `request` along, a whole frame of it as a rule, and
+    /// the successor's service is given it before anything that the peer has sent since, as if it had just arrived. It takes other
+    /// requests meanwhile. In a stop without a successor, and where the session cannot be [saved](crate::Service::save), it is
+    /// [abandoned](crate::Service::abandoned) when no other deferred reply is waited for.
+    ///
+    /// Here nobody answers it any more from then on: [`Responder::is_wanted`] is false, and [`Responder::try_answer`] says whether an
+    /// answer was in time. Time limits begin anew in the successor. A copy of the request is kept until it is answered, which counts in
+    /// `limits.memory`.
+    pub fn defer_repeatable(&mut self, ticket: Ticket, request: &[u8]) -> Responder {
+        self.promise(ticket, Some(request.into()))
+    }
+
+    fn promise(&mut self, ticket: Ticket, request: Option<Box<[u8]>>) -> Responder {
         self.desk.last_ticket += 1;
         let (serial, now) = (self.desk.last_ticket, self.desk.now);
+        let is_repeatable = request.is_some();
         let tickets = &mut self.connection.tickets;
-        tickets.open(&mut self.desk.pools, serial, now, ticket);
-        self.desk.crew.open_tickets.opened(self.desk.worker);
+        tickets.open(&mut self.desk.pools, serial, now, ticket, request);
+        self.desk
+            .crew
+            .ticket_opened(self.desk.worker, is_repeatable);
         Responder {
             handle: self.handle(),
             serial,
+            is_repeatable,
             answered: false,
         }
     }
@@ -201,6 +222,8 @@ impl Reply<'_> {
 pub struct Responder {
     handle: Handle,
     serial: u64,
+    /// The successor answers it if this process does not.
+    is_repeatable: bool,
     answered: bool,
 }
 
@@ -211,10 +234,25 @@ impl Responder {
     /// has been told.
     pub fn answer(mut self, bytes: impl Into<Bytes>) {
         self.answered = true;
-        self.handle.leave(Item::Answer {
+        let answer = Item::Answer {
             serial: self.serial,
             bytes: bytes.into(),
-        });
+        };
+        self.handle.leave(answer, self.is_repeatable);
+    }
+
+    /// As [`Responder::answer`], for answers that are not to be lost, such as a job that is given away: says whether this one is written
+    /// to the client, unless the connection ends before.
+    ///
+    /// # Errors
+    ///
+    /// If nobody waits for it any more: the connection has ended, or is ending, or the ticket was abandoned, or the successor is asked
+    /// instead ([`Reply::defer_repeatable`]). Then nothing of it is written.
+    pub fn try_answer(mut self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
+        self.handle
+            .leave_wanted(self.serial, bytes.into(), self.is_repeatable)?;
+        self.answered = true;
+        Ok(())
     }
 
     /// Whether anybody still waits for the answer: not once the connection has begun to end, nor when the ticket was
@@ -224,7 +262,7 @@ impl Responder {
     /// its connection waits for what it is owed, for as long as `reply_timeout`, unless something else ends it, such as an
     /// answer that comes back.
     pub fn is_wanted(&self) -> bool {
-        self.handle.wants_answer(self.serial)
+        self.handle.wants_answer(self.serial, self.is_repeatable)
     }
 
     /// Names the connection that waits for the answer.
@@ -236,9 +274,10 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if !self.answered {
-            self.handle.leave(Item::Dropped {
+            let dropped = Item::Dropped {
                 serial: self.serial,
-            });
+            };
+            self.handle.leave(dropped, self.is_repeatable);
         }
     }
 }

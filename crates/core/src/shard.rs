@@ -424,6 +424,7 @@ impl<L: Link> Shard<L> {
     /// After anything happened to a connection: pause or go on, notice the end, keep the books.
     fn conclude(&mut self, slot: u32) {
         self.note_promises(slot);
+        self.give_up_repeatable(slot);
         self.note_loud(slot);
         let Some(entry) = self.connections.get_mut(slot as usize) else {
             return;

@@ -13,27 +13,42 @@ pub(crate) struct Tickets {
     open: Option<Box<Promises>>,
 }
 
-/// The memory behind open tickets, which lie in the order in which they were opened; pooled.
+/// The memory behind open tickets; pooled.
 #[derive(Default)]
-pub(crate) struct Promises(VecDeque<Promise>);
+pub(crate) struct Promises {
+    /// In the order in which they were opened.
+    tickets: VecDeque<Promise>,
+    /// How many of them are repeatable.
+    repeatable: usize,
+    /// Bytes of the requests of those.
+    held: usize,
+}
 
 impl Promises {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tickets.is_empty()
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.0.capacity()
+        self.tickets.capacity()
+    }
+
+    fn count_out(&mut self, promise: &Promise) {
+        if let Some(request) = &promise.request {
+            self.repeatable -= 1;
+            self.held -= request.len();
+        }
     }
 }
 
 /// An open ticket.
-#[derive(Clone, Copy)]
 pub(crate) struct Promise {
     pub(crate) ticket: Ticket,
-    serial: u64,
+    pub(crate) serial: u64,
     /// When it was opened, in milliseconds on the worker's clock.
     since: u64,
+    /// What the successor is asked if it is not answered before a handover. Then it is repeatable, and no stop waits for it.
+    pub(crate) request: Option<Box<[u8]>>,
 }
 
 impl Promise {
@@ -41,40 +56,88 @@ impl Promise {
     pub(crate) fn age(&self, now: u64) -> u64 {
         now.saturating_sub(self.since)
     }
+
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.request.is_some()
+    }
+}
+
+/// Which tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Any,
+    /// Those that a stop waits for.
+    Awaited,
+    Repeatable,
+}
+
+impl Kind {
+    pub(crate) fn has(self, promise: &Promise) -> bool {
+        match self {
+            Kind::Any => true,
+            Kind::Awaited => !promise.is_repeatable(),
+            Kind::Repeatable => promise.is_repeatable(),
+        }
+    }
 }
 
 impl Tickets {
-    /// Opens a ticket. Its serial number is above those of all that were opened before.
-    pub(crate) fn open(&mut self, pools: &mut Pools, serial: u64, now: u64, ticket: Ticket) {
+    /// Opens a ticket, for a repeatable `request` if there is one. Its serial number is above those of all that were opened before.
+    pub(crate) fn open(
+        &mut self,
+        pools: &mut Pools,
+        serial: u64,
+        now: u64,
+        ticket: Ticket,
+        request: Option<Box<[u8]>>,
+    ) {
         let open = self.open.get_or_insert_with(|| pools.tickets());
-        debug_assert!(open.0.back().is_none_or(|last| last.serial < serial));
-        open.0.push_back(Promise {
+        let last = open.tickets.back();
+        debug_assert!(last.is_none_or(|last| last.serial < serial));
+        if let Some(request) = &request {
+            open.repeatable += 1;
+            open.held += request.len();
+        }
+        open.tickets.push_back(Promise {
             ticket,
             serial,
             since: now,
+            request,
         });
     }
 
     /// Closes the ticket with this serial number; `None` if it is not open any more.
-    pub(crate) fn close(&mut self, pools: &mut Pools, serial: u64) -> Option<Ticket> {
-        let open = &mut self.open.as_mut()?.0;
-        let place = open.binary_search_by_key(&serial, |promise| promise.serial);
-        let promise = open.remove(place.ok()?)?;
+    pub(crate) fn close(&mut self, pools: &mut Pools, serial: u64) -> Option<Promise> {
+        let open = self.open.as_mut()?;
+        let tickets = &mut open.tickets;
+        let place = tickets.binary_search_by_key(&serial, |promise| promise.serial);
+        let promise = tickets.remove(place.ok()?)?;
+        open.count_out(&promise);
         self.give_back(pools);
-        Some(promise.ticket)
+        Some(promise)
     }
 
-    /// Closes those up to this serial number.
-    pub(crate) fn close_until(&mut self, pools: &mut Pools, last: u64) -> Vec<Ticket> {
+    /// Closes those up to this serial number that are `to_close`.
+    pub(crate) fn close_where(
+        &mut self,
+        pools: &mut Pools,
+        last: u64,
+        to_close: impl Fn(&Promise) -> bool,
+    ) -> Vec<Promise> {
         let Some(open) = &mut self.open else {
             return Vec::new();
         };
-        let count = open.0.partition_point(|promise| promise.serial <= last);
-        let closed = open
-            .0
+        let count = open
+            .tickets
+            .partition_point(|promise| promise.serial <= last);
+        let (closed, others): (Vec<_>, Vec<_>) = open
+            .tickets
             .drain(..count)
-            .map(|promise| promise.ticket)
-            .collect();
+            .partition(|promise| to_close(promise));
+        for other in others.into_iter().rev() {
+            open.tickets.push_front(other);
+        }
+        closed.iter().for_each(|promise| open.count_out(promise));
         self.give_back(pools);
         closed
     }
@@ -86,18 +149,28 @@ impl Tickets {
     }
 
     /// Closes all of them.
-    pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Ticket> + use<> {
+    pub(crate) fn close_all(&mut self) -> impl Iterator<Item = Promise> + use<> {
         let open = self.open.take().into_iter();
-        open.flat_map(|open| open.0.into_iter().map(|promise| promise.ticket))
+        open.flat_map(|open| open.tickets)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise> {
-        self.open.iter().flat_map(|open| &open.0)
+        self.open.iter().flat_map(|open| &open.tickets)
+    }
+
+    /// Those that a stop waits for.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = &Promise> {
+        self.iter().filter(|promise| !promise.is_repeatable())
     }
 
     /// When the oldest one was opened, on the worker's clock.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.iter().next().map(|promise| promise.since)
+    }
+
+    /// When the oldest one was opened that a stop waits for, on the worker's clock.
+    pub(crate) fn oldest_awaited(&self) -> Option<u64> {
+        self.awaited().next().map(|promise| promise.since)
     }
 
     /// The serial number of the last one that is so old now, in milliseconds.
@@ -106,14 +179,29 @@ impl Tickets {
         old.last().map(|promise| promise.serial)
     }
 
-    /// Whether one of them has this serial number or one below it.
-    pub(crate) fn has_until(&self, last: u64) -> bool {
-        let first = self.iter().next();
+    /// Whether one that a stop waits for has this serial number or one below it.
+    pub(crate) fn has_awaited_until(&self, last: u64) -> bool {
+        let first = self.awaited().next();
         first.is_some_and(|promise| promise.serial <= last)
     }
 
+    /// Whether a stop waits for any.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.len() > self.repeatable()
+    }
+
+    /// How many are repeatable.
+    pub(crate) fn repeatable(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.repeatable)
+    }
+
+    /// Bytes that are kept of requests.
+    pub(crate) fn held(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.held)
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.0.len())
+        self.open.as_ref().map_or(0, |open| open.tickets.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -169,9 +257,13 @@ mod tests {
     fn tickets(pools: &mut Pools, opened: &[(u64, u64)]) -> Tickets {
         let mut tickets = Tickets::default();
         for &(serial, now) in opened {
-            tickets.open(pools, serial, now, Ticket(serial));
+            tickets.open(pools, serial, now, Ticket(serial), None);
         }
         tickets
+    }
+
+    fn serials(promises: &[Promise]) -> Vec<u64> {
+        promises.iter().map(|promise| promise.serial).collect()
     }
 
     #[test]
@@ -179,10 +271,11 @@ mod tests {
         let mut pools = Pools::default();
         let mut tickets = tickets(&mut pools, &[3, 5, 6, 9].map(|serial| (serial, 7)));
         for serial in [5, 9, 3, 6] {
-            assert_eq!(tickets.close(&mut pools, serial), Some(Ticket(serial)));
-            assert_eq!(tickets.close(&mut pools, serial), None);
+            let closed = tickets.close(&mut pools, serial).unwrap();
+            assert_eq!(closed.ticket, Ticket(serial));
+            assert!(tickets.close(&mut pools, serial).is_none());
         }
-        assert_eq!(tickets.close(&mut pools, 4), None);
+        assert!(tickets.close(&mut pools, 4).is_none());
         assert!(tickets.is_empty());
         assert_eq!(tickets.close_all().count(), 0);
     }
@@ -191,13 +284,49 @@ mod tests {
     fn the_earlier_ones_are_closed_and_the_others_stay() {
         let mut pools = Pools::default();
         let mut tickets = tickets(&mut pools, &[3, 5, 6, 9].map(|serial| (serial, 7)));
-        let mut closed = |tickets: &mut Tickets, last| tickets.close_until(&mut pools, last);
+        let mut closed = |tickets: &mut Tickets, last| {
+            let closed = tickets.close_where(&mut pools, last, |_| true);
+            serials(&closed)
+        };
         assert_eq!(closed(&mut tickets, 2), []);
-        assert_eq!(closed(&mut tickets, 5), [3, 5].map(Ticket));
-        assert_eq!(closed(&mut tickets, 8), [Ticket(6)]);
-        assert_eq!(closed(&mut tickets, u64::MAX), [Ticket(9)]);
+        assert_eq!(closed(&mut tickets, 5), [3, 5]);
+        assert_eq!(closed(&mut tickets, 8), [6]);
+        assert_eq!(closed(&mut tickets, u64::MAX), [9]);
         assert!(tickets.is_empty());
         assert_eq!(closed(&mut tickets, u64::MAX), []);
+    }
+
+    #[test]
+    fn repeatable_ones_are_told_apart_and_keep_their_requests() {
+        let mut pools = Pools::default();
+        let mut tickets = Tickets::default();
+        for serial in 1..=6 {
+            let request = (serial % 2 == 1).then(|| vec![serial as u8; 10].into());
+            tickets.open(&mut pools, serial, serial * 100, Ticket(serial), request);
+        }
+        assert_eq!((tickets.repeatable(), tickets.held()), (3, 30));
+        assert_eq!(
+            (tickets.oldest(), tickets.oldest_awaited()),
+            (Some(100), Some(200))
+        );
+        assert!(tickets.has_awaited_until(2) && !tickets.has_awaited_until(1));
+        let awaited = tickets.close_where(&mut pools, 4, |promise| Kind::Awaited.has(promise));
+        assert_eq!(serials(&awaited), [2, 4]);
+        assert!(awaited.iter().all(|promise| promise.request.is_none()));
+        let left: Vec<u64> = tickets.iter().map(|promise| promise.serial).collect();
+        assert_eq!(left, [1, 3, 5, 6]);
+        assert!(tickets.is_awaited());
+        let closed = tickets.close(&mut pools, 3).unwrap();
+        assert_eq!(closed.request.as_deref(), Some(&[3; 10][..]));
+        assert_eq!((tickets.repeatable(), tickets.held()), (2, 20));
+        let repeatable = tickets.close_where(&mut pools, 6, |it| Kind::Repeatable.has(it));
+        assert_eq!(serials(&repeatable), [1, 5]);
+        assert_eq!(
+            (tickets.repeatable(), tickets.held(), tickets.len()),
+            (0, 0, 1)
+        );
+        tickets.close(&mut pools, 6);
+        assert!(tickets.is_empty() && !tickets.is_awaited());
     }
 
     #[test]

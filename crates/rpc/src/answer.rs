@@ -6,10 +6,11 @@ use bytes::Bytes;
 use ringhold_core::Reply;
 use serde::Serialize;
 
+use crate::call::Call;
 use crate::context::Context;
 use crate::envelope;
 use crate::fault::Fault;
-use crate::methods::Method;
+use crate::methods::{Method, Promises};
 use crate::names::shortened;
 use crate::pending;
 use crate::responder::Responder;
@@ -134,15 +135,30 @@ impl<'a> Answer<'a> {
 
     /// Promises an answer that comes later, from any thread.
     pub fn defer(mut self) -> (Responder, Answered) {
-        (self.promise(), Answered(()))
+        (self.promise_for(None), Answered(()))
     }
 
-    /// The first half of [`Answer::defer`]; the second is [`Answer::promised`].
-    pub(crate) fn promise(&mut self) -> Responder {
+    /// As [`Answer::defer`], for this call that may be made again in the successor, as one of a
+    /// [repeatable](crate::Router::repeatable) method.
+    pub fn defer_repeatable(mut self, call: &Call<'_>) -> (Responder, Answered) {
+        (self.promise_for(Some(call)), Answered(()))
+    }
+
+    /// The first half of [`Answer::defer`], as the method promises; the second is [`Answer::promised`].
+    pub(crate) fn promise(&mut self, call: &Call<'_>) -> Responder {
+        let is_repeatable = self.method.promises == Promises::Repeatable;
+        self.promise_for(is_repeatable.then_some(call))
+    }
+
+    fn promise_for(&mut self, repeatable: Option<&Call<'_>>) -> Responder {
         let faults = self.method.faults.clone();
         let responder = match self.id {
             Some(id) => {
-                let ticket = self.reply.defer(pending::ticket(id, self.number));
+                let ticket = pending::ticket(id, self.number);
+                let ticket = match repeatable {
+                    Some(call) => self.reply.defer_repeatable(ticket, call.frame.bytes()),
+                    None => self.reply.defer(ticket),
+                };
                 Responder::new(ticket, id, self.strings, faults)
             }
             None => Responder::unheard(faults),

@@ -35,9 +35,21 @@ pub(crate) struct Method {
     pub(crate) description: Cow<'static, str>,
     /// A method of one's own may take the place of a built-in one.
     pub(crate) builtin: bool,
+    pub(crate) promises: Promises,
     /// Counted up by its worker only.
     calls: Arc<AtomicU64>,
     pub(crate) faults: Faults,
+}
+
+/// What a method promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promises {
+    /// Nothing, or what its handler says.
+    Nothing,
+    /// An answer that comes later, from this process.
+    Answer,
+    /// An answer that comes later, from this process or from its successor, which is asked again.
+    Repeatable,
 }
 
 pub(crate) type Handler = Box<dyn FnMut(Call<'_>, Answer<'_>) -> Answered>;
@@ -64,6 +76,7 @@ impl Entry {
                 name: name.into(),
                 description: Cow::Borrowed(description),
                 builtin,
+                promises: Promises::Nothing,
                 calls: Arc::default(),
                 faults: Faults::default(),
             },

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use ringhold_core::ConnectionId;
+use ringhold_core::{ConnectionId, PushError};
 use serde::Serialize;
 
 use crate::answer::serialize_result;
@@ -65,6 +65,29 @@ impl Responder {
     /// Answers with a value. Structs become maps. If the value cannot be serialized, the answer is an error.
     pub fn ok<T: Serialize + ?Sized>(self, value: &T) {
         self.put(|out| serialize_result(out, value));
+    }
+
+    /// As [`Responder::ok`], for answers that are not to be lost, such as a job that is given away: says whether this one is sent,
+    /// unless the connection ends before the client has it.
+    ///
+    /// # Errors
+    ///
+    /// If nobody waits for it: the connection has ended, or is ending, the server has given up on the answer, or its successor is
+    /// [asked again](crate::Router::repeatable); or it was a notification. Then the client gets nothing of it.
+    pub fn try_ok<T: Serialize + ?Sized>(mut self, value: &T) -> Result<(), PushError> {
+        let Some(to) = &self.to else {
+            self.come_to(true);
+            return Err(PushError::Gone);
+        };
+        let mut out = Vec::new();
+        // A panic in here finds the ticket still in its place.
+        let write = |out: &mut Vec<u8>| serialize_result(out, value);
+        let is_result = envelope::write_response(&mut out, to.strings, to.id, write);
+        self.come_to(is_result);
+        match self.to.take() {
+            Some(to) => to.ticket.try_answer(Bytes::from(out)),
+            None => Err(PushError::Gone),
+        }
     }
 
     /// Answers with an error.

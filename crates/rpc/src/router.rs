@@ -19,7 +19,7 @@ use crate::fault::Fault;
 use crate::guard::Guards;
 use crate::hooks::Hooks;
 use crate::left::Leavings;
-use crate::methods::{Entry, Methods};
+use crate::methods::{Entry, Methods, Promises};
 use crate::responder::Responder;
 use crate::resume::Resumes;
 use crate::turn::{Source, Turn};
@@ -225,18 +225,86 @@ impl Router {
     /// As [`Router::method`].
     #[must_use]
     pub fn deferred_with<P: DeserializeOwned>(
-        self,
+        mut self,
         name: &str,
         mut handler: impl FnMut(&mut Context<'_>, P, Responder) + 'static,
     ) -> Self {
-        self.raw(name, move |call, mut answer| match call.decode() {
-            Ok(params) => {
-                let responder = answer.promise();
-                handler(&mut answer.context(), params, responder);
-                answer.promised()
+        let mut entry = Entry::new(name, "", false, move |call, mut answer| {
+            match call.decode() {
+                Ok(params) => {
+                    let responder = answer.promise(&call);
+                    handler(&mut answer.context(), params, responder);
+                    answer.promised()
+                }
+                Err(fault) => answer.fault(fault),
             }
-            Err(fault) => answer.fault(fault),
-        })
+        });
+        entry.method.promises = Promises::Answer;
+        self.methods.insert(entry);
+        self
+    }
+
+    /// Says that a [deferred](Router::deferred) method may be called again for a request that has no answer yet, such as one that waits
+    /// for what happens next. No stop waits for its answers then. In a restart or reload that comes first the client goes on waiting, and
+    /// the successor's method of this name is called as if the request had just come, before all that the client has sent since:
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # use ringhold_rpc::{Responder, Router};
+    /// /// Jobs that wait, and workers that wait for one.
+    /// #[derive(Default)]
+    /// struct Jobs {
+    ///     queue: Vec<String>,
+    ///     takers: Vec<Responder>,
+    /// }
+    ///
+    /// impl Jobs {
+    ///     fn give(&mut self) {
+    ///         while let Some(job) = self.queue.pop() {
+    ///             let Some(taker) = self.takers.pop() else {
+    ///                 return self.queue.push(job);
+    ///             };
+    ///             // Whoever is gone, or is the successor's by now, gets none.
+    ///             if taker.try_ok(&job).is_err() {
+    ///                 self.queue.push(job);
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// fn router(jobs: Arc<Mutex<Jobs>>) -> Router {
+    ///     Router::new()
+    ///         .deferred("take", move |(): (), responder| {
+    ///             let mut jobs = jobs.lock().unwrap();
+    ///             jobs.takers.push(responder);
+    ///             jobs.give();
+    ///         })
+    ///         .repeatable("take")
+    /// }
+    /// # let _ = router(Arc::default());
+    /// ```
+    ///
+    /// This process answers it no more from then on, see [`Responder::is_wanted`] and [`Responder::try_ok`]. Guards and
+    /// `promise_timeout` begin anew. What counts calls counts it again. In a stop without a successor, and on a connection whose data are
+    /// not [passed on](Router::resume), it is given up as soon as nothing else is waited for: the client gets the error that the server
+    /// is stopping.
+    ///
+    /// A copy of each such request is kept until it is answered, which counts in `limits.memory`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such method, or it is not deferred. One that is [raw](Router::raw) says it itself, by
+    /// [`Answer::defer_repeatable`].
+    #[must_use]
+    pub fn repeatable(mut self, name: &str) -> Self {
+        match self.methods.named(name) {
+            Some(method) if method.promises != Promises::Nothing => {
+                method.promises = Promises::Repeatable;
+            }
+            Some(_) => panic!("the method {name:?} is not deferred, and needs not be repeatable"),
+            None => panic!("there is no method {name:?} to be repeatable"),
+        }
+        self
     }
 
     /// Adds a method that has no result, usually sent as a notification. A request for it is answered with nil when the

@@ -30,8 +30,9 @@ impl Connection {
         self.is_cut |= !self.outbox.is_empty();
         // What is in a send goes when that is over.
         self.outbox.clear(&mut desk.pools);
-        for _ in self.tickets.close_all() {
-            desk.crew.ticket_closed(desk.worker);
+        for promise in self.tickets.close_all() {
+            let is_repeatable = promise.is_repeatable();
+            desk.crew.ticket_closed(desk.worker, is_repeatable);
         }
         self.pause = Pause::No;
         if self.quiet && !self.has_backlog() {

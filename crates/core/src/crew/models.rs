@@ -72,7 +72,7 @@ fn who_waits_for_tickets_is_woken_by_the_last() {
             if worker == 0 {
                 crew.begin_stop();
             }
-            crew.ticket_closed(worker);
+            crew.ticket_closed(worker, false);
             worker != 0 || crew.open_tickets.count() == 0
         },
         |crew| crew.open_tickets.count() == 0,

@@ -115,8 +115,8 @@ impl Handle {
     }
 
     /// Whether an answer to the ticket with this serial number would be written.
-    pub(crate) fn wants_answer(&self, serial: u64) -> bool {
-        self.shared.takes_answers() && !self.shared.has_given_up(serial)
+    pub(crate) fn wants_answer(&self, serial: u64, is_repeatable: bool) -> bool {
+        self.shared.wants_answer(serial, is_repeatable)
     }
 
     /// Queues `bytes` on the connection. Shared bytes are not copied, unless they are a few hundred bytes or less.
@@ -206,10 +206,21 @@ impl Handle {
     }
 
     /// Leaves what is no push, unless nobody comes for it any more.
-    pub(crate) fn leave(&self, item: Item) {
-        if self.shared.leave(item).is_ok() {
+    pub(crate) fn leave(&self, item: Item, is_repeatable: bool) {
+        if self.shared.leave(item, is_repeatable).is_ok() {
             let _ = self.tell();
         }
+    }
+
+    /// Leaves an answer to the ticket with this serial number, if it is wanted.
+    pub(crate) fn leave_wanted(
+        &self,
+        serial: u64,
+        bytes: Bytes,
+        is_repeatable: bool,
+    ) -> Result<(), PushError> {
+        self.shared.leave_wanted(serial, bytes, is_repeatable)?;
+        self.tell()
     }
 
     /// Tells the worker that something has been left.

@@ -8,8 +8,9 @@ use crate::connection::{Connection, Life};
 use crate::host::Host;
 use crate::mailbox::{self, Mail};
 use crate::peer::{ConnectionId, HandleState, Item, Link};
-use crate::reply::{Abandoned, Reply, Ticket};
+use crate::reply::{Abandoned, Reply};
 use crate::shard::Phase;
+use crate::tickets::Promise;
 
 /// So much of what waits for one connection is taken before others have their turn.
 const ITEMS_PER_VISIT_MAX: usize = 64;
@@ -200,8 +201,9 @@ impl<L: Link> Shard<L> {
 
     fn answer(&mut self, to: ConnectionId, serial: u64, bytes: Bytes) {
         self.with_id(to, |connection, desk| {
-            if connection.tickets.close(&mut desk.pools, serial).is_some() {
-                desk.crew.ticket_closed(desk.worker);
+            if let Some(promise) = connection.tickets.close(&mut desk.pools, serial) {
+                let is_repeatable = promise.is_repeatable();
+                desk.crew.ticket_closed(desk.worker, is_repeatable);
                 connection.clock.traffic = desk.now;
                 if connection.takes_mail() {
                     connection.outbox.share(&mut desk.pools, bytes);
@@ -217,22 +219,26 @@ impl<L: Link> Shard<L> {
         }
         self.with_host(to.slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
-            if let Some(ticket) = tickets.close(&mut reply.desk.pools, serial) {
-                reply.desk.crew.ticket_closed(reply.desk.worker);
-                give_up(host, reply, ticket, Abandoned::Dropped);
+            if let Some(promise) = tickets.close(&mut reply.desk.pools, serial) {
+                give_up(host, reply, &promise, Abandoned::Dropped);
             }
         });
     }
 }
 
-/// Tells the service that the deferred reply to a ticket, which is closed by now, will not come. Not if the connection
-/// is ending: then there is nobody left to apologise to. Returns whether it did.
+/// A ticket is closed by now, and its deferred reply will not come. The service is told, but not if the connection is ending: then
+/// there is nobody left to apologise to. Returns whether it was.
 pub(super) fn give_up(
     host: &mut dyn Host,
     reply: &mut Reply<'_>,
-    ticket: Ticket,
+    promise: &Promise,
     why: Abandoned,
 ) -> bool {
+    let is_repeatable = promise.is_repeatable();
+    reply
+        .desk
+        .crew
+        .ticket_closed(reply.desk.worker, is_repeatable);
     reply.connection.clock.traffic = reply.desk.now;
     let is_told = reply.connection.takes_frames();
     if is_told {
@@ -241,7 +247,7 @@ pub(super) fn give_up(
             .name_counters(reply.connection.name)
             .abandoned
             .add(1);
-        host.abandoned(ticket, why, reply);
+        host.abandoned(promise.ticket, why, reply);
     }
     is_told
 }

@@ -17,6 +17,7 @@ use crate::proxy::Client;
 use crate::reply::Abandoned;
 use crate::service::Saved;
 use crate::tick::Call;
+use crate::tickets::Kind;
 
 /// How far a worker is on the way to let its connections go. What its services push to others must reach those before they
 /// are handed over, so no worker lets any connection go as long as another one may give a frame to a service.
@@ -150,7 +151,8 @@ impl<L: Link> Shard<L> {
     /// session is worth.
     pub(super) fn owe_nothing_if_gone(&mut self, slot: u32, error: &io::Error) {
         if is_gone(error) {
-            self.abandon_of(slot, self.desk.last_ticket, Abandoned::Stopping);
+            let last = self.desk.last_ticket;
+            self.abandon_of(slot, last, Kind::Any, Abandoned::Stopping);
         }
         // Of one that may be there it is empty.
         self.with(slot, |connection, desk| {
@@ -159,14 +161,14 @@ impl<L: Link> Shard<L> {
     }
 
     /// Whether a connection is at rest and can be given away: nothing more will be received, what was pushed to it has
-    /// reached it, and no answer is owed.
+    /// reached it, and no answer is owed but such of which the successor is asked.
     fn is_at_rest(&self, entry: &Entry<L>) -> bool {
         let connection = &entry.connection;
         let handle = entry.handle.get();
         self.stop.rest == Rest::All
             && connection.quiet
             && connection.may_part()
-            && connection.tickets.is_empty()
+            && !connection.tickets.is_awaited()
             && handle.is_none_or(|handle| handle.is_delivered())
     }
 
@@ -233,11 +235,8 @@ impl<L: Link> Shard<L> {
         };
         let connection = &mut self.connections.get_mut(slot as usize)?.connection;
         let output = connection.outbox.take_all(&mut self.desk.pools);
-        let input = connection.input.take().map(|mut partial| {
-            let bytes = std::mem::take(&mut partial.bytes);
-            self.desk.pools.give_partial(partial);
-            bytes
-        });
+        let input = self.take_input(slot);
+        let connection = &mut self.connections.get_mut(slot as usize)?.connection;
         connection.account(&mut self.desk);
         let ended = !connection.is_read();
         let client = connection.client();
@@ -255,13 +254,40 @@ impl<L: Link> Shard<L> {
                 cookie: 0,
                 name: name.name.to_string(),
                 service: service.to_owned(),
-                input: input.unwrap_or_default().into(),
+                input,
                 ended,
                 output,
                 session,
                 client,
             },
         })
+    }
+
+    /// What the successor is to read of a connection first: the requests that it is asked again, in the order in which they came, and
+    /// then what no service has been given.
+    fn take_input(&mut self, slot: u32) -> Vec<u8> {
+        let Some(entry) = self.connections.get_mut(slot as usize) else {
+            return Vec::new();
+        };
+        let connection = &mut entry.connection;
+        let mut asked = Vec::new();
+        for promise in connection.tickets.close_all() {
+            let is_repeatable = promise.is_repeatable();
+            self.desk
+                .crew
+                .ticket_closed(self.desk.worker, is_repeatable);
+            asked.extend_from_slice(promise.request.as_deref().unwrap_or_default());
+        }
+        let Some(mut partial) = connection.input.take() else {
+            return asked;
+        };
+        let bytes = std::mem::take(&mut partial.bytes);
+        self.desk.pools.give_partial(partial);
+        if asked.is_empty() {
+            return bytes.into();
+        }
+        asked.extend_from_slice(&bytes);
+        asked
     }
 
     /// The last call of the services, when the worker has nothing left to do: what each leaves to the successor, by number.

@@ -83,8 +83,9 @@ impl<L: Link> Shard<L> {
         let connection = &mut entry.connection;
         let name = connection.name;
         let worker = self.desk.worker;
-        for _ in connection.tickets.close_all() {
-            self.desk.crew.ticket_closed(worker);
+        for promise in connection.tickets.close_all() {
+            let is_repeatable = promise.is_repeatable();
+            self.desk.crew.ticket_closed(worker, is_repeatable);
         }
         if entry.is_awaited {
             self.desk.crew.ending_over(worker);

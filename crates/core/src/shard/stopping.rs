@@ -14,6 +14,7 @@ use crate::crew::Step;
 use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, Link};
 use crate::reply::{Abandoned, Ticket};
+use crate::tickets::Kind;
 
 /// How long a stop waits for workers that are busy with what they have received, which they may push to the connections of others,
 /// from when nothing more is. Whoever takes no turn for longer is left behind in a handover by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
@@ -76,6 +77,8 @@ pub(super) struct Stop {
     /// Until then it waits for services that have no time for what has arrived, and for workers that do not come to rest before a
     /// handover.
     pub(super) rest_until: u64,
+    /// It is giving up on repeatable requests of a connection.
+    pub(super) gives_up: bool,
     /// How many connections are [loud](super::Entry::is_loud).
     pub(super) loud: usize,
 }
@@ -119,7 +122,7 @@ impl<L: Link> Shard<L> {
             freezes: false,
         };
         let connections = self.connections.iter().map(|(_, entry)| &entry.connection);
-        let owed = connections.filter(|connection| !connection.tickets.is_empty());
+        let owed = connections.filter(|connection| connection.tickets.is_awaited());
         self.stop = Stop {
             hands_over: hand_over,
             promised: Some(self.desk.last_ticket),
@@ -148,7 +151,7 @@ impl<L: Link> Shard<L> {
             };
             if entry.is_frozen {
                 self.touch(slot);
-            } else if let Some(oldest) = entry.connection.tickets.oldest() {
+            } else if let Some(oldest) = entry.connection.tickets.oldest_awaited() {
                 next = next.min(oldest.saturating_add(slow));
             }
         }
@@ -171,7 +174,7 @@ impl<L: Link> Shard<L> {
     pub(super) fn owes_less(&self) -> bool {
         let owed = self.stop.owed.last().copied();
         owed.zip(self.stop.promised).is_some_and(|(id, promised)| {
-            let is_owed = |it: &Connection| it.id == id && it.tickets.has_until(promised);
+            let is_owed = |it: &Connection| it.id == id && it.tickets.has_awaited_until(promised);
             !self.is_open_to(id.slot, is_owed)
         })
     }
@@ -200,7 +203,7 @@ impl<L: Link> Shard<L> {
         };
         let connection = &entry.connection;
         let waits = |since: u64| freezes || now.saturating_sub(since) >= slow;
-        entry.is_frozen |= connection.tickets.oldest().is_some_and(waits);
+        entry.is_frozen |= connection.tickets.oldest_awaited().is_some_and(waits);
         let is_flushing = matches!(connection.life, Life::Closing { .. })
             && !connection.owes_only_output()
             && !connection.outbox.is_empty();
@@ -217,6 +220,7 @@ impl<L: Link> Shard<L> {
         self.stop.owed = Vec::new();
         self.stop.rest_until = self.desk.now.saturating_add(milliseconds(REST_MAX));
         for slot in self.slots() {
+            self.give_up_repeatable(slot);
             self.note_loud(slot);
             self.touch(slot);
         }
@@ -365,7 +369,7 @@ impl<L: Link> Shard<L> {
             if !entry.connection.takes_frames() {
                 continue;
             }
-            for promise in entry.connection.tickets.iter() {
+            for promise in entry.connection.tickets.awaited() {
                 let age = promise.age(now);
                 if !ages.contains(&age) {
                     continue;
@@ -406,9 +410,9 @@ impl<L: Link> Shard<L> {
         if now >= last {
             // Each turn comes here. It looks at all connections only if something has been promised since.
             if self.stop.given_up != Some(self.desk.last_ticket) {
-                self.abandon_until(self.desk.last_ticket);
-                self.end_owed();
-                self.stop.given_up = Some(self.desk.last_ticket);
+                let last = self.desk.last_ticket;
+                self.abandon_until(last);
+                self.stop.given_up = self.end_owed().then_some(last);
             }
         } else if self.desk.crew.open_tickets.count() > 0 {
             self.stop.cut_at = None;
@@ -458,18 +462,26 @@ impl<L: Link> Shard<L> {
     }
 
     /// Ends those whose services have promised something when the last deferred replies were given up: it would go on so for ever.
-    fn end_owed(&mut self) {
+    /// Returns whether none is left to look at again, for which an answer is on its way that was given in time.
+    fn end_owed(&mut self) -> bool {
+        let mut are_all_told = true;
         for slot in self.slots() {
-            let is_owed = |it: &Connection| it.takes_frames() && !it.tickets.is_empty();
-            if !self.is_open_to(slot, is_owed) {
+            let Some(entry) = self.connections.get(slot as usize) else {
+                continue;
+            };
+            let connection = &entry.connection;
+            if !connection.takes_frames() || !connection.tickets.is_awaited() {
                 continue;
             }
-            if self.stop.hands_over {
+            if entry.handle.get().is_some_and(|handle| handle.waits()) {
+                are_all_told = false;
+            } else if self.stop.hands_over {
                 self.end_unsaved(slot);
             } else {
                 self.cut(slot, Close::Stopping);
             }
         }
+        are_all_told
     }
 
     fn is_to_cut(&self, slot: u32) -> bool {
@@ -479,31 +491,34 @@ impl<L: Link> Shard<L> {
         })
     }
 
-    /// Gives up on the deferred replies up to the ticket with this serial number.
+    /// Gives up on the deferred replies up to the ticket with this serial number, but for those of which the successor is asked.
     fn abandon_until(&mut self, last: u64) {
         let slots: Vec<u32> = self
             .connections
             .iter()
-            .filter(|(_, entry)| !entry.connection.tickets.is_empty())
+            .filter(|(_, entry)| entry.connection.tickets.is_awaited())
             .map(|(slot, _)| slot as u32)
             .collect();
         for slot in slots {
-            self.abandon_of(slot, last, Abandoned::Stopping);
+            self.abandon_of(slot, last, Kind::Awaited, Abandoned::Stopping);
         }
     }
 
     /// Gives up on the deferred replies of one connection up to the ticket with this serial number.
-    pub(super) fn abandon_of(&mut self, slot: u32, last: u64, why: Abandoned) {
+    pub(super) fn abandon_of(&mut self, slot: u32, last: u64, of: Kind, why: Abandoned) {
         self.note_promises(slot);
         self.with_host(slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
-            let given_up = tickets.close_until(&mut reply.desk.pools, last);
-            if let Some(handle) = reply.handle.get() {
-                handle.give_up_until(last);
-            }
-            for ticket in given_up {
-                reply.desk.crew.ticket_closed(reply.desk.worker);
-                if give_up(host, reply, ticket, why) && why == Abandoned::Stopping {
+            let handle = reply.handle.get();
+            let answered = handle.map(|handle| handle.give_up(last, of));
+            // Those that were answered by now get it when that is taken.
+            let is_answered = |serial| answered.iter().flatten().any(|it| *it == serial);
+            let given_up = tickets.close_where(&mut reply.desk.pools, last, |promise| {
+                of.has(promise) && !is_answered(promise.serial)
+            });
+            for promise in given_up {
+                let is_told = give_up(host, reply, &promise, why);
+                if is_told && why == Abandoned::Stopping && !promise.is_repeatable() {
                     reply.desk.crew.given_up.fetch_add(1, Ordering::Relaxed);
                 }
             }

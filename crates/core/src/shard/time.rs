@@ -8,6 +8,7 @@ use crate::close::Close;
 use crate::connection::{Clock, Life, Over, Pause, milliseconds};
 use crate::peer::Link;
 use crate::reply::Abandoned;
+use crate::tickets::Kind;
 
 /// Stands for a time that does not come.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -181,7 +182,8 @@ impl<L: Link> Shard<L> {
             Some((_, Over::Connection(why))) => self.cut(slot, why),
             Some((_, Over::Write)) => self.write_is_over(slot),
             Some((_, Over::Replies)) => {
-                self.abandon_of(slot, self.desk.last_ticket, Abandoned::TimedOut);
+                let last = self.desk.last_ticket;
+                self.abandon_of(slot, last, Kind::Any, Abandoned::TimedOut);
             }
             Some((_, Over::Promise)) => self.promises_are_over(slot, first.noticed),
             // It comes up in the wheel when it is due.
@@ -224,7 +226,7 @@ impl<L: Link> Shard<L> {
             entry.connection.tickets.last_of_age(now, age)
         });
         match last {
-            Some(last) => self.abandon_of(slot, last, Abandoned::Late),
+            Some(last) => self.abandon_of(slot, last, Kind::Any, Abandoned::Late),
             None => self.conclude(slot),
         }
     }

@@ -11,7 +11,9 @@ use crate::connection::{LINGER, Life, milliseconds};
 use crate::crew::Step;
 use crate::desk::Desk;
 use crate::peer::Link;
+use crate::reply::Abandoned;
 use crate::service::Saved;
+use crate::tickets::Kind;
 
 impl<L: Link> Shard<L> {
     /// Finds those that cannot be handed over as soon as no deferred reply is awaited, which may need more of a session than
@@ -100,12 +102,32 @@ impl<L: Link> Shard<L> {
         }
     }
 
+    /// Gives up on repeatable requests of a connection that no successor goes on with, of which nothing is waited for any more.
+    pub(super) fn give_up_repeatable(&mut self, slot: u32) {
+        let serves_all = match self.phase {
+            Phase::Serving => return,
+            Phase::Waiting { .. } => true,
+            Phase::Draining { .. } => self.stop.hands_over,
+        };
+        let ends = |entry: &Entry<L>| {
+            (entry.is_unsaved || !serves_all) && entry.connection.tickets.repeatable() > 0
+        };
+        // It ends with conclusions, which come here again.
+        if !self.stop.gives_up && self.connections.get(slot as usize).is_some_and(ends) {
+            self.stop.gives_up = true;
+            let last = self.desk.last_ticket;
+            self.abandon_of(slot, last, Kind::Repeatable, Abandoned::Stopping);
+            self.stop.gives_up = false;
+        }
+    }
+
     /// Ends a connection that is at rest and cannot be handed over, with what it still has to write. No service may be given
     /// a frame any more, so that what has arrived meanwhile is not answered.
     pub(super) fn end_unsaved(&mut self, slot: u32) {
         if let Some(entry) = self.connections.get_mut(slot as usize) {
             entry.is_unsaved = true;
         }
+        self.give_up_repeatable(slot);
         // It has only just begun to end.
         let soonest = self.desk.now.saturating_add(milliseconds(LINGER));
         self.stop.cut_at = self.stop.cut_at.map(|at| at.max(soonest));

@@ -182,4 +182,6 @@ mod given;
 #[cfg(test)]
 mod owed;
 #[cfg(test)]
+mod repeatable;
+#[cfg(test)]
 mod tests;

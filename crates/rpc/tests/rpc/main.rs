@@ -16,6 +16,7 @@ mod lengths;
 mod notifications;
 mod old_raw;
 mod random;
+mod repeatable;
 mod requests;
 mod resume;
 mod typed;

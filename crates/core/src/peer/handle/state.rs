@@ -12,6 +12,7 @@ use crate::mailbox::Mail;
 use crate::memory::Memory;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::tickets::Kind;
 use crate::transit::{self, UnderWay};
 
 #[cfg(test)]
@@ -35,8 +36,10 @@ pub(crate) struct HandleState {
     unsent: AtomicUsize,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
-    /// The tickets up to this serial number were given up.
+    /// The tickets up to this serial number were given up. It changes under the lock of `inbox`.
     given_up: AtomicU64,
+    /// Repeatable requests are not answered any more: the successor is asked, or they were given up. It changes under the lock of `inbox`.
+    ends_repeatable: AtomicBool,
     pushed_max: usize,
     memory: Arc<Memory>,
 }
@@ -127,6 +130,7 @@ impl HandleState {
             unsent: AtomicUsize::new(0),
             fan: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
+            ends_repeatable: AtomicBool::new(false),
             pushed_max,
             memory,
         }
@@ -141,13 +145,22 @@ impl HandleState {
         }
     }
 
-    /// Whether an answer would be written to a ticket that was not given up.
-    pub(super) fn takes_answers(&self) -> bool {
+    /// Whether an answer would be written to the ticket with this serial number.
+    pub(super) fn wants_answer(&self, serial: u64, is_repeatable: bool) -> bool {
+        let is_given_up = serial <= self.given_up.load(Ordering::Acquire);
+        self.takes_answers() && !is_given_up && !(is_repeatable && self.ends_repeatable())
+    }
+
+    fn takes_answers(&self) -> bool {
         matches!(self.state.load(Ordering::Acquire), OPEN | PARTING)
     }
 
+    fn ends_repeatable(&self) -> bool {
+        self.ends_repeatable.load(Ordering::Acquire)
+    }
+
     /// Whether anything waits to be taken. Who knows of what another thread has left sees that it waits, until it is taken.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.waits.load(Ordering::Acquire)
     }
 
@@ -241,13 +254,29 @@ impl HandleState {
         Ok(())
     }
 
-    /// Leaves something else. It is given back if the connection is no more.
-    pub(super) fn leave(&self, item: Item) -> Result<(), Item> {
+    /// Leaves an answer, or the word that none will come. It is given back if the connection is no more, or if the request
+    /// `is_repeatable` and answered elsewhere.
+    pub(super) fn leave(&self, item: Item, is_repeatable: bool) -> Result<(), Item> {
         let mut inbox = self.lock();
-        if inbox.is_over {
+        if inbox.is_over || is_repeatable && self.ends_repeatable() {
             return Err(item);
         }
         self.leave_in(&mut inbox, item);
+        Ok(())
+    }
+
+    /// Leaves an answer if it will be written, unless the connection ends before.
+    pub(super) fn leave_wanted(
+        &self,
+        serial: u64,
+        bytes: Bytes,
+        is_repeatable: bool,
+    ) -> Result<(), PushError> {
+        let mut inbox = self.lock();
+        if inbox.is_over || !self.wants_answer(serial, is_repeatable) {
+            return self.check().and(Err(PushError::Gone));
+        }
+        self.leave_in(&mut inbox, Item::Answer { serial, bytes });
         Ok(())
     }
 
@@ -311,10 +340,11 @@ impl HandleState {
         }
     }
 
-    /// From now on handles are told that the connection is gone, but answers that are owed are still wanted.
+    /// From now on handles are told that the connection is gone, but answers that are owed are still wanted, if they are this process's.
     pub(crate) fn part(&self) {
         let mut inbox = self.lock();
         inbox.is_parting = true;
+        self.ends_repeatable.store(true, Ordering::Release);
         if self.check().is_ok() {
             self.state.store(PARTING, Ordering::Release);
         }
@@ -358,14 +388,23 @@ impl HandleState {
         self.pushed_here.load(Ordering::Relaxed) == 0 && !self.waits()
     }
 
-    /// The connection's tickets up to this serial number are answered in vain from now on.
-    pub(crate) fn give_up_until(&self, serial: u64) {
-        // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
-        self.given_up.fetch_max(serial, Ordering::Release);
-    }
-
-    pub(super) fn has_given_up(&self, serial: u64) -> bool {
-        serial <= self.given_up.load(Ordering::Acquire)
+    /// The connection's tickets up to this serial number are answered in vain from now on; or if it is the repeatable ones that are
+    /// given up, all of those. Returns the serial numbers of those that have been answered before, of which the worker has not heard yet.
+    pub(crate) fn give_up(&self, last: u64, of: Kind) -> Vec<u64> {
+        let inbox = self.lock();
+        match of {
+            Kind::Repeatable => self.ends_repeatable.store(true, Ordering::Release),
+            // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
+            Kind::Any | Kind::Awaited => {
+                self.given_up.fetch_max(last, Ordering::Release);
+            }
+        }
+        let items = inbox.first.iter().chain(&inbox.behind);
+        let answered = items.filter_map(|item| match item {
+            Item::Answer { serial, .. } => Some(*serial),
+            _ => None,
+        });
+        answered.collect()
     }
 
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::mailbox::{Mailbox, mailbox};
+use crate::tickets::Kind;
 
 /// Delivers what is there. Returns how many pushes and ends.
 fn deliver(mailbox: &Mailbox, handle: &Handle) -> usize {
@@ -163,9 +164,9 @@ fn what_several_threads_leave_arrives_in_the_order_in_which_they_do() {
     let push = |number: u8| handle.push(vec![number]).unwrap();
     let answer = |number: u8| {
         let bytes = vec![number].into();
-        handle.leave(Item::Answer { serial: 0, bytes });
+        handle.leave(Item::Answer { serial: 0, bytes }, false);
     };
-    let drop = |number: u64| handle.leave(Item::Dropped { serial: number });
+    let drop = |number: u64| handle.leave(Item::Dropped { serial: number }, false);
     for _ in 0..2 {
         push(0);
         elsewhere(&|| push(1));
@@ -277,11 +278,11 @@ fn nothing_waits_for_a_connection_that_is_gone() {
 fn answers_that_were_given_up_are_not_wanted_again() {
     let (post, _mailbox) = mailbox().unwrap();
     let handle = handle(&post);
-    assert!(handle.wants_answer(1));
-    handle.shared.give_up_until(3);
-    handle.shared.give_up_until(1);
-    assert!(!handle.wants_answer(1) && !handle.wants_answer(3));
-    assert!(handle.wants_answer(4));
+    assert!(handle.wants_answer(1, false));
+    assert_eq!(handle.shared.give_up(3, Kind::Any), []);
+    assert_eq!(handle.shared.give_up(1, Kind::Any), []);
+    assert!(!handle.wants_answer(1, false) && !handle.wants_answer(3, false));
+    assert!(handle.wants_answer(4, false));
 }
 
 /// The thread has found the connection open before that.

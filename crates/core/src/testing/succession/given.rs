@@ -186,7 +186,7 @@ fn a_worker_with_sources_is_there_for_what_others_promise() {
     crew.reach(1, Step::Served);
     exchange.settle();
     assert!(!crew.has_reached(0, Step::Rests));
-    crew.ticket_closed(0);
+    crew.ticket_closed(0, false);
     exchange.settle();
     assert!(crew.has_reached(0, Step::Rests));
 }

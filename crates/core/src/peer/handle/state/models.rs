@@ -182,7 +182,7 @@ fn nothing_stays_in_the_inbox_of_a_connection_that_is_gone() {
     check(3, || {
         let mut connection = Connection::new(1000);
         let pushing = connection.spawn(|handle| push(&handle, 1).is_ok());
-        let answering = connection.spawn(|handle| handle.leave(Item::Dropped { serial: 1 }));
+        let answering = connection.spawn(|handle| handle.leave(Item::Dropped { serial: 1 }, false));
         connection.deliver(64);
         connection.handle.shared.forget();
         pushing.join().unwrap();
