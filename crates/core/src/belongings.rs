@@ -283,6 +283,7 @@ impl DescriptorClaims {
             leaving: inherited.extract_if(.., leaves).collect(),
             inherited,
             given_up: Vec::new(),
+            wanted: self.claims.iter().filter_map(Claim::address).collect(),
             strays,
         };
         // What the application makes of its own comes first: it may give up an address that is wanted.
@@ -310,11 +311,21 @@ struct Left<'a> {
     leaving: Vec<NamedDescriptor>,
     /// Duplicates of UDP sockets that the application does not go on with. The service manager has others.
     given_up: Vec<NamedDescriptor>,
+    /// Where UDP sockets are wanted.
+    wanted: Vec<SocketAddr>,
     /// What nobody claims.
     strays: &'a [NamedDescriptor],
 }
 
 impl Claim {
+    /// Where a UDP socket is wanted.
+    fn address(&self) -> Option<SocketAddr> {
+        match self.wanted {
+            Wanted::Datagram(address) => Some(address),
+            Wanted::Made(_) => None,
+        }
+    }
+
     /// `names` are those of all that was inherited.
     fn make(self, left: &mut Left<'_>, names: &[String]) -> Result<Belonging, ServerError> {
         let Claim { name, wanted } = self;
@@ -330,7 +341,8 @@ impl Claim {
         let made = match (wanted, passed_on) {
             (Wanted::Made(make), passed_on) => {
                 let before = passed_on.as_ref().filter(|_| !is_units);
-                let before = before.and_then(|it| datagram::duplicate(&name, it));
+                // Not of others: the application itself may want that address.
+                let before = before.and_then(|it| datagram::in_the_way(&name, it, &left.wanted));
                 make(passed_on).map(|made| {
                     left.given_up
                         .extend(before.filter(|before| !datagram::is_same(&before.fd, &made)));

@@ -215,6 +215,8 @@ impl Server {
     ///   reload is refused and a restart is not. One that makes the program crash comes again as well, so look at what is in a file.
     /// - Under a new name, the address of a UDP or TCP socket that the old name has is still in use when `make` is called, since the old one
     ///   is open and stored until the start has succeeded: keep the name, or leave UDP to [`Server::datagram`], which is not hindered.
+    ///   Under the same name, the address of a socket that `make` has closed is free, unless a service manager has stored it: then
+    ///   another IP address at the same port cannot be bound if one of both includes the other, such as `0.0.0.0` after `127.0.0.1`.
     /// - A program that does not claim the name any more closes what its predecessor had opened, and removes it from the
     ///   store. What a socket unit passes on it would lose: a reload to it is refused; after a restart that is closed with a
     ///   warning, or an error if it is a listening socket.

@@ -6,7 +6,7 @@
 mod service;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -369,6 +369,22 @@ fn what_is_claimed_no_more_keeps_its_address_until_the_start_is_through() {
         "{error}"
     );
     let running = old(socket).datagram("new", address).start().unwrap();
+    running.stop();
+    running.join().unwrap();
+}
+
+/// Also to an address that includes the one before. With a store there would be another one.
+#[test]
+fn what_the_application_has_closed_is_in_its_own_way_no_more() {
+    let (socket, address) = bound();
+    let wider = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+    let running = server("", vec![("ringhold.fd.samples", socket)])
+        .descriptor("samples", move |before| {
+            drop(before);
+            Ok(UdpSocket::bind(wider)?.into())
+        })
+        .start()
+        .unwrap();
     running.stop();
     running.join().unwrap();
 }

@@ -110,9 +110,14 @@ impl<'a> Rehearsal<'a> {
     }
 }
 
-/// A duplicate of the predecessor's own descriptor of this name, if it is a UDP socket.
-pub(super) fn duplicate(name: &str, descriptor: &OwnedFd) -> Option<NamedDescriptor> {
-    udp_address(descriptor.as_fd()).ok()?;
+/// A duplicate of the predecessor's own descriptor of this name, if it is a UDP socket and keeps others from one of these addresses.
+pub(super) fn in_the_way(
+    name: &str,
+    descriptor: &OwnedFd,
+    wanted: &[SocketAddr],
+) -> Option<NamedDescriptor> {
+    let at = udp_address(descriptor.as_fd()).ok()?;
+    wanted.iter().find(|wanted| overlap(**wanted, at))?;
     let fd = descriptor.try_clone().ok()?;
     Some(NamedDescriptor {
         name: own(name),
