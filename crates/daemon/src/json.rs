@@ -47,9 +47,15 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let Given(value) = serde_json::from_str(text).map_err(|error| error.to_string())?;
     // The parser has found the text well-formed, and would have rounded this.
     match integer_beyond_64_bits(text) {
-        Some(integer) => Err(format!(
-            "the integer {integer} does not fit in 64 bits, which is all that msgpack has"
-        )),
+        // As the parser says it, which repeats nothing of the text either.
+        Some(at) => {
+            let before = &text[..at];
+            let line = 1 + before.matches('\n').count();
+            let column = 1 + at - before.rfind('\n').map_or(0, |end| end + 1);
+            Err(format!(
+                "an integer does not fit in 64 bits, which is all that msgpack has, at line {line} column {column}"
+            ))
+        }
         None => Ok(value),
     }
 }
@@ -119,8 +125,8 @@ fn append(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// The first integer in a well-formed JSON text that neither an i64 nor a u64 holds.
-fn integer_beyond_64_bits(text: &str) -> Option<&str> {
+/// Where the first integer is in a well-formed JSON text that neither an i64 nor a u64 holds.
+fn integer_beyond_64_bits(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
@@ -140,7 +146,7 @@ fn integer_beyond_64_bits(text: &str) -> Option<&str> {
                 let number = &rest[..end];
                 let integer = !number.contains(['.', 'e', 'E']);
                 if integer && number.parse::<u64>().is_err() && number.parse::<i64>().is_err() {
-                    return Some(number);
+                    return Some(at);
                 }
                 at += end;
             }
@@ -443,13 +449,18 @@ mod tests {
 
     #[test]
     fn no_integer_is_rounded() {
-        for text in [
-            "18446744073709551616",
-            "-9223372036854775809",
-            r#"["\"1", {"1\\": 99999999999999999999}]"#,
+        for (text, at) in [
+            ("18446744073709551616", "line 1 column 1"),
+            ("-9223372036854775809", "line 1 column 1"),
+            (
+                r#"["\"1", {"1\\": 99999999999999999999}]"#,
+                "line 1 column 17",
+            ),
+            ("[1,\n\n 99999999999999999999]", "line 3 column 2"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains("does not fit in 64 bits"), "{text}: {error}");
+            assert!(error.ends_with(at), "{text}: {error}");
         }
         assert_eq!(
             parse(r#""18446744073709551616""#),
