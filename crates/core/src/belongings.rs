@@ -18,6 +18,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::fstat;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use self::datagram::Rehearsal;
@@ -343,10 +344,11 @@ impl Claim {
                 let before = passed_on.as_ref().filter(|_| !is_units);
                 // Not of others: the application itself may want that address.
                 let before = before.and_then(|it| datagram::in_the_way(&name, it, &left.wanted));
+                let passed_on_as = passed_on.as_ref().and_then(identity);
                 make(passed_on).map(|made| {
-                    left.given_up
-                        .extend(before.filter(|before| !datagram::is_same(&before.fd, &made)));
-                    (made, is_passed_on)
+                    let goes_on = is_passed_on && identity(&made) == passed_on_as;
+                    left.given_up.extend(before.filter(|_| !goes_on));
+                    (made, goes_on)
                 })
             }
             // A unit's was inspected, and where it is bound is for the unit to say; another one is where it is wanted.
@@ -482,6 +484,12 @@ impl Belonging {
 /// The name that the application has for what travels under this one.
 fn claimed_as(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+/// By which it is the same file, whichever descriptor it has.
+fn identity(descriptor: &OwnedFd) -> Option<(u64, u64)> {
+    let stat = fstat(descriptor).ok()?;
+    Some((stat.st_dev, stat.st_ino))
 }
 
 fn own(name: &str) -> String {

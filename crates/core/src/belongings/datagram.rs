@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::getpeername;
-use rustix::net::sockopt::{set_socket_reuseaddr, socket_cookie, socket_reuseaddr};
+use rustix::net::sockopt::{set_socket_reuseaddr, socket_reuseaddr};
 use socket2::{Domain, Socket, Type};
 
 use super::{PREFIX, own};
@@ -124,11 +124,6 @@ pub(super) fn in_the_way(
         number: fd.as_raw_fd(),
         fd,
     })
-}
-
-pub(super) fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
-    let [one, other] = [one, other].map(|socket| socket_cookie(socket).ok());
-    one == other
 }
 
 /// Whether a socket is where it is wanted.

@@ -214,9 +214,12 @@ fn what_the_application_has_opened_survives_restarts_and_crashes() {
     let next = bed.port();
     assert_ne!(next, port);
     assert_eq!(bed.stored(), 1);
+    let said = |origin: &str| format!("of the application ({origin}, 127.0.0.1:{next})");
+    bed.manager.logged(1, &[&said("new")]);
     bed.manager.set_flag("open-another", false);
     bed.manager.restart();
     assert_eq!(bed.port(), next);
+    bed.manager.logged(1, &[&said("the predecessor's")]);
     bed.manager.stop_for_good();
 }
 
