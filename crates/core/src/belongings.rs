@@ -7,7 +7,7 @@
 //! The order of calls: [`DescriptorClaims::check`] looks at names only, also in a program that is asked whether it could take
 //! over, which is what [`DescriptorClaims::rehearse`] is for. [`DescriptorClaims::take_out`] comes before inherited descriptors are
 //! matched with sections, [`DescriptorClaims::inspect`] before anything is opened, [`DescriptorClaims::make`] before anything that the predecessor left is looked at, so that an error leaves all of it as it
-//! was. [`Belonging::store`] comes before READY=1, and [`Belonging::passed_as`] is its name for the successor of a reload.
+//! was. [`store_all`] comes before READY=1, and [`Belonging::passed_as`] is its name for the successor of a reload.
 //!
 //! [`Server::descriptor`]: crate::Server::descriptor
 //! [`Server::datagram`]: crate::Server::datagram
@@ -443,14 +443,9 @@ impl Belonging {
 
     /// Leaves it with the service manager, for whoever comes after this process, however that ends; unless it comes from a socket
     /// unit. What an earlier process has left there under its name goes.
-    pub(crate) fn store(&self) {
+    fn store(&self) -> io::Result<()> {
         let descriptor = (!self.is_units).then(|| self.descriptor.as_fd());
-        if let Err(error) = store::keep(&own(&self.name), descriptor) {
-            tracing::warn!(
-                "descriptor {:?} of the application cannot be stored, a restart loses it: {error}",
-                self.name
-            );
-        }
+        store::keep(&own(&self.name), descriptor)
     }
 
     /// Leaves it there once more at the end: the unit may have a store only since then. The service manager knows what it has, and
@@ -479,6 +474,27 @@ impl Belonging {
         };
         (name, self.descriptor.as_fd())
     }
+}
+
+/// Leaves all of them there. If `somebody_waits` for that, a service manager that does not read is waited for once: what a predecessor
+/// had is stored already, and a stop leaves them there [once more](Belonging::store_again). Returns whether it reads.
+pub(crate) fn store_all(belongings: &[Belonging], somebody_waits: bool) -> bool {
+    for belonging in belongings {
+        let Err(error) = belonging.store() else {
+            continue;
+        };
+        if somebody_waits && error.kind() == ErrorKind::TimedOut {
+            tracing::warn!(
+                "descriptors of the application are not stored anew before a stop: {error}"
+            );
+            return false;
+        }
+        tracing::warn!(
+            "descriptor {:?} of the application cannot be stored, a restart loses it: {error}",
+            belonging.name
+        );
+    }
+    true
 }
 
 /// The name that the application has for what travels under this one.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::belongings::Belonging;
+use crate::belongings::{self, Belonging};
 use crate::config::RingConfig;
 use crate::control::{Control, Signals, Why, longest_end};
 use crate::engine::{self, Outfit, choose};
@@ -91,11 +91,15 @@ impl Server {
         };
         daemon.program.say_missed();
         let running = self.start_held(RESERVE)?;
-        // Before it is asked what else there is room for.
-        running.belongings.iter().for_each(Belonging::store);
+        // Before it is asked what else there is room for. Whoever was handed over waits for it.
+        let reads = belongings::store_all(&running.belongings, running.taken_over.is_some());
         // What takes descriptors comes before the connections do.
         let own = running.belongings.iter().filter(|own| own.is_stored());
-        let at_start = Capacity::ask(own.count(), running.may_leave());
+        let (own, leaves) = (own.count(), running.may_leave());
+        let at_start = match reads {
+            true => Capacity::ask(own, leaves),
+            false => Capacity::unknown(own, leaves),
+        };
         // A handover takes less, and the successor needs what this one has, for a moment with a package on top.
         let spare = [SPARE_FOR_HANDOVER, SPARE_FOR_CHILD].map(Spare::keep);
         // Before anybody is answered: systemd takes a reload of a service that is still starting for a part of the start,

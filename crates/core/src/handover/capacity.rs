@@ -38,6 +38,15 @@ impl Capacity {
         }
     }
 
+    /// Nothing is known yet: it is asked again when it matters.
+    pub(crate) fn unknown(own: usize, leaves: bool) -> Self {
+        Capacity {
+            room: None,
+            own,
+            leaves,
+        }
+    }
+
     /// Asks once more, and says what has changed for the worse since the start.
     pub(crate) fn ask_again(self, term: Term) -> Self {
         let room = store::room(term);

@@ -314,3 +314,27 @@ fn a_manager_that_does_not_read_keeps_nobody_from_stopping() {
     assert!(manager.ended().success());
     assert_eq!(manager.count(mark, "STOPPING=1"), 0);
 }
+
+/// Whoever is handed over waits for it, so it is not waited for again with each descriptor of the application.
+#[test]
+fn a_manager_that_does_not_read_holds_up_a_reload_once() {
+    let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
+    manager.set_flag("claim-many", true);
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    let stored = |manager: &Manager| manager.state().stored().len();
+    assert_eq!(stored(&manager), 60);
+    stop_reading(&manager);
+    manager.signal(Signal::SIGHUP);
+    manager.logged(1, &["took over 1 connection"]);
+    wire.echo(1, 1);
+    let log = manager.log();
+    let waits = log.matches("has not read its notifications for").count();
+    assert_eq!(waits, 2, "before, while everybody is served, and after");
+    manager.go_on();
+    assert_eq!(stored(&manager), 60);
+    manager.restart();
+    wire.echo(2, 2);
+    manager.stop_for_good();
+}
