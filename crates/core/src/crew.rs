@@ -77,6 +77,8 @@ pub(crate) struct Crew {
     room_told: Vec<AtomicBool>,
     /// A worker has begun to stop, and may wait for the others.
     stops: AtomicBool,
+    /// How often a stop that waited in vain has begun to read connections again.
+    thaws: AtomicUsize,
     /// A handover has nothing to wait for any more, or has waited long enough.
     parts: AtomicBool,
     /// Since when that is so.
@@ -118,6 +120,7 @@ impl Crew {
             given_up: AtomicUsize::new(0),
             acceptors: acceptors.into_iter().map(AtomicUsize::new).collect(),
             stops: AtomicBool::new(false),
+            thaws: AtomicUsize::new(0),
             parts: AtomicBool::new(false),
             parted: OnceLock::new(),
             has_surplus: AtomicBool::new(false),
@@ -220,6 +223,22 @@ impl Crew {
     /// Whether all workers have come so far, or are not waited for.
     pub(crate) fn have_all_reached(&self, step: Step) -> bool {
         self.steps.have_all_reached(step)
+    }
+
+    /// A worker that knows of so many thaws finds that a stop waits in vain. All thaw, once however many find that.
+    pub(crate) fn thaw(&self, known: usize) {
+        let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+        let swapped = self
+            .thaws
+            .compare_exchange(known, known + 1, success, failure);
+        if swapped.is_ok() {
+            self.wake_all();
+        }
+    }
+
+    /// How often they have begun to.
+    pub(crate) fn thaws(&self) -> usize {
+        self.thaws.load(Ordering::SeqCst)
     }
 
     /// Whether a handover has nothing more to wait for: no deferred reply, and no connection that ends before it.

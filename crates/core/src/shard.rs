@@ -31,6 +31,7 @@ mod roster;
 mod sending;
 mod sources;
 mod stopping;
+mod thawing;
 mod ticks;
 mod time;
 mod unsaved;
@@ -101,6 +102,8 @@ struct Entry<L> {
     /// A stop found it with a slow deferred reply under way, or with any when it [freezes](Phase::Waiting), and it is not read any
     /// more: if it were read on when that is answered, its next requests could open tickets again and again.
     is_frozen: bool,
+    /// It is frozen until the end: all that had come is answered, and what comes now is the successor's.
+    is_settled: bool,
     /// It is counted as one that holds up a handover, because something may still be received on it.
     is_loud: bool,
     /// It is counted among the endings that a handover waits for.

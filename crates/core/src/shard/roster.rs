@@ -45,6 +45,7 @@ impl<L: Link> Shard<L> {
             timed_after: NEVER,
             noticed: 0,
             is_frozen: false,
+            is_settled: false,
             is_loud: false,
             is_awaited: false,
             is_unsaved: false,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Shard;
 use super::mail::give_up;
 use super::parting::Rest;
+use super::thawing::Thawing;
 use crate::close::Close;
 use crate::connection::{Connection, LINGER, Life, milliseconds};
 use crate::crew::Step;
@@ -41,7 +42,7 @@ pub(crate) enum Phase {
     /// It serves, and until `until` it waits for deferred replies. First for those that were promised before the stop began, on
     /// any worker: others are promised and given meanwhile. Only connections that wait for a slow one are no longer read, or
     /// what they ask for next would have to be waited for as long again. When none of the first is left it `freezes`: nor are those
-    /// that wait for any, so that soon nobody is owed one.
+    /// that wait for any, so that soon nobody is owed one. If nothing comes for long it [thaws](super::thawing).
     /// Before a handover it goes on accepting, and then waits for those that cannot be handed over to end.
     Waiting { until: u64, freezes: bool },
     /// It reads no more. What was received is answered and written. At `until` deferred replies are given up that were
@@ -66,6 +67,7 @@ pub(super) struct Stop {
     owed: Vec<ConnectionId>,
     /// When the next deferred reply may be slow.
     pub(super) slow_at: u64,
+    pub(super) thawing: Thawing,
     /// When the log says, the next time, which deferred replies it waits for; `None` while it serves.
     pub(super) names_owed_at: Option<u64>,
     /// When the log said so the last time.
@@ -135,7 +137,7 @@ impl<L: Link> Shard<L> {
     }
 
     /// After what time a deferred reply is slow, in milliseconds.
-    fn slow(&self) -> u64 {
+    pub(super) fn slow(&self) -> u64 {
         milliseconds(self.drain) / SLOW_PART
     }
 
@@ -164,6 +166,7 @@ impl<L: Link> Shard<L> {
             until,
             freezes: true,
         };
+        self.count_owed_anew();
         for slot in self.slots() {
             self.note_promises(slot);
             self.touch(slot);
@@ -305,11 +308,12 @@ impl<L: Link> Shard<L> {
         let now = self.desk.now;
         self.stop.advanced = now;
         if let Phase::Waiting { until, freezes } = self.phase {
-            if !freezes && self.is_all_kept() {
+            if !freezes && self.is_all_kept() && now >= self.stop.thawing.until {
                 self.freeze(until);
             } else if !freezes && now >= self.stop.slow_at {
                 self.find_slow();
             }
+            self.thaw_if_stuck(until);
             if self.stop.hands_over {
                 self.find_unsaved();
             }

@@ -156,11 +156,8 @@ impl<L: Link> Shard<L> {
     fn exceeded(&mut self, slot: u32, then: u64) -> Option<(u64, Over)> {
         let entry = self.connections.get_mut(slot as usize)?;
         let is_held = entry.is_frozen || entry.connection.quiet;
-        if is_held && entry.connection.is_read() {
-            // What it is silent about waits in the kernel, for us or for a successor.
-            let write = entry.connection.clock.write;
-            let now = Clock::new(self.desk.now);
-            entry.connection.clock = Clock { write, ..now };
+        if is_held {
+            entry.excuse_silence(self.desk.now);
         }
         let over = entry.connection.over(&self.desk);
         over.filter(|(at, _)| *at <= then)
@@ -234,15 +231,17 @@ impl<L: Link> Shard<L> {
     /// When [`Shard::tick`] must be called at the latest, on the worker's clock, unless it is catching up.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let stop = match self.phase {
-            Phase::Serving => [None; 3],
+            Phase::Serving => [None; 4],
             Phase::Waiting { until, freezes } => {
                 let slow_at = (!freezes).then_some(self.stop.slow_at);
-                [Some(until), slow_at, None]
+                let thawing = &self.stop.thawing;
+                [Some(until), slow_at, Some(thawing.at), Some(thawing.until)]
             }
             Phase::Draining { until } => [
                 Some(until),
                 Some(self.end_of_promises(until)),
                 self.stop.cut_at,
+                None,
             ],
         };
         // Behind those everything is waited for that comes as mail.
@@ -289,6 +288,19 @@ impl<L: Link> Shard<L> {
                     at,
                 },
             );
+        }
+    }
+}
+
+impl<L> Entry<L> {
+    /// It was not read: what it is silent about waits in the kernel, for us or for a successor.
+    pub(super) fn excuse_silence(&mut self, now: u64) {
+        if self.connection.is_read() {
+            let write = self.connection.clock.write;
+            self.connection.clock = Clock {
+                write,
+                ..Clock::new(now)
+            };
         }
     }
 }

@@ -88,7 +88,7 @@ impl<L: Link> Shard<L> {
             if let Some(entry) = self.connections.get_mut(slot as usize) {
                 entry.is_unsaved = false;
                 // What comes now is the successor's, unless that changes again.
-                entry.is_frozen = true;
+                (entry.is_frozen, entry.is_settled) = (true, true);
                 entry.connection.quiet = false;
                 if std::mem::take(&mut entry.is_awaited) {
                     self.desk.crew.ending_over(self.desk.worker);

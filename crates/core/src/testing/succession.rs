@@ -185,3 +185,5 @@ mod owed;
 mod repeatable;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thawed;

@@ -280,6 +280,8 @@ fn whose_last_frames_make_it_whole_again_is_handed_over() {
     exchange.receive(changed, &[UNSAVED]);
     exchange.hand_over_unread(changed, &[&[SAVED, 0x92, 6]]);
     assert_eq!(exchange.take_sent(changed), [UNSAVED, SAVED]);
+    // However long that waits for the other one.
+    exchange.advance(DRAIN / 2);
     exchange.receive(changed, &[7]);
     assert_eq!(exchange.unread(changed), 1, "it is the successor's");
     exchange.set_window(other, None);
