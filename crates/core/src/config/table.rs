@@ -268,9 +268,12 @@ pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> O
         let slips = strsim::damerau_levenshtein(word, candidate);
         // One slip in three letters, or the likeness from which clap makes a suggestion too.
         let likely = slips * 3 <= candidate.chars().count() || strsim::jaro(word, candidate) > 0.7;
-        likely.then_some((slips, candidate))
+        // Of those with as few slips the one that begins like it.
+        let likeness = strsim::jaro_winkler(word, candidate);
+        likely.then_some((slips, likeness, candidate))
     });
-    rated.min().map(|(_, candidate)| candidate)
+    let best = rated.min_by(|one, other| one.0.cmp(&other.0).then(other.1.total_cmp(&one.1)));
+    best.map(|(_, _, candidate)| candidate)
 }
 
 /// A value as an error names it.

@@ -236,6 +236,11 @@ fn a_socket_may_have_limits_of_its_own() {
         error("[sockets.a]\nconections = 1"),
         "test.toml:2: unknown key \"conections\" in [sockets.a]; did you mean \"connections\"?"
     );
+    // "congestion" has as few letters that differ.
+    assert_eq!(
+        error("[sockets.a]\nconection = 1"),
+        "test.toml:2: unknown key \"conection\" in [sockets.a]; did you mean \"connections\"?"
+    );
     for bad in [
         "connections = -1",
         "connections = 1048577",
