@@ -238,7 +238,8 @@ impl<'a> Peer<'a> {
         self.link.peer_credentials()
     }
 
-    /// A way to push bytes to the connection from anywhere.
+    /// A way to push bytes to the connection from anywhere. To keep it does not keep the connection, nor hinder a handover: whether that
+    /// goes on is for [`Service::save`](crate::Service::save) to say.
     pub fn handle(&self) -> Handle {
         let pushed_max = self.name.limits.outbox_bytes;
         self.handles

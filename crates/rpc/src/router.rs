@@ -390,8 +390,8 @@ impl Router {
     /// millisecond: for what is due without a request, such as a device to be opened, a batch to be written, or a heartbeat by
     /// [`Notifier`](crate::Notifier)s.
     ///
-    /// The first call, at each start, restart and reload, comes behind what was handed over, connections and their data too, and before any
-    /// request. With [`Duration::MAX`] it is the only one. If the worker was busy for several intervals, `work` is called once for all of
+    /// The first call, at each start, restart and reload, comes behind what was handed over, connections of all workers and their data
+    /// too, and before any request of this worker's. With [`Duration::MAX`] it is the only one. If the worker was busy for several intervals, `work` is called once for all of
     /// them. If `work` panics that is counted and logged, and it is called again all the same. See
     /// [`Service::tick`](ringhold_core::Service::tick).
     ///

@@ -29,7 +29,7 @@ use crate::turn::{Sources, Turn};
 
 /// Answers MessagePack-RPC with the methods of a [`Router`], which is also told of the beginning and the end of each connection
 /// ([`Router::connected`], [`Router::gone`]). A service around this one would have to pass on each call of [`Service`], also those that
-/// it need not write.
+/// it need not write, and have its [`Session`].
 ///
 /// [`ServeRpc::rpc`](crate::ServeRpc::rpc) adds one to a server. One that is not as [`Rpc::new`] makes it is added by
 /// [`Server::service`](ringhold_core::Server::service), and its router is made in [`Server::preflight`](ringhold_core::Server::preflight) as well:
