@@ -32,7 +32,7 @@ pub(super) fn say_awaited(running: &Running) {
     let open = running.open_tickets();
     if open > 0 {
         tracing::info!(
-            "waiting for deferred replies ({open} are open), for at most handover.drain; those promised meanwhile have as long"
+            "waiting for deferred replies ({open} open), for at most handover.drain; those promised meanwhile have as long"
         );
     }
 }

@@ -195,7 +195,7 @@ fn no_descriptor_is_left_while_a_deferred_reply_is_waited_for() {
 
         let mark = manager.mark();
         manager.signal(signal);
-        manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+        manager.logged(1, &["waiting for deferred replies (1 open)"]);
         // The first of them has asked already. Each takes the place of one that leaves.
         assert_eq!(
             take_the_place_of(&mut served, &mut waiting[0]),

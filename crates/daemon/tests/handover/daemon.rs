@@ -343,6 +343,7 @@ impl Write for LogSocket {
 
 /// Responders that wait for `release`.
 static HELD: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
+static WAITING: Mutex<Vec<Responder>> = Mutex::new(Vec::new());
 
 fn router(flags: &Path) -> Router {
     let router = Router::new();
@@ -369,6 +370,16 @@ fn router(flags: &Path) -> Router {
                 received.push(ByteBuf::from(&datagram[..length]));
             }
             Ok(received)
+        })
+        // Of which the next process is asked again.
+        .deferred("wait", |(), responder| {
+            WAITING.lock().unwrap().push(responder)
+        })
+        .repeatable("wait")
+        .method("give", |value: u64| {
+            let waiting = std::mem::take(&mut *WAITING.lock().unwrap());
+            let given = waiting.into_iter().map(|it| it.try_ok(&value));
+            Ok(given.filter(Result::is_ok).count())
         })
         .method("release", |()| {
             let held = std::mem::take(&mut *HELD.lock().unwrap());

@@ -31,7 +31,7 @@ fn a_deferred_reply_freezes_nobody() {
         let mark = manager.mark();
         let frames = counter(&address, "rpc", "frames_in");
         manager.signal(signal);
-        manager.logged(round + 1, &["waiting for deferred replies (1 are open)"]);
+        manager.logged(round + 1, &["waiting for deferred replies (1 open)"]);
         // Both workers have read their mail when they have served somebody who came after it.
         for id in 0..10 {
             Wire::connect(&address).echo(id, 8);
@@ -126,7 +126,7 @@ fn what_is_given_up_is_in_the_log() {
             step(&mut manager);
             ends += 1;
             for part in [
-                "waiting for deferred replies (2 are open)",
+                "waiting for deferred replies (2 open)",
                 "gave up 2 deferred replies after handover.drain",
                 "2 connections and 4 frames",
             ] {
@@ -163,7 +163,7 @@ fn what_is_called_during_the_drain_has_a_drain_of_its_own() {
             held.echo(2, 2);
             let mark = manager.mark();
             manager.signal(signal);
-            manager.logged(round + 1, &["waiting for deferred replies (1 are open)"]);
+            manager.logged(round + 1, &["waiting for deferred replies (1 open)"]);
             std::thread::sleep(Duration::from_secs(1));
             for other in &mut others {
                 other.send(&request(1, "sleep", &[2500.into()]));
@@ -184,6 +184,52 @@ fn what_is_called_during_the_drain_has_a_drain_of_its_own() {
                 wire.echo(3, 3);
             }
         }
+        manager.stop_for_good();
+    }
+}
+
+/// They wait through any number of restarts, with what they ask besides, and nothing waits for them. Also those who have ended their
+/// side.
+#[test]
+fn who_asks_what_is_repeatable_goes_on_waiting_in_the_next_process() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::on(engine, 16, &config("10min")).with_test_daemon();
+        let address = &manager.listen_tcp("rpc");
+        manager.start();
+        let mut waiting: Vec<Wire> = (0..20).map(|_| Wire::connect(address)).collect();
+        for (id, wire) in (1..).zip(&mut waiting) {
+            wire.send(&request(id, "wait", &[]));
+            wire.echo(100, 8);
+        }
+        let mut ended = Wire::connect(address);
+        ended.send(&request(5, "wait", &[]));
+        ended.echo(6, 8);
+        ended.finish_sending();
+        for step in [Manager::reload, Manager::restart, Manager::reload] {
+            // Half of a request, of which the rest comes in the next process.
+            let other = request(200, "echo", &["x".into()]);
+            let (head, rest) = other.split_at(other.len() / 2);
+            waiting.iter_mut().for_each(|wire| wire.send(head));
+            step(&mut manager);
+            for wire in &mut waiting {
+                wire.send(rest);
+                assert_eq!(wire.reply(), (200, Ok("x".into())));
+            }
+        }
+        let mut giver = Wire::connect(address);
+        let mut given = 0;
+        // Each worker has a service of its own, and they share those who wait.
+        while given < 21 {
+            giver.send(&request(1, "give", &[7.into()]));
+            given += giver.reply().1.unwrap().as_u64().unwrap();
+        }
+        for (id, wire) in (1..).zip(&mut waiting) {
+            assert_eq!(wire.reply(), (id, Ok(7.into())));
+            wire.echo(300, 8);
+        }
+        assert_eq!(ended.reply(), (5, Ok(7.into())));
+        assert_eq!(counter(address, "rpc", "abandoned"), 0);
+        assert!(!manager.log().contains("waiting for deferred replies"));
         manager.stop_for_good();
     }
 }

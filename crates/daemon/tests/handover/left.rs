@@ -127,7 +127,7 @@ fn nobody_is_asked_before_the_last_answer_of_all() {
         });
         bed.manager.signal(Signal::SIGHUP);
         bed.manager
-            .logged(1, &["waiting for deferred replies (1 are open)"]);
+            .logged(1, &["waiting for deferred replies (1 open)"]);
         late.send(b"\x90");
         // It is given up, and the other one has time yet.
         assert!(held.is_over());

@@ -185,7 +185,7 @@ fn a_program_that_was_missing_for_a_moment_is_found_again() {
         held.echo(2, 2);
         let mark = manager.mark();
         manager.signal(Signal::SIGHUP);
-        manager.logged(round, &["waiting for deferred replies (1 are open)"]);
+        manager.logged(round, &["waiting for deferred replies (1 open)"]);
         fs::remove_file(&path).unwrap();
         other.send(&request(3, "release", &[]));
         assert_eq!(other.reply(), (3, Ok(1.into())));
@@ -256,7 +256,7 @@ fn about_to_execute() -> (Manager, SocketLog, String, [Wire; 2]) {
     let at_5 = fs::read_link(format!("/proc/{}/fd/5", manager.pid())).unwrap();
     assert!(at_5.to_str().unwrap().starts_with("socket:"), "{at_5:?}");
     manager.signal(Signal::SIGHUP);
-    log.logged("waiting for deferred replies (1 are open)");
+    log.logged("waiting for deferred replies (1 open)");
     (manager, log, path, [held, other])
 }
 

@@ -439,7 +439,7 @@ fn a_configuration_that_breaks_after_the_answer_costs_nobody_a_connection_if_the
     held.send(&request(1, "hold", &[]));
     held.echo(2, 2);
     manager.signal(Signal::SIGHUP);
-    manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+    manager.logged(1, &["waiting for deferred replies (1 open)"]);
     manager.configure("[sockets.rpc]\nworker = 3\n");
     other.send(&request(3, "release", &[]));
     assert_eq!(manager.ended().code(), Some(2));

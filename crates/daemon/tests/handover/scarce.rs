@@ -27,7 +27,7 @@ fn a_stop_needs_no_descriptor_that_it_had_not_before() {
         held.echo(0, 0);
         other.echo(0, 0);
         manager.signal(Signal::SIGTERM);
-        manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+        manager.logged(1, &["waiting for deferred replies (1 open)"]);
         // The listener that it inherits, with number 3, is open for as long as it lives.
         may_have(&manager, Resource::Nofile, Some(4));
         other.send(&request(1, "release", &[]));

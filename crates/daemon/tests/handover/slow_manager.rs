@@ -134,7 +134,7 @@ fn waits_in_a_reload(store_max: usize) -> (Manager, [Wire; 2]) {
     held.echo(2, 2);
     other.echo(3, 3);
     manager.signal(Signal::SIGHUP);
-    manager.logged(1, &["waiting for deferred replies (1 are open)"]);
+    manager.logged(1, &["waiting for deferred replies (1 open)"]);
     (manager, [held, other])
 }
 
