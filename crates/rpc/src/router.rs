@@ -246,43 +246,8 @@ impl Router {
 
     /// Says that a [deferred](Router::deferred) method may be called again for a request that has no answer yet, such as one that waits
     /// for what happens next. No stop waits for its answers then. In a restart or reload that comes first the client goes on waiting, and
-    /// the successor's method of this name is called as if the request had just come, before all that the client has sent since:
-    ///
-    /// ```
-    /// # use std::sync::{Arc, Mutex};
-    /// # use ringhold_rpc::{Responder, Router};
-    /// /// Jobs that wait, and workers that wait for one.
-    /// #[derive(Default)]
-    /// struct Jobs {
-    ///     queue: Vec<String>,
-    ///     takers: Vec<Responder>,
-    /// }
-    ///
-    /// impl Jobs {
-    ///     fn give(&mut self) {
-    ///         while let Some(job) = self.queue.pop() {
-    ///             let Some(taker) = self.takers.pop() else {
-    ///                 return self.queue.push(job);
-    ///             };
-    ///             // Whoever is gone, or is the successor's by now, gets none.
-    ///             if taker.try_ok(&job).is_err() {
-    ///                 self.queue.push(job);
-    ///             }
-    ///         }
-    ///     }
-    /// }
-    ///
-    /// fn router(jobs: Arc<Mutex<Jobs>>) -> Router {
-    ///     Router::new()
-    ///         .deferred("take", move |(): (), responder| {
-    ///             let mut jobs = jobs.lock().unwrap();
-    ///             jobs.takers.push(responder);
-    ///             jobs.give();
-    ///         })
-    ///         .repeatable("take")
-    /// }
-    /// # let _ = router(Arc::default());
-    /// ```
+    /// the successor's method of this name is called as if the request had just come, before all that the client has sent since.
+    /// `docs/services.md` has an example.
     ///
     /// This process answers it no more from then on, see [`Responder::is_wanted`] and [`Responder::try_ok`]. Guards and
     /// `promise_timeout` begin anew. What counts calls counts it again. In a stop without a successor, and on a connection whose data are

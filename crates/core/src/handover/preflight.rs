@@ -1,6 +1,6 @@
 //! Asking the new program whether it could take over, before the old one lets go.
 //!
-//! The program is run as a child, with the [`question`](super::question) in its environment. [`Server::run`] answers
+//! The program is run as a child, with the [`question`] in its environment. [`Server::run`] answers
 //! before it opens anything: so does every daemon that is built on this crate.
 //!
 //! [`Server::run`]: crate::Server::run
