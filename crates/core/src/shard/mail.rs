@@ -140,6 +140,8 @@ impl<L: Link> Shard<L> {
         taken.has_more = handle.take(&mut items, most);
         // Before they are given: they may have been slow.
         self.note_promises(of.slot);
+        // Nor is any given up whose answer comes further behind.
+        self.stop.gives_up = true;
         // Conclusions are drawn from several pushes at once.
         let mut ends_with_push = false;
         for item in items.drain(..) {
@@ -177,8 +179,11 @@ impl<L: Link> Shard<L> {
                 }
             }
         }
+        self.stop.gives_up = false;
         if ends_with_push {
             self.conclude(of.slot);
+        } else {
+            self.give_up_repeatable(of.slot);
         }
         if items.capacity() <= ITEMS_PER_VISIT_MAX {
             self.items = items;

@@ -79,7 +79,7 @@ pub(super) struct Stop {
     /// Until then it waits for services that have no time for what has arrived, and for workers that do not come to rest before a
     /// handover.
     pub(super) rest_until: u64,
-    /// It is giving up on repeatable requests of a connection.
+    /// Repeatable requests of a connection are being given up, or are not yet, since answers to it are being taken.
     pub(super) gives_up: bool,
     /// How many connections are [loud](super::Entry::is_loud).
     pub(super) loud: usize,

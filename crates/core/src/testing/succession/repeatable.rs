@@ -249,3 +249,33 @@ fn it_is_given_up_by_promise_timeout_and_when_its_responder_is_dropped() {
     assert_eq!(exchange.snapshot().owed, 0);
     assert!(exchange.is_open(client));
 }
+
+/// Several answers come at once, behind the moment from which on nothing more is waited for.
+#[test]
+fn what_was_answered_in_time_is_written_together_with_others() {
+    for is_closed in [false, true] {
+        let service = Asked {
+            is_closed,
+            ..Asked::default()
+        };
+        let mut exchange = Exchange::new(service.clone());
+        let client = exchange.connect();
+        exchange.receive(client, &[1, 2, 3, 4]);
+        exchange.shard.drain = DRAIN;
+        let _ = exchange.shard.deliver(Mail::Stop {
+            hand_over: is_closed,
+        });
+        let mut owed = service.owed.take().into_iter();
+        for number in [11, 12] {
+            let answered = owed.next().unwrap().try_answer(vec![number]);
+            assert_eq!(answered, Ok(()));
+        }
+        drop(owed.next());
+        exchange.shard.work();
+        exchange.settle();
+        assert_eq!(exchange.take_sent(client), [11, 12]);
+        let abandoned = service.abandoned.borrow();
+        let abandoned: Vec<u64> = abandoned.iter().map(|(ticket, _)| *ticket).collect();
+        assert_eq!(abandoned, [3, 4]);
+    }
+}
