@@ -36,10 +36,10 @@ pub(crate) struct HandleState {
     unsent: AtomicUsize,
     /// The number of the last [`crate::fan::Fan`] that has a column for the connection. The worker's thread alone uses it.
     fan: AtomicU64,
-    /// The tickets up to this serial number were given up. It changes under the lock of `inbox`.
+    /// The tickets up to this serial number were given up, but for repeatable ones. It changes under the lock of `inbox`.
     given_up: AtomicU64,
-    /// Repeatable requests are not answered any more: the successor is asked, or they were given up. It changes under the lock of `inbox`.
-    ends_repeatable: AtomicBool,
+    /// The same for the repeatable ones; [`ALL`] when none is answered any more, since the successor is asked, or they were given up.
+    repeatable_given_up: AtomicU64,
     pushed_max: usize,
     memory: Arc<Memory>,
 }
@@ -115,6 +115,9 @@ const OVERFLOWED: u8 = 2;
 /// It takes no more bytes, since it is about to be handed over, but answers that are owed.
 const PARTING: u8 = 3;
 
+/// Above all serial numbers.
+const ALL: u64 = u64::MAX;
+
 /// Room for so many items is kept when they have been taken.
 const KEPT_ITEMS_MAX: usize = 16;
 
@@ -130,7 +133,7 @@ impl HandleState {
             unsent: AtomicUsize::new(0),
             fan: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
-            ends_repeatable: AtomicBool::new(false),
+            repeatable_given_up: AtomicU64::new(0),
             pushed_max,
             memory,
         }
@@ -147,8 +150,11 @@ impl HandleState {
 
     /// Whether an answer would be written to the ticket with this serial number.
     pub(super) fn wants_answer(&self, serial: u64, is_repeatable: bool) -> bool {
-        let is_given_up = serial <= self.given_up.load(Ordering::Acquire);
-        self.takes_answers() && !is_given_up && !(is_repeatable && self.ends_repeatable())
+        let given_up = match is_repeatable {
+            true => &self.repeatable_given_up,
+            false => &self.given_up,
+        };
+        self.takes_answers() && serial > given_up.load(Ordering::Acquire)
     }
 
     fn takes_answers(&self) -> bool {
@@ -156,7 +162,7 @@ impl HandleState {
     }
 
     fn ends_repeatable(&self) -> bool {
-        self.ends_repeatable.load(Ordering::Acquire)
+        self.repeatable_given_up.load(Ordering::Acquire) == ALL
     }
 
     /// Whether anything waits to be taken. Who knows of what another thread has left sees that it waits, until it is taken.
@@ -344,7 +350,7 @@ impl HandleState {
     pub(crate) fn part(&self) {
         let mut inbox = self.lock();
         inbox.is_parting = true;
-        self.ends_repeatable.store(true, Ordering::Release);
+        self.repeatable_given_up.store(ALL, Ordering::Release);
         if self.check().is_ok() {
             self.state.store(PARTING, Ordering::Release);
         }
@@ -392,13 +398,15 @@ impl HandleState {
     /// given up, all of those. Returns the serial numbers of those that have been answered before, of which the worker has not heard yet.
     pub(crate) fn give_up(&self, last: u64, of: Kind) -> Vec<u64> {
         let inbox = self.lock();
-        match of {
-            Kind::Repeatable => self.ends_repeatable.store(true, Ordering::Release),
-            // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
-            Kind::Any | Kind::Awaited => {
-                self.given_up.fetch_max(last, Ordering::Release);
-            }
-        }
+        let (awaited, repeatable) = match of {
+            Kind::Any => (last, last),
+            Kind::Awaited => (last, 0),
+            Kind::Repeatable => (0, ALL),
+        };
+        // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
+        self.given_up.fetch_max(awaited, Ordering::Release);
+        self.repeatable_given_up
+            .fetch_max(repeatable, Ordering::Release);
         let items = inbox.first.iter().chain(&inbox.behind);
         let answered = items.filter_map(|item| match item {
             Item::Answer { serial, .. } => Some(*serial),

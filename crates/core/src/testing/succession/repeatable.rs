@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::peer::{Peer, PushError};
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Saved};
+use crate::tick::Tick;
 
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -18,6 +19,7 @@ struct Asked {
     owed: Rc<RefCell<Vec<Responder>>>,
     abandoned: Rc<RefCell<Vec<(u64, Abandoned)>>>,
     is_closed: bool,
+    ticks: bool,
 }
 
 impl Service for Asked {
@@ -42,6 +44,10 @@ impl Service for Asked {
     fn abandoned(&mut self, _: &mut (), ticket: Ticket, why: Abandoned, _: &mut Reply<'_>) -> Flow {
         self.abandoned.borrow_mut().push((ticket.0, why));
         Flow::Continue
+    }
+
+    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
+        self.ticks.then_some(DRAIN)
     }
 
     fn save(&self, _: &()) -> Saved {
@@ -278,4 +284,25 @@ fn what_was_answered_in_time_is_written_together_with_others() {
         let abandoned: Vec<u64> = abandoned.iter().map(|(ticket, _)| *ticket).collect();
         assert_eq!(abandoned, [3, 4]);
     }
+}
+
+/// What is given up is what is waited for. Who has ticks is called until all of that is over.
+#[test]
+fn it_is_wanted_when_others_of_its_connection_are_given_up() {
+    let service = Asked {
+        ticks: true,
+        ..Asked::default()
+    };
+    let mut exchange = Exchange::new(service.clone());
+    let [client, late] = [(); 2].map(|()| exchange.connect());
+    exchange.receive(client, &[1, 2, 100]);
+    stop(&mut exchange, true);
+    exchange.receive(late, &[101]);
+    exchange.advance(DRAIN);
+    assert_eq!(*service.abandoned.borrow(), [(100, Abandoned::Stopping)]);
+    assert_eq!(service.answer(&mut exchange, 11), Ok(()));
+    assert_eq!(exchange.take_sent(client), [11]);
+    exchange.advance(DRAIN);
+    assert_eq!(service.abandoned.borrow().len(), 2);
+    assert_eq!(parted(&exchange)[0], (client, &[][..], &[2][..]));
 }
