@@ -14,6 +14,7 @@ use crate::mailbox::Mail;
 use crate::peer::{Handle, Peer, PushError};
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Saved, Service};
+use crate::tick::Tick;
 
 const CLIENTS: usize = 6;
 const THREADS: usize = 3;
@@ -28,6 +29,8 @@ const LOCKED: u8 = 101;
 const LAST: u8 = 102;
 /// Told to the service.
 const ABANDONED: u8 = 103;
+/// What the requests begin with of which the successor is asked again, before the number of the promise. No client sends that.
+const AGAIN: u8 = 0xcd;
 
 /// Random enough, and follows from a seed.
 struct Random(u64);
@@ -49,6 +52,8 @@ struct Target {
     last: AtomicU32,
     /// What was accepted, by where it came from.
     accepted: Mutex<BTreeMap<u8, Vec<u32>>>,
+    /// What was tried to answer: to which ticket, from where with which number, and whether it was accepted.
+    tried: Mutex<Vec<(u32, u8, u32, bool)>>,
     is_closed: AtomicBool,
 }
 
@@ -59,6 +64,7 @@ impl Target {
             locked: Mutex::default(),
             last: AtomicU32::new(0),
             accepted: Mutex::default(),
+            tried: Mutex::default(),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -159,10 +165,16 @@ impl Speaker {
         }
     }
 
-    fn answer(&mut self, responder: Responder) {
-        // Whether it comes is another question, but it is not said twice, nor out of order.
-        let (_, record) = self.next();
-        responder.answer(record.to_vec());
+    fn answer(&mut self, asked: Asked) {
+        let (number, record) = self.next();
+        if self.random.below(2) == 0 {
+            // Whether it comes is another question, but it is not said twice, nor out of order.
+            asked.responder.answer(record.to_vec());
+            return;
+        }
+        let answered = asked.responder.try_answer(record.to_vec());
+        let tried = (asked.ticket, self.from, number, answered.is_ok());
+        self.targets[asked.of].tried.lock().unwrap().push(tried);
     }
 
     fn close(&mut self, to: usize) {
@@ -177,11 +189,22 @@ impl Speaker {
     }
 }
 
+/// A promise.
+struct Asked {
+    /// Whose.
+    of: usize,
+    ticket: u32,
+    responder: Responder,
+}
+
 /// Does on the worker's thread what others do on theirs.
 struct Speaking {
     own: Speaker,
-    asked: Sender<(usize, Responder)>,
+    asked: Sender<Asked>,
     connected: usize,
+    /// Who cannot be handed over.
+    unsaved: Option<usize>,
+    ticks: bool,
     /// How many promises were made to each, and how many of them the service was told that they are not kept.
     promises: Arc<[AtomicU32; CLIENTS]>,
 }
@@ -199,16 +222,25 @@ impl Service for Speaking {
     fn frame(&mut self, me: &mut usize, frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
         let promise = |reply: &mut Reply<'_>| {
             let number = self.promises[*me].fetch_add(1, Ordering::Relaxed);
-            reply.defer(Ticket(u64::from(number)))
+            let ticket = Ticket(u64::from(number));
+            let [low, high, ..] = number.to_le_bytes();
+            Asked {
+                of: *me,
+                ticket: number,
+                responder: match frame[0] < 80 {
+                    true => reply.defer_repeatable(ticket, &[AGAIN, high, low]),
+                    false => reply.defer(ticket),
+                },
+            }
         };
         match frame[0] % 8 {
             0 => self.own.publish(),
             1 => {
-                let _ = self.asked.send((*me, promise(reply)));
+                let _ = self.asked.send(promise(reply));
             }
             2 => {
-                let responder = promise(reply);
-                self.own.answer(responder);
+                let asked = promise(reply);
+                self.own.answer(asked);
             }
             3 => drop(promise(reply)),
             _ => {
@@ -233,18 +265,20 @@ impl Service for Speaking {
         Flow::Continue
     }
 
-    fn save(&self, _: &usize) -> Saved {
-        Saved::Bytes(Bytes::new())
+    fn tick(&mut self, _: &Tick<'_>) -> Option<Duration> {
+        self.ticks.then_some(Duration::from_millis(1))
+    }
+
+    fn save(&self, me: &usize) -> Saved {
+        match self.unsaved == Some(*me) {
+            true => Saved::Close,
+            false => Saved::Bytes(Bytes::new()),
+        }
     }
 }
 
 /// What others do until nobody listens any more.
-fn speak(
-    mut speaker: Speaker,
-    asked: &Mutex<Receiver<(usize, Responder)>>,
-    ends: bool,
-    is_over: &AtomicBool,
-) {
+fn speak(mut speaker: Speaker, asked: &Mutex<Receiver<Asked>>, ends: bool, is_over: &AtomicBool) {
     let mut promises = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
         let to = speaker.somebody();
@@ -256,10 +290,10 @@ fn speak(
                 promises.extend(asked.lock().unwrap().try_iter().take(3));
                 while promises.len() > 5 {
                     let at = speaker.random.below(promises.len() as u64) as usize;
-                    let (_, responder): (usize, Responder) = promises.swap_remove(at);
+                    let asked: Asked = promises.swap_remove(at);
                     match speaker.random.below(4) {
-                        0 => drop(responder),
-                        _ => speaker.answer(responder),
+                        0 => drop(asked),
+                        _ => speaker.answer(asked),
                     }
                 }
             }
@@ -271,7 +305,15 @@ fn speak(
 }
 
 /// What a client was sent is what was accepted, once each, in the order in which each thread said it, and as it was said under the lock.
-fn check(seed: u64, client: usize, sent: &[u8], target: &Target, is_open: bool, promised: u32) {
+fn check(
+    seed: u64,
+    client: usize,
+    sent: &[u8],
+    again: &[u32],
+    target: &Target,
+    is_open: bool,
+    promised: u32,
+) {
     let (records, rest) = sent.as_chunks::<RECORD_BYTES>();
     assert!(rest.is_empty());
     let mut came = BTreeMap::<u8, Vec<u32>>::new();
@@ -280,7 +322,23 @@ fn check(seed: u64, client: usize, sent: &[u8], target: &Target, is_open: bool, 
         came.entry(record[0]).or_default().push(number);
     }
     let accepted = std::mem::take(&mut *target.accepted.lock().unwrap());
-    let mut outcomes = 0;
+    for (ticket, from, number, is_accepted) in target.tried.lock().unwrap().drain(..) {
+        let has = |from| came.get(&from).map_or(&[][..], |came| &came[..]);
+        assert_eq!(
+            has(from).contains(&number),
+            is_accepted,
+            "seed {seed}, client {client}, from {from}: {number}, the answer to {ticket}, abandoned {}, again {}",
+            has(ABANDONED).contains(&ticket),
+            again.contains(&ticket),
+        );
+        if is_accepted {
+            assert!(
+                !has(ABANDONED).contains(&ticket) && !again.contains(&ticket),
+                "seed {seed}, client {client}: {ticket}"
+            );
+        }
+    }
+    let mut outcomes = again.len();
     for (from, mut came) in came.clone() {
         let accepted = accepted.get(&from).cloned().unwrap_or_default();
         if [LAST, ABANDONED].contains(&from) {
@@ -317,6 +375,18 @@ fn check(seed: u64, client: usize, sent: &[u8], target: &Target, is_open: bool, 
     }
 }
 
+/// Of which promises the successor is asked, by its input.
+fn asked_again(input: &[u8]) -> Vec<u32> {
+    let requests = input.as_chunks::<3>().0.iter();
+    let requests = requests.take_while(|request| request[0] == AGAIN);
+    let again: Vec<u32> = requests
+        .map(|request| u32::from(u16::from_be_bytes([request[1], request[2]])))
+        .collect();
+    assert!(again.is_sorted_by(|a, b| a < b), "{again:?}");
+    assert!(!input[3 * again.len()..].contains(&AGAIN));
+    again
+}
+
 /// As an engine does, that takes only so much mail in a turn, and to which more can come at any moment.
 fn turn(exchange: &mut Exchange, random: &mut Random) {
     exchange.shard.woken(exchange.now);
@@ -341,6 +411,8 @@ enum End {
     Quiet,
     /// With a handover in the middle of it.
     HandOver,
+    /// With a stop without a successor.
+    Stop,
 }
 
 fn round(seed: u64, end: End, ends: bool) -> usize {
@@ -357,6 +429,8 @@ fn round(seed: u64, end: End, ends: bool) -> usize {
         own: speaker(OWN),
         asked,
         connected: 0,
+        unsaved: (seed % 4 == 2).then_some(1),
+        ticks: seed % 5 > 1,
         promises: promises.clone(),
     });
     let clients: [Client; CLIENTS] = [(); CLIENTS].map(|()| exchange.connect());
@@ -397,12 +471,21 @@ fn round(seed: u64, end: End, ends: bool) -> usize {
             }
             turn(&mut exchange, &mut random);
         }
-        if end == End::HandOver {
-            exchange.shard.drain = Duration::from_millis(1);
-            let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        if end != End::Quiet {
+            exchange.shard.drain = Duration::from_millis(1 + seed % 7);
+            let hand_over = end == End::HandOver;
+            let _ = exchange.shard.deliver(Mail::Stop { hand_over });
             let start = Instant::now();
             while exchange.shard.len() > 0 {
                 turn(&mut exchange, &mut random);
+                for client in clients {
+                    let is_shut = exchange.is_shut(client);
+                    if let Some(wire) = exchange.wire(client)
+                        && is_shut
+                    {
+                        wire.ended = true;
+                    }
+                }
                 // Nobody waits long for what others still owe.
                 exchange.now += random.below(2);
                 assert!(
@@ -419,6 +502,7 @@ fn round(seed: u64, end: End, ends: bool) -> usize {
     for (number, client) in clients.into_iter().enumerate() {
         let mut sent = exchange.take_sent(client);
         let mut is_open = exchange.is_open(client);
+        let mut again = Vec::new();
         if let Some(parted) = exchange
             .parted
             .iter()
@@ -426,13 +510,22 @@ fn round(seed: u64, end: End, ends: bool) -> usize {
         {
             sent = [&parted.wire.sent[..], &parted.parcel.state.output[..]].concat();
             is_open = true;
+            again = asked_again(&parted.parcel.state.input);
         }
-        if !ends || number > 2 {
+        if end != End::Stop && (!ends || number > 2) {
             assert!(is_open, "seed {seed}: client {number}");
         }
         let promised = promises[number].load(Ordering::Relaxed);
         count += sent.len() / RECORD_BYTES;
-        check(seed, number, &sent, &targets[number], is_open, promised);
+        check(
+            seed,
+            number,
+            &sent,
+            &again,
+            &targets[number],
+            is_open,
+            promised,
+        );
     }
     count
 }
@@ -446,10 +539,10 @@ fn what_several_threads_say_arrives_once_and_in_order() {
     let most = if seeds.is_some() { 3600.0 } else { 1.0 };
     let mut count = 0;
     for seed in 1..=seeds.unwrap_or(60_u64) {
-        let end = if seed % 3 == 0 {
-            End::Quiet
-        } else {
-            End::HandOver
+        let end = match seed % 6 {
+            0 => End::Quiet,
+            1 => End::Stop,
+            _ => End::HandOver,
         };
         count += round(seed, end, seed % 2 == 0);
         if start.elapsed().as_secs_f64() > most {
@@ -473,6 +566,8 @@ fn all_that_waits_comes_before_the_end() {
         own,
         asked: channel().0,
         connected: 0,
+        unsaved: None,
+        ticks: false,
         promises: Arc::default(),
     });
     let client = exchange.connect();
