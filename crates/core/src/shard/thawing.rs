@@ -7,7 +7,7 @@ use crate::peer::Link;
 /// What a worker keeps for that.
 #[derive(Default)]
 pub(super) struct Thawing {
-    /// The fewest deferred replies that were owed, in the whole process, since the stop began, froze, or thawed.
+    /// The fewest deferred replies that were owed, in the whole process, since the stop began, froze, or thawed, or none was.
     fewest: Option<usize>,
     /// When it thaws, unless there are fewer before.
     pub(super) at: u64,
@@ -39,7 +39,10 @@ impl<L: Link> Shard<L> {
             self.stop.thawing.count = count;
             self.thaw(until);
         }
-        if is_less(self.stop.thawing.fewest) {
+        if owed == 0 {
+            // Ends are waited for, which come without anybody's request.
+            self.count_owed_anew();
+        } else if is_less(self.stop.thawing.fewest) {
             self.stop.thawing.fewest = Some(owed);
             self.stop.thawing.at = now.saturating_add(self.thaws_for());
         }

@@ -195,6 +195,27 @@ fn who_does_not_read_is_waited_for_as_long_as_a_stop_waits() {
     assert_eq!(exchange.counters().unsaved, 2);
 }
 
+/// No request of theirs could bring its end about, and what they promise themselves would be waited for behind it.
+#[test]
+fn who_is_not_read_any_more_stays_so_when_only_ends_are_waited_for() {
+    let service = Fickle::default();
+    let mut exchange = exchange(service.clone());
+    let [calls, deaf] = [(); 2].map(|()| exchange.connect());
+    exchange.set_window(deaf, Some(0));
+    exchange.receive(deaf, &[UNSAVED, LARGE]);
+    exchange.hand_over_unread(deaf, &[]);
+    exchange.receive(calls, &[DEFER]);
+    service.promised.take().unwrap().answer(vec![8]);
+    exchange.settle();
+    assert!(!exchange.reads(calls));
+    for _ in 0..3 {
+        exchange.advance(DRAIN / 4);
+        assert!(!exchange.reads(calls));
+    }
+    exchange.set_window(deaf, None);
+    assert_eq!(exchange.parted(), [calls]);
+}
+
 #[test]
 fn who_becomes_one_while_a_handover_waits_is_answered_as_well() {
     let service = Fickle::default();
