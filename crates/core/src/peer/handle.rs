@@ -220,28 +220,47 @@ impl Handle {
         is_repeatable: bool,
     ) -> Result<(), PushError> {
         self.shared.leave_wanted(serial, bytes, is_repeatable)?;
-        self.tell()
+        self.tell_of_answer(serial)
+    }
+
+    fn tell_of_answer(&self, serial: u64) -> Result<(), PushError> {
+        if self.tells() {
+            return Ok(());
+        }
+        // The worker has ended. It may have taken the answer before, with what others had left.
+        let is_left = self.shared.has_answer(serial);
+        self.shared.forget();
+        if is_left {
+            Err(PushError::Gone)
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells the worker that something has been left.
     fn tell(&self) -> Result<(), PushError> {
+        if self.tells() {
+            return Ok(());
+        }
+        self.shared.forget();
+        Err(PushError::Gone)
+    }
+
+    /// As [`Handle::tell`]. Returns false if the worker has ended.
+    fn tells(&self) -> bool {
         if self.post.is_here() {
             // Whatever other threads have posted, it is looked at in the next turn.
             if self.shared.call() {
                 self.post.call_here(self.id);
             }
-            return Ok(());
+            return true;
         }
         // A mail that is on its way is enough, unless the worker has failed and leaves it there.
         if !self.shared.post() && !self.post.is_over() {
-            return Ok(());
+            return true;
         }
         let mail = Mail::Inbox { of: self.id };
-        self.post.send_behind(mail).map_err(|_| {
-            // The worker has ended.
-            self.shared.forget();
-            PushError::Gone
-        })
+        self.post.send_behind(mail).is_ok()
     }
 }
 

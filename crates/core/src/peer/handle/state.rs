@@ -63,6 +63,17 @@ struct Inbox {
     is_over: bool,
 }
 
+impl Inbox {
+    /// The serial numbers of the tickets whose answers wait.
+    fn answered(&self) -> impl Iterator<Item = u64> {
+        let items = self.first.iter().chain(&self.behind);
+        items.filter_map(|item| match item {
+            Item::Answer { serial, .. } => Some(*serial),
+            _ => None,
+        })
+    }
+}
+
 /// Something for one connection.
 pub(crate) enum Item {
     /// Bytes that a handle pushed.
@@ -286,6 +297,11 @@ impl HandleState {
         Ok(())
     }
 
+    /// Whether the answer to the ticket with this serial number has not been taken.
+    pub(super) fn has_answer(&self, serial: u64) -> bool {
+        self.lock().answered().any(|answered| answered == serial)
+    }
+
     fn leave_in(&self, inbox: &mut Inbox, item: Item) {
         if self.waits() {
             inbox.behind.push_back(item);
@@ -407,12 +423,7 @@ impl HandleState {
         self.given_up.fetch_max(awaited, Ordering::Release);
         self.repeatable_given_up
             .fetch_max(repeatable, Ordering::Release);
-        let items = inbox.first.iter().chain(&inbox.behind);
-        let answered = items.filter_map(|item| match item {
-            Item::Answer { serial, .. } => Some(*serial),
-            _ => None,
-        });
-        answered.collect()
+        inbox.answered().collect()
     }
 
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.

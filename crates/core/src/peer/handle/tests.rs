@@ -285,6 +285,24 @@ fn answers_that_were_given_up_are_not_wanted_again() {
     assert!(handle.wants_answer(4, false));
 }
 
+/// Another thread's mail had it taken, or the fence of an end, before the thread that left it has told the worker.
+#[test]
+fn an_answer_that_was_taken_is_not_refused_when_the_worker_has_ended_since() {
+    for is_taken in [true, false] {
+        let (post, mailbox) = mailbox().unwrap();
+        let handle = handle(&post);
+        let left = handle.shared.leave_wanted(1, Bytes::new(), true);
+        assert_eq!(left, Ok(()));
+        if is_taken {
+            assert!(!handle.shared.take(&mut Vec::new(), usize::MAX));
+            handle.shared.forget();
+        }
+        drop(mailbox);
+        let told = handle.tell_of_answer(1);
+        assert_eq!(told.is_ok(), is_taken);
+    }
+}
+
 /// The thread has found the connection open before that.
 #[test]
 fn who_pushes_too_much_to_what_is_not_open_any_more_is_told_so() {
