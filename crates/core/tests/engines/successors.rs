@@ -18,7 +18,7 @@ use ringhold_core::limits::Limits;
 use ringhold_core::testing::Exchange;
 
 use self::peer::Peer;
-use self::service::{Careful, World};
+use self::service::{Careful, How, World};
 use crate::alike::seeds;
 use crate::common::random::Random;
 
@@ -57,6 +57,7 @@ struct Seen {
     overflows: u64,
     asked: u64,
     abandoned: u64,
+    again: u64,
 }
 
 #[test]
@@ -71,6 +72,7 @@ fn nothing_is_lost_or_doubled_however_often_connections_are_handed_over() {
         all.overflows += seen.overflows;
         all.asked += seen.asked;
         all.abandoned += seen.abandoned;
+        all.again += seen.again;
     }
     if seeds.end - seeds.start >= SEEDS.end {
         let Seen {
@@ -79,8 +81,9 @@ fn nothing_is_lost_or_doubled_however_often_connections_are_handed_over() {
             overflows,
             asked,
             abandoned,
+            again,
         } = all;
-        let all = [restored, unsaved, overflows, asked, abandoned];
+        let all = [restored, unsaved, overflows, asked, abandoned, again];
         assert!(all.iter().all(|count| *count >= 5), "{all:?}");
     }
 }
@@ -99,10 +102,12 @@ impl Stage {
         let limits = Limits {
             frame_bytes: 150_000,
             outbox_bytes: OUTBOX_BYTES,
-            memory: 2_000_000,
+            memory: 8_000_000,
+            promises: self.random.pick(&[3, 10, 1000]),
             ..Limits::default()
         };
-        let mut exchange = Exchange::with_limits(Careful(self.world.clone()), limits);
+        let service = Careful::new(self.world.clone());
+        let mut exchange = Exchange::with_limits(service, limits);
         for _ in 0..20 + self.random.below(120) {
             exchange = self.step(exchange);
             self.collect(&mut exchange);
@@ -110,10 +115,15 @@ impl Stage {
         for peer in &mut self.peers {
             peer.set_window(None, &mut exchange);
         }
-        self.world.answer_all();
-        exchange.deliver();
+        // Who is owed less is given more.
+        while self.world.answer_all() {
+            exchange.deliver();
+        }
         // Who has not read for a while is served as far ahead as others when that was noticed.
         exchange.advance(Duration::from_millis(100));
+        while self.world.answer_all() {
+            exchange.deliver();
+        }
         self.collect(&mut exchange);
         self.world.check();
         for peer in &self.peers {
@@ -144,7 +154,8 @@ impl Stage {
             25 if random.once_in(8) => peer.reset(&mut exchange),
             26..=30 => {
                 let chosen = random.below(1 << 16);
-                if self.world.answer_one(chosen, random.once_in(5)) && random.once_in(2) {
+                let how = random.pick(&[How::Drop, How::Answer, How::Answer, How::Try, How::Try]);
+                if self.world.answer_one(chosen, how) && random.once_in(2) {
                     exchange.deliver();
                 }
             }
@@ -164,7 +175,14 @@ impl Stage {
                 }
             }
             35..=37 => exchange.advance(Duration::from_millis(random.below(60) as u64)),
-            38 | 39 if random.once_in(2) => return self.hand_over(exchange),
+            38 | 39 if random.once_in(2) => {
+                let again = random.once_in(4);
+                let exchange = self.hand_over(exchange);
+                return match again {
+                    true => self.hand_over(exchange),
+                    false => exchange,
+                };
+            }
             _ => {}
         }
         exchange
@@ -178,7 +196,7 @@ impl Stage {
             peer.before_handover(&self.world, &exchange);
         }
         self.count(&exchange);
-        let exchange = exchange.hand_over(|_| Careful(self.world.clone()));
+        let exchange = exchange.hand_over(|_| Careful::new(self.world.clone()));
         for peer in &mut self.peers {
             peer.after_handover(&exchange);
         }
@@ -210,6 +228,7 @@ impl Stage {
     /// All clients leave, and nothing is left of them.
     fn end(&mut self, mut exchange: Exchange) {
         self.seen.unsaved += self.world.unsaved();
+        self.seen.again += self.world.asked_again();
         for peer in &mut self.peers {
             peer.end(&mut exchange);
         }

@@ -33,6 +33,7 @@ struct Got {
     pushes: u32,
     /// The deferred ones that were answered, or apologised for.
     answered: BTreeSet<u32>,
+    apologies: BTreeSet<u32>,
     /// Bytes behind the last whole record.
     rest: usize,
 }
@@ -82,7 +83,7 @@ impl Peer {
         let usual = [
             [ask::WRITE; 3],
             [ask::SHARE, ask::SHARE, ask::MUCH],
-            [ask::DEFER; 3],
+            [ask::DEFER, ask::WAIT, ask::WAIT],
             [ask::PUSH, ask::PUBLISH, ask::PUBLISH],
         ];
         let ask = match random.below(120) {
@@ -138,7 +139,7 @@ impl Peer {
     }
 
     fn is_deferred(&self, number: u32) -> bool {
-        self.asks[number as usize] == ask::DEFER
+        matches!(self.asks[number as usize], ask::DEFER | ask::WAIT)
     }
 
     /// Reads what it got, which must be in order and without gaps as far as it goes.
@@ -161,6 +162,9 @@ impl Peer {
                     assert!(self.is_deferred(found), "client {number}, {found}");
                     let is_first = got.answered.insert(found);
                     assert!(is_first, "client {number}: {found} is answered twice");
+                    if what == told::APOLOGY {
+                        got.apologies.insert(found);
+                    }
                 }
                 other => panic!("client {number} was sent {other:#04x}"),
             }
@@ -187,8 +191,25 @@ impl Peer {
         if is_cut {
             assert!(pushed_bytes > OUTBOX_BYTES, "client {number}: {why}");
         }
+        let refused = world.refused(number);
+        for number in &refused {
+            let is_answered = got.answered.contains(number) && !got.apologies.contains(number);
+            assert!(
+                !is_answered,
+                "client {}: {number} was refused; {why}",
+                self.number
+            );
+        }
         if self.is_excused || is_cut {
             return;
+        }
+        for number in world.accepted(number) {
+            let is_answered = got.answered.contains(&number) && !got.apologies.contains(&number);
+            assert!(
+                is_answered,
+                "client {}: the answer to {number}; {why}",
+                self.number
+            );
         }
         assert_eq!(got.rest, 0, "client {number} has half a record; {why}");
         let given = world.given(number);

@@ -24,6 +24,8 @@ pub(super) mod ask {
     pub(crate) const BECOME: u8 = 6;
     /// Is replied to, pushes to its own connection and ends it.
     pub(crate) const CLOSE: u8 = 7;
+    /// As [`DEFER`], but the successor may be asked.
+    pub(crate) const WAIT: u8 = 8;
 }
 
 /// What a client is sent.
@@ -60,8 +62,7 @@ struct Known {
     handles: BTreeMap<u32, Handle>,
     /// How many pushes were accepted, and how many bytes those and the others had.
     pushed: BTreeMap<u32, (u32, usize)>,
-    /// Clients and the numbers of their requests.
-    owed: Vec<(u32, u32, Responder)>,
+    owed: Vec<Owed>,
     /// How many frames were given to a service.
     given: BTreeMap<u32, u32>,
     /// Why connections have ended.
@@ -71,6 +72,33 @@ struct Known {
     faults: Vec<String>,
     /// Clients whose connections were closed through their handles.
     closed: BTreeSet<u32>,
+    /// How many successors there were.
+    successions: u32,
+    /// Whose requests may be asked again, and which of the successors was asked last.
+    waiting: BTreeMap<(u32, u32), u32>,
+    /// The last request of each that was asked again, and of which successor.
+    again: BTreeMap<u32, (u32, u32)>,
+    asked_again: u64,
+    /// Answers that were accepted, and those that were not of requests that nobody has asked again.
+    accepted: BTreeSet<(u32, u32)>,
+    refused: BTreeSet<(u32, u32)>,
+}
+
+struct Owed {
+    client: u32,
+    /// Of the request.
+    number: u32,
+    responder: Responder,
+    /// Which of the successors owes it.
+    by: u32,
+}
+
+/// What becomes of a promise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    Drop,
+    Answer,
+    Try,
 }
 
 #[derive(Clone, Default)]
@@ -123,23 +151,70 @@ impl World {
     }
 
     /// Answers one of the requests that are owed an answer, or drops it. Returns whether there is one.
-    pub(super) fn answer_one(&self, chosen: usize, drops: bool) -> bool {
+    pub(super) fn answer_one(&self, chosen: usize, how: How) -> bool {
         let count = self.known().owed.len();
         if count == 0 {
             return false;
         }
-        let (client, number, responder) = self.known().owed.swap_remove(chosen % count);
-        if !drops {
-            answer(client, number, responder);
-        }
+        let owed = self.known().owed.swap_remove(chosen % count);
+        self.end_one(owed, how);
         true
     }
 
-    pub(super) fn answer_all(&self) {
-        let owed = std::mem::take(&mut self.known().owed);
-        for (client, number, responder) in owed {
-            answer(client, number, responder);
+    fn end_one(&self, owed: Owed, how: How) {
+        let Owed {
+            client,
+            number,
+            responder,
+            by,
+        } = owed;
+        let length = (client + number) as usize % 900;
+        let answer = record(told::ANSWER, number, length);
+        match how {
+            How::Drop => drop(responder),
+            How::Answer => responder.answer(answer),
+            How::Try => {
+                let is_wanted = responder.is_wanted();
+                let result = responder.try_answer(answer);
+                assert_eq!(result.is_ok(), is_wanted, "nobody else does anything");
+                let mut known = self.known();
+                match result {
+                    Ok(()) => assert!(known.accepted.insert((client, number))),
+                    // Another one may have been asked since.
+                    Err(_) if known.successions > by => {}
+                    Err(_) => {
+                        known.refused.insert((client, number));
+                    }
+                }
+            }
         }
+    }
+
+    /// Returns whether any was owed.
+    pub(super) fn answer_all(&self) -> bool {
+        let owed = std::mem::take(&mut self.known().owed);
+        let is_any = !owed.is_empty();
+        for owed in owed {
+            let how = [How::Answer, How::Try][owed.number as usize % 2];
+            self.end_one(owed, how);
+        }
+        is_any
+    }
+
+    pub(super) fn asked_again(&self) -> u64 {
+        self.known().asked_again
+    }
+
+    /// The requests of a client whose answers were accepted.
+    pub(super) fn accepted(&self, client: u32) -> Vec<u32> {
+        of(&self.known().accepted, client)
+    }
+
+    /// Those whose last answers were not.
+    pub(super) fn refused(&self, client: u32) -> Vec<u32> {
+        let known = self.known();
+        let refused = known.refused.difference(&known.accepted);
+        of(&refused.copied().collect(), client)
     }
 
     /// How many frames of a client were given to a service.
@@ -167,9 +242,9 @@ impl World {
     }
 }
 
-fn answer(client: u32, number: u32, responder: Responder) {
-    let length = (client + number) as usize % 900;
-    responder.answer(record(told::ANSWER, number, length));
+fn of(requests: &BTreeSet<(u32, u32)>, client: u32) -> Vec<u32> {
+    let requests = requests.range((client, 0)..(client + 1, 0));
+    requests.map(|(_, number)| *number).collect()
 }
 
 /// How a session is handed over.
@@ -190,9 +265,41 @@ pub(super) struct Session {
 }
 
 /// Notices every frame that does not come in its turn.
-pub(super) struct Careful(pub(super) World);
+pub(super) struct Careful(World, u32);
 
 impl Careful {
+    pub(super) fn new(world: World) -> Self {
+        world.known().successions += 1;
+        let number = world.known().successions;
+        Careful(world, number)
+    }
+
+    /// A request was given that may be asked again. Returns whether it is.
+    fn is_again(&self, session: &mut Session, client: u32, number: u32, reply: &Reply<'_>) -> bool {
+        let mut known = self.0.known();
+        let known = &mut *known;
+        let before = known.waiting.insert((client, number), self.1);
+        let Some(before) = before else {
+            return false;
+        };
+        known.asked_again += 1;
+        let last = known.again.insert(client, (self.1, number));
+        if before >= self.1 || last >= Some((self.1, number)) {
+            let fault = format!("{client}: {number} again of {before}, behind {last:?}");
+            known.faults.push(fault);
+        }
+        if known.accepted.contains(&(client, number)) {
+            known
+                .faults
+                .push(format!("{client}: {number} again, answered"));
+        }
+        known.refused.remove(&(client, number));
+        session.heard.get_or_insert((client, known.given[&client]));
+        let handles = &mut known.handles;
+        handles.entry(client).or_insert_with(|| reply.handle());
+        true
+    }
+
     /// A frame was given.
     fn note(&self, session: &mut Session, client: u32, number: u32, reply: &Reply<'_>) {
         let mut known = self.0.known();
@@ -224,14 +331,25 @@ impl Service for Careful {
             amount,
             ..
         } = request;
-        self.note(session, client, number, reply);
+        if request.ask != ask::WAIT || !self.is_again(session, client, number, reply) {
+            self.note(session, client, number, reply);
+        }
         let length = match request.ask {
             ask::WRITE => amount % 300,
             ask::SHARE => amount % 5000,
             ask::MUCH => 9000 + amount % 9000,
-            ask::DEFER => {
-                let responder = reply.defer(Ticket(number.into()));
-                self.0.known().owed.push((client, number, responder));
+            ask::DEFER | ask::WAIT => {
+                let ticket = Ticket(number.into());
+                let responder = match request.ask {
+                    ask::WAIT => reply.defer_repeatable(ticket, &frame),
+                    _ => reply.defer(ticket),
+                };
+                self.0.known().owed.push(Owed {
+                    client,
+                    number,
+                    responder,
+                    by: self.1,
+                });
                 return Flow::Continue;
             }
             _ => 1,
