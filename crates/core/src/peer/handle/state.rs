@@ -38,7 +38,7 @@ pub(crate) struct HandleState {
     fan: AtomicU64,
     /// The tickets up to this serial number were given up, but for repeatable ones. It changes under the lock of `inbox`.
     given_up: AtomicU64,
-    /// The same for the repeatable ones; [`ALL`] when none is answered any more, since the successor is asked, or they were given up.
+    /// The same for the repeatable ones; [`ALL`] when none is answered any more, since the successor is asked.
     repeatable_given_up: AtomicU64,
     pushed_max: usize,
     memory: Arc<Memory>,
@@ -410,14 +410,14 @@ impl HandleState {
         self.pushed_here.load(Ordering::Relaxed) == 0 && !self.waits()
     }
 
-    /// The connection's tickets up to this serial number are answered in vain from now on; or if it is the repeatable ones that are
-    /// given up, all of those. Returns the serial numbers of those that have been answered before, of which the worker has not heard yet.
+    /// The connection's tickets up to this serial number are answered in vain from now on. Returns the serial numbers of those that
+    /// have been answered before, of which the worker has not heard yet.
     pub(crate) fn give_up(&self, last: u64, of: Kind) -> Vec<u64> {
         let inbox = self.lock();
         let (awaited, repeatable) = match of {
             Kind::Any => (last, last),
             Kind::Awaited => (last, 0),
-            Kind::Repeatable => (0, ALL),
+            Kind::Repeatable => (0, last),
         };
         // Those that were promised later may have been given up before, as late ones are before a stop gives up the others.
         self.given_up.fetch_max(awaited, Ordering::Release);

@@ -12,7 +12,7 @@ use crate::tick::Tick;
 
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Promises an answer to each frame. Those below 100 are repeatable.
+/// Promises an answer to each frame. Those below 100 are repeatable, and those from 50 to there answered at once.
 #[derive(Clone, Default)]
 struct Asked {
     frames: Rc<RefCell<Vec<u8>>>,
@@ -37,7 +37,10 @@ impl Service for Asked {
             0..100 => reply.defer_repeatable(ticket, &frame),
             _ => reply.defer(ticket),
         };
-        self.owed.borrow_mut().push(responder);
+        match number {
+            50..100 => responder.answer(vec![number]),
+            _ => self.owed.borrow_mut().push(responder),
+        }
         Flow::Continue
     }
 
@@ -203,6 +206,30 @@ fn what_arrives_last_in_a_stop_is_given_up_at_once() {
     let given_up = [1, 2].map(|ticket| (ticket, Abandoned::Stopping));
     assert_eq!(*service.abandoned.borrow(), given_up);
     assert!(exchange.is_shut(client));
+}
+
+/// Also behind others that were given up.
+#[test]
+fn what_arrives_last_is_answered_where_that_takes_no_time() {
+    for is_closed in [false, true] {
+        let service = Asked {
+            is_closed,
+            ..Asked::default()
+        };
+        let mut exchange = Exchange::new(service.clone());
+        let client = exchange.connect();
+        exchange.receive(client, &[1]);
+        exchange.shard.drain = DRAIN;
+        let wire = exchange.wire(client).unwrap();
+        wire.incoming.push_back(vec![50, 2, 51].into());
+        wire.incoming.push_back(vec![52].into());
+        stop(&mut exchange, is_closed);
+        assert_eq!(*service.frames.borrow(), [1, 50, 2, 51, 52]);
+        assert_eq!(exchange.take_sent(client), [50, 51, 52]);
+        let given_up = [1, 2].map(|ticket| (ticket, Abandoned::Stopping));
+        assert_eq!(*service.abandoned.borrow(), given_up);
+        assert!(exchange.is_shut(client));
+    }
 }
 
 #[test]
