@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::belongings::{self, Belonging};
-use crate::config::RingConfig;
 use crate::control::{Control, Signals, Why, longest_end};
-use crate::engine::{self, Outfit, choose};
+use crate::engine::{self, choose};
 use crate::handover::bequest::{Bequest, Contents};
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
@@ -68,7 +67,7 @@ impl Server {
     /// # Errors
     ///
     /// Whatever stood in the way of starting, or made a worker fail.
-    pub fn run(mut self) -> Result<(), ServerError> {
+    pub fn run(self) -> Result<(), ServerError> {
         if let Some(question) = std::env::var_os(question::VARIABLE) {
             let answer = self.answer(&question);
             if let Err(error) = &answer {
@@ -81,12 +80,8 @@ impl Server {
             inherit::must_be_first()?;
         }
         let signals = Signals::read()?;
-        if let Some(why) = self.fit_rings() {
-            tracing::warn!("{why}");
-        }
         let daemon = Daemon {
             program: Program::current()?,
-            ring: self.config.ring.clone(),
             longest_end: longest_end(self.config.handover.drain),
         };
         daemon.program.say_missed();
@@ -179,7 +174,7 @@ impl Server {
         let handed = passed_on + question.bound;
         must_be_free(handed + to_serve.max(passed_on) + RESERVE + FOR_SIGNALS)?;
         // The asking process has said so of its own.
-        let _ = self.fit_rings();
+        let _ = self.fit_rings(chosen.engine);
         let had = &question.outfit;
         engine::rehearse(chosen.engine, &self.config.ring, self.worker_count(), had)?;
         io::stdout().write_all(preflight::YES.as_bytes())?;
@@ -190,7 +185,6 @@ impl Server {
 /// What this process knows of itself, for its successor.
 struct Daemon {
     program: Program,
-    ring: RingConfig,
     /// How long the workers may take to end.
     longest_end: Duration,
 }
@@ -209,12 +203,8 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
-                    let workers = running.turns().count();
-                    let question = Question::new(
-                        running.listeners(),
-                        &running.belongings,
-                        Outfit::new(running.engine(), &self.ring, workers),
-                    );
+                    let question =
+                        Question::new(running.listeners(), &running.belongings, running.outfit);
                     let asked =
                         running.with_kept(|| Asked::start(&self.program, &question, for_child));
                     match asked {

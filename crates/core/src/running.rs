@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::belongings::Belonging;
 use crate::crew::{Crew, Step};
-use crate::engine::{EngineKind, Served};
+use crate::engine::{EngineKind, Outfit, Served};
 use crate::handover::bequest::Bequest;
 use crate::handover::giving::Packing;
 use crate::handover::parcel::Parcel;
@@ -40,6 +40,8 @@ pub struct Running {
     /// What the application has.
     pub(crate) belongings: Arc<[Belonging]>,
     engine: EngineKind,
+    /// What the workers have.
+    pub(crate) outfit: Outfit,
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
     ends: Arc<Ends>,

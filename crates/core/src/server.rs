@@ -482,6 +482,10 @@ impl Server {
     /// a service. One that keeps descriptors in the store itself takes them out of what it gives to
     /// [`Server::inherited`].
     ///
+    /// Where the rings of all workers might exceed the limit of locked memory, its soft limit (RLIMIT_MEMLOCK) is 0 for some microseconds of the
+    /// start, to find out whether rings count at all. Who locks memory meanwhile on another thread fails, and a child that is started has
+    /// that limit: start the server first.
+    ///
     /// # Errors
     ///
     /// Whatever stood in the way. Nothing is left behind then.

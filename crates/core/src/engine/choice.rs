@@ -166,7 +166,7 @@ pub(super) fn hint(error: &io::Error) -> &'static str {
         }
         Some(libc::ENOMEM) => {
             "; the kernel has no memory for a ring: see MemoryMax=, and raise LimitMEMLOCK= (ulimit -l without systemd), against which \
-             rings count before Linux 5.12 and from 6.14 on, one of ring.entries for each worker"
+             rings count before Linux 5.12 and from 6.14 on, those of ring.entries and ring.buffers for each worker"
         }
         _ => rlimit::advice(error),
     }

@@ -6,7 +6,7 @@ use io_uring::IoUring;
 use rustix::param::page_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::COMPLETIONS_PER_SUBMISSION;
+use super::{COMPLETIONS_PER_SUBMISSION, EngineKind};
 use crate::config::RingConfig;
 
 /// A ring is not made smaller than this.
@@ -17,26 +17,43 @@ const SUBMISSION: u64 = 64;
 const COMPLETION: u64 = 16;
 const INDEX: u64 = 4;
 
+/// Bytes of the entry of a receive buffer (io_uring_register_buf_ring(3)).
+const BUFFER: u64 = 16;
+
 /// Held by who changes the limit for a moment.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Makes the rings of so many workers smaller if they count and those of two processes would exceed the limit: the kernel takes down the
-/// rings of a process some time after it has ended, and its successor has its own by then. Both come to the same. Returns what is to
-/// be said about it.
-pub(crate) fn fit_rings(config: &mut RingConfig, workers: usize) -> Option<String> {
+/// Makes the rings of so many workers smaller if they count and would exceed the limit. Those of the predecessor count, too: the kernel
+/// takes down rings some time after they are closed or their process has ended. Both come to the same. Returns what is to be said
+/// about it.
+pub(crate) fn fit_rings(
+    engine: EngineKind,
+    config: &mut RingConfig,
+    workers: usize,
+) -> Option<String> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = getrlimit(Resource::Memlock);
     let most = limit.current?;
-    let entries = fitting(config.entries, workers, most);
+    let entries = fitting(engine, config, workers, most);
     if entries == config.entries || !do_count(limit) {
         return None;
     }
     let asked = std::mem::replace(&mut config.entries, entries);
+    let times = times(engine);
     Some(format!(
         "rings have {entries} entries, and not the {asked} of ring.entries: this user may lock {} KiB of memory, and the rings of {workers} \
-         workers count twice for a moment of a restart; raise LimitMEMLOCK= (ulimit -l without systemd)",
+         workers count {times} times for a moment of a restart; raise LimitMEMLOCK= (ulimit -l without systemd)",
         most >> 10
     ))
+}
+
+/// How many rings of each worker there are at the same time: its own, that of its predecessor, and with the portable engine the one that
+/// is tried before.
+fn times(engine: EngineKind) -> u64 {
+    match engine {
+        EngineKind::Ring => 2,
+        EngineKind::Portable => 3,
+    }
 }
 
 /// Whether rings count: before Linux 5.12 and from 6.14 on, unless the process has CAP_IPC_LOCK. It is tried with no memory to lock.
@@ -54,21 +71,33 @@ fn do_count(limit: Rlimit) -> bool {
     tried.is_err_and(|error| error.raw_os_error() == Some(libc::ENOMEM))
 }
 
-fn fitting(mut entries: u32, workers: usize, most: u64) -> u32 {
-    while entries > ENTRIES_MIN && 2 * workers as u64 * locked(entries) > most {
+fn fitting(engine: EngineKind, config: &RingConfig, workers: usize, most: u64) -> u32 {
+    let buffers = match engine {
+        EngineKind::Ring => config.buffers,
+        // It names them one by one.
+        EngineKind::Portable => 0,
+    };
+    let rings = times(engine) * workers as u64;
+    let mut entries = config.entries;
+    while entries > ENTRIES_MIN && rings * locked(entries, buffers) > most {
         entries /= 2;
     }
     entries
 }
 
-/// What a ring with so many entries takes, with the page in which it finds its receive buffers.
-fn locked(entries: u32) -> u64 {
+/// What a ring with so many entries takes, with the one in which it finds so many receive buffers.
+fn locked(entries: u32, buffers: u32) -> u64 {
     let page = page_size() as u64;
     let entries = u64::from(entries);
     let completions = entries * u64::from(COMPLETIONS_PER_SUBMISSION);
     let queues = completions * COMPLETION + entries * INDEX;
-    // What the kernel keeps beside the completions takes less than a page.
-    (entries * SUBMISSION).next_multiple_of(page) + queues.next_multiple_of(page) + 2 * page
+    let buffers = u64::from(buffers) * BUFFER;
+    [entries * SUBMISSION, queues, buffers]
+        .map(|bytes| bytes.next_multiple_of(page))
+        .iter()
+        // What the kernel keeps beside the completions takes less than a page.
+        .sum::<u64>()
+        + page
 }
 
 #[cfg(test)]
@@ -79,33 +108,39 @@ mod tests {
 
     #[test]
     fn rings_of_two_processes_have_room() {
-        for (entries, workers, most, fits) in [
-            (4096, 7, 8 * MIB, 4096),
-            (4096, 8, 8 * MIB, 2048),
-            (4096, 16, 8 * MIB, 1024),
-            (32_768, 16, 8 * MIB, 1024),
-            (1024, 16, 8 * MIB, 1024),
-            (4096, 128, 8 * MIB, 128),
-            (4096, 128, 256 * MIB, 4096),
+        use EngineKind::{Portable, Ring};
+        for (engine, entries, buffers, workers, most, fits) in [
+            (Ring, 4096, 64, 7, 8 * MIB, 4096),
+            (Ring, 4096, 64, 8, 8 * MIB, 2048),
+            (Ring, 4096, 64, 14, 8 * MIB, 2048),
+            (Ring, 4096, 64, 16, 8 * MIB, 1024),
+            (Ring, 32_768, 64, 16, 8 * MIB, 1024),
+            (Ring, 1024, 64, 16, 8 * MIB, 1024),
+            (Ring, 4096, 64, 128, 8 * MIB, 128),
+            (Ring, 4096, 64, 128, 256 * MIB, 4096),
+            // The entries of the buffers take as much as the queues.
+            (Ring, 4096, 8192, 16, 8 * MIB, 512),
+            (Ring, 4096, 32_768, 7, 8 * MIB, 512),
+            // One is tried before.
+            (Portable, 4096, 64, 5, 8 * MIB, 4096),
+            (Portable, 4096, 64, 7, 8 * MIB, 2048),
+            (Portable, 4096, 64, 14, 8 * MIB, 1024),
+            (Portable, 4096, 32_768, 14, 8 * MIB, 1024),
             // Less would be of no use.
-            (4096, 128, MIB, 64),
-            (4096, 1, 0, 64),
-            (8, 1, 0, 8),
+            (Ring, 4096, 64, 128, MIB, 64),
+            (Ring, 4096, 64, 1, 0, 64),
+            (Ring, 8, 64, 1, 0, 8),
         ] {
-            assert_eq!(fitting(entries, workers, most), fits, "{workers} in {most}");
+            let config = RingConfig {
+                entries,
+                buffers,
+                ..RingConfig::default()
+            };
+            assert_eq!(
+                fitting(engine, &config, workers, most),
+                fits,
+                "{workers} in {most} with {config:?}, {engine}"
+            );
         }
-    }
-
-    /// More than any limit that is one.
-    #[test]
-    fn the_limit_stays_as_it_was() {
-        let before = getrlimit(Resource::Memlock);
-        let config = RingConfig::default();
-        let mut fitted = config.clone();
-        let said = fit_rings(&mut fitted, 1 << 30);
-        assert_eq!(getrlimit(Resource::Memlock), before);
-        let expected = said.map_or(config.entries, |_| ENTRIES_MIN);
-        assert_eq!(fitted.entries, expected);
-        assert_eq!(fit_rings(&mut fitted, 1), None);
     }
 }

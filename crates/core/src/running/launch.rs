@@ -10,7 +10,7 @@ use super::{Ends, Released, Running};
 use crate::belongings::Belonging;
 use crate::config::Config;
 use crate::crew::{Crew, Name, NamedService};
-use crate::engine::{Acceptor, EngineKind, Served};
+use crate::engine::{Acceptor, EngineKind, Outfit, Served};
 use crate::handover::bequest::Legacy;
 use crate::handover::spare::Spare;
 use crate::limits::Limits;
@@ -69,6 +69,7 @@ impl Running {
             listeners: listeners.clone(),
             belongings,
             engine,
+            outfit: Outfit::new(engine, &config.ring, count),
             crew,
             workers: Vec::new(),
             ends,

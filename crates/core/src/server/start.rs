@@ -39,9 +39,6 @@ impl Server {
             Ok(_) => {}
             Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
         }
-        if let Some(why) = self.fit_rings() {
-            tracing::warn!("{why}");
-        }
         // Before the engine is chosen, which takes a thread: descriptors are inherited by a process that has one.
         let (mut plan, cpus, claimed) = self.plan()?;
         let reserved = plan.take_reserved();
@@ -54,6 +51,9 @@ impl Server {
             self.patience = Patience::of_successor();
         }
         let chosen = choose(self.config.engine, self.patience).map_err(ServerError::Engine)?;
+        if let Some(why) = self.fit_rings(chosen.engine) {
+            tracing::warn!("{why}");
+        }
         let needed = self.needed_descriptors(chosen.engine, cpus.len(), claimed.len());
         if reserve > 0 || !reserved.is_empty() {
             // As long as nothing was looked at, a successor of this process finds the same.
@@ -132,10 +132,10 @@ impl Server {
         started
     }
 
-    /// Makes the rings as small as they must be. What is to be said about it is said once.
-    pub(crate) fn fit_rings(&mut self) -> Option<String> {
+    /// Makes the rings as small as they must be. Returns what is to be said about it.
+    pub(crate) fn fit_rings(&mut self, engine: EngineKind) -> Option<String> {
         let workers = self.worker_count();
-        fit_rings(&mut self.config.ring, workers)
+        fit_rings(engine, &mut self.config.ring, workers)
     }
 
     /// The plan, the CPU of each worker, and what the application has claimed of what is inherited.

@@ -24,6 +24,7 @@ mod deferred;
 mod events;
 mod left;
 mod load_through;
+mod locked;
 mod options;
 mod panics;
 mod program;

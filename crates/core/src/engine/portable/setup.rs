@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use io_uring_for_tokio::{Builder, IoUring};
 use rustix::event::{EventfdFlags, eventfd};
@@ -23,6 +25,11 @@ const ENTRIES_MIN: u32 = 64;
 /// What a runtime opens besides its ring: epoll instances and an eventfd, and a socket if anything in the program asks for
 /// tokio's signal handling.
 const OTHER_DESCRIPTORS: usize = 4;
+
+/// How often a runtime is tried again for which there is no memory, and how soon. Each attempt leaks descriptors, and the kernel takes
+/// some 40 ms to take down a ring.
+const AGAIN_MAX: u32 = 5;
+const AGAIN_AFTER: Duration = Duration::from_millis(30);
 
 /// Held by who makes a runtime.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -148,8 +155,22 @@ fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> Result<Runtime, Una
         .collect::<Result<_, _>>()
         .map_err(|error| Unavailable::new(EVENT, error.into()))?;
     drop((tried, others));
-    Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring))
+    make(tokio_uring::builder().entries(entries).uring_builder(&ring))
         .map_err(|error| Unavailable::new(RUNTIME, error))
+}
+
+/// Where rings count against RLIMIT_MEMLOCK, the one that was tried may do so for some time after it is closed, as those of a predecessor
+/// do, and leave no room for another one.
+fn make(builder: &tokio_uring::Builder) -> io::Result<Runtime> {
+    let mut attempts = 0..AGAIN_MAX;
+    loop {
+        match Runtime::new(builder) {
+            Err(error) if is_lack_of_memory(&error) && attempts.next().is_some() => {
+                thread::sleep(AGAIN_AFTER);
+            }
+            made => return made,
+        }
+    }
 }
 
 fn is_lack_of_memory(error: &io::Error) -> bool {

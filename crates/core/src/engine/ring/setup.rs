@@ -36,7 +36,8 @@ impl fmt::Display for Unavailable {
             (SETUP, Some(libc::EINVAL)) => {
                 f.write_str("; the kernel is older than Linux 6.1, which DEFER_TASKRUN needs")
             }
-            (SETUP, _) => f.write_str(hint(&self.error)),
+            // The entries of the buffers are a ring, too.
+            (SETUP, _) | (BUFFERS, Some(libc::ENOMEM)) => f.write_str(hint(&self.error)),
             (THREAD, _) => f.write_str(rlimit::thread_advice(&self.error)),
             _ => f.write_str(rlimit::advice(&self.error)),
         }
@@ -74,4 +75,28 @@ pub(super) fn ring(config: &RingConfig) -> Result<IoUring, Unavailable> {
         .dontfork()
         .build(config.entries)
         .map_err(Unavailable::at(SETUP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_locks_memory_names_the_limit() {
+        for (step, errno, expected) in [
+            (SETUP, libc::ENOMEM, "LimitMEMLOCK="),
+            (BUFFERS, libc::ENOMEM, "LimitMEMLOCK="),
+            (BUFFERS, libc::EMFILE, "LimitNOFILE="),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            let text = Unavailable { step, error }.to_string();
+            assert!(text.contains(step) && text.contains(expected), "{text}");
+        }
+        let unavailable = Unavailable {
+            step: BUFFERS,
+            error: io::Error::other("there is no memory"),
+        };
+        let text = unavailable.to_string();
+        assert!(text.ends_with("there is no memory"), "{text}");
+    }
 }
