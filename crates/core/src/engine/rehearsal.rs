@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::thread::{self, Builder};
 
-use super::{EngineKind, ring};
+use super::{EngineKind, portable, ring};
 use crate::config::RingConfig;
 use crate::server::ServerError;
 use crate::worker::STACK_BYTES;
@@ -34,18 +34,22 @@ impl Outfit {
 
     /// How many of these workers find no ring, or no buffers, in what `had` gives back.
     fn lacking(&self, had: &Outfit) -> usize {
-        let entries = had.workers * had.entries as usize / (self.entries as usize).max(1);
         let buffers = had.workers * had.buffer_bytes / self.buffer_bytes.max(1);
-        self.workers.saturating_sub(entries.min(buffers))
+        let without_buffers = self.workers.saturating_sub(buffers);
+        without_buffers.max(self.lacking_rings(had))
+    }
+
+    fn lacking_rings(&self, had: &Outfit) -> usize {
+        let entries = had.workers * had.entries as usize / (self.entries as usize).max(1);
+        self.workers.saturating_sub(entries)
     }
 }
 
-/// Whether all workers could have their threads and, with the ring engine, their rings and buffers, when a process that has `had` has
-/// made room for them.
+/// Whether all workers could have their threads, their rings and, with the ring engine, their buffers, when a process that has `had` has
+/// made room for them. The portable engine makes rings as small as it must, so the smallest are tried.
 ///
 /// What that one gives back is not tried, since it has it still and some limits count both (TasksMax=, LimitNPROC=, MemoryMax=,
-/// vm.overcommit_memory=2). The rings of the portable engine are not tried either: it makes them as small as it must, and the limit that
-/// makes it do so (RLIMIT_MEMLOCK) counts both, too.
+/// LimitMEMLOCK=, vm.overcommit_memory=2).
 ///
 /// # Errors
 ///
@@ -57,10 +61,15 @@ pub(crate) fn rehearse(
     had: &Outfit,
 ) -> Result<(), ServerError> {
     threads(had.workers..workers)?;
+    let mut outfit = Outfit::new(engine, config, workers);
     if engine == EngineKind::Portable {
-        return Ok(());
+        outfit.entries = portable::smallest(config.entries);
+        return portable::rehearse(outfit.entries, outfit.lacking_rings(had)).map_err(|error| {
+            ServerError::Engine(format!(
+                "{workers} workers cannot have rings at the same time, however small: {error}; ask for less with workers"
+            ))
+        });
     }
-    let outfit = Outfit::new(engine, config, workers);
     let each = outfit.buffer_bytes.saturating_add(STACK_BYTES);
     ring::reserve(workers.saturating_mul(each))
         .and_then(|()| ring::rehearse(config, outfit.lacking(had)))
@@ -121,6 +130,7 @@ mod tests {
         }
         // The portable engine has no buffers at first.
         assert_eq!(had.lacking(&outfit(4, 4096, 0)), 4);
+        assert_eq!(outfit(60, 64, 0).lacking_rings(&outfit(4, 256, 0)), 44);
     }
 
     #[test]

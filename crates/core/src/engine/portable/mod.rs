@@ -47,6 +47,7 @@ pub(crate) use self::probe::probe;
 pub(crate) use self::setup::Unavailable;
 #[cfg(test)]
 pub(in crate::engine) use self::setup::{EVENT, RUNTIME, THREAD};
+pub(in crate::engine) use self::setup::{rehearse, smallest};
 
 /// One worker's engine, for as long as it runs.
 struct Engine<'a> {

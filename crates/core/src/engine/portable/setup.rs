@@ -108,6 +108,19 @@ pub(super) fn runtime(entries: u32) -> Result<(Runtime, u32), Unavailable> {
     }
 }
 
+/// What a ring may be made as small as.
+pub(in crate::engine) fn smallest(entries: u32) -> u32 {
+    entries.min(ENTRIES_MIN)
+}
+
+/// Whether so many rings could be had at the same time.
+pub(in crate::engine) fn rehearse(entries: u32, rings: usize) -> Result<(), Unavailable> {
+    let all: Result<Vec<IoUring>, _> = (0..rings)
+        .map(|_| build(&plain(entries), entries))
+        .collect();
+    all.map(drop)
+}
+
 /// Leaves the flags out that the kernel does not know.
 fn with_known_flags(entries: u32) -> Result<Runtime, Unavailable> {
     let single = |ring: &mut Builder| {
@@ -136,20 +149,14 @@ fn if_unknown(
 }
 
 fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> Result<Runtime, Unavailable> {
-    let mut ring = tokio_uring::uring_builder();
-    // All of these are older than Linux 5.10.
-    ring.setup_clamp()
-        .setup_cqsize(entries * COMPLETIONS_PER_SUBMISSION)
-        .dontfork();
+    let mut ring = plain(entries);
     for set in flags {
         set(&mut ring);
     }
     // A runtime that fails to make its ring leaks the descriptors that it has by then, so what it takes is tried alone, by one
     // worker at a time.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let tried: IoUring = ring
-        .build(entries)
-        .map_err(|error| Unavailable::new("io_uring_setup", error))?;
+    let tried = build(&ring, entries)?;
     let others: Vec<OwnedFd> = (0..OTHER_DESCRIPTORS)
         .map(|_| eventfd(0, EventfdFlags::CLOEXEC))
         .collect::<Result<_, _>>()
@@ -157,6 +164,20 @@ fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> Result<Runtime, Una
     drop((tried, others));
     make(tokio_uring::builder().entries(entries).uring_builder(&ring))
         .map_err(|error| Unavailable::new(RUNTIME, error))
+}
+
+fn plain(entries: u32) -> Builder {
+    let mut ring = tokio_uring::uring_builder();
+    // All of these are older than Linux 5.10.
+    ring.setup_clamp()
+        .setup_cqsize(entries * COMPLETIONS_PER_SUBMISSION)
+        .dontfork();
+    ring
+}
+
+fn build(ring: &Builder, entries: u32) -> Result<IoUring, Unavailable> {
+    ring.build(entries)
+        .map_err(|error| Unavailable::new("io_uring_setup", error))
 }
 
 /// Where rings count against RLIMIT_MEMLOCK, the one that was tried may do so for some time after it is closed, as those of a predecessor
