@@ -227,11 +227,11 @@ impl Crew {
 
     /// A worker that knows of so many thaws finds that a stop waits in vain. All thaw, once however many find that.
     pub(crate) fn thaw(&self, known: usize) {
-        let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
-        let swapped = self
+        let next = |thaws: usize| (thaws == known).then_some(known + 1);
+        let counted = self
             .thaws
-            .compare_exchange(known, known + 1, success, failure);
-        if swapped.is_ok() {
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+        if counted.is_ok() {
             self.wake_all();
         }
     }
