@@ -26,6 +26,7 @@ use crate::timers::Wheel;
 mod large;
 mod mail;
 mod memory;
+mod owed;
 mod parting;
 mod roster;
 mod sending;
