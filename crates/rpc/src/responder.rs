@@ -68,7 +68,7 @@ impl Responder {
     }
 
     /// As [`Responder::ok`], for answers that are not to be lost, such as a job that is given away: says whether this one is sent,
-    /// unless the connection ends before the client has it.
+    /// unless the connection ends before the client has it. If the value cannot be serialized, the error that is sent is the answer.
     ///
     /// # Errors
     ///

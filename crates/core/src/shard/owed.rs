@@ -198,9 +198,9 @@ impl<L: Link> Shard<L> {
         self.with_host(slot, |host, reply| {
             let tickets = &mut reply.connection.tickets;
             let handle = reply.handle.get();
-            let answered = handle.map(|handle| handle.give_up(last, of));
+            let answered = handle.map_or_else(Vec::new, |handle| handle.give_up(last, of));
             // Those that were answered by now get it when that is taken.
-            let is_answered = |serial| answered.iter().flatten().any(|it| *it == serial);
+            let is_answered = |serial| answered.binary_search(&serial).is_ok();
             let given_up = tickets.close_where(&mut reply.desk.pools, last, |promise| {
                 of.has(promise) && !is_answered(promise.serial)
             });

@@ -411,7 +411,7 @@ impl HandleState {
     }
 
     /// The connection's tickets up to this serial number are answered in vain from now on. Returns the serial numbers of those that
-    /// have been answered before, of which the worker has not heard yet.
+    /// have been answered before, of which the worker has not heard yet, in order.
     pub(crate) fn give_up(&self, last: u64, of: Kind) -> Vec<u64> {
         let inbox = self.lock();
         let (awaited, repeatable) = match of {
@@ -423,7 +423,10 @@ impl HandleState {
         self.given_up.fetch_max(awaited, Ordering::Release);
         self.repeatable_given_up
             .fetch_max(repeatable, Ordering::Release);
-        inbox.answered().collect()
+        let mut answered: Vec<u64> = inbox.answered().collect();
+        drop(inbox);
+        answered.sort_unstable();
+        answered
     }
 
     /// Notes that the fan of this number has a column for the connection. Returns whether that is news.
