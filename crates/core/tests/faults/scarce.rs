@@ -43,7 +43,14 @@ fn with_few_descriptors(attempt: impl Fn() -> Result<(), String>) {
         taken.truncate(all - free);
         let result = attempt();
         taken.extend(take_all_descriptors());
-        assert_eq!(taken.len(), all, "{free} descriptors: {result:?}");
+        // A runtime of tokio-uring that cannot be made leaks some. What it takes is tried before, but the other worker, which is at its next
+        // step, may have taken one since.
+        let may_leak = matches!(&result, Err(why) if why.contains("making the runtime"));
+        assert!(
+            taken.len() == all || may_leak,
+            "{free} descriptors: {} of {all}, {result:?}",
+            taken.len()
+        );
         match result {
             Ok(()) => successes += 1,
             Err(why) => {
