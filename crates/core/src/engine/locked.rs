@@ -6,11 +6,8 @@ use io_uring::IoUring;
 use rustix::param::page_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{COMPLETIONS_PER_SUBMISSION, EngineKind};
+use super::{COMPLETIONS_PER_SUBMISSION, ENTRIES_MIN, EngineKind};
 use crate::config::RingConfig;
-
-/// A ring is not made smaller than this.
-const ENTRIES_MIN: u32 = 64;
 
 /// Bytes of an entry of each queue (io_uring_setup(2)), and of the index of the first.
 const SUBMISSION: u64 = 64;

@@ -37,8 +37,12 @@ use crate::peer::{Credentials, Link, PeerAddress};
 use crate::shard::Shard;
 
 /// A completion queue holds so many times the entries of the submission queue, so that it does not overflow: an
-/// overflow loses nothing, but it ends multishot operations and costs extra calls.
+/// overflow loses nothing, but it ends multishot operations and costs extra calls. And when it is full the kernel submits nothing
+/// more, and tokio-uring has been seen to hang (tokio-uring#147).
 const COMPLETIONS_PER_SUBMISSION: u32 = 4;
+
+/// A ring is not made smaller than this.
+const ENTRIES_MIN: u32 = 64;
 
 /// A listener as an engine sees it: one that its worker owns, or would accept from in place of the owner.
 pub(crate) struct Acceptor {

@@ -12,15 +12,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio_uring::Runtime;
 
 use crate::engine::choice::hint;
+use crate::engine::{COMPLETIONS_PER_SUBMISSION, ENTRIES_MIN};
 use crate::patience::Obstacle;
 use crate::rlimit;
-
-/// A completion queue holds so many times the entries of the submission queue: when it is full, the kernel submits
-/// nothing more, and tokio-uring has been seen to hang (tokio-uring#147).
-const COMPLETIONS_PER_SUBMISSION: u32 = 4;
-
-/// A ring is not made smaller than this.
-const ENTRIES_MIN: u32 = 64;
 
 /// What a runtime opens besides its ring: epoll instances and an eventfd, and a socket if anything in the program asks for
 /// tokio's signal handling.
