@@ -1,5 +1,6 @@
 //! What handlers keep on a worker, and leave to the next process.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -71,32 +72,96 @@ impl Router {
 
     /// What the workers of the process before have [handed over](Router::hand_over) under this name, in their order. Each worker of this
     /// one is given all of it, see [`Worker::taken_over`], and decodes it anew; it is enough if one of them asks. What cannot be decoded is left
-    /// out, with an error in the log.
+    /// out, with an error in the log: that is right for what can be made again, such as a cache. Otherwise see [`Router::try_taken_over`].
     pub fn taken_over<T: DeserializeOwned>(worker: &Worker, name: &str) -> Vec<T> {
+        let values = Self::each_taken_over(worker, name);
+        values
+            .flat_map(|values| {
+                let say = |error| tracing::error!("{error}");
+                values.map_err(say).unwrap_or_default()
+            })
+            .collect()
+    }
+
+    /// As [`Router::taken_over`], for what must not be lost: with [`Server::try_service`](ringhold_core::Server::try_service) a program that
+    /// cannot read it does not start, and the next start finds all of it, connections too, if the service manager keeps them. Once the old
+    /// program is back they go on.
+    ///
+    /// ```
+    /// # use std::{cell::RefCell, rc::Rc};
+    /// # use ringhold_core::{Server, Worker, config::Config};
+    /// # use ringhold_rpc::{Router, Rpc, TakeOverError};
+    /// fn make(worker: &Worker) -> Result<Rpc, TakeOverError> {
+    ///     let balance: i64 = Router::try_taken_over::<i64>(worker, "balance")?.into_iter().sum();
+    ///     # let balance = Rc::new(RefCell::new(balance));
+    ///     // …
+    ///     # Ok(Rpc::new(worker, Router::new().hand_over("balance", move || balance.take())))
+    /// }
+    ///
+    /// fn server(config: Config) -> Server {
+    ///     Server::new(config).try_service("accounts", make)
+    /// }
+    /// # let _ = server;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The first value that cannot be decoded. All are read before.
+    pub fn try_taken_over<T: DeserializeOwned>(
+        worker: &Worker,
+        name: &str,
+    ) -> Result<Vec<T>, TakeOverError> {
+        let values: Vec<_> = Self::each_taken_over(worker, name).collect();
+        let values: Result<Vec<_>, _> = values.into_iter().collect();
+        Ok(values?.into_iter().flatten().collect())
+    }
+
+    /// What each worker has left under this name: one value or none.
+    fn each_taken_over<T: DeserializeOwned>(
+        worker: &Worker,
+        name: &str,
+    ) -> impl Iterator<Item = Result<Option<T>, TakeOverError>> {
         let claims = worker.claims();
         claims.claim(name);
-        let read = |left: &Bytes| -> Result<Vec<T>, rmp_serde::decode::Error> {
+        let read = move |left: &Bytes| -> Result<Option<T>, rmp_serde::decode::Error> {
             let written: Written<'_> = rmp_serde::from_slice(left)?;
             written
                 .iter()
                 .for_each(|(known, _)| claims.note_left(known));
-            let named = written.into_iter().filter(|(known, _)| *known == name);
-            named
+            let value = written.into_iter().find(|(known, _)| *known == name);
+            value
                 .map(|(_, value)| rmp_serde::from_slice(value))
-                .collect()
-        };
-        // What serde says can quote values, and those may be of clients.
-        let say = |error| {
-            tracing::error!(
-                "{name:?}, which the predecessor left, cannot be taken over: {}",
-                Plain(error)
-            );
+                .transpose()
         };
         let left = worker.taken_over().iter();
-        left.flat_map(|left| read(left).map_err(say).unwrap_or_default())
-            .collect()
+        left.map(move |left| {
+            read(left).map_err(|error| TakeOverError {
+                name: name.to_owned(),
+                // What serde says can quote values, and those may be of clients.
+                why: Plain(error).to_string(),
+            })
+        })
     }
 }
+
+/// What the process before has left under a name is not what this one can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeOverError {
+    name: String,
+    why: String,
+}
+
+impl fmt::Display for TakeOverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TakeOverError { name, why } = self;
+        write!(
+            f,
+            "{name:?}, which the predecessor left, cannot be taken over: {why}"
+        )
+    }
+}
+
+impl std::error::Error for TakeOverError {}
 
 type Leave = Box<dyn FnMut() -> Result<Vec<u8>, rmp_serde::encode::Error>>;
 

@@ -107,6 +107,7 @@ pub use call::Call;
 pub use context::Context;
 pub use fault::Fault;
 pub use hooks::{Arrival, Gone};
+pub use left::TakeOverError;
 pub use notify::{Notification, Notifier, NotifyError};
 pub use responder::Responder;
 pub use resume::Resumed;

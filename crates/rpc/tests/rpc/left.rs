@@ -70,6 +70,15 @@ fn each_value_is_found_by_its_name() {
         assert_eq!(Router::taken_over::<u64>(worker, "state"), []);
         assert_eq!(Router::taken_over::<u64>(worker, "broken"), []);
         assert_eq!(Router::taken_over::<u64>(worker, "other"), []);
+        // Or it is an error, for who cannot do without.
+        assert_eq!(
+            Router::try_taken_over::<Old>(worker, "state"),
+            Ok(vec![old()])
+        );
+        assert_eq!(Router::try_taken_over::<u64>(worker, "other"), Ok(vec![]));
+        let error = Router::try_taken_over::<u64>(worker, "state").unwrap_err();
+        let said = "\"state\", which the predecessor left, cannot be taken over: ";
+        assert!(error.to_string().starts_with(said), "{error}");
     });
     // That one has left nothing.
     let _ = look(next, |worker| {
