@@ -127,11 +127,12 @@ pub(crate) fn server(arguments: Arguments) -> Result<Server, Box<dyn Error>> {
 pub(crate) fn run(words: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
     let arguments = arguments(words)?;
     if arguments.is_check {
-        let table = match arguments.assumes_inherited {
-            true => server(arguments)?.check_assuming_inherited()?,
-            false => server(arguments)?.check()?,
-        };
-        return Ok(write!(io::stdout(), "{table}")?);
+        if arguments.assumes_inherited {
+            // `ExecReload=` need not have the table in the log each time.
+            server(arguments)?.check_assuming_inherited()?;
+            return Ok(());
+        }
+        return Ok(write!(io::stdout(), "{}", server(arguments)?.check()?)?);
     }
     // First of all: a signal waits for `Server::run`, and nothing that is opened gets the number of a descriptor that is passed on.
     block_signals()?;

@@ -65,8 +65,8 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// [`NotifyError::Push`] if the connection has ended, or if its peer does not keep up and the connection is closed for
-    /// that. [`NotifyError::Encode`] if the clients of the service read old msgpack and the parameters contain an extension
+    /// [`NotifyError::Push`] if the connection has ended, or if its peer does not keep up, or this one alone is larger than `outbox_bytes`,
+    /// and the connection is closed for that. [`NotifyError::Encode`] if the clients of the service read old msgpack and the parameters contain an extension
     /// type.
     pub fn send(&self, notification: &Notification) -> Result<(), NotifyError> {
         let bytes = notification.bytes_for(self.strings)?;

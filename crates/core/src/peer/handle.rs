@@ -73,7 +73,7 @@ pub struct Handle {
 pub enum PushError {
     /// The connection is gone, or about to be.
     Gone,
-    /// The peer is too slow: more was pushed than `outbox_bytes` allows. Or its worker is: what was pushed from other
+    /// The peer is too slow, or this was too large for any: more was pushed than `outbox_bytes` allows. Or its worker is slow: what was pushed from other
     /// threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is being
     /// closed, or was.
     Overflow,
@@ -126,8 +126,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, because of
-    /// which the connection is closed.
+    /// [`PushError::Gone`] if the connection has ended; [`PushError::Overflow`] if its peer does not keep up, or `bytes` alone are more
+    /// than `outbox_bytes`, because of which the connection is closed.
     pub fn push(&self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
         self.push_shared(&bytes.into())
     }
