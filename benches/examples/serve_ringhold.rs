@@ -1,5 +1,5 @@
-//! Ringhold as the bench `throughput` measures it: the RPC service on one CPU, on a TCP and a unix socket, with one worker unless told
-//! otherwise.
+//! Ringhold as the bench `throughput` measures it: the RPC service on a TCP and a unix socket, with a worker for each of its CPUs unless
+//! told otherwise.
 //!
 //! `echo` and `ping` are built in. A connection that says `subscribe` gets an `event` for each `publish`, from whomever;
 //! its bytes are encoded once and shared by all.
@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
+use ringhold_core::Server;
 use ringhold_core::config::Config;
-use ringhold_core::{Server, cpus};
 use ringhold_rpc::{Fault, Notification, Notifier, Router, Rpc};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_bytes::Bytes;
 
 #[derive(Parser)]
@@ -24,18 +25,21 @@ struct Arguments {
     /// Where to make a unix socket.
     #[arg(long)]
     unix: PathBuf,
-    /// The CPU to run on.
-    #[arg(long)]
-    cpu: usize,
+    /// The CPUs to run on.
+    #[arg(long, value_delimiter = ',', required = true)]
+    cpu: Vec<usize>,
     /// How long the idle worker looks for work before it sleeps.
     #[arg(long, default_value = "0s")]
     spin: String,
     /// The congestion control of TCP connections.
     #[arg(long)]
     congestion: Option<String>,
-    /// How many workers share the CPU.
-    #[arg(long, default_value_t = 1)]
-    workers: u16,
+    /// How many workers share the CPUs; as many as these by default.
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Whether each worker is pinned to a CPU of its own; by default if they are as many as these.
+    #[arg(long)]
+    pin: Option<bool>,
     /// Which engine: auto, ring or portable.
     #[arg(long, default_value = "auto")]
     engine: String,
@@ -44,14 +48,21 @@ struct Arguments {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     // Before there is any other thread.
-    cpus::pin(arguments.cpu)?;
+    let mut cpus = CpuSet::new();
+    arguments.cpu.iter().for_each(|cpu| cpus.set(*cpu));
+    sched_setaffinity(None, &cpus)?;
     let listen = [
         arguments.tcp.to_string(),
         format!("unix:{}", arguments.unix.display()),
     ];
+    let pin = arguments
+        .pin
+        .map_or(String::new(), |pin| format!("pin = {pin}\n"));
     let mut config = format!(
-        "engine = {:?}\nspin = {:?}\nworkers = {}\n[limits]\nconnections = 20000\n[sockets.rpc]\nlisten = {listen:?}\n",
-        arguments.engine, arguments.spin, arguments.workers
+        "{pin}engine = {:?}\nspin = {:?}\nworkers = {}\n[limits]\nconnections = 20000\n[sockets.rpc]\nlisten = {listen:?}\n",
+        arguments.engine,
+        arguments.spin,
+        arguments.workers.unwrap_or(arguments.cpu.len())
     );
     if let Some(name) = arguments.congestion {
         config += &format!("congestion = {name:?}\n");

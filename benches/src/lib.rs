@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod profile;
 pub mod server;
 pub mod statistics;
+pub mod threads;
 pub mod ticks;
 pub mod times;
 pub mod turns;

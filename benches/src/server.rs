@@ -1,7 +1,7 @@
-//! A server as a process of its own, pinned to one CPU: ringhold, or one of its peers.
+//! A server as a process of its own, pinned to one CPU or a few: ringhold, or one of its peers.
 //!
-//! Such a program is started as `PROGRAM --tcp 127.0.0.1:0 --unix PATH --cpu N`, with `--congestion NAME` if that is wanted,
-//! listens on both, and prints `listening IP:PORT` when it is ready.
+//! Such a program is started as `PROGRAM --tcp 127.0.0.1:0 --unix PATH --cpu N`, with `--congestion NAME` if that is wanted. With
+//! `--cpu N,M` it has a worker, or whatever it calls that, for each of these CPUs. It listens on both, and prints `listening IP:PORT` when it is ready.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
@@ -87,7 +87,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `program` on `cpu`, with its unix socket in `dir` and this congestion control, or the default.
+    /// Starts `program` on these CPUs, with its unix socket in `dir` and this congestion control, or the default.
     ///
     /// # Errors
     ///
@@ -95,12 +95,13 @@ impl Server {
     pub fn start(
         program: &Program,
         dir: &Path,
-        cpu: usize,
+        cpus: &[usize],
         congestion: Option<&str>,
     ) -> io::Result<Self> {
         let unix = dir.join(format!("{}.sock", program.name));
+        let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
         let mut child = Command::new(&program.path)
-            .args(["--tcp", "127.0.0.1:0", "--cpu", &cpu.to_string(), "--unix"])
+            .args(["--tcp", "127.0.0.1:0", "--cpu", &cpus.join(","), "--unix"])
             .arg(&unix)
             .args(congestion.map(|name| format!("--congestion={name}")))
             .args(&program.arguments)

@@ -63,7 +63,7 @@ fn each(
 ) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let cpu = *ringhold_core::cpus::available().unwrap().last().unwrap();
-    let server = Server::start(program, dir.path(), cpu, None).unwrap();
+    let server = Server::start(program, dir.path(), &[cpu], None).unwrap();
     let connect = || connect_to(server.tcp, &server.unix, transport);
     let request = request(bytes);
     let reply = reply(&server, &request);

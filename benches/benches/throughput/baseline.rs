@@ -15,8 +15,12 @@ use crate::results::{CellResult, Window};
 const SAMPLES_MIN: usize = 10;
 
 /// Hands all windows over. Fewer rounds than criterion needs make no baseline.
-pub(crate) fn record(cells: &[CellResult], save: Option<&str>, compare: Option<&str>) {
-    let windows = cells.iter().flat_map(|result| &result.measured);
+pub(crate) fn record<'a>(
+    cells: impl Iterator<Item = &'a CellResult> + Clone,
+    save: Option<&str>,
+    compare: Option<&str>,
+) {
+    let windows = cells.clone().flat_map(|result| &result.measured);
     let Some(samples) = windows.map(|one| one.windows.len()).min() else {
         return;
     };

@@ -32,6 +32,9 @@ pub(crate) struct Cell {
     /// Requests that are under way on each connection; of a fan-out, publications. An ingest has no use for it.
     pub(crate) depth: usize,
     pub(crate) payload: Payload,
+    /// Of the server: one that has a CPU for itself, or several, of which one shares its CPU with the load generator where there
+    /// are no others.
+    pub(crate) workers: usize,
 }
 
 /// What a message carries.
@@ -45,8 +48,17 @@ pub(crate) enum Payload {
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Unix];
 
+/// In the cells of servers with several.
+pub(crate) const WORKERS: usize = 2;
+
 /// All cells.
 pub(crate) fn full() -> Vec<Cell> {
+    let mut cells = one_worker();
+    cells.extend(several_workers());
+    cells
+}
+
+fn one_worker() -> Vec<Cell> {
     let mut cells = Vec::new();
     let mut add = |kind, connections: &[usize], depths: &[usize], payloads: &[usize]| {
         for transport in TRANSPORTS {
@@ -58,6 +70,7 @@ pub(crate) fn full() -> Vec<Cell> {
                         connections,
                         depth,
                         payload: Payload::Of(payload),
+                        workers: 1,
                     }));
                 }
             }
@@ -78,9 +91,29 @@ pub(crate) fn full() -> Vec<Cell> {
             connections: 64,
             depth,
             payload: Payload::Varied,
+            workers: 1,
         }));
     }
     cells
+}
+
+fn several_workers() -> impl Iterator<Item = Cell> {
+    let shapes = [
+        (Kind::Echo, 64, 1, 16),
+        (Kind::Echo, 64, 16, 200),
+        (Kind::Echo, 1024, 1, 200),
+        (Kind::Ingest, 64, 1, 200),
+    ];
+    TRANSPORTS.into_iter().flat_map(move |transport| {
+        shapes.map(|(kind, connections, depth, payload)| Cell {
+            kind,
+            transport,
+            connections,
+            depth,
+            payload: Payload::Of(payload),
+            workers: WORKERS,
+        })
+    })
 }
 
 /// Those that say most, for daily use.
@@ -124,11 +157,15 @@ impl Kind {
     }
 }
 
-/// Its name, such as `echo/tcp/64x16/200B`.
+/// Its name, such as `echo/tcp/64x16/200B`, or `echo-2w/tcp/64x16/200B` with two workers.
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, transport) = (self.kind.name(), self.transport.name());
-        write!(f, "{kind}/{transport}/{}", self.connections)?;
+        f.write_str(kind)?;
+        if self.workers > 1 {
+            write!(f, "-{}w", self.workers)?;
+        }
+        write!(f, "/{transport}/{}", self.connections)?;
         if self.kind != Kind::Ingest {
             write!(f, "x{}", self.depth)?;
         }

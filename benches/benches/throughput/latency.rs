@@ -207,6 +207,7 @@ fn common_rate(cell: &LatencyCell, servers: &[&Server]) -> f64 {
         connections: cell.connections,
         depth: 1,
         payload: Payload::Of(cell.payload),
+        workers: 1,
     };
     let effort = Effort {
         window: Duration::from_millis(100),

@@ -27,6 +27,7 @@ mod plots;
 mod precedence;
 mod report;
 mod results;
+mod several;
 mod stage;
 mod summary;
 mod table;
@@ -55,7 +56,9 @@ fn main() {
     }
     ringhold_core::rlimit::raise().unwrap();
     let congestion = options.congestion();
-    let stage = Stage::set(&options.servers(), !latency_cells.is_empty(), congestion);
+    let several = cells.iter().any(|cell| cell.workers > 1);
+    let spinning = !latency_cells.is_empty();
+    let stage = Stage::set(&options.servers(), spinning, several, congestion);
     if !options.share {
         precedence::take();
     }
@@ -66,12 +69,16 @@ fn main() {
     let mut report = Report {
         machine: Machine::look(effort, stage.cpus, congestion),
         cells: Vec::new(),
+        several: Vec::new(),
         latencies: Vec::new(),
     };
     for cell in &cells {
         let result = measure::cell(cell, &stage.servers_for(cell), effort);
         summary::print_cell(&result);
-        report.cells.push(result);
+        match cell.workers {
+            1 => report.cells.push(result),
+            _ => report.several.push(result),
+        }
     }
     for cell in &latency_cells {
         let servers = stage.servers_for_latency();
@@ -80,7 +87,8 @@ fn main() {
         report.latencies.push(result);
     }
     let (save, compare) = (&options.save_baseline, &options.baseline);
-    baseline::record(&report.cells, save.as_deref(), compare.as_deref());
+    let all = report.cells.iter().chain(&report.several);
+    baseline::record(all, save.as_deref(), compare.as_deref());
     report.print();
     write(&report, options.save);
 }

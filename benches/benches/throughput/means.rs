@@ -13,9 +13,9 @@ const NOTE: &str = "Geometric means of ringhold's CPU a message divided by the p
     (varied) are a group of their own, and in no other, nor in the targets.";
 
 /// A group of cells, and which they are.
-type Group = (&'static str, fn(&Cell) -> bool);
+pub(crate) type Group = (&'static str, fn(&Cell) -> bool);
 
-const GROUPS: [Group; 5] = [
+pub(crate) const GROUPS: [Group; 5] = [
     ("echo/tcp", |cell| is_echo(cell, Transport::Tcp)),
     ("echo/unix", |cell| is_echo(cell, Transport::Unix)),
     ("ingest", |cell| is_alike(cell, Kind::Ingest)),
@@ -56,7 +56,10 @@ pub(crate) fn table(cells: &[CellResult]) -> Table {
 }
 
 /// Over the cells that have such ratios.
-fn mean(group: &[&CellResult], ratios: impl Fn(&CellResult) -> Option<Vec<f64>>) -> String {
+pub(crate) fn mean(
+    group: &[&CellResult],
+    ratios: impl Fn(&CellResult) -> Option<Vec<f64>>,
+) -> String {
     let ratios: Vec<Vec<f64>> = group.iter().filter_map(|result| ratios(result)).collect();
     or_dash((!ratios.is_empty()).then(|| geometric_mean(&ratios)))
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ringhold_benches::server::{RINGHOLD, Server};
+use ringhold_benches::threads::{self, Threads};
 use ringhold_benches::turns::Turns;
 
 use crate::accounting::{Counting, CpuClock, Profile, Tool, has_ring_workers};
@@ -55,7 +56,7 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
             syscalls: effort
                 .counter
                 .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
-            kernel: if effort.profiles && subject.server.name == RINGHOLD {
+            kernel: if effort.profiles && cell.workers == 1 && subject.server.name == RINGHOLD {
                 subject.kernel_shares()
             } else {
                 Vec::new()
@@ -148,6 +149,7 @@ impl<'a> Subject<'a> {
             self.come_to_rest();
             self.load.start();
         }
+        let threads = self.threads();
         let (begin, cpu) = (Instant::now(), self.clock.now());
         let mut messages = self.run(length);
         if counts_sent {
@@ -157,12 +159,21 @@ impl<'a> Subject<'a> {
             messages,
             cpu: self.clock.now() - cpu,
             wall: begin.elapsed(),
+            busiest: threads::busiest(&threads, &self.threads()),
         };
         if !counts_sent {
             self.come_to_rest();
         }
         self.rest.begin(self.clock);
         window
+    }
+
+    /// None where there is but one that works.
+    fn threads(&self) -> Threads {
+        if self.cell.workers == 1 {
+            return Threads::new();
+        }
+        threads::look(self.server.pid())
     }
 
     /// System calls a message, from rest to rest.

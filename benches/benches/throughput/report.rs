@@ -14,6 +14,7 @@ use crate::machine::Machine;
 use crate::means;
 use crate::plots;
 use crate::results::{CellResult, Measured};
+use crate::several;
 use crate::table::{Table, or_dash};
 use crate::targets;
 
@@ -25,7 +26,10 @@ const SUMMARY_NOTE: &str = "The best peer is one of tokio, tokio-uring, monoio a
 /// All that was measured, and how.
 pub(crate) struct Report {
     pub(crate) machine: Machine,
+    /// Of servers with one worker.
     pub(crate) cells: Vec<CellResult>,
+    /// Of servers with several, which are in tables of their own only.
+    pub(crate) several: Vec<CellResult>,
     pub(crate) latencies: Vec<LatencyResult>,
 }
 
@@ -37,6 +41,8 @@ impl Report {
             self.summary(),
             means::table(&self.cells),
             floor::table(&self.cells),
+            several::means(&self.several),
+            several::everybody(&self.several),
             latency_tables::everybody(&self.latencies),
             latency_tables::beside(&self.latencies),
             targets::table(&self.cells, &self.latencies),
@@ -105,6 +111,14 @@ impl Report {
             &[],
         );
         section("System calls per message", self.everybody(syscalls), &[]);
+        let means = several::means(&self.several);
+        section(
+            "Several workers, CPU per message beside each peer",
+            means,
+            &[],
+        );
+        let everybody = several::everybody(&self.several);
+        section("Several workers, cell by cell", everybody, &[]);
         let latency = latency_tables::everybody(&self.latencies);
         section("Latency in µs", latency, &["latency.svg"]);
         out
@@ -171,7 +185,7 @@ fn in_the_kernel(one: &Measured) -> Option<String> {
 }
 
 /// With a star where the kernel had threads that work for the ring.
-fn syscalls(one: &Measured) -> String {
+pub(crate) fn syscalls(one: &Measured) -> String {
     let star = if one.ring_workers { "*" } else { "" };
     or_dash(one.syscalls.map(|calls| format!("{calls:.3}{star}")))
 }

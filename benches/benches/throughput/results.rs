@@ -14,6 +14,8 @@ pub(crate) struct Window {
     pub(crate) messages: u64,
     pub(crate) cpu: Duration,
     pub(crate) wall: Duration,
+    /// The busiest thread's part in what the server used, 1 being all of it, where it has several workers.
+    pub(crate) busiest: Option<f64>,
 }
 
 impl Window {
@@ -72,6 +74,12 @@ impl Measured {
         self.median(Window::busy)
     }
 
+    pub(crate) fn busiest(&self) -> Option<f64> {
+        let parts = self.windows.iter().filter_map(|window| window.busiest);
+        let parts: Vec<f64> = parts.collect();
+        (!parts.is_empty()).then(|| median(&parts))
+    }
+
     /// The kernel's part in the median, if it was sampled.
     pub(crate) fn kernel_share(&self) -> Option<f64> {
         (!self.kernel.is_empty()).then(|| median(&self.kernel))
@@ -100,6 +108,11 @@ impl CellResult {
     /// Ringhold's CPU a message in each round, divided by that of this server.
     pub(crate) fn ratios(&self, server: &Measured) -> Option<Vec<f64>> {
         Some(ratios(self.of(RINGHOLD)?, server))
+    }
+
+    /// One server's CPU a message in each round, divided by another's.
+    pub(crate) fn ratios_of(&self, own: &str, other: &str) -> Option<Vec<f64>> {
+        Some(ratios(self.of(own)?, self.of(other)?))
     }
 
     pub(crate) fn ratio(&self, server: &Measured) -> Option<Spread> {

@@ -16,13 +16,15 @@ use crate::session::Garbage;
 /// From this length on an echoed value is sent from where it was received instead of being copied.
 const SHARE_BYTES_MIN: usize = 32 * 1024;
 
-/// What all sessions of the one thread share.
+/// What all sessions of a thread share.
 #[derive(Debug)]
 pub struct Service {
     pub(crate) framer: Framer,
     subscribers: Slab<Rc<Outbox>>,
     /// What was published since the last [`Service::flush_events`].
     events: BytesMut,
+    /// Whether there can be subscribers.
+    has_events: bool,
 }
 
 /// A session's entry in the list of subscribers.
@@ -43,10 +45,19 @@ impl Service {
     /// Without subscribers.
     pub fn new() -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
+            has_events: true,
+            ..Self::without_events()
+        }))
+    }
+
+    /// For sessions that move between threads, and can subscribe at none of them.
+    pub fn without_events() -> Self {
+        Self {
             framer: Framer::new(Limits::default()),
             subscribers: Slab::new(),
             events: BytesMut::new(),
-        }))
+            has_events: false,
+        }
     }
 
     /// Lets the framer see more bytes. A frame that it refuses costs the connection, not the framer.
@@ -80,7 +91,7 @@ impl Service {
             },
             Message::Notification { method, params } => match method {
                 b"publish" => self.publish(params),
-                b"subscribe" if subscription.is_none() => {
+                b"subscribe" if self.has_events && subscription.is_none() => {
                     // It gets what is published from here on.
                     self.flush_events();
                     *subscription = Some(self.subscribe());

@@ -5,12 +5,12 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 
-use bytes::{Buf, BytesMut};
-use ringhold_framer::{Parked, Progress, TopLevel};
+use bytes::BytesMut;
 
+use crate::frames::Frames;
 use crate::outbox::Outbox;
 use crate::replies::Replies;
-use crate::service::{Large, Service, Subscription};
+use crate::service::{Service, Subscription};
 
 /// The peer does not speak MessagePack-RPC; its connection is to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +37,8 @@ impl From<Garbage> for io::Error {
 #[derive(Debug)]
 pub struct Session {
     service: Rc<RefCell<Service>>,
-    /// Bytes from a frame boundary on.
-    buffer: BytesMut,
-    /// So many of them were seen by the framer, which left its state in `parked`.
-    scanned: usize,
-    parked: Option<Parked>,
-    missing: usize,
+    frames: Frames,
     subscription: Option<Subscription>,
-}
-
-/// A frame at the beginning of some bytes, whose large result waits to be sent.
-struct LargeFrame {
-    length: usize,
-    large: Large,
 }
 
 impl Session {
@@ -57,10 +46,7 @@ impl Session {
     pub fn new(service: &Rc<RefCell<Service>>) -> Self {
         Self {
             service: service.clone(),
-            buffer: BytesMut::new(),
-            scanned: 0,
-            parked: None,
-            missing: 0,
+            frames: Frames::default(),
             subscription: None,
         }
     }
@@ -68,12 +54,12 @@ impl Session {
     /// The beginning of a frame whose end has not arrived. What is received next may be appended, if
     /// [`Session::received`] is called then.
     pub fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.buffer
+        self.frames.buffer()
     }
 
     /// So many bytes, at least, are missing from the frame whose beginning is in the buffer.
     pub fn missing(&self) -> usize {
-        self.missing
+        self.frames.missing()
     }
 
     /// Where the events of this connection are, and where its replies must go, once it has subscribed.
@@ -88,17 +74,9 @@ impl Session {
     ///
     /// They are none.
     pub fn received(&mut self, replies: &mut Replies) -> Result<(), Garbage> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let (handled, large_frame) = self.dispatch(&buffer, replies)?;
-            buffer.advance(handled);
-            let Some(LargeFrame { length, large }) = large_frame else {
-                self.buffer = buffer;
-                return Ok(());
-            };
-            let frame = buffer.split_to(length).freeze();
-            replies.shared_result(large.id, frame.slice(large.result));
-        }
+        let service = &mut *self.service.borrow_mut();
+        self.frames
+            .received(service, &mut self.subscription, replies)
     }
 
     /// Handles the frames that are whole with these bytes, which were received in a buffer of somebody else. What is
@@ -108,98 +86,55 @@ impl Session {
     ///
     /// They are none.
     pub fn receive(&mut self, bytes: &[u8], replies: &mut Replies) -> Result<(), Garbage> {
-        let mut rest = bytes;
-        if let Some(parked) = self.parked.take() {
-            let used = self.complete(parked, bytes, replies)?;
-            rest = &bytes[used..];
-        }
-        while !rest.is_empty() {
-            let (handled, large_frame) = self.dispatch(rest, replies)?;
-            rest = &rest[handled..];
-            let Some(LargeFrame { length, large }) = large_frame else {
-                self.buffer.extend_from_slice(rest);
-                break;
-            };
-            replies.result(large.id, &rest[large.result]);
-            rest = &rest[length..];
-        }
-        Ok(())
+        let service = &mut *self.service.borrow_mut();
+        self.frames
+            .receive(service, &mut self.subscription, bytes, replies)
+    }
+}
+
+/// As [`Session`], of a task that moves between threads: it uses the service of the thread that it is on, and gets no
+/// events.
+#[derive(Debug, Default)]
+pub struct MovingSession {
+    frames: Frames,
+}
+
+impl MovingSession {
+    /// As [`Session::buffer`].
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        self.frames.buffer()
     }
 
-    /// Handles the whole frames at the beginning of `bytes`, up to the first large one. Returns how many bytes they
-    /// have; what comes then, if it is not a large one, was scanned.
-    fn dispatch(
-        &mut self,
-        bytes: &[u8],
-        replies: &mut Replies,
-    ) -> Result<(usize, Option<LargeFrame>), Garbage> {
-        let service = &mut *self.service.borrow_mut();
-        let mut scanned = std::mem::take(&mut self.scanned);
-        self.missing = 0;
-        if let Some(parked) = self.parked.take() {
-            service.framer.resume(parked);
-        }
-        let mut start = 0;
-        let mut large_frame = None;
-        while let Some(first) = bytes.get(start + scanned) {
-            if scanned == 0 && !TopLevel::Array.allows(*first) {
-                return Err(Garbage);
-            }
-            match service.feed(&bytes[start + scanned..])? {
-                Progress::Complete { used } => {
-                    let length = scanned + used;
-                    let frame = &bytes[start..start + length];
-                    let large = service.message(frame, &mut self.subscription, replies)?;
-                    scanned = 0;
-                    if let Some(large) = large {
-                        large_frame = Some(LargeFrame { length, large });
-                        break;
-                    }
-                    start += length;
-                }
-                Progress::More { at_least } => {
-                    scanned = bytes.len() - start;
-                    self.missing = at_least;
-                }
-            }
-        }
-        self.scanned = scanned;
-        self.parked = service.framer.park();
-        service.flush_events();
-        Ok((start, large_frame))
+    /// As [`Session::missing`].
+    pub fn missing(&self) -> usize {
+        self.frames.missing()
     }
 
-    /// Goes on with the frame whose beginning is in the buffer. Returns how many of the bytes belong to it.
-    fn complete(
+    /// As [`Session::received`].
+    ///
+    /// # Errors
+    ///
+    /// They are none.
+    pub fn received(
         &mut self,
-        parked: Parked,
+        service: &mut Service,
+        replies: &mut Replies,
+    ) -> Result<(), Garbage> {
+        self.frames.received(service, &mut None, replies)
+    }
+
+    /// As [`Session::receive`].
+    ///
+    /// # Errors
+    ///
+    /// They are none.
+    pub fn receive(
+        &mut self,
+        service: &mut Service,
         bytes: &[u8],
         replies: &mut Replies,
-    ) -> Result<usize, Garbage> {
-        let service = &mut *self.service.borrow_mut();
-        service.framer.resume(parked);
-        match service.feed(bytes)? {
-            Progress::More { at_least } => {
-                self.buffer.extend_from_slice(bytes);
-                self.scanned = self.buffer.len();
-                self.missing = at_least;
-                self.parked = service.framer.park();
-                Ok(bytes.len())
-            }
-            Progress::Complete { used } => {
-                self.buffer.extend_from_slice(&bytes[..used]);
-                let large = service.message(&self.buffer, &mut self.subscription, replies)?;
-                if let Some(large) = large {
-                    let frame = self.buffer.split().freeze();
-                    replies.shared_result(large.id, frame.slice(large.result));
-                }
-                self.buffer.clear();
-                self.scanned = 0;
-                self.missing = 0;
-                service.flush_events();
-                Ok(used)
-            }
-        }
+    ) -> Result<(), Garbage> {
+        self.frames.receive(service, &mut None, bytes, replies)
     }
 }
 
@@ -213,6 +148,8 @@ impl Drop for Session {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
+
     use super::*;
     use crate::outbox::Batch;
 
@@ -270,6 +207,40 @@ mod tests {
                 assert!(all == expected, "other replies in steps of {step}");
             }
         }
+    }
+
+    #[test]
+    fn a_session_may_move_in_the_middle_of_a_frame() {
+        let (requests, expected) = conversation();
+        for step in [1, 7, 4096, 40_003] {
+            let mut services = [Service::without_events(), Service::without_events()];
+            let mut session = MovingSession::default();
+            let (mut replies, mut all) = (Replies::default(), Vec::new());
+            for (index, piece) in requests.chunks(step).enumerate() {
+                let service = &mut services[index % 2];
+                if index % 3 == 0 {
+                    session.buffer().extend_from_slice(piece);
+                    session.received(service, &mut replies).unwrap();
+                } else {
+                    session.receive(service, piece, &mut replies).unwrap();
+                }
+                all.extend(taken(&mut replies));
+            }
+            assert!(all == expected, "other replies in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_moves_cannot_subscribe() {
+        let mut service = Service::without_events();
+        let mut session = MovingSession::default();
+        let mut replies = Replies::default();
+        let messages =
+            b"\x93\x02\xa9subscribe\x90\x93\x02\xa7publish\x91\x01\x94\x00\x07\xa4ping\x90";
+        session
+            .receive(&mut service, messages, &mut replies)
+            .unwrap();
+        assert_eq!(taken(&mut replies), b"\x94\x01\x07\xc0\xa4pong");
     }
 
     #[test]

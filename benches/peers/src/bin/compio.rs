@@ -30,7 +30,7 @@ use compio::io::{AsyncRead, AsyncReadMulti, AsyncWrite, AsyncWriteExt};
 use compio::net::{TcpListener, UnixListener};
 use compio::runtime::{RuntimeBuilder, spawn};
 use futures_util::{FutureExt, StreamExt, select_biased};
-use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session};
+use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session, serve_on_each_cpu};
 
 /// As many operations as can be submitted at once; twice as many can complete.
 const ENTRIES: u32 = 16 * 1024;
@@ -51,7 +51,10 @@ const PLAIN_RECEIVES: u32 = 8;
 const EVENT_INTERVAL: usize = 16 * 1024;
 
 fn main() -> io::Result<()> {
-    let listeners = Listeners::open()?;
+    serve_on_each_cpu(run)
+}
+
+fn run(listeners: Listeners) -> io::Result<()> {
     let mut proactor = ProactorBuilder::new();
     proactor
         .capacity(ENTRIES)

@@ -28,7 +28,7 @@ use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Split, Splitable};
 use monoio::net::{TcpListener, UnixListener};
 use monoio::{IoUringDriver, RuntimeBuilder, spawn};
-use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session};
+use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session, serve_on_each_cpu};
 
 /// As many operations as can be submitted at once; twice as many can complete. With 10,000 connections as many
 /// receives are in flight.
@@ -45,7 +45,10 @@ const RECEIVE_BYTES_AHEAD: usize = 256 * 1024;
 const JOIN_BYTES_MAX: usize = 16 * 1024;
 
 fn main() -> io::Result<()> {
-    let listeners = Listeners::open()?;
+    serve_on_each_cpu(run)
+}
+
+fn run(listeners: Listeners) -> io::Result<()> {
     let mut ring = IoUring::builder();
     ring.setup_single_issuer()
         .setup_defer_taskrun()

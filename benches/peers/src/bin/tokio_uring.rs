@@ -20,7 +20,7 @@ use std::net::Shutdown;
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
-use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session};
+use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session, serve_on_each_cpu};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_uring::BufResult;
 use tokio_uring::buf::{BoundedBuf, BoundedBufMut};
@@ -43,7 +43,10 @@ const RECEIVE_BYTES_AHEAD: usize = 256 * 1024;
 const PIECES_MAX: usize = 64;
 
 fn main() -> io::Result<()> {
-    let listeners = Listeners::open()?;
+    serve_on_each_cpu(run)
+}
+
+fn run(listeners: Listeners) -> io::Result<()> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_single_issuer()
         .setup_coop_taskrun()

@@ -23,13 +23,28 @@ macro_rules! service {
             use super::*;
 
             fn each(test: fn(&Peer, Kind)) {
-                let Some(peer) = Peer::start(env!(concat!("CARGO_BIN_EXE_", $program)), $ring)
-                else {
+                each_of(1, test);
+            }
+
+            fn each_of(threads: usize, test: fn(&Peer, Kind)) {
+                let program = env!(concat!("CARGO_BIN_EXE_", $program));
+                let Some(peer) = Peer::start(program, $ring, threads) else {
                     return;
                 };
                 for kind in [Kind::Tcp, Kind::Unix] {
                     test(&peer, kind);
                 }
+            }
+
+            #[test]
+            fn several_threads_do_the_same() {
+                each_of(2, |peer, kind| {
+                    super::pipelined_echoes_may_be_cut_anywhere(peer, kind);
+                    super::large_values_come_back_whole(peer, kind);
+                    super::notifications_are_not_answered(peer, kind);
+                    super::many_connections_are_served_at_once(peer, kind);
+                    super::the_end_and_garbage_close_the_connection(peer, kind);
+                });
             }
 
             #[test]
@@ -75,7 +90,7 @@ mod bare {
     use super::*;
 
     fn each(test: fn(&Peer, Kind)) {
-        let Some(peer) = Peer::start(env!("CARGO_BIN_EXE_peer-bare"), Ring::Deferring) else {
+        let Some(peer) = Peer::start(env!("CARGO_BIN_EXE_peer-bare"), Ring::Deferring, 1) else {
             return;
         };
         for kind in [Kind::Tcp, Kind::Unix] {

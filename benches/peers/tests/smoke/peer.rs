@@ -39,17 +39,17 @@ pub(crate) enum Kind {
 }
 
 impl Peer {
-    /// Starts it. `None`, and a line that says so, where the kernel does not have what it needs.
-    pub(crate) fn start(program: &str, ring: Ring) -> Option<Self> {
+    /// Starts it with so many threads, which share a CPU. `None`, and a line that says so, where the kernel does not have what it needs.
+    pub(crate) fn start(program: &str, ring: Ring, threads: usize) -> Option<Self> {
         if let Some(missing) = missing(ring) {
             eprintln!("not tested: {missing}");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let unix = dir.path().join("peer.sock");
-        let cpu = rustix::thread::sched_getcpu();
+        let cpus = vec![rustix::thread::sched_getcpu().to_string(); threads];
         let mut child = Command::new(program)
-            .args(["--tcp", "127.0.0.1:0", "--cpu", &cpu.to_string()])
+            .args(["--tcp", "127.0.0.1:0", "--cpu", &cpus.join(",")])
             .arg("--unix")
             .arg(&unix)
             .stdout(Stdio::piped())

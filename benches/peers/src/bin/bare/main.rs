@@ -41,7 +41,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::Fd;
-use ringhold_peers::Listeners;
+use ringhold_peers::{Arguments, Listeners};
 use rustix::net::Shutdown;
 use slab::Slab;
 
@@ -54,7 +54,7 @@ use ring::{Completion, Queue};
 const PIECES_HELD_MAX: usize = 256;
 
 fn main() -> io::Result<()> {
-    let listeners = Listeners::open()?;
+    let listeners = Listeners::open(&Arguments::read())?;
     let mut ring = ring::ring()?;
     let queue = Queue::new(&mut ring)?;
     // SAFETY: the server is never dropped, so the buffers outlive the ring.

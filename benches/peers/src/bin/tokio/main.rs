@@ -1,4 +1,4 @@
-//! The peer on tokio: epoll, one task a connection.
+//! The peer on tokio: epoll, one task a connection. On several CPUs it is [`threads`].
 //!
 //! # How it is tuned
 //! - A `LocalRuntime`, so that tasks need not be `Send`. A `LocalSet` on a current-thread runtime costs 1.00 to 1.09.
@@ -21,6 +21,8 @@
 //! The ratios are server CPU per message relative to the code as it is, over several runs on a busy machine.
 #![forbid(unsafe_code)]
 
+mod threads;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
@@ -29,7 +31,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use ringhold_peers::{Batch, Listeners, Outbox, Replies, Service, Session};
+use ringhold_peers::{Arguments, Batch, Garbage, Listeners, Outbox, Replies, Service, Session};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -48,7 +50,11 @@ const OWN_BYTES_AHEAD: usize = 256 * 1024;
 const PIECES_MAX: usize = 64;
 
 fn main() -> io::Result<()> {
-    let listeners = Listeners::open()?;
+    let arguments = Arguments::read();
+    let listeners = Listeners::open(&arguments)?;
+    if arguments.threads() > 1 {
+        return threads::run(listeners, arguments.threads());
+    }
     let runtime = Builder::new_current_thread()
         .enable_io()
         .build_local(LocalOptions::default())?;
@@ -67,28 +73,48 @@ struct Scratch {
     replies: Replies,
 }
 
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            received: vec![0; BUFFER_BYTES],
+            replies: Replies::with_capacity(BUFFER_BYTES),
+        }
+    }
+}
+
 async fn serve(listeners: Listeners) -> io::Result<()> {
-    let scratch = Scratch {
-        received: vec![0; BUFFER_BYTES],
-        replies: Replies::with_capacity(BUFFER_BYTES),
-    };
     let worker = Rc::new(Worker {
         service: Service::new(),
-        scratch: RefCell::new(scratch),
+        scratch: RefCell::default(),
     });
+    let same = worker.clone();
+    accept(
+        listeners,
+        move |stream| drop(spawn_local(connection(stream, worker.clone()))),
+        move |stream| drop(spawn_local(connection(stream, same.clone()))),
+    )
+    .await
+}
+
+/// Hands out what is accepted.
+async fn accept(
+    listeners: Listeners,
+    on_tcp: impl Fn(TcpStream),
+    on_unix: impl Fn(UnixStream),
+) -> io::Result<()> {
     listeners.announce()?;
     let tcp = TcpListener::from_std(listeners.tcp)?;
     let unix = UnixListener::from_std(listeners.unix)?;
     let accept_tcp = async {
         loop {
             let (stream, _) = tcp.accept().await?;
-            spawn_local(connection(stream, worker.clone()));
+            on_tcp(stream);
         }
     };
     let accept_unix = async {
         loop {
             let (stream, _) = unix.accept().await?;
-            spawn_local(connection(stream, worker.clone()));
+            on_unix(stream);
         }
     };
     tokio::select! {
@@ -103,13 +129,20 @@ async fn connection<S: Stream>(mut stream: S, worker: Rc<Worker>) -> io::Result<
     let mut unsent = Replies::default();
     loop {
         if session.missing() > OWN_BYTES_MIN {
-            if !read_own(&mut stream, &mut session).await? {
+            if !read_own(&mut stream, session.missing(), session.buffer()).await? {
                 return Ok(());
             }
             session.received(&mut unsent)?;
         } else {
             let turn = poll_fn(|context| {
-                poll_turn(context, &mut stream, &worker, &mut session, &mut unsent)
+                let scratch = &mut worker.scratch.borrow_mut();
+                poll_turn(
+                    context,
+                    &mut stream,
+                    scratch,
+                    &mut unsent,
+                    |bytes, replies| session.receive(bytes, replies),
+                )
             });
             if !turn.await? {
                 return Ok(());
@@ -129,14 +162,14 @@ async fn connection<S: Stream>(mut stream: S, worker: Rc<Worker>) -> io::Result<
 fn poll_turn<S>(
     context: &mut Context<'_>,
     mut stream: &mut S,
-    worker: &Worker,
-    session: &mut Session,
+    scratch: &mut Scratch,
     unsent: &mut Replies,
+    receive: impl FnOnce(&[u8], &mut Replies) -> Result<(), Garbage>,
 ) -> Poll<io::Result<bool>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Scratch { received, replies } = &mut *worker.scratch.borrow_mut();
+    let Scratch { received, replies } = scratch;
     let mut buffer = ReadBuf::new(received);
     ready!(Pin::new(&mut stream).poll_read(context, &mut buffer))?;
     let received = buffer.filled();
@@ -144,7 +177,7 @@ where
         return Poll::Ready(Ok(false));
     }
     replies.clear();
-    session.receive(received, replies)?;
+    receive(received, replies)?;
     if let Some(bytes) = replies.plain()
         && !bytes.is_empty()
         && let Poll::Ready(sent) = Pin::new(&mut stream).poll_write(context, bytes)
@@ -158,9 +191,11 @@ where
 }
 
 /// Receives behind what there is of a large message. `false` at the end of the stream.
-async fn read_own<S: AsyncRead + Unpin>(stream: &mut S, session: &mut Session) -> io::Result<bool> {
-    let missing = session.missing();
-    let buffer = session.buffer();
+async fn read_own<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    missing: usize,
+    buffer: &mut BytesMut,
+) -> io::Result<bool> {
     buffer.reserve(missing.min(OWN_BYTES_AHEAD));
     Ok(stream.read_buf(buffer).await? > 0)
 }
