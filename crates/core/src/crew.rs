@@ -29,6 +29,8 @@ pub(crate) struct Name {
     /// Those of its connections, of which each worker holds `connections` at most. Of the others, what concerns more than one
     /// connection is the server's.
     pub(crate) limits: Limits,
+    /// Its `frame_bytes` is that of its own section.
+    pub(crate) own_frame_bytes: bool,
     /// How many of its connections a client may have; 0 is any number.
     pub(crate) connections_per_client: u32,
     /// Its connections begin with the header of a proxy.

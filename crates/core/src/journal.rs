@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use ringhold_framer::ErrorKind;
 use tracing::field::{DisplayValue, display};
 
 use crate::close::Close;
@@ -127,14 +128,17 @@ pub(crate) fn crowded(name: u16, client: Party, desk: &Desk) {
 /// A connection begins to end.
 #[cold]
 pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
-    ends(connection, why, desk, link, format_args!("closes: {why}"));
+    let why_here = Here(why, connection.name, desk);
+    let what = format_args!("closes: {why_here}");
+    ends(connection, why, desk, link, what);
 }
 
 /// A connection that is ending does not write what it still owes.
 #[cold]
 pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
     let bytes = connection.outbox.len();
-    let what = format_args!("ends without the last {bytes} bytes that it owed: {why}");
+    let why_here = Here(why, connection.name, desk);
+    let what = format_args!("ends without the last {bytes} bytes that it owed: {why_here}");
     ends(connection, why, desk, link, what);
 }
 
@@ -202,6 +206,29 @@ fn ends(
         None if why.is_orderly() => log!(TRACE, named(), "{what}"),
         // It may be looked for.
         _ => log!(DEBUG, named(), "{what}"),
+    }
+}
+
+/// Why a connection of this name ends, with the limit that it exceeded where that is one of frames.
+struct Here<'a>(&'a Close, u16, &'a Desk);
+
+impl fmt::Display for Here<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Here(why, name, desk) = self;
+        write!(f, "{why}")?;
+        let Close::Framing(error) = why else {
+            return Ok(());
+        };
+        let name = &desk.names[*name as usize];
+        match error.kind() {
+            ErrorKind::TooLarge if name.own_frame_bytes => {
+                write!(f, " in [sockets.{}]", name.name)?;
+            }
+            ErrorKind::TooLarge => f.write_str(" in [limits]")?,
+            ErrorKind::TooDeep => return write!(f, ", which is {}", name.limits.depth),
+            _ => return Ok(()),
+        }
+        write!(f, ", which is {} bytes", name.limits.frame_bytes)
     }
 }
 

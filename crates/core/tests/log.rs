@@ -87,10 +87,17 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         frame_timeout: Duration::from_secs(5),
         ..Limits::default()
     };
-    let mut exchange = Setup::new(limits)
+    let mut exchange = Setup::new(limits.clone())
         .service("door", &["open", "closed"], |_| Doorkeeper {
             is_late: false,
         })
+        .socket(
+            "narrow",
+            Limits {
+                frame_bytes: 8,
+                ..limits
+            },
+        )
         .start();
 
     // Whom a service refuses is told nothing, so the log says why.
@@ -155,6 +162,33 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     );
     exchange.advance(Duration::from_secs(10));
     assert_eq!(log.take_warnings(), [""; 0]);
+
+    // A limit of frames is there to be read, and where it is written.
+    for (socket, input, why) in [
+        (
+            "narrow",
+            &b"\xc5\x10\x00"[..],
+            "allows: 4099 bytes at least (at byte 0 of the frame); see frame_bytes in [sockets.narrow], which is 8 bytes socket=narrow",
+        ),
+        (
+            "open",
+            b"\xc6\x02\x00\x00\x00",
+            "allows: 33554437 bytes at least (at byte 0 of the frame); see frame_bytes in [limits], which is 16777216 bytes socket=open",
+        ),
+        (
+            "open",
+            &[0x91; 129],
+            "allows (at byte 128 of the frame); see limits.depth, which is 128 socket=open",
+        ),
+    ] {
+        exchange.advance(Duration::from_secs(1));
+        let refused = exchange.connect_to(socket);
+        exchange.receive(refused, input);
+        let warnings = log.take_warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains(why), "{warnings:?}");
+    }
+    exchange.advance(Duration::from_secs(1));
 
     // Who has ended and does not take what it asked for is told of, too.
     let ended = exchange.connect();

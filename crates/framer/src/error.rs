@@ -2,18 +2,29 @@
 
 use core::fmt;
 
+use crate::parked::Place;
+
 /// A stream that cannot be framed any further: what is wrong, and where in the frame.
 ///
 /// Every kind is final for the stream that it came from, since the start of the next frame is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
-    offset: u64,
+    offset: u32,
+    /// For a frame that is too large: how long it is at least.
+    frame_bytes: u32,
 }
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, offset: u64) -> Self {
-        Self { kind, offset }
+    pub(crate) fn new(kind: ErrorKind, place: Place) -> Self {
+        Self {
+            kind,
+            offset: place.consumed,
+            frame_bytes: match kind {
+                ErrorKind::TooLarge => place.due,
+                _ => 0,
+            },
+        }
     }
 
     /// What is wrong.
@@ -24,7 +35,13 @@ impl Error {
     /// Where it is, in bytes from the start of the frame: the first byte of the object whose header is refused, or for
     /// [`ErrorKind::Truncated`] the number of bytes that there were.
     pub fn offset(&self) -> u64 {
-        self.offset
+        u64::from(self.offset)
+    }
+
+    /// For [`ErrorKind::TooLarge`] how long the frame is bound to become at least, in bytes, by what its headers had announced when it was
+    /// refused; at most 2^32-1, however much that is. What it really has may be more.
+    pub fn frame_bytes(&self) -> Option<u32> {
+        (self.kind == ErrorKind::TooLarge).then_some(self.frame_bytes)
     }
 }
 
@@ -35,6 +52,11 @@ impl fmt::Display for Error {
             ErrorKind::Truncated => write!(
                 f,
                 "the stream ended inside a frame, {offset} bytes after its start"
+            ),
+            ErrorKind::TooLarge => write!(
+                f,
+                "{}: {} bytes at least (at byte {offset} of the frame)",
+                self.kind, self.frame_bytes
             ),
             kind => write!(f, "{kind} (at byte {offset} of the frame)"),
         }

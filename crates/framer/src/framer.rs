@@ -196,9 +196,7 @@ impl Framer {
                 Inside::Nothing => self.objects(rest)?,
                 Inside::Payload { left } => self.payload(rest, left),
                 Inside::Header { bytes: held, len } => self.header(rest, held, len)?,
-                Inside::Failed(kind) => {
-                    return Err(Error::new(kind, u64::from(self.place.consumed)));
-                }
+                Inside::Failed(kind) => return Err(self.error(kind)),
             };
             match step {
                 Step::End(more) => return Ok(Progress::Complete { used: used + more }),
@@ -218,11 +216,10 @@ impl Framer {
     /// [`ErrorKind::Truncated`] inside a frame, with the number of bytes that there were of it. The error that
     /// [`feed`](Framer::feed) answered, if it did.
     pub fn finish(&self) -> Result<(), Error> {
-        let offset = u64::from(self.place.consumed);
         match self.place.inside {
-            Inside::Failed(kind) => Err(Error::new(kind, offset)),
+            Inside::Failed(kind) => Err(self.error(kind)),
             _ if self.is_idle() => Ok(()),
-            _ => Err(Error::new(ErrorKind::Truncated, offset)),
+            _ => Err(self.error(ErrorKind::Truncated)),
         }
     }
 
@@ -269,7 +266,7 @@ impl Framer {
         let bound = u64::from(self.place.consumed) + self.place.missing();
         let is_failed = matches!(self.place.inside, Inside::Failed(_));
         if !is_failed && bound > u64::from(self.limits.frame_bytes) {
-            self.place.inside = Inside::Failed(ErrorKind::TooLarge);
+            self.too_large(u64::from(self.place.consumed), bound, 0);
         }
     }
 
@@ -319,7 +316,7 @@ impl Framer {
                         due -= 1;
                         let end = next as u64 + u64::from(sized.header + sized.extra) + length;
                         if end + due > limit {
-                            return Err(self.refuse(ErrorKind::TooLarge, last));
+                            return Err(self.refuse_length(last, end + due, length));
                         }
                         next = end as usize;
                         continue;
@@ -338,7 +335,7 @@ impl Framer {
                 due += objects;
                 next += header;
                 if next as u64 + due > limit {
-                    return Err(self.refuse(ErrorKind::TooLarge, last));
+                    return Err(self.refuse_length(last, next as u64 + due, objects));
                 }
                 window = within(bytes, limit, due);
             }
@@ -347,7 +344,7 @@ impl Framer {
                 return Ok(Step::End(next));
             }
             if next as u64 + due > limit && !bytes.is_empty() {
-                return Err(self.refuse(ErrorKind::TooLarge, last));
+                return Err(self.refuse_length(last, next as u64 + due, 0));
             }
             if next > bytes.len() {
                 let left = (next - bytes.len()) as u32;
@@ -412,8 +409,10 @@ impl Framer {
             }
         }
         let due = u64::from(self.place.due) - 1 + objects;
-        if start + u64::from(sized.header) + payload + due > u64::from(self.limits.frame_bytes) {
-            return Err(self.refuse_at(ErrorKind::TooLarge, start));
+        let bound = start + u64::from(sized.header) + payload + due;
+        if bound > u64::from(self.limits.frame_bytes) {
+            let announced = if sized.objects > 0 { objects } else { length };
+            return Err(self.too_large(start, bound, announced));
         }
 
         self.place.consumed += taken as u32;
@@ -464,7 +463,32 @@ impl Framer {
     fn refuse_at(&mut self, kind: ErrorKind, offset: u64) -> Error {
         self.place.consumed = offset as u32;
         self.place.inside = Inside::Failed(kind);
-        Error::new(kind, offset)
+        self.error(kind)
+    }
+
+    /// Fails at the object that begins at `position`, since the frame has `bound` bytes at least. Both count from the start of the
+    /// present bytes.
+    #[cold]
+    fn refuse_length(&mut self, position: usize, bound: u64, announced: u64) -> Error {
+        let before = u64::from(self.place.consumed);
+        self.too_large(before + position as u64, before + bound, announced)
+    }
+
+    /// Fails since the frame has `bound` bytes at least, of which the header at `offset` has `announced` so many. Where that would
+    /// be too long without them, they are not counted: cut inside that header, the frame is refused before they are known.
+    fn too_large(&mut self, offset: u64, bound: u64, announced: u64) -> Error {
+        let known = if bound - announced > u64::from(self.limits.frame_bytes) {
+            bound - announced
+        } else {
+            bound
+        };
+        self.place.due = u32::try_from(known).unwrap_or(u32::MAX);
+        self.refuse_at(ErrorKind::TooLarge, offset)
+    }
+
+    /// What is wrong, where the framer stands.
+    fn error(&self, kind: ErrorKind) -> Error {
+        Error::new(kind, self.place)
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) struct Place {
     /// The bytes of the frame so far. Within `Limits::frame_bytes`, hence 32 bits. Once failed: the error's offset.
     pub(crate) consumed: u32,
     /// The objects that are still to begin. Each has at least one byte, so 32 bits are enough here too. An object whose
-    /// header is not whole yet is counted.
+    /// header is not whole yet is counted. Once failed because the frame is too large: the bytes that it has at least.
     pub(crate) due: u32,
     pub(crate) inside: Inside,
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::samples::{awkward, one_of_each_type};
-use common::{Verdict, WIDE, check_pieces, judge_prefixes};
+use common::{Verdict, WIDE, check_all_cuts, check_pieces, judge_prefixes};
 use ringhold_framer::{ErrorKind, Framer, Limits, Progress};
 
 #[test]
@@ -38,7 +38,35 @@ fn a_frame_may_be_as_long_as_the_limit() {
         });
         let error = framer.feed(&frame).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge, "{frame:02x?}");
+        assert_eq!(error.frame_bytes(), Some(len), "{frame:02x?}");
     }
+}
+
+#[test]
+fn a_refusal_says_how_long_the_frame_is_to_be_at_least() {
+    let limits = Limits {
+        frame_bytes: 1000,
+        ..WIDE
+    };
+    for (input, at_least) in [
+        // A text, behind two objects and with two to come.
+        (&b"\x95\x01\x02\xda\x10\x00"[..], 3 + 3 + 4096 + 2),
+        // 4096 objects, and in a map twice as many.
+        (b"\xdc\x10\x00", 3 + 4096),
+        (b"\xde\x10\x00", 3 + 8192),
+        (b"\xc9\x00\x00\x10\x00\x2a", 6 + 4096),
+        // More than can be said.
+        (b"\xdf\xff\xff\xff\xff", u32::MAX),
+        (b"\xc6\xff\xff\xff\xff", u32::MAX),
+    ] {
+        let error = Framer::new(limits).feed(input).unwrap_err();
+        assert_eq!(error.frame_bytes(), Some(at_least), "{input:02x?}");
+        let said = format!("allows: {at_least} bytes at least (at byte");
+        assert!(error.to_string().contains(&said), "{error}");
+        check_all_cuts(&mut Framer::new(limits), input);
+    }
+    let error = Framer::new(limits).feed(b"\xc1").unwrap_err();
+    assert_eq!(error.frame_bytes(), None);
 }
 
 /// Around the limit for frames that are long compared to a buffer, with the limit reached by a payload, by objects, and by
@@ -122,6 +150,15 @@ fn the_bound_counts_each_object_that_is_due() {
     let verdicts = judge_prefixes(&input, framer.limits());
     assert_eq!(verdicts[19], Verdict::More(1));
     assert_eq!(verdicts[20], Verdict::Refused(ErrorKind::TooLarge, 19));
+    for cut in 0..=input.len() {
+        check_pieces(&mut framer, &input, &verdicts, [cut]);
+    }
+    // A length that is longer than it may be without what it announces is refused before that is known.
+    let input = [&[0xdc, 0, 17][..], &[0; 16], &[0xc5, 1, 0]].concat();
+    let verdicts = judge_prefixes(&input, framer.limits());
+    let error = framer.feed(&input).unwrap_err();
+    assert_eq!(error.frame_bytes(), Some(19 + 3));
+    framer.reset();
     for cut in 0..=input.len() {
         check_pieces(&mut framer, &input, &verdicts, [cut]);
     }

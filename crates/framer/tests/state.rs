@@ -141,6 +141,8 @@ fn a_frame_parked_under_wider_limits_is_refused_under_narrower_ones() {
             Some(kind) => {
                 let error = framer.feed(&[0; 20]).unwrap_err();
                 assert_eq!((error.kind(), error.offset()), (kind, 8));
+                let is_long = kind == ErrorKind::TooLarge;
+                assert_eq!(error.frame_bytes(), is_long.then_some(24));
                 assert_eq!(framer.finish(), Err(error));
                 framer.reset();
                 assert!(framer.is_idle());

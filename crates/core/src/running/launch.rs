@@ -237,6 +237,7 @@ fn names(
                     index,
                 }),
                 limits: section.limits(&config.limits),
+                own_frame_bytes: section.frame_bytes.is_some(),
                 connections_per_client: section.connections_per_client,
                 proxy_protocol: section.proxy_protocol,
             });
@@ -249,6 +250,7 @@ fn names(
             connections: u32::MAX,
             ..config.limits.clone()
         },
+        own_frame_bytes: false,
         connections_per_client: 0,
         proxy_protocol: false,
     }));

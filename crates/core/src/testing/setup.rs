@@ -133,7 +133,10 @@ impl<'a> Setup<'a> {
             !self.services.is_empty(),
             "no service is there to answer on {name:?}"
         );
-        self.add_socket(named(name, limits))
+        self.add_socket(Name {
+            own_frame_bytes: true,
+            ..named(name, limits)
+        })
     }
 
     /// The last service answers on this one, too.
@@ -246,6 +249,7 @@ pub(super) fn named(name: &str, limits: Limits) -> Name {
             connections: u32::MAX,
             ..limits
         },
+        own_frame_bytes: false,
         connections_per_client: 0,
         proxy_protocol: false,
     }
