@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,10 +17,12 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// How soon it is tried again.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a start waits for what cannot be had at first, which by default is not at all.
-#[derive(Clone, Copy, Debug, Default)]
+/// How long a start waits for what cannot be had at first, which by default is not at all. All its threads have a clone.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Patience {
     until: Option<Instant>,
+    /// That one of them waits was said.
+    is_said: Arc<AtomicBool>,
 }
 
 /// Why an attempt failed.
@@ -42,16 +46,16 @@ impl Patience {
     pub(crate) fn of_successor() -> Self {
         Patience {
             until: Some(Instant::now() + LONGEST),
+            is_said: Arc::default(),
         }
     }
 
     /// Makes the attempt until it succeeds, or fails for something that does not pass, or the time is over, or a process that was started
     /// is told to stop: what it has been handed is left as it was, as by any start that fails.
     pub(crate) fn insist<T, E: Obstacle>(
-        self,
+        &self,
         mut attempt: impl FnMut() -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut is_said = false;
         loop {
             let error = match attempt() {
                 Err(error) if error.may_pass() => error,
@@ -68,17 +72,21 @@ impl Patience {
                 tracing::info!("told to stop, and so not waiting for it any longer: {error}");
                 return Err(error);
             }
-            if !is_said {
+            if self.waits_first() {
                 tracing::warn!(
                     "the predecessor's connections wait for what cannot be had yet, for at most {} s: {error}",
                     (left + INTERVAL).as_secs()
                 );
                 // What comes behind it has its time as well.
                 notify::extend(2 * LONGEST);
-                is_said = true;
             }
             thread::sleep(INTERVAL);
         }
+    }
+
+    /// Whether nothing was waited for before, by whichever thread: workers wait for the same, and as one.
+    fn waits_first(&self) -> bool {
+        !self.is_said.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -87,7 +95,7 @@ mod tests {
     use super::*;
 
     /// Attempts that fail for these reasons, one after the other. Returns what came of it, and how many were made.
-    fn attempts(patience: Patience, errors: &[i32]) -> (Option<i32>, usize) {
+    fn attempts(patience: &Patience, errors: &[i32]) -> (Option<i32>, usize) {
         let mut count = 0;
         let result = patience.insist(|| {
             let error = errors.get(count).copied();
@@ -102,10 +110,10 @@ mod tests {
     fn what_passes_is_waited_for_and_nothing_else() {
         let patience = Patience::of_successor();
         let passing = [libc::EAGAIN, libc::ENOMEM, libc::ENFILE];
-        assert_eq!(attempts(patience, &passing), (None, 4));
+        assert_eq!(attempts(&patience, &passing), (None, 4));
         for errno in [libc::EPERM, libc::EINVAL, libc::EMFILE, libc::ENOSYS] {
             let errors = [libc::EAGAIN, errno, libc::EAGAIN];
-            assert_eq!(attempts(patience, &errors), (Some(errno), 2));
+            assert_eq!(attempts(&patience, &errors), (Some(errno), 2));
         }
     }
 
@@ -113,9 +121,20 @@ mod tests {
     fn who_has_no_time_makes_one_attempt() {
         let over = Patience {
             until: Some(Instant::now()),
+            ..Patience::default()
         };
         for patience in [Patience::default(), over] {
-            assert_eq!(attempts(patience, &[libc::EAGAIN]), (Some(libc::EAGAIN), 1));
+            let made = attempts(&patience, &[libc::EAGAIN]);
+            assert_eq!(made, (Some(libc::EAGAIN), 1));
         }
+    }
+
+    #[test]
+    fn of_all_that_wait_one_says_so() {
+        let patience = Patience::of_successor();
+        attempts(&patience, &[]);
+        let workers = [(); 4].map(|()| patience.clone());
+        let waited = workers.map(|patience| patience.waits_first());
+        assert_eq!(waited, [true, false, false, false]);
     }
 }

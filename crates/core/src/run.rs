@@ -166,7 +166,7 @@ impl Server {
         Signals::claim()?;
         self.rehearse(&question.inherited, &question.held)?;
         self.claims.rehearse(&question, self.inherited_only)?;
-        let chosen = choose(self.config.engine, self.patience).map_err(ServerError::Engine)?;
+        let chosen = choose(self.config.engine, &self.patience).map_err(ServerError::Engine)?;
         let claimed = question.names().filter(|name| self.claims.has(name));
         let to_serve = self.needed_descriptors(chosen.engine, self.worker_count(), claimed.count());
         // The asking process has all of it open when it executes the successor, and what it passes on under names once more.

@@ -362,7 +362,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerEr
             Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
-            assignment.patience,
+            &assignment.patience,
             |made| ready(made.map_err(|why| ServerError::Engine(why.to_string()))),
         ),
         EngineKind::Portable => portable::run(
@@ -371,7 +371,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerEr
             Shard::new(desk, hosts, watches, drain),
             assignment.acceptors,
             assignment.mailbox,
-            assignment.patience,
+            &assignment.patience,
             |made| ready(made.map_err(|why| ServerError::Engine(why.to_string()))),
         ),
     }

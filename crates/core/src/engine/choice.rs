@@ -109,7 +109,7 @@ impl Obstacle for Refused {
 /// # Errors
 ///
 /// Why the engine that is asked for does not work, or why none does, and what can be done about it.
-pub(crate) fn choose(choice: EngineChoice, patience: Patience) -> Result<Chosen, String> {
+pub(crate) fn choose(choice: EngineChoice, patience: &Patience) -> Result<Chosen, String> {
     let try_ring = || ring::try_out().map_err(|why| Refused::by(&why));
     patience
         .insist(|| decide(choice, try_ring, portable::probe))

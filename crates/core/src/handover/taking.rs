@@ -52,7 +52,7 @@ impl Inheritance {
     pub(crate) fn look(
         reserved: Vec<NamedDescriptor>,
         needed: usize,
-        patience: Patience,
+        patience: &Patience,
     ) -> Result<Self, String> {
         let mut inheritance = Inheritance {
             is_stored: true,

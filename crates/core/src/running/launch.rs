@@ -98,7 +98,7 @@ impl Running {
                 crew: running.crew.clone(),
                 mailbox,
                 acceptors: acceptors.collect(),
-                patience,
+                patience: patience.clone(),
             };
             if let Err(error) = running.spawn(assignment, report.clone()) {
                 for missing in index..count {

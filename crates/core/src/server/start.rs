@@ -50,7 +50,7 @@ impl Server {
         if !reserved.is_empty() {
             self.patience = Patience::of_successor();
         }
-        let chosen = choose(self.config.engine, self.patience).map_err(ServerError::Engine)?;
+        let chosen = choose(self.config.engine, &self.patience).map_err(ServerError::Engine)?;
         if let Some(why) = self.fit_rings(chosen.engine) {
             tracing::warn!("{why}");
         }
@@ -65,7 +65,7 @@ impl Server {
         let strays = plan.take_strays();
         let belongings = std::mem::take(&mut self.claims);
         let belongings = belongings.make(claimed, &strays)?.into();
-        let looked = Inheritance::look(reserved, needed, self.patience);
+        let looked = Inheritance::look(reserved, needed, &self.patience);
         let mut inheritance = looked.map_err(ServerError::Handover)?;
         let mut nothing = None;
         if inheritance.is_some() && !inheritance.is_of_use() {

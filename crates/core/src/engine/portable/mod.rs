@@ -84,7 +84,7 @@ pub(crate) fn run(
     shard: Shard<PortableLink>,
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
-    patience: Patience,
+    patience: &Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
     let buffers = match Buffers::new(config) {

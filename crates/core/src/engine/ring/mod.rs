@@ -118,7 +118,7 @@ pub(crate) fn run(
     shard: Shard<RingLink>,
     acceptors: Vec<Acceptor>,
     mailbox: Mailbox,
-    patience: Patience,
+    patience: &Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
     let mut ring = match patience.insist(|| setup::ring(config)) {
