@@ -9,10 +9,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::{COMPLETIONS_PER_SUBMISSION, ENTRIES_MIN, EngineKind};
 use crate::config::RingConfig;
 
-/// Bytes of an entry of each queue (io_uring_setup(2)), and of the index of the first.
+/// Bytes of an entry of each queue (io_uring_setup(2)), of the index of the first, and of what is before them, which was 320 once.
 const SUBMISSION: u64 = 64;
 const COMPLETION: u64 = 16;
 const INDEX: u64 = 4;
+const HEAD: u64 = 64;
+
+/// A completion queue is not made larger than this (IORING_MAX_CQ_ENTRIES in the kernel).
+const COMPLETIONS_MAX: u32 = 65_536;
 
 /// Bytes of the entry of a receive buffer (io_uring_register_buf_ring(3)).
 const BUFFER: u64 = 16;
@@ -31,7 +35,13 @@ pub(crate) fn fit_rings(
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let limit = getrlimit(Resource::Memlock);
     let most = limit.current?;
-    let entries = fitting(engine, config, workers, most);
+    let entries = fitting(
+        engine,
+        config,
+        workers,
+        most,
+        engine == EngineKind::Portable && is_old(),
+    );
     if entries == config.entries || !do_count(limit) {
         return None;
     }
@@ -68,7 +78,18 @@ fn do_count(limit: Rlimit) -> bool {
     tried.is_err_and(|error| error.raw_os_error() == Some(libc::ENOMEM))
 }
 
-fn fitting(engine: EngineKind, config: &RingConfig, workers: usize, most: u64) -> u32 {
+/// Whether the kernel is older than Linux 5.12.
+fn is_old() -> bool {
+    IoUring::new(ENTRIES_MIN).is_ok_and(|ring| !ring.params().is_feature_native_workers())
+}
+
+fn fitting(
+    engine: EngineKind,
+    config: &RingConfig,
+    workers: usize,
+    most: u64,
+    is_old: bool,
+) -> u32 {
     let buffers = match engine {
         EngineKind::Ring => config.buffers,
         // It names them one by one.
@@ -76,25 +97,25 @@ fn fitting(engine: EngineKind, config: &RingConfig, workers: usize, most: u64) -
     };
     let rings = times(engine) * workers as u64;
     let mut entries = config.entries;
-    while entries > ENTRIES_MIN && rings * locked(entries, buffers) > most {
+    while entries > ENTRIES_MIN && rings * locked(entries, buffers, is_old) > most {
         entries /= 2;
     }
     entries
 }
 
-/// What a ring with so many entries takes, with the one in which it finds so many receive buffers.
-fn locked(entries: u32, buffers: u32) -> u64 {
+/// What a ring with so many entries takes, with the one in which it finds so many receive buffers: each of the three in pages of its own,
+/// of which an old kernel takes, and counts, a power of two.
+fn locked(entries: u32, buffers: u32, is_old: bool) -> u64 {
     let page = page_size() as u64;
-    let entries = u64::from(entries);
-    let completions = entries * u64::from(COMPLETIONS_PER_SUBMISSION);
-    let queues = completions * COMPLETION + entries * INDEX;
-    let buffers = u64::from(buffers) * BUFFER;
-    [entries * SUBMISSION, queues, buffers]
-        .map(|bytes| bytes.next_multiple_of(page))
-        .iter()
-        // What the kernel keeps beside the completions takes less than a page.
-        .sum::<u64>()
-        + page
+    let completions = (entries * COMPLETIONS_PER_SUBMISSION).min(COMPLETIONS_MAX);
+    let [entries, completions, buffers] = [entries, completions, buffers].map(u64::from);
+    let queues = HEAD + completions * COMPLETION + entries * INDEX;
+    let pages = [entries * SUBMISSION, queues, buffers * BUFFER].map(|bytes| bytes.div_ceil(page));
+    let counted = pages.map(|pages| match is_old && pages > 0 {
+        true => pages.next_power_of_two(),
+        false => pages,
+    });
+    page * counted.iter().sum::<u64>()
 }
 
 #[cfg(test)]
@@ -102,6 +123,32 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    /// The second numbers are what Linux 6.18 counts, tried page by page; the last ones are what 5.10 does (ring_pages).
+    #[test]
+    fn a_ring_takes_what_the_kernel_counts() {
+        if page_size() != 4096 {
+            return;
+        }
+        for (entries, pages, old) in [
+            (8, 2, 2),
+            (64, 3, 3),
+            (128, 5, 6),
+            (256, 9, 12),
+            (512, 17, 24),
+            (1024, 34, 48),
+            (4096, 133, 192),
+            (8192, 265, 384),
+            (16_384, 529, 768),
+            (32_768, 801, 1024),
+        ] {
+            assert_eq!(locked(entries, 0, false), 4096 * pages, "{entries}");
+            assert_eq!(locked(entries, 0, true), 4096 * old, "{entries}");
+            // The entries of the buffers have pages of their own.
+            assert_eq!(locked(entries, 64, false), 4096 * (pages + 1));
+            assert_eq!(locked(entries, 8192, false), 4096 * (pages + 32));
+        }
+    }
 
     #[test]
     fn rings_of_two_processes_have_room() {
@@ -112,6 +159,7 @@ mod tests {
             (Ring, 4096, 64, 14, 8 * MIB, 2048),
             (Ring, 4096, 64, 16, 8 * MIB, 1024),
             (Ring, 32_768, 64, 16, 8 * MIB, 1024),
+            (Ring, 32_768, 64, 1, 8 * MIB, 32_768),
             (Ring, 1024, 64, 16, 8 * MIB, 1024),
             (Ring, 4096, 64, 128, 8 * MIB, 128),
             (Ring, 4096, 64, 128, 256 * MIB, 4096),
@@ -134,7 +182,7 @@ mod tests {
                 ..RingConfig::default()
             };
             assert_eq!(
-                fitting(engine, &config, workers, most),
+                fitting(engine, &config, workers, most, false),
                 fits,
                 "{workers} in {most} with {config:?}, {engine}"
             );
