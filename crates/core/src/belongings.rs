@@ -205,39 +205,48 @@ impl DescriptorClaims {
             let mut has = own.iter().filter(|(left, _)| left == name);
             let rehearsed = match has.find(|(_, at)| datagram::is_at(address, *at)) {
                 Some((_, at)) => rehearsal.stay(name, *at),
-                None => rehearsal.bind(name, address),
+                None => rehearsal.bind(name, address, |error| {
+                    self.with_holder(error, address, &own)
+                }),
             };
             rehearsed.map_err(|error| ServerError::Descriptor {
                 name: name.clone(),
-                error: self.with_holder(error, address, &own),
+                error,
             })?;
         }
         Ok(())
     }
 
-    /// The error that an address cannot be had, with who has it, if that may go on with it or not.
+    /// The error that an address cannot be had. If the running program has it, it says so, and whether it keeps it.
     fn with_holder(
         &self,
         error: io::Error,
         wanted: SocketAddr,
         own: &[(&str, SocketAddr)],
     ) -> io::Error {
-        let is_made = |name: &str| {
-            let mut claims = self.claims.iter();
-            claims.any(|it| it.name == name && matches!(it.wanted, Wanted::Made(_)))
+        let goes = |(name, at): (&str, SocketAddr)| {
+            self.leaves(name, |wanted| datagram::is_at(wanted, at))
         };
-        let mut own = own.iter();
-        let holder =
-            own.find(|(name, at)| is_made(name) && datagram::is_in_the_way(&error, wanted, *at));
-        match holder {
-            Some((name, _)) => io::Error::new(
-                error.kind(),
-                format!(
-                    "{wanted}: the running program has that as descriptor {name:?}, and only a restart shows whether this one gives it up"
-                ),
-            ),
-            None => error,
-        }
+        let holders = own.iter().copied();
+        let holders = holders.filter(|(_, at)| datagram::is_in_the_way(&error, wanted, *at));
+        // One that goes is not why, where another one stays.
+        let Some(holder) = holders.min_by_key(|holder| goes(*holder)) else {
+            return error;
+        };
+        let (name, at) = holder;
+        let mut claims = self.claims.iter();
+        let is_made = claims.any(|it| it.name == name && matches!(it.wanted, Wanted::Made(_)));
+        let fate = match (is_made, goes(holder)) {
+            (true, _) => "and only a restart shows whether this one gives it up",
+            (false, true) => {
+                "which this one gives up, but only a restart shows whether others are in the way, too"
+            }
+            (false, false) => "which stays there",
+        };
+        io::Error::new(
+            error.kind(),
+            format!("{wanted}: the running program has {at} as descriptor {name:?}, {fate}"),
+        )
     }
 
     /// Whether the predecessor's own socket of this name, which is `at` there, goes. What the application makes may go on with it.

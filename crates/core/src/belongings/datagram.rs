@@ -77,8 +77,13 @@ impl<'a> Rehearsal<'a> {
     ///
     /// # Errors
     ///
-    /// That the address cannot be had.
-    pub(super) fn bind(&mut self, name: &'a str, wanted: SocketAddr) -> io::Result<()> {
+    /// That the address cannot be had: that of the kernel as `explain` has it, or that another one is to be there.
+    pub(super) fn bind(
+        &mut self,
+        name: &'a str,
+        wanted: SocketAddr,
+        explain: impl FnOnce(io::Error) -> io::Error,
+    ) -> io::Result<()> {
         let error = match bind(wanted) {
             Ok(bound) => {
                 self.bound.push(bound);
@@ -91,7 +96,7 @@ impl<'a> Rehearsal<'a> {
             is_in_the_way(&error, wanted, at) && (left == name || is_at(wanted, at))
         };
         let Some(index) = self.leaving.iter().position(has_it) else {
-            return Err(error);
+            return Err(explain(error));
         };
         self.leaving.remove(index);
         self.place(name, wanted, false)
