@@ -1,5 +1,7 @@
 //! The commands that concern the daemon itself: `serve`, `check` and `probe`.
 
+use std::io::{self, Write};
+
 use ringhold_core::config::Config;
 use ringhold_core::inherit::Inherited;
 use ringhold_core::{Server, ServerError, panics};
@@ -34,7 +36,7 @@ pub(crate) fn serve(arguments: Serve) -> Result<(), Failure> {
     result.map_err(failure)
 }
 
-/// Prints what would be listened on, unless only problems are wanted.
+/// Prints what would be listened on, unless only problems are wanted. Those that may have gone until it starts are on stderr.
 pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
     let server = server(&arguments.configuration)?;
     let table = if arguments.assume_inherited {
@@ -43,6 +45,10 @@ pub(crate) fn check(arguments: &Check) -> Result<(), Failure> {
         server.check()
     };
     let table = table.map_err(failure)?;
+    for warning in table.warnings() {
+        // Nobody reads it if stderr is closed.
+        let _ = writeln!(io::stderr(), "{NAME}: warning: {warning}");
+    }
     match arguments.quiet {
         true => Ok(()),
         false => print(table.to_string().trim_end()),

@@ -132,7 +132,12 @@ pub(crate) fn run(words: impl Iterator<Item = String>) -> Result<(), Box<dyn Err
             server(arguments)?.check_assuming_inherited()?;
             return Ok(());
         }
-        return Ok(write!(io::stdout(), "{}", server(arguments)?.check()?)?);
+        let table = server(arguments)?.check()?;
+        for warning in table.warnings() {
+            // Nobody reads it if stderr is closed.
+            let _ = writeln!(io::stderr(), "{NAME}: warning: {warning}");
+        }
+        return Ok(write!(io::stdout(), "{table}")?);
     }
     // First of all: a signal waits for `Server::run`, and nothing that is opened gets the number of a descriptor that is passed on.
     block_signals()?;

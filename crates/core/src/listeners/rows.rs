@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, SocketConfig, ranges};
@@ -96,6 +97,26 @@ impl Table {
             ..Row::new(name, socket, &config.limits)
         };
         Self(config.sockets.iter().map(row).collect())
+    }
+
+    /// What would keep a start from binding, and is no error as long as nothing starts: unix sockets whose directory does not exist. The
+    /// service manager may be about to make it (`RuntimeDirectory=`). One sentence each, with the name of the socket.
+    pub fn warnings(&self) -> Vec<String> {
+        let missing = |row: &Row| {
+            let path = Path::new(row.address.strip_prefix("unix:")?);
+            let directory = path.parent().filter(|_| row.source == Source::WouldBind)?;
+            // An abstract name has none. What cannot be looked at may be there.
+            let is_missing = path.is_absolute() && matches!(directory.try_exists(), Ok(false));
+            is_missing.then(|| {
+                format!(
+                    "socket {:?} cannot listen on {} before the directory {} exists, which RuntimeDirectory= in the service unit makes",
+                    row.name,
+                    row.address,
+                    directory.display()
+                )
+            })
+        };
+        self.0.iter().filter_map(missing).collect()
     }
 }
 

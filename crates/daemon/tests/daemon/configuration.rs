@@ -69,6 +69,27 @@ fn a_quiet_check_says_what_is_wrong_and_nothing_else() {
     }
 }
 
+/// The unit may make the directory when it starts. Descriptors that are passed on need none.
+#[test]
+fn a_directory_that_is_missing_is_a_warning() {
+    let manager = Manager::new();
+    let missing = manager.path("missing");
+    let config = format!(
+        "[sockets.rpc]\nlisten = [\"unix:{missing}/a\", \"unix:@{missing}/b\", \"unix:{}/c\"]\n",
+        manager.path("")
+    );
+    let path = manager.write("ringhold.toml", &config);
+    for (more, is_said) in [("--quiet", true), ("--assume-inherited", false)] {
+        let (status, _, stderr) = run(&["check", more, "--config", &path]);
+        assert_eq!(status, 0, "{stderr}");
+        let said = format!(
+            "ringhold: warning: socket \"rpc\" cannot listen on unix:{missing}/a before the directory {missing} exists, which \
+             RuntimeDirectory= in the service unit makes\n"
+        );
+        assert_eq!(stderr, if is_said { said.as_str() } else { "" });
+    }
+}
+
 #[test]
 fn a_file_that_is_no_toml_or_is_not_there_is_named() {
     assert!(refused("[sockets\n").starts_with("ringhold: FILE:1: "));
