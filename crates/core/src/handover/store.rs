@@ -20,8 +20,8 @@ pub(crate) const PROBE: &str = "ringhold.probe";
 /// How many descriptors a package has.
 pub(crate) const NEEDED: usize = 3;
 
-/// How long the service manager may take to confirm what must be so. It is one process for the whole machine, and does
-/// other things, too.
+/// How long the service manager may take to confirm what must be so, in a stop all of it together. It is one process for the
+/// whole machine, and does other things, too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same for what can be done without, in a stop for all of that together.
@@ -75,7 +75,8 @@ fn store_probes(term: Term, send: Send<'_>) -> io::Result<usize> {
     Ok(ours.len())
 }
 
-/// Gives the package to the service manager, and waits until it has it. That takes no descriptor that is not open by then.
+/// Gives the package to the service manager, and waits until it has it, for [`PATIENCE`] in all. That takes no descriptor that
+/// is not open by then.
 ///
 /// # Errors
 ///
@@ -83,14 +84,11 @@ fn store_probes(term: Term, send: Send<'_>) -> io::Result<usize> {
 /// part in either case.
 pub(crate) fn give(package: &mut Package) -> io::Result<()> {
     notify::extend(2 * PATIENCE);
+    let term = Term::of(PATIENCE);
     for (name, descriptor) in package.descriptors() {
-        store(name, descriptor, Term::of(PATIENCE))?;
+        store(name, descriptor, term)?;
     }
-    let barrier = &mut package.barrier;
-    let passed = barrier.raise(Term::of(PATIENCE));
-    passed
-        .and_then(|()| barrier.wait(Term::of(PATIENCE)))
-        .map_err(unconfirmed)
+    package.barrier.pass(term).map_err(unconfirmed)
 }
 
 /// Whatever keeps it from being asked, it has been sent everything.
