@@ -307,8 +307,8 @@ impl Server {
     /// - With port 0 it stays as it is, unless the IP address is another one (`127.0.0.1:0` to `0.0.0.0:0` moves). One that a service has
     ///   connected stays if the wanted IP address is the unspecified one of its family.
     /// - A reload is refused if the new address cannot be had. From `127.0.0.1:8125` to `0.0.0.0:8125`, say, nobody can tell beforehand
-    ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart. One of
-    ///   another process that has set SO_REUSEADDR is not in the way of such a move.
+    ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart; under
+    ///   another name the reload is refused. One of another process that has set SO_REUSEADDR is not in the way of such a move.
     /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload. So does another
     ///   one at the same address, or at one that includes it.
     /// - With [`Server::inherited_only`] it must come from a socket unit.

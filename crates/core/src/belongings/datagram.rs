@@ -73,7 +73,7 @@ impl<'a> Rehearsal<'a> {
         self.place(name, at, true)
     }
 
-    /// Tries to bind one, unless one that is leaving has the address, which then has it for no other.
+    /// Tries to bind one, unless one that is leaving has the address.
     ///
     /// # Errors
     ///
@@ -93,13 +93,12 @@ impl<'a> Rehearsal<'a> {
         };
         // Nobody else can have the address of one of them.
         let has_it = |&(left, at): &(&str, SocketAddr)| {
-            is_in_the_way(&error, wanted, at) && (left == name || is_at(wanted, at))
+            is_in_the_way(&error, wanted, at) && (left == name || has_all_of(at, wanted))
         };
-        let Some(index) = self.leaving.iter().position(has_it) else {
-            return Err(explain(error));
-        };
-        self.leaving.remove(index);
-        self.place(name, wanted, false)
+        match self.leaving.iter().any(has_it) {
+            true => self.place(name, wanted, false),
+            false => Err(explain(error)),
+        }
     }
 
     /// Of two that were tried the kernel has said whether they can be together.
@@ -153,6 +152,14 @@ pub(super) fn is_at(wanted: SocketAddr, mut at: SocketAddr) -> bool {
         at.set_scope_id(wanted.scope_id());
     }
     at == wanted
+}
+
+/// Whether a socket that is bound `at` there has all that one at the wanted address would have. Whether `[::]` takes version 4, too, its
+/// address does not say.
+fn has_all_of(at: SocketAddr, wanted: SocketAddr) -> bool {
+    let [all, one] = [at, wanted].map(|address| address.ip().to_canonical());
+    let includes = all.is_unspecified() && all.is_ipv4() == one.is_ipv4();
+    is_at(wanted, at) || at.port() == wanted.port() && includes
 }
 
 /// Whether it may have been where it is wanted before it was connected, which gives a socket of any address one.

@@ -287,6 +287,31 @@ fn two_change_places_and_one_changes_its_name() {
     }
 }
 
+/// Nobody else can have an address that the predecessor's has with all others.
+#[test]
+fn one_that_is_everywhere_makes_room_for_others_in_some_places() {
+    for (engine, store_max, step) in ways() {
+        let one = free_address();
+        let at = |ip: [u8; 4]| SocketAddr::from((ip, one.port()));
+        let (any, other) = (at([0; 4]), at([127, 0, 0, 2]));
+        let mut bed = Bed::on(engine, store_max, any);
+        bed.wants_all(&[("wide", any)]);
+        bed.manager.start();
+        let mut wire = Wire::connect(&bed.address);
+        wire.echo(1, 1);
+        bed.wants_all(&[("narrow", one), ("second", other)]);
+        step(&mut bed.manager);
+        wire.echo(2, 1);
+        bed.send(1, one);
+        bed.has(one, &[1]);
+        for address in [one, other] {
+            bed.manager.logged(1, &[&format!("(new, {address})")]);
+            is_shared_with_nobody(address);
+        }
+        bed.manager.stop_for_good();
+    }
+}
+
 #[test]
 fn no_two_can_have_the_same_address() {
     let [one, other] = [(); 2].map(|()| free_address());
