@@ -21,13 +21,14 @@ pub struct Problem {
 }
 
 impl ConfigError {
-    /// The problems, in the order of their lines. There is at least one.
+    /// The problems, in the order of their lines, and then those of the file as a whole: that a section is missing may be because of a
+    /// line. There is at least one.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
     pub(super) fn new(origin: &str, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| problem.line);
+        problems.sort_by_key(|problem| (problem.line.is_none(), problem.line));
         Self {
             origin: origin.to_owned(),
             problems,

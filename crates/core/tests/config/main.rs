@@ -447,6 +447,12 @@ fn what_is_wrong_in_it_is_reported_with_the_rest() {
         missing("\n\nworkers = 1"),
         "test.toml: there is no section [app]: missing field `file`"
     );
+    // That it is missing may be because of what comes first, a slip in its name.
+    assert_eq!(
+        missing("workers = 1\n[ap]\nfile = \"a\""),
+        "test.toml:2: unknown key \"ap\"; did you mean \"app\"?\n\
+         test.toml: there is no section [app]: missing field `file`"
+    );
     assert_eq!(
         missing("\n\n[app]"),
         "test.toml:3: bad section [app]: missing field `file`"
