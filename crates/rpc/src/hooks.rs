@@ -178,7 +178,7 @@ impl Router {
     }
 
     /// Has `gone` called for each connection that the router lets in, once, when this process has it no more: because it has ended, or
-    /// because a successor goes on with it, which [`Ended::why`] tells apart ([`Close::HandedOver`](ringhold_core::Close::HandedOver)).
+    /// because a successor goes on with it, which [`Ended::why`] tells apart ([`Close::HandedOver`]).
     ///
     /// [`Notifier`]s say by then that it is gone. All calls come before what the router [hands over](Router::hand_over) is asked for.
     /// For a connection whose data cannot be [resumed](Router::resume), or that one [`connected`](Router::connected) has let in and another one refuses,
