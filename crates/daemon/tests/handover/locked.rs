@@ -102,3 +102,23 @@ fn a_program_without_room_for_its_rings_refuses() {
         manager.stop_for_good();
     }
 }
+
+/// Those of the predecessor count for a moment, and so do the entries of the buffers: the successor waits for them as for its rings.
+#[test]
+fn a_successor_waits_for_the_entries_of_its_buffers() {
+    if !can_be_nobody_else() {
+        return;
+    }
+    let config = |workers| format!("workers = {workers}\n[sockets.rpc]\n");
+    let (mut manager, mut wire) = started("auto", 20, 512 << 10, &config(4));
+    // Once they have room, and not twice.
+    manager.configure(&config(23));
+    for id in 0..8 {
+        let mark = manager.mark();
+        manager.signal(Signal::SIGHUP);
+        // Whether it is refused or not.
+        manager.wait_for(mark, "READY=1");
+        wire.echo(id, 1);
+    }
+    manager.stop_for_good();
+}

@@ -128,7 +128,10 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let mut engine = match Engine::new(&mut ring, config, spin, shard, acceptors, &mailbox) {
+    let engine = Engine::new(
+        &mut ring, config, spin, shard, acceptors, &mailbox, patience,
+    );
+    let mut engine = match engine {
         Ok(engine) => ManuallyDrop::new(engine),
         Err(unavailable) => {
             ready(Err(unavailable));
@@ -165,6 +168,7 @@ impl<'r> Engine<'r> {
         shard: Shard<RingLink>,
         acceptors: Vec<Acceptor>,
         mailbox: &'r Mailbox,
+        patience: &Patience,
     ) -> Result<Self, Unavailable> {
         let listening: io::Result<_> = acceptors.into_iter().map(Listening::new).collect();
         let acceptors = listening.map_err(Unavailable::at("setting O_NONBLOCK on a listener"))?;
@@ -174,11 +178,14 @@ impl<'r> Engine<'r> {
         } else {
             Files::none()
         };
-        // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
-        // leaked.
-        #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-        let buffers = unsafe { Buffers::register(queue.submitter(), config) }
-            .map_err(Unavailable::at(setup::BUFFERS))?;
+        // Their entries count where rings do.
+        let buffers = patience.insist(|| {
+            // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
+            // leaked.
+            #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
+            let registered = unsafe { Buffers::register(queue.submitter(), config) };
+            registered.map_err(Unavailable::at(setup::BUFFERS))
+        })?;
         Ok(Engine {
             queue,
             files,
@@ -220,9 +227,9 @@ impl<'r> Engine<'r> {
             turn::begin(&mut self.shard, self.mailbox, &mut self.acceptors);
             self.receive_pieces()?;
             self.update_accepts()?;
-            self.arm_sources()?;
             self.shard.woken(self.clock.now());
             self.end_pause()?;
+            self.arm_sources()?;
             self.update_touched()?;
             self.replenish()?;
             self.look()?;

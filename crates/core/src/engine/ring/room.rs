@@ -83,6 +83,7 @@ pub(super) mod tests {
     use crate::config::RingConfig;
     use crate::limits::Limits;
     use crate::mailbox::{Mail, Post};
+    use crate::patience::Patience;
     use crate::peer::{ConnectionId, Link, Peer};
     use crate::testing::Setup;
     use crate::{Flow, Frame, Refusal, Reply, Service, Worker};
@@ -127,6 +128,7 @@ pub(super) mod tests {
             shard,
             Vec::new(),
             &mailbox,
+            &Patience::default(),
         );
         let mut engine = ManuallyDrop::new(engine.unwrap());
         engine.begin()?;

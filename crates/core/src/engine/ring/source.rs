@@ -50,17 +50,25 @@ impl Engine<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
+    use std::mem::ManuallyDrop;
     use std::os::unix::net::UnixStream;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
     use std::thread;
     use std::time::Duration;
 
-    use super::super::probe;
     use super::super::queue::{Chunk, Wait};
     use super::super::room::tests::serve;
+    use super::super::{probe, setup};
     use super::*;
-    use crate::mailbox::Mail;
+    use crate::config::RingConfig;
+    use crate::limits::Limits;
+    use crate::mailbox::{Mail, Post};
+    use crate::patience::Patience;
+    use crate::peer::Peer;
+    use crate::testing::Setup;
+    use crate::tick::Tick;
+    use crate::{Flow, Frame, Refusal, Reply, Service, SourceId, Watch, Worker};
 
     /// They fail here because they are cancelled, and would otherwise for want of memory.
     fn fail(engine: &mut Engine<'_>) -> io::Result<()> {
@@ -94,5 +102,85 @@ mod tests {
         post.send(Mail::Stop { hand_over: false }).ok().unwrap();
         worker.join().unwrap().unwrap();
         assert_eq!(theirs.read(&mut greeting).unwrap(), 0);
+    }
+
+    /// Reads what is there, and says so.
+    struct Reader {
+        source: UnixStream,
+        news: Sender<usize>,
+    }
+
+    impl Service for Reader {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+
+        fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
+            let read = (&self.source).read(&mut [0; 16])?;
+            let _ = self.news.send(read);
+            Ok(Watch::Continue)
+        }
+    }
+
+    /// Serves nobody, and fails to wait for the source at first.
+    fn read_behind_a_failure(
+        source: UnixStream,
+        posts: &Sender<Post>,
+        news: Sender<usize>,
+    ) -> io::Result<()> {
+        let config = RingConfig::default();
+        let mut ring = setup::ring(&config).unwrap();
+        let reader = move |worker: &Worker| {
+            worker.watch(source.try_clone().unwrap());
+            Reader { source, news }
+        };
+        let reader = Setup::new(Limits::default()).service("reader", &["test"], reader);
+        let (mut shard, mailbox) = reader.shard();
+        let _ = shard.deliver(Mail::Resume);
+        let post = shard.desk.crew.posts[0].clone();
+        let engine = Engine::new(
+            &mut ring,
+            &config,
+            Duration::ZERO,
+            shard,
+            Vec::new(),
+            &mailbox,
+            &Patience::default(),
+        );
+        let mut engine = ManuallyDrop::new(engine.unwrap());
+        engine.begin()?;
+        engine.arm_sources()?;
+        engine.cancel(Operation::new(Kind::Sources, 0, 0))?;
+        engine.enter(Wait::No)?;
+        engine.dispatch_all(&mut Chunk::new())?;
+        assert_eq!(engine.sources, Sources::Paused);
+        posts.send(post).unwrap();
+        engine.serve().and_then(|()| engine.finish())?;
+        drop(ManuallyDrop::into_inner(engine));
+        Ok(())
+    }
+
+    #[test]
+    fn what_comes_when_a_poll_has_failed_is_read_although_nothing_else_happens() {
+        if probe().unavailable.is_some() {
+            return;
+        }
+        let (sender, posts) = channel();
+        let (news, heard) = channel();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let worker = thread::spawn(move || read_behind_a_failure(ours, &sender, news));
+        let post = posts.recv().unwrap();
+        theirs.write_all(b"?").unwrap();
+        let read = heard.recv_timeout(Duration::from_secs(60));
+        post.send(Mail::Stop { hand_over: false }).ok().unwrap();
+        worker.join().unwrap().unwrap();
+        assert_eq!(read, Ok(1));
     }
 }
