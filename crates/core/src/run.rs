@@ -112,8 +112,8 @@ impl Server {
         let term = Term::of(PROBE_PATIENCE);
         if matches!(end, End::Stop) {
             // As at start, before it is asked what else there is room for: the unit may have a store only since then.
-            let stored = running.belongings.iter();
-            stored.for_each(|own| own.store_again(term));
+            let mut stored = running.belongings.iter();
+            stored.all(|own| own.store_again(term));
         }
         let store = with_spare(&running, &mut for_child, SPARE_FOR_CHILD, || {
             at_start.ask_again(term)

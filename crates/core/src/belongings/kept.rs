@@ -67,8 +67,8 @@ impl Belonging {
     }
 
     /// Leaves it there once more at the end: the unit may have a store only since then. The service manager knows what it has, and
-    /// should it be too slow to answer, that is not lost.
-    pub(crate) fn store_again(&self, term: Term) {
+    /// should it be too slow to answer, that is not lost. Returns whether it reads.
+    pub(crate) fn store_again(&self, term: Term) -> bool {
         if !self.is_units
             && let Err(error) = store::keep_another(&own(&self.name), self.descriptor.as_fd(), term)
         {
@@ -76,7 +76,9 @@ impl Belonging {
                 "descriptor {:?} of the application cannot be stored once more: {error}",
                 self.name
             );
+            return error.kind() != ErrorKind::TimedOut;
         }
+        true
     }
 
     /// Whether it takes room in the service manager's store.

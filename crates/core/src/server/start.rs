@@ -15,7 +15,6 @@ use crate::handover::store;
 use crate::handover::taking::Inheritance;
 use crate::inherit::{Inherited, NamedDescriptor};
 use crate::listeners::{self, Listener, Plan};
-use crate::notify::{self, Term};
 use crate::patience::Patience;
 use crate::running::{Running, TakenOver};
 use crate::worker::Factory;
@@ -234,8 +233,6 @@ fn drop_strays(strays: Vec<NamedDescriptor>) {
                 "closing a descriptor that nothing here uses: a socket unit passes it on, or another version has stored it"
             ),
         }
-        if let Err(error) = store::remove(&stray.name, Term::of(notify::ATTEMPT)) {
-            tracing::warn!(name = %stray.name, "cannot remove it from the service manager's store: {error}");
-        }
+        store::discard(&[&stray.name]);
     }
 }

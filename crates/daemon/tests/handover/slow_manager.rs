@@ -338,3 +338,51 @@ fn a_manager_that_does_not_read_holds_up_a_reload_once() {
     wire.echo(2, 2);
     manager.stop_for_good();
 }
+
+/// Whoever is connected waits for the stop, which leaves them there once more: not longer than for one of them.
+#[test]
+fn a_manager_that_does_not_read_holds_up_a_stop_once() {
+    let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
+    manager.set_flag("claim-many", true);
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    assert_eq!(manager.state().stored().len(), 60);
+    wire.echo(1, 1);
+    stop_reading(&manager);
+    manager.signal(Signal::SIGTERM);
+    // It is told to stop when the service manager has been asked.
+    manager.logged(
+        1,
+        &["whether the service manager stores descriptors is unknown"],
+    );
+    let waits = manager.log().matches("cannot be stored once more").count();
+    manager.go_on();
+    assert!(manager.ended().success());
+    assert_eq!(waits, 1);
+}
+
+/// Nor is it waited for again with each one that is not claimed any more.
+#[test]
+fn a_manager_that_does_not_read_holds_up_a_reload_once_for_what_is_given_up() {
+    let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
+    manager.set_flag("claim-many", true);
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    assert_eq!(manager.state().stored().len(), 60);
+    stop_reading(&manager);
+    manager.set_flag("claim-many", false);
+    manager.signal(Signal::SIGHUP);
+    manager.logged(1, &["took over 1 connection"]);
+    wire.echo(2, 1);
+    let waits = manager
+        .log()
+        .matches("cannot remove it from the service manager's store")
+        .count();
+    assert!(waits <= 1, "{waits}");
+    manager.go_on();
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+}
