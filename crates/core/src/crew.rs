@@ -229,10 +229,8 @@ impl Crew {
 
     /// A worker that knows of so many thaws finds that a stop waits in vain. All thaw, once however many find that.
     pub(crate) fn thaw(&self, known: usize) {
-        let next = |thaws: usize| (thaws == known).then_some(known + 1);
-        let counted = self
-            .thaws
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+        let order = Ordering::SeqCst;
+        let counted = self.thaws.compare_exchange(known, known + 1, order, order);
         if counted.is_ok() {
             self.wake_all();
         }

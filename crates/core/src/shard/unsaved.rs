@@ -104,13 +104,13 @@ impl<L: Link> Shard<L> {
 
     /// Gives up on repeatable requests of a connection that no successor goes on with, of which nothing is waited for any more.
     pub(super) fn give_up_repeatable(&mut self, slot: u32) {
-        let serves_all = match self.phase {
+        let is_last = match self.phase {
             Phase::Serving => return,
-            Phase::Waiting { .. } => true,
-            Phase::Draining { .. } => self.stop.hands_over,
+            Phase::Waiting { .. } => false,
+            Phase::Draining { .. } => !self.stop.hands_over,
         };
         let ends = |entry: &Entry<L>| {
-            (entry.is_unsaved || !serves_all) && entry.connection.tickets.repeatable() > 0
+            (entry.is_unsaved || is_last) && entry.connection.tickets.repeatable() > 0
         };
         // It ends with conclusions, which come here again.
         if !self.stop.gives_up && self.connections.get(slot as usize).is_some_and(ends) {
