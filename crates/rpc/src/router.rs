@@ -252,7 +252,7 @@ impl Router {
     /// This process answers it no more from then on, see [`Responder::is_wanted`] and [`Responder::try_ok`]. Guards and
     /// `promise_timeout` begin anew. What counts calls counts it again. In a stop without a successor, and on a connection whose data are
     /// not [passed on](Router::resume), it is given up as soon as nothing else is waited for: the client gets the error that the server
-    /// is stopping.
+    /// is stopping. Where the successor has no such socket name any more, or another service answers on it, the connection ends without one.
     ///
     /// A copy of each such request is kept until it is answered, which counts in `limits.memory`.
     ///
