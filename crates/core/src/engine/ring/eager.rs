@@ -151,6 +151,7 @@ impl Engine<'_> {
             return self.arm_receive(slot, generation, Shots::Now);
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
+        link.begin(&self.files, self.queue.submitter(), slot);
         let file = link.file(slot);
         let look = opcode::Recv::new(file.fd, target, u32::try_from(length).unwrap_or(u32::MAX))
             .flags(libc::MSG_DONTWAIT)

@@ -18,6 +18,9 @@ use rustix::process::{Resource, getrlimit};
 use super::Engine;
 use super::link::RingLink;
 
+/// With so many receives and sends it pays.
+const REGISTERED_WITH: u8 = 3;
+
 /// How an operation names a socket: with this number, under these flags.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct File {
@@ -80,10 +83,16 @@ impl Files {
 }
 
 impl RingLink {
-    /// Registers the socket, if there is a place for it.
-    pub(super) fn register(&mut self, files: &Files, submitter: &Submitter<'_>, slot: u32) {
-        debug_assert!(!self.is_registered);
-        self.is_registered = files.add(submitter, slot, self.socket.as_fd());
+    /// Notes that an operation begins. With the third, the socket is registered, if there is a place for it: to put it there and take it out
+    /// are two system calls, which somebody who makes one request and goes does not repay.
+    #[inline]
+    pub(super) fn begin(&mut self, files: &Files, submitter: &Submitter<'_>, slot: u32) {
+        if self.begun < REGISTERED_WITH {
+            self.begun += 1;
+            if self.begun == REGISTERED_WITH {
+                self.is_registered = files.add(submitter, slot, self.socket.as_fd());
+            }
+        }
     }
 
     /// The socket, as operations name it.

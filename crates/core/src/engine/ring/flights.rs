@@ -63,7 +63,7 @@ impl Engine<'_> {
         let Some(link) = self.shard.link(slot) else {
             return Ok(false);
         };
-        let file = link.file(slot);
+        let (file, is_registered) = (link.file(slot), link.is_registered);
         if link.room != Polling::No {
             return Ok(false);
         }
@@ -85,6 +85,9 @@ impl Engine<'_> {
         }
         let order = self.queue.pushed();
         self.flights.queue.push_back(Flight { order, slot, bytes });
+        if !is_registered && let Some(link) = self.shard.link(slot) {
+            link.begin(&self.files, self.queue.submitter(), slot);
+        }
         Ok(true)
     }
 

@@ -14,7 +14,8 @@ use crate::peer::{Credentials, Link, PeerAddress};
 /// The socket of a connection and the operations that are in flight on it.
 pub(crate) struct RingLink {
     pub(super) socket: OwnedFd,
-    /// The kernel knows it by its slot, see [`super::files`].
+    /// So many operations have begun, as far as they are counted, and whether the kernel knows it by its slot: see [`super::files`].
+    pub(super) begun: u8,
     pub(super) is_registered: bool,
     pub(super) receiving: Receiving,
     /// The receive that is in flight was asked to end.
@@ -116,6 +117,7 @@ impl Link for RingLink {
     fn new(socket: OwnedFd) -> Self {
         RingLink {
             socket,
+            begun: 0,
             is_registered: false,
             receiving: Receiving::No,
             receive_cancelled: false,

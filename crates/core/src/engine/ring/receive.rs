@@ -58,6 +58,7 @@ impl Engine<'_> {
             return Ok(());
         };
         debug_assert!(!link.receive_in_flight(), "one receive a connection");
+        link.begin(&self.files, self.queue.submitter(), slot);
         let file = link.file(slot);
         let receive = receive(file.fd, shots)
             .flags(file.flags)

@@ -31,6 +31,7 @@ impl Engine<'_> {
             return Ok(());
         };
         debug_assert!(link.sending == 0, "one send a connection");
+        link.begin(&self.files, self.queue.submitter(), slot);
         let file = link.file(slot);
         let mut slices = outbox.begin(pools);
         let (send, length) = if slices.len() == 1

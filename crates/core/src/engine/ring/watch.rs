@@ -36,7 +36,6 @@ impl Engine<'_> {
         if link.watch != Watch::No {
             return Ok(());
         }
-        link.register(&self.files, self.queue.submitter(), slot);
         link.watch = Watch::Armed;
         let file = link.file(slot);
         let poll = Operation::new(Kind::Watch, generation, slot);
