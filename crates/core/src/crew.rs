@@ -83,7 +83,7 @@ pub(crate) struct Crew {
     thaws: AtomicUsize,
     /// A handover has nothing to wait for any more, or has waited long enough.
     parts: AtomicBool,
-    /// Since when that is so.
+    /// Since when all workers know that, but for those that are not waited for.
     parted: OnceLock<Instant>,
     /// How far each has come.
     steps: Steps,
@@ -251,7 +251,6 @@ impl Crew {
     /// The waiting before a handover is over, for all workers.
     pub(crate) fn part(&self) {
         if !self.parts.swap(true, Ordering::SeqCst) {
-            self.parted.get_or_init(Instant::now);
             self.wake_all();
         }
     }
@@ -266,7 +265,11 @@ impl Crew {
         if self.parts.load(Ordering::SeqCst) {
             self.reach(worker, Step::Parts);
         }
-        self.have_all_reached(Step::Parts)
+        let all_part = self.have_all_reached(Step::Parts);
+        if all_part {
+            self.parted.get_or_init(Instant::now);
+        }
+        all_part
     }
 
     /// Whether all deferred replies were given that a handover waits for, and none can be promised any more.
@@ -382,8 +385,19 @@ mod tests {
         assert!(!is_woken(&waiting), "it is known");
         assert!(!crew.all_part(0) && !crew.all_part(0));
         assert!(!is_woken(&waiting));
+        assert_eq!(crew.parted(), None, "the other one may still be busy");
         assert!(crew.all_part(1));
+        let parted = crew.parted();
+        assert!(parted.is_some());
         assert!(is_woken(&waiting) && crew.all_part(0));
+        assert_eq!(crew.parted(), parted, "it is known");
+        // The other one takes no turns.
+        let (crew, [waiting, _]) = self::crew();
+        crew.part();
+        assert!(!crew.all_part(0) && is_woken(&waiting));
+        crew.leave_behind(1);
+        assert_eq!(crew.parted(), None, "this one still reads");
+        assert!(is_woken(&waiting) && crew.all_part(0) && crew.parted().is_some());
     }
 
     #[test]
