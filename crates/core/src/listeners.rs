@@ -40,7 +40,7 @@ pub(crate) use heirloom::Heirloom;
 pub use plan::{Plan, plan};
 #[doc(hidden)]
 pub use rehearsal::rehearse;
-pub(crate) use rehearsal::rehearse_binding;
+pub(crate) use rehearsal::{rehearse_binding, to_be_bound};
 pub use rows::{Row, Source, Table};
 pub(crate) use succession::Held;
 

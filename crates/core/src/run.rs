@@ -168,11 +168,11 @@ impl Server {
         self.claims.rehearse(&question, self.inherited_only)?;
         let chosen = choose(self.config.engine, &self.patience).map_err(ServerError::Engine)?;
         let claimed = question.names().filter(|name| self.claims.has(name));
-        let to_serve = self.needed_descriptors(chosen.engine, self.worker_count(), claimed.count());
-        // The asking process has all of it open when it executes the successor, and what it passes on under names once more.
-        let passed_on = question.names().count() + store::NEEDED;
-        let handed = passed_on + question.bound;
-        must_be_free(handed + to_serve.max(passed_on) + RESERVE + FOR_SIGNALS)?;
+        let (passed_on, claimed) = (question.names().count(), claimed.count());
+        // Those that it has no use for are closed before others are bound.
+        let bound = question.bound.max(self.to_be_bound(&question.inherited));
+        let more = self.to_serve_and_reload(chosen.engine, passed_on, claimed, bound);
+        must_be_free(passed_on + store::NEEDED + FOR_SIGNALS + more + RESERVE)?;
         // The asking process has said so of its own.
         let _ = self.fit_rings(chosen.engine);
         let had = &question.outfit;

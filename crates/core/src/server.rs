@@ -452,12 +452,26 @@ impl Server {
             .collect();
         let workers = self.worker_count();
         self.check_program(inherited)?;
-        let mut inherited: Vec<&str> = inherited.iter().map(String::as_str).collect();
-        inherited.retain(|name| !self.claims.has(name));
+        let inherited = self.unclaimed(inherited);
         let only = self.inherited_only;
         listeners::rehearse(&self.config, &inherited, only, &services, workers)?;
         listeners::rehearse_binding(&self.config, &inherited, held)?;
         self.look()
+    }
+
+    /// How many listeners it would bind if descriptors of these names were `inherited`.
+    pub(crate) fn to_be_bound(&self, inherited: &[String]) -> usize {
+        listeners::to_be_bound(
+            &self.config,
+            &self.unclaimed(inherited),
+            self.worker_count(),
+        )
+    }
+
+    /// Those of the names that are left to sections.
+    fn unclaimed<'n>(&self, names: &'n [String]) -> Vec<&'n str> {
+        let names = names.iter().map(String::as_str);
+        names.filter(|name| !self.claims.has(name)).collect()
     }
 
     /// What the program itself may have wrong, whatever is there: its configuration, and the names that it claims of those `inherited`.

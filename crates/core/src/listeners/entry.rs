@@ -67,6 +67,11 @@ impl Entry {
         }
     }
 
+    /// Whether it is to be bound.
+    pub(super) fn is_bound(&self) -> bool {
+        matches!(self.socket, Planned::Bind { .. })
+    }
+
     /// How many entries before it listen on the same address.
     pub(super) fn repetition(&self) -> usize {
         match self.socket {

@@ -13,7 +13,7 @@ use super::rehearsal::conflicts;
 use super::rows::{Row, Table};
 use super::succession::{Held, Wanted, assign};
 use super::{Heirloom, Listener, StartError, StartProblem, check, names};
-use crate::config::{Config, SocketConfig};
+use crate::config::{Config, ListenAddress, SocketConfig};
 use crate::inherit::{Inherited, NamedDescriptor};
 use crate::limits::Limits;
 use crate::placement;
@@ -88,6 +88,16 @@ impl Plan {
     /// closed and logged.
     pub fn take_strays(&mut self) -> Vec<NamedDescriptor> {
         std::mem::take(&mut self.strays)
+    }
+
+    /// How many of its listeners are inherited.
+    pub(crate) fn inherited(&self) -> usize {
+        self.entries.len() - self.to_be_bound()
+    }
+
+    /// How many are to be bound.
+    pub(crate) fn to_be_bound(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.is_bound()).count()
     }
 
     /// The table of the plan: every listener, and the disabled names that have none.
@@ -265,11 +275,7 @@ fn to_bind(
         .iter()
         .enumerate()
         .flat_map(|(place, listen)| {
-            let copies = if socket.reuse_port && listen.is_tcp() {
-                partition.len()
-            } else {
-                1
-            };
+            let copies = copies(socket, listen, partition);
             let options = Arc::clone(&options);
             (0..copies).map(move |repetition| Planned::Bind {
                 listen: listen.clone(),
@@ -279,6 +285,14 @@ fn to_bind(
             })
         });
     Ok(planned.collect())
+}
+
+/// How many listeners a section has on one of its addresses: with `reuse_port` each worker has its own.
+pub(super) fn copies(socket: &SocketConfig, listen: &ListenAddress, partition: &[usize]) -> usize {
+    match socket.reuse_port && listen.is_tcp() {
+        true => partition.len(),
+        false => 1,
+    }
 }
 
 /// Whether the listeners on the address of `source` belong to all workers of the partition, so that the kernel spreads

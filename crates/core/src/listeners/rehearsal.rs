@@ -3,6 +3,7 @@
 use super::bind::{self, Failure, Options};
 use super::matching::name_problems;
 use super::overlap::Space;
+use super::plan::copies;
 use super::succession::{Held, Wanted, assign};
 use super::{StartError, StartProblem, names};
 use crate::config::{Config, ListenAddress, SocketConfig};
@@ -56,6 +57,17 @@ pub(crate) fn rehearse_binding(
         })
         .collect();
     conclude(Rehearsal::new(&wanted, held).problems(Rehearsal::try_out))
+}
+
+/// How many listeners would be bound, each copy of one counted.
+pub(crate) fn to_be_bound(config: &Config, inherited: &[&str], workers: usize) -> usize {
+    let count = |(_, socket): (&str, &SocketConfig)| -> usize {
+        // A partition of workers that do not exist was refused.
+        let partition = socket.workers.resolve(workers).unwrap_or_default();
+        let listen = socket.listen.iter();
+        listen.map(|at| copies(socket, at, &partition)).sum()
+    };
+    to_bind(config, inherited).map(count).sum()
 }
 
 /// Which of `wanted` could not be had because of each other. Nothing is tried.

@@ -19,8 +19,8 @@ use crate::patience::Patience;
 use crate::running::{Running, TakenOver};
 use crate::worker::Factory;
 
-/// Descriptors that a server takes before it serves, besides those of its workers: sockets to be bound, an event, one that is kept
-/// for its stop, what is open for a moment.
+/// Descriptors that a server takes before it serves, besides those of its workers and listeners: an event, one that is kept for its
+/// stop, what is open for a moment.
 const NEEDED_DESCRIPTORS: usize = 13;
 
 impl Server {
@@ -54,14 +54,20 @@ impl Server {
             tracing::warn!("{why}");
         }
         let needed = self.needed_descriptors(chosen.engine, cpus.len(), claimed.len());
-        if reserve > 0 || !reserved.is_empty() {
-            // As long as nothing was looked at, a successor of this process finds the same.
-            must_be_free(needed + reserve)?;
+        let (strays, bound) = (plan.take_strays(), plan.to_be_bound());
+        // As long as nothing was looked at, a successor of this process finds the same.
+        if reserve > 0 {
+            let passed_on = plan.inherited() + claimed.len() + strays.len();
+            let (engine, claimed) = (chosen.engine, claimed.len());
+            let more = self.to_serve_and_reload(engine, passed_on, claimed, bound);
+            let carriers = store::NEEDED.saturating_sub(reserved.len());
+            must_be_free(carriers + more + reserve)?;
+        } else if !reserved.is_empty() {
+            must_be_free(needed)?;
         }
         // What is reserved is open, and is not for long.
-        let own = (needed + reserve).saturating_sub(reserved.len());
+        let own = (needed + bound + reserve).saturating_sub(reserved.len());
         crate::rlimit::say_if_too_few(&self.config, cpus.len(), own);
-        let strays = plan.take_strays();
         let belongings = std::mem::take(&mut self.claims);
         let belongings = belongings.make(claimed, &strays)?.into();
         let looked = Inheritance::look(reserved, needed, &self.patience);
@@ -172,15 +178,29 @@ impl Server {
 
     /// How many descriptors it takes to serve, besides those of inherited listeners and of connections, and the `claimed` ones that are
     /// passed on to the application.
-    pub(crate) fn needed_descriptors(
-        &self,
-        engine: EngineKind,
-        workers: usize,
-        claimed: usize,
-    ) -> usize {
+    fn needed_descriptors(&self, engine: EngineKind, workers: usize, claimed: usize) -> usize {
         // The application has a duplicate of each of its own.
         let own = (2 * self.claims.count()).saturating_sub(claimed);
         NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + own
+    }
+
+    /// How many descriptors must be free for this program to serve, and to be asked and executed again as it is, once so many are
+    /// `passed_on` besides those that carry the state of a predecessor. Some of them are `claimed`; so many listeners are, or will be,
+    /// `bound`. A start demands them, and so does who is asked before a reload: what has started can reload, and who was asked
+    /// can start.
+    pub(crate) fn to_serve_and_reload(
+        &self,
+        engine: EngineKind,
+        passed_on: usize,
+        claimed: usize,
+        bound: usize,
+    ) -> usize {
+        let needed = self.needed_descriptors(engine, self.worker_count(), claimed);
+        // It opens those of the application that it is not passed on.
+        let own = self.claims.count().saturating_sub(claimed);
+        // A process lays out what it passes on beside what is open.
+        let to_pass_on = passed_on + own + store::NEEDED;
+        bound + needed.max(own + to_pass_on)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use ringhold_client::Address;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::built::handover_daemon;
 use crate::bursts::limited;
@@ -300,19 +301,45 @@ fn more_workers_than_there_are_descriptors_for_are_refused() {
     kept.manager.stop();
 }
 
+/// The new program binds them when nobody can go back any more.
+#[test]
+fn more_addresses_than_there_are_descriptors_for_are_refused() {
+    let a = free();
+    let config = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &config);
+    limited(&mut manager, RINGHOLD, 100);
+    manager.start();
+    let mut kept = Kept::new(manager, &a);
+    let paths = (0..60).map(|index| format!("\"unix:DIR/{index}.sock\""));
+    let listen = paths.collect::<Vec<_>>().join(", ");
+    let more = format!("{config}[sockets.more]\nservice = \"rpc\"\nlisten = [{listen}]\n");
+    kept.refuses(&more, "are left; raise LimitNOFILE=");
+    kept.accepts(&config);
+    kept.manager.stop();
+}
+
+/// The limit of a service that runs is lowered.
+fn lower_limit(manager: &Manager, limit: u64) {
+    let limit = Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    prlimit(Pid::from_raw(manager.pid()), Resource::Nofile, limit).unwrap();
+}
+
 /// What executes the new program has open what it passes on, and lays it out beside that.
 #[test]
 fn listeners_that_a_reload_has_no_descriptors_for_are_kept_as_they_are() {
     // This process has them, too.
     ringhold_core::rlimit::raise().unwrap();
-    let inherited = |count: usize| {
+    let inherited = |count: usize, limit: usize| {
         let mut manager = Manager::new(0, "workers = 1\n[sockets.rpc]\n");
         let addresses: Vec<Address> = (0..count).map(|_| manager.listen_unix("rpc")).collect();
-        limited(&mut manager, RINGHOLD, 400);
+        limited(&mut manager, RINGHOLD, limit);
         manager.start();
         (Kept::new(manager, &addresses[count - 1]), addresses)
     };
-    let (mut many, addresses) = inherited(160);
+    let (mut many, addresses) = inherited(160, 400);
     for _ in 0..3 {
         many.accepts("workers = 1\n[sockets.rpc]\n");
         for address in &addresses {
@@ -321,7 +348,8 @@ fn listeners_that_a_reload_has_no_descriptors_for_are_kept_as_they_are() {
     }
     many.manager.stop();
 
-    let (mut too_many, _) = inherited(200);
+    let (mut too_many, _) = inherited(200, 500);
+    lower_limit(&too_many.manager, 400);
     too_many.refuses(
         "workers = 1\n[sockets.rpc]\n",
         "are left; raise LimitNOFILE=",
@@ -347,7 +375,8 @@ fn what_the_application_has_is_counted_as_it_is() {
     }
     same.manager.stop();
 
-    let mut fewer = with_many(100, 290);
+    let mut fewer = with_many(100, 400);
+    lower_limit(&fewer.manager, 290);
     fewer.manager.set_flag("claim-many", false);
     fewer.refuses(
         "workers = 1\n[sockets.rpc]\n",

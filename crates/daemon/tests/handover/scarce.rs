@@ -1,8 +1,11 @@
 //! What a handover needs of the kernel, and the kernel has not at the moment.
 
 use nix::sys::signal::Signal;
+use ringhold_client::Address;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
+use crate::built::handover_daemon;
+use crate::bursts::limited;
 use crate::common::until;
 use crate::common::wire::{Wire, request};
 use crate::manager::Manager;
@@ -40,6 +43,60 @@ fn a_stop_needs_no_descriptor_that_it_had_not_before() {
             wire.echo(2, 2);
         }
         manager.stop_for_good();
+    }
+}
+
+/// How many descriptors a start says that it lacks.
+fn lacking(manager: &mut Manager) -> usize {
+    let mark = manager.mark();
+    manager.launch();
+    assert!(!manager.becomes_ready(mark), "{}", manager.log());
+    assert_eq!(manager.ended().code(), Some(1));
+    let log = manager.log();
+    let number = |before: &str| -> usize {
+        let (_, rest) = log.rsplit_once(before).unwrap();
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    number("it takes ") - number("and only ")
+}
+
+/// Or every reload of what has started would be refused.
+#[test]
+fn who_has_the_descriptors_to_start_has_those_to_reload() {
+    let bound = "workers = 2\n[sockets.rpc]\nreuse_port = true\n\
+         listen = [\"unix:DIR/rpc.0.sock\", \"unix:DIR/b.sock\", \"127.0.0.1:0\", \"127.0.0.1:0\"]\n";
+    let inherited = "workers = 2\n[sockets.rpc]\n";
+    for engine in ["auto", "portable"] {
+        for (config, count, claims) in [
+            (bound, 0, false),
+            (bound, 0, true),
+            (inherited, 1, false),
+            (inherited, 60, false),
+            (inherited, 60, true),
+        ] {
+            let mut manager = Manager::on(engine, 0, config).with_test_daemon();
+            let program = handover_daemon();
+            let program = program.to_str().unwrap();
+            if claims {
+                manager.set_flag("claim-many", true);
+            }
+            (0..count).for_each(|_| drop(manager.listen_unix("rpc")));
+            let few = 40 + count;
+            limited(&mut manager, program, few);
+            let enough = few + lacking(&mut manager);
+            limited(&mut manager, program, enough - 1);
+            assert_eq!(lacking(&mut manager), 1, "{engine} {count} {claims}");
+            limited(&mut manager, program, enough);
+            manager.start();
+            let mut wire = Wire::connect(&Address::Unix(manager.path("rpc.0.sock").into()));
+            for round in 1..=2 {
+                wire.echo(round, 1);
+                manager.reload();
+                manager.logged(round as usize, &["took over 1 connection"]);
+            }
+            wire.echo(3, 3);
+            manager.stop();
+        }
     }
 }
 
