@@ -13,7 +13,7 @@ use crate::reply::Reply;
 mod handle;
 
 pub use self::handle::{Handle, PushError};
-pub(crate) use self::handle::{HandleState, Handles, Item};
+pub(crate) use self::handle::{HandleState, Handles, Item, Pieces};
 
 /// Names one connection for as long as the process lives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

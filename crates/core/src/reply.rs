@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal;
 use crate::panics::Caught;
-use crate::peer::{ConnectionId, Handle, HandleState, Item, Link, Peer, PushError};
+use crate::peer::{ConnectionId, Handle, HandleState, Item, Link, Peer, Pieces, PushError};
 
 /// What a service call may do to its connection: append to what is sent to the peer, take a ticket for a later
 /// answer, ask who the peer is.
@@ -228,15 +228,26 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Queues the answer, which must be whole frames of the service's protocol.
+    /// Queues the answer, which must be whole frames of the service's protocol. It is not copied, unless it is a few hundred bytes or
+    /// less.
     ///
     /// An answer to a connection that has ended, or that comes after the ticket was abandoned, is discarded: its client
     /// has been told.
-    pub fn answer(mut self, bytes: impl Into<Bytes>) {
+    pub fn answer(self, bytes: impl Into<Bytes>) {
+        self.give(Pieces::One(bytes.into()));
+    }
+
+    /// As [`Responder::answer`], with an answer in two pieces, one behind the other: a header, and bytes that are there already. As
+    /// there, large ones are not copied.
+    pub fn answer_in_two(self, pieces: [Bytes; 2]) {
+        self.give(Pieces::Two(Box::new(pieces)));
+    }
+
+    fn give(mut self, pieces: Pieces) {
         self.answered = true;
         let answer = Item::Answer {
             serial: self.serial,
-            bytes: bytes.into(),
+            pieces,
         };
         self.handle.leave(answer, self.is_repeatable);
     }
@@ -248,9 +259,22 @@ impl Responder {
     ///
     /// If nobody waits for it any more: the connection has ended, or is ending, or the ticket was abandoned, or the successor is asked
     /// instead ([`Reply::defer_repeatable`]). Then nothing of it is written.
-    pub fn try_answer(mut self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
+    pub fn try_answer(self, bytes: impl Into<Bytes>) -> Result<(), PushError> {
+        self.try_give(Pieces::One(bytes.into()))
+    }
+
+    /// As [`Responder::try_answer`], with an answer in two pieces, as [`Responder::answer_in_two`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Responder::try_answer`].
+    pub fn try_answer_in_two(self, pieces: [Bytes; 2]) -> Result<(), PushError> {
+        self.try_give(Pieces::Two(Box::new(pieces)))
+    }
+
+    fn try_give(mut self, pieces: Pieces) -> Result<(), PushError> {
         self.handle
-            .leave_wanted(self.serial, bytes.into(), self.is_repeatable)?;
+            .leave_wanted(self.serial, pieces, self.is_repeatable)?;
         self.answered = true;
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::strings::Strings;
 use crate::token::is_result;
 
 /// From this length on shared bytes are queued as they are instead of being copied into the outbox.
-const SHARE_BYTES_MIN: usize = 4096;
+pub(crate) const SHARE_BYTES_MIN: usize = 4096;
 
 /// The right, and the duty, to answer one call: every way to use it up gives the [`Answered`] that a handler must
 /// return.

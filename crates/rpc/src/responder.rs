@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ringhold_core::{ConnectionId, PushError};
 use serde::Serialize;
 
-use crate::answer::serialize_result;
+use crate::answer::{SHARE_BYTES_MIN, serialize_result};
 use crate::envelope;
 use crate::fault::Fault;
 use crate::methods::Faults;
@@ -74,20 +74,8 @@ impl Responder {
     ///
     /// If nobody waits for it: the connection has ended, or is ending, the server has given up on the answer, or its successor is
     /// [asked again](crate::Router::repeatable); or it was a notification. Then the client gets nothing of it.
-    pub fn try_ok<T: Serialize + ?Sized>(mut self, value: &T) -> Result<(), PushError> {
-        let Some(to) = &self.to else {
-            self.come_to(true);
-            return Err(PushError::Gone);
-        };
-        let mut out = Vec::new();
-        // A panic in here finds the ticket still in its place.
-        let write = |out: &mut Vec<u8>| serialize_result(out, value);
-        let is_result = envelope::write_response(&mut out, to.strings, to.id, write);
-        self.come_to(is_result);
-        match self.to.take() {
-            Some(to) => to.ticket.try_answer(Bytes::from(out)),
-            None => Err(PushError::Gone),
-        }
+    pub fn try_ok<T: Serialize + ?Sized>(self, value: &T) -> Result<(), PushError> {
+        self.try_put(|out| serialize_result(out, value))
     }
 
     /// Answers with an error.
@@ -140,6 +128,51 @@ impl Responder {
         });
     }
 
+    /// As [`Responder::encoded`]. When the object is large it is queued without being copied, as one that many ask for.
+    pub fn share(self, object: Bytes) {
+        if !self.is_shared(&object) {
+            return self.encoded(&object);
+        }
+        if let Some((ticket, pieces)) = self.shared(object) {
+            ticket.answer_in_two(pieces);
+        }
+    }
+
+    /// As [`Responder::share`], and says whether it is sent, as [`Responder::try_ok`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Responder::try_ok`].
+    pub fn try_share(self, object: Bytes) -> Result<(), PushError> {
+        if !self.is_shared(&object) {
+            debug_assert!(is_result(&object), "a result is one msgpack object");
+            return self.try_put(|out| {
+                out.extend_from_slice(&object);
+                Ok(())
+            });
+        }
+        match self.shared(object) {
+            Some((ticket, pieces)) => ticket.try_answer_in_two(pieces),
+            None => Err(PushError::Gone),
+        }
+    }
+
+    /// Whether an object is sent as it is, and as the bytes that they are.
+    fn is_shared(&self, object: &Bytes) -> bool {
+        let is_current = |to: &To| to.strings == Strings::Current;
+        object.len() >= SHARE_BYTES_MIN && self.to.as_ref().is_some_and(is_current)
+    }
+
+    /// The answer with such an object.
+    fn shared(mut self, object: Bytes) -> Option<(ringhold_core::Responder, [Bytes; 2])> {
+        debug_assert!(is_result(&object), "a result is one msgpack object");
+        self.come_to(true);
+        let to = self.to.take()?;
+        let mut header = Vec::new();
+        envelope::write_result_header(&mut header, to.id);
+        Some((to.ticket, [Bytes::from(header), object]))
+    }
+
     /// Whether there is anybody to answer: false for a notification. It is answered all the same, by [`Responder::ok`] with `()` for example,
     /// so that it does not count as one that failed.
     pub fn is_heard(&self) -> bool {
@@ -171,6 +204,24 @@ impl Responder {
         self.come_to(is_result);
         if let Some(to) = self.to.take() {
             to.ticket.answer(Bytes::from(out));
+        }
+    }
+
+    fn try_put(
+        mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Fault>,
+    ) -> Result<(), PushError> {
+        let Some(to) = &self.to else {
+            self.come_to(true);
+            return Err(PushError::Gone);
+        };
+        let mut out = Vec::new();
+        // A panic in here finds the ticket still in its place.
+        let is_result = envelope::write_response(&mut out, to.strings, to.id, write);
+        self.come_to(is_result);
+        match self.to.take() {
+            Some(to) => to.ticket.try_answer(Bytes::from(out)),
+            None => Err(PushError::Gone),
         }
     }
 

@@ -17,7 +17,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::state::{HandleState, Item};
+pub(crate) use self::state::{HandleState, Item, Pieces};
 
 /// What it takes to make handles for the connections of one worker.
 #[derive(Clone)]
@@ -216,10 +216,10 @@ impl Handle {
     pub(crate) fn leave_wanted(
         &self,
         serial: u64,
-        bytes: Bytes,
+        pieces: Pieces,
         is_repeatable: bool,
     ) -> Result<(), PushError> {
-        self.shared.leave_wanted(serial, bytes, is_repeatable)?;
+        self.shared.leave_wanted(serial, pieces, is_repeatable)?;
         self.tell_of_answer(serial)
     }
 

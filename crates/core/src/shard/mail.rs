@@ -7,7 +7,7 @@ use crate::close::Close;
 use crate::connection::{Connection, Life};
 use crate::host::Host;
 use crate::mailbox::{self, Mail};
-use crate::peer::{ConnectionId, HandleState, Item, Link};
+use crate::peer::{ConnectionId, HandleState, Item, Link, Pieces};
 use crate::reply::{Abandoned, Reply};
 use crate::shard::Phase;
 use crate::tickets::Promise;
@@ -169,9 +169,9 @@ impl<L: Link> Shard<L> {
                         connection.close(why, desk)
                     }
                 }),
-                Item::Answer { serial, bytes } => {
+                Item::Answer { serial, pieces } => {
                     taken.answers += 1;
-                    self.answer(of, serial, bytes);
+                    self.answer(of, serial, pieces);
                 }
                 Item::Dropped { serial } => {
                     taken.answers += 1;
@@ -204,14 +204,20 @@ impl<L: Link> Shard<L> {
         self.with_id(to, |connection, _| connection.pass_fence());
     }
 
-    fn answer(&mut self, to: ConnectionId, serial: u64, bytes: Bytes) {
+    fn answer(&mut self, to: ConnectionId, serial: u64, pieces: Pieces) {
         self.with_id(to, |connection, desk| {
             if let Some(promise) = connection.tickets.close(&mut desk.pools, serial) {
                 let is_repeatable = promise.is_repeatable();
                 desk.crew.ticket_closed(desk.worker, is_repeatable);
                 connection.clock.traffic = desk.now;
                 if connection.takes_mail() {
-                    connection.outbox.share(&mut desk.pools, bytes);
+                    let outbox = &mut connection.outbox;
+                    match pieces {
+                        Pieces::One(bytes) => outbox.share(&mut desk.pools, bytes),
+                        Pieces::Two(two) => two
+                            .into_iter()
+                            .for_each(|bytes| outbox.share(&mut desk.pools, bytes)),
+                    }
                 }
             }
         });

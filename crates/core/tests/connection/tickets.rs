@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ringhold_core::Abandoned;
 use ringhold_core::limits::Limits;
+use ringhold_core::{Abandoned, PushError};
 
 use crate::service::{Manner, Rig, array, bin, defer, pattern, verb};
 
@@ -45,6 +45,30 @@ fn an_answer_comes_behind_the_replies_that_were_written_before_it() {
     // It was given before 7 arrived, but mail is delivered between turns: either order would be one.
     assert_eq!(sent[..2], [5, 6]);
     assert_eq!(sent.len(), 2 + 2005 + 1);
+}
+
+#[test]
+fn an_answer_may_have_two_pieces() {
+    let mut rig = Rig::new();
+    let client = rig.connect();
+    for [head, body] in [[0, 0], [1, 10], [3, 10_000], [10_000, 3], [5000, 6000]] {
+        rig.receive(client, &[defer(1), defer(2), defer(3)].concat());
+        let pieces = || [vec![1; head].into(), vec![2; body].into()];
+        rig.take_responder(0).answer_in_two(pieces());
+        rig.take_responder(0).answer(vec![3]);
+        assert_eq!(rig.take_responder(0).try_answer_in_two(pieces()), Ok(()));
+        rig.deliver();
+        let whole = pieces().concat();
+        assert!(rig.take_sent(client) == [&whole[..], &[3], &whole].concat());
+    }
+    rig.receive(client, &defer(1));
+    rig.reset(client);
+    let late = rig.take_responder(0);
+    let pieces = [vec![1].into(), vec![2].into()];
+    assert_eq!(late.try_answer_in_two(pieces), Err(PushError::Gone));
+    rig.deliver();
+    rig.assert_empty(&[client]);
+    assert_eq!(rig.counters().abandoned, 0);
 }
 
 /// Otherwise a client could make the process hold any number of promises.

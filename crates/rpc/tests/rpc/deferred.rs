@@ -2,9 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+use ringhold_core::PushError;
 use ringhold_rpc::{Fault, Responder, Router};
 use rmpv::Value;
 
@@ -283,6 +286,75 @@ fn a_half_closed_peer_waits_for_its_answer() {
     responder.ok("there you are");
     assert_eq!(wire.arrived(), [reply(1, "there you are")]);
     assert!(!wire.is_open());
+}
+
+/// Bytes of which one knows for how long anybody has them.
+struct Lent(
+    Vec<u8>,
+    #[expect(dead_code, reason = "it is counted")] Arc<()>,
+);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// How bytes are shared, and whether somebody waits for them.
+type Share = fn(Responder, Bytes) -> Result<(), PushError>;
+
+const SHARES: [Share; 2] = [
+    |responder, object| {
+        responder.share(object);
+        Ok(())
+    },
+    Responder::try_share,
+];
+
+#[test]
+fn what_is_shared_is_copied_only_if_it_is_small() {
+    for share in SHARES {
+        let (mut wire, responders) = later();
+        for length in [0x1_0000, 40] {
+            wire.raw(&write(&request(300, "later", vec![1.into()])));
+            let value = Value::Binary(vec![9; length]);
+            let held = Arc::new(());
+            let object = Bytes::from_owner(Lent(write(&value), held.clone()));
+            wire.exchange.set_window(wire.client, Some(0));
+            let (_, responder) = responders.try_recv().unwrap();
+            assert_eq!(share(responder, object.clone()), Ok(()));
+            drop(object);
+            wire.exchange.deliver();
+            let is_copied = Arc::strong_count(&held) == 1;
+            assert_eq!(is_copied, length == 40, "{length}");
+            wire.exchange.set_window(wire.client, None);
+            assert_eq!(wire.arrived(), [reply(300, value)]);
+            assert_eq!(Arc::strong_count(&held), 1);
+        }
+        // Nothing is nil.
+        wire.raw(&write(&request(1, "later", vec![1.into()])));
+        let (_, responder) = responders.try_recv().unwrap();
+        assert_eq!(share(responder, Bytes::new()), Ok(()));
+        assert_eq!(wire.arrived(), [reply(1, Value::Nil)]);
+        assert_eq!(wire.exchange.counters().abandoned, 0);
+    }
+}
+
+#[test]
+fn what_is_shared_with_nobody_is_discarded() {
+    for length in [10, 10_000] {
+        let object = Bytes::from(write(&Value::Binary(vec![9; length])));
+        for (share, told) in SHARES.into_iter().zip([Ok(()), Err(PushError::Gone)]) {
+            let (mut wire, responders) = later();
+            wire.send(notification("later", vec![1.into()]));
+            wire.raw(&write(&request(1, "later", vec![2.into()])));
+            let [(_, unheard), (_, late)] = [(); 2].map(|()| responders.try_recv().unwrap());
+            assert_eq!(share(unheard, object.clone()), told);
+            wire.exchange.reset(wire.client);
+            assert_eq!(share(late, object.clone()), told);
+            assert_eq!(wire.arrived(), Vec::<Value>::new());
+        }
+    }
 }
 
 #[test]

@@ -105,6 +105,9 @@ fn router() -> Router {
         })
         .deferred("drop", |(), responder| drop(responder))
         .deferred("later", |text: String, responder| responder.ok(&text))
+        .deferred("shared", |(), responder| {
+            responder.share([&[0xc5, 0x13, 0x88][..], &[9; 5000]].concat().into());
+        })
 }
 
 #[test]
@@ -135,6 +138,7 @@ fn every_kind_of_answer_can_be_read() {
         ok(3, Old::List(vec![raw(long), raw(long)]))
     );
     assert_eq!(answer("later", &[&long]), ok(3, raw(long)));
+    assert_eq!(answer("shared", &[]), ok(3, raw([9; 5000])));
     let Old::List(methods) = answer("methods", &[]) else {
         panic!("a reply is a list");
     };

@@ -88,9 +88,15 @@ pub(crate) enum Item {
     /// [`Close::Cut`] only.
     End(Close),
     /// A [`Responder`](crate::Responder) answered the ticket with this serial number.
-    Answer { serial: u64, bytes: Bytes },
+    Answer { serial: u64, pieces: Pieces },
     /// A responder was dropped without an answer.
     Dropped { serial: u64 },
+}
+
+/// The bytes of an answer. As small as those in one piece, which most are.
+pub(crate) enum Pieces {
+    One(Bytes),
+    Two(Box<[Bytes; 2]>),
 }
 
 impl Item {
@@ -286,14 +292,14 @@ impl HandleState {
     pub(super) fn leave_wanted(
         &self,
         serial: u64,
-        bytes: Bytes,
+        pieces: Pieces,
         is_repeatable: bool,
     ) -> Result<(), PushError> {
         let mut inbox = self.lock();
         if inbox.is_over || !self.wants_answer(serial, is_repeatable) {
             return self.check().and(Err(PushError::Gone));
         }
-        self.leave_in(&mut inbox, Item::Answer { serial, bytes });
+        self.leave_in(&mut inbox, Item::Answer { serial, pieces });
         Ok(())
     }
 

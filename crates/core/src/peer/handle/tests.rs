@@ -138,9 +138,12 @@ fn arrivals(mailbox: &Mailbox, handles: &[&Handle], room: usize) -> Vec<u8> {
                         }
                         bytes[0]
                     }
-                    Item::Answer { bytes, .. } => bytes[0],
+                    Item::Answer {
+                        pieces: Pieces::One(bytes),
+                        ..
+                    } => bytes[0],
                     Item::Dropped { serial } => *serial as u8,
-                    Item::End(_) => panic!("nobody ends it"),
+                    Item::Answer { .. } | Item::End(_) => panic!("nobody does that"),
                 }));
             }
             _ => panic!("nothing else is posted"),
@@ -164,7 +167,8 @@ fn what_several_threads_leave_arrives_in_the_order_in_which_they_do() {
     let push = |number: u8| handle.push(vec![number]).unwrap();
     let answer = |number: u8| {
         let bytes = vec![number].into();
-        handle.leave(Item::Answer { serial: 0, bytes }, false);
+        let pieces = Pieces::One(bytes);
+        handle.leave(Item::Answer { serial: 0, pieces }, false);
     };
     let drop = |number: u64| handle.leave(Item::Dropped { serial: number }, false);
     for _ in 0..2 {
@@ -291,7 +295,9 @@ fn an_answer_that_was_taken_is_not_refused_when_the_worker_has_ended_since() {
     for is_taken in [true, false] {
         let (post, mailbox) = mailbox().unwrap();
         let handle = handle(&post);
-        let left = handle.shared.leave_wanted(1, Bytes::new(), true);
+        let left = handle
+            .shared
+            .leave_wanted(1, Pieces::One(Bytes::new()), true);
         assert_eq!(left, Ok(()));
         if is_taken {
             assert!(!handle.shared.take(&mut Vec::new(), usize::MAX));
