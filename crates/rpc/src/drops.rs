@@ -35,14 +35,22 @@ impl<T> Drop for OneByOne<T> {
         for value in take(&mut self.0) {
             // Unwind safety: nothing is left of it.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-                // What it panics with may panic as it goes.
-                forget(replace(&mut left, Err(panic)));
+                drop_unheard(replace(&mut left, Err(panic)));
             }
         }
         match left {
-            Err(panic) if thread::panicking() => forget(panic),
+            Err(panic) if thread::panicking() => drop_unheard(panic),
             Err(panic) => resume_unwind(panic),
             Ok(()) => {}
         }
+    }
+}
+
+/// Drops what a panic was about, which may panic as it goes: nobody learns of that but the panic hook.
+pub(crate) fn drop_unheard<T>(value: T) {
+    // Unwind safety: nothing is left of it.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        // That one may do the same.
+        forget(panic);
     }
 }

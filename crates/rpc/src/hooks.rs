@@ -1,14 +1,14 @@
 //! The beginnings and ends of connections.
 
 use std::fmt;
-use std::mem::{forget, replace};
+use std::mem::replace;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 use std::time::Duration;
 
 use ringhold_core::{Close, Ended, Peer, Refusal};
 
-use crate::drops::OneByOne;
+use crate::drops::{OneByOne, drop_unheard};
 use crate::notify::Notifier;
 use crate::resume::Kept;
 use crate::router::Router;
@@ -84,8 +84,7 @@ fn refuse<'a, E>(
     refused: thread::Result<E>,
 ) -> E {
     if let Err(panic) = take_leave(told, ended, session) {
-        // What it was refused with may panic as it goes.
-        forget(refused);
+        drop_unheard(refused);
         resume_unwind(panic);
     }
     refused.unwrap_or_else(|panic| resume_unwind(panic))
@@ -106,8 +105,7 @@ fn take_leave<'a>(
     let mut left = Ok(());
     let mut note = |said: thread::Result<()>| {
         if said.is_err() {
-            // Its value may panic as it goes.
-            forget(replace(&mut left, said));
+            drop_unheard(replace(&mut left, said));
         }
     };
     for goodbye in told {

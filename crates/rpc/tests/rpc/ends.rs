@@ -125,6 +125,47 @@ fn what_they_panic_with_may_panic_when_it_is_dropped() {
     assert_eq!(exchange.counters().panics, 1);
 }
 
+/// Panics with what it owns when it is dropped, and is another type with each number.
+struct Thrown<const NUMBER: usize>(Option<Counted>);
+
+impl<const NUMBER: usize> Drop for Thrown<NUMBER> {
+    fn drop(&mut self) {
+        panic_any(self.0.take());
+    }
+}
+
+/// Or whoever can cause them takes memory each time.
+#[test]
+fn nothing_of_several_panics_in_one_end_is_left() {
+    let count = Arc::new(Mutex::new(0));
+    let counting = count.clone();
+    let counted = move || {
+        *counting.lock().unwrap() += 1;
+        Counted(counting.clone())
+    };
+    let [kept, first, second, refused] = [(); 4].map(|()| counted.clone());
+    let mut is_first = true;
+    let router = Router::bare()
+        .connected(move |arrival| {
+            arrival.keep(Thrown::<1>(Some(kept())));
+            arrival.keep(Thrown::<2>(Some(kept())));
+            Ok(())
+        })
+        .gone(move |_| panic_any(first()))
+        .gone(move |_| panic_any(second()))
+        .connected(move |_| match std::mem::take(&mut is_first) {
+            true => Ok(()),
+            false => panic_any(refused()),
+        });
+    let mut exchange = start(router);
+    let client = exchange.connect();
+    exchange.end(client);
+    assert_eq!((*count.lock().unwrap(), exchange.counters().panics), (0, 1));
+    let client = exchange.connect();
+    assert!(!exchange.is_open(client));
+    assert_eq!((*count.lock().unwrap(), exchange.counters().panics), (0, 2));
+}
+
 #[derive(Default, Serialize, Deserialize)]
 struct Reads(bool);
 
