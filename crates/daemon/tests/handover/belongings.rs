@@ -494,6 +494,7 @@ fn what_the_program_looks_at_itself_is_not_looked_at_again_in_a_reload() {
     }
     // A restart asks nobody before.
     bed.manager.restart();
+    bed.manager.logged(4, &[look]);
     assert_eq!(bed.manager.log().matches(look).count(), 4);
     bed.manager.set_flag("object", true);
     bed.manager.reload();
