@@ -19,6 +19,7 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+use super::poison;
 use crate::config::RingConfig;
 use crate::frame::Lend;
 
@@ -66,6 +67,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        // What is mapped there next may be used.
+        poison::allow(self.base.as_ptr(), self.bytes);
         // SAFETY: the pages are those that were mapped, and nobody refers to them once their owner is dropped.
         #[expect(unsafe_code, reason = "mapping memory")]
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
@@ -193,6 +196,7 @@ impl Buffers {
             usize::from(buffer) < self.store.leases.len() && length <= self.store.buffer_bytes,
             "the kernel uses buffers that it was given"
         );
+        poison::allow(self.store.address(buffer), length);
         // SAFETY: the range lies within the mapping. The kernel filled it and took the buffer off the ring, or it is one
         // that was set aside, so nobody writes to it until `give_back`, which needs `self` mutably and therefore comes after the borrow.
         #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
@@ -234,6 +238,7 @@ impl Buffers {
 
     /// Takes note of a free buffer: among those that are set aside, or by its entry, which the kernel sees after `publish`.
     fn recycle(&mut self, buffer: u16) {
+        poison::forbid(self.store.address(buffer), self.store.buffer_bytes);
         if buffer >= self.entries {
             self.aside.push(buffer);
             return;
@@ -379,5 +384,38 @@ mod tests {
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
             }
         }
+    }
+
+    /// Under the sanitizer each access is checked against this.
+    #[cfg(ringhold_asan)]
+    #[test]
+    fn only_what_was_received_is_allowed_and_while_it_is_ours() {
+        if probe().unavailable.is_some() {
+            return;
+        }
+        let config = RingConfig {
+            entries: 8,
+            buffers: 4,
+            buffer_bytes: 4096,
+        };
+        let ring = setup::ring(&config).unwrap();
+        // SAFETY: the ring is dropped first, and nothing receives into them.
+        #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
+        let mut buffers = unsafe { Buffers::register(&ring.submitter(), &config) }.unwrap();
+        drop(ring);
+        let store = buffers.store.clone();
+        let allowed = move || poison::allowed(store.address(1), 4096);
+        assert_eq!(allowed(), 0);
+        assert_eq!(buffers.received(1, 100).bytes.len(), 100);
+        assert_eq!(allowed(), 100);
+        buffers.give_back(1, false);
+        assert_eq!(allowed(), 0);
+        let received = buffers.received(1, 100);
+        let part = received.lend(&received.bytes[3..9]).unwrap();
+        buffers.give_back(1, true);
+        assert_eq!((allowed(), part.len()), (100, 6));
+        drop(part);
+        buffers.collect();
+        assert_eq!(allowed(), 0);
     }
 }

@@ -13,6 +13,7 @@ mod files;
 mod flights;
 mod link;
 mod operation;
+mod poison;
 mod probe;
 mod queue;
 mod receive;
