@@ -286,36 +286,33 @@ fn an_engine_that_does_not_work_is_refused() {
     kept.manager.stop();
 }
 
-/// Each worker takes some.
-#[test]
-fn more_workers_than_there_are_descriptors_for_are_refused() {
+/// A configuration that is `changed` like this needs more than the 100 descriptors that there may be.
+fn takes_too_many_descriptors(changed: impl Fn(&str) -> String) {
     let a = free();
     let config = sections(&[("a", &a)]);
     let mut manager = Manager::new(0, &config);
     limited(&mut manager, RINGHOLD, 100);
     manager.start();
     let mut kept = Kept::new(manager, &a);
-    let more = config.replace("workers = 2", "workers = 60");
-    kept.refuses(&more, "are left; raise LimitNOFILE=");
+    kept.refuses(&changed(&config), "are left; raise LimitNOFILE=");
     kept.accepts(&config);
     kept.manager.stop();
+}
+
+/// Each worker takes some.
+#[test]
+fn more_workers_than_there_are_descriptors_for_are_refused() {
+    takes_too_many_descriptors(|config| config.replace("workers = 2", "workers = 60"));
 }
 
 /// The new program binds them when nobody can go back any more.
 #[test]
 fn more_addresses_than_there_are_descriptors_for_are_refused() {
-    let a = free();
-    let config = sections(&[("a", &a)]);
-    let mut manager = Manager::new(0, &config);
-    limited(&mut manager, RINGHOLD, 100);
-    manager.start();
-    let mut kept = Kept::new(manager, &a);
     let paths = (0..60).map(|index| format!("\"unix:DIR/{index}.sock\""));
     let listen = paths.collect::<Vec<_>>().join(", ");
-    let more = format!("{config}[sockets.more]\nservice = \"rpc\"\nlisten = [{listen}]\n");
-    kept.refuses(&more, "are left; raise LimitNOFILE=");
-    kept.accepts(&config);
-    kept.manager.stop();
+    takes_too_many_descriptors(|config| {
+        format!("{config}[sockets.more]\nservice = \"rpc\"\nlisten = [{listen}]\n")
+    });
 }
 
 /// The limit of a service that runs is lowered.

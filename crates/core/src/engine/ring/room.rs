@@ -104,22 +104,14 @@ pub(super) mod tests {
         }
     }
 
-    /// Serves one connection, behind what `act` does with it. A socket that says nothing is watched besides.
-    pub(in crate::engine::ring) fn serve(
-        socket: UnixStream,
-        posts: &Sender<Post>,
-        act: impl FnOnce(&mut Engine<'_>, ConnectionId) -> io::Result<()>,
+    /// Runs a worker of these services, behind what `act` does with it.
+    pub(in crate::engine::ring) fn work(
+        services: Setup<'_>,
+        act: impl FnOnce(&mut Engine<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
         let config = RingConfig::default();
         let mut ring = setup::ring(&config).unwrap();
-        let (silent, _theirs) = UnixStream::pair().unwrap();
-        let greeter = move |worker: &Worker| {
-            worker.watch(silent.try_clone().unwrap());
-            Greeter
-        };
-        let greeter = Setup::new(Limits::default()).service("greeter", &["test"], greeter);
-        let (mut shard, mailbox) = greeter.shard();
-        posts.send(shard.desk.crew.posts[0].clone()).unwrap();
+        let (mut shard, mailbox) = services.shard();
         let _ = shard.deliver(Mail::Resume);
         let engine = Engine::new(
             &mut ring,
@@ -132,12 +124,30 @@ pub(super) mod tests {
         );
         let mut engine = ManuallyDrop::new(engine.unwrap());
         engine.begin()?;
-        engine.shard.desk.crew.dealer.hold(0, 0);
-        let id = engine.shard.open(0, RingLink::new(socket.into()), None);
-        act(&mut engine, id)?;
+        act(&mut engine)?;
         engine.serve().and_then(|()| engine.finish())?;
         drop(ManuallyDrop::into_inner(engine));
         Ok(())
+    }
+
+    /// Serves one connection, behind what `act` does with it. A socket that says nothing is watched besides.
+    pub(in crate::engine::ring) fn serve(
+        socket: UnixStream,
+        posts: &Sender<Post>,
+        act: impl FnOnce(&mut Engine<'_>, ConnectionId) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (silent, _theirs) = UnixStream::pair().unwrap();
+        let greeter = move |worker: &Worker| {
+            worker.watch(silent.try_clone().unwrap());
+            Greeter
+        };
+        let greeter = Setup::new(Limits::default()).service("greeter", &["test"], greeter);
+        work(greeter, |engine| {
+            posts.send(engine.shard.desk.crew.posts[0].clone()).unwrap();
+            engine.shard.desk.crew.dealer.hold(0, 0);
+            let id = engine.shard.open(0, RingLink::new(socket.into()), None);
+            act(engine, id)
+        })
     }
 
     /// The poll has said that there is room, and the first send finds none.

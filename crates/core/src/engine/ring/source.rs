@@ -51,20 +51,17 @@ impl Engine<'_> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::mem::ManuallyDrop;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};
     use std::thread;
     use std::time::Duration;
 
+    use super::super::probe;
     use super::super::queue::{Chunk, Wait};
-    use super::super::room::tests::serve;
-    use super::super::{probe, setup};
+    use super::super::room::tests::{serve, work};
     use super::*;
-    use crate::config::RingConfig;
     use crate::limits::Limits;
     use crate::mailbox::{Mail, Post};
-    use crate::patience::Patience;
     use crate::peer::Peer;
     use crate::testing::Setup;
     use crate::tick::Tick;
@@ -134,36 +131,20 @@ mod tests {
         posts: &Sender<Post>,
         news: Sender<usize>,
     ) -> io::Result<()> {
-        let config = RingConfig::default();
-        let mut ring = setup::ring(&config).unwrap();
         let reader = move |worker: &Worker| {
             worker.watch(source.try_clone().unwrap());
             Reader { source, news }
         };
         let reader = Setup::new(Limits::default()).service("reader", &["test"], reader);
-        let (mut shard, mailbox) = reader.shard();
-        let _ = shard.deliver(Mail::Resume);
-        let post = shard.desk.crew.posts[0].clone();
-        let engine = Engine::new(
-            &mut ring,
-            &config,
-            Duration::ZERO,
-            shard,
-            Vec::new(),
-            &mailbox,
-            &Patience::default(),
-        );
-        let mut engine = ManuallyDrop::new(engine.unwrap());
-        engine.begin()?;
-        engine.arm_sources()?;
-        engine.cancel(Operation::new(Kind::Sources, 0, 0))?;
-        engine.enter(Wait::No)?;
-        engine.dispatch_all(&mut Chunk::new())?;
-        assert_eq!(engine.sources, Sources::Paused);
-        posts.send(post).unwrap();
-        engine.serve().and_then(|()| engine.finish())?;
-        drop(ManuallyDrop::into_inner(engine));
-        Ok(())
+        work(reader, |engine| {
+            engine.arm_sources()?;
+            engine.cancel(Operation::new(Kind::Sources, 0, 0))?;
+            engine.enter(Wait::No)?;
+            engine.dispatch_all(&mut Chunk::new())?;
+            assert_eq!(engine.sources, Sources::Paused);
+            posts.send(engine.shard.desk.crew.posts[0].clone()).unwrap();
+            Ok(())
+        })
     }
 
     #[test]
