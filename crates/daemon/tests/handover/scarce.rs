@@ -1,4 +1,4 @@
-//! What a handover needs of the kernel, and the kernel has not at the moment.
+//! What a handover needs of the kernel, and the kernel has not at the moment, or the service may not have.
 
 use nix::sys::signal::Signal;
 use ringhold_client::Address;
@@ -6,9 +6,11 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::built::handover_daemon;
 use crate::bursts::limited;
+use crate::changes::{free, sections};
 use crate::common::until;
 use crate::common::wire::{Wire, request};
-use crate::manager::Manager;
+use crate::manager::{Manager, RINGHOLD};
+use crate::refused::Kept;
 
 /// Sets the soft limit of the service.
 fn may_have(manager: &Manager, resource: Resource, current: Option<u64>) {
@@ -260,4 +262,100 @@ fn who_is_told_to_stop_after_a_reload_waits_all_the_same() {
         assert_eq!(wire.reply(), (1, Ok(1.into())));
         assert!(manager.ended().success());
     }
+}
+
+/// A configuration that is `changed` like this needs more than the 100 descriptors that there may be.
+fn takes_too_many_descriptors(changed: impl Fn(&str) -> String) {
+    let a = free();
+    let config = sections(&[("a", &a)]);
+    let mut manager = Manager::new(0, &config);
+    limited(&mut manager, RINGHOLD, 100);
+    manager.start();
+    let mut kept = Kept::new(manager, &a);
+    kept.refuses(&changed(&config), "are left; raise LimitNOFILE=");
+    kept.accepts(&config);
+    kept.manager.stop();
+}
+
+/// Each worker takes some.
+#[test]
+fn more_workers_than_there_are_descriptors_for_are_refused() {
+    takes_too_many_descriptors(|config| config.replace("workers = 2", "workers = 60"));
+}
+
+/// The new program binds them when nobody can go back any more.
+#[test]
+fn more_addresses_than_there_are_descriptors_for_are_refused() {
+    let paths = (0..60).map(|index| format!("\"unix:DIR/{index}.sock\""));
+    let listen = paths.collect::<Vec<_>>().join(", ");
+    takes_too_many_descriptors(|config| {
+        format!("{config}[sockets.more]\nservice = \"rpc\"\nlisten = [{listen}]\n")
+    });
+}
+
+/// The limit of a service that runs is lowered.
+fn lower_limit(manager: &Manager, limit: u64) {
+    let limit = Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    prlimit(Pid::from_raw(manager.pid()), Resource::Nofile, limit).unwrap();
+}
+
+/// What executes the new program has open what it passes on, and lays it out beside that.
+#[test]
+fn listeners_that_a_reload_has_no_descriptors_for_are_kept_as_they_are() {
+    // This process has them, too.
+    ringhold_core::rlimit::raise().unwrap();
+    let inherited = |count: usize, limit: usize| {
+        let mut manager = Manager::new(0, "workers = 1\n[sockets.rpc]\n");
+        let addresses: Vec<Address> = (0..count).map(|_| manager.listen_unix("rpc")).collect();
+        limited(&mut manager, RINGHOLD, limit);
+        manager.start();
+        (Kept::new(manager, &addresses[count - 1]), addresses)
+    };
+    let (mut many, addresses) = inherited(160, 400);
+    for _ in 0..3 {
+        many.accepts("workers = 1\n[sockets.rpc]\n");
+        for address in &addresses {
+            Wire::connect(address).echo(3, 3);
+        }
+    }
+    many.manager.stop();
+
+    let (mut too_many, _) = inherited(200, 500);
+    lower_limit(&too_many.manager, 400);
+    too_many.refuses(
+        "workers = 1\n[sockets.rpc]\n",
+        "are left; raise LimitNOFILE=",
+    );
+    too_many.manager.stop();
+}
+
+/// What a program claims it has open only once if its predecessor had it, and what it does not claim it has open all the same.
+#[test]
+fn what_the_application_has_is_counted_as_it_is() {
+    ringhold_core::rlimit::raise().unwrap();
+    let with_many = |listeners: usize, limit: usize| {
+        let mut manager = Manager::new(0, "workers = 1\n[sockets.rpc]\n").with_test_daemon();
+        manager.set_flag("claim-many", true);
+        let addresses: Vec<Address> = (0..listeners).map(|_| manager.listen_unix("rpc")).collect();
+        limited(&mut manager, handover_daemon().to_str().unwrap(), limit);
+        manager.start();
+        Kept::new(manager, &addresses[0])
+    };
+    let mut same = with_many(1, 190);
+    for _ in 0..2 {
+        same.accepts("workers = 1\n[sockets.rpc]\n");
+    }
+    same.manager.stop();
+
+    let mut fewer = with_many(100, 400);
+    lower_limit(&fewer.manager, 290);
+    fewer.manager.set_flag("claim-many", false);
+    fewer.refuses(
+        "workers = 1\n[sockets.rpc]\n",
+        "are left; raise LimitNOFILE=",
+    );
+    fewer.manager.stop();
 }
