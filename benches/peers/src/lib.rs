@@ -1,8 +1,9 @@
 //! The service that the throughput bench asks for, without ringhold: what all peers share.
 //!
 //! A peer is one thread, or one for each of several CPUs, that serves MessagePack-RPC on a TCP and a unix socket with the
-//! runtime that it is named after. Events reach the subscribers of one thread only. Where frames end, what a message means and how it is answered is the same code for all of them, in here, so
-//! what they differ in is the runtime and how it is used. Each peer is a binary of its own: `src/bin/`.
+//! runtime that it is named after. Events reach the subscribers of one thread only. Where frames end, what a message
+//! means and how it is answered is the same code for all of them, in here, so what they differ in is the runtime and how
+//! it is used. Each peer is a binary of its own: `src/bin/`.
 //!
 //! | message | answer |
 //! |---|---|
