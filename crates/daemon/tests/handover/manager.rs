@@ -327,8 +327,16 @@ impl Manager {
         self.shared.changed.notify_all();
     }
 
+    /// The manager is to read on, but to do nothing of what it is told, from a notification with this line on.
+    pub(crate) fn put_aside_from(&self, line: &'static str) {
+        self.state().puts_aside_from = Some(line);
+    }
+
     pub(crate) fn go_on(&self) {
-        self.state().stands_still_at = None;
+        let mut state = self.state();
+        state.stands_still_at = None;
+        state.take_all();
+        drop(state);
         self.shared.changed.notify_all();
     }
 

@@ -169,11 +169,12 @@ fn a_manager_that_goes_in_a_reload_costs_nobody() {
 /// the rest.
 fn stored_in_part(store_max: usize) -> (Manager, [Wire; 2]) {
     let (mut manager, mut wires) = waits_in_a_reload(store_max);
-    manager.stand_still_at("FDNAME=ringhold.outlet");
+    manager.put_aside_from("FDNAME=ringhold.outlet");
     let mark = manager.mark();
     release(&mut wires);
-    until("the second part", || {
-        manager.state().stands_still.then_some(())
+    // The last that is sent, so that nothing fails to be sent to where the manager is no more.
+    until("the barrier", || {
+        manager.state().has_aside("BARRIER=1").then_some(())
     });
     assert_eq!(manager.state().stored(), ["ringhold.state"]);
     let [place, elsewhere] = ["notify", "elsewhere"].map(|name| manager.path(name));

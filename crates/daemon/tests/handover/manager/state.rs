@@ -31,9 +31,27 @@ pub(crate) struct State {
     pub(super) stands_still_at: Option<&'static str>,
     /// It has come to one.
     pub(crate) stands_still: bool,
+    /// Puts aside what it reads from a notification with this line on, until it is `None` again.
+    pub(super) puts_aside_from: Option<&'static str>,
+    /// What it has put aside, in order.
+    aside: Vec<Notification>,
     pub(super) main_pid: Option<i32>,
     pub(super) log: String,
     pub(super) over: bool,
+}
+
+/// What was received.
+struct Notification {
+    text: String,
+    descriptors: Vec<OwnedFd>,
+    /// The process that sent it.
+    sender: Option<i32>,
+}
+
+impl Notification {
+    fn has(&self, line: &str) -> bool {
+        self.text.lines().any(|other| other == line)
+    }
 }
 
 /// One descriptor in the store.
@@ -63,10 +81,15 @@ pub(super) fn receive_all(socket: &UnixDatagram, shared: &Shared) {
             }
         }
         let text = String::from_utf8_lossy(&buffer[..received.bytes]).into_owned();
+        let notification = Notification {
+            text,
+            descriptors,
+            sender,
+        };
         let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !state.over
             && let Some(line) = state.stands_still_at
-            && text.lines().any(|other| other == line)
+            && notification.has(line)
         {
             state.stands_still = true;
             let changed = shared.changed.wait(state);
@@ -76,18 +99,39 @@ pub(super) fn receive_all(socket: &UnixDatagram, shared: &Shared) {
         if state.over {
             return;
         }
-        if sender == state.main_pid {
-            state.handle(&text, descriptors);
-            state.messages.push(text);
-        } else {
-            state.foreign.push(text);
-        }
+        state.take(notification);
         drop(state);
         shared.changed.notify_all();
     }
 }
 
 impl State {
+    fn take(&mut self, notification: Notification) {
+        let line = self.puts_aside_from;
+        if line.is_some_and(|line| !self.aside.is_empty() || notification.has(line)) {
+            self.aside.push(notification);
+            return;
+        }
+        if notification.sender == self.main_pid {
+            self.handle(&notification.text, notification.descriptors);
+            self.messages.push(notification.text);
+        } else {
+            self.foreign.push(notification.text);
+        }
+    }
+
+    /// Takes what was put aside.
+    pub(super) fn take_all(&mut self) {
+        self.puts_aside_from = None;
+        let aside = std::mem::take(&mut self.aside);
+        aside.into_iter().for_each(|one| self.take(one));
+    }
+
+    /// Whether it has put aside a notification with this line.
+    pub(crate) fn has_aside(&self, line: &str) -> bool {
+        self.aside.iter().any(|one| one.has(line))
+    }
+
     fn handle(&mut self, text: &str, descriptors: Vec<OwnedFd>) {
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
         if value("BARRIER=") == Some("1") {
