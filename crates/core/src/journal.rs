@@ -129,8 +129,13 @@ pub(crate) fn crowded(name: u16, client: Party, desk: &Desk) {
 #[cold]
 pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
     let why_here = Here(why, connection.name, desk);
-    let what = format_args!("closes: {why_here}");
-    ends(connection, why, desk, link, what);
+    ends(
+        connection,
+        why,
+        desk,
+        link,
+        format_args!("closes: {why_here}"),
+    );
 }
 
 /// A connection that is ending does not write what it still owes.
@@ -138,8 +143,13 @@ pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &d
 pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
     let bytes = connection.outbox.len();
     let why_here = Here(why, connection.name, desk);
-    let what = format_args!("ends without the last {bytes} bytes that it owed: {why_here}");
-    ends(connection, why, desk, link, what);
+    ends(
+        connection,
+        why,
+        desk,
+        link,
+        format_args!("ends without the last {bytes} bytes that it owed: {why_here}"),
+    );
 }
 
 /// The reply to a request, which `request` names, will not come.

@@ -210,10 +210,12 @@ impl Resumes {
                 if *is_derived {
                     continue;
                 }
-                let why = format_args!(
-                    "handlers keep data of the type {kind_name}, which no Router::resume passes on"
+                warn_once(
+                    *kind,
+                    format_args!(
+                        "handlers keep data of the type {kind_name}, which no Router::resume passes on"
+                    ),
                 );
-                warn_once(*kind, why);
                 return Saved::Close;
             };
             match (resume.write)(&**value) {
