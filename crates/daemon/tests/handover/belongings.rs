@@ -69,7 +69,9 @@ impl Bed {
     fn has_open(&self, inode: u64) -> bool {
         let socket = format!("socket:[{inode}]");
         let mut all = std::fs::read_dir(format!("/proc/{}/fd", self.manager.pid())).unwrap();
-        all.any(|fd| std::fs::read_link(fd.unwrap().path()).is_ok_and(|link| link.as_os_str() == &*socket))
+        all.any(|fd| {
+            std::fs::read_link(fd.unwrap().path()).is_ok_and(|link| link.as_os_str() == &*socket)
+        })
     }
 
     /// How many the service manager stores.
