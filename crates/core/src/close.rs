@@ -11,7 +11,8 @@ use crate::peer::{ConnectionId, Peer};
 /// Why a connection ended, or is about to.
 ///
 /// Replies that were queued before the reason arose are still written, except where the peer is known not to read
-/// any more (see [`Close::flushes`]). Should the peer turn out not to take them within a limit, or to reset the connection before,
+/// any more (see [`Close::flushes`]), and deferred ones waited for, where it is only what the peer sent that is of no use
+/// ([`Flow::Reject`](crate::Flow::Reject)). Should the peer turn out not to take them within a limit, or to reset the connection before,
 /// that is counted and logged, too, and is the reason in place of [`Close::Finished`]; any other stays.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -86,6 +87,14 @@ impl Close {
                 | Close::Overflow(_)
                 | Close::Cut(_)
                 | Close::Memory
+        )
+    }
+
+    /// Whether it is only what the peer sent last: what it asked for before is as good as before, and answered.
+    pub(crate) fn is_for_input(&self) -> bool {
+        matches!(
+            self,
+            Close::Framing(_) | Close::TopLevel(_) | Close::Rejected(_) | Close::FrameTimeout
         )
     }
 

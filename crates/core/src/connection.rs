@@ -12,16 +12,12 @@ use crate::slots::Key;
 use crate::tickets::Tickets;
 
 mod arriving;
+mod desire;
 mod failed;
 mod time;
 
+pub(crate) use self::desire::{Desire, Finish, LARGE_FRAME_BYTES_MIN, Receive};
 pub(crate) use self::time::{Clock, LINGER, Over, milliseconds};
-
-/// More undispatched input than this stops reading, even where the outbox would allow more.
-const BACKLOG_BYTES_MAX: usize = 256 * 1024;
-
-/// From this announced size on a frame is received straight into a buffer of its own.
-pub(crate) const LARGE_FRAME_BYTES_MIN: usize = 64 * 1024;
 
 /// Nobody is served further ahead than this while it reads, although `outbox_bytes` may allow more: replies that wait have
 /// left the cache by the time that they are sent, and so has the memory for the next ones.
@@ -47,7 +43,7 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) tickets: Tickets,
     pub(crate) life: Life,
-    /// Why it ends, once it does: then `life` is [`Life::Failed`] or one behind that.
+    /// Why it ends, once it does: then `life` is [`Life::Refused`] or one behind that.
     pub(crate) why: Option<Close>,
     pub(crate) pause: Pause,
     /// What [`crate::memory::Meter`] was told that this connection holds, in bytes.
@@ -100,6 +96,9 @@ pub(crate) enum Life {
     Open,
     /// The peer has ended its side. What it asked for is still answered.
     Ended,
+    /// What the peer sends is of no use any more, which is why it ends. What it asked for before is still answered, and nothing is read
+    /// meanwhile. `ended`: the peer's FIN was seen.
+    Refused { ended: bool },
     /// The socket has failed. What had been received before, by the kernel too, is still given to the service, whose answers
     /// nobody gets.
     Failed,
@@ -109,45 +108,6 @@ pub(crate) enum Life {
     Shut,
     /// Nothing more is to be done than to close it.
     Over,
-}
-
-/// What the engine is to do for a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Desire {
-    pub(crate) receive: Receive,
-    /// The outbox has bytes and no send is under way.
-    pub(crate) send: bool,
-    pub(crate) finish: Finish,
-}
-
-/// How to receive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Receive {
-    /// Not at all: the peer ended, or the socket failed, or it is being closed. What the kernel has by now may be taken with
-    /// [`crate::shard::Shard::read_last`].
-    Stop,
-    /// Not now: the peer is to feel that it does not read its replies.
-    Pause,
-    /// Into shared buffers.
-    Stream,
-    /// The frame that is under way is large: straight into the connection's own buffer, see
-    /// [`crate::shard::Shard::receive_large`].
-    Large,
-}
-
-/// Whether to end the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish {
-    No,
-    /// Everything is written: send the FIN and report it with [`crate::shard::Shard::shut`].
-    Shutdown,
-    /// Cancel what is under way and close.
-    Close,
-    /// As `Close`, but with [`crate::engine::reset`]: what the kernel has for the peer is dropped.
-    Reset,
-    /// Write what the kernel takes at once, cancel what is under way, and let the connection go with
-    /// [`crate::shard::Shard::release`].
-    Release,
 }
 
 impl Connection {
@@ -176,6 +136,11 @@ impl Connection {
         matches!(self.life, Life::Open | Life::Ended | Life::Failed)
     }
 
+    /// Whether deferred replies to it are waited for.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.life, Life::Open | Life::Ended | Life::Refused { .. })
+    }
+
     /// Whether the peer has not ended its side, nor is it being closed.
     pub(crate) fn is_read(&self) -> bool {
         matches!(self.life, Life::Arriving | Life::Open)
@@ -194,7 +159,7 @@ impl Connection {
     /// Whether what others push and answer is still written.
     pub(crate) fn takes_mail(&self) -> bool {
         match self.life {
-            Life::Open | Life::Ended => true,
+            Life::Open | Life::Ended | Life::Refused { .. } => true,
             Life::Closing { fence, .. } => fence.is_awaited(),
             Life::Arriving | Life::Failed | Life::Shut | Life::Over => false,
         }
@@ -204,7 +169,7 @@ impl Connection {
     /// is ending anyway it takes no more pushes, and what was queued before is still written.
     pub(crate) fn take_push(&mut self, bytes: &Bytes, desk: &mut Desk) {
         let crowded = match &mut self.life {
-            Life::Open | Life::Ended => None,
+            Life::Open | Life::Ended | Life::Refused { .. } => None,
             Life::Closing { fence, .. } if *fence == Fence::Posted => Some(fence),
             Life::Arriving | Life::Failed => return,
             Life::Closing { .. } | Life::Shut | Life::Over => return,
@@ -242,7 +207,7 @@ impl Connection {
     /// What is to be answered to those who push to it.
     pub(crate) fn push_error(&self) -> Option<PushError> {
         match (&self.why, self.life) {
-            (None, _) => None,
+            (None, _) | (_, Life::Refused { .. }) => None,
             (Some(Close::Overflow(_)), Life::Over) => Some(PushError::Overflow),
             (Some(_), _) => Some(PushError::Gone),
         }
@@ -294,14 +259,15 @@ impl Connection {
         }
     }
 
-    /// Ends the connection for `why`. If it is ending already that is the end of what it still owes, if it is not worth
-    /// writing any more.
+    /// Ends the connection for `why`, or when its deferred replies are answered, if it is what the peer sent that is of no use. If it is
+    /// ending already that is the end of what it still owes, if it is not worth writing any more.
     pub(crate) fn close(&mut self, why: Close, desk: &mut Desk) {
         let ended = match self.life {
             Life::Arriving | Life::Open => false,
             Life::Ended => true,
             Life::Failed => return self.cut_short(why, desk),
-            Life::Closing { .. } | Life::Shut | Life::Over => {
+            Life::Refused { ended } if why.flushes() => return self.write_out(ended, desk),
+            Life::Refused { .. } | Life::Closing { .. } | Life::Shut | Life::Over => {
                 if !why.flushes() {
                     self.cut_short(why, desk);
                 }
@@ -310,14 +276,21 @@ impl Connection {
         };
         self.count(&why, desk);
         self.drop_input(desk);
-        self.clock.end = desk.now;
-        if why.flushes() {
-            let fence = Fence::No;
-            self.life = Life::Closing { ended, fence };
+        if why.is_for_input() && !self.tickets.is_empty() {
+            self.life = Life::Refused { ended };
+        } else if why.flushes() {
+            self.write_out(ended, desk);
         } else {
             self.be_over(&why);
         }
         self.why = Some(why);
+    }
+
+    /// Nothing is left but to write what is queued.
+    fn write_out(&mut self, ended: bool, desk: &Desk) {
+        self.clock.end = desk.now;
+        let fence = Fence::No;
+        self.life = Life::Closing { ended, fence };
     }
 
     fn be_over(&mut self, why: &Close) {
@@ -349,7 +322,7 @@ impl Connection {
 
     /// Whether it is being closed and has output that is still to be written.
     pub(crate) fn owes_last_words(&self) -> bool {
-        matches!(self.life, Life::Closing { .. }) && !self.outbox.is_empty()
+        matches!(self.life, Life::Refused { .. } | Life::Closing { .. }) && !self.outbox.is_empty()
     }
 
     /// Whether it is being closed because the peer has ended its side and nothing is left but to write what it asked
@@ -390,7 +363,7 @@ impl Connection {
         match &mut self.life {
             Life::Arriving => self.ended_early(desk),
             Life::Open => self.life = Life::Ended,
-            Life::Closing { ended, .. } => *ended = true,
+            Life::Refused { ended } | Life::Closing { ended, .. } => *ended = true,
             Life::Shut => self.life = Life::Over,
             Life::Ended | Life::Failed | Life::Over => {}
         }
@@ -406,11 +379,15 @@ impl Connection {
         }
     }
 
-    /// An ended peer that has been given everything it asked for is done, and so is one whose socket has failed when the service
-    /// has been given what it asked for.
+    /// An ended peer that has been given everything it asked for is done, and so is one that was refused, and one whose socket has failed
+    /// when the service has been given what it asked for.
     pub(crate) fn settle(&mut self, desk: &mut Desk) {
         if self.life == Life::Failed {
             self.settle_failed(desk);
+        } else if let Life::Refused { ended } = self.life {
+            if self.tickets.is_empty() {
+                self.write_out(ended, desk);
+            }
         } else if self.life == Life::Ended
             && !self.is_ready()
             && !self.is_paused()
@@ -422,58 +399,6 @@ impl Connection {
                 Close::Finished
             };
             self.close(why, desk);
-        }
-    }
-
-    /// What the engine is to do, as of now.
-    pub(crate) fn desire(&self) -> Desire {
-        let unsent = !self.outbox.is_empty();
-        let send = unsent && !self.outbox.is_flying();
-        let (receive, send, finish) = match self.life {
-            Life::Arriving | Life::Open => (self.desired_receive(), send, Finish::No),
-            Life::Ended => (Receive::Stop, send, Finish::No),
-            Life::Closing { ended, fence, .. } => {
-                let finish = match ended {
-                    _ if unsent || fence.is_awaited() => Finish::No,
-                    true => Finish::Close,
-                    false => Finish::Shutdown,
-                };
-                // What arrives is discarded, so that the close does not become a reset.
-                let receive = match ended {
-                    true => Receive::Stop,
-                    false => Receive::Stream,
-                };
-                (receive, send, finish)
-            }
-            Life::Failed => (Receive::Stop, false, Finish::No),
-            Life::Shut => (Receive::Stream, false, Finish::No),
-            Life::Over if self.is_cut => (Receive::Stop, false, Finish::Reset),
-            Life::Over => (Receive::Stop, false, Finish::Close),
-        };
-        Desire {
-            receive,
-            send,
-            finish,
-        }
-    }
-
-    /// Whether it takes received bytes now: it is not paused, and has not too much that waits for its turn.
-    pub(crate) fn takes_input(&self) -> bool {
-        self.is_read_out() && self.desired_receive() != Receive::Pause
-    }
-
-    fn desired_receive(&self) -> Receive {
-        if self.is_paused() {
-            return Receive::Pause;
-        }
-        match &self.input {
-            Some(input) if input.is_backlog() && input.bytes.len() > BACKLOG_BYTES_MAX => {
-                Receive::Pause
-            }
-            Some(input) if !input.is_backlog() && input.missing >= LARGE_FRAME_BYTES_MIN => {
-                Receive::Large
-            }
-            _ => Receive::Stream,
         }
     }
 

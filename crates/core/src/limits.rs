@@ -45,7 +45,7 @@ pub struct Limits {
     /// A peer that takes nothing for this long while bytes wait for it is cut, at the latest after twice as long, since the
     /// kernel has to be asked twice whether it takes any. What the kernel holds for it goes as well. Default 30 seconds; zero is never.
     pub write_timeout: Duration,
-    /// A peer that has ended its side and waits for deferred replies gets none of them any more, when since then nothing was
+    /// A peer that has ended its side, or has sent what is of no use, and waits for deferred replies gets none of them any more, when since then nothing was
     /// sent to it and none of them was given for this long: whoever has really gone looks the same. And from when a connection
     /// is to be closed for another reason than that the peer or the service has said all that it wanted to, what is still queued must be taken
     /// within this time, all of it: `write_timeout` alone would let a peer that takes a byte now and then keep its place. Default 5 minutes; zero is never.

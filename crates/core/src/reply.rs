@@ -49,7 +49,7 @@ pub enum Abandoned {
     Dropped,
     /// The server stops or restarts and could not wait any longer.
     Stopping,
-    /// The peer has ended its side, and nothing came of it for `reply_timeout`.
+    /// The peer has ended its side, or what it sent is of no use any more, and nothing came of it for `reply_timeout`.
     TimedOut,
     /// It was not given within `promise_timeout`.
     Late,

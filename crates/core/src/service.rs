@@ -212,9 +212,13 @@ pub enum Watch {
 pub enum Flow {
     /// It goes on.
     Continue,
-    /// It is closed for this reason, which the log has at debug level only, after what was replied so far has been written.
+    /// It is closed for this reason, which the log has at debug level only, after what was replied so far has been written. Deferred
+    /// replies are not waited for.
     Close(Cow<'static, str>),
-    /// The same, because what the peer sent cannot be used: counted and logged as bad input.
+    /// It is closed because what the peer sent cannot be used: counted and logged as bad input. Nothing more is read, and the deferred
+    /// replies to what it had sent before are waited for, for as long as they are for a peer that has ended its side
+    /// ([`reply_timeout`](crate::limits::Limits::reply_timeout)). So it is with input that is not msgpack, and with a frame that is not
+    /// complete within `frame_timeout`.
     Reject(Cow<'static, str>),
 }
 

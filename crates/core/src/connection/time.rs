@@ -41,7 +41,7 @@ pub(crate) enum Over {
     Connection(Close),
     /// The time in which some of what is queued had to be written.
     Write,
-    /// The time of its deferred replies, for a peer that has ended its side.
+    /// The time of its deferred replies, for a peer that has ended its side, or is heard no more.
     Replies,
     /// The time of the first of its deferred replies.
     Promise,
@@ -84,7 +84,7 @@ impl Connection {
                     consider(self.clock.frame, limits.frame_timeout, what);
                 }
             }
-            Life::Ended if !self.tickets.is_empty() => {
+            Life::Ended | Life::Refused { .. } if !self.tickets.is_empty() => {
                 consider(self.clock.traffic, limits.reply_timeout, Over::Replies);
             }
             Life::Shut => {
@@ -96,9 +96,14 @@ impl Connection {
                 let what = Over::Connection(Close::ReplyTimeout);
                 consider(self.clock.end, limits.reply_timeout, what);
             }
-            Life::Open | Life::Ended | Life::Failed | Life::Closing { .. } | Life::Over => {}
+            Life::Open
+            | Life::Ended
+            | Life::Refused { .. }
+            | Life::Failed
+            | Life::Closing { .. }
+            | Life::Over => {}
         }
-        if self.takes_frames()
+        if self.is_answered()
             && let Some(since) = self.tickets.oldest()
         {
             consider(since, limits.promise_timeout, Over::Promise);

@@ -165,7 +165,7 @@ impl<L: Link> Shard<L> {
                 }
                 // If it is ending anyway, what was queued before is still written.
                 Item::End(why) => self.with_id(of, |connection, desk| {
-                    if connection.takes_frames() && connection.why.is_none() {
+                    if connection.is_answered() {
                         connection.close(why, desk)
                     }
                 }),
@@ -251,7 +251,7 @@ pub(super) fn give_up(
         .crew
         .ticket_closed(reply.desk.worker, is_repeatable);
     reply.connection.clock.traffic = reply.desk.now;
-    let is_told = reply.connection.takes_frames();
+    let is_told = reply.connection.is_answered();
     if is_told {
         reply
             .desk

@@ -99,9 +99,12 @@ impl<L: Link> Shard<L> {
         let connection = &entry.connection;
         let waits = |since: u64| freezes || now.saturating_sub(since) >= slow;
         entry.is_frozen |= connection.tickets.oldest_awaited().is_some_and(waits);
-        let is_flushing = matches!(connection.life, Life::Closing { .. })
-            && !connection.owes_only_output()
-            && !connection.outbox.is_empty();
+        let is_flushing = match connection.life {
+            // It will, when it has been answered.
+            Life::Refused { .. } => true,
+            Life::Closing { .. } => !connection.owes_only_output() && !connection.outbox.is_empty(),
+            _ => false,
+        };
         if self.stop.hands_over && is_flushing && !entry.is_awaited {
             entry.is_awaited = true;
             self.desk.crew.endings.opened(self.desk.worker);
@@ -121,7 +124,7 @@ impl<L: Link> Shard<L> {
         let mut oldest = BinaryHeap::new();
         for (slot, entry) in self.connections.iter() {
             // To one that is ending nothing is given any more.
-            if !entry.connection.takes_frames() {
+            if !entry.connection.is_answered() {
                 continue;
             }
             for promise in entry.connection.tickets.awaited() {
@@ -165,7 +168,7 @@ impl<L: Link> Shard<L> {
                 continue;
             };
             let connection = &entry.connection;
-            if !connection.takes_frames() || !connection.tickets.is_awaited() {
+            if !connection.is_answered() || !connection.tickets.is_awaited() {
                 continue;
             }
             if entry.handle.get().is_some_and(|handle| handle.waits()) {

@@ -185,6 +185,7 @@ impl<L: Link> Shard<L> {
                 // Its service had the time that a handover has.
                 Life::Failed => connection.quiet && self.rests(),
                 // It ends as in a plain stop.
+                Life::Refused { .. } => false,
                 Life::Closing { .. } | Life::Shut if entry.is_unsaved => false,
                 // What was pushed to it before comes first.
                 Life::Closing { .. } if connection.takes_mail() => false,

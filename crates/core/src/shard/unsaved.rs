@@ -26,6 +26,9 @@ impl<L: Link> Shard<L> {
                 self.ask(slot);
             }
             self.desk.crew.reach(me, Step::Asked);
+            for slot in self.slots() {
+                self.give_up_repeatable(slot);
+            }
         }
     }
 
@@ -109,8 +112,12 @@ impl<L: Link> Shard<L> {
             Phase::Waiting { .. } => false,
             Phase::Draining { .. } => !self.stop.hands_over,
         };
+        let crew = &self.desk.crew;
+        let has_asked = self.stop.hands_over && crew.has_reached(self.desk.worker, Step::Asked);
         let ends = |entry: &Entry<L>| {
-            (entry.is_unsaved || is_last) && entry.connection.tickets.repeatable() > 0
+            let is_refused = matches!(entry.connection.life, Life::Refused { .. });
+            let ends_here = entry.is_unsaved || is_last || is_refused && has_asked;
+            ends_here && entry.connection.tickets.repeatable() > 0
         };
         // It ends with conclusions, which come here again.
         if !self.stop.gives_up && self.connections.get(slot as usize).is_some_and(ends) {

@@ -27,6 +27,7 @@ mod random;
 #[path = "../../../framer/tests/common/reference.rs"]
 #[allow(unreachable_pub, reason = "tests of the framer use it, too")]
 mod reference;
+mod refused;
 mod resets;
 mod service;
 mod setup;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringhold_core::Abandoned;
 use ringhold_core::limits::Limits;
 
-use crate::service::{Manner, Rig, defer};
+use crate::service::{Manner, Rig, defer, verb};
 
 const LIMIT: u64 = 1000;
 
@@ -198,7 +198,7 @@ fn who_ends_before_is_told_nothing() {
         rig.receive(client, &defer(1));
     }
     rig.set_window(clients[0], Some(0));
-    rig.receive(clients[0], &[7, 0xc1]);
+    rig.receive(clients[0], &[7, 0x91, verb::CLOSE]);
     rig.reset(clients[1]);
     let other = rig.connect();
     rig.receive(other, &[5]);
@@ -206,7 +206,7 @@ fn who_ends_before_is_told_nothing() {
     assert!(rig.is_open(clients[0]) && rig.is_open(other));
     assert_eq!(rig.seen().abandoned, []);
     rig.set_window(clients[0], None);
-    assert_eq!(rig.take_sent(clients[0]), [7]);
+    assert_eq!(rig.take_sent(clients[0]), [7, 0x91, verb::CLOSE]);
     assert_eq!(rig.take_sent(other), [5]);
     rig.let_go();
     assert_eq!(rig.counters().abandoned, 0);

@@ -30,6 +30,8 @@ pub(crate) mod verb {
     pub(crate) const SHARE: u8 = 0x77;
     /// `[LOOK, n]`: looks whether a handle that is made is open.
     pub(crate) const LOOK: u8 = 0x78;
+    /// `[REJECT]`: is of no use.
+    pub(crate) const REJECT: u8 = 0x79;
 }
 
 /// What [`verb::PANIC`] writes before the reply that it does not finish.
@@ -122,6 +124,7 @@ impl Service for Actor {
                 reply.write(|out| out.extend_from_slice(&frame));
                 return Flow::close("asked to");
             }
+            (Some(verb::REJECT), _) => return Flow::reject("of no use"),
             (Some(verb::PANIC), _) => {
                 drop(seen);
                 reply.write(|out| out.push(BEFORE_PANIC));

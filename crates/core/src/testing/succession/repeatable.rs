@@ -333,3 +333,50 @@ fn it_is_wanted_when_others_of_its_connection_are_given_up() {
     assert_eq!(service.abandoned.borrow().len(), 2);
     assert_eq!(parted(&exchange)[0], (client, &[][..], &[2][..]));
 }
+
+/// No successor goes on with whoever sent what is of no use. It is waited for as for any deferred reply, but not for repeatable ones.
+#[test]
+fn who_was_refused_is_answered_here() {
+    for hand_over in [true, false] {
+        for before in [true, false] {
+            let service = Asked::default();
+            let mut exchange = Exchange::new(service.clone());
+            let [owed, asked, other] = [(); 3].map(|()| exchange.connect());
+            exchange.receive(owed, &[1, 100, 2]);
+            exchange.receive(asked, &[3]);
+            if before {
+                stop(&mut exchange, hand_over);
+            }
+            for client in [owed, asked] {
+                exchange.receive(client, &[0xc1, 5]);
+            }
+            if !before {
+                stop(&mut exchange, hand_over);
+            }
+            assert!([owed, asked].map(|client| exchange.is_open(client)) == [true; 2]);
+            assert_eq!(exchange.take_sent(owed), []);
+            service.owed.borrow_mut().remove(1).answer(vec![100]);
+            exchange.settle();
+            assert_eq!(exchange.take_sent(owed), [100]);
+            for client in [owed, asked] {
+                assert!(exchange.is_shut(client), "{hand_over} {before}");
+                exchange.end(client);
+            }
+            let abandoned = service.abandoned.take();
+            let mut tickets: Vec<u64> = abandoned.iter().map(|(ticket, _)| *ticket).collect();
+            tickets.sort_unstable();
+            assert_eq!(tickets, [1, 2, 3]);
+            assert_eq!(exchange.counters().bad_input, 2);
+            let goes_on: &[_] = if hand_over {
+                &[(other, &[][..], &[][..])]
+            } else {
+                &[]
+            };
+            assert_eq!(parted(&exchange), goes_on);
+            let crew = &exchange.shard.desk.crew;
+            let left =
+                [&crew.repeatable, &crew.open_tickets, &crew.endings].map(|tally| tally.count());
+            assert_eq!(left, [0; 3]);
+        }
+    }
+}

@@ -101,6 +101,11 @@ pub(crate) fn counters_of(snapshot: &Snapshot, client: usize) -> NameTotals {
     snapshot.name(&socket_name(client)).unwrap()
 }
 
+/// Whether what the client sends is of no use any more.
+pub(crate) fn is_refused(counters: &NameTotals) -> bool {
+    counters.bad_input + counters.timed_out > 0
+}
+
 /// What a client was sent, message by message.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {

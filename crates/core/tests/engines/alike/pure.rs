@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringhold_core::testing::{Client, Exchange, Setup};
 
 use super::actor::{Actor, Shared};
-use super::outcome::{End, Outcome, counters_of};
+use super::outcome::{End, Outcome, counters_of, is_refused};
 use super::script::{Decision, Ending, Leave, Script, Step, socket_name};
 
 /// What a client has got and the server has taken of it at one time.
@@ -17,6 +17,8 @@ pub(crate) struct Mark {
     pub(crate) frames_in: u64,
     /// The server has ended the connection.
     pub(crate) is_over: bool,
+    /// What it sends is of no use any more. How much of that is read depends on when it comes.
+    pub(crate) is_refused: bool,
 }
 
 /// What happened, by client.
@@ -170,6 +172,7 @@ impl World<'_> {
             bytes_in: counters.bytes_in,
             frames_in: counters.frames_in,
             is_over: !self.exchange.is_open(client) || self.exchange.is_shut(client),
+            is_refused: is_refused(&counters),
         }
     }
 

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::actor::{Actor, Shared};
 use super::client::Client;
-use super::outcome::{Outcome, counters_of};
+use super::outcome::{Outcome, counters_of, is_refused};
 use super::pure::{Mark, Run};
 use super::script::{Ending, Script, Step, socket_name};
 use crate::bed::{Bed, Engine};
@@ -129,10 +129,11 @@ impl World<'_> {
     /// Waits until the server has received what this client has sent, if it will.
     fn pace(&mut self, number: usize) -> Result<(), String> {
         self.until(&format!("the server has all of {number}"), |world| {
-            let bytes_in = world.counters(number).bytes_in;
+            let counters = world.counters(number);
             let client = world.client(number);
-            let is_received = !client.has_pending() && bytes_in == client.sent as u64;
-            client.is_paused || client.has_left() || client.end.is_some() || is_received
+            let is_received = !client.has_pending() && counters.bytes_in == client.sent as u64;
+            let is_taken = is_received || is_refused(&counters);
+            client.is_paused || client.has_left() || client.end.is_some() || is_taken
         })
     }
 
@@ -143,8 +144,7 @@ impl World<'_> {
             let client = world.client(number);
             let is_there = counters.opened == 1
                 && client.received.len() >= mark.received
-                && !client.has_pending()
-                && counters.bytes_in == mark.bytes_in
+                && (mark.is_refused || !client.has_pending() && counters.bytes_in == mark.bytes_in)
                 && counters.frames_in == mark.frames_in
                 && !mark.is_over;
             client.is_paused || client.has_left() || client.end.is_some() || is_there
