@@ -56,7 +56,8 @@ fn exchange(flags: u8, pieces: &[u8], stream: &[u8]) {
     exchange.receive(client, rest);
 
     let expected = expect(stream);
-    assert_eq!(exchange.is_open(client), !expected.ends);
+    let is_answered = !expected.is_asked && !waiting.is_empty();
+    assert_eq!(exchange.is_open(client), !expected.ends || is_answered);
     assert!(exchange.receive(good, b"\x94\x00\x01\xa4ping\x90"));
     assert_eq!(exchange.take_sent(good), b"\x94\x01\x01\xc0\xa4pong");
     if flags & 0x80 != 0 {

@@ -18,6 +18,10 @@ impl Waiting {
         self.0.borrow_mut().pop()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
     pub(crate) fn take_all(&self) -> Vec<Responder> {
         self.0.take()
     }
