@@ -83,6 +83,12 @@ impl Peer {
             }
         }
     }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        open.unwrap().count()
+    }
 }
 
 impl Drop for Peer {
