@@ -5,11 +5,14 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use ringhold_benches::server::Server;
 use rustix::event::{Timespec, epoll};
-use rustix::net::sockopt::set_tcp_congestion;
+use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use crate::grid::Transport;
 use crate::message::{FIRST, Message};
@@ -176,19 +179,29 @@ impl Crowd {
     /// Takes connected sockets over.
     pub(crate) fn new(sockets: impl IntoIterator<Item = OwnedFd>) -> Self {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let mut connections: Vec<Connection> = sockets.into_iter().map(Connection::new).collect();
-        for (connection, ahead) in connections.iter_mut().zip((0..).step_by(AHEAD)) {
-            connection.ahead = ahead;
-        }
-        for (index, connection) in connections.iter().enumerate() {
-            let data = epoll::EventData::new_u64(index as u64);
-            epoll::add(&poll, &connection.socket, data, READABLE).unwrap();
-        }
-        Crowd {
-            connections,
+        let mut crowd = Crowd {
+            connections: Vec::new(),
             poll,
             events: vec![MaybeUninit::uninit(); EVENTS],
             buffer: vec![0; RECEIVE_BYTES],
+        };
+        for (index, socket) in sockets.into_iter().enumerate() {
+            crowd.put(index, socket);
+        }
+        crowd
+    }
+
+    /// Takes a connected socket over, in place of another one, which is closed, or behind the last one.
+    pub(crate) fn put(&mut self, index: usize, socket: OwnedFd) {
+        let connection = Connection {
+            ahead: (index * AHEAD) as u32,
+            ..Connection::new(socket)
+        };
+        let data = epoll::EventData::new_u64(index as u64);
+        epoll::add(&self.poll, &connection.socket, data, READABLE).unwrap();
+        match self.connections.get_mut(index) {
+            Some(place) => *place = connection,
+            None => self.connections.push(connection),
         }
     }
 
@@ -231,6 +244,21 @@ impl Crowd {
             if length < self.buffer.len() {
                 return whole;
             }
+        }
+    }
+
+    /// Tells the server that nothing comes any more.
+    pub(crate) fn end_sending(&self, index: usize) {
+        rustix::net::shutdown(&self.connections[index].socket, Shutdown::Write).unwrap();
+    }
+
+    /// Whether the server has ended a connection on which nothing is to come any more.
+    pub(crate) fn has_ended(&mut self, index: usize) -> bool {
+        match rustix::io::read(&self.connections[index].socket, &mut self.buffer[..]) {
+            Ok(0) => true,
+            Ok(length) => panic!("{length} bytes behind the last message"),
+            Err(rustix::io::Errno::AGAIN) => false,
+            Err(error) => panic!("no orderly end: {error}"),
         }
     }
 
@@ -298,12 +326,33 @@ pub(crate) fn connect(server: &Server, transport: Transport) -> io::Result<Owned
     Ok(match transport {
         Transport::Tcp => {
             let stream = std::net::TcpStream::connect(server.tcp)?;
-            stream.set_nodelay(true)?;
-            if let Some(name) = &server.congestion {
-                set_tcp_congestion(&stream, name)?;
-            }
-            stream.into()
+            let stream = stream.into();
+            set_up_tcp(&stream, server)?;
+            stream
         }
         Transport::Unix => std::os::unix::net::UnixStream::connect(&server.unix)?.into(),
     })
+}
+
+/// The same over TCP from another address of this machine; the kernel chooses the port when it knows the address of the server.
+pub(crate) fn connect_from(server: &Server, address: Ipv4Addr) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(address, 0))?;
+    rustix::net::connect(&socket, &server.tcp)?;
+    set_up_tcp(&socket, server)?;
+    Ok(socket)
+}
+
+fn set_up_tcp(socket: &OwnedFd, server: &Server) -> io::Result<()> {
+    set_tcp_nodelay(socket, true)?;
+    if let Some(name) = &server.congestion {
+        set_tcp_congestion(socket, name)?;
+    }
+    Ok(())
 }

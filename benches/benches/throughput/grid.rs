@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Ingest,
     /// One publisher's frames to many readers.
     Fanout,
+    /// Connections, each for one request and its reply.
+    Connect,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,9 +29,9 @@ pub(crate) enum Transport {
 pub(crate) struct Cell {
     pub(crate) kind: Kind,
     pub(crate) transport: Transport,
-    /// Those of the clients; of a fan-out, the readers.
+    /// Those of the clients that there are at a time; of a fan-out, the readers.
     pub(crate) connections: usize,
-    /// Requests that are under way on each connection; of a fan-out, publications. An ingest has no use for it.
+    /// Requests that are under way on each connection; of a fan-out, publications. An ingest has no use for it, and short connections have one.
     pub(crate) depth: usize,
     pub(crate) payload: Payload,
     /// Of the server: one that has a CPU for itself, or several, of which one shares its CPU with the load generator where there
@@ -55,6 +57,7 @@ pub(crate) const WORKERS: usize = 2;
 pub(crate) fn full() -> Vec<Cell> {
     let mut cells = one_worker();
     cells.extend(several_workers());
+    cells.extend(short_connections());
     cells
 }
 
@@ -116,6 +119,21 @@ fn several_workers() -> impl Iterator<Item = Cell> {
     })
 }
 
+/// Over unix sockets first: what TCP remembers of connections, and forgets after a minute, is then nobody else's.
+fn short_connections() -> impl Iterator<Item = Cell> {
+    let shapes = [(1, 16), (64, 16), (1, 200), (64, 200)];
+    TRANSPORTS.into_iter().rev().flat_map(move |transport| {
+        shapes.map(|(connections, payload)| Cell {
+            kind: Kind::Connect,
+            transport,
+            connections,
+            depth: 1,
+            payload: Payload::Of(payload),
+            workers: 1,
+        })
+    })
+}
+
 /// Those that say most, for daily use.
 pub(crate) fn quick() -> Vec<Cell> {
     let wanted = [
@@ -132,6 +150,7 @@ pub(crate) fn quick() -> Vec<Cell> {
         "ingest/tcp/64/200B",
         "ingest/unix/64/200B",
         "fanout/tcp/1000x1/200B",
+        "connect/tcp/64/200B",
     ];
     let mut cells = full();
     cells.retain(|cell| wanted.contains(&cell.to_string().as_str()));
@@ -153,6 +172,15 @@ impl Kind {
             Kind::Echo => "echo",
             Kind::Ingest => "ingest",
             Kind::Fanout => "fanout",
+            Kind::Connect => "connect",
+        }
+    }
+
+    /// What its figures are about.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Kind::Echo | Kind::Ingest | Kind::Fanout => "message",
+            Kind::Connect => "connection",
         }
     }
 }
@@ -166,7 +194,7 @@ impl fmt::Display for Cell {
             write!(f, "-{}w", self.workers)?;
         }
         write!(f, "/{transport}/{}", self.connections)?;
-        if self.kind != Kind::Ingest {
+        if ![Kind::Ingest, Kind::Connect].contains(&self.kind) {
             write!(f, "x{}", self.depth)?;
         }
         match self.payload {

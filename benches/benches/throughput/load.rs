@@ -4,6 +4,7 @@ use ringhold_benches::server::Server;
 
 use crate::grid::{Cell, Kind};
 
+mod connect;
 mod echo;
 mod fanout;
 mod ingest;
@@ -30,10 +31,11 @@ pub(crate) trait Load {
 }
 
 /// The load of a cell, connected and at rest.
-pub(crate) fn of(cell: &Cell, server: &Server) -> Box<dyn Load> {
+pub(crate) fn of<'a>(cell: &Cell, server: &'a Server) -> Box<dyn Load + 'a> {
     match cell.kind {
         Kind::Echo => Box::new(echo::Echo::new(cell, server)),
         Kind::Ingest => Box::new(ingest::Ingest::new(cell, server)),
         Kind::Fanout => Box::new(fanout::Fanout::new(cell, server)),
+        Kind::Connect => Box::new(connect::Connects::new(cell, server)),
     }
 }

@@ -28,6 +28,7 @@ mod precedence;
 mod report;
 mod results;
 mod several;
+mod short;
 mod stage;
 mod summary;
 mod table;
@@ -38,7 +39,9 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use grid::{Cell, Kind};
 use machine::Machine;
+use measure::Effort;
 use options::Options;
 use report::Report;
 use stage::Stage;
@@ -70,15 +73,14 @@ fn main() {
         machine: Machine::look(effort, stage.cpus, congestion),
         cells: Vec::new(),
         several: Vec::new(),
+        short: Vec::new(),
         latencies: Vec::new(),
     };
-    for cell in &cells {
-        let result = measure::cell(cell, &stage.servers_for(cell), effort);
-        summary::print_cell(&result);
-        match cell.workers {
-            1 => report.cells.push(result),
-            _ => report.several.push(result),
-        }
+    // What TCP remembers of short connections is forgotten in large portions, which would be stalls in the cells of latency.
+    let (last, first): (Vec<Cell>, Vec<Cell>) =
+        cells.iter().partition(|cell| cell.kind == Kind::Connect);
+    for cell in &first {
+        measure_cell(cell, &stage, effort, &mut report);
     }
     for cell in &latency_cells {
         let servers = stage.servers_for_latency();
@@ -86,11 +88,26 @@ fn main() {
         latency::print(&result);
         report.latencies.push(result);
     }
+    for cell in &last {
+        measure_cell(cell, &stage, effort, &mut report);
+    }
     let (save, compare) = (&options.save_baseline, &options.baseline);
     let all = report.cells.iter().chain(&report.several);
+    let all = all.chain(&report.short);
     baseline::record(all, save.as_deref(), compare.as_deref());
     report.print();
     write(&report, options.save);
+}
+
+fn measure_cell(cell: &Cell, stage: &Stage, effort: Effort, report: &mut Report) {
+    let result = measure::cell(cell, &stage.servers_for(cell), effort);
+    summary::print_cell(&result);
+    let results = match (cell.kind, cell.workers) {
+        (Kind::Connect, _) => &mut report.short,
+        (_, 1) => &mut report.cells,
+        _ => &mut report.several,
+    };
+    results.push(result);
 }
 
 /// Writes the report below the build directory, and to the documentation if that is asked for.
@@ -109,7 +126,7 @@ fn write(report: &Report, save: bool) {
 }
 
 /// Keeps load on the first server in the first cell, for a profiler beside.
-fn hold(stage: &Stage, cells: &[grid::Cell], length: Duration) {
+fn hold(stage: &Stage, cells: &[Cell], length: Duration) {
     let Some(cell) = cells.first() else {
         return println!("there is no such cell");
     };

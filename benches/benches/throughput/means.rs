@@ -32,12 +32,17 @@ fn is_alike(cell: &Cell, kind: Kind) -> bool {
 }
 
 pub(crate) fn table(cells: &[CellResult]) -> Table {
+    beside_each(cells, &GROUPS, NOTE)
+}
+
+/// Ringhold beside the best peer and beside each, in such groups of cells.
+pub(crate) fn beside_each(cells: &[CellResult], groups: &[Group], note: &'static str) -> Table {
     let with_ringhold = || cells.iter().filter(|result| result.of(RINGHOLD).is_some());
     let measured = |peer: &&str| with_ringhold().any(|result| result.of(peer).is_some());
     let peers: Vec<&str> = PEERS.into_iter().filter(|peer| measured(peer)).collect();
     let head = ["group", "cells", "the best in each cell"];
     let mut table = Table::new(head.into_iter().chain(peers.iter().copied()));
-    for (name, wanted) in GROUPS {
+    for (name, wanted) in groups {
         let group: Vec<&CellResult> = with_ringhold()
             .filter(|result| wanted(&result.cell))
             .collect();
@@ -49,10 +54,10 @@ pub(crate) fn table(cells: &[CellResult]) -> Table {
             .iter()
             .map(|peer| mean(&group, |result| result.ratios(result.of(peer)?)));
         let figures = std::iter::once(best).chain(alone);
-        let row = [name.into(), group.len().to_string()];
+        let row = [(*name).into(), group.len().to_string()];
         table.row(row.into_iter().chain(figures));
     }
-    table.with_note(NOTE)
+    table.with_note(note)
 }
 
 /// Over the cells that have such ratios.

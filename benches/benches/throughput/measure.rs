@@ -7,7 +7,7 @@ use ringhold_benches::threads::{self, Threads};
 use ringhold_benches::turns::Turns;
 
 use crate::accounting::{Counting, CpuClock, Profile, Tool, has_ring_workers};
-use crate::grid::Cell;
+use crate::grid::{Cell, Kind};
 use crate::load::{self, Load};
 use crate::results::{CellResult, Measured, Window};
 
@@ -56,7 +56,7 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
             syscalls: effort
                 .counter
                 .and_then(|tool| subject.syscalls(tool, effort.window / 2)),
-            kernel: if effort.profiles && cell.workers == 1 && subject.server.name == RINGHOLD {
+            kernel: if effort.profiles && is_profiled(cell) && subject.server.name == RINGHOLD {
                 subject.kernel_shares()
             } else {
                 Vec::new()
@@ -70,14 +70,20 @@ pub(crate) fn cell(cell: &Cell, servers: &[&Server], effort: Effort) -> CellResu
     }
 }
 
+/// Whether it is in a table that says how much the kernel has.
+fn is_profiled(cell: &Cell) -> bool {
+    cell.workers == 1 && cell.kind != Kind::Connect
+}
+
 /// Keeps load on a server, and says how fast it is.
 pub(crate) fn hold(cell: &Cell, server: &Server, length: Duration) {
     let mut subject = Subject::new(cell, server);
+    let unit = cell.kind.unit();
     let begin = Instant::now();
     while begin.elapsed() < length {
         let window = subject.window(Duration::from_secs(1));
         println!(
-            "{:.1} ns CPU/message, {:.0} messages/s",
+            "{:.1} ns CPU/{unit}, {:.0} {unit}s/s",
             window.cpu_per_message(),
             window.rate()
         );
@@ -115,7 +121,7 @@ impl Rest {
 struct Subject<'a> {
     cell: &'a Cell,
     server: &'a Server,
-    load: Box<dyn Load>,
+    load: Box<dyn Load + 'a>,
     clock: CpuClock,
     rest: Rest,
 }

@@ -22,7 +22,7 @@ const UNCOUNTED: &str = "system calls are not counted: perf may not count them h
 pub(crate) struct Options {
     /// Only the cells whose names contain this, such as echo/tcp or 64x16/200B
     pub(crate) filter: Option<String>,
-    /// 13 cells beside those of latency, and less of each: three minutes
+    /// 14 cells beside those of latency, and less of each: three minutes
     #[arg(long)]
     pub(crate) quick: bool,
     /// These servers only: ringhold, tokio, tokio-uring, monoio, compio, bare; NAME=PROGRAM is one of your own, with arguments if need be
@@ -147,7 +147,7 @@ impl Options {
     }
 
     pub(crate) fn effort(&self) -> Effort {
-        let (window, rounds) = if self.quick { (60, 12) } else { (120, 15) };
+        let (window, rounds) = if self.quick { (60, 11) } else { (120, 15) };
         let window = Duration::from_millis(self.window.unwrap_or(window));
         let counter = if self.no_syscalls { None } else { Tool::find() };
         if counter.is_none() && !self.no_syscalls {

@@ -15,6 +15,7 @@ use crate::means;
 use crate::plots;
 use crate::results::{CellResult, Measured};
 use crate::several;
+use crate::short;
 use crate::table::{Table, or_dash};
 use crate::targets;
 
@@ -30,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) cells: Vec<CellResult>,
     /// Of servers with several, which are in tables of their own only.
     pub(crate) several: Vec<CellResult>,
+    /// Of short connections, likewise.
+    pub(crate) short: Vec<CellResult>,
     pub(crate) latencies: Vec<LatencyResult>,
 }
 
@@ -43,6 +46,8 @@ impl Report {
             floor::table(&self.cells),
             several::means(&self.several),
             several::everybody(&self.several),
+            short::means(&self.short),
+            short::everybody(&self.short),
             latency_tables::everybody(&self.latencies),
             latency_tables::beside(&self.latencies),
             targets::table(&self.cells, &self.latencies),
@@ -119,6 +124,13 @@ impl Report {
         );
         let everybody = several::everybody(&self.several);
         section("Several workers, cell by cell", everybody, &[]);
+        section(
+            "Short connections, CPU per connection beside each peer",
+            short::means(&self.short),
+            &[],
+        );
+        let everybody = short::everybody(&self.short);
+        section("Short connections, cell by cell", everybody, &[]);
         let latency = latency_tables::everybody(&self.latencies);
         section("Latency in µs", latency, &["latency.svg"]);
         out

@@ -8,7 +8,7 @@ use ringhold_benches::server::{BARE, PEERS, RINGHOLD};
 use crate::grid::Cell;
 use ringhold_benches::statistics::{Spread, median, spread};
 
-/// What was done in one window, and what it took.
+/// What was done in one window, and what it took. Of short connections, a message is the whole of one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub(crate) messages: u64,

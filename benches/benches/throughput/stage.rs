@@ -69,13 +69,13 @@ impl Stage {
         }
     }
 
-    /// Those that can do what the cell asks for: what does not parse can only echo.
+    /// Those that can do what the cell asks for: what does not parse can only send back.
     pub(crate) fn servers_for(&self, cell: &Cell) -> Vec<&Server> {
         if cell.workers > 1 {
             return self.several.iter().collect();
         }
         let servers = self.servers.iter().filter(|server| {
-            server.name != SPINNING && (server.name != BARE || cell.kind == Kind::Echo)
+            server.name != SPINNING && (server.name != BARE || bare_can(cell.kind))
         });
         servers.collect()
     }
@@ -83,6 +83,10 @@ impl Stage {
     pub(crate) fn servers_for_latency(&self) -> Vec<&Server> {
         self.servers.iter().collect()
     }
+}
+
+fn bare_can(kind: Kind) -> bool {
+    matches!(kind, Kind::Echo | Kind::Connect)
 }
 
 /// Waits until no other such bench runs on this machine, as they would share the CPUs. Nobody is kept from anything by a

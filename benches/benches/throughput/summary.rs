@@ -10,6 +10,7 @@ const IDLE: f64 = 0.02;
 /// A cell, as soon as it is measured.
 pub(crate) fn print_cell(result: &CellResult) {
     println!("{}", result.cell);
+    let unit = result.cell.kind.unit();
     for one in &result.measured {
         let syscalls = one
             .syscalls
@@ -19,7 +20,7 @@ pub(crate) fn print_cell(result: &CellResult) {
             _ => String::new(),
         };
         println!(
-            "  {:<13}{:>9.1} ns CPU/message  {:>9.0} messages/s  {:>3.0} % busy  {syscalls:>6} syscalls/message{}{beside}",
+            "  {:<13}{:>9.1} ns CPU/{unit}  {:>9.0} {unit}s/s  {:>3.0} % busy  {syscalls:>6} syscalls/{unit}{}{beside}",
             one.server,
             one.cpu_per_message(),
             one.rate(),
