@@ -19,6 +19,13 @@ pub(crate) struct Expected {
     pub(crate) is_asked: bool,
 }
 
+impl Expected {
+    /// Whether a reply may come later than those to what was asked behind it.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+}
+
 struct Due {
     id: u64,
     /// The method of a request in which nothing is wrong, and its parameters as they were sent.
