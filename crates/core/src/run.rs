@@ -24,7 +24,7 @@ use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
 use crate::notify::{self, Term};
 use crate::plain::{self, Plain};
-use crate::rlimit;
+use crate::rlimit::{self, RAISE_LIMIT};
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError, must_be_free};
 
@@ -173,6 +173,8 @@ impl Server {
         let bound = question.bound.max(self.to_be_bound(&question.inherited));
         let more = self.to_serve_and_reload(chosen.engine, passed_on, claimed, bound);
         must_be_free(passed_on + store::NEEDED + FOR_SIGNALS + more + RESERVE)?;
+        let needed = self.needed_descriptors(chosen.engine, self.worker_count(), claimed);
+        has_room_for(&question, passed_on + needed + bound)?;
         // The asking process has said so of its own.
         let _ = self.fit_rings(chosen.engine);
         let had = &question.outfit;
@@ -180,6 +182,25 @@ impl Server {
         io::stdout().write_all(preflight::YES.as_bytes())?;
         Ok(())
     }
+}
+
+/// Fails if this program `takes` more descriptors to start than the asking process has, and so many that connections would be lost. What
+/// takes no more goes on with all of them.
+fn has_room_for(question: &Question, takes: usize) -> Result<(), ServerError> {
+    let open = question.connections;
+    let needed = takes + store::NEEDED + FOR_SIGNALS + RESERVE;
+    if takes <= question.takes {
+        return Ok(());
+    }
+    let free = Spare::keep(needed + open).count();
+    if free == needed + open {
+        return Ok(());
+    }
+    Err(ServerError::Handover(format!(
+        "it takes {needed} descriptors to serve and to reload, and the {open} connections that are open leave {}{RAISE_LIMIT} and \
+         restart, or try again when connections have ended",
+        free.saturating_sub(open)
+    )))
 }
 
 /// What this process knows of itself, for its successor.
@@ -203,8 +224,11 @@ impl Daemon {
                 Why::Reload => {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
-                    let question =
-                        Question::new(running.listeners(), &running.belongings, running.outfit);
+                    let question = Question {
+                        connections: running.metrics().snapshot().total().open as usize,
+                        takes: running.takes,
+                        ..Question::new(running.listeners(), &running.belongings, running.outfit)
+                    };
                     let asked =
                         running.with_kept(|| Asked::start(&self.program, &question, for_child));
                     match asked {

@@ -42,6 +42,8 @@ pub struct Running {
     engine: EngineKind,
     /// What the workers have.
     pub(crate) outfit: Outfit,
+    /// How many descriptors a start takes for all this, with what it is passed on and without those of connections.
+    pub(crate) takes: usize,
     crew: Arc<Crew>,
     workers: Vec<JoinHandle<()>>,
     ends: Arc<Ends>,

@@ -272,7 +272,7 @@ mod tests {
     }
 
     fn look_at(descriptors: Vec<NamedDescriptor>) -> Inheritance {
-        Inheritance::look(descriptors, 0, &Patience::default()).unwrap()
+        Inheritance::look(descriptors, 0, 0, &Patience::default()).unwrap()
     }
 
     fn named(name: &str, fd: OwnedFd) -> NamedDescriptor {
@@ -442,7 +442,7 @@ mod tests {
                         named(name, fd.try_clone_to_owned().unwrap())
                     };
                     let descriptors = package.descriptors().map(named).into();
-                    let looked = Inheritance::look(descriptors, 0, &Patience::default());
+                    let looked = Inheritance::look(descriptors, 0, 0, &Patience::default());
                     let error = looked.unwrap_err();
                     assert!(error.contains("Cannot allocate memory"), "{error}");
                 }

@@ -16,6 +16,10 @@ pub(crate) const VARIABLE: &str = "RINGHOLD_PREFLIGHT";
 pub(crate) struct Question {
     /// What the workers of the asking process have.
     pub(crate) outfit: Outfit,
+    /// How many connections it has. An older version does not say so.
+    pub(crate) connections: usize,
+    /// How many descriptors a start of the asking process takes besides those.
+    pub(crate) takes: usize,
     /// How many listeners it has bound itself, with all copies.
     pub(crate) bound: usize,
     /// The descriptor names of the listeners that it would inherit from the service manager.
@@ -99,8 +103,11 @@ impl Question {
             entries: numbers.next()?.parse().ok()?,
             buffer_bytes: numbers.next()?.parse().ok()?,
         };
+        let mut more = || numbers.next().map_or(Ok(0), str::parse).ok();
         let mut question = Question {
             outfit,
+            connections: more()?,
+            takes: more()?,
             bound: value(&mut lines, "listeners")?.parse().ok()?,
             ..Question::default()
         };
@@ -142,7 +149,12 @@ impl fmt::Display for Question {
             entries,
             buffer_bytes,
         } = self.outfit;
-        writeln!(f, "workers={workers} {entries} {buffer_bytes}")?;
+        // An older version reads the first three.
+        let (connections, takes) = (self.connections, self.takes);
+        writeln!(
+            f,
+            "workers={workers} {entries} {buffer_bytes} {connections} {takes}"
+        )?;
         writeln!(f, "listeners={}", self.bound)?;
         for name in &self.inherited {
             writeln!(f, "inherited={name}")?;
@@ -224,6 +236,8 @@ mod tests {
         ] {
             let question = Question {
                 outfit: OF_TWO,
+                connections: 7,
+                takes: 41,
                 bound: 2 * held.len(),
                 inherited,
                 descriptors: ["a=b", "f"].map(str::to_owned).into(),
@@ -245,11 +259,14 @@ mod tests {
         for other in ["", "state=0\n", "state=2\n", "state=x\n", "1\n"] {
             assert_eq!(Question::parse(&text.replace(&first, other)), None);
         }
-        for workers in ["", "2", "2 4096", "2 4096 x"] {
+        let with = |workers: &str| {
             let workers = format!("workers={workers}\n");
-            let other = text.replace("workers=0 0 0\n", &workers);
-            assert_eq!(Question::parse(&other), None);
+            Question::parse(&text.replace("workers=0 0 0 0 0\n", &workers))
+        };
+        for workers in ["", "2", "2 4096", "2 4096 x", "0 0 0 x"] {
+            assert_eq!(with(workers), None);
         }
+        assert_eq!(with("0 0 0"), Some(Question::default()));
         for more in ["x", "x=y", "own=x", "bound=x\nlisten=y"] {
             assert_eq!(Question::parse(&format!("{text}{more}")), None);
         }

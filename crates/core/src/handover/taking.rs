@@ -43,8 +43,8 @@ impl Inheritance {
     /// Looks at what the predecessor left, and takes nothing out: until [`Inheritance::commit`] a successor of this
     /// process finds the same.
     ///
-    /// `needed` descriptors are left free for what else it takes to serve: if there are too few for everything, some
-    /// connections are lost rather than all.
+    /// `needed` descriptors are left free for what else it takes to serve, and one more for each of the `to_be_bound` listeners that the
+    /// predecessor has not: if there are too few for everything, some connections are lost rather than all.
     ///
     /// # Errors
     ///
@@ -52,6 +52,7 @@ impl Inheritance {
     pub(crate) fn look(
         reserved: Vec<NamedDescriptor>,
         needed: usize,
+        to_be_bound: usize,
         patience: &Patience,
     ) -> Result<Self, String> {
         let mut inheritance = Inheritance {
@@ -78,7 +79,9 @@ impl Inheritance {
             if estate.is_ok() {
                 inheritance.paused = state.and_then(vault::paused);
             }
-            inheritance.unpack(estate, &ends, needed);
+            // Those that are not gone on with are closed before any is bound.
+            let handed = estate.as_ref().map_or(0, Estate::handed_listeners);
+            inheritance.unpack(estate, &ends, needed + to_be_bound.saturating_sub(handed));
         }
         for descriptor in &reserved {
             if ![STATE, OUTLET, INLET, PROBE].contains(&descriptor.name.as_str()) {

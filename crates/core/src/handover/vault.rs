@@ -64,6 +64,14 @@ pub(crate) struct Estate {
     pub(crate) bequests: Vec<Bequest>,
 }
 
+impl Estate {
+    /// How many listeners come with the connections: those that the service manager passes on do not.
+    pub(crate) fn handed_listeners(&self) -> usize {
+        let listeners = self.listeners.iter();
+        listeners.filter(|record| record.bound.is_some()).count()
+    }
+}
+
 /// One listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ListenerRecord {

@@ -70,6 +70,7 @@ impl Running {
             belongings,
             engine,
             outfit: Outfit::new(engine, &config.ring, count),
+            takes: 0,
             crew,
             workers: Vec::new(),
             ends,

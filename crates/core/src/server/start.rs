@@ -55,6 +55,7 @@ impl Server {
         }
         let needed = self.needed_descriptors(chosen.engine, cpus.len(), claimed.len());
         let (strays, bound) = (plan.take_strays(), plan.to_be_bound());
+        let takes = plan.inherited() + claimed.len() + needed + bound;
         // As long as nothing was looked at, a successor of this process finds the same.
         if reserve > 0 {
             let passed_on = plan.inherited() + claimed.len() + strays.len();
@@ -70,7 +71,7 @@ impl Server {
         crate::rlimit::say_if_too_few(&self.config, cpus.len(), own);
         let belongings = std::mem::take(&mut self.claims);
         let belongings = belongings.make(claimed, &strays)?.into();
-        let looked = Inheritance::look(reserved, needed, &self.patience);
+        let looked = Inheritance::look(reserved, needed, bound, &self.patience);
         let mut inheritance = looked.map_err(ServerError::Handover)?;
         let mut nothing = None;
         if inheritance.is_some() && !inheritance.is_of_use() {
@@ -80,6 +81,7 @@ impl Server {
             nothing = Some(TakenOver::nothing(&inheritance));
         }
         let mut running = self.start_from(plan, chosen, cpus, inheritance, belongings)?;
+        running.takes = takes;
         running.taken_over = running.taken_over.or(nothing);
         // Whoever comes after a start that fails may know them.
         drop_strays(strays);
@@ -178,7 +180,12 @@ impl Server {
 
     /// How many descriptors it takes to serve, besides those of inherited listeners and of connections, and the `claimed` ones that are
     /// passed on to the application.
-    fn needed_descriptors(&self, engine: EngineKind, workers: usize, claimed: usize) -> usize {
+    pub(crate) fn needed_descriptors(
+        &self,
+        engine: EngineKind,
+        workers: usize,
+        claimed: usize,
+    ) -> usize {
         // The application has a duplicate of each of its own.
         let own = (2 * self.claims.count()).saturating_sub(claimed);
         NEEDED_DESCRIPTORS + engine.descriptors_per_worker() * workers + own

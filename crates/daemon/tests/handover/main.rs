@@ -37,3 +37,4 @@ mod storeless;
 mod story;
 mod stuck;
 mod under_way;
+mod used_up;
