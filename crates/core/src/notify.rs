@@ -156,6 +156,12 @@ fn socket() -> io::Result<&'static OwnedFd> {
 /// What the service manager must be told and has not read yet, in order.
 static OWED: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 
+/// What it was not told yet, and does not come to know if this process ends.
+pub(crate) fn owed() -> Vec<String> {
+    let owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);
+    owed.iter().cloned().collect()
+}
+
 /// Tells it now, or as soon as it reads, if [`send_owed`] is called.
 pub(crate) fn tell(text: String) {
     let mut owed = OWED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,8 @@ use std::process::Command;
 
 use nix::unistd::execve;
 
+use super::store;
+
 /// The first descriptor that is passed on (SD_LISTEN_FDS_START, sd_listen_fds(3)).
 const FIRST: RawFd = 3;
 
@@ -22,6 +24,12 @@ const VARIABLE: &str = "RINGHOLD_PROGRAM";
 
 /// Why such a successor was not executed by that path.
 const REASON: &str = "RINGHOLD_PROGRAM_ERROR";
+
+/// The names of what the service manager is to take out of its store, and what executed a successor could not tell it.
+const OWED: &str = "RINGHOLD_OWED";
+
+/// No more bytes of names than this are told to a successor: a variable of the environment has 128 KiB (execve(2)).
+const OWED_BYTES_MAX: usize = 64 * 1024;
 
 /// The program, as it was started.
 #[derive(Debug, Clone)]
@@ -145,12 +153,15 @@ impl Program {
         let ours = |name: &OsStr| {
             name == "LISTEN_PIDFDID"
                 || name == REASON
+                || name == OWED
                 || announcement.iter().any(|(key, _)| name == *key)
         };
         let kept = std::env::vars_os().filter(|(name, _)| !ours(name));
+        let owed = listed(&store::owed_removals());
         let announced = announcement
             .iter()
-            .map(|(name, value)| (OsString::from(name), value.clone()));
+            .map(|(name, value)| (OsString::from(name), value.clone()))
+            .chain(owed.map(|names| (OWED.into(), names.into())));
         kept.chain(announced)
             .map(|(name, value)| {
                 let mut entry = name.into_vec();
@@ -165,6 +176,31 @@ impl Program {
 /// Whether this process has gone on from one that replaced itself, so that what it was passed on is what that one had.
 pub(crate) fn is_replacement() -> bool {
     std::env::var_os(VARIABLE).is_some()
+}
+
+/// The names of what the service manager is to take out of its store, and what executed this process could not tell it.
+pub(crate) fn owed() -> Vec<String> {
+    let owed = std::env::var(OWED).unwrap_or_default();
+    let names = owed.split(':').filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
+/// As many of these names as a successor is told, if there are any. None of them has a colon (sd_notify(3), FDNAME=).
+fn listed(names: &[String]) -> Option<String> {
+    let mut room = OWED_BYTES_MAX;
+    let fits = |name: &&String| {
+        let left = room.checked_sub(name.len() + 1);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let count = names.iter().take_while(fits).count();
+    if count < names.len() {
+        tracing::warn!(
+            "the service manager does not read its notifications: {} descriptors that are given up stay in its store",
+            names.len() - count
+        );
+    }
+    (count > 0).then(|| names[..count].join(":"))
 }
 
 /// Gives this thread a table of descriptors of its own. What other threads still do with a number means what it meant before,
@@ -275,5 +311,25 @@ fn clear(place: RawFd) -> io::Result<()> {
     match unsafe { libc::close(place) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_owed_than_fits_into_the_environment() {
+        let names = |count: usize| -> Vec<String> {
+            let name = |index: usize| format!("{index:0>255}");
+            (0..count).map(name).collect()
+        };
+        assert_eq!(listed(&names(0)), None);
+        let two = names(2);
+        assert_eq!(listed(&two), Some(format!("{}:{}", two[0], two[1])));
+        let most = OWED_BYTES_MAX / 256;
+        for count in [most, most + 1, 2 * most] {
+            assert_eq!(listed(&names(count)), Some(names(most).join(":")));
+        }
     }
 }

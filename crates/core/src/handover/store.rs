@@ -1,5 +1,6 @@
 //! The carrier `store`: the service manager keeps descriptors over a restart (sd_notify(3), FDSTORE=1).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -10,6 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+#[cfg(doc)]
+use super::exec;
 use super::giving::{INLET, OUTLET, Package, STATE};
 use crate::notify::{self, Term};
 use crate::patience::INTERVAL;
@@ -147,9 +150,20 @@ pub(crate) fn take_out(names: &[&str]) -> io::Result<()> {
     insist(|| after.wait(Term::of(PATIENCE)))
 }
 
-/// As [`take_out`], for what is of no use to anybody: it is enough that the service manager is told, as soon as it reads.
-pub(crate) fn discard(names: &[&str]) {
-    names.iter().for_each(|name| notify::tell(removal(name)));
+/// As [`take_out`], for what is of no use to anybody: it is enough that the service manager is told, as soon as it reads. If this process
+/// replaces itself before that, it is [told again](exec::owed).
+pub(crate) fn discard(names: &[impl AsRef<str>]) {
+    let removals = names.iter().map(|name| removal(name.as_ref()));
+    removals.for_each(notify::tell);
+}
+
+/// The names of what the service manager is to take out of the store and has not been told, each once.
+pub(crate) fn owed_removals() -> Vec<String> {
+    let beginning = removal("");
+    let owed = notify::owed();
+    let names = owed.iter().filter_map(|text| text.strip_prefix(&beginning));
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    names.into_iter().collect()
 }
 
 /// Tries again for as long as the service manager is only slow.

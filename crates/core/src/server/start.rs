@@ -43,7 +43,9 @@ impl Server {
         let reserved = plan.take_reserved();
         // Whoever it starts itself has its environment as well, but is left nothing.
         let was_asked = exec::is_replacement() && !reserved.is_empty();
-        if !was_asked {
+        if was_asked {
+            store::discard(&exec::owed());
+        } else {
             self.look()?;
         }
         if !reserved.is_empty() {

@@ -387,3 +387,25 @@ fn a_manager_that_does_not_read_holds_up_a_reload_once_for_what_is_given_up() {
     manager.wait_until_nothing_is_stored();
     manager.stop_for_good();
 }
+
+/// Nor is it forgotten if the process replaces itself once more before that.
+#[test]
+fn what_is_given_up_is_removed_by_whoever_serves_when_the_manager_reads() {
+    let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
+    manager.set_flag("claim-many", true);
+    let address = manager.listen_tcp("rpc");
+    manager.start();
+    let mut wire = Wire::connect(&address);
+    wire.echo(1, 1);
+    assert_eq!(manager.state().stored().len(), 60);
+    stop_reading(&manager);
+    manager.set_flag("claim-many", false);
+    for reloads in 1..=3 {
+        manager.signal(Signal::SIGHUP);
+        manager.logged(reloads, &["took over 1 connection"]);
+        wire.echo(2, 1);
+    }
+    manager.go_on();
+    manager.wait_until_nothing_is_stored();
+    manager.stop_for_good();
+}
