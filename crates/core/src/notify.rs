@@ -25,7 +25,7 @@ const PLACE: &str = "NOTIFY_SOCKET";
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How soon it is tried again when the kernel had no memory for it.
-const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Whether there is a service manager that wants to be told.
 pub(crate) fn is_wanted() -> bool {

@@ -8,6 +8,8 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
@@ -17,6 +19,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     sockopt,
 };
+
+use crate::notify::{MEMORY_INTERVAL, Term, is_short_of_memory};
+
+/// How long each call of [`Carton::put`] waits for memory in all. Those who are on their way wait as well, and are lost without it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Descriptors in one message; the kernel's limit is 253 (`SCM_MAX_FD`).
 pub(crate) const BATCH: usize = 250;
@@ -55,20 +62,33 @@ impl Carton {
         Ok(Carton { outlet, inlet })
     }
 
-    /// Puts descriptors in, in this order.
+    /// Puts descriptors in, in this order. Where the kernel has no memory for them at the moment, it waits a second for it.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if both queues are full, ETOOMANYREFS if more descriptors are in flight than RLIMIT_NOFILE allows
+    /// That it had none by then, `WouldBlock` if both queues are full, ETOOMANYREFS if more descriptors are in flight than RLIMIT_NOFILE allows
     /// (unix(7)).
     pub(crate) fn put(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let term = Term::of(PATIENCE);
         for batch in descriptors.chunks(BATCH) {
-            match send(&self.inlet, batch) {
-                Err(Errno::AGAIN) => send(&self.outlet, batch)?,
-                sent => sent?,
-            }
+            insist(term, || match send(&self.inlet, batch) {
+                Err(Errno::AGAIN) => send(&self.outlet, batch),
+                sent => sent,
+            })?;
         }
         Ok(())
+    }
+}
+
+/// Tries again within this term where the kernel had no memory for it.
+fn insist(term: Term, mut attempt: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
+    loop {
+        let attempted = attempt().map_err(io::Error::from);
+        let is_short = attempted.as_ref().is_err_and(is_short_of_memory);
+        if !is_short || term.left().is_zero() {
+            return attempted;
+        }
+        thread::sleep(MEMORY_INTERVAL);
     }
 }
 
@@ -175,6 +195,33 @@ mod tests {
                 .collect();
             assert_eq!(found, cookies);
             assert_eq!(contents.lost, 0);
+        }
+    }
+
+    #[test]
+    fn memory_is_waited_for_and_nothing_else() {
+        let result_of = |term: Duration, errors: &[Errno]| {
+            let mut attempts = 0;
+            let result = insist(Term::of(term), || {
+                attempts += 1;
+                errors.get(attempts - 1).map_or(Ok(()), |error| Err(*error))
+            });
+            (
+                result.err().and_then(|error| error.raw_os_error()),
+                attempts,
+            )
+        };
+        let long = Duration::from_secs(60);
+        let passing = [Errno::NOMEM, Errno::NOBUFS];
+        assert_eq!(result_of(long, &passing), (None, 3));
+        for error in [Errno::AGAIN, Errno::TOOMANYREFS, Errno::PERM] {
+            let errors = [Errno::NOMEM, error, Errno::NOMEM];
+            assert_eq!(result_of(long, &errors), (Some(error.raw_os_error()), 2));
+        }
+        for error in passing {
+            let errors = [error, error];
+            let expected = (Some(error.raw_os_error()), 1);
+            assert_eq!(result_of(Duration::ZERO, &errors), expected);
         }
     }
 
