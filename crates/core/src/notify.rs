@@ -24,7 +24,7 @@ const PLACE: &str = "NOTIFY_SOCKET";
 /// How long one attempt to send waits for a service manager that does not read.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// How soon it is tried again when the kernel had no memory for it.
+/// How soon it is tried again when the kernel had no memory or no room for it.
 pub(crate) const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Whether there is a service manager that wants to be told.
@@ -59,7 +59,7 @@ impl Term {
 }
 
 /// Sends one notification, with at most one descriptor, behind what is owed, and waits so long for a service manager that does not
-/// read, or for memory. It is attempted once in any case.
+/// read, or for room in the kernel. It is attempted once in any case.
 ///
 /// # Errors
 ///
@@ -78,7 +78,7 @@ fn insist(term: Term, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result
         let Err(error) = attempt() else {
             return Ok(());
         };
-        let is_short = is_short_of_memory(&error);
+        let is_short = is_short(&error);
         if !is_short && error.kind() != io::ErrorKind::WouldBlock {
             let place = std::env::var_os(PLACE).unwrap_or_default();
             let text = format!(
@@ -92,7 +92,10 @@ fn insist(term: Term, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result
             let whole = term.whole();
             let text = match is_short {
                 true => {
-                    format!("the kernel has had no memory for notifications for {whole:?}: {error}")
+                    let advice = rlimit::advice(&error);
+                    format!(
+                        "the kernel has had no room for notifications for {whole:?}: {error}{advice}"
+                    )
                 }
                 false => {
                     format!("the service manager has not read its notifications for {whole:?}")
@@ -105,6 +108,12 @@ fn insist(term: Term, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result
             std::thread::sleep(MEMORY_INTERVAL);
         }
     }
+}
+
+/// Whether the kernel had no room for it, which passes.
+pub(crate) fn is_short(error: &io::Error) -> bool {
+    // With a descriptor: others of this user's processes are in flight, as many as RLIMIT_NOFILE allows (unix(7)).
+    is_short_of_memory(error) || error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
 /// Whether the kernel had no memory for it, which passes.
@@ -214,7 +223,7 @@ fn is_done_with(attempted: &io::Result<()>) -> bool {
             }
             return false;
         }
-        Err(error) if is_short_of_memory(error) => {
+        Err(error) if is_short(error) => {
             tracing::debug!("cannot notify the service manager yet: {error}");
             return false;
         }
@@ -267,7 +276,12 @@ mod tests {
 
     #[test]
     fn what_passes_is_tried_again_and_nothing_else() {
-        let passing = [libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN];
+        let passing = [
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::ETOOMANYREFS,
+            libc::EAGAIN,
+        ];
         let mut errors = passing.into_iter();
         let sent = insist(Term::of(PATIENCE), || {
             let error = errors.next().map(io::Error::from_raw_os_error);

@@ -50,6 +50,9 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => RAISE_LIMIT,
         Some(libc::ENFILE) => "; the whole machine may open no more: raise sysctl fs.file-max",
+        Some(libc::ETOOMANYREFS) => {
+            "; this user has too many descriptors in flight (unix(7)): raise LimitNOFILE="
+        }
         Some(libc::EFBIG) => "; raise LimitFSIZE= (ulimit -f without systemd)",
         _ => "",
     }

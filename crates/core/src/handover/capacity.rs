@@ -64,7 +64,7 @@ impl Capacity {
             Err(error)
                 if error.kind() == io::ErrorKind::TimedOut
                     || rlimit::is_used_up(error)
-                    || notify::is_short_of_memory(error) =>
+                    || notify::is_short(error) =>
             {
                 tracing::warn!(
                     "whether the service manager stores descriptors is unknown at the moment: {error}"
