@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,22 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// How soon it is tried again.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 
+/// What a start may have to wait for. Workers take their steps at the same time, and wait for the same in each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Engine,
+    State,
+    Thread,
+    Ring,
+    Buffers,
+}
+
 /// How long a start waits for what cannot be had at first, which by default is not at all. All its threads have a clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Patience {
     until: Option<Instant>,
-    /// That one of them waits was said.
-    is_said: Arc<AtomicBool>,
+    /// Of which steps it was said that one of them waits: a bit for each.
+    said: Arc<AtomicU8>,
 }
 
 /// Why an attempt failed.
@@ -46,7 +56,7 @@ impl Patience {
     pub(crate) fn of_successor() -> Self {
         Patience {
             until: Some(Instant::now() + LONGEST),
-            is_said: Arc::default(),
+            said: Arc::default(),
         }
     }
 
@@ -54,6 +64,7 @@ impl Patience {
     /// is told to stop: what it has been handed is left as it was, as by any start that fails.
     pub(crate) fn insist<T, E: Obstacle>(
         &self,
+        step: Step,
         mut attempt: impl FnMut() -> Result<T, E>,
     ) -> Result<T, E> {
         loop {
@@ -72,7 +83,7 @@ impl Patience {
                 tracing::info!("told to stop, and so not waiting for it any longer: {error}");
                 return Err(error);
             }
-            if self.waits_first() {
+            if self.waits_first(step) {
                 tracing::warn!(
                     "the predecessor's connections wait for what cannot be had yet, for at most {} s: {error}",
                     (left + INTERVAL).as_secs()
@@ -84,9 +95,10 @@ impl Patience {
         }
     }
 
-    /// Whether nothing was waited for before, by whichever thread: workers wait for the same, and as one.
-    fn waits_first(&self) -> bool {
-        !self.is_said.swap(true, Ordering::Relaxed)
+    /// Whether nobody has waited in this step before, on whichever thread.
+    fn waits_first(&self, step: Step) -> bool {
+        let bit = 1 << step as u8;
+        self.said.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 }
 
@@ -97,7 +109,7 @@ mod tests {
     /// Attempts that fail for these reasons, one after the other. Returns what came of it, and how many were made.
     fn attempts(patience: &Patience, errors: &[i32]) -> (Option<i32>, usize) {
         let mut count = 0;
-        let result = patience.insist(|| {
+        let result = patience.insist(Step::Thread, || {
             let error = errors.get(count).copied();
             count += 1;
             error.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
@@ -130,11 +142,22 @@ mod tests {
     }
 
     #[test]
-    fn of_all_that_wait_one_says_so() {
+    fn of_all_that_wait_in_a_step_one_says_so() {
         let patience = Patience::of_successor();
         attempts(&patience, &[]);
         let workers = [(); 4].map(|()| patience.clone());
-        let waited = workers.map(|patience| patience.waits_first());
-        assert_eq!(waited, [true, false, false, false]);
+        for step in [
+            Step::Engine,
+            Step::State,
+            Step::Thread,
+            Step::Ring,
+            Step::Buffers,
+        ] {
+            let waited = workers
+                .each_ref()
+                .map(|patience| patience.waits_first(step));
+            assert_eq!(waited, [true, false, false, false], "{step:?}");
+        }
+        assert!(!patience.waits_first(Step::Engine));
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use super::portable::{self, Unavailable};
 use super::ring;
 use crate::config::EngineChoice;
-use crate::patience::{Obstacle, Patience};
+use crate::patience::{Obstacle, Patience, Step};
 use crate::rlimit;
 
 /// The engines there are.
@@ -112,7 +112,7 @@ impl Obstacle for Refused {
 pub(crate) fn choose(choice: EngineChoice, patience: &Patience) -> Result<Chosen, String> {
     let try_ring = || ring::try_out().map_err(|why| Refused::by(&why));
     patience
-        .insist(|| decide(choice, try_ring, portable::probe))
+        .insist(Step::Engine, || decide(choice, try_ring, portable::probe))
         .map_err(|refused| refused.why)
 }
 

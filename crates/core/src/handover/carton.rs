@@ -66,8 +66,8 @@ impl Carton {
     ///
     /// # Errors
     ///
-    /// That it had none by then, `WouldBlock` if both queues are full, ETOOMANYREFS if more descriptors are in flight than RLIMIT_NOFILE allows
-    /// (unix(7)).
+    /// That it had none by then, `WouldBlock` if both queues are full, ETOOMANYREFS if more descriptors are in flight than RLIMIT_NOFILE
+    /// allows (unix(7)).
     pub(crate) fn put(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let term = Term::of(PATIENCE);
         for batch in descriptors.chunks(BATCH) {

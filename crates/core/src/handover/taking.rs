@@ -16,7 +16,7 @@ use super::vault::{self, Estate, ListenerRecord, VaultError};
 use super::{carton, exec};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
-use crate::patience::{Obstacle, Patience};
+use crate::patience::{Obstacle, Patience, Step};
 use crate::plain;
 
 /// What a predecessor left.
@@ -67,7 +67,9 @@ impl Inheritance {
         let ends: Vec<&OwnedFd> = [OUTLET, INLET].into_iter().filter_map(find).collect();
         if state.is_some() || !ends.is_empty() {
             // First what takes one descriptor, then what may take all.
-            let estate = patience.insist(|| state.map_or(Err(VaultError::Missing), vault::read));
+            let estate = patience.insist(Step::State, || {
+                state.map_or(Err(VaultError::Missing), vault::read)
+            });
             if let Err(error) = &estate
                 && error.may_pass()
             {

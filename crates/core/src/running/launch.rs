@@ -18,6 +18,7 @@ use crate::listeners::Listener;
 use crate::mailbox::{Post, mailbox};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::patience::Step;
 use crate::placement::{Dealer, Placement};
 use crate::server::{Server, ServerError};
 use crate::worker::{self, Factory};
@@ -136,7 +137,7 @@ impl Running {
                 .map(|thread| (thread, give))
                 .map_err(|error| ServerError::Thread { worker, error })
         };
-        let (thread, give) = assignment.patience.insist(attempt)?;
+        let (thread, give) = assignment.patience.insist(Step::Thread, attempt)?;
         self.workers.push(thread);
         let guard = EndGuard {
             ends: self.ends.clone(),

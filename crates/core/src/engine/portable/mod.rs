@@ -39,7 +39,7 @@ use crate::handover::parcel::{self, Parcel};
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::mailbox::Mailbox;
-use crate::patience::Patience;
+use crate::patience::{Patience, Step};
 use crate::shard::Shard;
 
 pub(crate) use self::link::PortableLink;
@@ -94,7 +94,7 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let (runtime, entries) = match patience.insist(|| setup::runtime(config.entries)) {
+    let (runtime, entries) = match patience.insist(Step::Ring, || setup::runtime(config.entries)) {
         Ok(made) => made,
         Err(unavailable) => {
             ready(Err(unavailable));

@@ -52,7 +52,7 @@ use crate::handover::parcel::Parcel;
 #[cfg(doc)]
 use crate::mailbox::Mail;
 use crate::mailbox::Mailbox;
-use crate::patience::Patience;
+use crate::patience::{Patience, Step};
 use crate::shard::Shard;
 
 pub(crate) use self::link::RingLink;
@@ -122,7 +122,7 @@ pub(crate) fn run(
     patience: &Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
-    let mut ring = match patience.insist(|| setup::ring(config)) {
+    let mut ring = match patience.insist(Step::Ring, || setup::ring(config)) {
         Ok(ring) => ring,
         Err(unavailable) => {
             ready(Err(unavailable));
@@ -180,7 +180,7 @@ impl<'r> Engine<'r> {
             Files::none()
         };
         // Their entries count where rings do.
-        let buffers = patience.insist(|| {
+        let buffers = patience.insist(Step::Buffers, || {
             // SAFETY: the engine, which owns the buffers, is dropped only after it has unregistered the group; otherwise it is
             // leaked.
             #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
