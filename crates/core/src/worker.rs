@@ -95,6 +95,11 @@ impl Worker {
         Ok(())
     }
 
+    /// What its services watch. The rest is let go of now; if this field were moved out of a variable, the others would stay in it.
+    fn into_watches(self) -> Watches {
+        self.watches
+    }
+
     /// The service that is being made panicked.
     #[cold]
     fn panicked(&self, panic: &Caught) -> ServerError {
@@ -347,7 +352,7 @@ pub(crate) fn run(assignment: Assignment, ready: impl FnOnce(Result<(), ServerEr
         return Served::nothing(Ok(()));
     }
     // What the predecessor left goes with the last worker that has made its services.
-    let watches = worker.watches;
+    let watches = worker.into_watches();
     let mut desk = Desk::new(
         assignment.crew,
         assignment.index,

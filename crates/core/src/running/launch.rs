@@ -258,3 +258,51 @@ fn names(
     }));
     names.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Frame;
+    use crate::handover::bequest::{self, Bequest};
+    use crate::inherit::Inherited;
+    use crate::peer::Peer;
+    use crate::reply::Reply;
+    use crate::service::{Flow, Refusal, Service};
+
+    struct Heir;
+
+    impl Service for Heir {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_let_go_of_when_the_services_are_made() {
+        let left = Bequest {
+            service: "heir".to_owned(),
+            bytes: vec![7; 1000],
+        };
+        let legacies = bequest::by_service(["heir"].into_iter(), vec![left]);
+        let server = Server::new(Config::parse("workers = 2", "test").unwrap())
+            .inherited(Inherited::none())
+            .service("heir", |worker| {
+                assert_eq!(worker.taken_over(), [vec![7; 1000]]);
+                Heir
+            });
+        let engine = EngineKind::Portable;
+        let cpus = vec![None; 2];
+        let running =
+            Running::launch(server, engine, cpus, vec![], &[], &legacies, [].into()).unwrap();
+        // The workers serve, and this thread has the only ones.
+        assert_eq!(Arc::strong_count(&legacies), 1);
+        running.stop();
+        running.join().unwrap();
+    }
+}
