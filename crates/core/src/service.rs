@@ -149,9 +149,10 @@ pub trait Service: 'static {
     /// on a worker that is stuck or has failed: what that one would leave is lost with its connections. With a store a stop may be the
     /// end all the same, and then it is for nothing, as in a crash there is no call. So this is for what a program would miss, but can do without.
     ///
-    /// Everybody waits meanwhile, and what is left is in memory twice for a moment: some megabytes are fine; one that takes 16 s is
-    /// taken for stuck. If it panics that is logged and counted (what it catches itself: [`Tick::report_panic`]), and
-    /// nothing is left.
+    /// Everybody waits meanwhile, and what is left is in memory twice for a moment: some megabytes are fine. One that has not returned
+    /// after 16 s is taken for stuck: all connections that its worker had are lost then, and so is what every service of that worker would leave.
+    /// So what it waits for, such as a thread that writes, it waits for with a bound. If it panics that is logged and
+    /// counted (what it catches itself: [`Tick::report_panic`]), and nothing is left.
     ///
     /// What a service leaves that never asks for [`Worker::taken_over`] itself is dropped, with an error in the log: a program of a
     /// version that cannot take it over refuses a reload, and for that it has to be known beforehand.

@@ -5,10 +5,8 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use ringhold_core::config::Config;
@@ -24,44 +22,74 @@ listen = ["127.0.0.1:4675"]
 /// So many lines wait for the disk. Who sends more is told so.
 pub(crate) const WAITING_MAX: usize = 1000;
 
-/// Lines that are not written yet, in their order.
+/// A disk that hangs is not waited for any longer when the process ends: meanwhile no client is served.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Lines in their order.
 type Lines = VecDeque<String>;
 
-/// The thread, and the way to it. Only routers own it, so that it is dropped with the last of them.
-pub(crate) struct Writer {
-    /// None when it has been stopped.
-    running: Mutex<Option<(Sender<String>, JoinHandle<Lines>)>>,
-    waiting: Arc<AtomicUsize>,
+/// What the workers and the thread share.
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
 }
+
+struct State {
+    /// Those that are not written yet. The first of them may be under way.
+    waiting: Lines,
+    /// No more are taken, and the thread is to end.
+    is_closed: bool,
+    /// The thread has written what it could, or was waited for in vain.
+    is_over: bool,
+}
+
+/// The way to the thread. Only routers own it, so that it is dropped with the last of them.
+pub(crate) struct Writer(Arc<Queue>);
 
 impl Writer {
     fn start(file: File, left: Lines) -> io::Result<Self> {
-        let (sender, lines) = mpsc::channel();
-        let waiting = Arc::new(AtomicUsize::new(left.len()));
-        let counted = waiting.clone();
+        let queue = Arc::new(Queue {
+            state: Mutex::new(State {
+                waiting: left,
+                is_closed: false,
+                is_over: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let shared = queue.clone();
         let thread = thread::Builder::new().name("writer".to_owned());
-        let thread = thread.spawn(move || write(file, left, &lines, &counted))?;
-        let running = Mutex::new(Some((sender, thread)));
-        Ok(Writer { running, waiting })
+        thread.spawn(move || write(file, &shared))?;
+        Ok(Writer(queue))
     }
 
     fn push(&self, line: String) -> Result<(), Fault> {
-        let running = lock(&self.running);
-        let (sender, _) = running
-            .as_ref()
-            .ok_or_else(|| Fault::new("the server is restarting"))?;
-        if self.waiting.load(Relaxed) >= WAITING_MAX {
+        let mut state = lock(&self.0.state);
+        if state.is_closed {
+            return Err(Fault::new("the server is restarting"));
+        }
+        if state.waiting.len() >= WAITING_MAX {
             return Err(Fault::new("the disk does not keep up"));
         }
-        self.waiting.fetch_add(1, Relaxed);
-        Ok(sender.send(line)?)
+        state.waiting.push_back(line);
+        self.0.changed.notify_all();
+        Ok(())
     }
 
-    /// Has the thread write what it can, and ends it. What it could not write goes to the one of the workers that asks first.
+    /// Has the thread write what it can, and ends it. What it could not write in time goes to the one of the workers that asks first. A
+    /// line that is under way by then may be written twice: here, and by the successor.
     fn leave(&self) -> Option<Lines> {
-        let (sender, thread) = lock(&self.running).take()?;
-        drop(sender);
-        thread.join().ok()
+        let mut state = lock(&self.0.state);
+        state.is_closed = true;
+        self.0.changed.notify_all();
+        // Not for ever, as `JoinHandle::join` may: a worker that waits here for long is left behind, with its connections and all lines.
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| !state.is_over);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_over = true;
+        let left = std::mem::take(&mut state.waiting);
+        (!left.is_empty()).then_some(left)
     }
 }
 
@@ -75,27 +103,37 @@ impl Drop for Writer {
     }
 }
 
-/// The thread: until nobody can send it lines any more, and all are written or the disk takes none.
-fn write(
-    mut file: File,
-    mut lines: Lines,
-    more: &Receiver<String>,
-    waiting: &AtomicUsize,
-) -> Lines {
+/// The thread: until it is told to end, and all lines are written or taken away, or the disk takes none.
+fn write(mut file: File, queue: &Queue) {
+    let mut state = lock(&queue.state);
     loop {
+        let Some(line) = state.waiting.front().map(|line| format!("{line}\n")) else {
+            if state.is_closed {
+                break;
+            }
+            let waited = queue.changed.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        // Workers do not wait for the disk.
+        drop(state);
         // A line of which the disk took a part is written once more.
-        while let Some(line) = lines.front()
-            && file.write_all(format!("{line}\n").as_bytes()).is_ok()
-        {
-            lines.pop_front();
-            waiting.fetch_sub(1, Relaxed);
-        }
-        match more.recv_timeout(Duration::from_secs(1)) {
-            Ok(line) => lines.push_back(line),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return lines,
+        let is_written = file.write_all(line.as_bytes()).is_ok();
+        state = lock(&queue.state);
+        if is_written {
+            state.waiting.pop_front();
+        } else if state.is_closed {
+            break;
+        } else {
+            let second = Duration::from_secs(1);
+            let waited = queue
+                .changed
+                .wait_timeout_while(state, second, |state| !state.is_closed);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
+    state.is_over = true;
+    queue.changed.notify_all();
 }
 
 /// The service of one worker. The first of them starts the thread, which is in `shared` for the others.

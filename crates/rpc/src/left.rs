@@ -53,7 +53,8 @@ impl Router {
     /// It is passed on as msgpack with the names of fields, so fields may be added and left out if `#[serde(default)]` makes up for them,
     /// and much of one kind takes less as tuples. In a stop it is called as well if there is a store, and then nobody may come to take it
     /// over: what must not be lost, `leave` writes to a file before it returns. `examples/writer.rs` has a thread that does. If `leave`
-    /// panics that is counted and logged, and costs this value alone. A name that is never asked for, on any worker, is not handed over,
+    /// does not return that costs the worker's connections and all that its services would leave; if it panics that is counted and
+    /// logged, and costs this value alone. A name that is never asked for, on any worker, is not handed over,
     /// with an error in the log, and one that the successor does not ask for is lost, with a warning. When it is called and when not:
     /// [`Service::hand_over`](ringhold_core::Service::hand_over).
     ///

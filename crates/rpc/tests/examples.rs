@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Weak};
 use std::time::Duration;
@@ -232,31 +234,36 @@ fn the_calculator_serves_a_real_socket() {
     running.join().unwrap();
 }
 
+fn make_writer(worker: &Worker, open: impl FnOnce() -> io::Result<File>) -> Rpc {
+    writer::make(worker, &Mutex::new(Weak::new()), open).unwrap()
+}
+
+/// What is answered when this line is to be written.
+fn note(exchange: &mut Exchange, client: Client, line: u8) -> Vec<u8> {
+    let request = [&b"\x94\x00\x01\xa4note\x91\xa1"[..], &[line]].concat();
+    exchange.receive(client, &request);
+    exchange.take_sent(client)
+}
+
+const NOTED: &[u8] = b"\x94\x01\x01\xc0\xc0";
+
 /// The file is complete when the process ends, and what the disk did not take before goes on with the successor.
 #[test]
 fn a_thread_that_writes_is_ended_with_its_process() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("written");
     let _ = fs::remove_file(&file);
     let file = file.to_str().unwrap();
-    let open = |path: &str| File::options().append(true).create(true).open(path);
-    let make = |worker: &Worker, path| {
-        let shared = Mutex::new(Weak::new());
-        writer::make(worker, &shared, || open(path)).unwrap()
+    let make = |worker: &Worker, path: &str| {
+        make_writer(worker, || {
+            File::options().append(true).create(true).open(path)
+        })
     };
     let on = |path| Exchange::with_worker(move |worker| make(worker, path), Limits::default());
-    let note = |exchange: &mut Exchange, client, line: u8| {
-        exchange.receive(
-            client,
-            &[&b"\x94\x00\x01\xa4note\x91\xa1"[..], &[line]].concat(),
-        );
-        exchange.take_sent(client)
-    };
-    let taken = b"\x94\x01\x01\xc0\xc0";
 
     let mut exchange = on(file);
     let client = exchange.connect();
     for line in [b'a', b'b'] {
-        assert_eq!(note(&mut exchange, client, line), taken);
+        assert_eq!(note(&mut exchange, client, line), NOTED);
     }
     // A stop without a store: nobody is asked what is handed over.
     drop(exchange);
@@ -265,7 +272,7 @@ fn a_thread_that_writes_is_ended_with_its_process() {
     let mut exchange = on("/dev/full");
     let client = exchange.connect();
     for _ in 0..writer::WAITING_MAX {
-        assert_eq!(note(&mut exchange, client, b'c'), taken);
+        assert_eq!(note(&mut exchange, client, b'c'), NOTED);
     }
     let refused = b"\x94\x01\x01\xb9the disk does not keep up\xc0";
     assert_eq!(note(&mut exchange, client, b'd'), refused);
@@ -275,6 +282,30 @@ fn a_thread_that_writes_is_ended_with_its_process() {
     let waited = "c\n".repeat(writer::WAITING_MAX);
     assert_eq!(fs::read_to_string(file).unwrap(), format!("a\nb\n{waited}"));
     drop(exchange);
+}
+
+/// A socket that nobody reads takes the place of a disk that hangs.
+#[test]
+fn a_thread_that_is_stuck_holds_nothing_up() {
+    let (mut stuck, peer) = UnixStream::pair().unwrap();
+    stuck.set_nonblocking(true).unwrap();
+    while stuck.write(&[0; 4096]).is_ok() {}
+    while stuck.write(b"0").is_ok() {}
+    stuck.set_nonblocking(false).unwrap();
+    let stuck = File::from(OwnedFd::from(stuck));
+    let make = |worker: &Worker| make_writer(worker, || Ok(stuck));
+    let mut exchange = Exchange::with_worker(make, Limits::default());
+    let client = exchange.connect();
+    for line in [b'a', b'b'] {
+        assert_eq!(note(&mut exchange, client, line), NOTED);
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("written-later");
+    let _ = fs::remove_file(&file);
+    let mut exchange = exchange.hand_over(|worker| make_writer(worker, || File::create(&file)));
+    assert_eq!(note(&mut exchange, client, b'c'), NOTED);
+    drop(exchange);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "a\nb\nc\n");
+    drop(peer);
 }
 
 /// A directory of its own, and the arguments with which the daemon reads this configuration there, its name first.
