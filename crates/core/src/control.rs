@@ -298,7 +298,9 @@ fn leave_stuck_behind(rounds: &mut Rounds, running: &Running, hand_over: bool) {
     let found = rounds.look(running, Instant::now());
     for Found { worker, looks, .. } in found.into_iter().flatten() {
         if looks == LOOKS_MAX {
-            let why = format!("it has taken no turn for {:?}", LOOK_INTERVAL * LOOKS_MAX);
+            let time = LOOK_INTERVAL * LOOKS_MAX;
+            let holdup = running.holdup(worker);
+            let why = format!("it has taken no turn for {time:?}: {holdup}");
             match hand_over {
                 true => running.leave_behind(worker, &why),
                 false => running.end_without(worker, &why),
@@ -384,7 +386,10 @@ impl Watchdog {
             Some(found) => {
                 self.missed += 1;
                 let worker = found.worker;
-                tracing::error!("worker {worker} has taken no turn: the watchdog is not fed");
+                let holdup = running.holdup(worker);
+                tracing::error!(
+                    "worker {worker} has taken no turn: {holdup}, and the watchdog is not fed"
+                );
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringhold_framer::{self as framer, Progress};
 
+use crate::calling::Call;
 use crate::close::{Close, Ended};
 use crate::connection::{Connection, Life};
 use crate::desk::Desk;
@@ -262,15 +263,18 @@ impl<S: Service> Hosted<S> {
         reply.connection.takes_frames().then(|| &bytes[used..])
     }
 
-    /// Calls `call`; a panic in it costs the connection.
+    /// Calls `call`, which is a call of the service, or gives it frames; a panic in it costs the connection.
     fn guarded<R>(
         &mut self,
+        what: Call,
         reply: &mut Reply<'_>,
         call: impl FnOnce(&mut Self, &mut Reply<'_>) -> R,
     ) -> Option<R> {
         // Unwind safety: after a panic the connection is closed, the framer is reset and the outbox took back what
         // the panicking call was writing. What the service's own value looks like is up to the service, as documented.
-        reply.desk.frames_of(reply.connection.name);
+        let name = reply.connection.name;
+        reply.desk.counters().calling.begin_for(name, what);
+        reply.desk.frames_of(name);
         self.given_before = self.given.get();
         let result = panics::catch(|| call(self, reply));
         let frames = self.given.get().wrapping_sub(self.given_before);
@@ -336,7 +340,7 @@ fn give<S: Service>(
 
 impl<S: Service> Host for Hosted<S> {
     fn connected(&mut self, reply: &mut Reply<'_>) {
-        let made = self.guarded(reply, |host, reply| {
+        let made = self.guarded(Call::Connected, reply, |host, reply| {
             Peer::beside(reply, |peer, reply| host.service.connected(peer, reply))
         });
         match made {
@@ -357,7 +361,7 @@ impl<S: Service> Host for Hosted<S> {
             reply.connection.outbox.clear(&mut reply.desk.pools);
             return;
         };
-        match self.guarded(reply, |host, reply| {
+        match self.guarded(Call::Restore, reply, |host, reply| {
             host.service.restore(&reply.peer(), saved)
         }) {
             Some(Ok(session)) => reply.connection.session = Some(self.sessions.keep(session)),
@@ -374,7 +378,7 @@ impl<S: Service> Host for Hosted<S> {
                 _ => Saved::Close,
             };
         };
-        let saved = self.guarded(reply, |host, _| {
+        let saved = self.guarded(Call::Save, reply, |host, _| {
             let session = host.sessions.get(key.number())?;
             Some(host.service.save(session))
         });
@@ -389,7 +393,7 @@ impl<S: Service> Host for Hosted<S> {
                 None => return,
             }
         }
-        self.guarded(reply, |host, reply| {
+        self.guarded(Call::Frame, reply, |host, reply| {
             if reply.connection.input.is_some() {
                 match host.input_behind(bytes, reply) {
                     Some(rest) => bytes = rest,
@@ -410,7 +414,7 @@ impl<S: Service> Host for Hosted<S> {
             reply.connection.input = Some(partial);
             return;
         }
-        self.guarded(reply, |host, reply| {
+        self.guarded(Call::Frame, reply, |host, reply| {
             if let Some(parked) = partial.parked.take() {
                 reply.desk.framer.resume(parked);
             }
@@ -427,7 +431,7 @@ impl<S: Service> Host for Hosted<S> {
         let Some(mut partial) = reply.connection.input.take() else {
             return;
         };
-        self.guarded(reply, |host, reply| {
+        self.guarded(Call::Frame, reply, |host, reply| {
             if let Some(parked) = partial.parked.take() {
                 reply.desk.framer.resume(parked);
             }
@@ -455,7 +459,7 @@ impl<S: Service> Host for Hosted<S> {
         let Some(key) = reply.connection.session else {
             return;
         };
-        let flow = self.guarded(reply, |host, reply| {
+        let flow = self.guarded(Call::Abandoned, reply, |host, reply| {
             let session = host.sessions.get_mut(key.number())?;
             journal::unanswered(why, reply, || host.service.request_name(ticket));
             Some(host.service.abandoned(session, ticket, why, reply))
@@ -466,22 +470,25 @@ impl<S: Service> Host for Hosted<S> {
     }
 
     fn name_owed(&mut self, ticket: Ticket, age: u64, reply: &mut Reply<'_>) {
-        self.guarded(reply, |host, reply| {
+        self.guarded(Call::RequestName, reply, |host, reply| {
             journal::waits(age, reply, || host.service.request_name(ticket));
         });
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Result<Option<Duration>, Caught> {
+        tick.note_call();
         // Unwind safety: as with frames, what the service's own value looks like is up to the service.
         panics::catch(|| self.service.tick(tick))
     }
 
     fn readable(&mut self, source: SourceId, tick: &Tick<'_>) -> Result<io::Result<Watch>, Caught> {
+        tick.note_call();
         // Unwind safety: as above.
         panics::catch(|| self.service.readable(source, tick))
     }
 
     fn hand_over(&mut self, tick: &Tick<'_>) -> Result<Option<Bytes>, Caught> {
+        tick.note_call();
         // Unwind safety: nothing but the drop of the service follows.
         panics::catch(|| self.service.hand_over(tick))
     }
@@ -504,6 +511,8 @@ impl<S: Service> Host for Hosted<S> {
             socket_name: &desk.names[connection.name as usize].name,
             why,
         };
+        let calling = &desk.counters().calling;
+        calling.begin_for(connection.name, Call::Disconnected);
         // Unwind safety: nothing is left of the session.
         if let Err(panic) = panics::catch(|| self.service.disconnected(session, &ended)) {
             panic.log("the service", connection, desk, link);

@@ -52,6 +52,7 @@ pub mod rlimit;
 pub mod testing;
 
 mod belongings;
+mod calling;
 mod cgroup;
 mod close;
 mod connection;

@@ -16,6 +16,7 @@ pub(crate) use self::own::Key;
 pub use self::own::{OwnKind, OwnMetric, OwnValue};
 
 use self::own::Own;
+use crate::calling::Calling;
 use crate::memory::Memory;
 use crate::tickets::Tally;
 
@@ -172,6 +173,7 @@ pub struct Metrics {
 pub(crate) struct WorkerMetrics {
     pub(crate) names: Vec<NameCounters>,
     pub(crate) engine: EngineCounters,
+    pub(crate) calling: Calling,
 }
 
 impl Metrics {
@@ -181,6 +183,7 @@ impl Metrics {
             .map(|_| WorkerMetrics {
                 names: names.iter().map(|_| NameCounters::default()).collect(),
                 engine: EngineCounters::default(),
+                calling: Calling::default(),
             })
             .map(Arc::new)
             .collect();

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::belongings::Belonging;
+use crate::calling::Whose;
 use crate::crew::{Crew, Step};
 use crate::engine::{EngineKind, Outfit, Served};
 use crate::handover::bequest::Bequest;
@@ -138,6 +139,26 @@ impl Running {
     /// Whether a worker sleeps, and was not woken: it is not in a call of a service.
     pub(crate) fn is_asleep(&self, worker: usize) -> bool {
         self.crew.posts[worker].is_asleep()
+    }
+
+    /// What holds a worker up that is found in the same turn again and again, as the log says it.
+    pub(crate) fn holdup(&self, worker: usize) -> String {
+        let Some((call, whose)) = self.crew.metrics.worker(worker).calling.last() else {
+            return "it is in no call of a service".to_owned();
+        };
+        let (service, socket) = match whose {
+            Whose::Socket(name) => {
+                let name = self.crew.names.get(name);
+                let service = name.and_then(|name| Some(&*name.service.as_ref()?.name));
+                (service, name.map(|name| format!(", socket {}", name.name)))
+            }
+            Whose::Service(service) => {
+                let service = self.services.get(service);
+                (service.map(|(name, _)| name.as_str()), None)
+            }
+        };
+        let (service, socket) = (service.unwrap_or_default(), socket.unwrap_or_default());
+        format!("a call of service {service} ({call}{socket}) does not return")
     }
 
     /// Asks a worker to take a turn, which it counts in its `turns`.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::calling::Call;
 use crate::crew::Name;
 use crate::desk::Desk;
 use crate::metrics::NameCounters;
@@ -23,24 +24,6 @@ pub struct Tick<'a> {
     pub(crate) service: usize,
     pub(crate) call: Call,
     pub(crate) watches: &'a Watches,
-}
-
-/// Which call it is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Call {
-    Tick,
-    Readable,
-    HandOver,
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Call::Tick => "tick",
-            Call::Readable => "readable",
-            Call::HandOver => "hand_over",
-        })
-    }
 }
 
 impl Tick<'_> {
@@ -61,6 +44,12 @@ impl Tick<'_> {
     /// Does nothing if it has ended. [`Watch::End`](crate::Watch::End) is the same for what is being read.
     pub fn unwatch(&self, source: SourceId) {
         self.watches.end(source);
+    }
+
+    /// The service is about to be called.
+    pub(crate) fn note_call(&self) {
+        let calling = &self.desk.counters().calling;
+        calling.begin(self.service, self.call);
     }
 
     /// Counts and logs a panic that the service itself caught. One that it does not catch is counted and logged by the worker.
@@ -100,7 +89,7 @@ impl Tick<'_> {
                     "and nobody is served until it has returned; unless the machine is overloaded, it leaves much to the \
                      successor, or waits for something"
                 }
-                Call::Tick | Call::Readable => {
+                _ => {
                     "and nobody on this worker was served; unless the machine is overloaded, slow work is for another thread"
                 }
             };

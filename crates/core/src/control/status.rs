@@ -46,7 +46,8 @@ impl Status {
         running.give_memory_back();
         preflight::reap();
         if let Some(turns) = &mut self.turns {
-            turns.look(running).iter().for_each(say_blocked);
+            let found = turns.look(running);
+            found.iter().for_each(|found| say_blocked(found, running));
         }
     }
 
@@ -76,13 +77,14 @@ impl Status {
     }
 }
 
-/// Says once that a worker is blocked, and once that it goes on. Which call it is comes out when it returns, as of every slow one.
-fn say_blocked(found: &Found) {
+/// Says once that a worker is blocked, and once that it goes on. For which client comes out when the call returns, as of every slow one.
+fn say_blocked(found: &Found, running: &Running) {
     let worker = found.worker;
     if found.looks == BLOCKED_LOOKS {
         tracing::error!(
-            "worker {worker} has taken no turn for {:?}: a call of a service does not return, and nobody on this worker is served",
-            STATUS_INTERVAL * BLOCKED_LOOKS
+            "worker {worker} has taken no turn for {:?}: {}, and nobody on this worker is served",
+            STATUS_INTERVAL * BLOCKED_LOOKS,
+            running.holdup(worker)
         );
     } else if found.looks == 0 && found.before >= BLOCKED_LOOKS {
         tracing::warn!("worker {worker} takes turns again");
@@ -136,6 +138,20 @@ mod tests {
         }
     }
 
+    struct Idle;
+
+    impl Service for Idle {
+        type Session = ();
+
+        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+            Flow::Continue
+        }
+    }
+
     #[test]
     fn a_refused_reload_makes_nobody_blocked() {
         let barrier = Arc::new(Barrier::new(2));
@@ -157,6 +173,29 @@ mod tests {
         let found = status.turns.as_mut().unwrap().look(&running);
         barrier.wait();
         assert_eq!(found[0].before, 1, "it was looked at twice");
+        running.stop();
+        running.join().unwrap();
+    }
+
+    #[test]
+    fn who_is_blocked_is_named() {
+        let barrier = Arc::new(Barrier::new(2));
+        let blocked = barrier.clone();
+        let running = Server::new(Config::parse("workers = 1", "test").unwrap())
+            .inherited(Inherited::none())
+            .service("other", |_| Idle)
+            .service("blocked", move |_| Blocked(blocked.clone()))
+            .start()
+            .unwrap();
+        barrier.wait();
+        let holdup = running.holdup(0);
+        barrier.wait();
+        assert_eq!(holdup, "a call of service blocked (tick) does not return");
+        // Who sleeps is in no call.
+        while !running.is_asleep(0) {
+            std::thread::yield_now();
+        }
+        assert_eq!(running.holdup(0), "it is in no call of a service");
         running.stop();
         running.join().unwrap();
     }

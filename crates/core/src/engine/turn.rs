@@ -72,6 +72,7 @@ pub(crate) fn plan<L: Link, P>(
     is_busy: impl FnOnce() -> bool,
     due: Option<u64>,
 ) -> Plan {
+    shard.desk.counters().calling.over();
     if shard.has_nothing_left() && !shard.is_busy() {
         if let Some(mail) = mailbox.next() {
             deliver(mail, shard, listening);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_bytes::ByteBuf;
 
 use super::{Entry, Phase, Shard};
+use crate::calling::Call;
 use crate::close::Close;
 use crate::connection::{Clock, Desire, Finish, Life, Receive};
 use crate::crew::Step;
@@ -16,7 +17,6 @@ use crate::peer::{ConnectionId, Link};
 use crate::proxy::Client;
 use crate::reply::Abandoned;
 use crate::service::Saved;
-use crate::tick::Call;
 use crate::tickets::Kind;
 
 /// How far a worker is on the way to let its connections go. What its services push to others must reach those before they

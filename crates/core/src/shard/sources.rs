@@ -14,11 +14,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 
 use super::Shard;
+use crate::calling::Call;
 use crate::desk::Desk;
 use crate::panics;
 use crate::peer::Link;
 use crate::service::{SourceId, Watch};
-use crate::tick::{Call, Tick};
+use crate::tick::Tick;
 
 /// So many are read from in a turn. If there are more, the kernel names the others next.
 const READ_PER_TURN_MAX: usize = 64;

@@ -2,9 +2,9 @@
 
 use super::Shard;
 use super::time::NEVER;
+use crate::calling::Call;
 use crate::connection::milliseconds;
 use crate::peer::Link;
-use crate::tick::Call;
 
 /// A service that panicked when it was called for the first time is called again after so long.
 const AFTER_PANIC_MS: u64 = 1_000;

@@ -368,10 +368,15 @@ fn a_worker_is_stuck(engine: &'static str, at_last: bool) {
         false => wires[0].send(b"\x80"),
     }
     bed.manager.reload();
+    let call = match at_last {
+        true => "(hand_over)",
+        false => "(frame, socket keeper)",
+    };
     bed.manager.logged(
         1,
         &[
             "ERROR",
+            &format!("a call of service keeper {call} does not return; the handover"),
             "goes on without it and its 2 connections, and without what its services would leave",
         ],
     );

@@ -23,8 +23,8 @@ fn only_its_own_are_lost(engine: &'static str, stuck: usize, step: fn(&mut Manag
     wires[stuck].send(b"\x80");
     manager.logged(1, &["busy for ever"]);
     step(&mut manager);
-    let said =
-        "it has taken no turn for 16s; the handover goes on without it and its 2 connections";
+    let said = "it has taken no turn for 16s: a call of service bus (frame, socket bus) does not return; the handover goes on \
+                without it and its 2 connections";
     manager.logged(1, &["ERROR", &format!("worker {stuck} is busy: {said}")]);
     manager.logged(1, &["took over 2 connections"]);
     for (index, wire) in wires.iter_mut().enumerate() {
@@ -50,7 +50,7 @@ fn the_log_says_who_is_blocked(engine: &'static str) {
         assert_eq!(wire.exactly(1), [0xc3]);
     }
     wires[1].send(b"\x90");
-    let said = "worker 1 has taken no turn for 10s: a call of a service does not return";
+    let said = "worker 1 has taken no turn for 10s: a call of service bus (frame, socket bus) does not return";
     manager.logged(1, &["ERROR", said]);
     manager.set_flag("keep-busy", false);
     assert_eq!(wires[1].exactly(1), [0xc3]);
@@ -274,7 +274,10 @@ fn a_stop_says_whom_it_waits_for(engine: &'static str, workers: usize, said: &st
     manager.signal(Signal::SIGTERM);
     let line = manager.logged(
         1,
-        &["ERROR", "worker 0 is busy: it has taken no turn for 16s; "],
+        &[
+            "ERROR",
+            "worker 0 is busy: it has taken no turn for 16s: a call of service bus (frame, socket bus) does not return; ",
+        ],
     );
     assert!(line.ends_with(&format!("; {said}")), "{line}");
     manager.set_flag("keep-busy", false);
