@@ -228,8 +228,11 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Queues the answer, which must be whole frames of the service's protocol. It is not copied, unless it is a few hundred bytes or
-    /// less.
+    /// Queues the answer, which must be whole frames of the service's protocol, or nothing. It is not copied, unless it is a few hundred
+    /// bytes or less.
+    ///
+    /// An empty one sends nothing: so a service also holds up who sends what has no answer, since a connection that is owed as many as it may be
+    /// (`promises`) is given no more frames.
     ///
     /// An answer to a connection that has ended, or that comes after the ticket was abandoned, is discarded: its client
     /// has been told.

@@ -102,7 +102,8 @@ fn too_few(limit: u64, taken: u64, config: &Config, workers: usize) -> Option<St
     (room < wanted).then(|| {
         format!(
             "the process may open {limit} files, which leaves room for {room} connections, and the configuration allows {allowed} on \
-             {workers} workers: beyond that room nobody is accepted on any socket{RAISE_LIMIT} to {}{lower}",
+             {workers} workers: beyond that room nobody is accepted on any socket{RAISE_LIMIT} to {} and as many as your services \
+             open{lower}",
             allowed + taken
         )
     })
@@ -156,13 +157,16 @@ mod tests {
             "may open 239 files",
             "room for 199 connections",
             "allows 200 on 2 workers",
-            "raise LimitNOFILE= (ulimit -n without systemd) to 240, or lower limits.connections to 99",
+            "raise LimitNOFILE= (ulimit -n without systemd) to 240 and as many as your services open, or lower limits.connections to 99",
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
         // No value is named that the configuration refuses.
         let none = too_few(41, 40, &asked, 2).unwrap();
-        assert!(none.ends_with(" to 240"), "{none}");
+        assert!(
+            none.ends_with(" to 240 and as many as your services open"),
+            "{none}"
+        );
         assert!(too_few(39, 40, &asked, 2).unwrap().contains("room for 0 "));
     }
 

@@ -64,6 +64,8 @@ impl Server {
 
     /// Adds a service under the name that `service = "..."` in a socket's section means. `make` is called once on each
     /// worker's thread, whichever sockets name the service, and what it makes stays there until the worker ends, which drops it.
+    /// The services of one worker are made one after the other, in the order in which they were added; the workers make theirs at the same
+    /// time, and nobody is served before all are made.
     ///
     /// If that thread is pinned to a CPU (key `pin`: by default if there are as many workers as CPUs), every thread that is started
     /// from it, here or in a call of the service, inherits that: it competes with the worker. Threads that compute are better

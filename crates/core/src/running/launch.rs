@@ -284,6 +284,29 @@ mod tests {
     }
 
     #[test]
+    fn services_are_made_in_their_order() {
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let server = Server::new(Config::parse("workers = 2", "test").unwrap());
+        let mut server = server.inherited(Inherited::none());
+        for name in ["second", "third", "first"] {
+            let made = made.clone();
+            server = server.service(name, move |worker| {
+                made.lock().unwrap().push((worker.index(), name));
+                Heir
+            });
+        }
+        let running = server.start().unwrap();
+        for worker in 0..2 {
+            let made = made.lock().unwrap();
+            let its = made.iter().filter(|(index, _)| *index == worker);
+            let its: Vec<&str> = its.map(|(_, name)| *name).collect();
+            assert_eq!(its, ["second", "third", "first"]);
+        }
+        running.stop();
+        running.join().unwrap();
+    }
+
+    #[test]
     fn what_was_left_is_let_go_of_when_the_services_are_made() {
         let left = Bequest {
             service: "heir".to_owned(),

@@ -125,6 +125,27 @@ fn a_few_promises_at_a_time_are_all_kept_in_order() {
     }
 }
 
+/// So a protocol without answers holds up who sends.
+#[test]
+fn an_empty_answer_keeps_a_promise_and_sends_nothing() {
+    let mut rig = Rig::with_limits(Limits {
+        promises: 1,
+        ..Limits::default()
+    });
+    let client = rig.connect();
+    rig.receive(client, &(0..5).flat_map(defer).collect::<Vec<u8>>());
+    for _ in 0..5 {
+        assert_eq!(rig.seen().responders.len(), 1);
+        assert!(!rig.reads(client));
+        rig.take_responder(0).answer(Vec::new());
+        rig.deliver();
+        assert_eq!(rig.take_sent(client), []);
+    }
+    assert!(rig.reads(client));
+    rig.end(client);
+    rig.assert_empty(&[client]);
+}
+
 #[test]
 fn answers_come_from_other_threads() {
     let mut rig = Rig::new();

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ringhold_core::PushError;
-use ringhold_rpc::{Fault, Responder, Router};
+use ringhold_core::limits::Limits;
+use ringhold_core::testing::Setup;
+use ringhold_rpc::{Fault, Responder, Router, Rpc};
 
 use crate::client::{Wire, failure, notification, reply, request, write};
 
@@ -158,4 +160,30 @@ fn only_what_is_deferred_can_be_repeatable() {
     let _ = Router::new()
         .deferred("put", |_: u8, responder| responder.fault(Fault::new("no")))
         .repeatable("put");
+}
+
+/// It is a frame as any other there.
+#[test]
+fn a_request_that_the_successor_holds_for_too_long_costs_the_connection() {
+    let (before, after) = (Waiting::default(), Waiting::default());
+    let setup = |frame_bytes, waiting: &Waiting| {
+        let (router, limits) = (router(waiting), Limits::default());
+        let limits = Limits {
+            frame_bytes,
+            ..limits
+        };
+        Setup::new(limits).service("rpc", &["rpc"], |worker| Rpc::new(worker, router))
+    };
+    let mut exchange = setup(1000, &before).start();
+    let [large, small] = ["rpc"; 2].map(|name| exchange.connect_to(name));
+    for (client, length) in [(large, 91), (small, 10)] {
+        let request = write(&request(1, "take", vec!["a".repeat(length).into()]));
+        assert!(exchange.receive(client, &request));
+    }
+    assert_eq!(before.borrow().len(), 2);
+    let mut exchange = exchange.hand_over_to(setup(100, &after));
+    assert_eq!(asked(&after), ["a".repeat(10)]);
+    assert!(exchange.is_shut(large) && exchange.is_open(small));
+    assert_eq!(exchange.take_sent(large), []);
+    assert_eq!(exchange.snapshot().total().bad_input, 1);
 }
