@@ -13,6 +13,7 @@ use crate::handover::bequest::{Bequest, Contents};
 use crate::handover::capacity::Capacity;
 use crate::handover::exec::Program;
 use crate::handover::giving::{Package, Packing};
+use crate::handover::killed;
 use crate::handover::parcel::Parcel;
 use crate::handover::preflight::{self, Asked, SPARE_FOR_CHILD};
 use crate::handover::question::{self, Question};
@@ -85,6 +86,7 @@ impl Server {
             longest_end: longest_end(self.config.handover.drain),
         };
         daemon.program.say_missed();
+        killed::take_over();
         let running = self.start_held(RESERVE)?;
         // Before it is asked what else there is room for. Whoever was handed over waits for it.
         let reads = belongings::store_all(&running.belongings, running.taken_over.is_some());

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::turns::{Found, Turns};
-use crate::handover::preflight;
+use crate::handover::killed;
 use crate::metrics::{NameTotals, Snapshot};
 use crate::notify;
 use crate::plain;
@@ -44,7 +44,7 @@ impl Status {
         self.next = now + STATUS_INTERVAL;
         self.renew(running, now);
         running.give_memory_back();
-        preflight::reap();
+        killed::reap();
         if let Some(turns) = &mut self.turns {
             let found = turns.look(running);
             found.iter().for_each(|found| say_blocked(found, running));

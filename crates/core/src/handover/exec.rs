@@ -11,7 +11,7 @@ use std::process::Command;
 
 use nix::unistd::execve;
 
-use super::store;
+use super::{killed, store};
 
 /// The first descriptor that is passed on (SD_LISTEN_FDS_START, sd_listen_fds(3)).
 const FIRST: RawFd = 3;
@@ -142,7 +142,7 @@ impl Program {
             .collect()
     }
 
-    /// The environment of this process, with the announcement of the descriptors, and where the program is.
+    /// The environment of this process, with the announcement of the descriptors, where the program is, and which children it goes on with.
     fn environment(&self, names: &[&str]) -> io::Result<Vec<CString>> {
         let announcement: [(&str, OsString); 4] = [
             ("LISTEN_PID", std::process::id().to_string().into()),
@@ -154,6 +154,7 @@ impl Program {
             name == "LISTEN_PIDFDID"
                 || name == REASON
                 || name == OWED
+                || name == killed::VARIABLE
                 || announcement.iter().any(|(key, _)| name == *key)
         };
         let kept = std::env::vars_os().filter(|(name, _)| !ours(name));
@@ -163,6 +164,7 @@ impl Program {
             .map(|(name, value)| (OsString::from(name), value.clone()))
             .chain(owed.map(|names| (OWED.into(), names.into())));
         kept.chain(announced)
+            .chain(killed::announcement())
             .map(|(name, value)| {
                 let mut entry = name.into_vec();
                 entry.push(b'=');

@@ -8,13 +8,13 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStdout, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::exec::Program;
+use super::killed;
 use super::question::{self, Question};
 use super::spare::Spare;
 use crate::plain::Plain;
@@ -281,25 +281,12 @@ impl Drop for Mortal {
         let deadline = Instant::now() + KILL_PATIENCE;
         while matches!(child.try_wait(), Ok(None)) {
             if Instant::now() >= deadline {
-                killed().push(child);
+                killed::add(&child);
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-/// Children that were killed and did not end: one that waits for a disk or for another machine does not until that has
-/// answered, and the main thread has more to do than to wait for it.
-static KILLED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
-
-fn killed() -> MutexGuard<'static, Vec<Child>> {
-    KILLED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Looks which of the killed children have ended. Until then they stay in the table of processes.
-pub(crate) fn reap() {
-    killed().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

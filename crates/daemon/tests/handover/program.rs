@@ -155,6 +155,40 @@ fn a_child_that_does_not_end_does_not_keep_it_from_stopping() {
     manager.stop_for_good();
 }
 
+/// It may end when another program has replaced the one that killed it.
+#[test]
+fn a_child_that_ends_late_is_waited_for_by_the_successor() {
+    let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
+    let asked = manager.path("asked");
+    script(
+        &manager,
+        "ringhold",
+        &format!("echo $$ >{asked}\nexec sleep 1000"),
+    );
+    manager.signal(Signal::SIGHUP);
+    let child = until("the child", || {
+        fs::read_to_string(&asked).ok()?.trim().parse().ok()
+    });
+    let child = Pid::from_raw(child);
+    if ptrace::seize(child, ptrace::Options::empty()) == Err(Errno::EPERM) {
+        eprintln!("nobody may trace a process here");
+        return;
+    }
+    manager.logged(1, &["the reload is refused", "gave no answer within 10s"]);
+    install(&manager, "ringhold");
+    // The second time it is passed on by one that was told of it itself.
+    for id in 1..=2 {
+        manager.reload();
+        wire.echo(id, 1);
+    }
+    let entry = format!("/proc/{child}");
+    assert!(Path::new(&entry).exists());
+    let end = waitpid(child, Some(WaitPidFlag::__WALL)).unwrap();
+    assert!(matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)));
+    until("its end", || (!Path::new(&entry).exists()).then_some(()));
+    manager.stop_for_good();
+}
+
 #[test]
 fn a_replaced_file_is_the_new_version() {
     let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
