@@ -85,6 +85,17 @@ pub(crate) mod atomic {
                     self.access().fetch_max(value, order)
                 }
 
+                pub(crate) fn compare_exchange(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.access()
+                        .compare_exchange(current, new, success, failure)
+                }
+
                 pub(crate) fn fetch_update(
                     &self,
                     set: Ordering,
