@@ -11,10 +11,10 @@ mod peer;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conversation::{bin, echo, echo_reply, event, notification, request};
-use peer::{Kind, Peer, Ring, Stream};
+use peer::{Kind, Peer, READ_TIME_MAX, Ring, Stream};
 
 /// Tests of the service, for one peer.
 macro_rules! service {
@@ -322,7 +322,7 @@ fn short_connections_leave_nothing_behind(peer: &Peer, kind: Kind) {
 }
 
 /// Connections that ask once, get what `reply` makes, and end, one after the other and many at once: none of them is open in the
-/// end. The first of them are not counted, since a runtime may keep something for them all.
+/// end. The first of them are not counted, since a runtime may keep something for them all, or have others that are about to be closed.
 fn short_connections(peer: &Peer, kind: Kind, reply: fn(u32, &[u8]) -> Vec<u8>) {
     let mut open_before = None;
     for (id, at_once) in (0..).zip([1, 1, 99, 1, 99]) {
@@ -336,8 +336,16 @@ fn short_connections(peer: &Peer, kind: Kind, reply: fn(u32, &[u8]) -> Vec<u8>) 
             stream.shutdown(Shutdown::Write);
             assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
         }
-        let open = peer.descriptors();
-        assert_eq!(open, *open_before.get_or_insert(open), "round {id}");
+        // The end may come before the descriptor is closed.
+        let most = *open_before.get_or_insert_with(|| peer.descriptors());
+        let deadline = Instant::now() + READ_TIME_MAX;
+        while peer.descriptors() > most {
+            assert!(
+                Instant::now() < deadline,
+                "round {id}: more than {most} open"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

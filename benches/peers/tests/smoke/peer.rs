@@ -11,7 +11,7 @@ use io_uring::{Builder, IoUring};
 use tempfile::TempDir;
 
 /// So long a read may take; a peer that hangs would otherwise hang the test.
-const READ_TIME_MAX: Duration = Duration::from_secs(60);
+pub(crate) const READ_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What a peer needs of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
