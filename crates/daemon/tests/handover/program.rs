@@ -124,14 +124,11 @@ fn a_new_version_behind_a_link_is_found() {
     manager.stop_for_good();
 }
 
-/// A killed child may take its time to end, as one does that waits for a disk. Nobody waits for it. Here it is held by
-/// somebody who traces it: it stays in the table of processes until that one has seen its end.
-#[test]
-fn a_child_that_does_not_end_does_not_keep_it_from_stopping() {
-    let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
+/// The child of a daemon that reloads, which gives no answer.
+fn asked_in_vain(manager: &Manager) -> Pid {
     let asked = manager.path("asked");
     script(
-        &manager,
+        manager,
         "ringhold",
         &format!("echo $$ >{asked}\nexec sleep 1000"),
     );
@@ -139,7 +136,15 @@ fn a_child_that_does_not_end_does_not_keep_it_from_stopping() {
     let child = until("the child", || {
         fs::read_to_string(&asked).ok()?.trim().parse().ok()
     });
-    let child = Pid::from_raw(child);
+    Pid::from_raw(child)
+}
+
+/// A killed child may take its time to end, as one does that waits for a disk. Nobody waits for it. Here it is held by
+/// somebody who traces it: it stays in the table of processes until that one has seen its end.
+#[test]
+fn a_child_that_does_not_end_does_not_keep_it_from_stopping() {
+    let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
+    let child = asked_in_vain(&manager);
     let seized = ptrace::seize(child, ptrace::Options::empty());
     manager.stop();
     if seized == Err(Errno::EPERM) {
@@ -159,17 +164,7 @@ fn a_child_that_does_not_end_does_not_keep_it_from_stopping() {
 #[test]
 fn a_child_that_ends_late_is_waited_for_by_the_successor() {
     let (mut manager, _, mut wire) = started(|manager| install(manager, "ringhold"));
-    let asked = manager.path("asked");
-    script(
-        &manager,
-        "ringhold",
-        &format!("echo $$ >{asked}\nexec sleep 1000"),
-    );
-    manager.signal(Signal::SIGHUP);
-    let child = until("the child", || {
-        fs::read_to_string(&asked).ok()?.trim().parse().ok()
-    });
-    let child = Pid::from_raw(child);
+    let child = asked_in_vain(&manager);
     if ptrace::seize(child, ptrace::Options::empty()) == Err(Errno::EPERM) {
         eprintln!("nobody may trace a process here");
         return;

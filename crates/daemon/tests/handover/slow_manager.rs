@@ -340,16 +340,22 @@ fn a_manager_that_does_not_read_holds_up_a_reload_once() {
     manager.stop_for_good();
 }
 
-/// Whoever is connected waits for the stop, which leaves them there once more: not longer than for one of them.
-#[test]
-fn a_manager_that_does_not_read_holds_up_a_stop_once() {
+/// The connection of a daemon whose 60 descriptors of its own are stored.
+fn stores_many() -> (Manager, Wire) {
     let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
     manager.set_flag("claim-many", true);
     let address = manager.listen_tcp("rpc");
     manager.start();
     let mut wire = Wire::connect(&address);
-    assert_eq!(manager.state().stored().len(), 60);
     wire.echo(1, 1);
+    assert_eq!(manager.state().stored().len(), 60);
+    (manager, wire)
+}
+
+/// Whoever is connected waits for the stop, which leaves them there once more: not longer than for one of them.
+#[test]
+fn a_manager_that_does_not_read_holds_up_a_stop_once() {
+    let (mut manager, _wire) = stores_many();
     stop_reading(&manager);
     manager.signal(Signal::SIGTERM);
     // It is told to stop when the service manager has been asked.
@@ -366,13 +372,7 @@ fn a_manager_that_does_not_read_holds_up_a_stop_once() {
 /// Nor is it waited for again with each one that is not claimed any more.
 #[test]
 fn a_manager_that_does_not_read_holds_up_a_reload_once_for_what_is_given_up() {
-    let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
-    manager.set_flag("claim-many", true);
-    let address = manager.listen_tcp("rpc");
-    manager.start();
-    let mut wire = Wire::connect(&address);
-    wire.echo(1, 1);
-    assert_eq!(manager.state().stored().len(), 60);
+    let (mut manager, mut wire) = stores_many();
     stop_reading(&manager);
     manager.set_flag("claim-many", false);
     manager.signal(Signal::SIGHUP);
@@ -391,13 +391,7 @@ fn a_manager_that_does_not_read_holds_up_a_reload_once_for_what_is_given_up() {
 /// Nor is it forgotten if the process replaces itself once more before that.
 #[test]
 fn what_is_given_up_is_removed_by_whoever_serves_when_the_manager_reads() {
-    let mut manager = Manager::new(100, "[sockets.rpc]\n").with_test_daemon();
-    manager.set_flag("claim-many", true);
-    let address = manager.listen_tcp("rpc");
-    manager.start();
-    let mut wire = Wire::connect(&address);
-    wire.echo(1, 1);
-    assert_eq!(manager.state().stored().len(), 60);
+    let (mut manager, mut wire) = stores_many();
     stop_reading(&manager);
     manager.set_flag("claim-many", false);
     for reloads in 1..=3 {
