@@ -131,9 +131,7 @@ pub struct RingConfig {
     /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Half as many more, at most
     /// 32, are set aside for receives that do not wait. Default 64.
     ///
-    /// The portable engine makes them as they are needed, for no more receives at the same time than have room in so many:
-    /// one of a large frame takes 256 KiB of it, or all if that is less. And it sends to no more connections at the same
-    /// time, each from a copy of at most 64 KiB.
+    /// The portable engine has a single one, as large as all of these together, but not larger than 192 KiB.
     pub buffers: u32,
     /// Bytes of one receive buffer, a power of two from 1 KiB to 1 MiB; what is not received into is not
     /// touched. Default 64 KiB.

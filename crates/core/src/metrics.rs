@@ -142,7 +142,7 @@ counters! {
         completions,
         /// Calls after which the completion queue had overflowed: nothing is lost, but `ring.entries` is too small.
         overflows,
-        /// Receives that found no buffer and waited for one; with the portable engine sends, too.
+        /// Receives that found no buffer and waited for one; none with the portable engine.
         starved,
         /// Times that accepting stopped because descriptors or memory ran out.
         accept_backoffs,

@@ -8,8 +8,8 @@ use crate::mailbox::Mail;
 use crate::peer::Link;
 
 impl<L: Link> Shard<L> {
-    /// Bounds the memory in a turn: small changes wait until the worker sleeps.
-    pub(super) fn bound_memory(&mut self) {
+    /// Bounds the memory in a turn, and before anything is sent in the same one: small changes wait until the worker sleeps.
+    pub(crate) fn bound_memory(&mut self) {
         if self.desk.meter.must_publish() {
             self.settle_memory();
         }

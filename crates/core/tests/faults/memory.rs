@@ -149,7 +149,7 @@ fn peak() -> usize {
 /// Whoever is ready at the same time to be received from or sent to takes buffers as they come back, not all at once.
 pub(crate) fn a_crowd_shares_the_buffers(engine: Engine) {
     const CLIENTS: usize = 1000;
-    /// 64 buffers of each kind have 4 MiB; a thousand would have 64.
+    /// All receive buffers have 4 MiB; one for each of a thousand would have 64.
     const ROOM: usize = 24 << 20;
     let config = "
         workers = 1
@@ -165,7 +165,6 @@ pub(crate) fn a_crowd_shares_the_buffers(engine: Engine) {
     let readers = std::mem::take(&mut *readers.lock().unwrap());
     let before = peak();
     for round in 1..=2 {
-        let starved = bed.counters().starved;
         gate.hold(&bed, 1, || {
             for client in &mut clients {
                 client.write_all(&[1]).unwrap();
@@ -174,10 +173,6 @@ pub(crate) fn a_crowd_shares_the_buffers(engine: Engine) {
         bed.until("everybody is heard", |bed| {
             bed.name("read").bytes_in == (round * CLIENTS) as u64
         });
-        if engine == Engine::Portable {
-            assert!(bed.counters().starved > starved, "receives wait");
-        }
-        let starved = bed.counters().starved;
         let message = Bytes::from(frame(60_000, round as u64));
         gate.hold(&bed, 1, || {
             for reader in &readers {
@@ -186,9 +181,6 @@ pub(crate) fn a_crowd_shares_the_buffers(engine: Engine) {
         });
         for client in &mut clients {
             client::expect(client, &message);
-        }
-        if engine == Engine::Portable {
-            assert!(bed.counters().starved > starved, "sends wait");
         }
     }
     let more = peak() - before;

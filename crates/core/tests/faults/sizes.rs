@@ -68,7 +68,7 @@ pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine
     assert_eq!(bed.total().failed, 0);
     let counters = bed.counters();
     assert!(counters.enters <= counters.completions, "{counters:?}");
-    assert!(counters.starved > 0, "{counters:?}");
+    assert_eq!(counters.starved > 0, engine == Engine::Ring, "{counters:?}");
     drop(clients);
     bed.finish();
 }
@@ -96,7 +96,7 @@ pub(crate) fn a_burst_of_a_thousand_connections_shares_sixteen_buffers(engine: E
     assert_eq!(bed.name("digest").frames_in, 3000);
     let counters = bed.counters();
     assert!(counters.enters <= counters.completions, "{counters:?}");
-    assert!(counters.starved > 0, "{counters:?}");
+    assert_eq!(counters.starved > 0, engine == Engine::Ring, "{counters:?}");
     drop(clients);
     bed.finish();
 }

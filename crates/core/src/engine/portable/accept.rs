@@ -11,7 +11,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::Engine;
-use super::flights::{Operation, Outcome};
+use super::flights::Operation;
 use crate::engine::turn;
 
 /// One listener of this worker, and whether it is watched.
@@ -79,10 +79,10 @@ impl Engine<'_> {
     }
 
     /// Somebody has connected, or the poll has failed.
-    pub(super) fn acceptable(&mut self, outcome: &Outcome) {
+    pub(super) fn acceptable(&mut self, result: i32) {
         self.watch.is_polled = false;
-        if outcome.result < 0 {
-            let error = io::Error::from_raw_os_error(-outcome.result);
+        if result < 0 {
+            let error = io::Error::from_raw_os_error(-result);
             for Listening { accepting, .. } in &mut self.acceptors {
                 accepting.failed(&error, &self.shard);
             }

@@ -1,24 +1,20 @@
-//! The operations in flight: handed to tokio-uring, which owns their memory until they complete, and taken back when
-//! they have.
+//! The operations in flight: handed to tokio-uring, and taken up when they have completed.
 //!
-//! **None of them waits in the kernel for anything that it could take or give.** A wait is a poll, which takes nothing;
-//! a receive and a send carry MSG_DONTWAIT and complete while they are submitted, with EAGAIN if they cannot go on. So
-//! there is never anything to cancel, which tokio-uring could not do. O_NONBLOCK on the socket would not do: since
-//! Linux 5.16 reads and writes wait all the same on files that io_uring knows how to wait for.
+//! **They wait, and neither take nor give anything.** All of them are polls, but for a NOP that has the runtime come back. So there is
+//! never anything to cancel, which tokio-uring could not do. What a poll has announced is received, sent and accepted by system calls
+//! that do not wait.
 //!
-//! tokio-uring's own `read` and `write` cannot carry that flag, hence the entries made here. Its constructor for them is
-//! a safe function, but asks for the care of an unsafe one: what an entry points to must live, unmoved and untouched,
-//! until the completion. Here that is always the heap memory of a `Vec` that goes into the operation together with the
-//! entry and comes out with the completion, and the socket goes with it, so that its number cannot mean another one
-//! when the entry is submitted. Polls point to nothing and take nothing. No other file of this engine makes entries.
+//! tokio-uring has no poll of its own, hence the entries made here. Its constructor for them is a safe function, but asks for the care of
+//! an unsafe one: what an entry points to must live, unmoved and untouched, until the completion. A poll points to nothing. Its
+//! descriptor stays open until it is submitted, so that the number cannot mean another one: a socket is not closed before its polls
+//! have completed or are forgotten. No other file of this engine makes entries.
 //!
 //! **Only [`Flights::park`] is inside the runtime.** Code that runs there may not block on another runtime, nor drop one,
 //! so services must not. What is launched waits for it in a queue.
 
 use std::future::{Future, poll_fn};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -53,58 +49,31 @@ pub(super) enum Operation {
     Readable { slot: u32, generation: u32 },
     /// A connection is writable.
     Writable { slot: u32, generation: u32 },
-    /// A receive on a connection.
-    Receive { slot: u32, generation: u32 },
-    /// A send on a connection.
-    Send { slot: u32, generation: u32 },
 }
 
 impl Operation {
     /// Whether it completes while it is submitted.
     fn is_prompt(self) -> bool {
-        matches!(
-            self,
-            Operation::Turn | Operation::Receive { .. } | Operation::Send { .. }
-        )
+        self == Operation::Turn
     }
 }
 
-/// How an operation ended.
-pub(super) struct Outcome {
-    /// What the system call of that name returns; errors are negative numbers.
-    pub(super) result: i32,
-    /// After a receive: the kernel says that there is more. It says so since Linux 5.19.
-    pub(super) more: bool,
-    /// The memory that went with the operation.
-    pub(super) buffer: Option<Vec<u8>>,
-}
-
-/// What goes with an operation until it completes.
-struct Luggage {
-    buffer: Option<Vec<u8>>,
-    _socket: Option<Rc<OwnedFd>>,
-}
-
-/// Makes an [`Outcome`] of a completion.
+/// Makes a result of a completion: negative numbers are errors.
 struct Land;
 
 impl OneshotOutputTransform for Land {
-    type Output = Outcome;
-    type StoredData = Luggage;
+    type Output = i32;
+    type StoredData = ();
 
-    fn transform_oneshot_output(self, luggage: Luggage, completion: cqueue::Entry) -> Outcome {
-        Outcome {
-            result: completion.result(),
-            more: cqueue::sock_nonempty(completion.flags()),
-            buffer: luggage.buffer,
-        }
+    fn transform_oneshot_output(self, (): (), completion: cqueue::Entry) -> i32 {
+        completion.result()
     }
 }
 
 struct Flight {
     operation: Operation,
     /// From the submission on.
-    future: Option<InFlightOneshot<Luggage, Land>>,
+    future: Option<InFlightOneshot<(), Land>>,
     /// Its number among all that were submitted; 0 until then.
     number: u64,
 }
@@ -113,17 +82,17 @@ struct Flight {
 #[derive(Default)]
 pub(super) struct Flights {
     flights: Slab<Flight>,
-    /// What the next park submits, by key, first first: polls, and behind them what completes while it is submitted, which
-    /// so tells that the kernel has taken the polls.
-    polls: Vec<(usize, UnsubmittedOneshot<Luggage, Land>)>,
-    prompt: Vec<(usize, UnsubmittedOneshot<Luggage, Land>)>,
+    /// What the next park submits, by key, first first: polls, and behind them NOPs, which complete while they are submitted and so
+    /// tell that the kernel has taken the polls.
+    polls: Vec<(usize, UnsubmittedOneshot<(), Land>)>,
+    prompt: Vec<(usize, UnsubmittedOneshot<(), Land>)>,
     /// By key: what the runtime calls when that operation has completed.
     wakers: Vec<Waker>,
     landing: Arc<Landing>,
     /// Keys taken from `landing`, last first.
     landed: Vec<usize>,
     /// Completed when they were submitted.
-    early: Vec<(Operation, Outcome)>,
+    early: Vec<(Operation, i32)>,
     /// Ends a park at its deadline; made when the first one needs it.
     sleep: Option<Pin<Box<Sleep>>>,
     uptake: Uptake,
@@ -185,17 +154,17 @@ impl Flights {
 
     /// Completes with the next submission.
     pub(super) fn turn(&mut self) {
-        self.launch(Operation::Turn, opcode::Nop::new().build(), None, None);
+        self.launch(Operation::Turn, opcode::Nop::new().build());
     }
 
     /// Completes when `fd` is readable, its end and errors included.
     pub(super) fn readable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
-        self.launch(operation, poll(fd, libc::POLLIN), None, None)
+        self.launch(operation, poll(fd, libc::POLLIN))
     }
 
     /// Completes when `fd` is writable, errors included.
     pub(super) fn writable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
-        self.launch(operation, poll(fd, libc::POLLOUT), None, None)
+        self.launch(operation, poll(fd, libc::POLLOUT))
     }
 
     /// Forgets a poll: it may go on in the kernel until the runtime ends, but is announced no more.
@@ -208,46 +177,13 @@ impl Flights {
         }
     }
 
-    /// Receives what is there into `buffer`, over its whole length.
-    pub(super) fn receive(
-        &mut self,
-        operation: Operation,
-        socket: &Rc<OwnedFd>,
-        mut buffer: Vec<u8>,
-    ) {
-        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), buffer.as_mut_ptr(), length)
-            .flags(libc::MSG_DONTWAIT)
-            .build();
-        self.launch(operation, entry, Some(buffer), Some(socket.clone()));
-    }
-
-    /// Sends as much of `buffer` as there is room for.
-    pub(super) fn send(&mut self, operation: Operation, socket: &Rc<OwnedFd>, buffer: Vec<u8>) {
-        let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Send::new(Fd(socket.as_raw_fd()), buffer.as_ptr(), length)
-            .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-            .build();
-        self.launch(operation, entry, Some(buffer), Some(socket.clone()));
-    }
-
-    fn launch(
-        &mut self,
-        operation: Operation,
-        entry: squeue::Entry,
-        buffer: Option<Vec<u8>>,
-        socket: Option<Rc<OwnedFd>>,
-    ) -> usize {
-        let luggage = Luggage {
-            buffer,
-            _socket: socket,
-        };
+    fn launch(&mut self, operation: Operation, entry: squeue::Entry) -> usize {
         let key = self.flights.insert(Flight {
             operation,
             future: None,
             number: 0,
         });
-        let unsubmitted = UnsubmittedOneshot::new(luggage, Land, entry);
+        let unsubmitted = UnsubmittedOneshot::new((), Land, entry);
         let queue = if operation.is_prompt() {
             &mut self.prompt
         } else {
@@ -354,10 +290,10 @@ impl Flights {
             // It was queued, not submitted, so this only leaves the waker with the runtime.
             match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
                 Poll::Pending => flight.future = Some(future),
-                Poll::Ready(outcome) => {
+                Poll::Ready(result) => {
                     let flight = self.flights.remove(key);
                     self.uptake.completed(flight.number);
-                    self.early.push((flight.operation, outcome));
+                    self.early.push((flight.operation, result));
                 }
             }
         }
@@ -390,7 +326,7 @@ impl Flights {
     }
 
     /// An operation that has completed, in the order in which they did; `None` when all that were collected are taken.
-    pub(super) fn next(&mut self) -> Option<(Operation, Outcome)> {
+    pub(super) fn next(&mut self) -> Option<(Operation, i32)> {
         if let Some(early) = self.early.pop() {
             return Some(early);
         }
@@ -402,10 +338,10 @@ impl Flights {
             };
             let waker = self.wakers.get(key).unwrap_or(Waker::noop());
             let polled = Pin::new(future).poll(&mut Context::from_waker(waker));
-            if let Poll::Ready(outcome) = polled {
+            if let Poll::Ready(result) = polled {
                 let flight = self.flights.remove(key);
                 self.uptake.completed(flight.number);
-                return Some((flight.operation, outcome));
+                return Some((flight.operation, result));
             }
         }
         None

@@ -2,20 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 
 use crate::engine::{peer_address, peer_credentials, unread};
 use crate::peer::{Credentials, Link, PeerAddress};
 
 /// The socket of a connection and what is under way on it.
 ///
-/// The socket stays as it was accepted, that is, without O_NONBLOCK: each operation says itself that it must not wait.
+/// The socket stays as it was accepted, that is, without O_NONBLOCK: each system call says itself that it must not wait.
 pub(crate) struct PortableLink {
-    /// Shared with the receive and the send in flight, and only with them.
-    pub(super) socket: Rc<OwnedFd>,
+    pub(super) socket: OwnedFd,
     pub(super) receiving: Way,
     pub(super) sending: Way,
-    /// Both sides were shut down, so that everything in flight completes.
+    /// Both sides were shut down, so that its polls complete.
     pub(super) shut_down: bool,
 }
 
@@ -32,10 +30,8 @@ pub(super) enum Progress {
     No,
     /// The poll of this key waits for readiness.
     Polling(usize),
-    /// The socket may be ready; a buffer is waited for, in the engine's queue.
-    Starved,
-    /// A receive or a send.
-    Moving,
+    /// The socket may be ready, and is in the engine's queue of those to receive from, or to send on.
+    Queued,
     /// The socket was said to be ready and was not. Nothing happens until the engine's pause is over.
     Pausing,
 }
@@ -59,8 +55,8 @@ impl Way {
         }
     }
 
-    fn in_flight(&self) -> bool {
-        matches!(self.progress, Progress::Polling(_) | Progress::Moving)
+    fn is_polled(&self) -> bool {
+        matches!(self.progress, Progress::Polling(_))
     }
 
     /// The try has failed with EAGAIN. Returns whether a poll had said otherwise.
@@ -70,16 +66,9 @@ impl Way {
 }
 
 impl PortableLink {
-    /// Whether bytes are on their way.
-    pub(super) fn moves(&self) -> bool {
-        [&self.receiving, &self.sending]
-            .into_iter()
-            .any(|way| way.progress == Progress::Moving)
-    }
-
-    /// Whether the kernel has an operation on this socket.
-    pub(super) fn in_flight(&self) -> bool {
-        self.receiving.in_flight() || self.sending.in_flight()
+    /// Whether the kernel has a poll of this socket, or is about to be given one.
+    pub(super) fn is_polled(&self) -> bool {
+        self.receiving.is_polled() || self.sending.is_polled()
     }
 }
 
@@ -92,7 +81,7 @@ impl AsFd for PortableLink {
 impl Link for PortableLink {
     fn new(socket: OwnedFd) -> Self {
         PortableLink {
-            socket: Rc::new(socket),
+            socket,
             // A fresh connection has rarely sent anything yet, and has room for what it is sent.
             receiving: Way::new(Readiness::Unready),
             sending: Way::new(Readiness::Likely),
@@ -113,11 +102,7 @@ impl Link for PortableLink {
     }
 
     fn into_socket(self) -> OwnedFd {
-        debug_assert!(!self.in_flight(), "the kernel still works on this socket");
-        #[expect(
-            clippy::expect_used,
-            reason = "only operations in flight share the socket, and there are none"
-        )]
-        Rc::try_unwrap(self.socket).expect("nothing is in flight")
+        debug_assert!(!self.is_polled(), "the kernel still polls this socket");
+        self.socket
     }
 }

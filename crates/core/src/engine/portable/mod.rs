@@ -9,7 +9,6 @@
 //! so with an operation in hand that completes at once.
 
 mod accept;
-mod buffers;
 mod flights;
 mod link;
 mod probe;
@@ -27,8 +26,7 @@ use rustix::net::Shutdown;
 use tokio_uring::Runtime;
 
 use self::accept::{Listening, Watch};
-use self::buffers::Buffers;
-use self::flights::{Flights, Operation, Outcome};
+use self::flights::{Flights, Operation};
 use self::link::{Progress, Readiness, Way};
 use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
@@ -49,11 +47,17 @@ pub(crate) use self::setup::Unavailable;
 pub(in crate::engine) use self::setup::{EVENT, RUNTIME, THREAD};
 pub(in crate::engine) use self::setup::{rehearse, smallest};
 
+/// The receive buffer is not larger than this, so that it and as many bytes of replies fit into a usual second-level cache.
+const BUFFER_BYTES_MAX: usize = 192 * 1024;
+
 /// One worker's engine, for as long as it runs.
 struct Engine<'a> {
     runtime: &'a Runtime,
     flights: Flights,
-    buffers: Buffers,
+    /// What is received goes through it, but for large frames. Whoever keeps a part of it gets a copy.
+    buffer: Box<[u8]>,
+    /// So much of it is received into on a worker that is late.
+    late_bytes_max: usize,
     shard: Shard<PortableLink>,
     /// First the worker's own, then those of others.
     acceptors: Vec<Listening>,
@@ -63,9 +67,9 @@ struct Engine<'a> {
     spin: Duration,
     /// What services read from besides connections is polled.
     sources_armed: bool,
-    /// Connections that wait for a buffer to receive into, or to send from, slot and generation, first first.
-    starved_receives: VecDeque<(u32, u32)>,
-    starved_sends: VecDeque<(u32, u32)>,
+    /// Connections to receive from and to send on, slot and generation, first first.
+    receives: VecDeque<(u32, u32)>,
+    sends: VecDeque<(u32, u32)>,
     /// Polls that have failed, or said that a socket is ready which was not.
     pause: Pause<Operation>,
     /// Connections that were let go, for the successor.
@@ -87,8 +91,8 @@ pub(crate) fn run(
     patience: &Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
-    let buffers = match Buffers::new(config) {
-        Ok(buffers) => buffers,
+    let sizes = match config.buffer_sizes() {
+        Ok(sizes) => sizes,
         Err(error) => {
             ready(Err(Unavailable::new(setup::BUFFERS, error)));
             return Served::nothing(Ok(()));
@@ -116,7 +120,7 @@ pub(crate) fn run(
             return Served::nothing(Ok(()));
         }
     };
-    let mut engine = Engine::new(&runtime, entries, buffers, shard, acceptors, watch, mailbox);
+    let mut engine = Engine::new(&runtime, entries, sizes, shard, acceptors, watch, mailbox);
     engine.spin = spin;
     ready(Ok(()));
     let served = engine.serve();
@@ -130,20 +134,22 @@ pub(crate) fn run(
 }
 
 impl<'a> Engine<'a> {
-    /// Of a runtime whose ring has so many entries.
+    /// Of a runtime whose ring has so many entries, with one receive buffer for so many of such a size.
     fn new(
         runtime: &'a Runtime,
         entries: u32,
-        buffers: Buffers,
+        (buffers, buffer_bytes): (u16, usize),
         shard: Shard<PortableLink>,
         acceptors: Vec<Listening>,
         watch: Watch,
         mailbox: Mailbox,
     ) -> Self {
+        let buffer = BUFFER_BYTES_MAX.min(usize::from(buffers) * buffer_bytes);
         Engine {
             runtime,
             flights: Flights::new(entries),
-            buffers,
+            buffer: vec![0; buffer].into(),
+            late_bytes_max: buffer_bytes.min(buffer),
             shard,
             acceptors,
             watch,
@@ -151,8 +157,8 @@ impl<'a> Engine<'a> {
             clock: WorkerClock::new(),
             spin: Duration::ZERO,
             sources_armed: false,
-            starved_receives: VecDeque::new(),
-            starved_sends: VecDeque::new(),
+            receives: VecDeque::new(),
+            sends: VecDeque::new(),
             pause: Pause::new(),
             parcels: Vec::new(),
         }
@@ -179,13 +185,12 @@ impl<'a> Engine<'a> {
             self.update_accepts();
             self.arm_sources();
             self.shard.woken(self.clock.now());
-            // No operation that has a buffer waits, so by now there are some again, and whoever waits for one comes first.
-            self.feed_sends();
-            self.feed_receives();
-            while let Some(slot) = self.shard.next_touched() {
-                self.update(slot);
-            }
-            let is_busy = || self.flights.has_landed();
+            self.update_all();
+            self.send_all();
+            // What they desire now that something was sent. Who has more to send does so in the next turn.
+            self.update_all();
+            let is_busy =
+                || self.flights.has_landed() || !self.receives.is_empty() || !self.sends.is_empty();
             let pause = self.pause.ends();
             let (shard, acceptors) = (&mut self.shard, &mut self.acceptors);
             let plan = turn::plan(shard, &self.mailbox, acceptors, is_busy, pause);
@@ -199,6 +204,7 @@ impl<'a> Engine<'a> {
             if plan == Plan::CatchUp && count == 0 && self.flights.are_all_taken() {
                 self.shard.caught_up();
             }
+            self.receive_all();
         }
     }
 
@@ -235,27 +241,25 @@ impl<'a> Engine<'a> {
         self.shard.woken(self.clock.now());
         let mut count = 0;
         self.flights.collect();
-        while let Some((operation, outcome)) = self.flights.next() {
+        while let Some((operation, result)) = self.flights.next() {
             if operation != Operation::Turn {
                 count += 1;
                 // Not before there is anything: who only spins is going to sleep.
                 self.mailbox.awake();
-                self.dispatch(operation, outcome)?;
+                self.dispatch(operation, result)?;
             }
         }
         self.shard.desk.counters().engine.completions.add(count);
         Ok(count)
     }
 
-    fn dispatch(&mut self, operation: Operation, outcome: Outcome) -> io::Result<()> {
+    fn dispatch(&mut self, operation: Operation, result: i32) -> io::Result<()> {
         match operation {
-            Operation::Receive { slot, generation } => self.received(slot, generation, outcome),
-            Operation::Send { slot, generation } => self.sent(slot, generation, outcome),
-            Operation::Readable { slot, generation } => self.readable(slot, generation, &outcome),
-            Operation::Writable { slot, generation } => self.writable(slot, generation, &outcome),
-            Operation::Acceptable => self.acceptable(&outcome),
-            Operation::Sources => self.sources_polled(&outcome),
-            Operation::Wake => self.woken(&outcome)?,
+            Operation::Readable { slot, generation } => self.readable(slot, generation, result),
+            Operation::Writable { slot, generation } => self.writable(slot, generation, result),
+            Operation::Acceptable => self.acceptable(result),
+            Operation::Sources => self.sources_polled(result),
+            Operation::Wake => self.woken(result)?,
             Operation::Turn => {}
         }
         Ok(())
@@ -271,8 +275,8 @@ impl<'a> Engine<'a> {
     }
 
     /// There is something to read, or the poll has failed.
-    fn sources_polled(&mut self, outcome: &Outcome) {
-        if outcome.result >= 0 {
+    fn sources_polled(&mut self, result: i32) {
+        if result >= 0 {
             self.sources_armed = false;
         } else {
             self.pause(Operation::Sources);
@@ -286,8 +290,8 @@ impl<'a> Engine<'a> {
 
     /// Resets the mailbox's eventfd, unless the poll has failed. It blocks, but nobody else reads it, so that what was readable stays
     /// so until this.
-    fn woken(&mut self, outcome: &Outcome) -> io::Result<()> {
-        if outcome.result < 0 {
+    fn woken(&mut self, result: i32) -> io::Result<()> {
+        if result < 0 {
             self.pause(Operation::Wake);
             return Ok(());
         }
@@ -297,6 +301,13 @@ impl<'a> Engine<'a> {
         }
         self.arm_wake();
         Ok(())
+    }
+
+    /// Does what the connections desire.
+    fn update_all(&mut self) {
+        while let Some(slot) = self.shard.next_touched() {
+            self.update(slot);
+        }
     }
 
     /// Does what a connection desires.
@@ -324,25 +335,14 @@ impl<'a> Engine<'a> {
             self.send(slot, generation);
         }
         match desire.receive {
-            Receive::Stream | Receive::Large => self.receive(slot, generation, desire.receive),
-            Receive::Stop => self.read_last(slot),
+            Receive::Stream | Receive::Large => self.receive(slot, generation),
+            Receive::Stop => read_last(&mut self.shard, slot),
             // A poll may go on: it takes nothing.
             Receive::Pause => {}
         }
     }
 
-    /// Takes what the kernel has received for a connection that is read no more, unless a receive is about to.
-    fn read_last(&mut self, slot: u32) {
-        let receives = self
-            .shard
-            .link(slot)
-            .is_some_and(|link| link.receiving.progress == Progress::Moving);
-        if !receives {
-            read_last(&mut self.shard, slot);
-        }
-    }
-
-    /// Ends a connection, and closes it once nothing is in flight on it.
+    /// Ends a connection, and closes it once the kernel polls it no more.
     fn close(&mut self, slot: u32, end: fn(&OwnedFd)) {
         let Some(link) = self.shard.link(slot) else {
             return;
@@ -351,7 +351,7 @@ impl<'a> Engine<'a> {
             // It completes every poll.
             end(&link.socket);
         }
-        if !link.in_flight() {
+        if !link.is_polled() {
             self.shard.closed(slot);
         }
     }
@@ -361,11 +361,8 @@ impl<'a> Engine<'a> {
         let Some(link) = self.shard.link(slot) else {
             return;
         };
-        if link.moves() {
-            return;
-        }
         if send && link.sending.readiness != Readiness::Unready {
-            return self.send(slot, generation);
+            return self.send_now(slot, generation);
         }
         for way in [&mut link.receiving, &mut link.sending] {
             if let Progress::Polling(poll) = way.progress {
@@ -394,10 +391,7 @@ impl<'a> Engine<'a> {
                     self.go_on(slot, generation, |link| &mut link.sending);
                 }
                 // They are no polls, or wait for what goes wrong with them in another way.
-                Operation::Acceptable
-                | Operation::Receive { .. }
-                | Operation::Send { .. }
-                | Operation::Turn => {}
+                Operation::Acceptable | Operation::Turn => {}
             }
         }
     }
@@ -438,16 +432,14 @@ mod tests {
 
     /// Serves nobody, and has the polls for mail and for what services read from fail.
     fn serve_with_polls_that_fail(posts: &Sender<Post>) -> io::Result<()> {
-        let config = RingConfig::default();
         let (runtime, entries) = setup::runtime(8).unwrap();
         let (shard, mailbox) = Setup::new(Limits::default()).shard();
         posts.send(shard.desk.crew.posts[0].clone()).unwrap();
-        let buffers = Buffers::new(&config).unwrap();
         let watch = Watch::new(0).unwrap();
         let mut engine = Engine::new(
             &runtime,
             entries,
-            buffers,
+            (2, 1024),
             shard,
             Vec::new(),
             watch,

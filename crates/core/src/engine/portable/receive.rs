@@ -1,87 +1,44 @@
-//! Receiving: a poll, then a receive into a pooled buffer, if need be after a wait for one.
+//! Receiving: a poll, then a receive that does not wait.
 
 use std::io;
 use std::os::fd::AsFd;
 
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, recv};
+
 use super::Engine;
-use super::flights::{Operation, Outcome};
+use super::flights::Operation;
 use super::link::{Progress, Readiness};
 use crate::connection::{Finish, Receive};
+use crate::engine::ring::receive_into;
 
 impl Engine<'_> {
-    /// Begins to receive, unless that is under way. A large frame comes in larger pieces; it is copied to the
-    /// connection's own buffer like any other that does not arrive in one piece.
-    pub(super) fn receive(&mut self, slot: u32, generation: u32, desired: Receive) {
+    /// Begins to receive, unless that is under way: waits until there is something, or queues for this turn's receives.
+    pub(super) fn receive(&mut self, slot: u32, generation: u32) {
         let Some(link) = self.shard.link(slot) else {
             return;
         };
         if link.receiving.progress != Progress::No {
             return;
         }
-        if link.receiving.readiness == Readiness::Unready {
+        link.receiving.progress = if link.receiving.readiness == Readiness::Unready {
             let operation = Operation::Readable { slot, generation };
-            let poll = self.flights.readable(operation, link.as_fd());
-            link.receiving.progress = Progress::Polling(poll);
-            return;
-        }
-        // Who waits for a buffer comes first.
-        let buffer = if self.starved_receives.is_empty() {
-            self.buffers.receive(desired)
+            Progress::Polling(self.flights.readable(operation, link.as_fd()))
         } else {
-            None
+            self.receives.push_back((slot, generation));
+            Progress::Queued
         };
-        if let Some(buffer) = buffer {
-            self.begin_receive(slot, generation, buffer);
-        } else {
-            link.receiving.progress = Progress::Starved;
-            self.starved_receives.push_back((slot, generation));
-            self.shard.desk.counters().engine.starved.add(1);
-        }
-    }
-
-    fn begin_receive(&mut self, slot: u32, generation: u32, buffer: Vec<u8>) {
-        let Some(link) = self.shard.link(slot) else {
-            return self.buffers.give_received(buffer);
-        };
-        link.receiving.progress = Progress::Moving;
-        let operation = Operation::Receive { slot, generation };
-        self.flights.receive(operation, &link.socket, buffer);
-    }
-
-    /// Receives on connections that wait for a buffer, as far as there are any.
-    pub(super) fn feed_receives(&mut self) {
-        while let Some(&(slot, generation)) = self.starved_receives.front() {
-            let desire = self.shard.desire(slot);
-            if let Some(link) = self.shard.link_of(slot, generation)
-                && link.receiving.progress == Progress::Starved
-            {
-                let desired = desire
-                    .filter(|desire| desire.finish == Finish::No)
-                    .map(|desire| desire.receive);
-                if let Some(desired @ (Receive::Stream | Receive::Large)) = desired {
-                    let Some(buffer) = self.buffers.receive(desired) else {
-                        return;
-                    };
-                    self.begin_receive(slot, generation, buffer);
-                } else {
-                    // It is paused, or ends, and comes again if it goes on.
-                    link.receiving.progress = Progress::No;
-                    self.shard.touch(slot);
-                }
-            }
-            self.starved_receives.pop_front();
-        }
     }
 
     /// The socket can be read from; its end or its failure counts as something to read.
-    pub(super) fn readable(&mut self, slot: u32, generation: u32, outcome: &Outcome) {
+    pub(super) fn readable(&mut self, slot: u32, generation: u32, result: i32) {
         let Some(link) = self.shard.expected_link(slot, generation) else {
             return;
         };
-        if outcome.result >= 0 {
-            link.receiving.progress = Progress::No;
+        if result >= 0 {
+            link.receiving.progress = Progress::Queued;
             link.receiving.readiness = Readiness::Ready;
-            self.shard.touch(slot);
+            self.receives.push_back((slot, generation));
         } else {
             // The kernel has no memory for a poll.
             link.receiving.progress = Progress::Pausing;
@@ -89,30 +46,89 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn received(&mut self, slot: u32, generation: u32, outcome: Outcome) {
-        let buffer = outcome.buffer.unwrap_or_default();
-        if let Some(link) = self.shard.expected_link(slot, generation) {
-            link.receiving.progress = Progress::No;
-            let length = usize::try_from(outcome.result).unwrap_or(0);
-            if length > 0 {
-                link.receiving.readiness = if outcome.more || length == buffer.len() {
-                    Readiness::Likely
-                } else {
-                    Readiness::Unready
-                };
-            } else if outcome.result == -libc::EAGAIN && link.receiving.was_unready() {
+    /// Receives once from everybody in the queue, and sends the answers, as long as they are in the cache.
+    pub(super) fn receive_all(&mut self) {
+        for _ in 0..self.receives.len() {
+            let Some((slot, generation)) = self.receives.pop_front() else {
+                return;
+            };
+            let desire = self.shard.desire(slot);
+            let Some(link) = self.shard.link_of(slot, generation) else {
+                continue;
+            };
+            if std::mem::replace(&mut link.receiving.progress, Progress::No) != Progress::Queued {
+                continue;
+            }
+            let desired = desire
+                .filter(|desire| desire.finish == Finish::No)
+                .map(|desire| desire.receive);
+            let result = match desired {
+                Some(Receive::Stream) => self.receive_stream(slot, generation),
+                Some(Receive::Large) => self.receive_large(slot, generation),
+                // It is paused, or ends, and comes again if it goes on.
+                _ => Err(Errno::AGAIN),
+            };
+            match result {
+                Ok(0) => self.shard.ended(slot),
+                Ok(_) => {}
+                Err(Errno::AGAIN) => self.shard.touch(slot),
+                Err(error) => self.shard.failed(slot, io::Error::from(error)),
+            }
+            self.answer(slot, generation);
+        }
+    }
+
+    /// Receives into the worker's buffer; little if the services are too slow to take it now, since it is kept then.
+    fn receive_stream(&mut self, slot: u32, generation: u32) -> Result<usize, Errno> {
+        let is_late = self.shard.desk.stopwatch.is_late();
+        let asked = if is_late {
+            self.late_bytes_max
+        } else {
+            self.buffer.len()
+        };
+        let link = self.shard.link(slot).ok_or(Errno::AGAIN)?;
+        let buffer = &mut self.buffer[..asked];
+        let result = retry_on_intr(|| recv(&link.socket, &mut *buffer, RecvFlags::DONTWAIT))
+            .map(|(length, _)| length);
+        self.rate_receive(slot, generation, result, asked);
+        let length = result?;
+        if length > 0 {
+            self.shard.received(slot, &self.buffer[..length], None);
+        }
+        Ok(length)
+    }
+
+    /// Receives into the buffer of the large frame that is under way.
+    fn receive_large(&mut self, slot: u32, generation: u32) -> Result<usize, Errno> {
+        let mut asked = 0;
+        let received = self.shard.receive_large(slot, |link, bytes, room| {
+            asked = room;
+            retry_on_intr(|| receive_into(link, bytes, room))
+        });
+        let result = received.ok_or(Errno::AGAIN)?;
+        self.rate_receive(slot, generation, result, asked);
+        result
+    }
+
+    /// Decides how to go on after a receive of at most `asked` bytes.
+    fn rate_receive(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        result: Result<usize, Errno>,
+        asked: usize,
+    ) {
+        let Some(link) = self.shard.link(slot) else {
+            return;
+        };
+        match result {
+            Ok(length) if length == asked => link.receiving.readiness = Readiness::Likely,
+            Ok(_) => link.receiving.readiness = Readiness::Unready,
+            Err(Errno::AGAIN) if link.receiving.was_unready() => {
                 link.receiving.progress = Progress::Pausing;
                 self.pause(Operation::Readable { slot, generation });
             }
-            match outcome.result {
-                1.. => self.shard.received(slot, &buffer[..length], None),
-                0 => self.shard.ended(slot),
-                error if matches!(-error, libc::EINTR | libc::EAGAIN) => self.shard.touch(slot),
-                error => self
-                    .shard
-                    .failed(slot, io::Error::from_raw_os_error(-error)),
-            }
+            Err(_) => {}
         }
-        self.buffers.give_received(buffer);
     }
 }

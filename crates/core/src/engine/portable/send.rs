@@ -1,16 +1,22 @@
-//! Sending: one send in flight a connection, of a copy of what its outbox holds first.
+//! Sending: what an outbox holds first, by a send that does not wait, or else a poll.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
 use super::Engine;
-use super::buffers::SEND_BYTES_MAX;
-use super::flights::{Operation, Outcome};
+use super::flights::Operation;
 use super::link::{Progress, Readiness};
-use crate::connection::{Desire, Finish};
+use crate::connection::Finish;
+use crate::outbox::SEND_SEGMENTS_MAX;
+
+/// A send takes what there is room for and never waits.
+const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 impl Engine<'_> {
-    /// Begins to send what is queued, unless that is under way.
+    /// Begins to send what is queued, unless that is under way: queues for this turn's sends, or waits until there is room.
     pub(super) fn send(&mut self, slot: u32, generation: u32) {
         let Some(link) = self.shard.link(slot) else {
             return;
@@ -18,75 +24,21 @@ impl Engine<'_> {
         if link.sending.progress != Progress::No {
             return;
         }
-        if link.sending.readiness == Readiness::Unready {
+        link.sending.progress = if link.sending.readiness == Readiness::Unready {
             let operation = Operation::Writable { slot, generation };
-            let poll = self.flights.writable(operation, link.as_fd());
-            link.sending.progress = Progress::Polling(poll);
-            return;
-        }
-        // Who waits for a buffer comes first.
-        let buffer = if self.starved_sends.is_empty() {
-            self.buffers.send()
+            Progress::Polling(self.flights.writable(operation, link.as_fd()))
         } else {
-            None
+            self.sends.push_back((slot, generation));
+            Progress::Queued
         };
-        if let Some(buffer) = buffer {
-            self.begin_send(slot, generation, buffer);
-        } else {
-            link.sending.progress = Progress::Starved;
-            self.starved_sends.push_back((slot, generation));
-            self.shard.desk.counters().engine.starved.add(1);
-        }
-    }
-
-    /// Sends what is queued first, as much as fits, from an empty buffer.
-    fn begin_send(&mut self, slot: u32, generation: u32, mut buffer: Vec<u8>) {
-        let Some((outbox, link, pools)) = self.shard.sending(slot) else {
-            return self.buffers.give_sent(buffer);
-        };
-        for slice in outbox.begin(pools) {
-            let room = SEND_BYTES_MAX - buffer.len();
-            if room == 0 {
-                break;
-            }
-            buffer.extend_from_slice(&slice[..slice.len().min(room)]);
-        }
-        link.sending.progress = Progress::Moving;
-        let operation = Operation::Send { slot, generation };
-        self.flights.send(operation, &link.socket, buffer);
-    }
-
-    /// Sends on connections that wait for a buffer, as far as there are any.
-    pub(super) fn feed_sends(&mut self) {
-        while let Some(&(slot, generation)) = self.starved_sends.front() {
-            let desire = self.shard.desire(slot);
-            if let Some(link) = self.shard.link_of(slot, generation)
-                && link.sending.progress == Progress::Starved
-            {
-                let sends = |desire: Desire| {
-                    desire.send && matches!(desire.finish, Finish::No | Finish::Release)
-                };
-                if desire.is_some_and(sends) {
-                    let Some(buffer) = self.buffers.send() else {
-                        return;
-                    };
-                    self.begin_send(slot, generation, buffer);
-                } else {
-                    // It ends, or nothing is left to send.
-                    link.sending.progress = Progress::No;
-                    self.shard.touch(slot);
-                }
-            }
-            self.starved_sends.pop_front();
-        }
     }
 
     /// The socket can be written to, or has failed, which a send finds out.
-    pub(super) fn writable(&mut self, slot: u32, generation: u32, outcome: &Outcome) {
+    pub(super) fn writable(&mut self, slot: u32, generation: u32, result: i32) {
         let Some(link) = self.shard.expected_link(slot, generation) else {
             return;
         };
-        if outcome.result >= 0 {
+        if result >= 0 {
             link.sending.progress = Progress::No;
             link.sending.readiness = Readiness::Ready;
             self.shard.touch(slot);
@@ -97,29 +49,93 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn sent(&mut self, slot: u32, generation: u32, outcome: Outcome) {
-        let buffer = outcome.buffer.unwrap_or_default();
-        let length = buffer.len();
-        self.buffers.give_sent(buffer);
-        let Some(link) = self.shard.expected_link(slot, generation) else {
+    /// Sends once for everybody in the queue.
+    pub(super) fn send_all(&mut self) {
+        for _ in 0..self.sends.len() {
+            let Some((slot, generation)) = self.sends.pop_front() else {
+                return;
+            };
+            let desire = self.shard.desire(slot);
+            let Some(link) = self.shard.link_of(slot, generation) else {
+                continue;
+            };
+            if std::mem::replace(&mut link.sending.progress, Progress::No) != Progress::Queued {
+                continue;
+            }
+            if desire.is_some_and(|desire| desire.send && desire.finish == Finish::No) {
+                self.send_now(slot, generation);
+            } else {
+                // It ends, or nothing is left to send.
+                self.shard.touch(slot);
+            }
+        }
+    }
+
+    /// Sends what is queued on a connection that was just received from, if a send may find room.
+    pub(super) fn answer(&mut self, slot: u32, generation: u32) {
+        self.shard.bound_memory();
+        let desire = self.shard.desire(slot);
+        if desire.is_some_and(|desire| desire.send && desire.finish == Finish::No)
+            && let Some(link) = self.shard.link_of(slot, generation)
+            && link.sending.progress == Progress::No
+            && link.sending.readiness != Readiness::Unready
+        {
+            // The service has taken its time. The stopwatch goes on: the turn is not over.
+            self.shard.desk.now = self.clock.now();
+            self.send_now(slot, generation);
+        }
+    }
+
+    /// Sends what is queued first, as much as there is room for.
+    pub(super) fn send_now(&mut self, slot: u32, generation: u32) {
+        let Some((outbox, link, pools)) = self.shard.sending(slot) else {
             return;
         };
-        link.sending.progress = Progress::No;
-        let taken = usize::try_from(outcome.result).unwrap_or(0);
+        let (result, length) = send_slices(&link.socket, outbox.begin(pools));
+        let taken = result.unwrap_or(0);
         if taken > 0 {
             link.sending.readiness = if taken < length {
                 Readiness::Unready
             } else {
                 Readiness::Likely
             };
-        } else if outcome.result == -libc::EAGAIN && link.sending.was_unready() {
+        } else if result == Err(Errno::AGAIN) && link.sending.was_unready() {
             link.sending.progress = Progress::Pausing;
             self.pause(Operation::Writable { slot, generation });
         }
         self.shard.sent(slot, taken);
-        match -outcome.result {
-            ..=0 | libc::EINTR | libc::EAGAIN => {}
-            errno => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
+        match result {
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => self.shard.failed(slot, io::Error::from(error)),
         }
     }
+}
+
+/// Sends these bytes, as far as there is room. Returns how many the kernel took, and how many there are.
+fn send_slices<'s>(
+    socket: &OwnedFd,
+    mut slices: impl ExactSizeIterator<Item = &'s [u8]>,
+) -> (Result<usize, Errno>, usize) {
+    if slices.len() == 1
+        && let Some(slice) = slices.next()
+    {
+        let sent = retry_on_intr(|| send(socket, slice, FLAGS));
+        return (sent, slice.len());
+    }
+    let mut parts = [IoSlice::new(&[]); SEND_SEGMENTS_MAX];
+    let (mut count, mut length) = (0, 0);
+    for (part, slice) in parts.iter_mut().zip(slices) {
+        *part = IoSlice::new(slice);
+        count += 1;
+        length += slice.len();
+    }
+    let sent = retry_on_intr(|| {
+        sendmsg(
+            socket,
+            &parts[..count],
+            &mut SendAncillaryBuffer::default(),
+            FLAGS,
+        )
+    });
+    (sent, length)
 }

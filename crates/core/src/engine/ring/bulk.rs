@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 
 use bytes::BytesMut;
 use rustix::io::Errno;
@@ -315,9 +316,13 @@ impl Engine<'_> {
 }
 
 /// Receives into the spare capacity of a buffer, at most so many bytes. Returns how many there were.
-fn receive_into(link: &RingLink, bytes: &mut BytesMut, room: usize) -> Result<usize, Errno> {
+pub(in crate::engine) fn receive_into(
+    link: &impl AsFd,
+    bytes: &mut BytesMut,
+    room: usize,
+) -> Result<usize, Errno> {
     let spare = &mut bytes.spare_capacity_mut()[..room];
-    let ((received, _), _) = rustix::net::recv(&link.socket, spare, RecvFlags::DONTWAIT)?;
+    let ((received, _), _) = rustix::net::recv(link, spare, RecvFlags::DONTWAIT)?;
     let length = received.len();
     // SAFETY: so many bytes behind its length were initialized.
     #[expect(unsafe_code, reason = "the kernel filled the buffer")]

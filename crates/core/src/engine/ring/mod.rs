@@ -55,6 +55,7 @@ use crate::mailbox::Mailbox;
 use crate::patience::{Patience, Step};
 use crate::shard::Shard;
 
+pub(in crate::engine) use self::bulk::receive_into;
 pub(crate) use self::link::RingLink;
 pub(crate) use self::probe::{probe, try_out};
 pub(crate) use self::rehearsal::{rehearse, reserve};
