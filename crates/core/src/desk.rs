@@ -14,6 +14,7 @@ use crate::metrics::{NameCounters, WorkerMetrics};
 use crate::peer::Handles;
 use crate::pool::Pools;
 use crate::slow::Stopwatch;
+use crate::tickets::Promise;
 use crate::warnings::Warnings;
 
 /// The tools of one worker, shared by all its connections one after the other.
@@ -88,6 +89,12 @@ impl Desk {
         // It was checked against this type's range when the configuration was made.
         let frame_bytes = u32::try_from(frame_bytes).unwrap_or(u32::MAX);
         self.framer.set_frame_bytes(frame_bytes);
+    }
+
+    /// This deferred reply was given, or will not be.
+    pub(crate) fn ticket_closed(&self, promise: &Promise) {
+        let is_repeatable = promise.is_repeatable();
+        self.crew.ticket_closed(self.worker, is_repeatable);
     }
 
     pub(crate) fn counters(&self) -> &WorkerMetrics {

@@ -31,8 +31,7 @@ impl Connection {
         // What is in a send goes when that is over.
         self.outbox.clear(&mut desk.pools);
         for promise in self.tickets.close_all() {
-            let is_repeatable = promise.is_repeatable();
-            desk.crew.ticket_closed(desk.worker, is_repeatable);
+            desk.ticket_closed(&promise);
         }
         self.pause = Pause::No;
         if self.quiet && !self.has_backlog() {

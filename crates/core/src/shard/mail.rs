@@ -207,8 +207,7 @@ impl<L: Link> Shard<L> {
     fn answer(&mut self, to: ConnectionId, serial: u64, pieces: Pieces) {
         self.with_id(to, |connection, desk| {
             if let Some(promise) = connection.tickets.close(&mut desk.pools, serial) {
-                let is_repeatable = promise.is_repeatable();
-                desk.crew.ticket_closed(desk.worker, is_repeatable);
+                desk.ticket_closed(&promise);
                 connection.clock.traffic = desk.now;
                 if connection.takes_mail() {
                     let outbox = &mut connection.outbox;
@@ -245,11 +244,7 @@ pub(super) fn give_up(
     promise: &Promise,
     why: Abandoned,
 ) -> bool {
-    let is_repeatable = promise.is_repeatable();
-    reply
-        .desk
-        .crew
-        .ticket_closed(reply.desk.worker, is_repeatable);
+    reply.desk.ticket_closed(promise);
     reply.connection.clock.traffic = reply.desk.now;
     let is_told = reply.connection.is_answered();
     if is_told {

@@ -273,10 +273,7 @@ impl<L: Link> Shard<L> {
         let connection = &mut entry.connection;
         let mut asked = Vec::new();
         for promise in connection.tickets.close_all() {
-            let is_repeatable = promise.is_repeatable();
-            self.desk
-                .crew
-                .ticket_closed(self.desk.worker, is_repeatable);
+            self.desk.ticket_closed(&promise);
             asked.extend_from_slice(promise.request.as_deref().unwrap_or_default());
         }
         let Some(mut partial) = connection.input.take() else {

@@ -85,8 +85,7 @@ impl<L: Link> Shard<L> {
         let name = connection.name;
         let worker = self.desk.worker;
         for promise in connection.tickets.close_all() {
-            let is_repeatable = promise.is_repeatable();
-            self.desk.crew.ticket_closed(worker, is_repeatable);
+            self.desk.ticket_closed(&promise);
         }
         if entry.is_awaited {
             self.desk.crew.ending_over(worker);
