@@ -82,18 +82,6 @@ impl Legacy {
         }
     }
 
-    fn add(&mut self, value: Bytes) {
-        self.values.push(value);
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.values.len()
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.values.iter().map(Bytes::len).sum()
-    }
-
     pub(crate) fn look(&self) -> &[Bytes] {
         self.is_asked_for.store(true, Ordering::Relaxed);
         &self.values
@@ -121,7 +109,7 @@ impl Legacy {
                 "dropping what service {} of the predecessor left ({}): this program has no such service, or it does not \
                  ask for it (Worker::taken_over)",
                 self.service,
-                Counted(self.count() as u64, "value", "values")
+                Counted(self.values.len() as u64, "value", "values")
             );
         }
         for (name, _) in self.claims.lock().iter().filter(|(_, claimed)| !**claimed) {
@@ -145,7 +133,7 @@ pub(crate) fn by_service<'a>(
         if known.is_none() {
             legacies.push(Legacy::new(&service));
         }
-        legacies[index].add(bytes.into());
+        legacies[index].values.push(bytes.into());
     }
     legacies.into()
 }

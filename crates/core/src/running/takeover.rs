@@ -26,10 +26,10 @@ pub(crate) struct TakenOver {
 }
 
 impl TakenOver {
-    /// There was one, and nothing of what it left can be gone on with.
-    pub(crate) fn nothing(inheritance: &Inheritance) -> Self {
+    /// All that can be gone on with.
+    pub(crate) fn of(inheritance: &Inheritance) -> Self {
         TakenOver {
-            contents: Contents::new(0, &[]),
+            contents: Contents::new(inheritance.parcels.len(), &inheritance.bequests),
             paused: inheritance.paused,
         }
     }
@@ -51,11 +51,6 @@ impl Running {
         if !inheritance.is_some() {
             return Ok(());
         }
-        let contents = Contents {
-            connections: inheritance.parcels.len(),
-            values: legacies.iter().map(Legacy::count).sum(),
-            bytes: legacies.iter().map(Legacy::bytes).sum(),
-        };
         let names = &self.crew.names;
         say_whose_service_is_gone(names, &inheritance.parcels);
         for parcel in inheritance.parcels.drain(..) {
@@ -94,10 +89,6 @@ impl Running {
         for name in names.iter() {
             say_whom_it_lost(&name.name, snapshot.name(&name.name).unwrap_or_default());
         }
-        self.taken_over = Some(TakenOver {
-            contents,
-            paused: inheritance.paused,
-        });
         for legacy in legacies {
             legacy.say_unclaimed();
             legacy.say_missing();

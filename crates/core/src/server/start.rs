@@ -75,16 +75,15 @@ impl Server {
         let belongings = belongings.make(claimed, &strays)?.into();
         let looked = Inheritance::look(reserved, needed, bound, &self.patience);
         let mut inheritance = looked.map_err(ServerError::Handover)?;
-        let mut nothing = None;
+        let taken_over = inheritance.is_some().then(|| TakenOver::of(&inheritance));
         if inheritance.is_some() && !inheritance.is_of_use() {
             // It goes before anything is bound: an abstract name is in use for as long as any duplicate of its socket is
             // open, and some are in there, whether or not anybody can tell what they are.
             inheritance.commit().map_err(ServerError::Handover)?;
-            nothing = Some(TakenOver::nothing(&inheritance));
         }
         let mut running = self.start_from(plan, chosen, cpus, inheritance, belongings)?;
         running.takes = takes;
-        running.taken_over = running.taken_over.or(nothing);
+        running.taken_over = taken_over;
         // Whoever comes after a start that fails may know them.
         drop_strays(strays);
         Ok(running)
