@@ -89,7 +89,7 @@ pub(crate) fn give(package: &mut Package) -> io::Result<()> {
     notify::extend(2 * PATIENCE);
     let term = Term::of(PATIENCE);
     for (name, descriptor) in package.descriptors() {
-        store(name, descriptor, term)?;
+        keep_another(name, descriptor, term)?;
     }
     package.barrier.pass(term).map_err(unconfirmed)
 }
@@ -114,7 +114,7 @@ pub(crate) fn keep(name: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result
 
 /// Has the service manager keep this descriptor, too; one that it has already it drops (sd_notify(3)).
 pub(crate) fn keep_another(name: &str, descriptor: BorrowedFd<'_>, term: Term) -> io::Result<()> {
-    store(name, descriptor, term)
+    notify::send(&storage(name), Some(descriptor), term)
 }
 
 fn removal(name: &str) -> String {
@@ -124,10 +124,6 @@ fn removal(name: &str) -> String {
 fn storage(name: &str) -> String {
     // FDPOLL=0: kept until it is removed, whatever happens to it (systemd 246).
     format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0")
-}
-
-fn store(name: &str, descriptor: BorrowedFd<'_>, term: Term) -> io::Result<()> {
-    notify::send(&storage(name), Some(descriptor), term)
 }
 
 /// Takes all descriptors of these names out of the store, and waits until they are.

@@ -142,20 +142,21 @@ impl Inheritance {
         Ok(())
     }
 
+    /// The state, if the attempt to take it over was counted.
+    fn counted_state(&self) -> Option<&NamedDescriptor> {
+        let mut kept = self.kept.iter();
+        kept.find(|descriptor| self.is_counted && descriptor.name == STATE)
+    }
+
     /// Has nobody take over what this process does. Returns whether that is so.
     fn spend(&self) -> bool {
-        let mut kept = self.kept.iter();
-        let state = kept.find(|descriptor| self.is_counted && descriptor.name == STATE);
+        let state = self.counted_state();
         state.is_some_and(|state| vault::spend(&state.fd).is_ok())
     }
 
     /// This process cannot start, in order and for another reason than the state: the attempt does not count.
     pub(crate) fn put_back(&self) {
-        let state = self
-            .kept
-            .iter()
-            .find(|descriptor| self.is_counted && descriptor.name == STATE);
-        if let Some(state) = state
+        if let Some(state) = self.counted_state()
             && let Err(error) = vault::uncount(&state.fd)
         {
             tracing::warn!("an attempt to restore counts although it was none: {error}");
