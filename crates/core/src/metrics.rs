@@ -7,7 +7,7 @@ mod own;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -167,7 +167,8 @@ pub struct Metrics {
     pub(crate) repeatable: Tally,
     names: Vec<Arc<str>>,
     workers: Vec<Arc<WorkerMetrics>>,
-    own: Own,
+    /// What services count.
+    pub(crate) own: Own,
 }
 
 pub(crate) struct WorkerMetrics {
@@ -196,21 +197,6 @@ impl Metrics {
             workers,
             own: Own::default(),
         }
-    }
-
-    /// A number that a service counts up; see [`Worker::counter`](crate::Worker::counter).
-    pub(crate) fn counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
-        self.own.counter(name, help, key)
-    }
-
-    /// As [`Metrics::counter`]; see [`Worker::server_counter`](crate::Worker::server_counter).
-    pub(crate) fn server_counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
-        self.own.server_counter(name, help, key)
-    }
-
-    /// A number of a service that goes up and down; see [`Worker::gauge`](crate::Worker::gauge).
-    pub(crate) fn gauge(&self, name: &str, help: &str, key: Key) -> Arc<AtomicI64> {
-        self.own.gauge(name, help, key)
     }
 
     pub(crate) fn worker(&self, index: usize) -> Arc<WorkerMetrics> {

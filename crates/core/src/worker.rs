@@ -170,14 +170,14 @@ impl Worker {
     /// `ringhold_` are the server's. A name that cannot be shown, or is the server's, is an error in
     /// the log, and so is the 65,537th number of a worker: labels are for what there are few of, not for the names of clients.
     pub fn counter(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicU64> {
-        self.metrics.counter(name, help, self.key(labels))
+        self.metrics.own.counter(name, help, self.key(labels))
     }
 
     /// As [`Worker::counter`], a number that goes up and down, such as the length of a queue or a temperature in millikelvins. It is 0
     /// until it is set, after each restart or reload too. One that is always 1, and has the version of the program as a label, tells which version
     /// answers.
     pub fn gauge(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Arc<AtomicI64> {
-        self.metrics.gauge(name, help, self.key(labels))
+        self.metrics.own.gauge(name, help, self.key(labels))
     }
 
     /// As [`Worker::counter`], of a name that services may not give: for what ringhold-rpc counts. Not for others.
@@ -188,7 +188,9 @@ impl Worker {
         help: &str,
         labels: &[(&str, &str)],
     ) -> Arc<AtomicU64> {
-        self.metrics.server_counter(name, help, self.key(labels))
+        self.metrics
+            .own
+            .server_counter(name, help, self.key(labels))
     }
 
     fn key(&self, labels: &[(&str, &str)]) -> Key {

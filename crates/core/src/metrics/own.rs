@@ -56,7 +56,7 @@ const SERVERS: &str = "ringhold_";
 
 /// The numbers that services count.
 #[derive(Default)]
-pub(super) struct Own(Mutex<Shown>);
+pub(crate) struct Own(Mutex<Shown>);
 
 #[derive(Default)]
 struct Shown {
@@ -107,12 +107,12 @@ enum Number {
 
 impl Own {
     /// The counter of this name. The same as before if there is one, and one that nobody sees if it cannot be shown.
-    pub(super) fn counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
+    pub(crate) fn counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
         self.counter_of(Whose::Service, name, help, key)
     }
 
     /// As [`Own::counter`], of a name that is refused to services.
-    pub(super) fn server_counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
+    pub(crate) fn server_counter(&self, name: &str, help: &str, key: Key) -> Arc<AtomicU64> {
         self.counter_of(Whose::Server, name, help, key)
     }
 
@@ -124,7 +124,7 @@ impl Own {
     }
 
     /// As [`Own::counter`].
-    pub(super) fn gauge(&self, name: &str, help: &str, key: Key) -> Arc<AtomicI64> {
+    pub(crate) fn gauge(&self, name: &str, help: &str, key: Key) -> Arc<AtomicI64> {
         match self.number(Whose::Service, name, help, OwnKind::Gauge, key) {
             Some(Number::Gauge(level)) => level,
             _ => Arc::default(),
