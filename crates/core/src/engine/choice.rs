@@ -185,7 +185,7 @@ mod tests {
 
     fn no_portable() -> Result<(), Unavailable> {
         let error = io::Error::from_raw_os_error(libc::EPERM);
-        Err(Unavailable::new("io_uring_setup", error))
+        Err(Unavailable::at("io_uring_setup")(error))
     }
 
     fn works<E>() -> Result<(), E> {
@@ -259,14 +259,14 @@ mod tests {
             (libc::EMFILE, "LimitNOFILE="),
         ] {
             let error = io::Error::from_raw_os_error(errno);
-            let text = Unavailable::new("io_uring_setup", error).to_string();
+            let text = Unavailable::at("io_uring_setup")(error).to_string();
             assert!(text.starts_with("the portable engine is not available: io_uring_setup: "));
             assert!(text.contains(expected), "{text}");
         }
         // What else an engine takes is no matter of io_uring.
         // The runtime has a ring of its own, besides the one that was tried.
         let error = io::Error::from_raw_os_error(libc::ENOMEM);
-        let text = Unavailable::new(portable::RUNTIME, error).to_string();
+        let text = Unavailable::at(portable::RUNTIME)(error).to_string();
         assert!(text.contains("LimitMEMLOCK="), "{text}");
         for (step, errno, expected) in [
             (portable::THREAD, libc::EAGAIN, "TasksMax="),
@@ -274,7 +274,7 @@ mod tests {
             (portable::EVENT, libc::ENOMEM, ""),
             (portable::RUNTIME, libc::EPERM, ""),
         ] {
-            let text = Unavailable::new(step, io::Error::from_raw_os_error(errno)).to_string();
+            let text = Unavailable::at(step)(io::Error::from_raw_os_error(errno)).to_string();
             assert!(text.contains(step) && text.contains(expected), "{text}");
             assert!(
                 !text.contains("io_uring") && !text.contains("MEMLOCK"),

@@ -91,32 +91,10 @@ pub(crate) fn run(
     patience: &Patience,
     ready: impl FnOnce(Result<(), Unavailable>),
 ) -> Served {
-    let sizes = match config.buffer_sizes() {
-        Ok(sizes) => sizes,
-        Err(error) => {
-            ready(Err(Unavailable::new(setup::BUFFERS, error)));
-            return Served::nothing(Ok(()));
-        }
-    };
-    let (runtime, entries) = match patience.insist(Step::Ring, || setup::runtime(config.entries)) {
-        Ok(made) => made,
+    let (runtime, entries, sizes, acceptors, watch) = match parts(config, acceptors, patience) {
+        Ok(parts) => parts,
         Err(unavailable) => {
             ready(Err(unavailable));
-            return Served::nothing(Ok(()));
-        }
-    };
-    let listening: io::Result<Vec<_>> = acceptors.into_iter().map(Listening::new).collect();
-    let acceptors = match listening {
-        Ok(acceptors) => acceptors,
-        Err(error) => {
-            ready(Err(Unavailable::new(setup::NONBLOCK, error)));
-            return Served::nothing(Ok(()));
-        }
-    };
-    let watch = match Watch::new(acceptors.len()) {
-        Ok(watch) => watch,
-        Err(error) => {
-            ready(Err(Unavailable::new(setup::EPOLL, error)));
             return Served::nothing(Ok(()));
         }
     };
@@ -131,6 +109,25 @@ pub(crate) fn run(
         std::mem::forget(runtime);
     }
     served
+}
+
+/// A runtime with the entries of its ring, the sizes of receive buffers, the listeners, and what watches them.
+type Parts = (Runtime, u32, (u16, usize), Vec<Listening>, Watch);
+
+/// What an engine is made of and may not be had.
+fn parts(
+    config: &RingConfig,
+    acceptors: Vec<Acceptor>,
+    patience: &Patience,
+) -> Result<Parts, Unavailable> {
+    let sizes = config
+        .buffer_sizes()
+        .map_err(Unavailable::at(setup::BUFFERS))?;
+    let (runtime, entries) = patience.insist(Step::Ring, || setup::runtime(config.entries))?;
+    let listening: io::Result<Vec<_>> = acceptors.into_iter().map(Listening::new).collect();
+    let acceptors = listening.map_err(Unavailable::at(setup::NONBLOCK))?;
+    let watch = Watch::new(acceptors.len()).map_err(Unavailable::at(setup::EPOLL))?;
+    Ok((runtime, entries, sizes, acceptors, watch))
 }
 
 impl<'a> Engine<'a> {

@@ -32,7 +32,7 @@ const READABLE: Operation = Operation::Readable {
 ///
 /// Why this engine does not work here.
 pub(crate) fn probe() -> Result<(), Unavailable> {
-    let failed = |error| Unavailable::new("trying it out", error);
+    let failed = |error| Unavailable::at("trying it out")(error);
     let tried = std::thread::Builder::new()
         .name("ringhold-probe".into())
         .spawn(move || {
@@ -40,7 +40,7 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
             let (runtime, entries) = setup::runtime(ENTRIES)?;
             attempt(&runtime, entries).map_err(failed)
         })
-        .map_err(|error| Unavailable::new(setup::THREAD, error))?
+        .map_err(Unavailable::at(setup::THREAD))?
         .join();
     let panicked = |panic: Box<dyn Any + Send>| {
         let text = format!("the probe panicked: {}", panics::message(&*panic));
@@ -52,9 +52,8 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
 /// A ring can be made and used: seccomp filters may allow the one without the other. tokio-uring ignores that, and aborts the
 /// process when its runtime is dropped.
 fn enter() -> Result<(), Unavailable> {
-    let ring = IoUring::new(ENTRIES).map_err(|error| Unavailable::new("io_uring_setup", error))?;
-    ring.submit()
-        .map_err(|error| Unavailable::new("io_uring_enter", error))?;
+    let ring = IoUring::new(ENTRIES).map_err(Unavailable::at("io_uring_setup"))?;
+    ring.submit().map_err(Unavailable::at("io_uring_enter"))?;
     Ok(())
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct Unavailable {
 }
 
 impl Unavailable {
-    pub(in crate::engine) fn new(step: &'static str, error: io::Error) -> Self {
-        Unavailable { step, error }
+    pub(in crate::engine) fn at(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Unavailable { step, error }
     }
 
     /// Both engines fail: says so after `why` the other one does, and what can be done about it only once.
@@ -154,10 +154,10 @@ fn attempt(entries: u32, flags: &[&dyn Fn(&mut Builder)]) -> Result<Runtime, Una
     let others: Vec<OwnedFd> = (0..OTHER_DESCRIPTORS)
         .map(|_| eventfd(0, EventfdFlags::CLOEXEC))
         .collect::<Result<_, _>>()
-        .map_err(|error| Unavailable::new(EVENT, error.into()))?;
+        .map_err(|error| Unavailable::at(EVENT)(error.into()))?;
     drop((tried, others));
     make(tokio_uring::builder().entries(entries).uring_builder(&ring))
-        .map_err(|error| Unavailable::new(RUNTIME, error))
+        .map_err(Unavailable::at(RUNTIME))
 }
 
 fn plain(entries: u32) -> Builder {
@@ -171,7 +171,7 @@ fn plain(entries: u32) -> Builder {
 
 fn build(ring: &Builder, entries: u32) -> Result<IoUring, Unavailable> {
     ring.build(entries)
-        .map_err(|error| Unavailable::new("io_uring_setup", error))
+        .map_err(Unavailable::at("io_uring_setup"))
 }
 
 /// Where rings count against RLIMIT_MEMLOCK, the one that was tried may do so for some time after it is closed, as those of a predecessor
