@@ -429,6 +429,10 @@ impl Server {
         Ok(table)
     }
 
+    pub(crate) fn service_names(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(|(name, _)| name.as_str())
+    }
+
     pub(crate) fn worker_count(&self) -> usize {
         self.cpus().len()
     }
@@ -447,11 +451,7 @@ impl Server {
         inherited: &[String],
         held: &[Held],
     ) -> Result<(), ServerError> {
-        let services: Vec<&str> = self
-            .services
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let services: Vec<&str> = self.service_names().collect();
         let workers = self.worker_count();
         self.check_program(inherited)?;
         let inherited = self.unclaimed(inherited);

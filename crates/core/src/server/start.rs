@@ -17,7 +17,6 @@ use crate::inherit::{Inherited, NamedDescriptor};
 use crate::listeners::{self, Listener, Plan};
 use crate::patience::Patience;
 use crate::running::{Running, TakenOver};
-use crate::worker::Factory;
 
 /// Descriptors that a server takes before it serves, besides those of its workers and listeners: an event, one that is kept for its
 /// stop, what is open for a moment.
@@ -112,13 +111,12 @@ impl Server {
             tracing::info!("{chosen}");
         }
         crate::cgroup::say_if_too_small(&self.config);
-        say_silent(&self.services, &self.config);
+        say_silent(self.service_names(), &self.config);
         let orphans = orphans(&listeners, &inheritance.parcels);
         let engine = chosen.engine;
         let bequests = std::mem::take(&mut inheritance.bequests);
         let is_given = !bequests.is_empty();
-        let services = self.services.iter().map(|(name, _)| name.as_str());
-        let legacies = bequest::by_service(services, bequests);
+        let legacies = bequest::by_service(self.service_names(), bequests);
         let held = listeners.clone();
         let launched = Running::launch(self, engine, cpus, held, &orphans, &legacies, belongings);
         // What services were given may be what made a worker fail.
@@ -158,11 +156,7 @@ impl Server {
         let claimed = self.claims.take_out(&mut inherited);
         let mut problems = self.claims.inspect(&claimed, self.inherited_only);
         let cpus = self.cpus();
-        let services: Vec<&str> = self
-            .services
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let services: Vec<&str> = self.service_names().collect();
         let plan = listeners::plan(
             &self.config,
             inherited,
@@ -222,10 +216,10 @@ pub(crate) fn must_be_free(needed: usize) -> Result<(), ServerError> {
 }
 
 /// Names the services that answer on no socket, as they may be meant to.
-fn say_silent(services: &[(String, Factory)], config: &Config) {
-    for (service, _) in services {
+fn say_silent<'a>(services: impl Iterator<Item = &'a str>, config: &Config) {
+    for service in services {
         let mut sections = config.sockets.values();
-        if !sections.any(|socket| socket.service == *service) {
+        if !sections.any(|socket| socket.service == service) {
             tracing::info!(
                 "service {service} answers on no socket: no section says service = {service:?}"
             );
