@@ -46,6 +46,21 @@ pub(crate) struct NamedService {
 }
 
 impl Name {
+    /// One that nobody answers, and whose connections, however many, have these limits.
+    pub(crate) fn unanswered(name: Arc<str>, limits: Limits) -> Self {
+        Name {
+            name,
+            service: None,
+            limits: Limits {
+                connections: u32::MAX,
+                ..limits
+            },
+            own_frame_bytes: false,
+            connections_per_client: 0,
+            proxy_protocol: false,
+        }
+    }
+
     /// Whether a connection of this name goes on that `service` answered in the predecessor.
     pub(crate) fn goes_on_with(&self, service: &str) -> bool {
         let now = self.service.as_ref();

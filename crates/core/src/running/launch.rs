@@ -245,17 +245,8 @@ fn names(
             });
         }
     }
-    names.extend(orphans.iter().map(|name| Name {
-        name: name.clone(),
-        service: None,
-        limits: Limits {
-            connections: u32::MAX,
-            ..config.limits.clone()
-        },
-        own_frame_bytes: false,
-        connections_per_client: 0,
-        proxy_protocol: false,
-    }));
+    let orphans = orphans.iter();
+    names.extend(orphans.map(|name| Name::unanswered(name.clone(), config.limits.clone())));
     names.into()
 }
 

@@ -211,12 +211,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::crew::Name;
     use crate::frame::Frame;
     use crate::limits::Limits;
     use crate::peer::Peer;
     use crate::reply::Reply;
     use crate::service::{Flow, Refusal, Service};
-    use crate::testing::setup::named;
     use crate::testing::tests::Talkative;
     use crate::testing::{Client, Setup};
 
@@ -277,7 +277,7 @@ mod tests {
             .map(|(name, limit)| (name, idle_for_at_most(limit)));
         let mut exchange = Setup::new(idle_for_at_most(2000))
             .service("silent", &[], |_| Silent)
-            .sockets(&names.map(|(name, limits)| named(name, limits)))
+            .sockets(&names.map(|(name, limits)| Name::unanswered(name.into(), limits)))
             .start();
         let clients = ["short", "long", "never"].map(|name| exchange.connect_to(name));
         let open = |exchange: &mut Exchange| clients.map(|client| exchange.is_open(client));
@@ -301,7 +301,7 @@ mod tests {
             [("short", 1000), ("never", 0)].map(|(name, limit)| (name, idle_for_at_most(limit)));
         let mut exchange = Setup::new(Limits::default())
             .service("talkative", &[], |_| Talkative)
-            .sockets(&names.map(|(name, limits)| named(name, limits)))
+            .sockets(&names.map(|(name, limits)| Name::unanswered(name.into(), limits)))
             .start();
         let clients = ["short", "never"].map(|name| exchange.connect_to(name));
         for client in clients {

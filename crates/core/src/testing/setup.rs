@@ -118,7 +118,9 @@ impl<'a> Setup<'a> {
         let make: Make<'a> = Box::new(|worker| Box::new(Hosted::new(make(worker))));
         self.services.push((name.to_owned(), make));
         let limits = self.limits.clone();
-        let names = sockets.iter().map(|name| named(name, limits.clone()));
+        let names = sockets
+            .iter()
+            .map(|name| Name::unanswered((*name).into(), limits.clone()));
         names.fold(self, Self::add_socket)
     }
 
@@ -135,7 +137,7 @@ impl<'a> Setup<'a> {
         );
         self.add_socket(Name {
             own_frame_bytes: true,
-            ..named(name, limits)
+            ..Name::unanswered(name.into(), limits)
         })
     }
 
@@ -237,21 +239,6 @@ impl fmt::Debug for Setup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (services, sockets) = (self.services.len(), self.sockets.len());
         write!(f, "Setup({services} services on {sockets} sockets)")
-    }
-}
-
-/// A socket whose connections, however many, have these limits.
-pub(super) fn named(name: &str, limits: Limits) -> Name {
-    Name {
-        name: name.into(),
-        service: None,
-        limits: Limits {
-            connections: u32::MAX,
-            ..limits
-        },
-        own_frame_bytes: false,
-        connections_per_client: 0,
-        proxy_protocol: false,
     }
 }
 
