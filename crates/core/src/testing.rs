@@ -288,9 +288,18 @@ impl Exchange {
 
     /// The server is told to stop and waits so long for deferred replies.
     pub fn stop_within(&mut self, drain: Duration) {
-        self.shard.drain = drain;
-        let _ = self.shard.deliver(Mail::Stop { hand_over: false });
+        self.begin_stop(drain, false);
+    }
+
+    fn begin_stop(&mut self, drain: Duration, hand_over: bool) {
+        self.tell_to_stop(drain, hand_over);
         self.settle();
+    }
+
+    /// Nothing happens by itself until the next call.
+    fn tell_to_stop(&mut self, drain: Duration, hand_over: bool) {
+        self.shard.drain = drain;
+        let _ = self.shard.deliver(Mail::Stop { hand_over });
     }
 
     /// The server is told to stop, and waits for nothing, when bytes of the client have arrived that are not read yet.

@@ -100,15 +100,6 @@ impl Exchange {
     fn arrive(&mut self, client: Client, frames: usize) {
         self.shard.received(client.0 as u32, &vec![1; frames], None);
     }
-
-    fn tell_to_stop(&mut self, hand_over: bool) {
-        self.tell_to_stop_within(Duration::ZERO, hand_over);
-    }
-
-    fn tell_to_stop_within(&mut self, drain: Duration, hand_over: bool) {
-        self.shard.drain = drain;
-        let _ = self.shard.deliver(Mail::Stop { hand_over });
-    }
 }
 
 #[test]
@@ -119,7 +110,7 @@ fn a_stop_waits_for_them_and_then_for_the_peers() {
         exchange.set_window(deaf, Some(0));
         exchange.arrive(busy, 5 * SHARE);
         exchange.arrive(deaf, 1);
-        exchange.tell_to_stop(hand_over);
+        exchange.tell_to_stop(Duration::ZERO, hand_over);
         for shares in [2, 1, 1, 1] {
             exchange.turn();
             assert_eq!(exchange.take_sent(busy).len(), shares * SHARE);
@@ -152,7 +143,7 @@ fn who_is_not_served_in_time_is_sent_what_was_answered() {
         let (mut exchange, ends) = exchange(Saved::Close);
         let client = exchange.connect();
         exchange.arrive(client, 20 * SHARE);
-        exchange.tell_to_stop(hand_over);
+        exchange.tell_to_stop(Duration::ZERO, hand_over);
         (0..12).for_each(|_| exchange.turn());
         assert!(exchange.is_shut(client) && exchange.shard.is_done());
         let given = exchange.counters().frames_in as usize;
@@ -177,7 +168,7 @@ fn a_peer_that_reads_on_and_on_prolongs_no_stop() {
     let client = exchange.connect();
     exchange.set_window(client, Some(0));
     exchange.arrive(client, 100 * SHARE);
-    exchange.tell_to_stop(false);
+    exchange.tell_to_stop(Duration::ZERO, false);
     for _ in 0..20 {
         exchange.set_window(client, Some(512));
         exchange.turn();
@@ -195,7 +186,7 @@ fn who_has_had_everything_is_not_cut_while_others_are_served() {
     exchange.arrive(gone, 5 * SHARE);
     let reset = std::io::Error::from(ErrorKind::ConnectionReset);
     exchange.shard.failed(gone.0 as u32, reset);
-    exchange.tell_to_stop(true);
+    exchange.tell_to_stop(Duration::ZERO, true);
     (0..12).for_each(|_| exchange.turn());
     exchange.advance(Duration::from_secs(1));
     assert!(exchange.is_shut(idle) && exchange.shard.is_done());
@@ -221,7 +212,7 @@ fn what_is_pushed_while_others_are_served_is_sent() {
         exchange.arrive(gone, 8 * SHARE);
         let reset = || std::io::Error::from(ErrorKind::ConnectionReset);
         exchange.shard.failed(gone.0 as u32, reset());
-        exchange.tell_to_stop(true);
+        exchange.tell_to_stop(Duration::ZERO, true);
         (0..3).for_each(|_| exchange.turn());
         for client in [idle, deaf] {
             let push = Mail::Push {
@@ -253,7 +244,7 @@ fn a_handover_gives_them_what_those_had_sent_that_have_reset() {
         exchange.arrive(gone, shares * SHARE);
         let reset = std::io::Error::from(ErrorKind::ConnectionReset);
         exchange.shard.failed(gone.0 as u32, reset);
-        exchange.tell_to_stop(true);
+        exchange.tell_to_stop(Duration::ZERO, true);
         (0..12).for_each(|_| exchange.turn());
         assert!(!exchange.is_open(gone) && exchange.shard.is_done());
         let why = match shares {
@@ -283,7 +274,7 @@ fn what_is_received_behind_a_failed_send_is_given_to_them() {
         let client = exchange.connect();
         exchange.arrive(client, 10);
         if let Some(hand_over) = hand_over {
-            exchange.tell_to_stop(hand_over);
+            exchange.tell_to_stop(Duration::ZERO, hand_over);
         }
         exchange.shard.failed(client.0 as u32, reset());
         exchange.arrive(client, 5 * SHARE);
@@ -311,7 +302,7 @@ fn a_failed_send_is_followed_by_what_the_kernel_has_and_no_more() {
         let broken = || std::io::Error::from(ErrorKind::BrokenPipe);
         exchange.shard.failed(client.0 as u32, broken());
         if let Some(hand_over) = hand_over {
-            exchange.tell_to_stop(hand_over);
+            exchange.tell_to_stop(Duration::ZERO, hand_over);
         }
         exchange.turn();
         while let Some(wire) = exchange.wire(client) {
@@ -331,7 +322,7 @@ fn one_that_cannot_be_handed_over_and_is_reset_counts_as_that_only() {
         let (mut exchange, ends) = exchange(Saved::Close);
         let client = exchange.connect();
         exchange.arrive(client, shares * SHARE);
-        exchange.tell_to_stop(true);
+        exchange.tell_to_stop(Duration::ZERO, true);
         exchange.turn();
         let reset = std::io::Error::from(ErrorKind::ConnectionReset);
         exchange.shard.failed(client.0 as u32, reset);
@@ -364,7 +355,7 @@ fn what_waits_of_one_that_resets_at_rest_is_the_successors() {
         exchange.arrive(client, 2 * SHARE);
         let given = exchange.counters().frames_in as usize;
         assert!(given < SHARE, "dispatch has paused");
-        exchange.tell_to_stop(true);
+        exchange.tell_to_stop(Duration::ZERO, true);
         exchange.turn();
         if !is_alone {
             exchange.shard.desk.crew.all_part(1);
@@ -414,7 +405,7 @@ fn who_misses_output_when_a_send_fails_at_rest_is_not_handed_over() {
         let client = exchange.connect();
         exchange.set_window(client, Some(10 - missing));
         exchange.arrive(client, 10);
-        exchange.tell_to_stop(true);
+        exchange.tell_to_stop(Duration::ZERO, true);
         exchange.turn();
         exchange.shard.desk.crew.all_part(1);
         exchange.turn();
@@ -448,7 +439,7 @@ fn a_handover_leaves_to_the_successor_what_they_have_no_time_for() {
     let (mut exchange, _) = exchange(Saved::Stateless);
     let client = exchange.connect();
     exchange.arrive(client, 20 * SHARE);
-    exchange.tell_to_stop(true);
+    exchange.tell_to_stop(Duration::ZERO, true);
     (0..2).for_each(|_| exchange.turn());
     // The last one has taken too long.
     exchange.shard.desk.stopwatch.make_late();
@@ -465,7 +456,7 @@ fn a_handover_that_owes_nothing_waits_for_them_no_longer_for_a_long_drain() {
         let (mut exchange, ends) = exchange(Saved::Stateless);
         let client = exchange.connect();
         exchange.arrive(client, 100 * SHARE);
-        exchange.tell_to_stop_within(drain, true);
+        exchange.tell_to_stop(drain, true);
         (0..12).for_each(|_| exchange.turn());
         assert!(exchange.shard.is_done(), "{drain:?}");
         assert_eq!(exchange.counters().frames_in as usize, (1 + TURNS) * SHARE);
@@ -484,7 +475,7 @@ fn a_handover_takes_no_longer_than_the_service_manager_is_told() {
         let client = exchange.connect();
         exchange.arrive(client, 100 * SHARE);
         let began = exchange.now;
-        exchange.tell_to_stop_within(drain, true);
+        exchange.tell_to_stop(drain, true);
         let mut took = Duration::ZERO;
         while !exchange.shard.is_done() {
             exchange.turn();

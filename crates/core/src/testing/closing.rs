@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::Exchange;
 use crate::close::{Close, Ended};
 use crate::frame::Frame;
-use crate::mailbox::Mail;
 use crate::peer::{Handle, Peer, PushError};
 use crate::reply::Reply;
 use crate::service::{Flow, Refusal, Saved, Service};
@@ -106,8 +105,7 @@ fn handed_over(
     let service = ActedOn::new(act, patience);
     let mut exchange = Exchange::new(service.clone());
     let early = (!is_late).then(|| exchange.connect());
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(Duration::ZERO, true);
     let client = early.unwrap_or_else(|| exchange.connect());
     let parted = exchange.parted.first();
     let sent = match parted {
@@ -175,8 +173,7 @@ fn a_handover_waits_for_nobody_who_is_cut() {
             handle.close("kicked").unwrap();
         }
         exchange.deliver();
-        exchange.shard.drain = Duration::from_secs(5);
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+        exchange.tell_to_stop(Duration::from_secs(5), true);
         if !has_ended {
             exchange.settle();
             assert!(!exchange.shard.is_done(), "it is waited for");
@@ -211,9 +208,7 @@ fn who_cannot_be_handed_over_can_be_cut_to_the_end() {
         let handle = service.handle.borrow().clone().unwrap();
         handle.push(vec![9]).unwrap();
         exchange.deliver();
-        exchange.shard.drain = drain;
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-        exchange.settle();
+        exchange.begin_stop(drain, true);
         exchange.advance(drain);
         // It has a second to take what it was sent.
         assert!(exchange.is_open(client), "{unsaved_from}");
@@ -240,8 +235,7 @@ fn a_close_that_is_about_to_be_posted_is_awaited() {
         let handle = service.handle.borrow().clone().unwrap();
         let expected = why.to_string();
         let mail = handle.begin_end(error, why);
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-        exchange.settle();
+        exchange.begin_stop(Duration::ZERO, true);
         assert!(exchange.parted.is_empty() && exchange.shard.len() == 1);
         assert_eq!(handle.push(vec![1]), Err(error));
         assert_eq!(handle.close("too late"), Err(error));

@@ -10,7 +10,6 @@ use bytes::Bytes;
 
 use super::{Client, Exchange};
 use crate::frame::Frame;
-use crate::mailbox::Mail;
 use crate::peer::{Handle, Peer, PushError};
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Saved, Service};
@@ -472,9 +471,7 @@ fn round(seed: u64, end: End, ends: bool) -> usize {
             turn(&mut exchange, &mut random);
         }
         if end != End::Quiet {
-            exchange.shard.drain = Duration::from_millis(1 + seed % 7);
-            let hand_over = end == End::HandOver;
-            let _ = exchange.shard.deliver(Mail::Stop { hand_over });
+            exchange.tell_to_stop(Duration::from_millis(1 + seed % 7), end == End::HandOver);
             let start = Instant::now();
             while exchange.shard.len() > 0 {
                 turn(&mut exchange, &mut random);

@@ -7,7 +7,6 @@ use super::{Client, Exchange, alone};
 use crate::crew::Step;
 use crate::frame::Frame;
 use crate::limits::Limits;
-use crate::mailbox::Mail;
 use crate::peer::Peer;
 use crate::reply::Reply;
 use crate::service::{Flow, Refusal, Saved, Service};
@@ -57,8 +56,7 @@ fn nobody_is_cut_while_a_handover_waits_for_a_busy_worker() {
     // One says nothing, and one is in the middle of a frame.
     let clients = [exchange.connect(), exchange.connect()];
     exchange.receive(clients[1], &[0x92]);
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.deliver();
+    exchange.begin_stop(Duration::ZERO, true);
     assert!(clients.iter().all(|client| exchange.reads(*client)));
     let now = exchange.now;
     let next_due = exchange.shard.next_due();

@@ -9,7 +9,7 @@ use super::{Client, Exchange};
 use crate::close::Ended;
 use crate::crew::Step;
 use crate::frame::Frame;
-use crate::mailbox::{Mail, Mailbox};
+use crate::mailbox::Mailbox;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Saved, Service};
@@ -106,8 +106,7 @@ fn at_rest(service: Promising) -> (Exchange, Mailbox, [Client; 2]) {
     let [first, late] = [(); 2].map(|()| exchange.connect());
     exchange.set_window(first, Some(0));
     exchange.receives(first, &[1]);
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.tell_to_stop(DRAIN, true);
     exchange.turn_after(DRAIN / 2);
     // What is behind it is the beginning of a frame.
     exchange.receives(late, &[2, 0x92, 3]);

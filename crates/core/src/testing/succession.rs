@@ -10,7 +10,6 @@ use crate::connection::LINGER;
 use crate::engine;
 use crate::handover::bequest::Bequest;
 use crate::handover::parcel::Parcel;
-use crate::mailbox::Mail;
 use crate::peer::Link;
 use crate::service::Service;
 use crate::worker::Worker;
@@ -89,9 +88,7 @@ impl Exchange {
     pub fn hand_over_to(mut self, successor: Setup<'_>) -> Exchange {
         // Not at once: what is late is handled otherwise than what comes to rest by itself.
         const DRAIN: Duration = Duration::from_millis(1);
-        self.shard.drain = DRAIN;
-        let _ = self.shard.deliver(Mail::Stop { hand_over: true });
-        self.settle();
+        self.begin_stop(DRAIN, true);
         self.advance(DRAIN);
         // What was promised since then.
         self.advance(DRAIN);

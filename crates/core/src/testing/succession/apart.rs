@@ -108,7 +108,7 @@ fn what_a_start_that_fails_had_taken_over_has_not_ended() {
     let log = Rc::default();
     let mut exchange = alone(|_| Noted::new(&log), Limits::default()).make(Left::default());
     exchange.connect();
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: false });
+    exchange.tell_to_stop(Duration::ZERO, false);
     drop(exchange);
     assert_eq!(*log.borrow(), ["made", "handed over", "dropped"]);
 }

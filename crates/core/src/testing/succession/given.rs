@@ -84,9 +84,7 @@ fn reading() -> (Exchange, UnixDatagram) {
 fn receive_at_the_end(exchange: &mut Exchange, client: Client) -> Mailbox {
     let mailbox = exchange.add_busy_worker(1 << 30);
     let crew = exchange.shard.desk.crew.clone();
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(DRAIN, true);
     crew.reach(1, Step::Asked);
     exchange.settle();
     exchange.receive(client, &[1]);

@@ -44,9 +44,7 @@ fn an_answer_is_wanted_for_as_long_as_a_handover_waits_for_it() {
         let mut exchange = Exchange::new(service.clone());
         let [old, fresh] = [(); 2].map(|()| exchange.connect());
         exchange.receive(old, &[1]);
-        exchange.shard.drain = DRAIN;
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-        exchange.settle();
+        exchange.begin_stop(DRAIN, true);
         exchange.receive(fresh, &[1]);
         exchange.advance(DRAIN);
         let mut responders = service.0.take().into_iter();
@@ -86,9 +84,7 @@ fn all_are_served_until_what_was_promised_before_a_handover_is_given() {
     };
     exchange.receive(slow, &[1]);
     let owed = responder();
-    exchange.shard.drain = Duration::from_secs(3);
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(Duration::from_secs(3), true);
     for number in 0..3 {
         call(&mut exchange, quick, number);
         call(&mut exchange, slow, number);
@@ -130,9 +126,7 @@ fn who_has_gone_is_owed_nothing_in_the_next_turn() {
     let mut exchange = Exchange::new(service.clone());
     let [gone, quick] = [(); 2].map(|()| exchange.connect());
     exchange.receive(gone, &[1]);
-    exchange.shard.drain = Duration::from_secs(3);
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(Duration::from_secs(3), true);
     exchange.receive(quick, &[1]);
     assert!(exchange.reads(quick) && !exchange.shard.is_busy());
     drop(exchange.shard.closed(gone.0 as u32));
@@ -148,7 +142,6 @@ fn who_makes_slow_calls_is_not_read_on_for_the_next_ones() {
     let mut exchange = Exchange::new(service.clone());
     let callers = [(); 4].map(|()| exchange.connect());
     let quick = exchange.connect();
-    exchange.shard.drain = Duration::from_secs(5);
     // Each call takes four seconds. The last one has just been made.
     let mut calls = Vec::new();
     for (second, caller) in (1..).zip(callers) {
@@ -156,8 +149,7 @@ fn who_makes_slow_calls_is_not_read_on_for_the_next_ones() {
         calls.push((second, service.0.borrow_mut().pop().unwrap()));
         exchange.advance(Duration::from_secs(u64::from(second < 4)));
     }
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(Duration::from_secs(5), true);
     for (second, (due, responder)) in (1..).zip(calls) {
         assert_eq!(second, due);
         assert!(exchange.parted.is_empty());
@@ -193,9 +185,7 @@ fn who_becomes_slow_while_a_stop_waits_is_not_read_on() {
     exchange.receive(first, &[1]);
     exchange.advance(SECOND);
     exchange.receive(second, &[1]);
-    exchange.shard.drain = 8 * SECOND;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(8 * SECOND, true);
     let begun = exchange.now;
     for (at, expected) in [(1000, [false, true, true]), (2000, [false, false, true])] {
         exchange.now = begun + at - 1;
@@ -253,9 +243,7 @@ fn a_service_that_promises_again_holds_up_no_stop() {
         let mut exchange = Exchange::new(Insisting::default());
         let [owed, other] = [(); 2].map(|()| exchange.connect());
         exchange.receive(owed, &[1]);
-        exchange.shard.drain = DRAIN;
-        let _ = exchange.shard.deliver(Mail::Stop { hand_over });
-        exchange.settle();
+        exchange.begin_stop(DRAIN, hand_over);
         exchange.advance(DRAIN);
         assert_eq!(exchange.counters().abandoned, 1);
         exchange.advance(DRAIN - MOMENT);
@@ -301,9 +289,7 @@ fn what_is_promised_when_all_has_been_given_up_is_given_up_as_well() {
     const DRAIN: Duration = Duration::from_secs(3);
     let mut exchange = Exchange::new(Promising::default());
     let mut clients = vec![exchange.connect()];
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: false });
-    exchange.settle();
+    exchange.begin_stop(DRAIN, false);
     exchange.advance(DRAIN);
     exchange.advance(DRAIN);
     assert_eq!(exchange.counters().abandoned, 1);

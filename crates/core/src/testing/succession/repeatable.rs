@@ -71,12 +71,6 @@ impl Asked {
     }
 }
 
-fn stop(exchange: &mut Exchange, hand_over: bool) {
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over });
-    exchange.settle();
-}
-
 /// What each connection that has parted has sent, and what its successor reads first.
 fn parted(exchange: &Exchange) -> Vec<(Client, &[u8], &[u8])> {
     let parted = exchange.parted.iter();
@@ -95,7 +89,7 @@ fn the_successor_is_asked_what_has_no_answer_and_nobody_waits_for_that() {
     // Of a frame that has only just begun.
     exchange.receive(client, &[0x92, 7]);
     assert_eq!(exchange.snapshot().owed, 3);
-    stop(&mut exchange, true);
+    exchange.begin_stop(DRAIN, true);
     assert_eq!(
         parted(&exchange),
         [
@@ -143,7 +137,7 @@ fn its_connection_is_served_while_a_stop_waits_for_others() {
         let [client, slow] = [(); 2].map(|()| exchange.connect());
         exchange.receive(slow, &[100]);
         exchange.receive(client, &[1]);
-        stop(&mut exchange, hand_over);
+        exchange.begin_stop(DRAIN, hand_over);
         let owed = service.owed.borrow_mut().remove(0);
         exchange.receive(slow, &[101]);
         owed.answer(vec![9]);
@@ -165,7 +159,7 @@ fn it_is_not_given_up_with_what_is_waited_for_too_long() {
     let mut exchange = Exchange::new(service.clone());
     let client = exchange.connect();
     exchange.receive(client, &[1, 100, 2]);
-    stop(&mut exchange, true);
+    exchange.begin_stop(DRAIN, true);
     exchange.advance(DRAIN);
     exchange.advance(DRAIN);
     assert_eq!(*service.abandoned.borrow(), [(100, Abandoned::Stopping)]);
@@ -179,7 +173,7 @@ fn a_stop_without_a_successor_gives_it_up_when_it_waits_for_nothing_else() {
     let mut exchange = Exchange::new(service.clone());
     let client = exchange.connect();
     exchange.receive(client, &[100, 1, 2, 3]);
-    stop(&mut exchange, false);
+    exchange.begin_stop(DRAIN, false);
     let [awaited, first, second, third] = service.owed.take().try_into().unwrap();
     assert_eq!(first.try_answer(vec![11]), Ok(()));
     exchange.settle();
@@ -219,11 +213,10 @@ fn what_arrives_last_is_answered_where_that_takes_no_time() {
         let mut exchange = Exchange::new(service.clone());
         let client = exchange.connect();
         exchange.receive(client, &[1]);
-        exchange.shard.drain = DRAIN;
         let wire = exchange.wire(client).unwrap();
         wire.incoming.push_back(vec![50, 2, 51].into());
         wire.incoming.push_back(vec![52].into());
-        stop(&mut exchange, is_closed);
+        exchange.begin_stop(DRAIN, is_closed);
         assert_eq!(*service.frames.borrow(), [1, 50, 2, 51, 52]);
         assert_eq!(exchange.take_sent(client), [50, 51, 52]);
         let given_up = [1, 2].map(|ticket| (ticket, Abandoned::Stopping));
@@ -241,7 +234,7 @@ fn on_a_connection_that_cannot_be_handed_over_it_is_given_up() {
     let mut exchange = Exchange::new(service.clone());
     let client = exchange.connect();
     exchange.receive(client, &[1]);
-    stop(&mut exchange, true);
+    exchange.begin_stop(DRAIN, true);
     assert_eq!(*service.abandoned.borrow(), [(1, Abandoned::Stopping)]);
     assert!(exchange.is_shut(client) && exchange.parted.is_empty());
     assert_eq!(exchange.shard.desk.crew.repeatable.count(), 0);
@@ -294,10 +287,7 @@ fn what_was_answered_in_time_is_written_together_with_others() {
         let mut exchange = Exchange::new(service.clone());
         let client = exchange.connect();
         exchange.receive(client, &[1, 2, 3, 4]);
-        exchange.shard.drain = DRAIN;
-        let _ = exchange.shard.deliver(Mail::Stop {
-            hand_over: is_closed,
-        });
+        exchange.tell_to_stop(DRAIN, is_closed);
         let mut owed = service.owed.take().into_iter();
         for number in [11, 12] {
             let answered = owed.next().unwrap().try_answer(vec![number]);
@@ -323,7 +313,7 @@ fn it_is_wanted_when_others_of_its_connection_are_given_up() {
     let mut exchange = Exchange::new(service.clone());
     let [client, late] = [(); 2].map(|()| exchange.connect());
     exchange.receive(client, &[1, 2, 100]);
-    stop(&mut exchange, true);
+    exchange.begin_stop(DRAIN, true);
     exchange.receive(late, &[101]);
     exchange.advance(DRAIN);
     assert_eq!(*service.abandoned.borrow(), [(100, Abandoned::Stopping)]);
@@ -345,13 +335,13 @@ fn who_was_refused_is_answered_here() {
             exchange.receive(owed, &[1, 100, 2]);
             exchange.receive(asked, &[3]);
             if before {
-                stop(&mut exchange, hand_over);
+                exchange.begin_stop(DRAIN, hand_over);
             }
             for client in [owed, asked] {
                 exchange.receive(client, &[0xc1, 5]);
             }
             if !before {
-                stop(&mut exchange, hand_over);
+                exchange.begin_stop(DRAIN, hand_over);
             }
             assert!([owed, asked].map(|client| exchange.is_open(client)) == [true; 2]);
             assert_eq!(exchange.take_sent(owed), []);

@@ -9,6 +9,7 @@ use crate::close::{Close, Ended};
 use crate::crew::Step;
 use crate::frame::Frame;
 use crate::limits::Limits;
+use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, Handle, Peer, PushError};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Refusal, RestoreError, Saved};
@@ -282,8 +283,7 @@ fn a_panic_in_the_last_call_is_counted_and_a_plain_stop_does_not_call() {
     assert!(stopped.shard.is_done() && stopped.shard.hand_over().is_empty());
     assert_eq!(stopped.counters().panics, 0);
     let mut handed_over = exchange();
-    let _ = handed_over.shard.deliver(Mail::Stop { hand_over: true });
-    handed_over.settle();
+    handed_over.begin_stop(Duration::ZERO, true);
     assert_eq!(handed_over.shard.hand_over(), [None]);
     assert_eq!(handed_over.counters().panics, 1);
 }
@@ -293,7 +293,7 @@ fn a_panic_in_the_last_call_is_counted_and_a_plain_stop_does_not_call() {
 #[test]
 fn a_worker_that_has_mail_is_not_done() {
     let mut exchange = Exchange::new(Adder(1));
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
+    exchange.tell_to_stop(Duration::ZERO, true);
     exchange.shard.woken(exchange.now);
     let id = ConnectionId {
         worker: 0,
@@ -327,9 +327,7 @@ fn what_is_promised_while_a_busy_worker_is_waited_for_has_all_its_time() {
     let _mailbox = exchange.add_busy_worker(1 << 30);
     let crew = exchange.shard.desk.crew.clone();
     let client = exchange.connect();
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(DRAIN, true);
     exchange.advance(DRAIN * 3);
     exchange.receive(client, &[DEFER]);
     assert!(crew.all_part(1));
@@ -347,10 +345,8 @@ fn a_worker_that_takes_turns_again_when_it_was_left_behind_gives_up_what_it_owes
     const DRAIN: Duration = Duration::from_secs(3);
     let (mut exchange, client) = exchange();
     exchange.receive(client, &[DEFER]);
-    exchange.shard.drain = DRAIN;
     exchange.shard.desk.crew.leave_behind(0);
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(DRAIN, true);
     assert!(exchange.is_open(client));
     exchange.advance(DRAIN);
     assert_eq!(exchange.counters().abandoned, 1);
@@ -365,9 +361,7 @@ fn what_is_promised_while_a_handover_waits_is_waited_for_as_long_from_then_on() 
     let (mut exchange, idle) = exchange();
     let [old, fresh] = [(); 2].map(|()| exchange.connect());
     exchange.receive(old, &[DEFER]);
-    exchange.shard.drain = DRAIN;
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(DRAIN, true);
     exchange.advance(DRAIN - Duration::from_millis(1));
     exchange.receive(fresh, &[DEFER]);
     exchange.receive(idle, &[1]);
@@ -426,8 +420,7 @@ fn what_is_about_to_be_pushed_is_awaited() {
     exchange.connect();
     let handle = service.0.borrow()[0].clone();
     let mail = handle.begin_push(&[9]);
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(Duration::ZERO, true);
     assert!(exchange.parted.is_empty() && !handle.is_open());
     let _ = exchange.shard.deliver(mail);
     exchange.settle();
@@ -468,8 +461,7 @@ fn of_a_push_to_a_late_connection_the_answer_is_true() {
 
     let service = PushedTo::default();
     let mut exchange = Exchange::new(service.clone());
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over: true });
-    exchange.settle();
+    exchange.begin_stop(Duration::ZERO, true);
     exchange.connect();
     let pushed = service.0.take();
     let [parted] = &exchange.parted[..] else {

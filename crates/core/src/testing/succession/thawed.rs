@@ -8,6 +8,7 @@ use super::*;
 use crate::crew::Step;
 use crate::frame::Frame;
 use crate::limits::Limits;
+use crate::mailbox::Mail;
 use crate::peer::Peer;
 use crate::reply::{Abandoned, Reply, Responder, Ticket};
 use crate::service::{Flow, Refusal, Saved};
@@ -74,17 +75,6 @@ impl Jobs {
         }
         exchange.settle();
     }
-
-    fn exchange(&self) -> Exchange {
-        let mut exchange = Exchange::new(self.clone());
-        exchange.shard.drain = DRAIN;
-        exchange
-    }
-}
-
-fn stop(exchange: &mut Exchange, hand_over: bool) {
-    let _ = exchange.shard.deliver(Mail::Stop { hand_over });
-    exchange.settle();
 }
 
 /// What a client has been sent, wherever its connection is now.
@@ -98,10 +88,10 @@ fn sent(exchange: &mut Exchange, client: Client) -> Vec<u8> {
 /// Somebody waits for a result when a stop freezes, and the one who has the job is not read, since that one waited for it by then.
 fn freeze_with_a_job(hand_over: bool) -> (Exchange, Jobs, [Client; 2]) {
     let jobs = Jobs::default();
-    let mut exchange = jobs.exchange();
+    let mut exchange = Exchange::new(jobs.clone());
     let [first, waiting, working] = [(); 3].map(|()| exchange.connect());
     exchange.receive(first, &[RESULT]);
-    stop(&mut exchange, hand_over);
+    exchange.begin_stop(DRAIN, hand_over);
     exchange.receive(waiting, &[RESULT]);
     exchange.receive(working, &[TAKE]);
     exchange.receive(first, &[DONE]);
@@ -135,12 +125,12 @@ fn what_only_somebody_gives_who_is_not_read_is_given_before_the_end() {
 fn who_was_slow_is_read_again_when_nothing_comes() {
     for hand_over in [false, true] {
         let jobs = Jobs::default();
-        let mut exchange = jobs.exchange();
+        let mut exchange = Exchange::new(jobs.clone());
         let [waiting, working, slow] = [(); 3].map(|()| exchange.connect());
         exchange.receive(working, &[TAKE]);
         exchange.advance(QUARTER);
         exchange.receive(waiting, &[RESULT]);
-        stop(&mut exchange, hand_over);
+        exchange.begin_stop(DRAIN, hand_over);
         jobs.give(&mut exchange);
         exchange.receive(slow, &[TAKE]);
         assert!(!exchange.receive(working, &[DONE]));
@@ -261,7 +251,7 @@ fn calls_without_end_hold_up_no_handover() {
     let quarter = QUARTER.as_millis() as u64;
     for takes in [12, quarter / 2, quarter - 1] {
         let jobs = Jobs::default();
-        let mut exchange = jobs.exchange();
+        let mut exchange = Exchange::new(jobs.clone());
         let mut callers = Vec::new();
         for _ in 0..3 {
             callers.push(Caller::new(&mut exchange, takes));
@@ -269,7 +259,7 @@ fn calls_without_end_hold_up_no_handover() {
         }
         let [waiting, working] = [(); 2].map(|()| exchange.connect());
         exchange.receive(waiting, &[RESULT]);
-        stop(&mut exchange, true);
+        exchange.begin_stop(DRAIN, true);
         let answers = call(&mut exchange, &jobs, &mut callers, takes);
         assert_eq!(answers, [1, 1, 1]);
         exchange.receive(working, &[DONE]);
@@ -326,13 +316,13 @@ fn a_stop_takes_no_longer_for_who_is_read_again() {
 fn all_workers_thaw_at_once() {
     for is_first in [false, true] {
         let jobs = Jobs::default();
-        let mut exchange = jobs.exchange();
+        let mut exchange = Exchange::new(jobs.clone());
         let mailbox = exchange.add_busy_worker(1 << 30);
         let crew = exchange.shard.desk.crew.clone();
         let working = exchange.connect();
         // As if it were owed by the other worker.
         crew.open_tickets.opened(0);
-        stop(&mut exchange, true);
+        exchange.begin_stop(DRAIN, true);
         exchange.receive(working, &[TAKE]);
         crew.reach(1, Step::Kept);
         exchange.settle();
@@ -364,10 +354,9 @@ fn the_time_for_a_frame_begins_anew_for_who_is_read_again() {
     };
     let jobs = Jobs::default();
     let mut exchange = Exchange::with_limits(jobs.clone(), limits);
-    exchange.shard.drain = DRAIN;
     let [first, half] = [(); 2].map(|()| exchange.connect());
     exchange.receive(first, &[RESULT]);
-    stop(&mut exchange, false);
+    exchange.begin_stop(DRAIN, false);
     exchange.receive(half, &[RESULT, 0x92, 1]);
     exchange.receive(first, &[DONE]);
     exchange.receive(first, &[RESULT, DONE]);
