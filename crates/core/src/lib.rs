@@ -51,6 +51,12 @@ pub mod probe;
 pub mod rlimit;
 pub mod testing;
 
+// The service that is one closure, which other tests have, too.
+#[cfg(test)]
+extern crate self as ringhold_core;
+#[cfg(test)]
+#[path = "../tests/common/service.rs"]
+mod answering;
 mod belongings;
 mod calling;
 mod cgroup;

@@ -212,19 +212,16 @@ mod tests {
     use std::sync::Once;
 
     use super::*;
+    use crate::answering::answering;
     use crate::frame::Frame;
-    use crate::peer::Peer;
     use crate::reply::Reply;
-    use crate::service::{Flow, Refusal, Service};
+    use crate::service::Flow;
     use crate::testing::Exchange;
 
     thread_local! {
         /// What the hook was told of each panic of this thread.
         static TOLD: RefCell<Vec<bool>> = const { RefCell::new(Vec::new()) };
     }
-
-    /// Panics as many times as the frame's second byte says, and catches that unless it is to `FAIL`.
-    struct Careful;
 
     const CATCH: u8 = 1;
     const REPORT: u8 = 2;
@@ -241,26 +238,19 @@ mod tests {
         }
     }
 
-    impl Service for Careful {
-        type Session = ();
-
-        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
-            for _ in 0..frame[2] {
-                if frame[1] == FAIL {
-                    panic_any(Bomb);
-                }
-                let panic = catch_unwind(|| panic!("on purpose")).unwrap_err();
-                if frame[1] == REPORT {
-                    reply.report_panic("a part of it", &Caught::new(panic));
-                }
+    /// Panics as many times as the frame's second byte says, and catches that unless it is to `FAIL`.
+    fn careful(frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        for _ in 0..frame[2] {
+            if frame[1] == FAIL {
+                panic_any(Bomb);
             }
-            reply.write(|out| out.push(frame[1]));
-            Flow::Continue
+            let panic = catch_unwind(|| panic!("on purpose")).unwrap_err();
+            if frame[1] == REPORT {
+                reply.report_panic("a part of it", &Caught::new(panic));
+            }
         }
+        reply.write(|out| out.push(frame[1]));
+        Flow::Continue
     }
 
     fn exchange() -> Exchange {
@@ -276,7 +266,7 @@ mod tests {
             }));
         });
         TOLD.take();
-        Exchange::new(Careful)
+        Exchange::new(answering(careful))
     }
 
     #[test]

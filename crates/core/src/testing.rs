@@ -411,6 +411,7 @@ impl fmt::Debug for Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answering::answering;
     use crate::crew::Crew;
     use crate::frame::Frame;
     use crate::mailbox::mailbox;
@@ -440,19 +441,11 @@ mod tests {
     }
 
     /// Answers every frame with 60000 bytes.
-    pub(super) struct Talkative;
-
-    impl Service for Talkative {
-        type Session = ();
-
-        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn frame(&mut self, _: &mut (), _: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+    pub(super) fn talkative() -> impl Service {
+        answering(|_, reply| {
             reply.write(|out| out.resize(out.len() + 60_000, 0xc0));
             Flow::Continue
-        }
+        })
     }
 
     #[test]
@@ -486,7 +479,7 @@ mod tests {
 
     #[test]
     fn who_has_waited_longest_is_answered_first() {
-        let mut exchange = Exchange::new(Talkative);
+        let mut exchange = Exchange::new(talkative());
         let clients = [(); 4].map(|()| exchange.connect());
         let order = [2, 0, 3, 1, 3].map(|number| clients[number].0 as u32);
         for slot in order {

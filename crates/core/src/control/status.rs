@@ -108,6 +108,7 @@ mod tests {
     use std::sync::{Arc, Barrier};
 
     use super::*;
+    use crate::answering::answering;
     use crate::config::Config;
     use crate::frame::Frame;
     use crate::inherit::Inherited;
@@ -135,20 +136,6 @@ mod tests {
             self.0.wait();
             self.0.wait();
             None
-        }
-    }
-
-    struct Idle;
-
-    impl Service for Idle {
-        type Session = ();
-
-        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
-            Flow::Continue
         }
     }
 
@@ -183,7 +170,7 @@ mod tests {
         let blocked = barrier.clone();
         let running = Server::new(Config::parse("workers = 1", "test").unwrap())
             .inherited(Inherited::none())
-            .service("other", |_| Idle)
+            .service("other", |_| answering(|_, _| Flow::Continue))
             .service("blocked", move |_| Blocked(blocked.clone()))
             .start()
             .unwrap();

@@ -253,26 +253,10 @@ fn names(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Frame;
+    use crate::answering::answering;
     use crate::handover::bequest::{self, Bequest};
     use crate::inherit::Inherited;
-    use crate::peer::Peer;
-    use crate::reply::Reply;
-    use crate::service::{Flow, Refusal, Service};
-
-    struct Heir;
-
-    impl Service for Heir {
-        type Session = ();
-
-        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
-            Flow::Continue
-        }
-    }
+    use crate::service::Flow;
 
     #[test]
     fn services_are_made_in_their_order() {
@@ -283,7 +267,7 @@ mod tests {
             let made = made.clone();
             server = server.service(name, move |worker| {
                 made.lock().unwrap().push((worker.index(), name));
-                Heir
+                answering(|_, _| Flow::Continue)
             });
         }
         let running = server.start().unwrap();
@@ -308,7 +292,7 @@ mod tests {
             .inherited(Inherited::none())
             .service("heir", |worker| {
                 assert_eq!(worker.taken_over(), [vec![7; 1000]]);
-                Heir
+                answering(|_, _| Flow::Continue)
             });
         let engine = EngineKind::Portable;
         let cpus = vec![None; 2];

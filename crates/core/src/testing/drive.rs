@@ -211,28 +211,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::answering::answering;
     use crate::crew::Name;
-    use crate::frame::Frame;
     use crate::limits::Limits;
-    use crate::peer::Peer;
-    use crate::reply::Reply;
-    use crate::service::{Flow, Refusal, Service};
-    use crate::testing::tests::Talkative;
+    use crate::service::{Flow, Service};
+    use crate::testing::tests::talkative;
     use crate::testing::{Client, Setup};
 
     /// Answers nothing.
-    struct Silent;
-
-    impl Service for Silent {
-        type Session = ();
-
-        fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
-            Flow::Continue
-        }
+    fn silent() -> impl Service {
+        answering(|_, _| Flow::Continue)
     }
 
     fn idle_for_at_most(limit: u64) -> Limits {
@@ -244,7 +232,7 @@ mod tests {
 
     #[test]
     fn limits_take_effect_behind_what_had_happened_by_then() {
-        let mut exchange = Exchange::with_limits(Silent, idle_for_at_most(1000));
+        let mut exchange = Exchange::with_limits(silent(), idle_for_at_most(1000));
         let [heard, silent] = [exchange.connect(), exchange.connect()];
         let then = exchange.now + 2000;
         exchange.shard.woken(then);
@@ -276,7 +264,7 @@ mod tests {
         let names = [("short", 1000), ("long", 5000), ("never", 0)]
             .map(|(name, limit)| (name, idle_for_at_most(limit)));
         let mut exchange = Setup::new(idle_for_at_most(2000))
-            .service("silent", &[], |_| Silent)
+            .service("silent", &[], |_| silent())
             .sockets(&names.map(|(name, limits)| Name::unanswered(name.into(), limits)))
             .start();
         let clients = ["short", "long", "never"].map(|name| exchange.connect_to(name));
@@ -300,7 +288,7 @@ mod tests {
         let names =
             [("short", 1000), ("never", 0)].map(|(name, limit)| (name, idle_for_at_most(limit)));
         let mut exchange = Setup::new(Limits::default())
-            .service("talkative", &[], |_| Talkative)
+            .service("talkative", &[], |_| talkative())
             .sockets(&names.map(|(name, limits)| Name::unanswered(name.into(), limits)))
             .start();
         let clients = ["short", "never"].map(|name| exchange.connect_to(name));
@@ -323,7 +311,7 @@ mod tests {
     fn an_engine_that_never_catches_up_puts_limits_off_for_a_while_only() {
         // As many connections as make it ten turns.
         for (limit, holdup) in [(200, 200), (5000, 1000)] {
-            let mut exchange = Exchange::with_limits(Silent, idle_for_at_most(limit));
+            let mut exchange = Exchange::with_limits(silent(), idle_for_at_most(limit));
             let clients: Vec<Client> = (0..32).map(|_| exchange.connect()).collect();
             let then = exchange.now + limit + 50;
             let mut turn_at = |time: u64| {
@@ -344,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_pauses_again_and_again_leaves_nothing_in_the_timer_wheel() {
-        let mut exchange = Exchange::new(Talkative);
+        let mut exchange = Exchange::new(talkative());
         let client = exchange.connect();
         exchange.set_window(client, Some(0));
         let mut most = 0;
@@ -373,7 +361,7 @@ mod tests {
     fn no_limit_is_lost_whichever_of_two_entries_comes_up_first() {
         // What is due in 30 seconds is looked at in 16, the wheel's horizon, and a peer that reads a byte in 10 milliseconds.
         for reads_after in (16_200..16_500).step_by(5) {
-            let mut exchange = Exchange::new(Talkative);
+            let mut exchange = Exchange::new(talkative());
             let client = exchange.connect();
             exchange.set_window(client, Some(0));
             for _ in 0..10 {
@@ -395,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_worker_wakes_up_to_say_what_it_held_back() {
-        let mut exchange = Exchange::new(Silent);
+        let mut exchange = Exchange::new(silent());
         let misbehave = |exchange: &mut Exchange| {
             let client = exchange.connect();
             exchange.receive(client, b"\xc1");
@@ -411,7 +399,7 @@ mod tests {
 
     #[test]
     fn no_step_of_a_stop_is_missed_whose_time_comes_in_the_middle_of_a_turn() {
-        let mut exchange = Exchange::new(Silent);
+        let mut exchange = Exchange::new(silent());
         let client = exchange.connect();
         exchange.keep_open(client);
         exchange.stop_within(Duration::from_millis(100));

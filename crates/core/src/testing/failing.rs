@@ -5,30 +5,15 @@ use std::io;
 use bytes::Bytes;
 
 use super::{Client, Exchange};
-use crate::frame::Frame;
-use crate::peer::Peer;
-use crate::reply::Reply;
-use crate::service::{Flow, Refusal, Service};
+use crate::answering::answering;
+use crate::service::Flow;
 
-/// Sends frames back.
-struct Echo;
-
-impl Service for Echo {
-    type Session = ();
-
-    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+/// Sends frames back, to a client that reads no more than a byte.
+fn reads_a_byte() -> (Exchange, Client) {
+    let mut exchange = Exchange::new(answering(|frame, reply| {
         reply.write(|out| out.extend_from_slice(&frame));
         Flow::Continue
-    }
-}
-
-/// With a client that reads no more than a byte.
-fn reads_a_byte() -> (Exchange, Client) {
-    let mut exchange = Exchange::new(Echo);
+    }));
     let client = exchange.connect();
     exchange.set_window(client, Some(1));
     (exchange, client)

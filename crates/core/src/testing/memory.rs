@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::limits::Limits;
 use crate::mailbox::{Mail, Mailbox};
 use crate::memory::{Memory, Meter};
-use crate::testing::tests::Talkative;
+use crate::testing::tests::talkative;
 use crate::testing::{Client, Exchange};
 
 /// What each connection holds that was sent a frame: the peer reads nothing.
@@ -32,7 +32,7 @@ struct Two {
 
 impl Two {
     fn new(limit: u64) -> Self {
-        let mut exchange = Exchange::new(Talkative);
+        let mut exchange = Exchange::new(talkative());
         let mailbox = exchange.add_busy_worker(limit);
         let memory = exchange.shard.desk.crew.memory.clone();
         Two {
@@ -117,7 +117,7 @@ fn as_many_are_cut_in_one_turn_as_have_become_too_many_in_it() {
         memory: 1_000_000,
         ..Limits::default()
     };
-    let mut exchange = Exchange::with_limits(Talkative, limits);
+    let mut exchange = Exchange::with_limits(talkative(), limits);
     let clients: Vec<Client> = (0..50).map(|_| connect(&mut exchange)).collect();
     for client in clients {
         ask(&mut exchange, client);
@@ -133,7 +133,7 @@ fn memory_that_an_engine_is_about_to_give_back_costs_nobody_else_a_connection() 
         memory: 100_000,
         ..Limits::default()
     };
-    let mut exchange = Exchange::with_limits(Talkative, limits);
+    let mut exchange = Exchange::with_limits(talkative(), limits);
     let clients = [exchange.connect(), exchange.connect()];
     for client in clients {
         exchange.set_window(client, Some(0));

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::tests::Talkative;
+use super::tests::talkative;
 use super::{Client, Exchange};
 use crate::frame::Frame;
 use crate::limits::Limits;
@@ -26,7 +26,7 @@ fn exchange(idle: u64, frame: u64) -> Exchange {
         frame_timeout: Duration::from_millis(frame),
         ..Limits::default()
     };
-    Exchange::with_limits(Talkative, limits)
+    Exchange::with_limits(talkative(), limits)
 }
 
 /// A turn of an engine that finds something again. Returns how many connections were cut by now.
