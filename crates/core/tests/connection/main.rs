@@ -28,6 +28,7 @@ mod random;
 #[allow(unreachable_pub, reason = "tests of the framer use it, too")]
 mod reference;
 mod refused;
+mod reply_timeout;
 mod resets;
 mod service;
 mod setup;

@@ -26,6 +26,14 @@ fn rig() -> Rig {
     Rig::with(limits(10_000), manner)
 }
 
+/// With a client that reads nothing for now.
+fn deaf() -> (Rig, Client) {
+    let mut rig = rig();
+    let client = rig.connect();
+    rig.set_window(client, Some(0));
+    (rig, client)
+}
+
 /// `count` frames of 1000 bytes each that tell their number.
 fn thousands(count: u8) -> Vec<u8> {
     (0..count).flat_map(|i| bin(995, i)).collect()
@@ -53,9 +61,7 @@ fn read_all(rig: &mut Rig, client: Client, step: usize) -> Vec<u8> {
 
 #[test]
 fn dispatch_stops_in_mid_buffer_above_half_of_the_outbox() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     let stream = thousands(60);
     assert!(rig.receive(client, &stream), "all in one buffer");
     assert_eq!(
@@ -83,9 +89,7 @@ fn dispatch_stops_in_mid_buffer_above_half_of_the_outbox() {
 
 #[test]
 fn exactly_half_of_the_outbox_does_not_pause() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &thousands(5));
     assert!(rig.reads(client));
     rig.receive(client, &[1]);
@@ -157,9 +161,7 @@ fn who_reads_a_little_is_waited_for_again() {
 
 #[test]
 fn what_a_paused_connection_does_not_read_waits_in_its_socket() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     let stream = thousands(100);
     for piece in stream.chunks(1500) {
         rig.receive(client, piece);
@@ -177,9 +179,7 @@ fn what_a_paused_connection_does_not_read_waits_in_its_socket() {
 
 #[test]
 fn what_arrives_unasked_waits_its_turn() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     let stream = thousands(100);
     for piece in stream.chunks(1499) {
         assert!(rig.receive_unasked(client, piece));
@@ -197,9 +197,7 @@ fn a_frame_that_is_incomplete_when_dispatch_stops_is_completed_later() {
     let stream = thousands(30);
     // The piece that pauses ends at every place of the frame behind.
     for at in (6000..7000).step_by(3) {
-        let mut rig = rig();
-        let client = rig.connect();
-        rig.set_window(client, Some(0));
+        let (mut rig, client) = deaf();
         rig.receive(client, &stream[..at]);
         for piece in stream[at..].chunks(2500) {
             rig.receive_unasked(client, piece);
@@ -214,9 +212,7 @@ fn a_push_that_pauses_in_mid_frame() {
     // The beginning of a frame is parked when a push, not a reply, stops dispatch.
     let frame = bin(2000, 1);
     for at in [1, 4, 100, 2004] {
-        let mut rig = rig();
-        let client = rig.connect();
-        rig.set_window(client, Some(0));
+        let (mut rig, client) = deaf();
         rig.receive(client, &frame[..at]);
         push(&mut rig, vec![7; 6000]).unwrap();
         assert!(!rig.reads(client));
@@ -235,9 +231,7 @@ fn a_push_that_pauses_in_mid_frame() {
 
 #[test]
 fn bad_input_behind_a_parked_frame_that_had_to_wait() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &[0x93, 1]);
     push(&mut rig, vec![7; 6000]).unwrap();
     rig.receive_unasked(client, &[2, 0xc1, 3, 4, 5]);
@@ -254,9 +248,7 @@ fn bad_input_behind_a_parked_frame_that_had_to_wait() {
 
 #[test]
 fn pauses_by_pushes_and_answers_are_counted_too() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     push(&mut rig, vec![1; 6000]).unwrap();
     assert!(!rig.reads(client));
     assert_eq!(rig.counters().pauses, 1);
@@ -293,9 +285,7 @@ fn what_waits_to_be_dispatched_is_bounded() {
 
 #[test]
 fn one_reply_may_be_larger_than_the_outbox() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &[ask(100_000), vec![1]].concat());
     assert_eq!(rig.frames(), 1);
     assert!(rig.is_open(client));
@@ -306,9 +296,7 @@ fn one_reply_may_be_larger_than_the_outbox() {
 
 #[test]
 fn an_answer_may_be_larger_than_the_outbox() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &defer(1));
     rig.responder().answer(pattern(100_000));
     rig.deliver();
@@ -329,9 +317,7 @@ fn a_tiny_outbox_still_answers_one_frame_after_the_other() {
 
 #[test]
 fn pushes_up_to_the_outbox_are_delivered() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     for i in 0..10 {
         push(&mut rig, bin(995, i)).unwrap();
     }
@@ -342,9 +328,7 @@ fn pushes_up_to_the_outbox_are_delivered() {
 
 #[test]
 fn handles_tell_how_far_a_peer_is_behind() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &bin(495, 1));
     let handle = rig.seen().handles[0].clone();
     assert_eq!(handle.unsent_bytes(), 500);
@@ -367,9 +351,7 @@ fn handles_tell_how_far_a_peer_is_behind() {
 
 #[test]
 fn a_push_above_the_outbox_closes_and_says_so() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     for i in 0..10 {
         push(&mut rig, bin(995, i)).unwrap();
     }
@@ -429,9 +411,7 @@ fn delivered_pushes_make_room_for_others() {
 
 #[test]
 fn what_is_pushed_behind_a_reply_larger_than_the_outbox_has_a_limit_of_its_own() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &ask(20_000));
     for i in 0..10 {
         push(&mut rig, bin(995, i)).unwrap();
@@ -446,9 +426,7 @@ fn what_is_pushed_behind_a_reply_larger_than_the_outbox_has_a_limit_of_its_own()
 
 #[test]
 fn pushes_that_were_read_make_room_for_others_behind_a_reply() {
-    let mut rig = rig();
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
+    let (mut rig, client) = deaf();
     rig.receive(client, &ask(20_000));
     for i in 0..10 {
         push(&mut rig, bin(995, i)).unwrap();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ringhold_core::Abandoned;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Client;
 
@@ -13,14 +12,14 @@ const FRAME: &str = "a frame was not complete within frame_timeout";
 const WRITE: &str = "the peer took nothing for write_timeout";
 
 /// A time limit takes effect within so many milliseconds.
-const PRECISION: u64 = 32;
+pub(crate) const PRECISION: u64 = 32;
 
-fn ms(milliseconds: u64) -> Duration {
+pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
 /// No limits but these, in milliseconds; 0 = never.
-fn limits(idle: u64, frame: u64, write: u64) -> Limits {
+pub(crate) fn limits(idle: u64, frame: u64, write: u64) -> Limits {
     Limits {
         outbox_bytes: 10_000,
         idle_timeout: ms(idle),
@@ -36,6 +35,13 @@ fn rig(idle: u64, frame: u64, write: u64) -> Rig {
         ..Manner::default()
     };
     Rig::with(limits(idle, frame, write), manner)
+}
+
+/// With a client.
+fn connected(idle: u64, frame: u64, write: u64) -> (Rig, Client) {
+    let mut rig = rig(idle, frame, write);
+    let client = rig.connect();
+    (rig, client)
 }
 
 /// The connection must end `after` milliseconds from now: not earlier, and not much later, however the time passes.
@@ -68,8 +74,7 @@ fn an_idle_connection_is_closed_at_its_time() {
 
 #[test]
 fn time_in_small_steps_and_in_one_leap() {
-    let mut rig = rig(5000, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(5000, 0, 0);
     for _ in 0..4999 {
         rig.advance(ms(1));
         assert!(rig.is_open(client));
@@ -83,8 +88,7 @@ fn time_in_small_steps_and_in_one_leap() {
 
 #[test]
 fn zero_is_never() {
-    let mut rig = rig(0, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 0, 0);
     rig.set_window(client, Some(0));
     rig.receive(client, &[&ask(100)[..], &[0x92, 1]].concat());
     rig.advance(Duration::from_secs(100 * 365 * 86_400));
@@ -121,8 +125,7 @@ fn a_limit_below_the_clocks_unit_is_not_never() {
 
 #[test]
 fn what_is_received_is_traffic() {
-    let mut rig = rig(1000, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(1000, 0, 0);
     for piece in bin(20, 1).chunks(1) {
         rig.advance(ms(999));
         assert!(rig.receive(client, piece));
@@ -132,8 +135,7 @@ fn what_is_received_is_traffic() {
 
 #[test]
 fn what_is_sent_is_traffic() {
-    let mut rig = rig(1000, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(1000, 0, 0);
     for i in 0..10 {
         rig.advance(ms(999));
         rig.seen().handles[0].push(vec![i]).unwrap();
@@ -145,8 +147,7 @@ fn what_is_sent_is_traffic() {
 
 #[test]
 fn a_connection_that_waits_for_its_answer_is_not_idle() {
-    let mut rig = rig(1000, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(1000, 0, 0);
     rig.receive(client, &defer(1));
     rig.advance(ms(100_000));
     rig.responder().answer(vec![7]);
@@ -162,8 +163,7 @@ fn a_connection_that_waits_for_its_answer_is_not_idle() {
 
 #[test]
 fn a_connection_whose_ticket_was_abandoned_silently_is_idle_from_then_on() {
-    let mut rig = rig(1000, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(1000, 0, 0);
     rig.receive(client, &defer(1));
     rig.advance(ms(100_000));
     rig.responder().answer(vec![]);
@@ -173,8 +173,7 @@ fn a_connection_whose_ticket_was_abandoned_silently_is_idle_from_then_on() {
 
 #[test]
 fn a_connection_that_reads_slowly_is_not_idle() {
-    let mut rig = rig(1000, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(1000, 0, 0);
     rig.set_window(client, Some(0));
     rig.receive(client, &ask(100));
     rig.advance(ms(100_000));
@@ -187,8 +186,7 @@ fn a_connection_that_reads_slowly_is_not_idle() {
 fn a_frame_must_be_complete_in_time() {
     for limit in [1, 32, 1000, 30_000] {
         for size in [10, 100_000] {
-            let mut rig = rig(0, limit, 0);
-            let client = rig.connect();
+            let (mut rig, client) = connected(0, limit, 0);
             rig.advance(ms(3));
             rig.receive(client, &[&[0x2a][..], &bin(size, 1)[..8]].concat());
             assert_eq!(rig.take_sent(client), [0x2a]);
@@ -201,8 +199,7 @@ fn a_frame_must_be_complete_in_time() {
 #[test]
 fn trickling_does_not_buy_a_frame_more_time() {
     for size in [1000, 100_000] {
-        let mut rig = rig(0, 1000, 0);
-        let client = rig.connect();
+        let (mut rig, client) = connected(0, 1000, 0);
         let frame = bin(size, 1);
         for byte in 0..100 {
             rig.receive(client, &frame[byte..byte + 1]);
@@ -221,8 +218,7 @@ fn a_stream_whose_pieces_all_end_in_mid_frame_is_in_time() {
     let frame = array(&[&[1], &bin(1000, 2)]);
     let stream = vec![frame.clone(); 100].concat();
     for piece in [frame.len() - 1, frame.len() + 1, 3 * frame.len() + 7] {
-        let mut rig = rig(0, 1000, 0);
-        let client = rig.connect();
+        let (mut rig, client) = connected(0, 1000, 0);
         for piece in stream.chunks(piece) {
             rig.receive(client, piece);
             rig.advance(ms(400));
@@ -235,8 +231,7 @@ fn a_stream_whose_pieces_all_end_in_mid_frame_is_in_time() {
 #[test]
 fn large_frames_one_behind_the_other_are_in_time() {
     let stream = vec![bin(100_000, 1); 10].concat();
-    let mut rig = rig(0, 1000, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 1000, 0);
     for piece in stream.chunks(40_000) {
         rig.receive(client, piece);
         rig.advance(ms(300));
@@ -246,8 +241,7 @@ fn large_frames_one_behind_the_other_are_in_time() {
 
 #[test]
 fn a_completed_frame_leaves_no_deadline_behind() {
-    let mut rig = rig(0, 1000, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 1000, 0);
     rig.receive(client, &[0x92, 1]);
     rig.advance(ms(900));
     rig.receive(client, &[2]);
@@ -258,14 +252,12 @@ fn a_completed_frame_leaves_no_deadline_behind() {
 
 #[test]
 fn a_short_limit_that_comes_after_a_long_one_is_not_missed() {
-    let mut rig = rig(3_600_000, 1000, 5000);
-    let client = rig.connect();
+    let (mut rig, client) = connected(3_600_000, 1000, 5000);
     rig.advance(ms(10));
     rig.receive(client, &[0x92]);
     ends_after(&mut rig, client, 1000, FRAME);
 
-    let mut rig = self::rig(3_600_000, 10_000, 500);
-    let client = rig.connect();
+    let (mut rig, client) = connected(3_600_000, 10_000, 500);
     rig.receive(client, &[0x92]);
     rig.advance(ms(3));
     rig.set_window(client, Some(0));
@@ -275,8 +267,7 @@ fn a_short_limit_that_comes_after_a_long_one_is_not_missed() {
 
 #[test]
 fn a_long_limit_that_comes_after_a_short_one_is_kept_too() {
-    let mut rig = rig(5000, 100, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(5000, 100, 0);
     for _ in 0..3 {
         rig.receive(client, &[0x91]);
         rig.advance(ms(99));
@@ -288,8 +279,7 @@ fn a_long_limit_that_comes_after_a_short_one_is_kept_too() {
 #[test]
 fn a_peer_that_takes_nothing_is_cut() {
     for limit in [1, 32, 1000, 30_000] {
-        let mut rig = rig(0, 0, limit);
-        let client = rig.connect();
+        let (mut rig, client) = connected(0, 0, limit);
         rig.set_window(client, Some(5));
         rig.receive(client, &ask(100));
         ends_after(&mut rig, client, limit, WRITE);
@@ -300,8 +290,7 @@ fn a_peer_that_takes_nothing_is_cut() {
 
 #[test]
 fn a_peer_that_takes_something_is_not_cut() {
-    let mut rig = rig(0, 0, 1000);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 0, 1000);
     rig.set_window(client, Some(0));
     rig.receive(client, &ask(30));
     for _ in 0..20 {
@@ -314,8 +303,7 @@ fn a_peer_that_takes_something_is_not_cut() {
 
 #[test]
 fn more_output_does_not_buy_a_peer_more_time() {
-    let mut rig = rig(0, 0, 1000);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 0, 1000);
     rig.set_window(client, Some(0));
     for _ in 0..9 {
         rig.receive(client, &[1]);
@@ -326,8 +314,7 @@ fn more_output_does_not_buy_a_peer_more_time() {
 
 #[test]
 fn who_sent_what_is_bad_and_takes_nothing_is_counted_as_both_and_told_as_bad() {
-    let mut rig = rig(0, 0, 5000);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 0, 5000);
     rig.set_window(client, Some(0));
     rig.receive(client, &[&ask(100)[..], &[0xc1]].concat());
     rig.advance(ms(5100));
@@ -344,8 +331,7 @@ fn a_peer_that_does_not_take_the_last_reply_is_cut_too() {
     // After its own end, of which the service would be told that all was answered, and after the service's.
     let ended = "the service ended the connection";
     for (last, reason) in [(&ask(100)[..], WRITE), (&[0x91, verb::CLOSE], ended)] {
-        let mut rig = rig(0, 0, 1000);
-        let client = rig.connect();
+        let (mut rig, client) = connected(0, 0, 1000);
         rig.set_window(client, Some(0));
         rig.receive(client, last);
         rig.end(client);
@@ -360,8 +346,7 @@ fn a_peer_that_does_not_take_the_last_reply_is_cut_too() {
 
 #[test]
 fn a_frame_has_no_deadline_while_its_connection_is_not_read() {
-    let mut rig = rig(0, 1000, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 1000, 0);
     rig.set_window(client, Some(0));
     rig.receive(client, &[0x93, 1]);
     rig.advance(ms(500));
@@ -380,8 +365,7 @@ fn a_frame_has_no_deadline_while_its_connection_is_not_read() {
 
 #[test]
 fn a_peer_that_keeps_its_side_open_is_waited_for_a_second() {
-    let mut rig = rig(0, 0, 0);
-    let client = rig.connect();
+    let (mut rig, client) = connected(0, 0, 0);
     rig.keep_open(client);
     rig.receive(client, &[0x91, verb::CLOSE]);
     assert!(rig.is_shut(client));
@@ -440,147 +424,6 @@ fn a_reused_slot_does_not_inherit_a_deadline() {
     rig.advance(ms(999));
     assert!(rig.is_open(client));
     assert_eq!(rig.counters().timed_out, 0);
-}
-
-/// With an apology for each reply that does not come.
-fn half_closed(reply_timeout: u64) -> (Rig, Client) {
-    let limits = Limits {
-        reply_timeout: ms(reply_timeout),
-        ..limits(0, 0, 0)
-    };
-    let manner = Manner {
-        apology: Some(0x55),
-        ..Manner::default()
-    };
-    let mut rig = Rig::with(limits, manner);
-    let client = rig.connect();
-    rig.receive(client, &[defer(1), defer(2), defer(3)].concat());
-    (rig, client)
-}
-
-#[test]
-fn who_has_ended_its_side_does_not_wait_for_ever() {
-    let (mut rig, client) = half_closed(60_000);
-    rig.advance(ms(120_000));
-    assert_eq!(rig.take_sent(client), [], "its side is open");
-    rig.receive(client, &[7]);
-    rig.end(client);
-    assert_eq!(rig.take_sent(client), [7]);
-    rig.advance(ms(59_999));
-    rig.responder().answer(vec![9]);
-    rig.deliver();
-    // It counts from the last reply on.
-    rig.advance(ms(59_999));
-    assert_eq!(rig.take_sent(client), [9]);
-    assert!(rig.is_open(client));
-    rig.advance(ms(1 + PRECISION));
-    assert_eq!(rig.take_sent(client), [0x55, 2, 0x55, 3]);
-    assert!(rig.is_shut(client) && !rig.is_open(client));
-    let abandoned = [2, 3].map(|ticket| (0, ticket, Abandoned::TimedOut));
-    assert_eq!(rig.seen().abandoned, abandoned);
-    assert_eq!(rig.counters().abandoned, 2);
-    assert_eq!(rig.reasons(), ["the peer ended the connection"]);
-    rig.let_go();
-    rig.assert_empty(&[client]);
-}
-
-/// A peer that takes a byte whenever it would be cut otherwise, and whose connection ends because of `last`, if that is
-/// anything, or because the peer `ends` its side.
-fn dripping(reply_timeout: u64, last: &[u8], ends: bool) -> (Rig, Client) {
-    let limits = Limits {
-        reply_timeout: ms(reply_timeout),
-        ..limits(0, 0, 1000)
-    };
-    let mut rig = Rig::with_limits(limits);
-    let client = rig.connect();
-    rig.set_window(client, Some(0));
-    rig.receive(client, &[&ask(1000), last].concat());
-    if ends {
-        rig.end(client);
-    }
-    (rig, client)
-}
-
-#[track_caller]
-fn drip(rig: &mut Rig, client: Client, bytes: u64) {
-    for byte in 0..bytes {
-        rig.advance(ms(900));
-        assert!(rig.is_open(client), "it is gone after {byte} bytes");
-        rig.set_window(client, Some(1));
-    }
-}
-
-#[test]
-fn the_last_output_must_be_taken_in_time_however_much_is_taken_of_it() {
-    let condemned = [
-        (&[0xc1][..], false, "the input is not acceptable msgpack"),
-        (&[0x92], true, "in the middle of a frame"),
-    ];
-    for (last, ends, why) in condemned {
-        let (mut rig, client) = dripping(90_000, last, ends);
-        drip(&mut rig, client, 99);
-        rig.advance(ms(899));
-        assert!(rig.is_open(client), "{why}: a millisecond too early");
-        rig.advance(ms(1 + PRECISION));
-        assert!(!rig.is_open(client), "{why}: too late");
-        assert_eq!(rig.take_sent(client), pattern(99));
-        assert!(rig.is_cut(client), "it is cut, not ended");
-        assert!(rig.reasons()[0].contains(why), "the first reason stays");
-        let counters = rig.counters();
-        assert_eq!((counters.bad_input, counters.timed_out), (1, 1));
-        rig.assert_empty(&[client]);
-    }
-}
-
-#[test]
-fn the_last_output_has_for_ever_if_it_may() {
-    let (mut rig, client) = dripping(0, &[0xc1], false);
-    drip(&mut rig, client, 999);
-    rig.set_window(client, None);
-    assert_eq!(rig.take_sent(client), pattern(1000));
-    assert!(rig.is_shut(client), "it is ended in an orderly way");
-    rig.assert_empty(&[client]);
-}
-
-#[test]
-fn who_is_served_may_take_its_time() {
-    let (mut rig, client) = dripping(90_000, &[], false);
-    drip(&mut rig, client, 500);
-    // What it was slow with before does not count.
-    rig.receive(client, &[0xc1]);
-    drip(&mut rig, client, 99);
-    rig.set_window(client, None);
-    assert_eq!(rig.take_sent(client), pattern(1000));
-    assert!(rig.is_shut(client));
-    rig.assert_empty(&[client]);
-}
-
-#[test]
-fn the_last_answer_has_as_much_time_as_any_other() {
-    let close = [0x91, verb::CLOSE];
-    for (last, ends) in [(&close[..], false), (&[], true)] {
-        let (mut rig, client) = dripping(90_000, last, ends);
-        drip(&mut rig, client, 500);
-        rig.set_window(client, None);
-        let answer = if ends { &[] } else { last };
-        assert_eq!(rig.take_sent(client), [&pattern(1000), answer].concat());
-        assert!(rig.is_shut(client));
-        rig.assert_empty(&[client]);
-    }
-}
-
-#[test]
-fn who_has_ended_its_side_waits_for_ever_if_it_may() {
-    let (mut rig, client) = half_closed(0);
-    rig.end(client);
-    rig.advance(ms(1_000_000_000));
-    assert!(rig.is_open(client));
-    for answer in [1, 2, 3] {
-        rig.responder().answer(vec![answer]);
-        rig.deliver();
-    }
-    assert_eq!(rig.take_sent(client), [1, 2, 3]);
-    rig.assert_empty(&[client]);
 }
 
 /// What a stopping server does not read any more is not the peer's fault.
