@@ -6,8 +6,9 @@
 //!
 //! The order of calls: [`DescriptorClaims::check`] looks at names only, also in a program that is asked whether it could take
 //! over, which is what [`DescriptorClaims::rehearse`] is for. [`DescriptorClaims::take_out`] comes before inherited descriptors are
-//! matched with sections, [`DescriptorClaims::inspect`] before anything is opened, [`DescriptorClaims::make`] before anything that the predecessor left is looked at, so that an error leaves all of it as it
-//! was. [`store_all`] comes before READY=1, and [`Belonging::passed_as`] is its name for the successor of a reload.
+//! matched with sections, [`DescriptorClaims::inspect`] before anything is opened, [`DescriptorClaims::make`] before anything that the
+//! predecessor left is looked at, so that an error leaves all of it as it was. [`store_all`] comes before READY=1, and
+//! [`Belonging::passed_as`] is its name for the successor of a reload.
 //!
 //! [`Server::descriptor`]: crate::Server::descriptor
 //! [`Server::datagram`]: crate::Server::datagram

@@ -99,9 +99,9 @@ impl Close {
     }
 
     /// Whether it is a reset that ends the connection, where `unsent` says whether there is output that is not written: the peer
-    /// did not take it, or cannot be sent it, nor what the kernel holds for it, up to `net.ipv4.tcp_wmem`, which that would keep for minutes and beyond the
-    /// end of this process. And it is not to take what it got for all that there was. In a stop it is the server that has no more
-    /// time: there the kernel delivers what it has.
+    /// did not take it, or cannot be sent it, nor what the kernel holds for it, up to `net.ipv4.tcp_wmem`, which that would keep for
+    /// minutes and beyond the end of this process. And it is not to take what it got for all that there was. In a stop it is the server
+    /// that has no more time: there the kernel delivers what it has.
     pub(crate) fn cuts(&self, unsent: bool) -> bool {
         match self {
             // A socket fails for want of memory, too.

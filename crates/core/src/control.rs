@@ -27,7 +27,8 @@ use self::relief::Relief;
 use self::status::Status;
 use self::turns::{Found, LOOK_INTERVAL, Rounds, Turns};
 
-/// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each other ([`REST_MAX`]).
+/// A worker that so many looks in a row have found in the same turn is left behind by a handover. A little more than workers wait for each
+/// other ([`REST_MAX`]).
 const LOOKS_MAX: u32 = 16;
 
 /// What else takes time, on a machine that is busy.

@@ -16,9 +16,9 @@ pub struct Limits {
     pub depth: u32,
     /// Bytes that may wait for one peer. Above half of it, dispatch stops and reading pauses until the peer has
     /// caught up; while it reads, that happens above 512 KiB already. A single reply may exceed it, and so may deferred ones
-    /// that come at once, of which `promises` bounds the number. What others push to the connection may not, as far as it still waits, whatever it waits behind: the
-    /// connection is closed. What other threads push and its worker has not looked at counts with 96 bytes for each push, which
-    /// it takes until then. Default 8 MiB.
+    /// that come at once, of which `promises` bounds the number. What others push to the connection may not, as far as it still waits,
+    /// whatever it waits behind: the connection is closed. What other threads push and its worker has not looked at counts with 96 bytes
+    /// for each push, which it takes until then. Default 8 MiB.
     pub outbox_bytes: usize,
     /// Deferred replies that a connection may wait for. With so many it is given no more frames until fewer than half of them are left.
     /// Whatever their size, they may come at once and wait beside `outbox_bytes`: a service whose answers are large does with few.
@@ -45,10 +45,11 @@ pub struct Limits {
     /// A peer that takes nothing for this long while bytes wait for it is cut, at the latest after twice as long, since the
     /// kernel has to be asked twice whether it takes any. What the kernel holds for it goes as well. Default 30 seconds; zero is never.
     pub write_timeout: Duration,
-    /// A peer that has ended its side, or has sent what is of no use, and waits for deferred replies gets none of them any more, when since then nothing was
-    /// sent to it and none of them was given for this long: whoever has really gone looks the same. And from when a connection
-    /// is to be closed for another reason than that the peer or the service has said all that it wanted to, what is still queued must be taken
-    /// within this time, all of it: `write_timeout` alone would let a peer that takes a byte now and then keep its place. Default 5 minutes; zero is never.
+    /// A peer that has ended its side, or has sent what is of no use, and waits for deferred replies gets none of them any more, when since
+    /// then nothing was sent to it and none of them was given for this long: whoever has really gone looks the same. And from when a
+    /// connection is to be closed for another reason than that the peer or the service has said all that it wanted to, what is still queued
+    /// must be taken within this time, all of it: `write_timeout` alone would let a peer that takes a byte now and then keep its place.
+    /// Default 5 minutes; zero is never.
     pub reply_timeout: Duration,
     /// A deferred reply that is not given within this time from when it was promised is given up: the client gets an error, and the
     /// answer goes nowhere if it comes later. Otherwise what never comes is waited for as long as the client waits, and for

@@ -121,7 +121,8 @@ impl Listener {
         // Closing the descriptor would not do: the workers have it, too.
         let _ = shutdown(&self.socket, Shutdown::Both);
         // That resets who waits over TCP, but for one whose handshake is under way if the kernel has chosen the port (port 0): the listener
-        // has given that back by then, and the kernel drops the connection without a word. It does not reset over a unix socket. Once it is shut down, nobody is added, and accept4(2) never waits.
+        // has given that back by then, and the kernel drops the connection without a word. It does not reset over a unix socket. Once it is
+        // shut down, nobody is added, and accept4(2) never waits.
         while accept_with(&self.socket, SocketFlags::CLOEXEC).is_ok() {}
         unlinked.map(drop)
     }

@@ -1,11 +1,10 @@
 //! Panics of services, which cost a call or a connection and not the process: what is known of one that was caught, and
 //! what a panic hook may leave to the log.
 //!
-//! A worker catches a panic in any call of a service and logs it, at most ten a second, two of one client, and all in the last call; with the stack if `RUST_BACKTRACE` or
-//! `RUST_LIB_BACKTRACE` asks for it, see [`std::backtrace`]. The panic hook of
-//! the standard library prints it all the same, each time, before it is caught. A program that does not want that twice,
-//! nor as often as some client likes, calls [`leave_caught_to_log`] when its log has begun; one with a hook of its own
-//! asks [`leave_to_log`] there.
+//! A worker catches a panic in any call of a service and logs it, at most ten a second, two of one client, and all in the last call; with
+//! the stack if `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` asks for it, see [`std::backtrace`]. The panic hook of the standard library prints
+//! it all the same, each time, before it is caught. A program that does not want that twice, nor as often as some client likes, calls
+//! [`leave_caught_to_log`] when its log has begun; one with a hook of its own asks [`leave_to_log`] there.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};

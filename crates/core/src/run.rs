@@ -62,8 +62,9 @@ impl Server {
     /// [`Server::preflight`], which is called there.
     ///
     /// Then the process replaces itself by execve: `run` does not return, and `main` begins anew in the same process. The
-    /// services have been dropped before, each when its worker has ended, which others may not have yet, except those of a worker that was stuck and left behind; other threads of the application end wherever they are. What they must bring to an
-    /// end belongs into the `Drop` of a service.
+    /// services have been dropped before, each when its worker has ended, which others may not have yet, except those of a worker that was
+    /// stuck and left behind; other threads of the application end wherever they are. What they must bring to an end belongs into the
+    /// `Drop` of a service.
     ///
     /// # Errors
     ///

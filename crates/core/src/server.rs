@@ -226,7 +226,8 @@ impl Server {
     ///   descriptor is an error is for `make` to say. [`Server::start`] calls it, too, and passes the descriptor on to nobody.
     /// - What is to reach connections is best read by a service on one worker, when there is something ([`Worker::watch`]) or in
     ///   [`Service::tick`], without blocking: both are called as long as all connections are there, those of the predecessor too, and
-    ///   what comes meanwhile waits in the descriptor's queue. A thread that `make` starts reads before that, and until the process has been replaced, and what it pushes then reaches nobody.
+    ///   what comes meanwhile waits in the descriptor's queue. A thread that `make` starts reads before that, and until the process has
+    ///   been replaced, and what it pushes then reaches nobody.
     /// - What a thread has read and not made use of when the process replaces itself is lost; the `Drop` of a service can wait for it.
     ///
     /// # Errors

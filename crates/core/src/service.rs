@@ -114,8 +114,8 @@ pub trait Service: 'static {
     /// the end of the process is a matter of `Drop`: before a restart or reload it is not called any more once the services get no
     /// frames and no deferred reply is owed, on any worker, that it could give.
     ///
-    /// If it panics that is logged and counted (what it catches itself: [`Tick::report_panic`]), and it is called again after the time that it returned before, or a second if it was
-    /// the first call.
+    /// If it panics that is logged and counted (what it catches itself: [`Tick::report_panic`]), and it is called again after the time that
+    /// it returned before, or a second if it was the first call.
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
         let _ = tick;
         None

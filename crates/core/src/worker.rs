@@ -223,8 +223,8 @@ impl Worker {
     /// Has [`Service::readable`] of the service that is being made called whenever there is something to read from this
     /// descriptor: a datagram socket, a FIFO, a serial line, a timer (timerfd_create(2)), or several in one (epoll(7)). A FIFO is
     /// opened for reading and writing, or it has ended whenever nobody writes. What
-    /// cannot be waited for, such as a regular file, is a warning in the log and let go of; so is, each second, what is watched twice on a worker, until the
-    /// other one has ended.
+    /// cannot be waited for, such as a regular file, is a warning in the log and let go of; so is, each second, what is watched twice on a
+    /// worker, until the other one has ended.
     ///
     /// The worker keeps it until it ends, or until the service ends that ([`Watch::End`], [`Tick::unwatch`]); the two share it in an
     /// `Rc` or `Arc`. Each worker makes its own value of the service: who watches the same descriptor on several is called on any of

@@ -73,9 +73,9 @@ pub struct Handle {
 pub enum PushError {
     /// The connection is gone, or about to be.
     Gone,
-    /// The peer is too slow, or this was too large for any: more was pushed than `outbox_bytes` allows. Or its worker is slow: what was pushed from other
-    /// threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is being
-    /// closed, or was.
+    /// The peer is too slow, or this was too large for any: more was pushed than `outbox_bytes` allows. Or its worker is slow: what was
+    /// pushed from other threads and has not reached a connection yet would be more than `limits.memory` leaves room for. The connection is
+    /// being closed, or was.
     Overflow,
 }
 

@@ -13,7 +13,8 @@ use crate::mailbox::Mail;
 use crate::peer::{ConnectionId, Link};
 
 /// How long a stop waits for workers that are busy with what they have received, which they may push to the connections of others,
-/// from when nothing more is. Whoever takes no turn for longer is left behind in a handover by [`Control::wait_for_end`](crate::control::Control::wait_for_end).
+/// from when nothing more is. Whoever takes no turn for longer is left behind in a handover by
+/// [`Control::wait_for_end`](crate::control::Control::wait_for_end).
 pub(crate) const REST_MAX: Duration = Duration::from_secs(15);
 
 /// How far the worker is on its way to its end.

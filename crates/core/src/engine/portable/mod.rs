@@ -1,8 +1,8 @@
 //! The portable engine: tokio-uring, Linux 5.10 or newer.
 //!
 //! One runtime a worker. Its loop is the ring engine's, with the same order of events, and runs outside the runtime, so that
-//! services are called in plain code here, too. Where that engine has the kernel wait with an operation in hand, this one polls first and acts only when it
-//! can go on at once, since tokio-uring cannot cancel; [`flights`] says how. So a connection or a byte is at any moment
+//! services are called in plain code here, too. Where that engine has the kernel wait with an operation in hand, this one polls first and
+//! acts only when it can go on at once, since tokio-uring cannot cancel; [`flights`] says how. So a connection or a byte is at any moment
 //! either still in the kernel or ours, and a worker that stops leaves nothing behind that could take or send more.
 //!
 //! tokio-uring submits only when its runtime parks. The engine has it park once a turn; where there is work left, it does
