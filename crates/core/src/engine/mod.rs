@@ -26,7 +26,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::{getsockopt_impl, sockopt_impl};
 use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::sockopt::socket_domain;
-use rustix::net::{AddressFamily, RecvFlags, connect_unspec, recv};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, connect_unspec, recv, shutdown};
 
 use crate::crew::Step;
 use crate::crowd::Party;
@@ -112,6 +112,15 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> io::Result<PeerAddress> {
         },
         None => Ok(PeerAddress::Unix),
     }
+}
+
+/// Does what [`Finish::Shutdown`](crate::connection::Finish::Shutdown) asks for.
+pub(crate) fn send_fin<L: Link + AsFd>(shard: &mut Shard<L>, slot: u32) {
+    if let Some(link) = shard.link(slot) {
+        // It fails if the peer has reset the connection, which a receive reports, too.
+        let _ = shutdown(&*link, Shutdown::Write);
+    }
+    shard.shut(slot);
 }
 
 /// Ends a connection at once, with a reset where its kind has one: the kernel drops what it holds for the peer, which sees that there

@@ -22,7 +22,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
 use tokio_uring::Runtime;
 
 use self::accept::{Listening, Watch};
@@ -32,7 +31,7 @@ use crate::config::RingConfig;
 use crate::connection::{Finish, Receive};
 use crate::engine::pause::Pause;
 use crate::engine::turn::{self, Plan};
-use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last, reset};
+use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last, reset, send_fin};
 use crate::handover::parcel::{self, Parcel};
 #[cfg(doc)]
 use crate::mailbox::Mail;
@@ -316,14 +315,7 @@ impl<'a> Engine<'a> {
         };
         match desire.finish {
             Finish::No => {}
-            Finish::Shutdown => {
-                if let Some(link) = self.shard.link(slot) {
-                    // It fails if the peer has reset the connection, which a receive reports, too.
-                    let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
-                }
-                self.shard.shut(slot);
-                return;
-            }
+            Finish::Shutdown => return send_fin(&mut self.shard, slot),
             Finish::Close => return self.close(slot, parcel::shut),
             Finish::Reset => return self.close(slot, reset),
             Finish::Release => return self.release(slot, generation, desire.send),

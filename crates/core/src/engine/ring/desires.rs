@@ -3,14 +3,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::Shutdown;
-
 use super::Engine;
 use super::link::{Pace, Receiving};
 use super::receive::Shots;
 use super::watch::Watch;
 use crate::connection::{Finish, Receive};
-use crate::engine::{read_last, reset};
+use crate::engine::{read_last, reset, send_fin};
 use crate::handover::parcel;
 use crate::shard::Phase;
 
@@ -32,11 +30,7 @@ impl Engine<'_> {
         match desire.finish {
             Finish::No => {}
             Finish::Shutdown => {
-                if let Some(link) = self.shard.link(slot) {
-                    // It fails if the peer has reset the connection, which the receive reports, too.
-                    let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
-                }
-                self.shard.shut(slot);
+                send_fin(&mut self.shard, slot);
                 return Ok(());
             }
             Finish::Close => return self.close(slot, generation, parcel::shut),
