@@ -215,10 +215,8 @@ impl Server {
     /// - `make` may return another descriptor than the one that it was given. It is held instead, but what comes from a socket
     ///   unit comes again after a restart. The address of a UDP socket that it gives up so may be that of a [`Server::datagram`], for which a
     ///   reload is refused and a restart is not. One that makes the program crash comes again as well, so look at what is in a file.
-    /// - Under a new name, the address of a UDP or TCP socket that the old name has is still in use when `make` is called, since the old one
-    ///   is open and stored until the start has succeeded: keep the name, or leave UDP to [`Server::datagram`], which is not hindered.
-    ///   Under the same name, the address of a socket that `make` has closed is free, unless a service manager has stored it: then
-    ///   another IP address at the same port cannot be bound if one of both includes the other, such as `0.0.0.0` after `127.0.0.1`.
+    /// - Under a new name, the address of a UDP or TCP socket that the old name has is still in use when `make` is called: keep the name, or
+    ///   leave UDP to [`Server::datagram`], which is not hindered. `docs/restart.md` says why, and what a store keeps in use besides.
     /// - A program that does not claim the name any more closes what its predecessor had opened, and removes it from the
     ///   store. What a socket unit passes on it would lose: a reload to it is refused; after a restart that is closed with a
     ///   warning, or an error if it is a listening socket.
@@ -306,12 +304,9 @@ impl Server {
     /// ```
     ///
     /// - One that was bound to another address before a restart or reload is closed, and with it what is in its queue. The new one is
-    ///   bound first, and the old one is not in its way. The same goes for a new name.
-    /// - With port 0 it stays as it is, unless the IP address is another one (`127.0.0.1:0` to `0.0.0.0:0` moves). One that a service has
-    ///   connected stays if the wanted IP address is the unspecified one of its family.
-    /// - A reload is refused if the new address cannot be had. From `127.0.0.1:8125` to `0.0.0.0:8125`, say, nobody can tell beforehand
-    ///   whether another process is in the way, too. Then it stays where it is, with an error in the log, and so it does at a restart; under
-    ///   another name the reload is refused. One of another process that has set SO_REUSEADDR is not in the way of such a move.
+    ///   bound first, and the old one is not in its way. The same goes for a new name. A reload is refused if the new address cannot be
+    ///   had. What becomes of port 0, of a socket that a service has connected, and of one that another process may hinder is in
+    ///   `docs/restart.md`.
     /// - Anything else under this name, such as a listening socket, and a second socket are errors, and refuse a reload. So does another
     ///   one at the same address, or at one that includes it.
     /// - With [`Server::inherited_only`] it must come from a socket unit.
