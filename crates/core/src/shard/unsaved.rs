@@ -107,16 +107,19 @@ impl<L: Link> Shard<L> {
 
     /// Gives up on repeatable requests of a connection that no successor goes on with, of which nothing is waited for any more.
     pub(super) fn give_up_repeatable(&mut self, slot: u32) {
-        let is_last = match self.phase {
+        let (is_last, ends_refused) = match self.phase {
             Phase::Serving => return,
-            Phase::Waiting { .. } => false,
-            Phase::Draining { .. } => !self.stop.hands_over,
+            Phase::Waiting { .. } => {
+                let crew = &self.desk.crew;
+                let has_asked = crew.has_reached(self.desk.worker, Step::Asked);
+                (false, self.stop.hands_over && has_asked)
+            }
+            // Other deferred replies may be owed yet, but these are no reason to wait.
+            Phase::Draining { .. } => (!self.stop.hands_over, true),
         };
-        let crew = &self.desk.crew;
-        let has_asked = self.stop.hands_over && crew.has_reached(self.desk.worker, Step::Asked);
         let ends = |entry: &Entry<L>| {
             let is_refused = matches!(entry.connection.life, Life::Refused { .. });
-            let ends_here = entry.is_unsaved || is_last || is_refused && has_asked;
+            let ends_here = entry.is_unsaved || is_last || is_refused && ends_refused;
             ends_here && entry.connection.tickets.repeatable() > 0
         };
         // It ends with conclusions, which come here again.

@@ -8,6 +8,7 @@ use ringhold_client::{Client, Options, RemoteError};
 use ringhold_core::Abandoned;
 use rmpv::Value;
 
+use crate::common::until;
 use crate::common::wire::{Wire, counter, request};
 use crate::load::Load;
 use crate::manager::Manager;
@@ -103,6 +104,49 @@ fn a_deferred_reply_that_outlives_the_drain_becomes_an_error() {
         other.echo(2, 2);
     }
     manager.stop_for_good();
+}
+
+/// Nobody goes on with them in the next process, so they are told here, and see an orderly end behind that, although what they have sent
+/// since was not read. Nobody waits for what is repeatable.
+#[test]
+fn who_has_sent_bad_input_gets_an_error_and_the_end() {
+    for engine in ["auto", "portable"] {
+        let mut manager = Manager::on(engine, 16, &config("300ms")).with_test_daemon();
+        let address = manager.listen_tcp("rpc");
+        manager.start();
+        let mut other = Wire::connect(&address);
+        for step in [Manager::reload, Manager::restart] {
+            let mut refused: Vec<Wire> = (0..10).map(|_| Wire::connect(&address)).collect();
+            for (number, wire) in refused.iter_mut().enumerate() {
+                let methods = [["hold", "wait"], ["wait", "wait"]][number % 2];
+                for (id, method) in (1..).zip(methods) {
+                    wire.send(&request(id, method, &[]));
+                }
+                wire.echo(3, 3);
+                wire.send(&[0xc1]);
+            }
+            until("the refusals", || {
+                (other.counter("rpc", "bad_input") == 10).then_some(())
+            });
+            for wire in &mut refused {
+                wire.send(&[7; 5000]);
+            }
+            step(&mut manager);
+            for wire in &mut refused {
+                let mut ids = [0; 2].map(|_| {
+                    let (id, error) = wire.reply();
+                    let error: Value = error.unwrap_err();
+                    assert!(error.as_str().unwrap().contains("restarting"), "{error}");
+                    id
+                });
+                ids.sort_unstable();
+                assert_eq!(ids, [1, 2]);
+                assert_eq!(wire.rest(), []);
+            }
+            other.echo(4, 4);
+        }
+        manager.stop_for_good();
+    }
 }
 
 /// However a process ends, its log says what it waited for, what it gave up, and what it has done.

@@ -370,3 +370,23 @@ fn who_was_refused_is_answered_here() {
         }
     }
 }
+
+/// Nor where it waits for another deferred reply until that is given up.
+#[test]
+fn who_was_refused_is_not_waited_for_behind_what_is_given_up() {
+    let service = Asked::default();
+    let mut exchange = Exchange::new(service.clone());
+    let [refused, slow] = [(); 2].map(|()| exchange.connect());
+    exchange.receive(refused, &[1, 0xc1]);
+    exchange.receive(slow, &[100]);
+    exchange.begin_stop(DRAIN, true);
+    assert_eq!(*service.abandoned.borrow(), []);
+    exchange.advance(DRAIN);
+    exchange.advance(DRAIN);
+    let abandoned = service.abandoned.take();
+    let mut tickets: Vec<u64> = abandoned.iter().map(|(ticket, _)| *ticket).collect();
+    tickets.sort_unstable();
+    assert_eq!(tickets, [1, 100]);
+    assert_eq!(parted(&exchange), [(slow, &[][..], &[][..])]);
+    assert_eq!(exchange.shard.len(), 0);
+}
