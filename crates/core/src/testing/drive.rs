@@ -157,8 +157,8 @@ impl Exchange {
     fn close(&mut self, slot: u32, resets: bool) {
         if let Some((outbox, wire, _)) = self.shard.sending(slot) {
             wire.is_cut = resets;
-            // Closing is how the server ends its side if the client has ended before.
-            wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset;
+            // Closing is how the server ends its side if the client has ended before, unless that resets the connection.
+            wire.shut |= outbox.is_empty() && wire.end_seen && !wire.reset && !resets;
             if wire.flight.take().is_some() {
                 self.shard.sent(slot, 0);
             }
