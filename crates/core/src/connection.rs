@@ -266,7 +266,13 @@ impl Connection {
             Life::Arriving | Life::Open => false,
             Life::Ended => true,
             Life::Failed => return self.cut_short(why, desk),
-            Life::Refused { ended } if why.flushes() => return self.write_out(ended, desk),
+            Life::Refused { ended } if why.flushes() => {
+                if matches!(why, Close::Panicked) {
+                    // However the connection ends.
+                    self.count(&why, desk);
+                }
+                return self.write_out(ended, desk);
+            }
             Life::Refused { .. } | Life::Closing { .. } | Life::Shut | Life::Over => {
                 if !why.flushes() {
                     self.cut_short(why, desk);
@@ -320,9 +326,13 @@ impl Connection {
         }
     }
 
-    /// Whether it is being closed and has output that is still to be written.
+    /// Whether it is being closed and has output that is still to be written, or that is still to come.
     pub(crate) fn owes_last_words(&self) -> bool {
-        matches!(self.life, Life::Refused { .. } | Life::Closing { .. }) && !self.outbox.is_empty()
+        match self.life {
+            Life::Refused { .. } => true,
+            Life::Closing { .. } => !self.outbox.is_empty(),
+            _ => false,
+        }
     }
 
     /// Whether it is being closed because the peer has ended its side and nothing is left but to write what it asked

@@ -8,11 +8,11 @@ use ringhold_framer::ErrorKind;
 use tracing::field::{DisplayValue, display};
 
 use crate::close::Close;
-use crate::connection::Connection;
+use crate::connection::{Connection, Life};
 use crate::crowd::Party;
 use crate::desk::Desk;
 use crate::peer::{ConnectionId, Link, PeerAddress};
-use crate::plain::Plain;
+use crate::plain::{Counted, Plain};
 use crate::reply::{Abandoned, Reply};
 use crate::warnings::Kind;
 
@@ -142,14 +142,22 @@ pub(crate) fn closes(connection: &Connection, why: &Close, desk: &Desk, link: &d
 #[cold]
 pub(crate) fn gives_up(connection: &Connection, why: &Close, desk: &Desk, link: &dyn Link) {
     let bytes = connection.outbox.len();
+    // Those of one whose output alone is left were given up before.
+    let promised = match connection.life {
+        Life::Refused { .. } => connection.tickets.len() as u64,
+        _ => 0,
+    };
+    let replies = Counted(promised, "deferred reply", "deferred replies");
     let why_here = Here(why, connection.name, desk);
-    ends(
-        connection,
-        why,
-        desk,
-        link,
-        format_args!("ends without the last {bytes} bytes that it owed: {why_here}"),
-    );
+    let ends = |what| ends(connection, why, desk, link, what);
+    match promised {
+        0 => ends(format_args!(
+            "ends without the last {bytes} bytes that it owed: {why_here}"
+        )),
+        _ => ends(format_args!(
+            "ends without the last {bytes} bytes and {replies} that it owed: {why_here}"
+        )),
+    }
 }
 
 /// The reply to a request, which `request` names, will not come.

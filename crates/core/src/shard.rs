@@ -386,6 +386,7 @@ impl<L: Link> Shard<L> {
     fn cut(&mut self, slot: u32, why: Close) {
         if let Some(entry) = self.connections.get_mut(slot as usize)
             && entry.connection.owes_last_words()
+            && !why.flushes()
         {
             journal::gives_up(&entry.connection, &why, &self.desk, &entry.link);
         }

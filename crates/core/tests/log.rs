@@ -13,19 +13,22 @@ use bytes::Bytes;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Exchange, Setup};
 use ringhold_core::{
-    Credentials, Flow, Frame, Peer, PeerAddress, Refusal, Reply, Service, SourceId, Tick, Watch,
-    Worker,
+    Credentials, Flow, Frame, Peer, PeerAddress, Refusal, Reply, Responder, Service, SourceId,
+    Tick, Ticket, Watch, Worker,
 };
 use tracing::Level;
 
 /// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, cuts who
-/// sends `UNBEARABLE`, and takes its time for its tick after an hour, which brings something to watch that has ended, and for its last call.
+/// sends `UNBEARABLE`, owes an answer to `DEFER`, and takes its time for its tick after an hour, which brings something to watch that has ended, and for its last call.
+#[derive(Default)]
 struct Doorkeeper {
     is_late: bool,
+    owed: Vec<Responder>,
 }
 
 const SLOW: u8 = 42;
 const UNBEARABLE: u8 = 43;
+const DEFER: u8 = 44;
 
 /// Much more than what is said to be slow, on a clock that moves on by up to 10 ms.
 fn take_time() {
@@ -50,6 +53,9 @@ impl Service for Doorkeeper {
         }
         if frame[..] == [UNBEARABLE] {
             reply.handle().cut("you are too loud").unwrap();
+        }
+        if frame[..] == [DEFER] {
+            self.owed.push(reply.defer(Ticket(0)));
         }
         Flow::Continue
     }
@@ -88,9 +94,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
         ..Limits::default()
     };
     let mut exchange = Setup::new(limits.clone())
-        .service("door", &["open", "closed"], |_| Doorkeeper {
-            is_late: false,
-        })
+        .service("door", &["open", "closed"], |_| Doorkeeper::default())
         .socket(
             "narrow",
             Limits {
@@ -225,6 +229,16 @@ fn the_log_says_who_ends_and_why_and_how_often() {
                 the peer had not taken all of it within reply_timeout socket=open";
     assert!(warnings[0].contains(rest), "{warnings:?}");
 
+    // Whoever is still owed something that has not come is told of as well.
+    let owed = exchange.connect();
+    exchange.receive(owed, &[1, DEFER, 0xc1]);
+    log.take();
+    exchange.reset(owed);
+    let lines = log.take();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let lost_too = " of open over a unix socket ends without the last 0 bytes and 1 deferred reply that it owed: the socket failed: ";
+    assert!(lines[0].contains(lost_too), "{lines:?}");
+
     // Whoever resets it then is told of as of those who reset theirs before: where it is looked for.
     let ended = exchange.connect();
     exchange.set_window(ended, Some(0));
@@ -335,7 +349,7 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert!(warnings[0].ends_with(held), "{warnings:?}");
 
     // Another thread could not help in a handover.
-    let make = |_: &Worker| Doorkeeper { is_late: false };
+    let make = |_: &Worker| Doorkeeper::default();
     let _ = Exchange::with_worker(make, Limits::default()).hand_over(make);
     let lines = log.take_all();
     let last = |line: &&String| line.contains("a call of service service (hand_over) lasted ");

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ringhold_core::Abandoned;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::Client;
+use ringhold_core::{Abandoned, PushError};
 
 use crate::service::{Manner, Rig, defer, verb};
 
@@ -137,12 +137,73 @@ fn it_may_end_before() {
             let responders = rig.take_responders();
             assert!(responders.iter().all(|responder| !responder.is_wanted()));
             assert!(rig.reasons()[0].starts_with(why), "{:?}", rig.reasons());
-            assert_eq!(rig.counters().bad_input, 1);
+            let counters = rig.counters();
+            assert_eq!(counters.bad_input, 1);
+            // What it was still owed is lost, which is counted besides.
+            let lost = [(1, counters.failed), (2, counters.cut)];
+            for (by, count) in lost {
+                assert_eq!(count, u64::from(by == end), "{by} {end}");
+            }
             drop(responders);
             rig.let_go();
             rig.assert_empty(&[client]);
         }
     }
+}
+
+/// As anywhere else, although the connection is ending anyway.
+#[test]
+fn a_panic_of_its_service_is_counted() {
+    let manner = Manner {
+        panics_in: Some(("abandoned", 0)),
+        ..Manner::default()
+    };
+    let mut rig = Rig::with_manner(manner);
+    let client = rig.connect();
+    rig.receive(client, &[&defer(1)[..], &defer(2), &[0xc1]].concat());
+    drop(rig.responder());
+    rig.deliver();
+    assert_eq!(rig.counters().panics, 1);
+    assert_eq!(rig.counters().bad_input, 1);
+    assert!(rig.is_shut(client), "the other reply is not waited for");
+    rig.end(client);
+    rig.let_go();
+    rig.assert_empty(&[client]);
+}
+
+/// It may be pushed as much as any other connection. Its peer sees that it has not got all.
+#[test]
+fn who_is_pushed_too_much_is_cut() {
+    let limits = Limits {
+        outbox_bytes: 2_000,
+        ..Limits::default()
+    };
+    let manner = Manner {
+        makes_handles: true,
+        ..Manner::default()
+    };
+    let mut rig = Rig::with(limits, manner);
+    let client = rig.connect();
+    // It has ended its side when what it sent is dispatched.
+    rig.set_window(client, Some(0));
+    let large = [&[0xc5, 0x05, 0xdc][..], &[0; 1500]].concat();
+    rig.receive(client, &[&large[..], &defer(1), &[0xc1]].concat());
+    rig.end(client);
+    rig.set_window(client, None);
+    assert_eq!(rig.take_sent(client), large);
+    let handle = rig.seen().handles[0].clone();
+    handle.push(vec![8; 2_000]).unwrap();
+    rig.deliver();
+    assert_eq!(rig.take_sent(client), [8; 2_000]);
+    assert_eq!(handle.push(vec![9; 2_001]), Err(PushError::Overflow));
+    rig.deliver();
+    assert!(!rig.is_open(client) && rig.is_cut(client) && !rig.is_shut(client));
+    assert_eq!(rig.take_sent(client), []);
+    let counters = rig.counters();
+    assert_eq!((counters.bad_input, counters.cut), (1, 1));
+    drop(handle);
+    rig.let_go();
+    rig.assert_empty(&[client]);
 }
 
 /// Its peer may have ended its side by then, and what it sent is dispatched late.
