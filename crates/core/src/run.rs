@@ -25,10 +25,11 @@ use crate::listeners::{Listener, Origin};
 use crate::metrics::Metrics;
 use crate::notify::{self, Term};
 use crate::plain::{self, Plain};
-use crate::rlimit::{self, RAISE_LIMIT};
+use crate::rlimit;
 use crate::running::{Released, Running};
 use crate::server::{Server, ServerError, must_be_free};
 
+mod room;
 mod story;
 
 /// Descriptors that connections cannot use up, for the handover.
@@ -121,16 +122,18 @@ impl Server {
         let store = with_spare(&running, &mut for_child, SPARE_FOR_CHILD, || {
             at_start.ask_again(term)
         });
-        let (replaces, packing) = match end {
-            End::Replace(packing) => (true, Some(packing)),
+        let (replaces, packing, kept) = match end {
+            End::Replace(packing, kept) => (true, Some(packing), Some(kept)),
             // If the service manager does not answer, what was known before is as good as anything.
             End::Stop => (
                 false,
                 can_leave(&running, store.or(at_start), &mut for_handover),
+                None,
             ),
         };
-        // Until every worker has ended, one may accept more connections than there are descriptors to hand over.
-        let spare = [for_handover, for_child];
+        // Until every worker has ended, one may accept more connections than there are descriptors to hand over, or than the successor
+        // has room for.
+        let spare = (for_handover, for_child, kept);
         match packing {
             Some(_) => running.stop_to_hand_over(),
             None => running.stop(),
@@ -177,33 +180,15 @@ impl Server {
         let more = self.to_serve_and_reload(chosen.engine, passed_on, claimed, bound);
         must_be_free(passed_on + store::NEEDED + FOR_SIGNALS + more + RESERVE)?;
         let needed = self.needed_descriptors(chosen.engine, self.worker_count(), claimed);
-        has_room_for(&question, passed_on + needed + bound)?;
+        let takes = passed_on + needed + bound;
+        room::is_there_for(takes, &question)?;
         // The asking process has said so of its own.
         let _ = self.fit_rings(chosen.engine);
         let had = &question.outfit;
         engine::rehearse(chosen.engine, &self.config.ring, self.worker_count(), had)?;
-        io::stdout().write_all(preflight::YES.as_bytes())?;
+        io::stdout().write_all(preflight::yes(takes).as_bytes())?;
         Ok(())
     }
-}
-
-/// Fails if this program `takes` more descriptors to start than the asking process has, and so many that connections would be lost. What
-/// takes no more goes on with all of them.
-fn has_room_for(question: &Question, takes: usize) -> Result<(), ServerError> {
-    let open = question.connections;
-    let needed = takes + store::NEEDED + FOR_SIGNALS + RESERVE;
-    if takes <= question.takes {
-        return Ok(());
-    }
-    let free = Spare::keep(needed + open).count();
-    if free == needed + open {
-        return Ok(());
-    }
-    Err(ServerError::Handover(format!(
-        "it takes {needed} descriptors to serve and to reload, and the {open} connections that are open leave {}{RAISE_LIMIT} and \
-         restart, or try again when connections have ended",
-        free.saturating_sub(open)
-    )))
 }
 
 /// What this process knows of itself, for its successor.
@@ -243,17 +228,15 @@ impl Daemon {
                     }
                 }
                 Why::Answer(answer, asked) => {
+                    let takes = asked.takes();
                     asked.leave(for_child);
                     // What it takes itself it takes while everybody is served, too.
-                    let packing = answer.and_then(|()| {
-                        begin_packing(running, for_handover).map_err(|error| {
-                            format!("connections cannot be packed for a successor: {error}")
-                        })
-                    });
-                    match packing {
-                        Ok(packing) => {
+                    let begun =
+                        answer.and_then(|()| begin_to_replace(running, takes, for_handover));
+                    match begun {
+                        Ok(end) => {
                             tracing::debug!("the new program is ready to take over");
-                            return Ok(End::Replace(packing));
+                            return Ok(end);
                         }
                         Err(reason) => reason,
                     }
@@ -421,8 +404,8 @@ fn ungiven(contents: Contents, error: &io::Error) -> String {
 enum End {
     /// Connections wait in the service manager's store for the next process, or are finished and closed if it has none.
     Stop,
-    /// The process replaces itself.
-    Replace(Packing),
+    /// The process replaces itself. What its successor takes more than it does is kept until nobody is accepted any more.
+    Replace(Packing, Spare),
 }
 
 /// Does what takes descriptors with those that are kept, `count` of them, which are kept again as far as they come back.
@@ -440,6 +423,18 @@ fn begin_packing(running: &Running, spare: &mut Spare) -> Result<Packing, String
     with_spare(running, spare, SPARE_FOR_HANDOVER, || {
         running.begin_packing()
     })
+}
+
+/// As a new program that `takes` so many descriptors is to have what there is.
+fn begin_to_replace(
+    running: &Running,
+    takes: Option<usize>,
+    spare: &mut Spare,
+) -> Result<End, String> {
+    let kept = room::keep(takes, running.takes)?;
+    let packing = begin_packing(running, spare)
+        .map_err(|error| format!("connections cannot be packed for a successor: {error}"))?;
+    Ok(End::Replace(packing, kept))
 }
 
 /// The package that is left with the service manager, if everything can be. If not, says whose connections end, and what is lost.

@@ -24,7 +24,10 @@ use crate::rlimit;
 const NOTIFIES: &str = "RINGHOLD_PREFLIGHT_NOTIFIES";
 
 /// What the child writes if it could take over. If that is nowhere in what it writes, it could not.
-pub(crate) const YES: &str = "ringhold: ready to take over\n";
+const YES: &str = "ringhold: ready to take over\n";
+
+/// What it writes behind that, before how many descriptors it takes to start besides those of connections. An older version does not.
+const TAKES: &str = "ringhold: descriptors: ";
 
 /// What it writes before the reason, to the end of the line, if it could not.
 pub(crate) const NO: &str = "ringhold: cannot take over: ";
@@ -50,6 +53,11 @@ const REASON_BYTES_MAX: usize = 1500;
 
 /// A child that writes more than this is taken for one that writes for ever.
 const OUTPUT_MIB_MAX: usize = 16;
+
+/// What the child writes if it could take over, and takes so many descriptors.
+pub(crate) fn yes(takes: usize) -> String {
+    format!("{YES}{TAKES}{takes}\n")
+}
 
 /// A child that was asked and has not answered yet. Dropped, it is killed.
 ///
@@ -209,11 +217,21 @@ impl Asked {
         places.any(|place| place == YES.as_bytes())
     }
 
+    /// How many descriptors the new program takes besides those of connections, if it could take over and says so.
+    pub(crate) fn takes(&self) -> Option<usize> {
+        self.line_behind(TAKES)?.parse().ok()
+    }
+
     /// The reason of a refusal that `Server::run` has found. Its `main` may have said more than that, before and behind.
     fn refusal(&self) -> Option<String> {
+        self.line_behind(NO)
+    }
+
+    /// What stands behind this where it was written last, to the end of the line.
+    fn line_behind(&self, mark: &str) -> Option<String> {
         let answer = String::from_utf8_lossy(&self.answer);
-        let (_, reason) = answer.rsplit_once(NO)?;
-        Some(reason.lines().next().unwrap_or_default().to_owned())
+        let (_, rest) = answer.rsplit_once(mark)?;
+        Some(rest.lines().next().unwrap_or_default().to_owned())
     }
 
     /// What to say if the deadline has passed.
@@ -341,6 +359,22 @@ mod tests {
         let mut asked = ask("sh", &format!("echo '{}'", YES.trim_end()));
         asked.end = None;
         assert_eq!(until(&mut asked, |_, answer| answer), Ok(()));
+    }
+
+    /// Also by a program whose `main` goes on to write behind that; an older one does not say it.
+    #[test]
+    fn who_could_take_over_says_how_much_it_takes() {
+        let said = yes(41);
+        for (output, takes) in [
+            (format!("the log\n{said}"), Some(41)),
+            (format!("{said}41 2\n{TAKES}"), None),
+            (format!("{said}done\n"), Some(41)),
+            (YES.to_owned(), None),
+        ] {
+            let mut asked = ask("sh", &format!("printf '%s' '{output}'"));
+            assert_eq!(until(&mut asked, |_, answer| answer), Ok(()));
+            assert_eq!(asked.takes(), takes, "{output:?}");
+        }
     }
 
     /// Whatever else it writes to its standard output, where its log may go as well.

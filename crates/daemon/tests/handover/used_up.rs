@@ -1,11 +1,13 @@
 //! Connections have used up the descriptors, and the next process is to have more of its own.
 
+use nix::sys::signal::Signal;
 use ringhold_client::Address;
 
+use crate::built::handover_daemon;
 use crate::bursts::limited;
 use crate::changes::{free, sections};
 use crate::common::until;
-use crate::common::wire::{Wire, counter};
+use crate::common::wire::{Wire, counter, request};
 use crate::manager::{Manager, RINGHOLD};
 
 /// This configuration, and `count` addresses more, which are called so.
@@ -71,6 +73,39 @@ fn a_reload_that_takes_more_than_connections_leave_is_refused() {
         }
         let log = manager.log();
         assert_eq!(log.matches("is refused").count(), 2, "{log}");
+        assert!(!log.contains("connections of the predecessor"), "{log}");
+        manager.stop_for_good();
+    }
+}
+
+/// Those who connect while a reload waits for a deferred reply do not use up what the new program takes.
+#[test]
+fn what_a_reload_is_promised_is_kept_for_it() {
+    for engine in ["auto", "portable"] {
+        let a = free();
+        let config = sections(&[("a", &a)]) + "[handover]\ndrain = \"10min\"\n";
+        let mut manager = Manager::on(engine, 0, &config).with_test_daemon();
+        limited(&mut manager, handover_daemon().to_str().unwrap(), 300);
+        manager.start();
+        let [mut held, mut other] = [(); 2].map(|()| Wire::connect(&a));
+        held.send(&request(1, "hold", &[]));
+        held.echo(2, 2);
+        other.echo(3, 3);
+        manager.configure(&with_more(&config, 60, "x"));
+        manager.signal(Signal::SIGHUP);
+        manager.logged(1, &["waiting for deferred replies (1 open)"]);
+        let mut wires: Vec<Wire> = (0..300).map(|_| Wire::connect(&a)).collect();
+        manager.logged(1, &["accepting rests", "Too many open files"]);
+        let served = other.counter("a", "accepted") as usize - 2;
+        wires.truncate(served);
+        other.send(&request(4, "release", &[]));
+        assert_eq!(other.reply(), (4, Ok(1.into())));
+        assert_eq!(held.reply(), (1, Ok("released".into())));
+        manager.logged(1, &[&format!("took over {} connections", served + 2)]);
+        for wire in wires.iter_mut().chain([&mut held, &mut other]) {
+            wire.echo(5, 5);
+        }
+        let log = manager.log();
         assert!(!log.contains("connections of the predecessor"), "{log}");
         manager.stop_for_good();
     }
