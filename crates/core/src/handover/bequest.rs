@@ -156,6 +156,10 @@ impl Contents {
             bytes: bequests.iter().map(|left| left.bytes.len()).sum(),
         }
     }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.connections == 0 && self.values == 0
+    }
 }
 
 impl fmt::Display for Contents {

@@ -7,17 +7,17 @@ use std::time::Instant;
 
 use rustix::net::sockopt::socket_cookie;
 
-use super::bequest::Bequest;
+use super::bequest::{Bequest, Contents};
 use super::giving::{INLET, OUTLET, STATE};
 use super::parcel::{Parcel, State, shut};
 use super::spare::Spare;
 use super::store::{self, PROBE};
-use super::vault::{self, Estate, ListenerRecord, VaultError};
+use super::vault::{self, ATTEMPTS_MAX, Estate, ListenerRecord, VaultError};
 use super::{carton, exec};
 use crate::inherit::NamedDescriptor;
 use crate::listeners::{BoundPath, Heirloom};
 use crate::patience::{Obstacle, Patience, Step};
-use crate::plain;
+use crate::plain::{self, Counted};
 
 /// What a predecessor left.
 #[derive(Debug, Default)]
@@ -142,25 +142,53 @@ impl Inheritance {
         Ok(())
     }
 
-    /// The state, if the attempt to take it over was counted.
-    fn counted_state(&self) -> Option<&NamedDescriptor> {
-        let mut kept = self.kept.iter();
-        kept.find(|descriptor| self.is_counted && descriptor.name == STATE)
-    }
-
     /// Has nobody take over what this process does. Returns whether that is so.
     fn spend(&self) -> bool {
-        let state = self.counted_state();
-        state.is_some_and(|state| vault::spend(&state.fd).is_ok())
+        self.state()
+            .is_some_and(|state| vault::spend(state).is_ok())
     }
 
     /// This process cannot start, in order and for another reason than the state: the attempt does not count.
     pub(crate) fn put_back(&self) {
-        if let Some(state) = self.counted_state()
-            && let Err(error) = vault::uncount(&state.fd)
+        if let Some(state) = self.state()
+            && let Err(error) = vault::uncount(state)
         {
             tracing::warn!("an attempt to restore counts although it was none: {error}");
         }
+    }
+
+    /// The state, if this attempt to restore it was counted.
+    fn state(&self) -> Option<&OwnedFd> {
+        let mut kept = self.kept.iter();
+        let state = kept.find(|descriptor| self.is_counted && descriptor.name == STATE)?;
+        Some(&state.fd)
+    }
+
+    /// How much of it can be gone on with.
+    pub(crate) fn contents(&self) -> Contents {
+        Contents::new(self.parcels.len(), &self.bequests)
+    }
+
+    /// This process does not start: says what becomes of what there was for it, which whoever reads why it does not will want to know.
+    pub(crate) fn say_what_waits(&self, contents: Contents, is_attempt: bool) {
+        if contents.is_nothing() {
+            return;
+        }
+        if !self.is_stored {
+            tracing::error!(
+                "lost {contents} of the predecessor: this start fails, and no descriptor store has them (FileDescriptorStoreMax=)"
+            );
+            return;
+        }
+        let attempts = self.state().and_then(|state| vault::attempts(state).ok());
+        let attempt = match attempts {
+            Some(count) if is_attempt => format!(" (attempt {count} of {ATTEMPTS_MAX})"),
+            _ => String::new(),
+        };
+        tracing::warn!(
+            "this start fails{attempt}: {contents} wait in the service manager's store for one that succeeds; stopping the service loses \
+             them"
+        );
     }
 
     fn unpack(&mut self, estate: Result<Estate, VaultError>, ends: &[&OwnedFd], needed: usize) {
@@ -178,18 +206,21 @@ impl Inheritance {
         let estate = match estate {
             Ok(estate) => estate,
             Err(VaultError::Spent) => {
+                let closed = Counted(
+                    found.descriptors.len() as u64,
+                    "descriptor that was",
+                    "descriptors that were",
+                );
                 tracing::warn!(
-                    "closing {} descriptors that were taken over before; the service manager was not told to",
-                    found.descriptors.len()
+                    "closing {closed} taken over before; the service manager was not told to"
                 );
                 found.descriptors.iter().for_each(shut);
                 return;
             }
             Err(error) => {
-                tracing::error!(
-                    "{error}: {} descriptors are closed, and what services left is lost",
-                    found.descriptors.len()
-                );
+                let closed = found.descriptors.len() as u64;
+                let closed = Counted(closed, "descriptor is", "descriptors are");
+                tracing::error!("{error}: {closed} closed, and what services left is lost");
                 self.lost += found.descriptors.len() + found.lost;
                 found.descriptors.iter().for_each(shut);
                 return;

@@ -375,13 +375,17 @@ pub(crate) fn spend(vault: &OwnedFd) -> io::Result<()> {
     File::from(vault.try_clone()?).write_all_at(&SPENT.to_be_bytes(), ATTEMPTS_AT)
 }
 
+/// How many attempts were counted.
+pub(crate) fn attempts(vault: &OwnedFd) -> io::Result<u32> {
+    let mut attempts = [0; 4];
+    File::from(vault.try_clone()?).read_exact_at(&mut attempts, ATTEMPTS_AT)?;
+    Ok(u32::from_be_bytes(attempts))
+}
+
 /// Takes the last count of an attempt back.
 pub(crate) fn uncount(vault: &OwnedFd) -> io::Result<()> {
-    let file = File::from(vault.try_clone()?);
-    let mut attempts = [0; 4];
-    file.read_exact_at(&mut attempts, ATTEMPTS_AT)?;
-    let attempts = u32::from_be_bytes(attempts).saturating_sub(1);
-    file.write_all_at(&attempts.to_be_bytes(), ATTEMPTS_AT)
+    let attempts = attempts(vault)?.saturating_sub(1);
+    File::from(vault.try_clone()?).write_all_at(&attempts.to_be_bytes(), ATTEMPTS_AT)
 }
 
 #[cfg(test)]

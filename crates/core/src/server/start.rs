@@ -97,11 +97,13 @@ impl Server {
         mut inheritance: Inheritance,
         belongings: Arc<[Belonging]>,
     ) -> Result<Running, ServerError> {
+        let contents = inheritance.contents();
         let heirlooms = std::mem::take(&mut inheritance.listeners);
         let listeners: Vec<Arc<Listener>> = match plan.open_with(heirlooms) {
             Ok(listeners) => listeners.into_iter().map(Arc::new).collect(),
             Err(error) => {
                 inheritance.put_back();
+                inheritance.say_what_waits(contents, false);
                 return Err(error.into());
             }
         };
@@ -121,8 +123,11 @@ impl Server {
         let launched = Running::launch(self, engine, cpus, held, &orphans, &legacies, belongings);
         // What services were given may be what made a worker fail.
         let is_blamed = is_given && matches!(launched, Err(ServerError::Worker { .. }));
-        if launched.is_err() && !is_blamed {
-            inheritance.put_back();
+        if launched.is_err() {
+            if !is_blamed {
+                inheritance.put_back();
+            }
+            inheritance.say_what_waits(contents, is_blamed);
         }
         let started = launched.and_then(|mut running| {
             // It may be the state that fails this, so the attempt counts.

@@ -233,6 +233,13 @@ fn a_start_that_fails_leaves_it_to_the_next() {
 const UNMADE: &str =
     "service keeper cannot be made on worker 1: the database does not answer, on purpose";
 
+/// And of what it was left.
+const WAITS: [&str; 3] = [
+    "this start fails: 2 values of services (",
+    " and 6 connections wait in the service manager's store for one that succeeds",
+    "; stopping the service loses them",
+];
+
 /// Connections, and who has asked on which of two workers how often, in the words of a successor.
 fn asked(bed: &Bed) -> (Vec<Wire>, String) {
     let mut wires: Vec<Wire> = (0..6).map(|_| bed.connect()).collect();
@@ -251,6 +258,7 @@ fn goes_on_when_it_can(bed: &mut Bed, wires: &mut [Wire], expected: &str, before
         bed.manager.launch();
         assert_eq!(bed.manager.ended().code(), Some(1));
         assert_eq!(bed.manager.log().matches(UNMADE).count(), before + times);
+        bed.manager.logged(before + times, &WAITS);
     }
     bed.manager.set_flag("fail-1", false);
     bed.manager.start();
@@ -291,6 +299,11 @@ fn a_service_that_cannot_be_made_after_a_reload_costs_everything_without_a_store
         if store_max > 0 {
             goes_on_when_it_can(&mut bed, &mut wires, &expected, 1);
         } else {
+            let lost = [
+                "lost 2 values of services (",
+                " and 6 connections of the predecessor: this start fails, and no descriptor store has them (FileDescriptorStoreMax=)",
+            ];
+            bed.manager.logged(1, &lost);
             assert!(wires.iter_mut().all(Wire::is_over));
             bed.manager.set_flag("fail-1", false);
             bed.manager.start();
@@ -308,10 +321,12 @@ fn what_makes_services_panic_is_given_up_after_three_attempts() {
     ask(&mut wire);
     bed.manager.stop();
     bed.manager.set_flag("panic-when-given", true);
-    for _ in 0..3 {
+    for attempt in 1..=3 {
         assert_eq!(bed.manager.state().stored(), PARTS);
         bed.manager.launch();
         assert_eq!(bed.manager.ended().code(), Some(1));
+        let waits = format!("this start fails (attempt {attempt} of 3): 2 values of services");
+        bed.manager.logged(1, &[&waits]);
     }
     let said = "what was left is no good, on purpose, at ";
     let log = bed.manager.log();
@@ -324,7 +339,7 @@ fn what_makes_services_panic_is_given_up_after_three_attempts() {
     bed.manager.start();
     bed.manager.logged(
         1,
-        &["tried 3 times without success: 1 descriptors are closed"],
+        &["tried 3 times without success: 1 descriptor is closed"],
     );
     assert!(wire.is_over());
     assert_eq!(bed.taken_over(), "");
