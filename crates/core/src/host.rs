@@ -23,7 +23,7 @@ use crate::peer::{Link, Peer};
 use crate::reply::{Abandoned, Reply, Ticket};
 use crate::service::{Flow, Saved, Service, SourceId, Watch};
 use crate::slots::Slots;
-use crate::slow;
+use crate::slow::{self, Work};
 use crate::tick::Tick;
 
 /// So many frames of one received buffer are dispatched at once; then the others have their turn.
@@ -290,13 +290,14 @@ impl<S: Service> Hosted<S> {
         if let Some(took) = reply.desk.stopwatch.slow() {
             let last = panics::catch(|| self.service.frame_name());
             let last = last.ok().flatten();
-            slow::report(took, frames, last, reply.connection, reply.desk, reply.link);
+            let work = Work { what, frames, last };
+            slow::report(took, work, reply.connection, reply.desk, reply.link);
         }
         match result {
             Ok(result) => Some(result),
             Err(panic) => {
                 // The connection's own line does not say what it was.
-                panic.log("the service", reply.connection, reply.desk, reply.link);
+                panic.log_call(what, reply.connection, reply.desk, reply.link);
                 reply.desk.framer.reset();
                 reply.connection.close(Close::Panicked, reply.desk);
                 None
@@ -512,14 +513,15 @@ impl<S: Service> Host for Hosted<S> {
             why,
         };
         let calling = &desk.counters().calling;
-        calling.begin_for(connection.name, Call::Disconnected);
+        let what = Call::Disconnected;
+        calling.begin_for(connection.name, what);
         // Unwind safety: nothing is left of the session.
         if let Err(panic) = panics::catch(|| self.service.disconnected(session, &ended)) {
-            panic.log("the service", connection, desk, link);
+            panic.log_call(what, connection, desk, link);
             desk.name_counters(connection.name).panics.add(1);
         }
         if let Some(took) = desk.stopwatch.slow() {
-            slow::report(took, 0, None, connection, desk, link);
+            slow::report(took, Work::of(what), connection, desk, link);
         }
     }
 }

@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_h
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::calling::Call;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal::{Named, whose};
@@ -149,6 +150,33 @@ impl Caught {
     /// any rate.
     #[cold]
     pub(crate) fn log(&self, what: &str, connection: &Connection, desk: &Desk, link: &dyn Link) {
+        self.log_in(what, "", connection, desk, link);
+    }
+
+    /// As [`Caught::log`], of what only the worker has caught.
+    #[cold]
+    pub(crate) fn log_call(
+        &self,
+        call: Call,
+        connection: &Connection,
+        desk: &Desk,
+        link: &dyn Link,
+    ) {
+        let place = match call {
+            Call::Frame => String::new(),
+            call => format!(" in {call}"),
+        };
+        self.log_in("the service", &place, connection, desk, link);
+    }
+
+    fn log_in(
+        &self,
+        what: &str,
+        place: &str,
+        connection: &Connection,
+        desk: &Desk,
+        link: &dyn Link,
+    ) {
         let client = || whose(connection, desk, link);
         if !desk.warnings.lets_pass_of(Kind::Panic, desk.now, client) {
             return;
@@ -158,7 +186,7 @@ impl Caught {
             socket = %named.socket,
             connection = %named.id,
             peer = named.peer(),
-            "{} panicked on {named}: {self}",
+            "{} panicked{place} on {named}: {self}",
             Plain(what)
         );
     }

@@ -1,9 +1,11 @@
 //! Calls of services that take long: nobody else on the worker is served meanwhile.
 
 use std::cell::Cell;
+use std::fmt;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::calling::Call;
 use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::journal::Named;
@@ -134,30 +136,49 @@ fn now() -> u64 {
     (time.tv_sec as u64) * 1_000 + (time.tv_nsec as u64) / 1_000_000
 }
 
-/// Counts and logs that the service took so long, in which it was given this many frames, and what it calls the last
-/// of them, on behalf of a connection.
+/// What a service did meanwhile on behalf of a connection.
+pub(crate) struct Work {
+    pub(crate) what: Call,
+    /// So many it was given,
+    pub(crate) frames: usize,
+    /// and this is what it calls the last of them.
+    pub(crate) last: Option<String>,
+}
+
+impl Work {
+    /// Of a call that is given none.
+    pub(crate) fn of(what: Call) -> Self {
+        Work {
+            what,
+            frames: 0,
+            last: None,
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.frames, &self.last) {
+            // A part of one.
+            (0, _) if self.what == Call::Frame => Ok(()),
+            (0, _) => write!(f, " in {}", self.what),
+            (1, None) => f.write_str(" for a frame"),
+            (1, Some(name)) => write!(f, " for {name}"),
+            (frames, None) => write!(f, " for {frames} frames"),
+            (frames, Some(name)) => write!(f, " for {frames} frames, the last of them {name},"),
+        }
+    }
+}
+
+/// Counts and logs that the service took so long for it.
 #[cold]
-pub(crate) fn report(
-    took: u64,
-    frames: usize,
-    last: Option<String>,
-    connection: &Connection,
-    desk: &Desk,
-    link: &dyn Link,
-) {
+pub(crate) fn report(took: u64, work: Work, connection: &Connection, desk: &Desk, link: &dyn Link) {
     desk.name_counters(connection.name).slow.add(1);
     // Of these about ten fit into a second, so that no client can take the lines of others.
     if !desk.warnings.lets_pass(Kind::Slow, desk.now) {
         return;
     }
     let named = Named::new(connection, desk, link);
-    let work = match (frames, last) {
-        (0, _) => String::new(),
-        (1, None) => " for a frame".to_owned(),
-        (1, Some(name)) => format!(" for {name}"),
-        (frames, None) => format!(" for {frames} frames"),
-        (frames, Some(name)) => format!(" for {frames} frames, the last of them {name},"),
-    };
     tracing::warn!(
         socket = %named.socket,
         connection = %named.id,

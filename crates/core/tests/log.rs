@@ -13,13 +13,14 @@ use bytes::Bytes;
 use ringhold_core::limits::Limits;
 use ringhold_core::testing::{Exchange, Setup};
 use ringhold_core::{
-    Credentials, Flow, Frame, Peer, PeerAddress, Refusal, Reply, Responder, Service, SourceId,
-    Tick, Ticket, Watch, Worker,
+    Close, Credentials, Ended, Flow, Frame, Peer, PeerAddress, Refusal, Reply, Responder, Service,
+    SourceId, Tick, Ticket, Watch, Worker,
 };
 use tracing::Level;
 
 /// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, cuts who
-/// sends `UNBEARABLE`, owes an answer to `DEFER`, and takes its time for its tick after an hour, which brings something to watch that has ended, and for its last call.
+/// sends `UNBEARABLE`, owes an answer to `DEFER`, and takes its time for the end of the one that is cut, for its tick after an hour, which
+/// brings something to watch that has ended, and for its last call.
 #[derive(Default)]
 struct Doorkeeper {
     is_late: bool,
@@ -58,6 +59,12 @@ impl Service for Doorkeeper {
             self.owed.push(reply.defer(Ticket(0)));
         }
         Flow::Continue
+    }
+
+    fn disconnected(&mut self, (): (), ended: &Ended<'_>) {
+        if matches!(ended.why(), Close::Cut(_)) {
+            take_time();
+        }
     }
 
     fn tick(&mut self, tick: &Tick<'_>) -> Option<Duration> {
@@ -286,10 +293,18 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     // Whom its service cuts is told of as of those whom a limit cuts.
     let loud = exchange.connect();
     exchange.receive(loud, &[UNBEARABLE]);
-    let warnings = log.take_warnings();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let warnings = log.take_all();
     let why = "closes: the service cut the connection: you are too loud socket=open";
-    assert!(warnings[0].contains(why), "{warnings:?}");
+    assert!(
+        warnings.iter().any(|line| line.contains(why)),
+        "{warnings:?}"
+    );
+    // That its end was what took so long is told, too.
+    let end = " ms in disconnected on connection ";
+    assert!(
+        warnings.iter().any(|line| line.contains(end)),
+        "{warnings:?}"
+    );
 
     // Who comes through a proxy is called by its own address, and the proxy is named beside it.
     exchange.set_proxy_protocol(true);

@@ -78,7 +78,12 @@ fn a_panic_when_a_connection_has_ended_is_logged_too() {
     let mut wire = Wire::connect(&address);
     assert_eq!(wire.value(), "hello".into());
     drop(wire);
-    manager.logged(1, &["the service panicked", "the end, on purpose", PLACE]);
+    let parts = [
+        "the service panicked in disconnected on connection ",
+        "the end, on purpose",
+        PLACE,
+    ];
+    manager.logged(1, &parts);
     assert!(!manager.log().contains(PRINTED));
     manager.set_flag("panic-at-the-end", false);
     manager.stop();
