@@ -21,6 +21,7 @@ mod address;
 mod error;
 mod parse;
 mod partition;
+mod settings;
 mod table;
 mod units;
 mod values;
@@ -29,6 +30,7 @@ pub use address::ListenAddress;
 pub use error::{ConfigError, Problem};
 pub use partition::Partition;
 pub(crate) use partition::{beyond, ranges};
+pub use settings::{duration, size};
 pub(crate) use table::nearest;
 pub use units::{parse_duration, parse_size};
 

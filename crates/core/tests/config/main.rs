@@ -13,6 +13,7 @@ use ringhold_core::limits::Limits;
 mod keys;
 mod listing;
 mod program;
+mod settings;
 mod sockets;
 
 fn parse(text: &str) -> Config {
