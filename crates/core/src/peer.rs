@@ -15,8 +15,8 @@ mod handle;
 pub use self::handle::{Handle, PushError};
 pub(crate) use self::handle::{HandleState, Handles, Item, Pieces};
 
-/// Names one connection for as long as the process lives.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// Names one connection for as long as the process lives. It has an order to be a key in it, which says nothing of what came first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     pub(crate) worker: u16,
     /// Differs between the connections that use the same slot one after the other.

@@ -284,6 +284,9 @@ pub enum Saved {
 }
 
 /// A saved session cannot be continued.
+///
+/// A type that implements [`Error`] becomes one with `?`, as it becomes a [`Refusal`]. For that reason `RestoreError` does not implement
+/// [`Error`] itself.
 #[derive(Debug)]
 pub struct RestoreError {
     reason: Cow<'static, str>,
@@ -314,4 +317,8 @@ impl fmt::Display for RestoreError {
     }
 }
 
-impl Error for RestoreError {}
+impl<E: Error> From<E> for RestoreError {
+    fn from(error: E) -> Self {
+        RestoreError::new(with_sources(&error))
+    }
+}
