@@ -74,8 +74,10 @@ impl Server {
         if let Some(question) = std::env::var_os(question::VARIABLE) {
             let answer = self.answer(&question);
             if let Err(error) = &answer {
-                // What `main` makes of the error need not be in the log of who asks, so it gets the reason from here.
-                let _ = writeln!(io::stdout(), "{}{}", preflight::NO, Plain(error));
+                // What `main` makes of the error need not be in the log of who asks, so it gets the reason from here. Of several,
+                // each has a line, and an answer is one line.
+                let reasons = error.to_string().replace('\n', "; ");
+                let _ = writeln!(io::stdout(), "{}{}", preflight::NO, Plain(reasons));
             }
             return answer;
         }

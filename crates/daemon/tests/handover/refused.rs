@@ -92,6 +92,27 @@ fn an_address_that_is_taken_refuses_the_reload() {
     manager.stop();
 }
 
+/// In one line of the log, where what a service says could not pass for a line of its own.
+#[test]
+fn several_reasons_are_told_one_after_the_other() {
+    let address = free();
+    let config = sections(&[("a", &address)]);
+    let mut manager = Manager::new(0, &config);
+    manager.start();
+    let mut kept = Kept::new(manager, &address);
+    let unknown = "[sockets.x]\nservice = \"ech\"\n[sockets.y]\nservice = \"stat\"\n";
+    let why = [("x", "ech"), ("y", "stat")].map(|(socket, service)| {
+        format!("socket \"{socket}\" is answered by service \"{service}\", which does not exist")
+    });
+    kept.refuses(&format!("{config}{unknown}"), &why[1]);
+    kept.manager.logged(
+        1,
+        &["the reload is refused", &why[0], "; socket \"y\"", &why[1]],
+    );
+    kept.accepts(&config);
+    kept.manager.stop();
+}
+
 /// A path that we bound, and that somebody else has by now: that one is left alone, mode and all.
 #[test]
 fn a_path_that_another_process_has_taken_refuses_the_reload() {
