@@ -106,13 +106,18 @@ fn missing(number: u32) -> Error {
     de::Error::custom(format_args!("parameter {number} is missing"))
 }
 
-/// Says which parameter is wrong, and why in words rather than in markers.
-fn at(number: u32, error: Error) -> Error {
+/// Says which parameter is wrong, and why in words rather than in markers. Where a number is `due`, it says that, too.
+fn at(number: u32, due: Option<&str>, error: Error) -> Error {
     match error {
-        Error::TypeMismatch(marker) => de::Error::custom(format_args!(
-            "parameter {number}: {} does not fit",
-            kind(marker)
-        )),
+        Error::TypeMismatch(marker) => {
+            let came = kind(marker);
+            de::Error::custom(match due {
+                Some(due) => {
+                    format!("parameter {number}: {came} does not fit, {due} is due")
+                }
+                None => format!("parameter {number}: {came} does not fit"),
+            })
+        }
         Error::OutOfRange => {
             de::Error::custom(format_args!("parameter {number}: a number is out of range"))
         }
@@ -148,10 +153,23 @@ fn kind(marker: Marker) -> &'static str {
     }
 }
 
+/// The types of which the decoder's error says only what came. Of others it says itself what is due.
+macro_rules! numbers {
+    ($forward:ident) => {
+        $forward! { Some("an integer");
+            deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
+        }
+        $forward! { Some("a number"); deserialize_f32 deserialize_f64 }
+    };
+}
+
+/// A type that takes the only parameter.
 macro_rules! single {
-    ($($method:ident)*) => {$(
+    ($due:expr; $($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            self.single()?.$method(visitor).map_err(|error| at(1, error))
+            let single = self.single()?;
+            single.$method(visitor).map_err(|error| at(1, $due, error))
         }
     )*};
 }
@@ -159,11 +177,10 @@ macro_rules! single {
 impl<'de> de::Deserializer<'de> for &mut Params<'de> {
     type Error = Error;
 
-    single! {
-        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
-        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32
-        deserialize_f64 deserialize_char deserialize_str deserialize_string deserialize_bytes
-        deserialize_byte_buf deserialize_map deserialize_identifier
+    numbers! { single }
+    single! { None;
+        deserialize_bool deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf
+        deserialize_map deserialize_identifier
     }
 
     fn is_human_readable(&self) -> bool {
@@ -177,7 +194,7 @@ impl<'de> de::Deserializer<'de> for &mut Params<'de> {
             1 => self
                 .single()?
                 .deserialize_any(visitor)
-                .map_err(|error| at(1, error)),
+                .map_err(|error| at(1, None, error)),
             _ => self.list(visitor, None),
         }
     }
@@ -253,7 +270,7 @@ impl<'de> de::Deserializer<'de> for &mut Params<'de> {
             return self
                 .single()?
                 .deserialize_newtype_struct(name, visitor)
-                .map_err(|error| at(1, error));
+                .map_err(|error| at(1, None, error));
         }
         visitor.visit_newtype_struct(self)
     }
@@ -266,7 +283,7 @@ impl<'de> de::Deserializer<'de> for &mut Params<'de> {
     ) -> Result<V::Value, Error> {
         self.single()?
             .deserialize_enum(name, variants, visitor)
-            .map_err(|error| at(1, error))
+            .map_err(|error| at(1, None, error))
     }
 }
 
@@ -285,10 +302,13 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
         let number = self.params.next + 1;
         if self.params.next < self.params.count {
             self.params.next = number;
-            return seed
-                .deserialize(&mut self.params.values)
-                .map(Some)
-                .map_err(|error| at(number, error));
+            let mut due = None;
+            let element = Element {
+                value: &mut self.params.values,
+                due: &mut due,
+            };
+            let value = seed.deserialize(element).map(Some);
+            return value.map_err(|error| at(number, due, error));
         }
         match self.due {
             Some(due) if self.params.next < due as u32 => {
@@ -307,6 +327,91 @@ impl<'de> de::SeqAccess<'de> for List<'_, 'de> {
         // A count is the caller's claim about an array that the framer has found whole, but the elements may be far
         // larger in memory than on the wire.
         Some(left.min(1024))
+    }
+}
+
+/// One of several parameters, of which an error says only what came: here it is noted what is due, if that is a number.
+struct Element<'a, 'de> {
+    value: &'a mut rmp_serde::Deserializer<ReadRefReader<'de, [u8]>>,
+    due: &'a mut Option<&'static str>,
+}
+
+macro_rules! element {
+    ($due:expr; $($method:ident)*) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            *self.due = $due;
+            self.value.$method(visitor)
+        }
+    )*};
+}
+
+impl<'de> de::Deserializer<'de> for Element<'_, 'de> {
+    type Error = Error;
+
+    numbers! { element }
+    element! { None;
+        deserialize_any deserialize_bool deserialize_char deserialize_str deserialize_string deserialize_bytes
+        deserialize_byte_buf deserialize_option deserialize_unit deserialize_seq deserialize_map
+        deserialize_identifier deserialize_ignored_any
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.value.is_human_readable()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.value.deserialize_unit_struct(name, visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        if name == rmp_serde::MSGPACK_EXT_STRUCT_NAME {
+            return self.value.deserialize_newtype_struct(name, visitor);
+        }
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.value.deserialize_tuple(length, visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.value.deserialize_tuple_struct(name, length, visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.value.deserialize_struct(name, fields, visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.value.deserialize_enum(name, variants, visitor)
     }
 }
 

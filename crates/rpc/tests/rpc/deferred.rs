@@ -227,7 +227,7 @@ fn wrong_parameters_are_answered_at_once() {
     let (mut wire, responders) = later();
     assert_eq!(
         wire.error("later", vec!["x".into()]),
-        "wrong parameters for \"later\": parameter 1: a str does not fit"
+        "wrong parameters for \"later\": parameter 1: a str does not fit, an integer is due"
     );
     assert!(responders.try_recv().is_err());
 }

@@ -171,7 +171,7 @@ fn the_last_fields_of_a_tuple_struct_have_defaults() {
         (
             "last",
             vec!["a".into(), "b".into()],
-            "parameter 2: a str does not fit",
+            "parameter 2: a str does not fit, an integer is due",
         ),
     ]);
 }

@@ -265,6 +265,35 @@ fn a_type_that_takes_whatever_comes_takes_the_only_parameter() {
     assert!(error.to_string().contains("parameter 1"), "{error}");
 }
 
+/// What an error inside of a parameter is about, its number does not say.
+#[test]
+fn what_is_due_is_told() {
+    let router = Router::new()
+        .method("scale", |(factor, on): (f64, bool)| Ok((factor, on)))
+        .method("sum", |(_, numbers): (u8, Vec<u64>)| Ok(numbers));
+    let mut wire = Wire::new(router);
+    for (method, params, why) in [
+        (
+            "scale",
+            vec!["x".into(), true.into()],
+            "parameter 1: a str does not fit, a number is due",
+        ),
+        (
+            "scale",
+            vec![1.5.into(), 1.into()],
+            "parameter 2: invalid type: integer `1`, expected a boolean",
+        ),
+        (
+            "sum",
+            vec![1.into(), Value::Array(vec!["x".into()])],
+            "parameter 2: a str does not fit",
+        ),
+    ] {
+        let error = format!("wrong parameters for \"{method}\": {why}");
+        assert_eq!(wire.error(method, params), error);
+    }
+}
+
 #[test]
 fn wrong_parameters_are_named() {
     let mut wire = Wire::new(router());
@@ -280,7 +309,11 @@ fn wrong_parameters_are_named() {
             vec![1.into(), 2.into()],
             "2 given, the method takes 1 parameter",
         ),
-        ("one", vec!["x".into()], "parameter 1: a str does not fit"),
+        (
+            "one",
+            vec!["x".into()],
+            "parameter 1: a str does not fit, an integer is due",
+        ),
         (
             "byte",
             vec![256.into()],
@@ -296,7 +329,11 @@ fn wrong_parameters_are_named() {
             vec![Value::Nil, Value::Nil],
             "2 given, the method takes 1 parameter",
         ),
-        ("maybe", vec!["x".into()], "parameter 1: a str does not fit"),
+        (
+            "maybe",
+            vec!["x".into()],
+            "parameter 1: a str does not fit, an integer is due",
+        ),
         ("two", vec![1.into()], "parameter 2 is missing"),
         ("two", vec![], "parameter 1 is missing"),
         (
@@ -444,7 +481,7 @@ fn binary_data_is_a_byte_buf_and_a_vec_is_a_list() {
     );
     assert_eq!(
         wire.error("numbers", vec![binary]),
-        "wrong parameters for \"numbers\": parameter 1: a bin does not fit"
+        "wrong parameters for \"numbers\": parameter 1: a bin does not fit, an integer is due"
     );
 }
 
