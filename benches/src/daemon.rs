@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use ringhold_client::{Address, Client, Options};
 
-/// Builds the command as `cargo build --release` does, and says where it is.
+/// Builds the command as this program was built, which is `--release` in a bench, and says where it is.
 ///
 /// # Errors
 ///
@@ -26,23 +26,26 @@ pub fn build_example(name: &str) -> io::Result<PathBuf> {
     build_with(&arguments, &format!("examples/{name}"))
 }
 
-/// Builds what the arguments of `cargo build --release` name: where `result` of it is, a path below the build directory.
+/// Builds what the arguments of `cargo build` name: where `result` of it is, a path below the build directory.
 pub(crate) fn build_with(arguments: &[&str], result: &str) -> io::Result<PathBuf> {
-    // This program is TARGET/release/deps/NAME, wherever it was started.
+    // This program is TARGET/release/deps/NAME, or TARGET/debug/deps/NAME in a test, wherever it was started.
     let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(3).unwrap_or(Path::new("."));
+    let directory = own.ancestors().nth(2).unwrap_or(Path::new("."));
+    let target = directory.parent().unwrap_or(directory);
+    let release = directory.ends_with("release").then_some("--release");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--release", "--quiet", "--target-dir"])
+        .args(["build", "--quiet", "--target-dir"])
         .arg(target)
+        .args(release)
         .args(arguments)
         .status()?;
     if !status.success() {
         let what = arguments.join(" ");
         return Err(io::Error::other(format!("{what} cannot be built")));
     }
-    Ok(target.join("release").join(result))
+    Ok(directory.join(result))
 }
 
 /// A daemon that serves `rpc` on one TCP and one unix socket; killed when the value is dropped.

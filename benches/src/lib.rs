@@ -3,6 +3,7 @@
 
 pub mod choice;
 pub mod daemon;
+pub mod http;
 pub mod profile;
 pub mod server;
 pub mod statistics;

@@ -20,9 +20,9 @@ pub(crate) const STEADY: usize = 4;
 const RATE: f64 = 12_000.0;
 
 /// `[0, 7, "echo", [payload]]` up to the payload, which has 16 bytes.
-const REQUEST: &[u8] = b"\x94\x00\x07\xa4echo\x91\xc4\x10";
+pub(crate) const REQUEST: &[u8] = b"\x94\x00\x07\xa4echo\x91\xc4\x10";
 /// `[1, 7, nil, payload]`, likewise.
-const REPLY: &[u8] = b"\x94\x01\x07\xc0\xc4\x10";
+pub(crate) const REPLY: &[u8] = b"\x94\x01\x07\xc0\xc4\x10";
 
 /// Connections that are open and quiet while the server is restarted, and are used before and after.
 pub(crate) struct Open {

@@ -14,12 +14,17 @@
 //!
 //! Beside ringhold there is `examples/plain_tokio.rs`, with its socket from the service manager: it can be restarted, at the
 //! cost of its connections.
+//!
+//! Then, unless there is a filter, comes a table of what clients see when the program of ringhold is replaced, and those of others:
+//! tokio, and nginx and haproxy if they are installed (`beside.rs`). `--servers A,B`, or `--servers all`, is that table alone, with
+//! `--connections N` and `--rounds N`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     reason = "a bench that cannot go on should say where"
 )]
 
+mod beside;
 mod clients;
 mod manager;
 mod summary;
@@ -45,16 +50,28 @@ fn main() {
     }
     let arguments: Vec<String> = arguments.collect();
     if !arguments.iter().any(|argument| argument == "--bench") {
-        println!("nothing to test here; run it with cargo bench");
-        return;
+        return beside::smoke();
     }
     ringhold_core::rlimit::raise().unwrap();
+    let option = |name: &str| {
+        let place = arguments.iter().position(|argument| argument == name)?;
+        Some(arguments[place + 1].as_str())
+    };
+    let number = |name, default| option(name).map_or(default, |text| text.parse().unwrap());
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let plan = beside::Plan {
+        connections: number("--connections", 100),
+        rounds: number("--rounds", if quick { 3 } else { 15 }),
+        window: beside::WINDOW,
+    };
+    if let Some(names) = option("--servers") {
+        return beside::compare(names, &plan);
+    }
     // Both are needed in the end, and nothing else runs while they are built.
     let servers = [
         Server::Ringhold(daemon::build().unwrap()),
         Server::PlainTokio(daemon::build_example("plain_tokio").unwrap()),
     ];
-    let quick = arguments.iter().any(|argument| argument == "--quick");
     let sizes: &[usize] = if quick {
         &[0, 1000]
     } else {
@@ -74,6 +91,9 @@ fn main() {
     }
     criterion.final_summary();
     println!("{runs}");
+    if arguments.iter().all(|argument| argument.starts_with('-')) {
+        beside::compare("all", &plan);
+    }
 }
 
 /// A program that is restarted.
@@ -203,7 +223,7 @@ impl Scene {
             }
         }
         let asked = self.hands_over && operation != Operation::Nothing;
-        let restored = asked.then(|| self.restored());
+        let restored = asked.then(|| restored(&self.manager));
         let report = steady.end();
         let cut = self.open.check();
         if let Some(restored) = restored {
@@ -223,13 +243,13 @@ impl Scene {
         run.disconnected = report.counts.disconnects + cut;
         run
     }
+}
 
-    /// How many connections the running process took over from its predecessor.
-    fn restored(&self) -> u64 {
-        let address = Address::Tcp(self.manager.address());
-        let mut client = Client::connect(&address, Options::default()).unwrap();
-        let encoded = client.call_raw("status", &[0x90]).unwrap();
-        let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
-        status["names"]["rpc"]["restored"].as_u64().unwrap()
-    }
+/// How many connections the running process took over from its predecessor.
+fn restored(manager: &Manager) -> u64 {
+    let address = Address::Tcp(manager.address());
+    let mut client = Client::connect(&address, Options::default()).unwrap();
+    let encoded = client.call_raw("status", &[0x90]).unwrap();
+    let status = rmpv::decode::read_value(&mut &encoded[..]).unwrap();
+    status["names"]["rpc"]["restored"].as_u64().unwrap()
 }

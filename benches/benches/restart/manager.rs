@@ -167,6 +167,15 @@ impl Manager {
         time
     }
 
+    /// Replaces the service by one that is ready before it is stopped. Both have the listening socket.
+    pub(crate) fn succeed(&mut self, launcher: Launcher) {
+        let predecessor = self.service.take();
+        self.start(launcher);
+        let successor = std::mem::replace(&mut self.service, predecessor);
+        self.stop();
+        self.service = successor;
+    }
+
     /// Closes whatever is stored, so that the next start is a first one.
     pub(crate) fn forget(&self) {
         self.state().store.clear();

@@ -154,7 +154,7 @@ fn milliseconds(time: Duration) -> String {
 }
 
 /// What else the machine has to do, over the last minute.
-fn load() -> String {
+pub(crate) fn load() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split(' ').next().unwrap_or("unknown").to_owned()
 }
