@@ -165,22 +165,25 @@ impl Connection {
         }
     }
 
-    /// Takes what others have pushed. If more would wait then than may, the peer is too slow: the connection ends. If it
-    /// is ending anyway it takes no more pushes, and what was queued before is still written.
-    pub(crate) fn take_push(&mut self, bytes: &Bytes, desk: &mut Desk) {
+    /// Takes what others have pushed, and returns why the connection is to end, if more would wait then than may: the peer is too slow. If
+    /// it is ending anyway it takes no more pushes, and what was queued before is still written.
+    #[must_use]
+    pub(crate) fn take_push(&mut self, bytes: &Bytes, desk: &mut Desk) -> Option<Close> {
         let crowded = match &mut self.life {
             Life::Open | Life::Ended | Life::Refused { .. } => None,
             Life::Closing { fence, .. } if *fence == Fence::Posted => Some(fence),
-            Life::Arriving | Life::Failed => return,
-            Life::Closing { .. } | Life::Shut | Life::Over => return,
+            Life::Arriving | Life::Failed => return None,
+            Life::Closing { .. } | Life::Shut | Life::Over => return None,
         };
         if self.outbox.pushed() + bytes.len() <= desk.limits_of(self.name).outbox_bytes {
             self.outbox.push(&mut desk.pools, bytes);
-        } else if let Some(fence) = crowded {
-            *fence = Fence::Crowded;
-        } else {
-            self.close(Close::Overflow("outbox_bytes"), desk);
+            return None;
         }
+        match crowded {
+            Some(fence) => *fence = Fence::Crowded,
+            None => return Some(Close::Overflow("outbox_bytes")),
+        }
+        None
     }
 
     /// Notes that a fence has to be posted, if it has just begun to end. Returns whether it has.

@@ -19,8 +19,8 @@ use ringhold_core::{
 use tracing::Level;
 
 /// Lets nobody in on the socket `closed`, and logs by itself who comes. Takes its time for the frame `SLOW`, cuts who
-/// sends `UNBEARABLE`, owes an answer to `DEFER`, and takes its time for the end of the one that is cut, for its tick after an hour, which
-/// brings something to watch that has ended, and for its last call.
+/// sends `UNBEARABLE`, owes an answer to `DEFER`, pushes too much for `LOUD`, and takes its time for the end of the one that is cut, for its
+/// tick after an hour, which brings something to watch that has ended, and for its last call.
 #[derive(Default)]
 struct Doorkeeper {
     is_late: bool,
@@ -30,6 +30,7 @@ struct Doorkeeper {
 const SLOW: u8 = 42;
 const UNBEARABLE: u8 = 43;
 const DEFER: u8 = 44;
+const LOUD: u8 = 45;
 
 /// Much more than what is said to be slow, on a clock that moves on by up to 10 ms.
 fn take_time() {
@@ -57,6 +58,10 @@ impl Service for Doorkeeper {
         }
         if frame[..] == [DEFER] {
             self.owed.push(reply.defer(Ticket(0)));
+        }
+        if frame[..] == [LOUD] {
+            let too_much = Limits::default().outbox_bytes + 1;
+            assert!(reply.handle().push(vec![0; too_much]).is_err());
         }
         Flow::Continue
     }
@@ -237,14 +242,23 @@ fn the_log_says_who_ends_and_why_and_how_often() {
     assert!(warnings[0].contains(rest), "{warnings:?}");
 
     // Whoever is still owed something that has not come is told of as well.
+    let lost_too = " of open over a unix socket ends without the last 0 bytes and 1 deferred reply that it owed: ";
     let owed = exchange.connect();
-    exchange.receive(owed, &[1, DEFER, 0xc1]);
+    exchange.receive(owed, &[DEFER, 0xc1]);
     log.take();
     exchange.reset(owed);
     let lines = log.take();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    let lost_too = " of open over a unix socket ends without the last 0 bytes and 1 deferred reply that it owed: the socket failed: ";
-    assert!(lines[0].contains(lost_too), "{lines:?}");
+    assert!(lines[0].contains(&format!("{lost_too}the socket failed: ")));
+    exchange.advance(Duration::from_secs(1));
+    log.take();
+    let loud = exchange.connect();
+    exchange.receive(loud, &[DEFER, LOUD, 0xc1]);
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains(bad));
+    let why = " 1 deferred reply that it owed: more was pushed to the connection than outbox_bytes allows";
+    assert!(warnings[1].contains(why), "{warnings:?}");
 
     // Whoever resets it then is told of as of those who reset theirs before: where it is looked for.
     let ended = exchange.connect();

@@ -119,7 +119,9 @@ impl<L: Link> Shard<L> {
         if here && let Some(handle) = entry.handle.get() {
             handle.arrived(bytes.len());
         }
-        entry.connection.take_push(bytes, &mut self.desk);
+        if let Some(why) = entry.connection.take_push(bytes, &mut self.desk) {
+            self.cut(slot, why);
+        }
     }
 
     /// What the connection shares with its handles, if it is there and has any.
@@ -164,11 +166,12 @@ impl<L: Link> Shard<L> {
                     }
                 }
                 // If it is ending anyway, what was queued before is still written.
-                Item::End(why) => self.with_id(of, |connection, desk| {
-                    if connection.is_answered() {
-                        connection.close(why, desk)
+                Item::End(why) => {
+                    let may_end = |it: &Connection| it.id == of && it.is_answered();
+                    if self.is_open_to(of.slot, may_end) {
+                        self.cut(of.slot, why);
                     }
-                }),
+                }
                 Item::Answer { serial, pieces } => {
                     taken.answers += 1;
                     self.answer(of, serial, pieces);
