@@ -334,7 +334,24 @@ pub(in crate::engine) fn receive_into(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::peer::Link;
+
+    #[test]
+    fn what_is_received_comes_behind_what_was_there() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let link = RingLink::new(ours.into());
+        let mut bytes = BytesMut::with_capacity(64);
+        bytes.extend_from_slice(b"--");
+        theirs.write_all(b"abcdef").unwrap();
+        for expected in [Ok(4), Ok(2), Err(Errno::AGAIN)] {
+            assert_eq!(receive_into(&link, &mut bytes, 4), expected);
+        }
+        assert_eq!(bytes, "--abcdef");
+    }
 
     #[test]
     fn a_piece_in_vain_says_nothing_of_answers() {

@@ -144,7 +144,13 @@ pub(super) fn flight(fd: Fd, bytes: &[u8]) -> squeue::Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::ptr::with_exposed_provenance;
+
+    use bytes::Bytes;
+
     use super::*;
+    use crate::outbox::Outbox;
+    use crate::pool::Pools;
 
     /// Flights of these slots, each with its slot as its bytes.
     fn flights(slots: std::ops::Range<u32>) -> Flights {
@@ -169,6 +175,35 @@ mod tests {
                 assert_eq!(flights.fail(slot), Some(bytes), "{order:?}");
             }
             assert_eq!(flights.fail(8), None);
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_stays_where_it_is() {
+        let (mut outbox, mut pools) = (Outbox::default(), Pools::default());
+        let shared = Bytes::from(vec![b'+'; 1000]);
+        let mut flights = Flights::default();
+        let mut addresses = Vec::new();
+        for slot in 0..20 {
+            match slot % 2 {
+                0 => outbox.write(&mut pools, |tail| tail.extend_from_slice(b"written")),
+                _ => outbox.share(&mut pools, shared.clone()),
+            }
+            let bytes = outbox.take_piece(&mut pools).unwrap();
+            addresses.push((bytes.as_slice().as_ptr() as usize, bytes.len()));
+            flights.queue.push_back(Flight {
+                order: slot.into(),
+                slot,
+                bytes,
+            });
+        }
+        drop(shared);
+        for ((address, length), flight) in addresses.into_iter().zip(&flights.queue) {
+            let bytes = with_exposed_provenance::<u8>(address);
+            // SAFETY: the flight has not landed.
+            #[expect(unsafe_code, reason = "in place of the kernel")]
+            let bytes = unsafe { std::slice::from_raw_parts(bytes, length) };
+            assert_eq!(bytes, flight.bytes.as_slice());
         }
     }
 }

@@ -105,6 +105,16 @@ impl RingLink {
             || self.readable != Polling::No
             || self.room != Polling::No
     }
+
+    /// Keeps the parameters of a send that gathers `slices`, see [`Message::gather`].
+    pub(super) fn gather<'s>(
+        &mut self,
+        message: Box<Message>,
+        slices: impl Iterator<Item = &'s [u8]>,
+    ) -> (*const libc::msghdr, usize) {
+        // In its place first: to move a box afterwards would end what others may do with the address of what is in it.
+        self.message.insert(message).gather(slices)
+    }
 }
 
 impl AsFd for RingLink {
@@ -183,7 +193,7 @@ impl Message {
 
     /// Points the message at `slices`, at most [`SEND_SEGMENTS_MAX`] of them. Returns where it is and how long they are
     /// together.
-    pub(super) fn gather<'s>(
+    fn gather<'s>(
         &mut self,
         slices: impl Iterator<Item = &'s [u8]>,
     ) -> (*const libc::msghdr, usize) {
@@ -203,7 +213,57 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::ptr::with_exposed_provenance;
+
+    use bytes::Bytes;
+
     use super::*;
+    use crate::outbox::Outbox;
+    use crate::pool::Pools;
+
+    /// What a send is to send whose parameters are at this address, read as the kernel does.
+    fn gathered(header: u64) -> Vec<u8> {
+        let header = with_exposed_provenance::<libc::msghdr>(header as usize);
+        // SAFETY: the parameters are kept for the kernel.
+        #[expect(unsafe_code, reason = "in place of the kernel")]
+        let header = unsafe { header.read() };
+        let mut bytes = Vec::new();
+        for index in 0..header.msg_iovlen {
+            let part = header.msg_iov.wrapping_add(index);
+            // SAFETY: there are so many parts.
+            #[expect(unsafe_code, reason = "in place of the kernel")]
+            let part = unsafe { part.read() };
+            // SAFETY: what is sealed neither moves nor changes.
+            #[expect(unsafe_code, reason = "in place of the kernel")]
+            let slice = unsafe { std::slice::from_raw_parts(part.iov_base.cast(), part.iov_len) };
+            bytes.extend_from_slice(slice);
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_being_sent_stays_where_it_is() {
+        let (mut outbox, mut pools) = (Outbox::default(), Pools::default());
+        let link = || RingLink::new(UnixStream::pair().unwrap().0.into());
+        let mut links = vec![link()];
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"first"));
+        outbox.share(&mut pools, Bytes::from(vec![b'-'; 1000]));
+        outbox.write(&mut pools, |tail| tail.extend_from_slice(b"last"));
+        let (header, length) = links[0].gather(Message::new(), outbox.begin(&mut pools));
+        let header = header as u64;
+        for _ in 0..100 {
+            outbox.write(&mut pools, |tail| tail.extend_from_slice(b"more"));
+            outbox.share(&mut pools, Bytes::from(vec![b'+'; 1000]));
+        }
+        links.extend((0..3).map(|_| link()));
+        let sent = gathered(header);
+        assert_eq!(sent.len(), length);
+        assert_eq!(sent, [b"first", &[b'-'; 1000][..], b"last"].concat());
+        links[0].message = None;
+        outbox.sent(&mut pools, length);
+        assert_eq!(outbox.len(), 100 * (4 + 1000));
+    }
 
     #[test]
     fn an_idle_connection_costs_little() {

@@ -41,9 +41,8 @@ impl Engine<'_> {
             let send = opcode::Send::new(file.fd, slice.as_ptr(), length).flags(FLAGS);
             (send.build(), length)
         } else {
-            let mut message = self.messages.pop().unwrap_or_else(Message::new);
-            let (header, length) = message.gather(slices);
-            link.message = Some(message);
+            let message = self.messages.pop().unwrap_or_else(Message::new);
+            let (header, length) = link.gather(message, slices);
             let send = opcode::SendMsg::new(file.fd, header).flags(FLAGS as u32);
             (send.build(), u32::try_from(length).unwrap_or(u32::MAX))
         };
