@@ -143,6 +143,17 @@ impl Buffers {
         submitter: &Submitter<'_>,
         config: &RingConfig,
     ) -> io::Result<Self> {
+        let mut buffers = Buffers::new(config)?;
+        let ring = buffers.ring.base.as_ptr() as u64;
+        // SAFETY: the memory is whole pages, as large as the entries, and outlives the registration as the
+        // caller vouches.
+        unsafe { submitter.register_buf_ring_with_flags(ring, buffers.entries, GROUP, 0)? };
+        buffers.fill();
+        Ok(buffers)
+    }
+
+    /// The memory of all that. Nobody has any of the buffers.
+    fn new(config: &RingConfig) -> io::Result<Self> {
         let (entries, buffer_bytes) = config.buffer_sizes()?;
         let aside = (entries / 2).min(ASIDE_MAX);
         let count = usize::from(entries + aside);
@@ -153,26 +164,23 @@ impl Buffers {
             returned: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             returned_count: AtomicUsize::new(0),
         };
-        let ring = Memory::new(usize::from(entries) * size_of::<BufRingEntry>())?;
-        // SAFETY: the memory is whole pages, as large as the entries, and outlives the registration as the
-        // caller vouches.
-        unsafe {
-            submitter.register_buf_ring_with_flags(ring.base.as_ptr() as u64, entries, GROUP, 0)?
-        };
-        let mut buffers = Buffers {
+        Ok(Buffers {
             store: Arc::new(store),
-            ring,
+            ring: Memory::new(usize::from(entries) * size_of::<BufRingEntry>())?,
             entries,
             aside: Vec::with_capacity(aside.into()),
             tail: 0,
             unpublished: 0,
             leased: 0,
-        };
-        for buffer in 0..entries + aside {
-            buffers.recycle(buffer);
+        })
+    }
+
+    /// Lets the kernel have them, but for those that are set aside.
+    fn fill(&mut self) {
+        for buffer in 0..self.store.leases.len() as u16 {
+            self.recycle(buffer);
         }
-        buffers.publish();
-        Ok(buffers)
+        self.publish();
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -348,74 +356,4 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::ring::{probe, setup};
-
-    #[test]
-    fn sizes_that_no_file_could_ask_for_are_refused() {
-        if probe().unavailable.is_some() {
-            return;
-        }
-        let small = |buffers, buffer_bytes| RingConfig {
-            entries: 8,
-            buffers,
-            buffer_bytes,
-        };
-        let ring = setup::ring(&small(2, 4096)).unwrap();
-        // In 64 bits the last two are 4 and 128 KiB altogether, but the first buffer alone has more than 2 GiB in 32 bits.
-        for (buffers, buffer_bytes) in [
-            (0, 4096),
-            (3, 4096),
-            (1 << 16, 4096),
-            ((1 << 16) + 2, 4096),
-            (2, 0),
-            (2, 1 << 32),
-            (2, 1 << 62),
-            (2, 0xaaaa_aaaa_aaaa_b000),
-            (64, 0xaaaa_aaaa_aaaa_b000),
-        ] {
-            let config = small(buffers, buffer_bytes);
-            // SAFETY: should they be registered after all, the test fails, and they are leaked.
-            #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-            let made = unsafe { Buffers::register(&ring.submitter(), &config) };
-            match made.map(std::mem::forget) {
-                Ok(()) => panic!("{config:?} was taken"),
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
-            }
-        }
-    }
-
-    /// Under the sanitizer each access is checked against this.
-    #[cfg(ringhold_asan)]
-    #[test]
-    fn only_what_was_received_is_allowed_and_while_it_is_ours() {
-        if probe().unavailable.is_some() {
-            return;
-        }
-        let config = RingConfig {
-            entries: 8,
-            buffers: 4,
-            buffer_bytes: 4096,
-        };
-        let ring = setup::ring(&config).unwrap();
-        // SAFETY: the ring is dropped first, and nothing receives into them.
-        #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
-        let mut buffers = unsafe { Buffers::register(&ring.submitter(), &config) }.unwrap();
-        drop(ring);
-        let store = buffers.store.clone();
-        let allowed = move || poison::allowed(store.address(1), 4096);
-        assert_eq!(allowed(), 0);
-        assert_eq!(buffers.received(1, 100).bytes.len(), 100);
-        assert_eq!(allowed(), 100);
-        buffers.give_back(1, false);
-        assert_eq!(allowed(), 0);
-        let received = buffers.received(1, 100);
-        let part = received.lend(&received.bytes[3..9]).unwrap();
-        buffers.give_back(1, true);
-        assert_eq!((allowed(), part.len()), (100, 6));
-        drop(part);
-        buffers.collect();
-        assert_eq!(allowed(), 0);
-    }
-}
+mod tests;
