@@ -220,6 +220,13 @@ impl Dealer {
         self.names[name].held(worker)
     }
 
+    /// Connections of all names and workers, with those that are on their way to their worker.
+    pub(crate) fn all(&self) -> usize {
+        let held = self.names.iter().flat_map(|name| &name.held);
+        held.map(|count| count.load(Ordering::Relaxed) as usize)
+            .sum()
+    }
+
     /// Connections of all names that `worker` holds.
     pub(crate) fn total(&self, worker: usize) -> u32 {
         self.totals[worker].load(Ordering::Relaxed)

@@ -215,7 +215,7 @@ impl Daemon {
                     tracing::info!("SIGHUP: reloading");
                     notify::reloading(preflight::PATIENCE + self.longest_end);
                     let question = Question {
-                        connections: running.metrics().snapshot().total().open as usize,
+                        connections: running.connections(),
                         takes: running.takes,
                         ..Question::new(running.listeners(), &running.belongings, running.outfit)
                     };

@@ -91,6 +91,11 @@ impl Running {
         self.crew.metrics.turns()
     }
 
+    /// How many connections have a descriptor by now: a worker may not have come yet to those that others have accepted for it.
+    pub(crate) fn connections(&self) -> usize {
+        self.crew.dealer.all()
+    }
+
     /// Bytes that connections make the process hold at the moment: partial frames, unsent replies, and what is under way to
     /// them if it is much.
     pub fn memory_held(&self) -> u64 {

@@ -279,6 +279,23 @@ fn a_deputy_that_is_stuck_has_a_deputy() {
     }
 }
 
+/// It is not known to its service, and has its descriptor.
+#[test]
+fn who_is_on_the_way_to_a_worker_that_is_stuck_is_a_connection() {
+    for engine in ENGINES {
+        let stage = Stage::start(engine, TWO);
+        let mut first = stage.serve_by_each::<2>();
+        let blocked = stage.block(&mut first[1]);
+        let _more = [(); 4].map(|()| stage.connect());
+        stage.until("all are accepted", |it| {
+            it.counts(|it| it.accepted) == [6, 0] && it.counts(|it| it.open) == [3, 1]
+        });
+        assert_eq!(stage.running.connections(), 6, "{engine}");
+        drop(blocked);
+        stage.end();
+    }
+}
+
 /// Connections stay with the worker that accepts them.
 #[test]
 fn a_listener_for_each_worker_has_a_deputy() {
