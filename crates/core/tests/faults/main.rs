@@ -110,6 +110,7 @@ tests! {
         a_name_may_have_an_idle_time_of_its_own,
         a_name_may_have_a_longest_frame_of_its_own,
         nobody_is_cut_for_what_held_the_worker_up,
+        nobody_is_cut_for_a_call_in_the_same_turn,
         nobody_is_cut_before_all_have_been_looked_at,
     }
     publishers {

@@ -1,10 +1,14 @@
 //! Time limits cut who deserves it and nobody else.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use ringhold_core::{Flow, Frame, Peer, Refusal, Reply, Responder, Service, Ticket};
+use ringhold_core::{
+    Flow, Frame, Peer, Refusal, Reply, Responder, Service, SourceId, Tick, Ticket, Watch,
+};
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
@@ -60,7 +64,7 @@ pub(crate) fn a_reader_that_never_reads_is_cut(engine: Engine) {
             slow.read_exact(&mut piece[..room]).unwrap();
             assert!(piece[..room] == large[done..done + room]);
             done += room;
-            std::thread::sleep(std::time::Duration::from_millis(12));
+            std::thread::sleep(Duration::from_millis(12));
         }
     });
     bed.until("it is cut", |bed| bed.total().timed_out > 0);
@@ -94,7 +98,7 @@ pub(crate) fn a_reader_that_reads_slowly_is_not_cut(engine: Engine) {
         for _ in 0..120 {
             client.read_exact(&mut answer[done..done + piece]).unwrap();
             done += piece;
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         client.read_exact(&mut answer[done..]).unwrap();
         assert!(answer == large);
@@ -304,6 +308,95 @@ pub(crate) fn nobody_is_cut_for_what_held_the_worker_up(engine: Engine) {
     }
 }
 
+/// Answers what asks for it. A call takes long that is given [`CALL`], or that reads from the source.
+struct Mute {
+    gate: Gate,
+    source: Arc<UnixDatagram>,
+}
+
+const SILENT: u8 = 1;
+const CALL: u8 = 2;
+const ASK: u8 = 3;
+
+impl Service for Mute {
+    type Session = ();
+
+    fn connected(&mut self, _: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), frame: Frame<'_>, reply: &mut Reply<'_>) -> Flow {
+        match frame[0] {
+            CALL => self.gate.pass(),
+            ASK => reply.write(|out| out.push(ASK)),
+            _ => {}
+        }
+        Flow::Continue
+    }
+
+    fn readable(&mut self, _: SourceId, _: &Tick<'_>) -> io::Result<Watch> {
+        self.source.recv(&mut [0])?;
+        self.gate.pass();
+        Ok(Watch::Continue)
+    }
+}
+
+/// A call that answers nothing holds the worker up for longer than the limit. Who has said something meanwhile is not cut, although
+/// that is received in the same turn, behind the call.
+pub(crate) fn nobody_is_cut_for_a_call_in_the_same_turn(engine: Engine) {
+    let config = "
+        workers = 1
+        limits.idle_timeout = \"3s\"
+        [sockets.mute]
+        listen = [\"127.0.0.1:0\"]";
+    for is_frame in [true, false] {
+        let call = Gate::default();
+        let theirs = call.clone();
+        let (sender, source) = UnixDatagram::pair().unwrap();
+        let source = Arc::new(source);
+        let (bed, gate) = gated(engine, config, |server| {
+            server.service("mute", move |worker| {
+                worker.watch(source.clone());
+                Mute {
+                    gate: theirs.clone(),
+                    source: source.clone(),
+                }
+            })
+        });
+        let idle = bed.connect("mute");
+        client::exchange(&idle, &[ASK], &[ASK]);
+        let mut clients: Vec<TcpStream> = (0..21).map(|_| bed.connect("mute")).collect();
+        bed.until_open_on("mute", 22);
+        // Who opened the gate says nothing more in that turn, not even that it is gone.
+        let ((), callers) = gate.hold_and_stay(&bed, 1, || {
+            if !is_frame {
+                sender.send(&[0]).unwrap();
+            }
+            for (index, client) in clients.iter_mut().enumerate() {
+                // In the midst of them, in whatever order they are received from.
+                let calls = is_frame && index == 10;
+                client
+                    .write_all(&[if calls { CALL } else { SILENT }])
+                    .unwrap();
+            }
+        });
+        call.wait_for(1);
+        std::thread::sleep(SILENCE);
+        for client in &mut clients {
+            client.write_all(&[SILENT]).unwrap();
+        }
+        call.open();
+        client::expect_end(&mut &idle);
+        // Limits that were found to be exceeded behind that one's take effect, too.
+        std::thread::sleep(Duration::from_millis(200));
+        for client in &clients {
+            client::exchange(client, &[ASK], &[ASK]);
+        }
+        drop((clients, callers, idle));
+        bed.finish();
+    }
+}
+
 /// Lets clients in, of which the last one takes long, and sends every frame back.
 struct Slow {
     gate: Gate,
@@ -361,4 +454,4 @@ pub(crate) fn nobody_is_cut_before_all_have_been_looked_at(engine: Engine) {
 }
 
 /// Longer than the limits of those who are not to be cut.
-const SILENCE: std::time::Duration = std::time::Duration::from_millis(3500);
+const SILENCE: Duration = Duration::from_millis(3500);

@@ -48,6 +48,8 @@ impl Engine<'_> {
 
     /// Receives once from everybody in the queue, and sends the answers, as long as they are in the cache.
     pub(super) fn receive_all(&mut self) {
+        // Services may have been called for what was dispatched.
+        self.shard.desk.now = self.clock.now();
         for _ in 0..self.receives.len() {
             let Some((slot, generation)) = self.receives.pop_front() else {
                 return;

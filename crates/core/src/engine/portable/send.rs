@@ -73,6 +73,9 @@ impl Engine<'_> {
 
     /// Sends what is queued on a connection that was just received from, if a send may find room.
     pub(super) fn answer(&mut self, slot: u32, generation: u32) {
+        // The service has taken its time, before this is sent and the next one is received from. The stopwatch goes on: the turn is
+        // not over.
+        self.shard.desk.now = self.clock.now();
         self.shard.bound_memory();
         let desire = self.shard.desire(slot);
         if desire.is_some_and(|desire| desire.send && desire.finish == Finish::No)
@@ -80,8 +83,6 @@ impl Engine<'_> {
             && link.sending.progress == Progress::No
             && link.sending.readiness != Readiness::Unready
         {
-            // The service has taken its time. The stopwatch goes on: the turn is not over.
-            self.shard.desk.now = self.clock.now();
             self.send_now(slot, generation);
         }
     }
