@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use tokio_uring::Runtime;
 
 use super::flights::{Flights, Operation};
+use super::send::send_slices;
 use super::setup::{self, Unavailable};
 use crate::panics;
 
@@ -57,11 +58,17 @@ fn enter() -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// A poll must wait, what it announces a receive must find, and a socket that is shut down must end its poll: that is how connections
-/// are closed.
+/// A send of one slice and one of several must go, a poll must wait, what it announces a receive must find, and a socket that is shut
+/// down must end its poll: that is how connections are closed.
 fn attempt(runtime: &Runtime, entries: u32) -> io::Result<()> {
     let mut flights = Flights::new(entries);
     let (ours, mut theirs) = UnixStream::pair()?;
+    let ours = OwnedFd::from(ours);
+
+    for (call, slices) in [("send", vec![b"!"]), ("sendmsg", vec![b"!"; 2])] {
+        let (sent, _) = send_slices(&ours, slices.into_iter().map(|slice| &slice[..]));
+        sent.map_err(|errno| forbidden(call, errno))?;
+    }
 
     flights.readable(READABLE, ours.as_fd());
     flights.turn();
@@ -121,8 +128,8 @@ mod tests {
         }
     }
 
-    /// Without enter a ring can be made but not used. Without shutdown a connection would stay open when it is closed, and no stop would
-    /// end.
+    /// Without enter a ring can be made but not used. Without receives and sends no connection would live. Without shutdown one would
+    /// stay open when it is closed, and no stop would end.
     #[test]
     fn what_a_filter_forbids_is_reported() {
         if probe().is_err() {
@@ -130,6 +137,9 @@ mod tests {
         }
         for (call, failed) in [
             (libc::SYS_io_uring_enter, "io_uring_enter: "),
+            (libc::SYS_recvfrom, "trying it out: recv: "),
+            (libc::SYS_sendto, "trying it out: send: "),
+            (libc::SYS_sendmsg, "trying it out: sendmsg: "),
             (libc::SYS_shutdown, "trying it out: shutdown: "),
         ] {
             for errno in [libc::EPERM, libc::ENOSYS] {

@@ -113,7 +113,7 @@ impl Engine<'_> {
 }
 
 /// Sends these bytes, as far as there is room. Returns how many the kernel took, and how many there are.
-fn send_slices<'s>(
+pub(super) fn send_slices<'s>(
     socket: &OwnedFd,
     mut slices: impl ExactSizeIterator<Item = &'s [u8]>,
 ) -> (Result<usize, Errno>, usize) {
