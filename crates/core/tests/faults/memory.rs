@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
 use bytes::Bytes;
+use ringhold_core::Flow;
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
+use crate::common::service::answering;
 use crate::frames::frame;
 use crate::pushes::{Read, Readers};
 use crate::services::{Echo, gated};
@@ -66,6 +68,33 @@ pub(crate) fn a_worker_that_sleeps_has_told_what_it_holds(engine: Engine) {
     }
     bed.until("memory back", |bed| bed.memory_held() == 0);
     drop(clients);
+    bed.finish();
+}
+
+/// Nothing of an answer is sent for which there is no room, or whether its connection is cut would depend on how much the kernel takes
+/// at once.
+pub(crate) fn an_answer_that_memory_has_no_room_for_is_not_begun(engine: Engine) {
+    const ANSWER: usize = 2 << 20;
+    let config = "
+        workers = 1
+        [limits]
+        frame_bytes = \"64KiB\"
+        memory = \"1MiB\"
+        [sockets.much]
+        listen = [\"unix:@/much\"]";
+    let bed = Bed::start(engine, config, |server| {
+        server.service("much", |_| {
+            answering(|_, reply| {
+                reply.write(|out| out.extend_from_slice(&frame(ANSWER, 1)));
+                Flow::Continue
+            })
+        })
+    });
+    let mut client = bed.connect_unix("much");
+    client.write_all(&[1]).unwrap();
+    client::expect_end(&mut client);
+    assert_eq!((bed.total().cut, bed.total().bytes_out), (1, 0));
+    drop(client);
     bed.finish();
 }
 
