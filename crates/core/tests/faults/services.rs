@@ -178,7 +178,7 @@ impl Gate {
         assert_eq!(lack, fresh, "buffers are missing");
         // To be sure that it would have been noticed.
         let lack = self.lack(bed, name, workers, buffers + 1);
-        // The portable engine takes up no more at once than its completion queue holds.
+        // The portable engine has a single buffer, which it lends nobody.
         assert!(lack > fresh || bed.engine == Engine::Portable, "{lack}");
     }
 

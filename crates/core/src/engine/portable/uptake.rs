@@ -131,9 +131,9 @@ mod tests {
         let mut uptake = Uptake::default();
         assert!(uptake.is_known());
         let poll = uptake.submitted(false);
-        let receive = uptake.submitted(true);
+        let nop = uptake.submitted(true);
         assert!(!uptake.is_known());
-        uptake.completed(receive);
+        uptake.completed(nop);
         assert!(uptake.is_known());
         assert_eq!(uptake.check(), Check::Fine);
         uptake.submitted(false);
@@ -155,11 +155,11 @@ mod tests {
     #[test]
     fn what_completes_at_once_is_missed_until_it_comes() {
         let mut uptake = Uptake::default();
-        let send = uptake.submitted(true);
+        let nop = uptake.submitted(true);
         uptake.submitted(false);
         assert_eq!(uptake.check(), Check::Missing(1));
         assert_eq!(uptake.check(), Check::Missing(2));
-        uptake.completed(send);
+        uptake.completed(nop);
         assert!(!uptake.lags());
         // The poll behind it may have stayed behind.
         assert_eq!(uptake.check(), Check::Ask);
