@@ -58,9 +58,10 @@ impl Engine<'_> {
             let Some(link) = self.shard.link_of(slot, generation) else {
                 continue;
             };
-            if std::mem::replace(&mut link.receiving.progress, Progress::No) != Progress::Queued {
+            if link.receiving.progress != Progress::Queued {
                 continue;
             }
+            link.receiving.progress = Progress::No;
             let desired = desire
                 .filter(|desire| desire.finish == Finish::No)
                 .map(|desire| desire.receive);

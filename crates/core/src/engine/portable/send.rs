@@ -59,9 +59,10 @@ impl Engine<'_> {
             let Some(link) = self.shard.link_of(slot, generation) else {
                 continue;
             };
-            if std::mem::replace(&mut link.sending.progress, Progress::No) != Progress::Queued {
+            if link.sending.progress != Progress::Queued {
                 continue;
             }
+            link.sending.progress = Progress::No;
             if desire.is_some_and(|desire| desire.send && desire.finish == Finish::No) {
                 self.send_now(slot, generation);
             } else {
