@@ -179,6 +179,8 @@ impl<'a> Control<'a> {
 fn leave_stuck_behind(rounds: &mut Rounds, running: &Running, hand_over: bool) {
     let found = rounds.look(running, Instant::now());
     for Found { worker, looks, .. } in found.into_iter().flatten() {
+        // Who connects meanwhile, before a handover, is not to wait there, and be lost with it.
+        running.deal_to_others(worker, looks > 0);
         if looks == LOOKS_MAX {
             let time = LOOK_INTERVAL * LOOKS_MAX;
             let holdup = running.holdup(worker);

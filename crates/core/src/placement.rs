@@ -222,9 +222,15 @@ impl Dealer {
 
     /// Connections of all names and workers, with those that are on their way to their worker.
     pub(crate) fn all(&self) -> usize {
-        let held = self.names.iter().flat_map(|name| &name.held);
-        held.map(|count| count.load(Ordering::Relaxed) as usize)
+        (0..self.totals.len())
+            .map(|worker| self.all_of(worker))
             .sum()
+    }
+
+    /// The same of one worker, also of one that is left out.
+    pub(crate) fn all_of(&self, worker: usize) -> usize {
+        let held = self.names.iter().map(|name| name.held(worker) as usize);
+        held.sum()
     }
 
     /// Connections of all names that `worker` holds.

@@ -254,11 +254,10 @@ impl Running {
         drop(results);
         let snapshot = self.crew.metrics.snapshot();
         let names = snapshot.workers.get(worker).map_or(&[][..], |w| &w.names);
-        // Those that it has let go are still with it.
-        let held = names.iter();
-        let held: u64 = held.map(|(_, of)| of.open + of.handed_over).sum();
+        // Those that it has let go are still with it, and it has those that it has not come to.
+        let let_go: u64 = names.iter().map(|(_, of)| of.handed_over).sum();
+        let held = plain::connections(self.crew.dealer.all_of(worker) as u64 + let_go);
         self.crew.leave_behind(worker);
-        let held = plain::connections(held);
         tracing::error!(
             "worker {worker} is busy: {why}; the handover goes on without it and its {held}, and without what its services would leave"
         );

@@ -12,11 +12,17 @@ impl Running {
         self.listeners.iter().any(|it| it.partition.len() > 1)
     }
 
+    /// As of now this worker is stuck, or is not: others are dealt what it would be. Also behind the stop, when nobody is named any more
+    /// who accepts in its place.
+    pub(crate) fn deal_to_others(&self, worker: usize, is_stuck: bool) {
+        self.crew.dealer.set_stuck(worker, is_stuck);
+    }
+
     /// As of now these workers are stuck, and no others: somebody else accepts in their place and is dealt what they would be. To be
     /// called before the workers are told to stop, by the thread that does.
     pub(crate) fn set_stuck(&self, are_stuck: &[bool]) {
         for (worker, is_stuck) in are_stuck.iter().enumerate() {
-            self.crew.dealer.set_stuck(worker, *is_stuck);
+            self.deal_to_others(worker, *is_stuck);
         }
         for listener in &self.listeners {
             let is_stuck = |worker: usize| are_stuck[worker];

@@ -206,6 +206,62 @@ fn without_a_stuck_worker_the_others_keep_to_their_limits() {
     });
 }
 
+/// Two workers with two connections each. A deferred reply keeps the handover waiting, behind whose beginning one gets stuck.
+fn who_connects_meanwhile_goes_to_the_other(engine: &'static str) {
+    let mut manager = Manager::on(
+        engine,
+        0,
+        "workers = 2\nhandover.drain = \"60s\"\n[sockets.bus]\n[sockets.rpc]\nworkers = [0]\n",
+    )
+    .with_test_daemon();
+    let (bus, rpc) = (manager.listen_unix("bus"), manager.listen_unix("rpc"));
+    manager.start();
+    let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&bus)).collect();
+    for wire in &mut wires {
+        wire.send(b"\x01");
+        assert_eq!(wire.exactly(1), [0xc3]);
+    }
+    let [mut waiting, mut operator] = [(); 2].map(|()| Wire::connect(&rpc));
+    waiting.send(&request(1, "hold", &[]));
+    operator.echo(1, 1);
+    let mark = manager.mark();
+    manager.signal(Signal::SIGHUP);
+    manager.logged(1, &["waiting for deferred replies"]);
+    wires[1].send(b"\x80");
+    manager.logged(1, &["busy for ever"]);
+    // Worker 0 accepts, and answers the operator. Whom it has not begun to serve then it has dealt to the other.
+    let mut unserved = 0;
+    until("worker 1 is dealt nobody", || {
+        wires.extend([(); 2].map(|()| Wire::connect(&bus)));
+        until("they are accepted", || {
+            (operator.counter("bus", "accepted") == wires.len() as u64).then_some(())
+        });
+        let before = unserved;
+        unserved = wires.len() - operator.counter("bus", "open") as usize;
+        (unserved == before).then_some(())
+    });
+    let log = manager.log();
+    assert!(!log.contains("goes on without it"), "{log}");
+    // Its own, and those that it has not come to.
+    let lost = 2 + unserved;
+    let without = format!("the handover goes on without it and its {lost} connections, ");
+    manager.logged(1, &["worker 1 is busy", &without]);
+    operator.send(&request(2, "release", &[]));
+    assert_eq!(operator.reply(), (2, Ok(1.into())));
+    manager.wait_for(mark, "READY=1");
+    let kept = wires.len() - lost + 2;
+    manager.logged(1, &[&format!("took over {kept} connections")]);
+    manager.stop_for_good();
+}
+
+#[test]
+fn who_connects_before_a_handover_is_not_lost_with_a_stuck_worker() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| who_connects_meanwhile_goes_to_the_other("auto"));
+        scope.spawn(|| who_connects_meanwhile_goes_to_the_other("portable"));
+    });
+}
+
 /// Whoever is on another worker than a slow call is served until that returns, however soon a handover would go on without what
 /// it waits for.
 fn who_is_elsewhere_is_served(engine: &'static str, step: fn(&mut Manager)) {
