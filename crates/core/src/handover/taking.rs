@@ -182,6 +182,13 @@ impl Inheritance {
         }
         let attempts = self.state().and_then(|state| vault::attempts(state).ok());
         let attempt = match attempts {
+            Some(ATTEMPTS_MAX) if is_attempt => {
+                tracing::error!(
+                    "lost {contents} of the predecessor: this start fails (attempt {ATTEMPTS_MAX} of {ATTEMPTS_MAX}), and the next one goes \
+                     on without them"
+                );
+                return;
+            }
             Some(count) if is_attempt => format!(" (attempt {count} of {ATTEMPTS_MAX})"),
             _ => String::new(),
         };

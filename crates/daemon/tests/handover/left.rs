@@ -325,8 +325,12 @@ fn what_makes_services_panic_is_given_up_after_three_attempts() {
         assert_eq!(bed.manager.state().stored(), PARTS);
         bed.manager.launch();
         assert_eq!(bed.manager.ended().code(), Some(1));
-        let waits = format!("this start fails (attempt {attempt} of 3): 2 values of services");
-        bed.manager.logged(1, &[&waits]);
+        let said = format!("this start fails (attempt {attempt} of 3)");
+        let becomes = match attempt {
+            3 => "lost 2 values of services (",
+            _ => ": 2 values of services (",
+        };
+        bed.manager.logged(1, &[&said, becomes]);
     }
     let said = "what was left is no good, on purpose, at ";
     let log = bed.manager.log();
