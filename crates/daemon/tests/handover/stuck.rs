@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use ringhold_client::Address;
 
 use crate::common::until;
 use crate::common::wire::{Wire, request};
@@ -151,51 +152,79 @@ fn a_reload_goes_on_without_a_stuck_worker() {
     with_each(Manager::reload);
 }
 
-/// Two workers with two connections each, of three. A deferred reply keeps the handover waiting while more come.
-fn the_others_keep_to_their_limits(engine: &'static str) {
-    let mut manager = Manager::on(
-        engine,
-        0,
-        "workers = 2
-        [handover]
-        drain = \"60s\"
-        [sockets.bus]
-        connections = 3
-        [sockets.rpc]
-        workers = [0]",
-    )
-    .with_test_daemon();
-    let (bus, rpc) = (manager.listen_unix("bus"), manager.listen_unix("rpc"));
-    manager.start();
-    let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&bus)).collect();
-    for wire in &mut wires {
-        wire.send(b"\x01");
-        assert_eq!(wire.exactly(1), [0xc3]);
+/// Two workers with two connections each. A deferred reply keeps a handover waiting.
+struct Waiting {
+    manager: Manager,
+    bus: Address,
+    wires: Vec<Wire>,
+    /// On worker 0.
+    operator: Wire,
+    /// Who is owed the reply.
+    _owed: Wire,
+}
+
+impl Waiting {
+    fn new(engine: &'static str, bus_keys: &str) -> Self {
+        let configuration = format!(
+            "workers = 2\nhandover.drain = \"60s\"\n[sockets.bus]\n{bus_keys}\n[sockets.rpc]\nworkers = [0]\n"
+        );
+        let mut manager = Manager::on(engine, 0, &configuration).with_test_daemon();
+        let (bus, rpc) = (manager.listen_unix("bus"), manager.listen_unix("rpc"));
+        manager.start();
+        let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&bus)).collect();
+        for wire in &mut wires {
+            wire.send(b"\x01");
+            assert_eq!(wire.exactly(1), [0xc3]);
+        }
+        let [mut owed, operator] = [(); 2].map(|()| Wire::connect(&rpc));
+        owed.send(&request(1, "hold", &[]));
+        Waiting {
+            manager,
+            bus,
+            wires,
+            operator,
+            _owed: owed,
+        }
     }
-    let [mut waiting, mut operator] = [(); 2].map(|()| Wire::connect(&rpc));
-    waiting.send(&request(1, "hold", &[]));
-    wires[1].send(b"\x80");
-    manager.logged(1, &["busy for ever"]);
-    let mark = manager.mark();
-    manager.signal(Signal::SIGHUP);
-    manager.logged(1, &["worker 1 is busy", "the handover goes on without it"]);
-    let more: Vec<Wire> = (0..10).map(|_| Wire::connect(&bus)).collect();
+
+    /// Worker 1 takes no turns any more.
+    fn block(&mut self) {
+        self.wires[1].send(b"\x80");
+        self.manager.logged(1, &["busy for ever"]);
+    }
+
+    /// Lets the handover go on, in which so many connections are taken over.
+    fn release(&mut self, mark: usize, taken_over: usize) {
+        self.operator.send(&request(2, "release", &[]));
+        assert_eq!(self.operator.reply(), (2, Ok(1.into())));
+        self.manager.wait_for(mark, "READY=1");
+        let took_over = format!("took over {taken_over} connections");
+        self.manager.logged(1, &[&took_over]);
+    }
+}
+
+/// They have room for three each, and more come while the handover waits.
+fn the_others_keep_to_their_limits(engine: &'static str) {
+    let mut it = Waiting::new(engine, "connections = 3");
+    it.block();
+    let mark = it.manager.mark();
+    it.manager.signal(Signal::SIGHUP);
+    it.manager
+        .logged(1, &["worker 1 is busy", "the handover goes on without it"]);
+    let more: Vec<Wire> = (0..10).map(|_| Wire::connect(&it.bus)).collect();
     until("the others have no room", || {
-        (operator.counter("bus", "accept_pauses") > 0).then_some(())
+        (it.operator.counter("bus", "accept_pauses") > 0).then_some(())
     });
     // The third of worker 0. The next ones wait.
-    let counts = ["accepted", "open"].map(|name| operator.counter("bus", name));
+    let counts = ["accepted", "open"].map(|name| it.operator.counter("bus", name));
     assert_eq!(counts, [5, 5]);
-    operator.send(&request(2, "release", &[]));
-    assert_eq!(operator.reply(), (2, Ok(1.into())));
-    manager.wait_for(mark, "READY=1");
-    manager.logged(1, &["took over 5 connections"]);
-    drop(wires);
+    it.release(mark, 5);
+    it.wires.clear();
     for mut wire in more {
         wire.send(b"\x01");
         assert_eq!(wire.exactly(1), [0xc3]);
     }
-    manager.stop_for_good();
+    it.manager.stop_for_good();
 }
 
 #[test]
@@ -206,52 +235,33 @@ fn without_a_stuck_worker_the_others_keep_to_their_limits() {
     });
 }
 
-/// Two workers with two connections each. A deferred reply keeps the handover waiting, behind whose beginning one gets stuck.
+/// Behind the beginning of a handover, one gets stuck.
 fn who_connects_meanwhile_goes_to_the_other(engine: &'static str) {
-    let mut manager = Manager::on(
-        engine,
-        0,
-        "workers = 2\nhandover.drain = \"60s\"\n[sockets.bus]\n[sockets.rpc]\nworkers = [0]\n",
-    )
-    .with_test_daemon();
-    let (bus, rpc) = (manager.listen_unix("bus"), manager.listen_unix("rpc"));
-    manager.start();
-    let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&bus)).collect();
-    for wire in &mut wires {
-        wire.send(b"\x01");
-        assert_eq!(wire.exactly(1), [0xc3]);
-    }
-    let [mut waiting, mut operator] = [(); 2].map(|()| Wire::connect(&rpc));
-    waiting.send(&request(1, "hold", &[]));
-    operator.echo(1, 1);
-    let mark = manager.mark();
-    manager.signal(Signal::SIGHUP);
-    manager.logged(1, &["waiting for deferred replies"]);
-    wires[1].send(b"\x80");
-    manager.logged(1, &["busy for ever"]);
+    let mut it = Waiting::new(engine, "");
+    it.operator.echo(1, 1);
+    let mark = it.manager.mark();
+    it.manager.signal(Signal::SIGHUP);
+    it.manager.logged(1, &["waiting for deferred replies"]);
+    it.block();
     // Worker 0 accepts, and answers the operator. Whom it has not begun to serve then it has dealt to the other.
     let mut unserved = 0;
     until("worker 1 is dealt nobody", || {
-        wires.extend([(); 2].map(|()| Wire::connect(&bus)));
+        it.wires.extend([(); 2].map(|()| Wire::connect(&it.bus)));
         until("they are accepted", || {
-            (operator.counter("bus", "accepted") == wires.len() as u64).then_some(())
+            (it.operator.counter("bus", "accepted") == it.wires.len() as u64).then_some(())
         });
         let before = unserved;
-        unserved = wires.len() - operator.counter("bus", "open") as usize;
+        unserved = it.wires.len() - it.operator.counter("bus", "open") as usize;
         (unserved == before).then_some(())
     });
-    let log = manager.log();
+    let log = it.manager.log();
     assert!(!log.contains("goes on without it"), "{log}");
     // Its own, and those that it has not come to.
     let lost = 2 + unserved;
     let without = format!("the handover goes on without it and its {lost} connections, ");
-    manager.logged(1, &["worker 1 is busy", &without]);
-    operator.send(&request(2, "release", &[]));
-    assert_eq!(operator.reply(), (2, Ok(1.into())));
-    manager.wait_for(mark, "READY=1");
-    let kept = wires.len() - lost + 2;
-    manager.logged(1, &[&format!("took over {kept} connections")]);
-    manager.stop_for_good();
+    it.manager.logged(1, &["worker 1 is busy", &without]);
+    it.release(mark, it.wires.len() - lost + 2);
+    it.manager.stop_for_good();
 }
 
 #[test]
