@@ -198,6 +198,28 @@ impl RingConfig {
     }
 }
 
+/// Sections `[ring]` that no file could ask for. In 64 bits the buffers of the last two have 4 and 128 KiB altogether, but the first one
+/// alone has more than 2 GiB in 32 bits.
+#[cfg(test)]
+pub(crate) fn impossible_rings() -> impl Iterator<Item = RingConfig> {
+    let sizes = [
+        (0, 4096),
+        (3, 4096),
+        (1 << 16, 4096),
+        ((1 << 16) + 2, 4096),
+        (2, 0),
+        (2, 1 << 32),
+        (2, 1 << 62),
+        (2, 0xaaaa_aaaa_aaaa_b000),
+        (64, 0xaaaa_aaaa_aaaa_b000),
+    ];
+    sizes.into_iter().map(|(buffers, buffer_bytes)| RingConfig {
+        entries: 8,
+        buffers,
+        buffer_bytes,
+    })
+}
+
 /// A section `[sockets.NAME]`.
 ///
 /// What concerns creation (`backlog`, `mode`, `user`, `group`, `reuse_port`, `ipv6_only`, `congestion`, `receive_buffer`,

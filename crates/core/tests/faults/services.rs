@@ -165,7 +165,8 @@ impl Gate {
         bed.counters().starved - before
     }
 
-    /// Whether all `buffers` receive buffers of each worker can be used, given the [`Gate::lack`] of the fresh server.
+    /// Whether all `buffers` receive buffers of each worker can be used, given the [`Gate::lack`] of the fresh server. The portable engine
+    /// has a single one, which it lends nobody.
     pub(crate) fn assert_all_buffers_are_back(
         &self,
         bed: &Bed,
@@ -174,12 +175,14 @@ impl Gate {
         buffers: usize,
         fresh: u64,
     ) {
+        if bed.engine == Engine::Portable {
+            return;
+        }
         let lack = self.lack(bed, name, workers, buffers);
         assert_eq!(lack, fresh, "buffers are missing");
         // To be sure that it would have been noticed.
         let lack = self.lack(bed, name, workers, buffers + 1);
-        // The portable engine has a single buffer, which it lends nobody.
-        assert!(lack > fresh || bed.engine == Engine::Portable, "{lack}");
+        assert!(lack > fresh, "{lack}");
     }
 
     /// Waits until so many workers stand here.

@@ -36,6 +36,15 @@ fn start(engine: Engine, config: &str) -> (Bed, Gate) {
     })
 }
 
+/// What completes brings a worker of the ring engine back, and several things do so together. The portable engine takes few turns however
+/// much it receives, so that this would say nothing of it.
+fn assert_few_enters(bed: &Bed) {
+    let counters = bed.counters();
+    if bed.engine == Engine::Ring {
+        assert!(counters.enters <= counters.completions, "{counters:?}");
+    }
+}
+
 pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine) {
     const HEAD: usize = 16 * 1024;
     let (bed, gate) = start(engine, SMALLEST);
@@ -67,7 +76,7 @@ pub(crate) fn the_smallest_ring_loses_nothing_and_keeps_the_order(engine: Engine
     assert_eq!(bed.name("digest").frames_in, 100 * 50);
     assert_eq!(bed.total().failed, 0);
     let counters = bed.counters();
-    assert!(counters.enters <= counters.completions, "{counters:?}");
+    assert_few_enters(&bed);
     assert_eq!(counters.starved > 0, engine == Engine::Ring, "{counters:?}");
     drop(clients);
     bed.finish();
@@ -95,7 +104,7 @@ pub(crate) fn a_burst_of_a_thousand_connections_shares_sixteen_buffers(engine: E
     assert_eq!(bed.name("digest").open, 1000, "nobody is closed for it");
     assert_eq!(bed.name("digest").frames_in, 3000);
     let counters = bed.counters();
-    assert!(counters.enters <= counters.completions, "{counters:?}");
+    assert_few_enters(&bed);
     assert_eq!(counters.starved > 0, engine == Engine::Ring, "{counters:?}");
     drop(clients);
     bed.finish();

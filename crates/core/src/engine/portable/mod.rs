@@ -15,6 +15,8 @@ mod probe;
 mod receive;
 mod send;
 mod setup;
+#[cfg(test)]
+mod tests;
 mod uptake;
 
 use std::collections::VecDeque;
@@ -400,77 +402,4 @@ impl<'a> Engine<'a> {
 /// When to stop looking for completions, if that may go on until `end`: not behind what is waited for.
 fn spin_end(end: Instant, until: Option<Instant>) -> Instant {
     until.map_or(end, |until| end.min(until))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-    use std::sync::mpsc::{Sender, channel};
-    use std::thread;
-
-    use rustix::fs::{Mode, OFlags, open};
-
-    use super::*;
-    use crate::engine::pause::PAUSE_MS;
-    use crate::limits::Limits;
-    use crate::mailbox::{Mail, Post};
-    use crate::testing::Setup;
-
-    /// No mail takes as long, however busy the machine is.
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    /// Serves nobody, and has the polls for mail and for what services read from fail.
-    fn serve_with_polls_that_fail(posts: &Sender<Post>) -> io::Result<()> {
-        let (runtime, entries) = setup::runtime(8).unwrap();
-        let (shard, mailbox) = Setup::new(Limits::default()).shard();
-        posts.send(shard.desk.crew.posts[0].clone()).unwrap();
-        let watch = Watch::new(0).unwrap();
-        let mut engine = Engine::new(
-            &runtime,
-            entries,
-            (2, 1024),
-            shard,
-            Vec::new(),
-            watch,
-            mailbox,
-        );
-        // The kernel polls none of these.
-        let path = open("/", OFlags::PATH, Mode::empty()).unwrap();
-        engine.sources_armed = true;
-        for poll in [Operation::Wake, Operation::Sources] {
-            engine.flights.readable(poll, path.as_fd());
-        }
-        let result = engine.turn();
-        assert!(!engine.sources_armed);
-        result
-    }
-
-    #[test]
-    fn a_worker_whose_poll_for_mail_fails_gets_its_mail() {
-        if probe().is_err() {
-            return;
-        }
-        let (sender, posts) = channel();
-        let worker = thread::spawn(move || serve_with_polls_that_fail(&sender));
-        let post = posts.recv().unwrap();
-        // At first the mail may be found although nothing polls for it.
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(10 * PAUSE_MS) {
-            let (report, reported) = channel();
-            post.send(Mail::Report(report)).ok().unwrap();
-            reported.recv_timeout(PATIENCE).unwrap();
-            thread::sleep(Duration::from_millis(1));
-        }
-        post.send(Mail::Stop { hand_over: false }).ok().unwrap();
-        worker.join().unwrap().unwrap();
-    }
-
-    #[test]
-    fn nothing_that_is_due_waits_for_the_end_of_a_spin() {
-        let clock = WorkerClock::new();
-        let [early, end, late] = [20, 1000, 2000].map(|at| clock.instant(at));
-        assert_eq!(spin_end(end, Some(early)), early);
-        assert_eq!(spin_end(end, Some(late)), end);
-        assert_eq!(spin_end(end, None), end);
-    }
 }

@@ -2,6 +2,7 @@ use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::thread;
 
 use super::*;
+use crate::config::impossible_rings;
 use crate::engine::ring::{probe, setup};
 
 #[test]
@@ -9,25 +10,8 @@ fn sizes_that_no_file_could_ask_for_are_refused() {
     if probe().unavailable.is_some() {
         return;
     }
-    let small = |buffers, buffer_bytes| RingConfig {
-        entries: 8,
-        buffers,
-        buffer_bytes,
-    };
-    let ring = setup::ring(&small(2, 4096)).unwrap();
-    // In 64 bits the last two are 4 and 128 KiB altogether, but the first buffer alone has more than 2 GiB in 32 bits.
-    for (buffers, buffer_bytes) in [
-        (0, 4096),
-        (3, 4096),
-        (1 << 16, 4096),
-        ((1 << 16) + 2, 4096),
-        (2, 0),
-        (2, 1 << 32),
-        (2, 1 << 62),
-        (2, 0xaaaa_aaaa_aaaa_b000),
-        (64, 0xaaaa_aaaa_aaaa_b000),
-    ] {
-        let config = small(buffers, buffer_bytes);
+    let ring = setup::ring(&SMALL).unwrap();
+    for config in impossible_rings() {
         // SAFETY: should they be registered after all, the test fails, and they are leaked.
         #[expect(unsafe_code, reason = "the kernel keeps the address of the buffers")]
         let made = unsafe { Buffers::register(&ring.submitter(), &config) };
