@@ -22,7 +22,7 @@ impl Outfit {
     pub(crate) fn new(engine: EngineKind, config: &RingConfig, workers: usize) -> Self {
         let buffer_bytes = match engine {
             EngineKind::Ring => config.buffers as usize * config.buffer_bytes,
-            // It makes them as they are needed.
+            // It has a single small one.
             EngineKind::Portable => 0,
         };
         Outfit {
@@ -128,7 +128,7 @@ mod tests {
             let wanted = outfit(workers, entries, buffer_bytes);
             assert_eq!(wanted.lacking(&had), lacking, "{wanted:?}");
         }
-        // The portable engine has no buffers at first.
+        // What the portable engine receives into does not count.
         assert_eq!(had.lacking(&outfit(4, 4096, 0)), 4);
         assert_eq!(outfit(60, 64, 0).lacking_rings(&outfit(4, 256, 0)), 44);
     }

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use io_uring_for_tokio::types::Fd;
-use io_uring_for_tokio::{cqueue, opcode, squeue};
+use io_uring_for_tokio::{cqueue, opcode};
 use slab::Slab;
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, Runtime, UnsubmittedOneshot};
@@ -51,13 +51,6 @@ pub(super) enum Operation {
     Writable { slot: u32, generation: u32 },
 }
 
-impl Operation {
-    /// Whether it completes while it is submitted.
-    fn is_prompt(self) -> bool {
-        self == Operation::Turn
-    }
-}
-
 /// Makes a result of a completion: negative numbers are errors.
 struct Land;
 
@@ -82,10 +75,10 @@ struct Flight {
 #[derive(Default)]
 pub(super) struct Flights {
     flights: Slab<Flight>,
-    /// What the next park submits, by key, first first: polls, and behind them NOPs, which complete while they are submitted and so
-    /// tell that the kernel has taken the polls.
+    /// Polls that the next park submits, by key, first first.
     polls: Vec<(usize, UnsubmittedOneshot<(), Land>)>,
-    prompt: Vec<(usize, UnsubmittedOneshot<(), Land>)>,
+    /// And behind them a NOP, which completes while it is submitted, and so tells that the kernel has taken the polls.
+    turns: bool,
     /// By key: what the runtime calls when that operation has completed.
     wakers: Vec<Waker>,
     landing: Arc<Landing>,
@@ -152,19 +145,19 @@ impl Flights {
         }
     }
 
-    /// Completes with the next submission.
+    /// Has the next park come back when it has submitted what was launched.
     pub(super) fn turn(&mut self) {
-        self.launch(Operation::Turn, opcode::Nop::new().build());
+        self.turns = true;
     }
 
     /// Completes when `fd` is readable, its end and errors included.
     pub(super) fn readable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
-        self.launch(operation, poll(fd, libc::POLLIN))
+        self.poll(operation, fd, libc::POLLIN)
     }
 
     /// Completes when `fd` is writable, errors included.
     pub(super) fn writable(&mut self, operation: Operation, fd: BorrowedFd<'_>) -> usize {
-        self.launch(operation, poll(fd, libc::POLLOUT))
+        self.poll(operation, fd, libc::POLLOUT)
     }
 
     /// Forgets a poll: it may go on in the kernel until the runtime ends, but is announced no more.
@@ -177,20 +170,21 @@ impl Flights {
         }
     }
 
-    fn launch(&mut self, operation: Operation, entry: squeue::Entry) -> usize {
-        let key = self.flights.insert(Flight {
+    fn poll(&mut self, operation: Operation, fd: BorrowedFd<'_>, events: i16) -> usize {
+        let entry = opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u32).build();
+        let key = self.launch(operation);
+        let unsubmitted = UnsubmittedOneshot::new((), Land, entry);
+        self.polls.push((key, unsubmitted));
+        key
+    }
+
+    /// Takes an operation in, under a key.
+    fn launch(&mut self, operation: Operation) -> usize {
+        self.flights.insert(Flight {
             operation,
             future: None,
             number: 0,
-        });
-        let unsubmitted = UnsubmittedOneshot::new((), Land, entry);
-        let queue = if operation.is_prompt() {
-            &mut self.prompt
-        } else {
-            &mut self.polls
-        };
-        queue.push((key, unsubmitted));
-        key
+        })
     }
 
     /// Submits what was launched and sleeps until something completes, or until `deadline`.
@@ -230,7 +224,7 @@ impl Flights {
     /// Checks, if it is time, whether the kernel takes what is submitted. What it did not take is submitted again when the
     /// runtime parks. Inside the runtime.
     fn check_uptake(&mut self, context: &mut Context<'_>) {
-        if self.polls.is_empty() && self.prompt.is_empty() && self.uptake.is_known() {
+        if self.are_all_taken() {
             return;
         }
         let make = || {
@@ -267,41 +261,48 @@ impl Flights {
         }
         // One is kept for what asks.
         let room = (self.entries - 1).saturating_sub(self.uptake.open()) as usize;
-        let (mut polls, mut prompt) = (self.polls.len(), self.prompt.len());
-        if polls + prompt > room {
-            // The last one tells that all were taken, and so brings the park back for the rest.
-            if prompt == 0 {
-                self.turn();
-            }
-            polls = polls.min(room);
-            prompt = prompt.clamp(1, 1 + room - polls);
+        let count = self.polls.len().min(room);
+        // If there is no room for all, it tells that these were taken, and so brings the park back for the rest.
+        let turns = std::mem::take(&mut self.turns) || count < self.polls.len();
+        let mut polls = std::mem::take(&mut self.polls);
+        for (key, unsubmitted) in polls.drain(..count) {
+            self.begin(key, unsubmitted);
         }
-        for (key, unsubmitted) in self.polls.drain(..polls).chain(self.prompt.drain(..prompt)) {
-            while self.wakers.len() <= key {
-                let announcer = Announcer {
-                    key: self.wakers.len(),
-                    landing: self.landing.clone(),
-                };
-                self.wakers.push(Waker::from(Arc::new(announcer)));
-            }
-            let mut future = unsubmitted.submit();
-            let flight = &mut self.flights[key];
-            flight.number = self.uptake.submitted(flight.operation.is_prompt());
-            // It was queued, not submitted, so this only leaves the waker with the runtime.
-            match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
-                Poll::Pending => flight.future = Some(future),
-                Poll::Ready(result) => {
-                    let flight = self.flights.remove(key);
-                    self.uptake.completed(flight.number);
-                    self.early.push((flight.operation, result));
-                }
+        self.polls = polls;
+        if turns {
+            let key = self.launch(Operation::Turn);
+            let entry = opcode::Nop::new().build();
+            self.begin(key, UnsubmittedOneshot::new((), Land, entry));
+        }
+    }
+
+    /// Gives an operation to the runtime. Inside of that.
+    fn begin(&mut self, key: usize, unsubmitted: UnsubmittedOneshot<(), Land>) {
+        while self.wakers.len() <= key {
+            let announcer = Announcer {
+                key: self.wakers.len(),
+                landing: self.landing.clone(),
+            };
+            self.wakers.push(Waker::from(Arc::new(announcer)));
+        }
+        let mut future = unsubmitted.submit();
+        let flight = &mut self.flights[key];
+        let is_prompt = flight.operation == Operation::Turn;
+        flight.number = self.uptake.submitted(is_prompt);
+        // It was queued, not submitted, so this only leaves the waker with the runtime.
+        match Pin::new(&mut future).poll(&mut Context::from_waker(&self.wakers[key])) {
+            Poll::Pending => flight.future = Some(future),
+            Poll::Ready(result) => {
+                let flight = self.flights.remove(key);
+                self.uptake.completed(flight.number);
+                self.early.push((flight.operation, result));
             }
         }
     }
 
     /// Whether the kernel has certainly taken everything that was launched.
     pub(super) fn are_all_taken(&self) -> bool {
-        self.polls.is_empty() && self.prompt.is_empty() && self.uptake.is_known()
+        self.polls.is_empty() && !self.turns && self.uptake.is_known()
     }
 
     /// Whether anything has been announced that [`Flights::next`] was not asked for yet.
@@ -346,8 +347,4 @@ impl Flights {
         }
         None
     }
-}
-
-fn poll(fd: BorrowedFd<'_>, events: i16) -> squeue::Entry {
-    opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u32).build()
 }

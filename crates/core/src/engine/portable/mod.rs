@@ -30,7 +30,7 @@ use self::accept::{Listening, Watch};
 use self::flights::{Flights, Operation};
 use self::link::{Progress, Readiness, Way};
 use crate::config::RingConfig;
-use crate::connection::{Finish, Receive};
+use crate::connection::{Desire, Finish, Receive};
 use crate::engine::pause::Pause;
 use crate::engine::turn::{self, Plan};
 use crate::engine::{Acceptor, Served, WorkerClock, let_go, read_last, reset, send_fin};
@@ -362,6 +362,21 @@ impl<'a> Engine<'a> {
             }
         }
         self.parcels.extend(self.shard.release(slot));
+    }
+
+    /// The turn of a connection has come in a queue, for this direction of it: what it desires by now. `None` if it does not wait there
+    /// any more.
+    fn take_up(
+        &mut self,
+        (slot, generation): (u32, u32),
+        way: fn(&mut PortableLink) -> &mut Way,
+    ) -> Option<Desire> {
+        let way = way(self.shard.link_of(slot, generation)?);
+        if way.progress != Progress::Queued {
+            return None;
+        }
+        way.progress = Progress::No;
+        self.shard.desire(slot)
     }
 
     /// Lets a poll pause. A direction of a connection is marked so.

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 use super::Engine;
 use super::flights::Operation;
 use super::link::{Progress, Readiness};
-use crate::connection::{Finish, Receive};
+use crate::connection::{Desire, Finish, Receive};
 use crate::engine::ring::receive_into;
 
 impl Engine<'_> {
@@ -54,20 +54,16 @@ impl Engine<'_> {
             let Some((slot, generation)) = self.receives.pop_front() else {
                 return;
             };
-            let desire = self.shard.desire(slot);
-            let Some(link) = self.shard.link_of(slot, generation) else {
+            let desire = self.take_up((slot, generation), |link| &mut link.receiving);
+            let Some(Desire {
+                finish, receive, ..
+            }) = desire
+            else {
                 continue;
             };
-            if link.receiving.progress != Progress::Queued {
-                continue;
-            }
-            link.receiving.progress = Progress::No;
-            let desired = desire
-                .filter(|desire| desire.finish == Finish::No)
-                .map(|desire| desire.receive);
-            let result = match desired {
-                Some(Receive::Stream) => self.receive_stream(slot, generation),
-                Some(Receive::Large) => self.receive_large(slot, generation),
+            let result = match (finish, receive) {
+                (Finish::No, Receive::Stream) => self.receive_stream(slot, generation),
+                (Finish::No, Receive::Large) => self.receive_large(slot, generation),
                 // It is paused, or ends, and comes again if it goes on.
                 _ => Err(Errno::AGAIN),
             };

@@ -55,15 +55,11 @@ impl Engine<'_> {
             let Some((slot, generation)) = self.sends.pop_front() else {
                 return;
             };
-            let desire = self.shard.desire(slot);
-            let Some(link) = self.shard.link_of(slot, generation) else {
+            let desire = self.take_up((slot, generation), |link| &mut link.sending);
+            let Some(desire) = desire else {
                 continue;
             };
-            if link.sending.progress != Progress::Queued {
-                continue;
-            }
-            link.sending.progress = Progress::No;
-            if desire.is_some_and(|desire| desire.send && desire.finish == Finish::No) {
+            if desire.send && desire.finish == Finish::No {
                 self.send_now(slot, generation);
             } else {
                 // It ends, or nothing is left to send.
