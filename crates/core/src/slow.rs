@@ -69,15 +69,26 @@ impl Stopwatch {
 
     /// No service is charged for what was until now, and there is time for frames.
     pub(crate) fn start(&self) {
-        let now = now();
-        self.since.set(now);
-        self.ends.set(now.saturating_add(self.turn_ms));
+        self.go_on();
+        self.ends.set(self.since.get().saturating_add(self.turn_ms));
+    }
+
+    /// No service is charged for what was until now. The time for frames goes on.
+    #[inline]
+    pub(crate) fn go_on(&self) {
+        self.since.set(now());
     }
 
     /// Whether the time for frames was over: those that come wait behind those that do.
     #[inline]
     pub(crate) fn is_late(&self) -> bool {
         self.is_late.get()
+    }
+
+    /// It was started or read last so many milliseconds before it was.
+    #[cfg(test)]
+    pub(crate) fn set_back(&self, by: u64) {
+        self.since.set(self.since.get().saturating_sub(by));
     }
 
     #[cfg(test)]

@@ -24,6 +24,8 @@ impl<L: Link> Shard<L> {
         let bytes = &mut partial.bytes;
         let room = partial.missing.min(bytes.capacity() - bytes.len());
         let result = receive(&place.link, bytes, room);
+        // This may have been megabytes, and others' before it, none of which the services were called for.
+        self.desk.stopwatch.go_on();
         let received = *result.as_ref().unwrap_or(&0);
         if received == 0 {
             place.connection.account(&mut self.desk);

@@ -199,6 +199,33 @@ fn who_is_received_from_is_answered_before_the_next_one() {
     }
 }
 
+/// Above all those of large frames, of which the service gets nothing before they are whole.
+#[test]
+fn no_service_is_charged_for_receives_of_others() {
+    if probe().is_err() {
+        return;
+    }
+    with_engine(echo(), |engine| {
+        let (_, mut large) = engine.connect();
+        large.write_all(&numbered(1, true)[..PIECE]).unwrap();
+        engine.until_readable(1);
+        engine.receive_all();
+
+        let (_, mut small) = engine.connect();
+        large.write_all(&[1; PIECE]).unwrap();
+        small.write_all(&[2]).unwrap();
+        engine.until_readable(2);
+        engine.receives.make_contiguous().sort_unstable();
+        // The first receive of the two has taken its time.
+        engine.shard.desk.stopwatch.set_back(1000);
+        engine.receive_all();
+        let counters = engine.shard.desk.name_counters(0);
+        assert_eq!((counters.frames_in.value(), counters.slow.value()), (1, 0));
+        drop((large, small));
+        engine.stop();
+    });
+}
+
 /// Memory for sockets may have run out.
 #[test]
 fn who_is_ready_in_vain_rests_and_goes_on() {
