@@ -129,6 +129,7 @@ tests! {
         a_crowd_shares_the_buffers,
         a_worker_that_sleeps_has_told_what_it_holds,
         an_answer_that_memory_has_no_room_for_is_not_begun,
+        who_sends_tiny_frames_holds_no_more_than_one_receive,
         buffers_take_no_memory_before_they_are_used,
         whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection,
         whoever_is_being_ended_in_a_large_frame_holds_nothing_of_it,

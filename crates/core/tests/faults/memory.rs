@@ -3,16 +3,18 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use ringhold_core::Flow;
+use socket2::SockRef;
 
 use crate::bed::{Bed, Engine};
 use crate::common::client;
 use crate::common::service::answering;
 use crate::frames::frame;
 use crate::pushes::{Read, Readers};
-use crate::services::{Echo, gated};
+use crate::services::{Echo, Sink, gated};
 
 pub(crate) fn whoever_announces_much_and_sends_nothing_costs_nobody_else_a_connection(
     engine: Engine,
@@ -94,6 +96,38 @@ pub(crate) fn an_answer_that_memory_has_no_room_for_is_not_begun(engine: Engine)
     client.write_all(&[1]).unwrap();
     client::expect_end(&mut client);
     assert_eq!((bed.total().cut, bed.total().bytes_out), (1, 0));
+    drop(client);
+    bed.finish();
+}
+
+/// However much it sends that its service has still to get.
+pub(crate) fn who_sends_tiny_frames_holds_no_more_than_one_receive(engine: Engine) {
+    const TINY: usize = 1 << 20;
+    // 192 KiB are received at once, and they are given in a hundred turns.
+    let config = "
+        workers = 1
+        [limits]
+        frame_bytes = \"128KiB\"
+        memory = \"256KiB\"
+        [sockets.sink]
+        listen = [\"unix:@/sink\"]";
+    let sink = Sink::default();
+    let theirs = sink.clone();
+    let bed = Bed::start(engine, config, |server| {
+        server.service("sink", move |_| theirs.clone())
+    });
+    let mut client = bed.connect_unix("sink");
+    SockRef::from(&client)
+        .set_send_buffer_size(1 << 20)
+        .unwrap();
+    // From now on the ring engine receives as much at once.
+    client.write_all(&frame(100_000, 1)).unwrap();
+    bed.until_received(100_000);
+    client.write_all(&vec![1; TINY]).unwrap();
+    bed.until("all are given", |bed| {
+        bed.total().open == 0 || sink.0.load(Ordering::Relaxed) == 1 + TINY as u64
+    });
+    assert_eq!((bed.total().cut, bed.total().open), (0, 1));
     drop(client);
     bed.finish();
 }

@@ -310,8 +310,7 @@ impl<'a> Engine<'a> {
 
     /// Does what a connection desires.
     fn update(&mut self, slot: u32) {
-        let (Some(desire), Some(generation)) =
-            (self.shard.desire(slot), self.shard.generation(slot))
+        let (Some(desire), Some(generation)) = (self.desire(slot), self.shard.generation(slot))
         else {
             return;
         };
@@ -331,6 +330,15 @@ impl<'a> Engine<'a> {
             // A poll may go on: it takes nothing.
             Receive::Pause => {}
         }
+    }
+
+    /// What a connection desires. It receives nothing as long as its service has not got through what it received last.
+    fn desire(&mut self, slot: u32) -> Option<Desire> {
+        let mut desire = self.shard.desire(slot)?;
+        if desire.receive == Receive::Stream && self.shard.is_ready(slot) {
+            desire.receive = Receive::Pause;
+        }
+        Some(desire)
     }
 
     /// Ends a connection, and closes it once the kernel polls it no more.
@@ -376,7 +384,7 @@ impl<'a> Engine<'a> {
             return None;
         }
         way.progress = Progress::No;
-        self.shard.desire(slot)
+        self.desire(slot)
     }
 
     /// Lets a poll pause. A direction of a connection is marked so.
