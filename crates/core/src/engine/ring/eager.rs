@@ -22,8 +22,12 @@ const CROWD_MIN: u32 = 16;
 
 /// A connection becomes eager when it has received so many times in a row in crowded turns. Each time that this turns out to be
 /// wrong it takes twice as many, up to [`PATIENCE_MAX`] times.
-const CROWDED_RECEIVES_MIN: u32 = 16;
-const PATIENCE_MAX: u8 = 8;
+const CROWDED_RECEIVES_MIN: u32 = 8;
+const PATIENCE_MAX: u8 = 9;
+
+/// So many bytes count as one more receive. The more each brings, the more of what a multishot receive takes before any of it is answered
+/// is out of the cache by then, and the less is a look in vain beside it.
+const CROWDED_BYTES: usize = 1024;
 
 /// A look in vain costs about what two others save. Once it has been so much too often, a connection is eager no more.
 const MISS: u8 = 2;
@@ -93,7 +97,8 @@ impl Looks {
         self.now.bytes += bytes as u64;
         match &mut link.pace {
             Pace::Patient { crowded } if self.before.receives >= CROWD_MIN => {
-                *crowded += 1;
+                let weight = u16::try_from(1 + bytes / CROWDED_BYTES).unwrap_or(u16::MAX);
+                *crowded = crowded.saturating_add(weight);
                 if u32::from(*crowded) >= CROWDED_RECEIVES_MIN << link.patience {
                     link.pace = Pace::Eager(Eager::default());
                 }
@@ -230,13 +235,18 @@ mod tests {
         matches!(link.pace, Pace::Eager(_))
     }
 
-    /// The turns, in which so many connections receive, until this one is eager.
-    fn turns_until_eager(looks: &mut Looks, link: &mut RingLink, others: u32) -> Option<u32> {
+    /// The turns, in which so many connections receive so much, until this one is eager.
+    fn turns_until_eager(
+        looks: &mut Looks,
+        link: &mut RingLink,
+        others: u32,
+        bytes: usize,
+    ) -> Option<u32> {
         (0..2 * CROWDED_RECEIVES_MAX).find(|_| {
             looks.begin_turn();
             let mut other = link_like_it();
-            (0..others).for_each(|_| looks.note(&mut other, 30));
-            looks.note(link, 30);
+            (0..others).for_each(|_| looks.note(&mut other, bytes));
+            looks.note(link, bytes);
             is_eager(link)
         })
     }
@@ -251,8 +261,8 @@ mod tests {
     fn a_connection_is_eager_after_crowded_turns_only() {
         let (mut looks, mut link) = (Looks::default(), link());
         let few = CROWD_MIN - 2;
-        assert_eq!(turns_until_eager(&mut looks, &mut link, few), None);
-        let turns = turns_until_eager(&mut looks, &mut link, few + 1);
+        assert_eq!(turns_until_eager(&mut looks, &mut link, few, 30), None);
+        let turns = turns_until_eager(&mut looks, &mut link, few + 1, 30);
         // The first one comes behind one that was not crowded.
         assert_eq!(turns, Some(CROWDED_RECEIVES_MIN));
     }
@@ -261,8 +271,8 @@ mod tests {
     fn it_takes_longer_each_time_that_looks_were_in_vain() {
         let (mut looks, mut link) = (Looks::default(), link());
         let mut all = Vec::new();
-        for _ in 0..11 {
-            all.push(turns_until_eager(&mut looks, &mut link, CROWD_MIN).unwrap());
+        for _ in 0..12 {
+            all.push(turns_until_eager(&mut looks, &mut link, CROWD_MIN, 30).unwrap());
             let mut misses = 0;
             while is_eager(&link) {
                 // The look behind the poll finds nothing either, then something.
@@ -275,8 +285,18 @@ mod tests {
             }
             assert_eq!(misses, IN_VAIN_MAX / MISS);
         }
-        assert_eq!(all[..4], [16, 31, 63, 127]);
-        assert_eq!(all[9..], [CROWDED_RECEIVES_MAX - 1; 2]);
+        assert_eq!(all[..4], [8, 15, 31, 63]);
+        assert_eq!(all[10..], [CROWDED_RECEIVES_MAX - 1; 2]);
+    }
+
+    #[test]
+    fn the_more_it_brings_the_sooner_it_is_eager() {
+        for (bytes, expected) in [(1023, 8), (1024, 4), (4096, 2), (16_384, 1), (1 << 30, 1)] {
+            let (mut looks, mut link) = (Looks::default(), link());
+            // The first one comes behind one that was not crowded.
+            let turns = turns_until_eager(&mut looks, &mut link, CROWD_MIN, bytes);
+            assert_eq!(turns, Some(expected), "{bytes} bytes");
+        }
     }
 
     #[test]
@@ -301,7 +321,7 @@ mod tests {
     #[test]
     fn looks_that_find_something_make_up_for_others() {
         let (mut looks, mut link) = (Looks::default(), link());
-        turns_until_eager(&mut looks, &mut link, CROWD_MIN);
+        turns_until_eager(&mut looks, &mut link, CROWD_MIN, 30);
         for _ in 0..100 {
             note_miss(&mut link);
             // The look behind the poll, and two more.
