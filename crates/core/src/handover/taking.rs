@@ -258,10 +258,15 @@ impl Inheritance {
         }
         let missing = connections.len();
         self.lost += missing;
-        if missing > 0 && found.lost == 0 && found.failed.is_none() {
+        if missing > 0 && found.lost == 0 {
+            let why = match &found.failed {
+                Some(error) => &format!("they cannot be received: {error}"),
+                None => {
+                    "the service manager has kept only a part of what it was given; raise FileDescriptorStoreMax="
+                }
+            };
             tracing::error!(
-                "missing {} that the predecessor has described: the service manager has kept only a part of what it was given; \
-                 raise FileDescriptorStoreMax=",
+                "missing {} that the predecessor has described: {why}",
                 plain::connections(missing as u64)
             );
         }

@@ -361,6 +361,26 @@ fn half_a_handover_is_closed() {
     }
 }
 
+/// Whatever the kernel has against it.
+#[test]
+fn what_cannot_be_received_is_closed_and_counted() {
+    let (mut manager, mut wires) = stopped();
+    {
+        let mut state = manager.state();
+        let mut store = state.store.iter_mut();
+        let outlet = store.find(|stored| stored.name == "ringhold.outlet");
+        outlet.unwrap().fd = tempfile::tempfile().unwrap().into();
+    }
+    manager.start();
+    manager.logged(
+        1,
+        &[
+            "missing 10 connections that the predecessor has described: they cannot be received: Socket operation on non-socket",
+        ],
+    );
+    all_are_closed(&mut manager, &mut wires);
+}
+
 /// Another version stored them, or one that was killed while it looked for the store.
 #[test]
 fn what_nobody_knows_is_removed_from_the_store() {
