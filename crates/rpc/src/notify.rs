@@ -121,10 +121,7 @@ impl fmt::Debug for Notifier {
 
 /// An encoded notification. Clones share its bytes.
 #[derive(Clone, Debug)]
-pub struct Notification(Arc<Encoded>);
-
-#[derive(Debug)]
-struct Encoded {
+pub struct Notification {
     current: Bytes,
     /// The same for clients that read old msgpack, made when one of them needs it.
     old_raw: OnceLock<Result<Bytes, &'static str>>,
@@ -155,24 +152,23 @@ impl Notification {
             }
             Some(_) => out.insert(start, Marker::FixArray(1).to_u8()),
         }
-        Ok(Notification(Arc::new(Encoded {
+        Ok(Notification {
             current: out.into(),
             old_raw: OnceLock::new(),
-        })))
+        })
     }
 
     /// The bytes of the notification, in today's msgpack.
     pub fn bytes(&self) -> &Bytes {
-        &self.0.current
+        &self.current
     }
 
     fn bytes_for(&self, strings: Strings) -> Result<&Bytes, NotifyError> {
         match strings {
-            Strings::Current => Ok(&self.0.current),
+            Strings::Current => Ok(&self.current),
             Strings::OldRaw => self
-                .0
                 .old_raw
-                .get_or_init(|| to_old_raw(&self.0.current).map(Bytes::from))
+                .get_or_init(|| to_old_raw(&self.current).map(Bytes::from))
                 .as_ref()
                 .map_err(|why| NotifyError::Encode((*why).to_owned())),
         }
