@@ -26,8 +26,9 @@ use crate::slots::Slots;
 use crate::slow::{self, Work};
 use crate::tick::Tick;
 
-/// So many frames of one received buffer are dispatched at once; then the others have their turn.
-const FRAMES_PER_CALL_MAX: usize = 2048;
+/// So many frames of one received buffer are dispatched at once; then the others have their turn. Those of the largest buffer are more only
+/// if they have less than 12 bytes each: what is left would be copied, and costs more that way than it takes.
+pub(crate) const FRAMES_PER_CALL_MAX: usize = 16 * 1024;
 
 /// A carried frame from this size on is lent as shared bytes, so that keeping it costs no copy. Below it the
 /// allocation that sharing takes is not worth it.

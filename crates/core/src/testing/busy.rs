@@ -11,6 +11,7 @@ use crate::control::longest_end;
 use crate::crew::Step;
 use crate::frame::Frame;
 use crate::handover::store::PROBE_PATIENCE;
+use crate::host::FRAMES_PER_CALL_MAX;
 use crate::limits::Limits;
 use crate::mailbox::Mail;
 use crate::peer::Peer;
@@ -62,7 +63,7 @@ impl Service for Echo {
 }
 
 /// So many frames of a connection are given in one turn.
-const SHARE: usize = 2048;
+const SHARE: usize = FRAMES_PER_CALL_MAX;
 
 /// How long a turn takes, which is longer than peers are waited for.
 const TURN: u64 = 2000;

@@ -8,9 +8,11 @@
 //!
 //! Pieces are received with recv(2): whether there is more to do in a turn depends on what the last piece brought.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 use rustix::io::Errno;
@@ -21,6 +23,8 @@ use super::link::{Pace, Polling, Receiving, RingLink};
 use super::operation::{Kind, Operation};
 use super::queue::Completion;
 use super::receive::Shots;
+use crate::host::FRAMES_PER_CALL_MAX;
+use crate::panics;
 
 /// A connection that sends so much in a turn is bulky.
 pub(super) const BULKY_BYTES_MIN: u32 = 48 * 1024;
@@ -36,6 +40,9 @@ const PIECE_BYTES: usize = 192 * 1024;
 
 /// So many pieces are received in a turn, if none of them is answered.
 const PIECES_PER_TURN_MAX: usize = 16;
+
+/// And none behind those that had so many frames.
+const FRAMES_PER_TURN_MAX: usize = FRAMES_PER_CALL_MAX;
 
 /// So many pieces in a row one connection gets while others wait.
 const STREAK_MAX: u32 = 16;
@@ -76,6 +83,10 @@ pub(super) struct Bulk {
     /// Who had it last, and how many times in a row.
     last: (u32, u32),
     streak: u32,
+    /// How many frames the services of this thread were given,
+    given: Rc<Cell<usize>>,
+    /// and were when this turn's pieces began.
+    given_before: usize,
 }
 
 impl Bulk {
@@ -85,7 +96,13 @@ impl Bulk {
             queue: VecDeque::new(),
             last: (0, 0),
             streak: 0,
+            given: panics::given(),
+            given_before: 0,
         }
+    }
+
+    fn begin_turn(&mut self) {
+        self.given_before = self.given.get();
     }
 
     /// Whether somebody can receive at once.
@@ -102,7 +119,11 @@ impl Bulk {
         }
     }
 
+    /// Who has the buffer next; `None` if nobody waits for it, or the others have their turn first.
     fn dequeue(&mut self) -> Option<(u32, u32)> {
+        if self.given.get().wrapping_sub(self.given_before) >= FRAMES_PER_TURN_MAX {
+            return None;
+        }
         let who = self.queue.pop_front()?;
         if who != self.last || self.streak >= STREAK_MAX {
             self.last = who;
@@ -240,6 +261,7 @@ impl Engine<'_> {
 
     /// Receives from those in the queue, one piece after the other, until somebody has been answered.
     pub(super) fn receive_pieces(&mut self) -> io::Result<()> {
+        self.bulk.begin_turn();
         for _ in 0..PIECES_PER_TURN_MAX {
             let Some((slot, generation)) = self.bulk.dequeue() else {
                 return Ok(());
@@ -397,6 +419,22 @@ mod tests {
             who
         });
         assert_eq!(turns.collect::<Vec<_>>(), [one, other].repeat(3));
+    }
+
+    #[test]
+    fn behind_many_frames_the_others_have_their_turn() {
+        let mut bulk = Bulk::new();
+        bulk.begin_turn();
+        for slot in [4, 5, 6] {
+            bulk.enqueue((slot, 0), false);
+        }
+        bulk.given.set(bulk.given_before + FRAMES_PER_TURN_MAX - 1);
+        assert_eq!(bulk.dequeue(), Some((4, 0)));
+        bulk.given.set(bulk.given_before + FRAMES_PER_TURN_MAX);
+        assert_eq!(bulk.dequeue(), None);
+        assert!(bulk.is_wanted());
+        bulk.begin_turn();
+        assert_eq!(bulk.dequeue(), Some((5, 0)));
     }
 
     #[test]
