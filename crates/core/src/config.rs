@@ -129,9 +129,9 @@ pub(crate) const BUFFER_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 20;
 pub struct RingConfig {
     /// Entries of the submission queue, a power of two from 8 to 32768 (`IORING_MAX_ENTRIES`). Default 4096.
     pub entries: u32,
-    /// Receive buffers that a worker starts with, a power of two from 2 to 32768 (io_uring_register_buf_ring(3)). Few
-    /// are better while they suffice: the kernel takes them in turn, so many mean cold memory. Half as many more, at most
-    /// 32, are set aside for receives that do not wait. Default 64.
+    /// Receive buffers of a worker, a power of two from 2 to 32768 (io_uring_register_buf_ring(3)). As long as few suffice no others
+    /// are used: the kernel takes them in turn, so many mean cold memory. Half as many more, at most 32, are set aside for receives that
+    /// do not wait. Default 64.
     ///
     /// The portable engine has a single one, as large as all of these together, but not larger than 192 KiB.
     pub buffers: u32,

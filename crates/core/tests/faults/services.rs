@@ -146,10 +146,17 @@ impl Gate {
     /// So many connections to `name`, which answers every byte, send something at once. Returns how often a receive
     /// found no buffer. With as many connections a worker as it has buffers, that tells whether all of these can be
     /// used: some kernels look for one more at the end, so it is to be compared with what a fresh server does.
+    ///
+    /// It is the least of some times behind the first one, which brings all buffers into circulation. They stay there for a second.
     pub(crate) fn lack(&self, bed: &Bed, name: &str, workers: usize, count: usize) -> u64 {
         bed.until_open_on(name, 0);
         let mut clients: Vec<TcpStream> = (0..workers * count).map(|_| bed.connect(name)).collect();
-        for client in &mut clients {
+        let lacks = [(); 4].map(|()| self.lack_of(bed, workers, &mut clients));
+        lacks[1..].iter().copied().min().unwrap()
+    }
+
+    fn lack_of(&self, bed: &Bed, workers: usize, clients: &mut [TcpStream]) -> u64 {
+        for client in &mut *clients {
             // Nobody is in the middle of anything after this.
             client.write_all(&[1]).unwrap();
             client::expect_some(client);
@@ -157,7 +164,7 @@ impl Gate {
         let before = bed.counters().starved;
         // It takes a buffer to notice an end, too, so that of these comes last.
         let _keepers = self.hold_and_stay(bed, workers, || {
-            for client in &mut clients {
+            for client in &mut *clients {
                 client.write_all(&[1]).unwrap();
             }
         });

@@ -5,6 +5,8 @@
 //! the memory is ours to read. A buffer that a service keeps a part of is *leased*: it is published again when the
 //! last lease is dropped, on whatever thread that happens.
 //!
+//! Of those that are free the kernel has as many as it needs ([`circulation`]).
+//!
 //! Some more are set aside for receives that are over when the enter that begins them returns, so that the buffer can be
 //! named beforehand: that is cheaper than to have the kernel choose one, and the one that was used last is still in the cache.
 
@@ -19,9 +21,12 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+use self::circulation::Circulation;
 use super::poison;
 use crate::config::RingConfig;
 use crate::frame::Lend;
+
+mod circulation;
 
 /// The id of the one group of buffers that a worker has.
 pub(super) const GROUP: u16 = 0;
@@ -117,12 +122,13 @@ pub(super) struct Buffers {
     /// The entries, shared with the kernel.
     ring: Memory,
     entries: u16,
+    /// Buffers that are free, and not in the ring. The one that was used last is at the end.
+    free: Vec<u16>,
+    circulation: Circulation,
     /// Those of the buffers from number `entries` on that are free. The one that was used last is at the end.
     aside: Vec<u16>,
-    /// Where the next entry goes; published by `publish`.
+    /// Where the next entry goes.
     tail: u16,
-    /// Entries written since the last `publish`.
-    unpublished: u16,
     /// Buffers that are leased.
     leased: u16,
 }
@@ -168,19 +174,20 @@ impl Buffers {
             store: Arc::new(store),
             ring: Memory::new(usize::from(entries) * size_of::<BufRingEntry>())?,
             entries,
+            free: Vec::with_capacity(entries.into()),
+            circulation: Circulation::new(entries),
             aside: Vec::with_capacity(aside.into()),
             tail: 0,
-            unpublished: 0,
             leased: 0,
         })
     }
 
-    /// Lets the kernel have them, but for those that are set aside.
+    /// All of them are free, and the kernel gets the first ones.
     fn fill(&mut self) {
-        for buffer in 0..self.store.leases.len() as u16 {
+        for buffer in (0..self.store.leases.len() as u16).rev() {
             self.recycle(buffer);
         }
-        self.publish();
+        self.publish(0);
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -219,6 +226,9 @@ impl Buffers {
 
     /// Ends the use of a buffer: it goes back to the kernel, or waits for the leases on it.
     pub(super) fn give_back(&mut self, buffer: u16, lent: bool) {
+        if buffer < self.entries {
+            self.circulation.used();
+        }
         if lent {
             self.leased += 1;
             self.store.release(buffer);
@@ -244,13 +254,48 @@ impl Buffers {
         }
     }
 
-    /// Takes note of a free buffer: among those that are set aside, or by its entry, which the kernel sees after `publish`.
+    /// Takes note of a free buffer.
     fn recycle(&mut self, buffer: u16) {
         poison::forbid(self.store.address(buffer), self.store.buffer_bytes);
         if buffer >= self.entries {
             self.aside.push(buffer);
+        } else {
+            self.free.push(buffer);
+        }
+    }
+
+    /// A receive found no buffer.
+    pub(super) fn starved(&mut self) {
+        self.circulation.starved();
+    }
+
+    /// Lets the kernel have as many of the free buffers as it is to have at this time on the worker's clock, at the end of a turn.
+    pub(super) fn publish(&mut self, now: u64) {
+        let wanted = usize::from(self.circulation.wanted(now));
+        let first = self.free.len().saturating_sub(wanted);
+        let count = self.free.len() - first;
+        if count == 0 {
             return;
         }
+        for place in (first..self.free.len()).rev() {
+            self.write_entry(self.free[place]);
+        }
+        self.free.truncate(first);
+        // There are no more than the ring has entries, whose number has 16 bits.
+        self.circulation.given(count as u16);
+        let base = self.ring.base.as_ptr().cast::<BufRingEntry>();
+        // SAFETY: `base` is the ring's first entry, and the tail lies within it.
+        #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+        let tail = unsafe { BufRingEntry::tail(base) }.cast_mut();
+        // SAFETY: the tail is aligned and lives as long as the ring; kernel and worker access it atomically only.
+        #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
+        let tail = unsafe { AtomicU16::from_ptr(tail) };
+        // Release: the entries were written before.
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    /// Writes the entry of a free buffer, which the kernel sees when the tail is stored.
+    fn write_entry(&mut self, buffer: u16) {
         let index = (self.tail & (self.entries - 1)) as usize;
         let entry = self
             .ring
@@ -266,22 +311,6 @@ impl Buffers {
         entry.set_len(self.store.buffer_bytes as u32);
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
-        self.unpublished += 1;
-    }
-
-    /// Lets the kernel have the free buffers.
-    pub(super) fn publish(&mut self) {
-        if std::mem::take(&mut self.unpublished) > 0 {
-            let base = self.ring.base.as_ptr().cast::<BufRingEntry>();
-            // SAFETY: `base` is the ring's first entry, and the tail lies within it.
-            #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
-            let tail = unsafe { BufRingEntry::tail(base) }.cast_mut();
-            // SAFETY: the tail is aligned and lives as long as the ring; kernel and worker access it atomically only.
-            #[expect(unsafe_code, reason = "memory that is shared with the kernel")]
-            let tail = unsafe { AtomicU16::from_ptr(tail) };
-            // Release: the entries were written before.
-            tail.store(self.tail, Ordering::Release);
-        }
     }
 }
 

@@ -172,7 +172,7 @@ impl<'r> Tests<'r> {
         let length = usize::try_from(first.result).unwrap_or(0);
         let arrived = self.buffers.received(buffer, length).bytes == b"?";
         self.buffers.give_back(buffer, false);
-        self.buffers.publish();
+        self.buffers.publish(0);
         if !arrived {
             return Err(unexpected("the byte did not arrive", &first));
         }

@@ -155,6 +155,7 @@ impl Engine<'_> {
             libc::ENOBUFS if !link.receive_cancelled => {
                 link.receiving = Receiving::Starved;
                 self.starved.push_back((slot, generation));
+                self.buffers.starved();
                 self.shard.desk.counters().engine.starved.add(1);
             }
             libc::EAGAIN => self.missed(slot),
@@ -169,7 +170,7 @@ impl Engine<'_> {
     /// data or not.
     pub(super) fn replenish(&mut self) -> io::Result<()> {
         self.buffers.collect();
-        self.buffers.publish();
+        self.buffers.publish(self.shard.desk.now);
         let leased = &self.shard.desk.counters().engine.leased;
         if leased.value() != self.buffers.leased() as u64 {
             leased.set(self.buffers.leased() as u64);

@@ -153,14 +153,14 @@ fn what_is_kept_stays_as_it_was_on_whatever_thread() {
             thread::yield_now();
             buffers.collect();
         }
-        buffers.publish();
+        buffers.publish(0);
     }
     assert_eq!(services.len(), 26);
     for service in services {
         service.join().unwrap();
     }
     buffers.collect();
-    buffers.publish();
+    buffers.publish(0);
     assert_eq!(buffers.leased(), 0);
     let mut all: Vec<_> = std::iter::from_fn(|| kernel.receive(&[])).collect();
     all.sort_unstable();
