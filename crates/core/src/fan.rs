@@ -89,6 +89,10 @@ impl Fan {
         goes_on
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.to.is_empty()
+    }
+
     /// Takes out what has come together, if anything has.
     pub(crate) fn complete(&mut self) -> Option<Mail> {
         let first = *self.to.first()?;

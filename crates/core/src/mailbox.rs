@@ -262,6 +262,13 @@ impl Mailbox {
         })
     }
 
+    /// Whether the worker has posted something to itself that is not delivered yet, such as what a service has pushed.
+    pub(crate) fn has_own(&self) -> bool {
+        let has_any = self
+            .of_own(|own| !(own.mail.is_empty() && own.fan.is_empty() && own.called.is_empty()));
+        has_any.unwrap_or(false)
+    }
+
     /// Looks at what the calling thread has posted, if the mailbox is its own.
     fn of_own<R>(&self, look: impl FnOnce(&mut Own) -> R) -> Option<R> {
         OWN.with_borrow_mut(|own| (own.wake == Arc::as_ptr(&self.wake)).then(|| look(own)))

@@ -114,6 +114,7 @@ tests! {
         nobody_is_cut_before_all_have_been_looked_at,
     }
     publishers {
+        readers_are_told_before_more_is_received,
         readers_see_the_order_in_which_several_workers_publish,
     }
     turns {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use ringhold_core::{Flow, Frame, Handle, Peer, Refusal, Reply, Service};
 
 use crate::bed::{Bed, Engine};
+use crate::frames::push_frame;
+use crate::services::gated;
 
 const PUBLISHERS: usize = 4;
 const READERS: usize = 4;
@@ -77,5 +79,102 @@ pub(crate) fn readers_see_the_order_in_which_several_workers_publish(engine: Eng
         }
     });
     counted.lock().unwrap().0.clear();
+    bed.finish();
+}
+
+/// Bytes that a frame of a bulk publisher has, and the event that it becomes.
+const FRAME_BYTES: usize = 10_000;
+const EVENT_BYTES: usize = 100;
+
+/// Events that were told, and the most bytes that had not left for the reader when a frame came.
+#[derive(Default)]
+struct Told {
+    reader: Option<Handle>,
+    events: usize,
+    unsent_most: usize,
+}
+
+/// Tells the reader of each frame.
+struct Tell(Arc<Mutex<Told>>);
+
+impl Service for Tell {
+    type Session = ();
+
+    fn connected(&mut self, peer: &Peer<'_>, _: &mut Reply<'_>) -> Result<(), Refusal> {
+        if peer.socket_name() == "read" {
+            self.0.lock().unwrap().reader = Some(peer.handle());
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut (), _: Frame<'_>, _: &mut Reply<'_>) -> Flow {
+        let told = &mut *self.0.lock().unwrap();
+        if let Some(reader) = &told.reader {
+            told.unsent_most = told.unsent_most.max(reader.unsent_bytes());
+            reader.push(vec![1; EVENT_BYTES]).unwrap();
+        }
+        told.events += 1;
+        Flow::Continue
+    }
+}
+
+/// What comes of a piece is told before the next piece is received, from whomever. The portable engine has no pieces: it receives from
+/// all that it was told of.
+pub(crate) fn readers_are_told_before_more_is_received(engine: Engine) {
+    const PUBLISHERS: usize = 12;
+    /// Frames that fit into the socket, and into a piece.
+    const AT_ONCE: usize = 10;
+    const BEFORE: usize = 100;
+    if engine == Engine::Portable {
+        return;
+    }
+    let config = "
+        workers = 1
+        [sockets.read]
+        listen = [\"127.0.0.1:0\"]
+        service = \"tell\"
+        [sockets.publish]
+        listen = [\"unix:@/publish.sock\"]
+        service = \"tell\"";
+    let told = Arc::new(Mutex::new(Told::default()));
+    let shared = told.clone();
+    let (bed, gate) = gated(engine, config, |server| {
+        server.service("tell", move |_| Tell(shared.clone()))
+    });
+    let mut frames = Vec::new();
+    (0..BEFORE as u64).for_each(|seed| push_frame(&mut frames, FRAME_BYTES, seed));
+    let first = &frames[..AT_ONCE * FRAME_BYTES];
+    let mut reader = bed.connect("read");
+    let mut publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|_| bed.connect_unix("publish.sock"))
+        .collect();
+    bed.until_open(1 + PUBLISHERS as u64);
+    let mut read = |events| {
+        let mut all = vec![0; events * EVENT_BYTES];
+        reader.read_exact(&mut all).unwrap();
+        assert!(all.iter().all(|byte| *byte == 1));
+    };
+    // From now on they are received from piece by piece.
+    for publisher in &mut publishers {
+        publisher.write_all(&frames).unwrap();
+        read(BEFORE);
+    }
+    told.lock().unwrap().unsent_most = 0;
+    gate.hold(&bed, 1, || {
+        for publisher in &mut publishers {
+            publisher.write_all(first).unwrap();
+        }
+    });
+    read(PUBLISHERS * AT_ONCE);
+    let Told {
+        reader,
+        events,
+        unsent_most,
+    } = std::mem::take(&mut *told.lock().unwrap());
+    drop(reader);
+    assert_eq!(events, PUBLISHERS * (BEFORE + AT_ONCE));
+    // Two pieces at most are on their way: one that was sent by this turn, and one that is by the next.
+    assert!(unsent_most <= 3 * AT_ONCE * EVENT_BYTES, "{unsent_most}");
+    drop((publishers, bed.counters()));
     bed.finish();
 }

@@ -38,7 +38,7 @@ const SMALL_PIECES_MAX: u8 = 16;
 /// The warm buffer. It and as many replies fit into a usual second-level cache.
 const PIECE_BYTES: usize = 192 * 1024;
 
-/// So many pieces are received in a turn, if none of them is answered.
+/// So many pieces are received in a turn, if nobody is answered or told anything for them.
 const PIECES_PER_TURN_MAX: usize = 16;
 
 /// And none behind those that had so many frames.
@@ -259,7 +259,8 @@ impl Engine<'_> {
         self.cancel(Operation::new(Kind::Readable, generation, slot))
     }
 
-    /// Receives from those in the queue, one piece after the other, until somebody has been answered.
+    /// Receives from those in the queue, one piece after the other, until somebody has been answered, or told something:
+    /// what is to be sent is still in the cache then.
     pub(super) fn receive_pieces(&mut self) -> io::Result<()> {
         self.bulk.begin_turn();
         for _ in 0..PIECES_PER_TURN_MAX {
@@ -272,7 +273,7 @@ impl Engine<'_> {
             if !self.may_begin(slot, generation, waits) {
                 continue;
             }
-            if self.receive_piece(slot) {
+            if self.receive_piece(slot) || self.mailbox.has_own() {
                 return Ok(());
             }
             // A connection that is not answered and had much goes on at once.
