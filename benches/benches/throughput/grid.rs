@@ -81,8 +81,9 @@ fn one_worker() -> Vec<Cell> {
     };
     let payloads = [16, 200, 16 << 10, 1 << 20];
     add(Kind::Echo, &[1, 64, 1024], &[1, 16, 64], &payloads);
-    add(Kind::Ingest, &[1, 64, 1024], &[1], &[200, 16 << 10]);
+    add(Kind::Ingest, &[1, 64, 1024], &[1], &[16, 200, 16 << 10]);
     add(Kind::Fanout, &[1, 100, 1000], &[1, 8], &[200]);
+    add(Kind::Fanout, &[1, 100], &[1, 8], &[16 << 10]);
     cells.retain(|cell| match cell.payload {
         Payload::Of(bytes) => cell.connections * cell.depth * bytes <= IN_FLIGHT_MAX,
         Payload::Varied => true,

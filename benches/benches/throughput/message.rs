@@ -9,8 +9,8 @@ use crate::grid::Payload;
 /// that servers may give back, so that all replies of a cell have the same length.
 pub(crate) const FIRST: u32 = 0x1_0000;
 
-/// So many varied messages, and then the same again.
-const VARIED: usize = 1024;
+/// So many varied messages, and then the same again. A processor knew by heart how to branch for some part of a thousand.
+const VARIED: usize = 16 * 1024;
 
 /// A message, with a number in it that changes from one to the next, or without.
 #[derive(Clone)]
