@@ -57,7 +57,7 @@ impl Circulation {
         let used = std::mem::take(&mut self.used);
         self.used_most = self.used_most.max(used);
         if used > self.size / 2 {
-            self.size = self.all.min(2 * self.size);
+            self.size = self.all.min(self.size.saturating_mul(2));
         }
         if now >= self.ends {
             if self.used_most <= self.size / 4 {
@@ -118,6 +118,11 @@ mod tests {
         let mut circulation = full();
         circulation.starved();
         assert_eq!(turn(&mut circulation, 8, 0), 64);
+        // As many as a ring can have.
+        let mut circulation = Circulation::new(1 << 15);
+        circulation.starved();
+        assert_eq!(turn(&mut circulation, 0, 0), 1 << 15);
+        assert_eq!(turn(&mut circulation, 1 << 15, 0), 1 << 15);
     }
 
     #[test]
