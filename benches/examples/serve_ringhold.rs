@@ -1,14 +1,14 @@
 //! Ringhold as the bench `throughput` measures it: the RPC service on a TCP and a unix socket, with a worker for each of its CPUs unless
 //! told otherwise.
 //!
-//! `echo` and `ping` are built in. A connection that says `subscribe` gets an `event` for each `publish`, from whomever;
+//! `echo` and `ping` are built in, and `fetch` answers with as many bytes as it is asked for. A connection that says `subscribe` gets an `event` for each `publish`, from whomever;
 //! its bytes are encoded once and shared by all.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
 use ringhold_core::Server;
@@ -82,12 +82,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// The most that can be fetched.
+const FETCH_BYTES_MAX: usize = 1 << 20;
+
 /// On whichever worker.
 type Subscribers = Arc<Mutex<Vec<Notifier>>>;
 
 fn router(subscribers: Subscribers) -> Router {
     let publishing = subscribers.clone();
+    let stock = LazyLock::new(|| -> Vec<u8> {
+        let bytes = (0..FETCH_BYTES_MAX).map(|at| (at % 251) as u8);
+        bytes.collect()
+    });
     Router::new()
+        .raw("fetch", move |call, answer| match call.decode() {
+            Ok((bytes,)) => match stock.get(..bytes) {
+                Some(bytes) => answer.ok(Bytes::new(bytes)),
+                None => answer.fault(Fault::new("there is not so much")),
+            },
+            Err(fault) => answer.fault(fault),
+        })
         .notification_with("subscribe", move |context, ()| {
             locked(&subscribers).push(context.notifier());
         })

@@ -10,6 +10,8 @@ const IN_FLIGHT_MAX: usize = 64 << 20;
 pub(crate) enum Kind {
     /// Requests, each with its reply.
     Echo,
+    /// Small requests, each with a reply of the payload.
+    Fetch,
     /// Frames in, nothing out.
     Ingest,
     /// One publisher's frames to many readers.
@@ -81,6 +83,12 @@ fn one_worker() -> Vec<Cell> {
     };
     let payloads = [16, 200, 16 << 10, 1 << 20];
     add(Kind::Echo, &[1, 64, 1024], &[1, 16, 64], &payloads);
+    add(
+        Kind::Fetch,
+        &[1, 64, 1024],
+        &[1, 16],
+        &[16 << 10, 256 << 10],
+    );
     add(Kind::Ingest, &[1, 64, 1024], &[1], &[16, 200, 16 << 10]);
     add(Kind::Fanout, &[1, 100, 1000], &[1, 8], &[200]);
     add(Kind::Fanout, &[1, 100], &[1, 8], &[16 << 10]);
@@ -171,6 +179,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Echo => "echo",
+            Kind::Fetch => "fetch",
             Kind::Ingest => "ingest",
             Kind::Fanout => "fanout",
             Kind::Connect => "connect",
@@ -180,7 +189,7 @@ impl Kind {
     /// What its figures are about.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Kind::Echo | Kind::Ingest | Kind::Fanout => "message",
+            Kind::Echo | Kind::Fetch | Kind::Ingest | Kind::Fanout => "message",
             Kind::Connect => "connection",
         }
     }

@@ -33,7 +33,7 @@ pub(crate) trait Load {
 /// The load of a cell, connected and at rest.
 pub(crate) fn of<'a>(cell: &Cell, server: &'a Server) -> Box<dyn Load + 'a> {
     match cell.kind {
-        Kind::Echo => Box::new(echo::Echo::new(cell, server)),
+        Kind::Echo | Kind::Fetch => Box::new(echo::Echo::new(cell, server)),
         Kind::Ingest => Box::new(ingest::Ingest::new(cell, server)),
         Kind::Fanout => Box::new(fanout::Fanout::new(cell, server)),
         Kind::Connect => Box::new(connect::Connects::new(cell, server)),

@@ -15,9 +15,10 @@ const NOTE: &str = "Geometric means of ringhold's CPU a message divided by the p
 /// A group of cells, and which they are.
 pub(crate) type Group = (&'static str, fn(&Cell) -> bool);
 
-pub(crate) const GROUPS: [Group; 5] = [
+pub(crate) const GROUPS: [Group; 6] = [
     ("echo/tcp", |cell| is_echo(cell, Transport::Tcp)),
     ("echo/unix", |cell| is_echo(cell, Transport::Unix)),
+    ("fetch", |cell| cell.kind == Kind::Fetch),
     ("ingest", |cell| is_alike(cell, Kind::Ingest)),
     ("fanout", |cell| is_alike(cell, Kind::Fanout)),
     ("varied", |cell| cell.payload == Payload::Varied),

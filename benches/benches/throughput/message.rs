@@ -3,7 +3,7 @@
 use ringhold_benches::varied::{self, Call};
 use rmp::encode;
 
-use crate::grid::Payload;
+use crate::grid::{Cell, Kind, Payload};
 
 /// The first number of a connection's requests. From here on ids take five bytes in their shortest form, which is the one
 /// that servers may give back, so that all replies of a cell have the same length.
@@ -29,6 +29,16 @@ impl Message {
             let _ = encode::write_array_len(out, 1);
             Some(number_at)
         })
+    }
+
+    /// `[0, number, "fetch", [payload's length]]`
+    fn fetch(payload: usize) -> Self {
+        let mut bytes = Vec::new();
+        let number_at = Some(request_head(&mut bytes, 0));
+        let _ = encode::write_str(&mut bytes, "fetch");
+        let _ = encode::write_array_len(&mut bytes, 1);
+        let _ = encode::write_uint(&mut bytes, payload as u64);
+        Message { bytes, number_at }
     }
 
     /// `[1, number, nil, payload]`
@@ -69,7 +79,15 @@ impl Message {
         .numbered_in(payload)
     }
 
-    /// The requests of an echo, one after the other, and then the same again.
+    /// The requests of a cell, one after the other, and then the same again.
+    pub(crate) fn requests_of(cell: &Cell) -> Vec<Self> {
+        match (cell.kind, cell.payload) {
+            (Kind::Fetch, Payload::Of(bytes)) => vec![Self::fetch(bytes)],
+            (_, payload) => Self::requests(payload),
+        }
+    }
+
+    /// Those of an echo.
     pub(crate) fn requests(payload: Payload) -> Vec<Self> {
         match payload {
             Payload::Of(bytes) => vec![Self::echo(bytes)],
@@ -82,7 +100,7 @@ impl Message {
         }
     }
 
-    /// The replies to [`Message::requests`].
+    /// The replies to them, and to the requests of a fetch.
     pub(crate) fn replies(payload: Payload) -> Vec<Self> {
         match payload {
             Payload::Of(bytes) => vec![Self::echoed(bytes)],

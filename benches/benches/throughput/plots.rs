@@ -29,10 +29,16 @@ pub(crate) fn all(cells: &[CellResult], latencies: &[LatencyResult]) -> Vec<Name
             "echo-unix-ratio.svg",
             ratios("Echo over unix sockets", &unix),
         ),
-        ("one-way-ratio.svg", ratios("Ingest and fan-out", &others)),
+        (
+            "one-way-ratio.svg",
+            ratios("Fetch, ingest and fan-out", &others),
+        ),
         ("echo-tcp-cpu.svg", costs("Echo over TCP", &tcp)),
         ("echo-unix-cpu.svg", costs("Echo over unix sockets", &unix)),
-        ("one-way-cpu.svg", costs("Ingest and fan-out", &others)),
+        (
+            "one-way-cpu.svg",
+            costs("Fetch, ingest and fan-out", &others),
+        ),
         ("latency.svg", times(latencies)),
     ];
     charts

@@ -74,6 +74,12 @@ pub(crate) fn only(params: &[u8]) -> &[u8] {
     }
 }
 
+/// The one parameter, a number of at most so much.
+pub(crate) fn only_number(params: &[u8], max: usize) -> Option<usize> {
+    let number = decode::read_int(&mut Bytes::new(only(params))).ok()?;
+    (number <= max).then_some(number)
+}
+
 /// Appends `[1, id, nil,`.
 pub(crate) fn write_result_header(out: &mut Vec<u8>, id: u32) {
     write_header(out, id);

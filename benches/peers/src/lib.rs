@@ -8,6 +8,7 @@
 //! | message | answer |
 //! |---|---|
 //! | `[0, id, "echo", [x]]` | `[1, id, nil, x]` |
+//! | `[0, id, "fetch", [n]]` | `[1, id, nil, n bytes]` |
 //! | `[0, id, "ping", []]` | `[1, id, nil, "pong"]` |
 //! | `[2, "subscribe", []]` | none, but from now on the events |
 //! | `[2, "publish", [x]]` | `[2, "event", [x]]` to every subscriber |

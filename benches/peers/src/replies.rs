@@ -59,6 +59,13 @@ impl Replies {
         self.bytes.extend_from_slice(result);
     }
 
+    pub(crate) fn binary(&mut self, id: u32, bytes: &[u8]) {
+        self.bytes.reserve(16 + bytes.len());
+        envelope::write_result_header(&mut self.bytes, id);
+        // Writing to a vector cannot fail, and no frame is longer.
+        let _ = rmp::encode::write_bin(&mut self.bytes, bytes);
+    }
+
     pub(crate) fn shared_result(&mut self, id: u32, result: Bytes) {
         debug_assert!(result.has_remaining());
         envelope::write_result_header(&mut self.bytes, id);

@@ -16,6 +16,9 @@ use crate::session::Garbage;
 /// From this length on an echoed value is sent from where it was received instead of being copied.
 const SHARE_BYTES_MIN: usize = 32 * 1024;
 
+/// The most that can be fetched.
+const FETCH_BYTES_MAX: usize = 1 << 20;
+
 /// What all sessions of a thread share.
 #[derive(Debug)]
 pub struct Service {
@@ -25,6 +28,8 @@ pub struct Service {
     events: BytesMut,
     /// Whether there can be subscribers.
     has_events: bool,
+    /// What can be fetched, the first bytes of it, once somebody has.
+    stock: Vec<u8>,
 }
 
 /// A session's entry in the list of subscribers.
@@ -57,6 +62,7 @@ impl Service {
             subscribers: Slab::new(),
             events: BytesMut::new(),
             has_events: false,
+            stock: Vec::new(),
         }
     }
 
@@ -85,6 +91,13 @@ impl Service {
                         return Ok(Some(Large { id, result }));
                     }
                     replies.result(id, result);
+                }
+                b"fetch" => {
+                    let bytes = envelope::only_number(params, FETCH_BYTES_MAX).ok_or(Garbage)?;
+                    if self.stock.is_empty() {
+                        self.stock = (0..FETCH_BYTES_MAX).map(|at| (at % 251) as u8).collect();
+                    }
+                    replies.binary(id, &self.stock[..bytes]);
                 }
                 b"ping" => replies.result(id, b"\xa4pong"),
                 _ => replies.error(id, "there is no such method"),

@@ -31,7 +31,7 @@ impl Echo {
     pub(crate) fn new(cell: &Cell, server: &Server) -> Self {
         Echo {
             crowd: Crowd::connect(server, cell.transport, cell.connections),
-            outgoing: Outgoing::new(&Message::requests(cell.payload), cell.depth),
+            outgoing: Outgoing::new(&Message::requests_of(cell), cell.depth),
             incoming: replies(server, cell.payload),
             depth: cell.depth,
             ready: Vec::new(),

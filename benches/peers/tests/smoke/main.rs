@@ -59,6 +59,11 @@ macro_rules! service {
             }
 
             #[test]
+            fn as_much_as_is_asked_for_is_fetched() {
+                each(super::as_much_as_is_asked_for_is_fetched);
+            }
+
+            #[test]
             fn notifications_are_not_answered() {
                 each(super::notifications_are_not_answered);
             }
@@ -217,6 +222,26 @@ fn large_values_come_back_whole(peer: &Peer, kind: Kind) {
         expect(&mut stream, &replies);
         sending.join().unwrap();
     }
+}
+
+fn as_much_as_is_asked_for_is_fetched(peer: &Peer, kind: Kind) {
+    let mut stream = peer.connect(kind);
+    let mut requests = Vec::new();
+    let mut replies = Vec::new();
+    for (id, length) in [0, 1, 300, 70_000, 1 << 20, 16 << 10]
+        .into_iter()
+        .enumerate()
+    {
+        let mut params = vec![0x91];
+        rmp::encode::write_uint(&mut params, length as u64).unwrap();
+        requests.extend(request(id as u32, "fetch", &params));
+        let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let mut value = Vec::new();
+        rmp::encode::write_bin(&mut value, &bytes).unwrap();
+        replies.extend(echo_reply(id as u32, &value));
+    }
+    stream.write_all(&requests).unwrap();
+    expect(&mut stream, &replies);
 }
 
 fn notifications_are_not_answered(peer: &Peer, kind: Kind) {
