@@ -79,6 +79,10 @@ impl Memory {
     }
 }
 
+/// What was answered should be sent when connections hold so much more than before: the replies, and what was received for them, are in a
+/// usual second-level cache then.
+const GROWTH_MAX: u64 = 256 * 1024;
+
 /// One worker's view of [`Memory`].
 pub(crate) struct Meter {
     memory: Arc<Memory>,
@@ -89,6 +93,8 @@ pub(crate) struct Meter {
     published: u64,
     /// What the others read as [`Holder::largest`].
     largest: usize,
+    /// The least that was held since the engine last sent what there was to be sent.
+    least: u64,
 }
 
 impl Meter {
@@ -99,6 +105,7 @@ impl Meter {
             held: 0,
             published: 0,
             largest: 0,
+            least: 0,
         }
     }
 
@@ -106,6 +113,7 @@ impl Meter {
     pub(crate) fn change(&mut self, before: usize, after: usize) {
         debug_assert!(self.held >= before as u64);
         self.held = self.held - before as u64 + after as u64;
+        self.least = self.least.min(self.held);
         if after > self.largest {
             self.set_largest(after);
         }
@@ -119,6 +127,16 @@ impl Meter {
 
     pub(crate) fn held(&self) -> u64 {
         self.held
+    }
+
+    /// What is to be sent is being sent.
+    pub(crate) fn begin_growth(&mut self) {
+        self.least = self.held;
+    }
+
+    /// Whether so much is held since then that what is to be sent should be, before anything else is answered.
+    pub(crate) fn has_grown(&self) -> bool {
+        self.held - self.least >= GROWTH_MAX
     }
 
     /// Whether what changed since the last call of [`Meter::publish`] is too much to be added only before the worker sleeps.
@@ -242,6 +260,30 @@ mod tests {
         assert!(!meters[0].must_publish());
         meters[0].change(0, 1);
         assert!(meters[0].must_publish(), "it is too much, however little");
+    }
+
+    #[test]
+    fn what_is_held_has_grown_since_it_was_least() {
+        let mut meter = Meter::new(Memory::new(1 << 30, 1), 0);
+        let much = GROWTH_MAX as usize;
+        let mut held = 100;
+        meter.change(0, held);
+        meter.begin_growth();
+        for (after, has_grown) in [
+            (99 + much, false),
+            (100 + much, true),
+            (10, false),
+            (9 + much, false),
+            (10 + much, true),
+        ] {
+            meter.change(held, after);
+            held = after;
+            assert_eq!(meter.has_grown(), has_grown, "{after}");
+        }
+        meter.begin_growth();
+        assert!(!meter.has_grown());
+        meter.change(held, 2 * held);
+        assert!(meter.has_grown());
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod peers;
 mod publishers;
 mod pushes;
 mod quiet;
+mod replies;
 mod resets;
 mod runtimes;
 mod scarce;
@@ -116,6 +117,10 @@ tests! {
     publishers {
         readers_are_told_before_more_is_received,
         readers_see_the_order_in_which_several_workers_publish,
+    }
+    replies {
+        they_are_sent_before_much_more_is_answered,
+        they_are_sent_before_much_more_that_waits_is_answered,
     }
     turns {
         who_asks_for_much_that_is_slow_holds_up_nobody_else,

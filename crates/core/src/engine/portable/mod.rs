@@ -229,6 +229,7 @@ impl<'a> Engine<'a> {
     }
 
     fn park(&mut self, until: Option<Instant>) -> io::Result<u64> {
+        self.shard.desk.meter.begin_growth();
         self.shard.desk.counters().engine.enters.add(1);
         self.flights.park(self.runtime, until);
         self.dispatch_all()

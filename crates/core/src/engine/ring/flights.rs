@@ -18,7 +18,7 @@ use io_uring::{opcode, squeue};
 use super::Engine;
 use super::link::Polling;
 use super::operation::{Kind, Operation};
-use super::queue::{Chunk, Completion, Wait};
+use super::queue::Wait;
 use crate::outbox::Segment;
 
 /// All of it, now, or a failure that says how much.
@@ -36,6 +36,8 @@ pub(super) struct Flights {
     /// once of sends for which there was no room (io_req_complete_failed), and of those with errors of the socket
     /// only when it has begun all of a submission (io_req_complete_defer, io_uring/io_uring.c).
     expected: usize,
+    /// Which have failed, and with what result, as far as is known.
+    failures: Vec<(Operation, i32)>,
 }
 
 struct Flight {
@@ -47,6 +49,11 @@ struct Flight {
 }
 
 impl Flights {
+    /// One has completed, so it has failed.
+    pub(super) fn failed(&mut self, flight: Operation, result: i32) {
+        self.failures.push((flight, result));
+    }
+
     /// The flight of a connection failed: what it was to send. There is at most one for each slot, and nobody else gets the slot
     /// before it has landed.
     fn fail(&mut self, slot: u32) -> Option<Segment> {
@@ -92,7 +99,7 @@ impl Engine<'_> {
     }
 
     /// A flight failed: what was not sent is to be sent again, or the connection is over.
-    pub(super) fn crashed(&mut self, operation: Operation, completion: &Completion) {
+    fn crashed(&mut self, operation: Operation, result: i32) {
         let slot = operation.slot;
         let Some(bytes) = self.flights.fail(slot) else {
             debug_assert!(false, "a flight fails before it lands");
@@ -102,29 +109,33 @@ impl Engine<'_> {
             debug_assert!(false, "nothing is closed before its flight has landed");
             return;
         };
-        let sent = usize::try_from(completion.result).unwrap_or(0);
+        let sent = usize::try_from(result).unwrap_or(0);
         // Whoever took a part has no room for the rest.
-        link.blocked = sent > 0 || completion.result == -libc::EAGAIN;
+        link.blocked = sent > 0 || result == -libc::EAGAIN;
         self.shard.unsent(slot, bytes, sent);
-        match -completion.result {
+        match -result {
             ..=0 | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
             errno => self.shard.failed(slot, io::Error::from_raw_os_error(errno)),
         }
     }
 
-    /// Waits for what is known at once: until every flight was begun, and every failure was told.
-    pub(super) fn land(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+    /// Waits for what is known at once: until every flight was begun, and every failure was told. Nothing else is dispatched before.
+    pub(super) fn land(&mut self) -> io::Result<()> {
         let Some(last) = self.flights.queue.back().map(|flight| flight.order) else {
             return Ok(());
         };
-        // Dispatching may submit in its turn, and what that completes at once is there only now.
         while self.queue.begun() < last
             || self.queue.has_overflowed()
             || self.queue.has_completions()
         {
             self.enter(Wait::No)?;
-            self.dispatch_all(chunk)?;
+            self.reap();
         }
+        let mut failures = std::mem::take(&mut self.flights.failures);
+        for (flight, result) in failures.drain(..) {
+            self.crashed(flight, result);
+        }
+        self.flights.failures = failures;
         self.flights.expected = 0;
         for flight in self.flights.queue.drain(..) {
             self.shard.desk.pools.give_segment(flight.bytes);
@@ -161,7 +172,7 @@ mod tests {
         };
         Flights {
             queue: slots.map(flight).collect(),
-            expected: 0,
+            ..Flights::default()
         }
     }
 

@@ -8,6 +8,7 @@ mod alarm;
 mod buffers;
 mod bulk;
 mod desires;
+mod dispatch;
 mod eager;
 mod files;
 mod flights;
@@ -37,12 +38,13 @@ use self::accept::Listening;
 use self::alarm::Alarm;
 use self::buffers::Buffers;
 use self::bulk::Bulk;
+use self::dispatch::Completed;
 use self::eager::Looks;
 use self::files::Files;
 use self::flights::Flights;
 use self::link::Message;
 use self::operation::{Kind, Operation};
-use self::queue::{Chunk, Completion, Queue, Wait};
+use self::queue::{Completion, Queue, Wait};
 use self::source::Sources;
 use crate::config::RingConfig;
 use crate::engine::pause::Pause;
@@ -68,6 +70,8 @@ pub(crate) use self::setup::Unavailable;
 /// flight any more; after a failure it is leaked instead.
 struct Engine<'r> {
     queue: Queue<'r>,
+    /// What has completed and was not dispatched.
+    completed: Completed,
     files: Files,
     buffers: Buffers,
     shard: Shard<RingLink>,
@@ -190,6 +194,7 @@ impl<'r> Engine<'r> {
         })?;
         Ok(Engine {
             queue,
+            completed: Completed::default(),
             files,
             buffers,
             shard,
@@ -222,7 +227,6 @@ impl<'r> Engine<'r> {
 
     /// Turns until the shard is done.
     fn serve(&mut self) -> io::Result<()> {
-        let mut chunk = Chunk::new();
         loop {
             self.turn = self.turn.wrapping_add(1);
             self.looks.begin_turn();
@@ -253,8 +257,7 @@ impl<'r> Engine<'r> {
             self.mailbox.awake();
             self.shard.woken(self.clock.now());
             let has_begun_all = self.queue.begun() == self.queue.pushed();
-            let count = self.dispatch_all(&mut chunk)?;
-            self.land(&mut chunk)?;
+            let count = self.dispatch_all()?;
             if plan == Plan::CatchUp && count == 0 && has_begun_all {
                 self.shard.caught_up();
             }
@@ -273,6 +276,7 @@ impl<'r> Engine<'r> {
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        self.shard.desk.meter.begin_growth();
         self.queue.enter(wait, &self.shard.desk.counters().engine)
     }
 
@@ -288,53 +292,6 @@ impl<'r> Engine<'r> {
                 self.enter(Wait::No)?;
             }
             std::hint::spin_loop();
-        }
-        Ok(())
-    }
-
-    /// Dispatches everything that has completed by now. Returns how much it was.
-    fn dispatch_all(&mut self, chunk: &mut Chunk) -> io::Result<usize> {
-        let mut total = 0;
-        loop {
-            let count = self.queue.reap(chunk);
-            if count == 0 {
-                return Ok(total);
-            }
-            total += count;
-            self.shard
-                .desk
-                .counters()
-                .engine
-                .completions
-                .add(count as u64);
-            for completion in &chunk.0[..count] {
-                self.dispatch(completion)?;
-            }
-            if count < chunk.0.len() {
-                return Ok(total);
-            }
-        }
-    }
-
-    fn dispatch(&mut self, completion: &Completion) -> io::Result<()> {
-        let Some(operation) = Operation::unpack(completion.user_data) else {
-            debug_assert!(false, "the kernel returns only what it was given");
-            return Ok(());
-        };
-        match operation.kind {
-            Kind::Receive => self.received(operation, completion),
-            Kind::Send => self.sent(operation, completion),
-            Kind::Flight => self.crashed(operation, completion),
-            Kind::Look => self.looked(operation, completion),
-            Kind::Readable => self.readable(operation, completion)?,
-            Kind::Watch => self.watch_ended(operation, completion),
-            Kind::Room => self.room_found(operation, completion),
-            Kind::Acceptable => self.acceptable(operation, completion),
-            Kind::Wake => self.woken(completion)?,
-            Kind::Sources => self.sources_polled(completion),
-            Kind::Alarm => self.alarm.went_off(),
-            // What counts is the completion of the operation that was cancelled.
-            Kind::Cancel => {}
         }
         Ok(())
     }
@@ -393,7 +350,6 @@ impl<'r> Engine<'r> {
 
     /// Ends what is still in flight when the shard is done, so that the memory can go.
     fn finish(&mut self) -> io::Result<()> {
-        let mut chunk = Chunk::new();
         self.finishes = true;
         if self.wake_armed {
             self.cancel(Operation::new(Kind::Wake, 0, 0))?;
@@ -406,7 +362,7 @@ impl<'r> Engine<'r> {
         }
         while self.wake_armed || self.alarm.is_armed() || self.sources == Sources::Armed {
             self.enter(Wait::AtMost(100))?;
-            self.dispatch_all(&mut chunk)?;
+            self.dispatch_all()?;
         }
         self.queue.submitter().unregister_buf_ring(buffers::GROUP)
     }

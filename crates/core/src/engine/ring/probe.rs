@@ -15,7 +15,7 @@ use io_uring::{IoUring, opcode, squeue};
 use super::buffers::{Buffers, GROUP};
 use super::files::{File, Files};
 use super::flights::flight;
-use super::queue::{Chunk, Completion, Queue, Wait};
+use super::queue::{Completion, Queue, Wait};
 use super::receive::{Shots, receive};
 use super::setup::{self, Unavailable};
 use crate::config::RingConfig;
@@ -260,15 +260,13 @@ impl<'r> Tests<'r> {
 
     /// The next completion of the operation with this identity.
     fn next(&mut self, user_data: u64) -> io::Result<Completion> {
-        let mut chunk = Chunk::new();
         for _ in 0..10 {
             if let Some(landed) = self.take_landed(user_data) {
                 return Ok(landed);
             }
             self.queue
                 .enter(Wait::AtMost(PATIENCE_MS), &self.counters)?;
-            let count = self.queue.reap(&mut chunk);
-            self.landed.extend_from_slice(&chunk.0[..count]);
+            self.queue.reap(|completion| self.landed.push(completion));
         }
         Err(io::Error::from(io::ErrorKind::TimedOut))
     }

@@ -15,9 +15,6 @@ const ENTER_GETEVENTS: u32 = 1 << 0;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_NO_IOWAIT: u32 = 1 << 7;
 
-/// So many completions are taken from the ring before they are dispatched.
-const CHUNK: usize = 128;
-
 /// One completion, copied out of the ring.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Completion {
@@ -41,6 +38,8 @@ impl Completion {
 /// How long an enter may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// Not at all, and deferred work is not run either: nothing completes but what is over as soon as it has begun.
+    Submit,
     /// Not at all.
     No,
     /// Until something completes, at most so many milliseconds.
@@ -176,7 +175,7 @@ impl<'r> Queue<'r> {
         let timespec = match wait {
             // To ask for more with a timeout of zero would run more of the deferred work in one call, but the kernel arms
             // a timer for that, which costs as much as a message.
-            Wait::No | Wait::Forever => None,
+            Wait::Submit | Wait::No | Wait::Forever => None,
             Wait::AtMost(ms) => Some(
                 Timespec::new()
                     .sec(ms / 1000)
@@ -191,7 +190,11 @@ impl<'r> Queue<'r> {
             Some(_) => self.flags | ENTER_EXT_ARG,
             None => self.flags,
         };
-        let want = u32::from(wait != Wait::No);
+        let flags = match wait {
+            Wait::Submit => flags & !ENTER_GETEVENTS,
+            _ => flags,
+        };
+        let want = u32::from(matches!(wait, Wait::AtMost(_) | Wait::Forever));
         counters.enters.add(1 + std::mem::take(&mut self.submits));
         #[expect(
             unsafe_code,
@@ -212,16 +215,16 @@ impl<'r> Queue<'r> {
         }
     }
 
-    /// Takes completions out of the ring, at most a chunk.
-    pub(super) fn reap(&mut self, chunk: &mut Chunk) -> usize {
+    /// Takes all completions out of the ring, in their order. Returns how many there were.
+    pub(super) fn reap(&mut self, mut take: impl FnMut(Completion)) -> u64 {
         self.completion.sync();
         let mut count = 0;
-        for (place, entry) in chunk.0.iter_mut().zip(&mut self.completion) {
-            *place = Completion {
+        for entry in &mut self.completion {
+            take(Completion {
                 user_data: entry.user_data(),
                 result: entry.result(),
                 flags: entry.flags(),
-            };
+            });
             count += 1;
         }
         // Publishes that they were taken, before anything is done about them.
@@ -255,15 +258,6 @@ impl<'r> Queue<'r> {
     /// after they were made, so that nobody may go on for ever because of it.
     pub(super) fn may_have_deferred_work(&self) -> bool {
         self.submission.taskrun() || self.submission.cq_overflow()
-    }
-}
-
-/// Room for one batch of completions.
-pub(super) struct Chunk(pub(super) [Completion; CHUNK]);
-
-impl Chunk {
-    pub(super) fn new() -> Self {
-        Chunk([Completion::default(); CHUNK])
     }
 }
 

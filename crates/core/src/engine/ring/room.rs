@@ -77,7 +77,7 @@ pub(super) mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::super::queue::{Chunk, Wait};
+    use super::super::queue::Wait;
     use super::super::{RingLink, probe, setup};
     use super::*;
     use crate::config::RingConfig;
@@ -155,7 +155,7 @@ pub(super) mod tests {
         engine.shard.link(id.slot).unwrap().blocked = true;
         engine.update_touched()?;
         engine.enter(Wait::No)?;
-        engine.dispatch_all(&mut Chunk::new())?;
+        engine.dispatch_all()?;
         let link = engine.shard.link(id.slot).unwrap();
         assert!(!link.blocked && link.room == Polling::Armed);
         let (outbox, link, pools) = engine.shard.sending(id.slot).unwrap();
@@ -174,7 +174,7 @@ pub(super) mod tests {
         for _ in 0..2 {
             engine.update_touched()?;
             engine.enter(Wait::No)?;
-            engine.dispatch_all(&mut Chunk::new())?;
+            engine.dispatch_all()?;
             let link = engine.shard.link(id.slot).unwrap();
             assert!(link.blocked && link.sending == 0);
             engine.update_touched()?;

@@ -57,7 +57,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::probe;
-    use super::super::queue::{Chunk, Wait};
+    use super::super::queue::Wait;
     use super::super::room::tests::{serve, work};
     use super::*;
     use crate::limits::Limits;
@@ -75,7 +75,7 @@ mod tests {
             engine.cancel(Operation::new(kind, 0, 0))?;
         }
         engine.enter(Wait::No)?;
-        engine.dispatch_all(&mut Chunk::new())?;
+        engine.dispatch_all()?;
         engine.arm_sources()?;
         assert!(!engine.wake_armed && engine.sources == Sources::Paused);
         // The turns that follow begin them again.
@@ -140,7 +140,7 @@ mod tests {
             engine.arm_sources()?;
             engine.cancel(Operation::new(Kind::Sources, 0, 0))?;
             engine.enter(Wait::No)?;
-            engine.dispatch_all(&mut Chunk::new())?;
+            engine.dispatch_all()?;
             assert_eq!(engine.sources, Sources::Paused);
             posts.send(engine.shard.desk.crew.posts[0].clone()).unwrap();
             Ok(())
