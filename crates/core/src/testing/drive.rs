@@ -52,6 +52,7 @@ impl Exchange {
                 // As with an engine, it comes before anything is sent of what the services have said meanwhile.
                 idle &= !self.deliver_mail();
             }
+            self.shard.desk.meter.begin_growth();
             if idle && !self.shard.is_busy() && !self.shard.settle_memory() && !self.deliver_mail()
             {
                 if self.shard.has_nothing_left() {
